@@ -1,0 +1,82 @@
+# ubpf-tools: `make help` lists what there is to make.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.NOTPARALLEL:
+
+PREFIX ?= /usr/local
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# For recipes: a new machine has no rustc yet when make reads this.
+host := $$(rustc --print host-tuple)
+max_bytes := 5000000
+
+# CI takes no warning from clang, and no dependency that Cargo.lock does not name.
+ifdef CI
+export UBPF_TOOLS_WERROR := 1
+locked := --locked
+endif
+
+.PHONY: help build demo test lint bench bless vmlinux install clean
+
+help: ## say what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+build: setup-build ## leave the static binary in target/ubpf-tools
+	cargo build --release $(locked)
+	@mkdir -p target
+	@install -C -m 755 "$(or $(CARGO_TARGET_DIR),target)/$(host)/release/ubpf-tools" target/ubpf-tools
+	@if readelf -lW target/ubpf-tools | grep -w INTERP || readelf -dW target/ubpf-tools | grep -w NEEDED; then \
+		echo "target/ubpf-tools is not static" >&2; exit 1; \
+	fi
+	@bytes=$$(stat -c %s target/ubpf-tools); echo "target/ubpf-tools: static, $$bytes bytes"; \
+	if ((bytes > $(max_bytes))); then echo "that is more than $(max_bytes)" >&2; exit 1; fi
+
+demo: build setup-demo ## watch a python3 and a bash that it starts
+	scripts/demo
+
+test: setup-build setup-lint setup-test build lint ## run every test that this user may run
+	cargo test --release $(locked) --bins --test cli
+	@# Built as the user; cargo runs what it built through sudo.
+	@if ((EUID == 0)); then \
+		root=(env); \
+	elif sudo -n true 2>/dev/null || { [[ -t 0 ]] && sudo -v; }; then \
+		runner=$$(tr a-z- A-Z_ <<<"cargo_target_$(host)_runner"); \
+		root=(env "$$runner=sudo -E"); \
+	else \
+		printf '\n%s\n' '*** NOT RUN, for want of root: the tests load and e2e' >&2; exit 0; \
+	fi; \
+	set -x; "$${root[@]}" cargo test --release $(locked) --test load --test e2e
+
+# --release only because that shares what is built already.
+lint: setup-build setup-lint ## formatting, clippy
+	@not_run=(); run() { echo "$$*"; "$$@"; }; \
+	if cargo fmt --version &>/dev/null; then run cargo fmt --check; else not_run+=("cargo fmt"); fi; \
+	if cargo clippy --version &>/dev/null; then \
+		run cargo clippy --release --all-targets $(locked) -- -D warnings; \
+	else not_run+=("cargo clippy"); fi; \
+	if command -v clang-format >/dev/null; then run clang-format --dry-run -Werror src/bpf/*.[ch]; \
+	else not_run+=(clang-format); fi; \
+	if (($${#not_run[@]})); then printf '\n*** NOT RUN, not installed: %s\n\n' "$${not_run[*]}" >&2; fi
+
+bench: setup-build setup-test ## measure
+	cargo bench $(locked)
+
+bless: setup-build ## take today's output as the expected one
+	UBPF_TOOLS_BLESS=1 cargo test --release --test cli
+
+vmlinux: setup-vmlinux ## make the kernel types anew, from this machine's kernel
+	vmlinux/generate
+
+install: ## the binary and a link for each tool, below $(DESTDIR)$(PREFIX)/bin
+	@test -x target/ubpf-tools || { echo "nothing to install: make build comes first" >&2; exit 1; }
+	install -D -m 755 target/ubpf-tools "$(DESTDIR)$(PREFIX)/bin/ubpf-tools"
+	target/ubpf-tools --list | while read -r tool _; do \
+		ln -sfn ubpf-tools "$(DESTDIR)$(PREFIX)/bin/$$tool"; \
+	done
+
+clean: ## remove what was built
+	cargo clean
+
+setup-%:
+	@scripts/setup $*

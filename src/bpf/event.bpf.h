@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Events: the header that every record starts with, the ring that carries them, and what could not be carried. */
+#ifndef EVENT_BPF_H
+#define EVENT_BPF_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+#include <bpf/bpf_core_read.h>
+
+char LICENSE[] SEC("license") = "GPL";
+
+#define COMM_LEN 16
+#define RECORD_HEADER_BYTES 8 /* BPF_RINGBUF_HDR_SZ of linux/bpf.h */
+
+/* Twin of `Header` in src/probe/event.rs, which asserts size and offsets. No implicit padding. */
+struct event_header {
+	__u64 time_ns; /* CLOCK_MONOTONIC at the probe */
+	__u32 pid; /* thread group */
+	__u32 tid;
+	__u32 uid;
+	__u16 kind; /* which record of this tool follows */
+	__u16 func; /* index of the function, from the probe's cookie */
+	char comm[COMM_LEN];
+};
+
+/* A type that Rust reads has to be that of a variable, or the skeleton does not have it. */
+#define EXPORT_TYPE(name) const volatile struct name *name##_type __attribute__((unused)) = 0
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 23); /* set by --buffer-size before load */
+} events SEC(".maps");
+
+/* Events that found the ring full. Read by user space in place. */
+__u64 lost = 0;
+
+/* Calls whose entry or return was never seen: longjmp, exit, or no room to remember them. */
+__u64 unmatched = 0;
+
+/* The reader is woken when this many bytes wait, should it be resting at that moment. */
+const volatile __u64 wake_at = 1 << 16;
+
+/* False where the kernel has no bpf_get_attach_cookie (before 5.15). */
+const volatile bool has_cookies = true;
+
+/*
+ * The number given to this probe when it was attached: the identity of the function. bpf_get_func_ip would be an
+ * alternative, but is 0 for uprobes on 6.1. Where there are no cookies, the program is loaded once for each cookie
+ * with this constant replaced (COOKIE_MARK in src/probe/attach.rs).
+ */
+static __always_inline __u64 probe_cookie(void *ctx)
+{
+	__u64 cookie;
+
+	if (has_cookies)
+		return bpf_get_attach_cookie(ctx);
+	asm volatile("%0 = 0x75627066636f6f6b ll" : "=r"(cookie));
+	return cookie;
+}
+
+/* Room for `size` bytes in the ring, or NULL and one more lost. `size` must be a constant. */
+static __always_inline void *event_reserve(__u64 size)
+{
+	void *event = bpf_ringbuf_reserve(&events, size, 0);
+
+	if (!event)
+		__sync_fetch_and_add(&lost, 1);
+	return event;
+}
+
+static __always_inline void event_header(struct event_header *h, __u16 kind, __u16 func, __u64 time_ns)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+
+	h->time_ns = time_ns;
+	h->pid = pid_tgid >> 32;
+	h->tid = pid_tgid;
+	h->uid = bpf_get_current_uid_gid();
+	h->kind = kind;
+	h->func = func;
+	bpf_get_current_comm(h->comm, sizeof(h->comm));
+}
+
+/*
+ * Hands the record over. The kernel wakes a reader that has caught up; ours never looks so while it is busy (see
+ * src/probe/ring.rs), so a burst costs no wakeup an event. When the ring fills faster than the reader's rest lasts,
+ * the record that crosses `wake_at` ends the rest.
+ */
+static __always_inline void event_submit(void *event, __u64 size)
+{
+	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	bool crosses = waiting >= wake_at && waiting < wake_at + size + RECORD_HEADER_BYTES;
+
+	bpf_ringbuf_submit(event, crosses ? BPF_RB_FORCE_WAKEUP : 0);
+}
+
+#endif

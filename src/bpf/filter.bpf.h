@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Who is seen. Constants, so that the verifier drops the tests that this run does not make. */
+#ifndef FILTER_BPF_H
+#define FILTER_BPF_H
+
+#include "event.bpf.h"
+
+#define MAX_COMMS 8
+#define MAX_CGROUPS 16
+
+/* A name of at most 15 bytes, or the beginning of one: (comm & mask) == value, eight bytes at a time. */
+struct comm_pattern {
+	__u64 value[2];
+	__u64 mask[2];
+};
+
+/* Filled in by src/probe/filter.rs. */
+const volatile __u32 filter_pid = 0; /* 0: any */
+const volatile bool filter_pids = false; /* only those in the map `pids` */
+const volatile bool filter_uid = false;
+const volatile __u32 wanted_uid = 0;
+const volatile __u32 filter_comms = 0; /* how many patterns; any of them will do */
+const volatile struct comm_pattern wanted_comms[MAX_COMMS] = {};
+const volatile __u32 filter_cgroups = 0; /* how many of `cgroups`; any of them will do */
+
+/* Process ids to see, when there is more than one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, __u8);
+} pids SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);
+	__uint(max_entries, MAX_CGROUPS);
+	__type(key, __u32);
+	__type(value, __u32);
+} cgroups SEC(".maps");
+
+static __always_inline bool comm_wanted(void)
+{
+	__u64 comm[2] = {};
+
+	bpf_get_current_comm(comm, sizeof(comm));
+	for (__u32 i = 0; i < MAX_COMMS; i++) {
+		if (i >= filter_comms)
+			return false;
+		if ((comm[0] & wanted_comms[i].mask[0]) == wanted_comms[i].value[0] &&
+		    (comm[1] & wanted_comms[i].mask[1]) == wanted_comms[i].value[1])
+			return true;
+	}
+	return false;
+}
+
+static __always_inline bool cgroup_wanted(void)
+{
+	for (__u32 i = 0; i < MAX_CGROUPS; i++) {
+		if (i >= filter_cgroups)
+			return false;
+		if (bpf_current_task_under_cgroup(&cgroups, i) == 1)
+			return true;
+	}
+	return false;
+}
+
+/* Is the current thread one that this run is about? Cheap tests first. */
+static __always_inline bool is_wanted(void)
+{
+	__u32 pid = bpf_get_current_pid_tgid() >> 32;
+
+	if (filter_pid && pid != filter_pid)
+		return false;
+	if (filter_uid && (__u32)bpf_get_current_uid_gid() != wanted_uid)
+		return false;
+	if (filter_comms && !comm_wanted())
+		return false;
+	if (filter_pids && !bpf_map_lookup_elem(&pids, &pid))
+		return false;
+	if (filter_cgroups && !cgroup_wanted())
+		return false;
+	return true;
+}
+
+#endif

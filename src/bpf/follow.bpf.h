@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * --follow: children join the map `pids` when they are forked, before they run. These programs read kernel types and
+ * are loaded only when asked for, so that the tool itself needs no BTF.
+ */
+#ifndef FOLLOW_BPF_H
+#define FOLLOW_BPF_H
+
+#include "filter.bpf.h"
+
+/* Children that found no room in `pids`. */
+__u64 unfollowed = 0;
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(follow_fork, struct task_struct *parent, struct task_struct *child)
+{
+	__u32 from = parent->tgid;
+	__u32 to = child->tgid;
+	__u8 one = 1;
+
+	if (from == to || !bpf_map_lookup_elem(&pids, &from))
+		return 0;
+	if (bpf_map_update_elem(&pids, &to, &one, BPF_ANY))
+		__sync_fetch_and_add(&unfollowed, 1);
+	return 0;
+}
+
+/* A process id is free for others once its group leader is: the leader goes last. */
+SEC("tp_btf/sched_process_free")
+int BPF_PROG(follow_free, struct task_struct *task)
+{
+	__u32 pid = task->tgid;
+
+	if (task->pid == task->tgid)
+		bpf_map_delete_elem(&pids, &pid);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Every call of the allocator: who, which call, how much; with --ret the outcome, with --stack from where. */
+#include "event.bpf.h"
+#include "filter.bpf.h"
+#include "follow.bpf.h"
+#include "calls.bpf.h"
+#include "stack.bpf.h"
+
+/* Cookies of the probes, in the order of CALLS in src/tools/mallocsnoop.rs. */
+enum alloc_call {
+	CALL_MALLOC,
+	CALL_CALLOC,
+	CALL_REALLOC,
+	CALL_REALLOCARRAY,
+	CALL_POSIX_MEMALIGN,
+	CALL_ALIGNED_ALLOC,
+	CALL_MEMALIGN,
+	CALL_VALLOC,
+	CALL_PVALLOC,
+	CALL_FREE,
+};
+
+enum alloc_kind {
+	KIND_ALLOC, /* struct alloc_event */
+	KIND_ALLOC_STACK, /* struct alloc_stack_event */
+	KIND_NEW_THREAD, /* struct event_header alone: a thread has its first entry in `usage` */
+};
+
+struct alloc_event {
+	struct event_header header;
+	__u64 size; /* bytes asked for; U64_MAX when count * size overflows; 0 for free */
+	__u64 addr; /* what free was given; with --ret what came back, 0 when the call failed */
+	__u64 lat_ns; /* with --ret */
+};
+
+struct alloc_stack_event {
+	struct alloc_event alloc;
+	struct stack stack;
+};
+
+EXPORT_TYPE(alloc_event);
+EXPORT_TYPE(alloc_stack_event);
+
+const volatile __u64 min_size = 0;
+const volatile __u64 max_size = ~0ULL;
+const volatile bool with_return = false;
+const volatile bool with_stack = false;
+const volatile bool summary = false;
+
+#define SIZE_SLOTS 65 /* slot 0: size 0; slot i: 2^(i-1) .. 2^i - 1 */
+
+/* What one thread has asked for. */
+struct alloc_usage {
+	__u64 calls;
+	__u64 bytes;
+	__u64 largest;
+	__u32 uid;
+	__u32 pad;
+	char comm[COMM_LEN];
+	__u64 sizes[SIZE_SLOTS];
+};
+
+/*
+ * --summary. Keyed by thread, because a thread is one writer: exact without atomics, which a map shared by threads
+ * would need even per CPU, as these programs can be preempted. User space adds the threads of a process together.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1); /* USAGE_THREADS of src/tools/mallocsnoop.rs, with --summary */
+	__type(key, __u64);
+	__type(value, struct alloc_usage);
+} usage SEC(".maps");
+
+static const struct alloc_usage no_usage = {};
+
+static __always_inline __u64 saturating_product(__u64 count, __u64 size)
+{
+	__u64 most;
+
+	if ((count | size) >> 32 == 0)
+		return count * size;
+	most = count ? ~0ULL / count : ~0ULL;
+	barrier_var(most); /* or clang makes it a 128-bit product, which BPF has not */
+	return size > most ? ~0ULL : count * size;
+}
+
+static __always_inline __u64 requested_size(struct pt_regs *ctx, __u64 call)
+{
+	switch (call) {
+	case CALL_MALLOC:
+	case CALL_VALLOC:
+	case CALL_PVALLOC:
+		return PT_REGS_PARM1(ctx);
+	case CALL_CALLOC:
+		return saturating_product(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
+	case CALL_REALLOC:
+	case CALL_ALIGNED_ALLOC:
+	case CALL_MEMALIGN:
+		return PT_REGS_PARM2(ctx);
+	case CALL_REALLOCARRAY:
+		return saturating_product(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
+	case CALL_POSIX_MEMALIGN:
+		return PT_REGS_PARM3(ctx);
+	default:
+		return 0;
+	}
+}
+
+/* Number of significant bits: 0 for 0, 64 for 2^63 and more. */
+static __always_inline __u32 size_slot(__u64 size)
+{
+	__u32 slot = 0;
+
+	for (__u32 step = 32; step; step >>= 1) {
+		if (size >> step) {
+			size >>= step;
+			slot += step;
+		}
+	}
+	return slot + (size != 0);
+}
+
+static __always_inline struct alloc_usage *thread_usage(__u64 thread)
+{
+	struct alloc_usage *usage_of = bpf_map_lookup_elem(&usage, &thread);
+	struct event_header *event;
+
+	if (usage_of)
+		return usage_of;
+	if (bpf_map_update_elem(&usage, &thread, &no_usage, BPF_NOEXIST)) {
+		__sync_fetch_and_add(&lost, 1);
+		return NULL;
+	}
+	event = event_reserve(sizeof(*event));
+	if (event) {
+		event_header(event, KIND_NEW_THREAD, 0, bpf_ktime_get_ns());
+		event_submit(event, sizeof(*event));
+	}
+	return bpf_map_lookup_elem(&usage, &thread);
+}
+
+static __always_inline void add_up(__u64 size)
+{
+	struct alloc_usage *of = thread_usage(bpf_get_current_pid_tgid());
+	__u32 slot = size_slot(size);
+
+	if (!of)
+		return;
+	of->calls++;
+	of->bytes += size;
+	if (size > of->largest)
+		of->largest = size;
+	of->uid = bpf_get_current_uid_gid();
+	bpf_get_current_comm(of->comm, sizeof(of->comm)); /* each time: exec changes it */
+	if (slot < SIZE_SLOTS)
+		of->sizes[slot]++;
+}
+
+static __always_inline void alloc_fill(struct alloc_event *e, __u16 kind, __u16 call, __u64 size, __u64 addr,
+				       __u64 start_ns, __u64 lat_ns)
+{
+	event_header(&e->header, kind, call, start_ns);
+	e->size = size;
+	e->addr = addr;
+	e->lat_ns = lat_ns;
+}
+
+static __always_inline void alloc_emit(struct pt_regs *ctx, __u16 call, __u64 size, __u64 addr, __u64 start_ns,
+				       __u64 lat_ns, bool at_entry)
+{
+	if (with_stack) {
+		struct alloc_stack_event *e = event_reserve(sizeof(*e));
+
+		if (!e)
+			return;
+		alloc_fill(&e->alloc, KIND_ALLOC_STACK, call, size, addr, start_ns, lat_ns);
+		stack_read(ctx, &e->stack, at_entry);
+		event_submit(e, sizeof(*e));
+	} else {
+		struct alloc_event *e = event_reserve(sizeof(*e));
+
+		if (!e)
+			return;
+		alloc_fill(e, KIND_ALLOC, call, size, addr, start_ns, lat_ns);
+		event_submit(e, sizeof(*e));
+	}
+}
+
+SEC("uprobe")
+int alloc_entry(struct pt_regs *ctx)
+{
+	__u64 call = probe_cookie(ctx);
+	__u64 size = requested_size(ctx, call);
+	/* free: the block; posix_memalign: where the address will be put; else of no use */
+	__u64 pointer = PT_REGS_PARM1(ctx);
+
+	if (call != CALL_FREE && (size < min_size || size > max_size))
+		return 0;
+	if (!is_wanted())
+		return 0;
+	if (summary)
+		add_up(size);
+	else if (with_return)
+		call_enter(ctx, call, size, pointer);
+	else
+		alloc_emit(ctx, call, size, call == CALL_FREE ? pointer : 0, bpf_ktime_get_ns(), 0, true);
+	return 0;
+}
+
+/* The address that a call gave, 0 when it failed. */
+static __always_inline __u64 returned_address(struct pt_regs *ctx, __u64 call, __u64 pointer)
+{
+	__u64 addr = 0;
+
+	if (call == CALL_FREE)
+		return pointer;
+	if (call != CALL_POSIX_MEMALIGN)
+		return PT_REGS_RC(ctx);
+	if ((int)PT_REGS_RC(ctx) == 0)
+		bpf_probe_read_user(&addr, sizeof(addr), (void *)pointer);
+	return addr;
+}
+
+SEC("uretprobe")
+int alloc_return(struct pt_regs *ctx)
+{
+	__u64 call = probe_cookie(ctx);
+	struct call entry;
+
+	if (!call_return(ctx, call, &entry))
+		return 0;
+	alloc_emit(ctx, call, entry.args[0], returned_address(ctx, call, entry.args[1]), entry.start_ns,
+		   bpf_ktime_get_ns() - entry.start_ns, false);
+	return 0;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* User stacks inside an event. */
+#ifndef STACK_BPF_H
+#define STACK_BPF_H
+
+#include "event.bpf.h"
+
+#define STACK_DEPTH 127 /* the kernel's default limit, perf_event_max_stack */
+
+struct stack {
+	/*
+	 * Return address of the probed function, read at its entry; 0 at a return. There the caller's frame is not
+	 * built yet, so the kernel's walk leaves the direct caller out unless the function begins with `push %rbp`
+	 * (x86_64, 6.0 and later; never on arm64). `callers` in src/probe/event.rs puts it in.
+	 */
+	__u64 caller;
+	__s64 bytes; /* of `frames` that are filled, or a negative errno */
+	__u64 frames[STACK_DEPTH];
+};
+
+static __always_inline void stack_read(struct pt_regs *ctx, struct stack *stack, bool at_entry)
+{
+	stack->caller = 0;
+	if (at_entry) {
+#if defined(__TARGET_ARCH_x86)
+		bpf_probe_read_user(&stack->caller, sizeof(stack->caller), (void *)PT_REGS_SP(ctx));
+#else
+		stack->caller = PT_REGS_RET(ctx);
+#endif
+	}
+	stack->bytes = bpf_get_stack(ctx, stack->frames, sizeof(stack->frames), BPF_F_USER_STACK);
+}
+
+#endif

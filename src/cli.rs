@@ -1,0 +1,245 @@
+//! Option groups that tools share, and how their values are written.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::find::container::{Cgroups, find_container};
+use crate::find::loader;
+use crate::find::target::Proc;
+use crate::find::users::Users;
+use crate::output::{Destination, Format, Output};
+use crate::probe::attach::Way;
+use crate::probe::command::Command;
+use crate::probe::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS};
+use crate::probe::ring::page_size;
+use crate::probe::session::Limits;
+use crate::sys::{FAILED, Failure, USAGE};
+
+/// Who is seen.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Filters (all must hold)")]
+pub struct FilterArgs {
+    /// Only these processes
+    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Vec<u32>,
+    /// Only threads of this name; with * at the end, of names that begin so. Several: any of them
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = CommPattern::parse)]
+    pub comm: Vec<CommPattern>,
+    /// Only this user, by name or number
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Only processes in this control group (cgroup2) and below
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<String>,
+    /// Only processes of this container
+    #[arg(long, value_name = "NAME|ID")]
+    pub container: Option<String>,
+}
+
+impl FilterArgs {
+    /// Looks up what the names stand for.
+    pub fn resolve(&self) -> Result<Filter> {
+        if self.comm.len() > MAX_COMMS {
+            return Err(Failure::new(USAGE, format!("at most {MAX_COMMS} names can be given with --comm")).into());
+        }
+        let uid = self.user.as_deref().map(|user| Users::load().uid(user)).transpose()?;
+        let mut cgroups = Vec::new();
+        if let Some(path) = &self.cgroup {
+            cgroups.push(Cgroups::open()?.resolve(path)?);
+        }
+        if let Some(container) = &self.container {
+            cgroups.extend(find_container(container)?.cgroups);
+        }
+        cgroups.truncate(MAX_CGROUPS);
+        Ok(Filter { pids: self.pid.clone(), comms: self.comm.clone(), uid, cgroups, follow: false })
+    }
+}
+
+/// What comes out, and where.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// How rows are written
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+    /// The same as --format json
+    #[arg(short, long, conflicts_with = "format")]
+    pub json: bool,
+    /// Write the rows to this file
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// No header and no remarks
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// More remarks: the files that are traced, and those that appear
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+impl OutputArgs {
+    pub fn open(&self) -> Result<Output> {
+        let format = if self.json { Format::Json } else { self.format };
+        let destination = match &self.output {
+            Some(path) => {
+                let file = File::create(path).with_context(|| format!("failed to create {}", path.display()))?;
+                Destination::File(file)
+            }
+            None => Destination::Stdout,
+        };
+        Ok(Output::new(format, destination, self.quiet))
+    }
+}
+
+/// How long, how much, and how.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Run")]
+pub struct RunArgs {
+    /// End after this time: 10s, 500ms, 2m
+    #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// End after this many rows
+    #[arg(short = 'M', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_rows: Option<u64>,
+    /// Room for events that wait to be printed
+    #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_size)]
+    pub buffer_size: u64,
+    /// How probes are attached, for tests
+    #[arg(long, hide = true)]
+    pub attach: Option<Way>,
+}
+
+impl RunArgs {
+    pub fn limits(&self, output: &OutputArgs, interval: Option<Duration>) -> Limits {
+        Limits {
+            duration: self.duration,
+            interval,
+            rows: self.max_rows,
+            quiet: output.quiet,
+            verbose: output.verbose,
+        }
+    }
+
+    /// Bytes of the ring: a power of two and whole pages, as the kernel wants it; at most 1 GiB.
+    pub fn ring_bytes(&self) -> u32 {
+        const MOST: u64 = 1 << 30;
+        self.buffer_size.clamp(page_size() as u64, MOST).next_power_of_two() as u32
+    }
+}
+
+/// A command to run and trace.
+#[derive(Args, Debug)]
+pub struct CommandArgs {
+    /// Run this command and trace it from its first call on
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+impl CommandArgs {
+    /// Forks the command, which waits, and makes it the process that the filter is about. None when there is none.
+    pub fn hold(&self, filter: &mut Filter) -> Result<Option<Command>> {
+        if self.command.is_empty() {
+            return Ok(None);
+        }
+        if !filter.pids.is_empty() {
+            return Err(Failure::new(USAGE, "-p and a command exclude each other").into());
+        }
+        let command = Command::hold(&self.command)?;
+        filter.pids.push(command.pid());
+        Ok(Some(command))
+    }
+}
+
+/// A library or program named by a person: a path, or a name as the processes meant have it mapped, as the loader
+/// would look it up, or the shell.
+pub fn named_file(name: &Path, pids: &[u32]) -> Result<PathBuf> {
+    let text = name.to_string_lossy();
+    if text.contains('/') {
+        return Ok(name.to_owned());
+    }
+    for &pid in pids {
+        let mapped = Proc::host().mappings(pid).unwrap_or_default();
+        if let Some(found) = mapped.iter().find(|mapping| mapping.exec && is_called(&mapping.path, &text)) {
+            return Ok(PathBuf::from(format!("/proc/{pid}/root")).join(found.path.strip_prefix("/").unwrap_or(&found.path)));
+        }
+    }
+    loader::find_library(&text).or_else(|| loader::find_program(&text)).ok_or_else(|| {
+        Failure::new(FAILED, format!("failed to find {text}: no such library in the loader's cache, no such program in PATH"))
+            .hint("give its path; `cat /proc/PID/maps` shows what a process uses")
+            .into()
+    })
+}
+
+/// Is this file the library of that name: `libc` for `libc.so.6`, `ssl` for `libssl.so.3`?
+fn is_called(path: &Path, name: &str) -> bool {
+    let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
+    let stem = file.split(".so").next().unwrap_or(file);
+    file == name || stem == name || stem.strip_prefix("lib") == Some(name)
+}
+
+/// Parses `4096`, `64K`, `1M`, `2G`, `1T`, with powers of 1024.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match &text[digits.len()..] {
+        "" | "B" => 0,
+        "K" | "k" | "KiB" => 10,
+        "M" | "m" | "MiB" => 20,
+        "G" | "g" | "GiB" => 30,
+        "T" | "t" | "TiB" => 40,
+        unit => return Err(format!("`{unit}` is no unit: use K, M, G or T")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "give a number, such as 4096, 64K or 1M".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+/// Parses `10`, `10s`, `500ms`, `2m`, `1h`, with fractions: `0.5s`. At most ten years.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    const MOST: f64 = 10.0 * 365.0 * 86400.0;
+    let number_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(number_end);
+    let scale = match unit {
+        "" | "s" => 1.0,
+        "ms" => 1e-3,
+        "us" => 1e-6,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        unit => return Err(format!("`{unit}` is no unit: use ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| "give a time, such as 10s, 500ms or 2m".to_owned())?;
+    let seconds = number * scale;
+    if !(seconds > 0.0 && seconds <= MOST) {
+        return Err("give a time above zero and below ten years".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_binary_units() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("1M"), Ok(1 << 20));
+        assert_eq!(parse_size("3k"), Ok(3072));
+        assert_eq!(parse_size("16777215T"), Ok(16777215 << 40));
+        for wrong in ["1Q", "", "M", "-1", "1.5M", "99999999999999999999", "16777216T", "1 M"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_have_units_and_fractions() {
+        assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "0", "s", "-1s", "1y", "1e400", "999999999h", "1..2"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,842 @@
+//! The functions of one ELF file, and what it tells the dynamic loader.
+//!
+//! The file belongs to whoever runs the traced program, so nothing in it is believed: every table is checked
+//! against the length of the file before memory is allocated for it, and every walk has an end. The file is
+//! read with `pread` and never mapped, because a mapped file that somebody truncates kills the reader with
+//! SIGBUS.
+//!
+//! Dynamic symbols are found through `PT_DYNAMIC`, as the loader finds them, so that files without section
+//! headers work too. Only `.symtab`, which the loader does not know, needs section headers.
+
+use std::cmp::Reverse;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use object::elf::{self, Dyn64, FileHeader64, NoteHeader32, ProgramHeader64, SectionHeader64, Sym64};
+use object::{LittleEndian, Pod, U16, pod};
+
+const LE: LittleEndian = LittleEndian;
+
+#[cfg(target_arch = "x86_64")]
+const MACHINE: (u16, &str) = (elf::EM_X86_64, "x86_64");
+#[cfg(target_arch = "aarch64")]
+const MACHINE: (u16, &str) = (elf::EM_AARCH64, "aarch64");
+
+/// The kernel refuses to run a file with more than 64 KiB of program headers.
+const MAX_PROGRAM_HEADERS: usize = 65536 / size_of::<ProgramHeader64<LittleEndian>>();
+/// Longest soname, run path or interpreter that is read, in bytes: the kernel's `PATH_MAX`.
+const MAX_STRING: u64 = 4096;
+/// Bytes of a hash chain read at a time while its end is looked for.
+const CHAIN_CHUNK: u64 = 4096;
+/// Largest note segment that is searched for a build id, in bytes. Real ones have some hundred.
+const MAX_NOTES: u64 = 64 * 1024;
+/// Segments are mapped in pages, whose size is at least this many bytes.
+const PAGE: u64 = 4096;
+
+/// A function of an ELF file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// The symbol without its version.
+    pub name: String,
+    /// Where in the file the first instruction is, in bytes.
+    pub offset: u64,
+    /// The virtual address that the file asks for, before relocation.
+    pub addr: u64,
+    /// Length in bytes; 0 if the symbol does not say.
+    pub size: u64,
+    /// The code at `offset` only chooses the implementation; it is not what callers call.
+    pub ifunc: bool,
+}
+
+/// An opened ELF file of this machine's own architecture.
+#[derive(Debug)]
+pub struct ElfFile {
+    source: Source,
+    shown: PathBuf,
+    entry: u64,
+    /// File offset, number and entry size of the section headers, as the header claims.
+    sections: (u64, u16, u16),
+    /// Loadable segments, by address.
+    loads: Vec<Load>,
+    interpreter: Option<Extent>,
+    notes: Vec<Extent>,
+    /// Virtual address of `PT_DYNAMIC`.
+    dynamic_addr: Option<u64>,
+    dynamic: Dynamic,
+}
+
+impl ElfFile {
+    /// Reads the headers of `file`; `shown` is the name for error messages.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not ELF, is of another class or machine, or its headers point past its end.
+    pub fn open(file: File, shown: &Path) -> Result<ElfFile> {
+        Self::read_headers(file, shown).with_context(|| format!("failed to read {}", shown.display()))
+    }
+
+    fn read_headers(file: File, shown: &Path) -> Result<ElfFile> {
+        let source = Source::new(file)?;
+        let header = read_file_header(&source)?;
+        let mut this = ElfFile {
+            source,
+            shown: shown.to_path_buf(),
+            entry: header.e_entry.get(LE),
+            sections: (
+                header.e_shoff.get(LE),
+                header.e_shnum.get(LE),
+                header.e_shentsize.get(LE),
+            ),
+            loads: Vec::new(),
+            interpreter: None,
+            notes: Vec::new(),
+            dynamic_addr: None,
+            dynamic: Dynamic::default(),
+        };
+        let mut dynamic = None;
+        for segment in read_program_headers(&this.source, &header)?.table::<ProgramHeader64<LittleEndian>>() {
+            let extent = Extent {
+                offset: segment.p_offset.get(LE),
+                size: segment.p_filesz.get(LE),
+            };
+            match segment.p_type.get(LE) {
+                elf::PT_LOAD => this.loads.push(Load::new(segment, extent, this.source.len)?),
+                elf::PT_INTERP => this.interpreter = Some(extent),
+                elf::PT_NOTE => this.notes.push(extent),
+                elf::PT_DYNAMIC => {
+                    dynamic = Some(extent);
+                    this.dynamic_addr = Some(segment.p_vaddr.get(LE));
+                }
+                _ => {}
+            }
+        }
+        this.loads.sort_by_key(|load| load.addr);
+        if let Some(extent) = dynamic {
+            this.dynamic = Dynamic::read(&this.source, extent).context("bad dynamic section")?;
+        }
+        Ok(this)
+    }
+
+    /// The function of that name, or `None`.
+    ///
+    /// # Errors
+    /// As [`ElfFile::lookup`].
+    pub fn function(&self, name: &str) -> Result<Option<Function>> {
+        Ok(self.lookup(&[name])?.pop().flatten())
+    }
+
+    /// The function of each name, in the order of `names`. Dynamic symbols win over `.symtab`, default
+    /// versions over others, exported names over local ones.
+    ///
+    /// # Errors
+    /// A symbol table cannot be read or lies outside of the file.
+    pub fn lookup(&self, names: &[&str]) -> Result<Vec<Option<Function>>> {
+        let mut search = Search::new(names);
+        if let Some(symbols) = self.dynamic_symbols()? {
+            search.scan(self, &symbols);
+        }
+        if search.missing()
+            && let Some(symbols) = self.static_symbols()?
+        {
+            search.scan(self, &symbols);
+        }
+        Ok(search
+            .found
+            .into_iter()
+            .map(|found| found.map(|(_, function)| function))
+            .collect())
+    }
+
+    /// Whether the file exports a function of that name: what the dynamic loader could bind a caller to.
+    /// False if the dynamic symbols cannot be read.
+    pub fn defines(&self, name: &str) -> bool {
+        let names = [name];
+        let mut search = Search::new(&names);
+        if let Ok(Some(symbols)) = self.dynamic_symbols() {
+            search.scan(self, &symbols);
+        }
+        search.found.iter().flatten().any(|(rank, _)| rank.exported)
+    }
+
+    /// Every function, sorted by name. Two names of one address are two functions here; a name that several
+    /// addresses have (local functions of several source files) appears once for each. Old versions of a name
+    /// are left out if it has a default version, and so are names that are not UTF-8.
+    ///
+    /// # Errors
+    /// A symbol table cannot be read or lies outside of the file.
+    pub fn functions(&self) -> Result<Vec<Function>> {
+        let mut found: Vec<(Function, bool)> = Vec::new();
+        // Symbols may share one long string: without a budget a small file could ask for terabytes of names.
+        let mut budget = self.source.len;
+        for symbols in [self.dynamic_symbols()?, self.static_symbols()?]
+            .into_iter()
+            .flatten()
+        {
+            for symbol in symbols.functions() {
+                let Some((name, default)) = symbols.name(&symbol) else {
+                    continue;
+                };
+                let (Ok(text), Some(offset)) = (std::str::from_utf8(name), self.offset_of(symbol.addr))
+                else {
+                    continue;
+                };
+                let left = budget.checked_sub(text.len() as u64);
+                budget = left.with_context(|| self.damaged("symbol names are longer than the file"))?;
+                found.push((symbol.function(text, offset), default));
+            }
+        }
+        Ok(without_duplicates(found))
+    }
+
+    /// At most `n` function names that look like `name`, best first: those that begin with it or contain it,
+    /// then those a few letters away. Empty if the symbols cannot be read.
+    pub fn nearest(&self, name: &str, n: usize) -> Vec<String> {
+        let wanted = name.to_lowercase();
+        let functions = self.functions().unwrap_or_default();
+        let mut near: Vec<(usize, &str)> = functions
+            .iter()
+            .filter_map(|function| Some((distance(&wanted, &function.name)?, function.name.as_str())))
+            .collect();
+        near.sort_unstable();
+        near.dedup();
+        near.into_iter()
+            .take(n)
+            .map(|(_, name)| name.to_owned())
+            .collect()
+    }
+
+    /// The name under which other files ask for this library.
+    pub fn soname(&self) -> Option<String> {
+        self.dynamic_string(self.dynamic.soname?)
+    }
+
+    /// The sonames this file asks for, in order.
+    pub fn needed(&self) -> Vec<String> {
+        self.dynamic
+            .needed
+            .iter()
+            .filter_map(|&at| self.dynamic_string(at))
+            .collect()
+    }
+
+    /// `DT_RUNPATH`, split at colons, with `$ORIGIN` and the like as they stand in the file.
+    pub fn runpath(&self) -> Vec<String> {
+        self.path_list(self.dynamic.runpath)
+    }
+
+    /// `DT_RPATH`, split at colons, with `$ORIGIN` and the like as they stand in the file.
+    pub fn rpath(&self) -> Vec<String> {
+        self.path_list(self.dynamic.rpath)
+    }
+
+    /// The dynamic loader that the kernel starts for this program.
+    pub fn interpreter(&self) -> Option<PathBuf> {
+        let extent = self.interpreter?;
+        let text = self.source.string(extent.offset, extent.size.min(MAX_STRING))?;
+        (!text.is_empty()).then(|| PathBuf::from(OsString::from_vec(text)))
+    }
+
+    /// The build id, usually 20 bytes.
+    pub fn build_id(&self) -> Option<Vec<u8>> {
+        self.notes
+            .iter()
+            .filter(|extent| extent.size <= MAX_NOTES)
+            .find_map(|extent| {
+                let block = self.source.read(extent.offset, extent.size).ok()?;
+                find_build_id(block.bytes()).map(<[u8]>::to_vec)
+            })
+    }
+
+    /// Whether the program runs without a dynamic loader.
+    pub fn is_static(&self) -> bool {
+        self.interpreter.is_none() && self.dynamic.needed.is_empty()
+    }
+
+    /// The address of the first instruction, before relocation; 0 for most libraries.
+    pub fn entry(&self) -> u64 {
+        self.entry
+    }
+
+    /// The virtual address of the dynamic section, before relocation.
+    pub fn dynamic_address(&self) -> Option<u64> {
+        self.dynamic_addr
+    }
+
+    /// Where in the file the instruction at virtual address `addr` is, in bytes. `None` if `addr` does not lie in
+    /// the part of an executable segment that comes from the file.
+    pub fn offset_of(&self, addr: u64) -> Option<u64> {
+        let load = self.load_at(addr).filter(|load| load.exec)?;
+        Some(load.extent.offset + (addr - load.addr))
+    }
+
+    /// The virtual address of the byte at `offset` of the file as executable segments map it, whole pages
+    /// included: the inverse of [`ElfFile::offset_of`] for any offset that a mapping can have.
+    pub fn address_of(&self, offset: u64) -> Option<u64> {
+        let load = self.loads.iter().find(|load| {
+            let start = load.extent.offset & !(PAGE - 1);
+            load.exec && (start..load.extent.end()).contains(&offset)
+        })?;
+        Some(load.addr.wrapping_sub(load.extent.offset).wrapping_add(offset))
+    }
+
+    /// The segment whose file content covers `addr`.
+    fn load_at(&self, addr: u64) -> Option<&Load> {
+        let after = self.loads.partition_point(|load| load.addr <= addr);
+        let load = &self.loads[after.checked_sub(1)?];
+        (addr - load.addr < load.extent.size).then_some(load)
+    }
+
+    /// What the file holds from virtual address `addr` to the end of the segment.
+    fn content_at(&self, addr: u64) -> Option<Extent> {
+        let load = self.load_at(addr)?;
+        let skip = addr - load.addr;
+        Some(Extent {
+            offset: load.extent.offset + skip,
+            size: load.extent.size - skip,
+        })
+    }
+
+    /// `size` bytes from virtual address `addr` on.
+    fn read_at_address(&self, addr: u64, size: u64, what: &str) -> Result<Block> {
+        let extent = self.content_at(addr).filter(|extent| size <= extent.size);
+        let extent = extent.with_context(|| self.damaged(&format!("{what} outside of the file")))?;
+        self.source
+            .read(extent.offset, size)
+            .with_context(|| self.damaged(&format!("cannot read {what}")))
+    }
+
+    fn damaged(&self, what: &str) -> String {
+        format!("failed to read symbols of {}: {what}", self.shown.display())
+    }
+
+    fn dynamic_string(&self, at: u64) -> Option<String> {
+        let strings = self.content_at(self.dynamic.strtab?)?;
+        let room = strings.size.min(self.dynamic.strsz).checked_sub(at)?;
+        let text = self.source.string(strings.offset + at, room.min(MAX_STRING))?;
+        String::from_utf8(text).ok().filter(|text| !text.is_empty())
+    }
+
+    fn path_list(&self, at: Option<u64>) -> Vec<String> {
+        let list = at.and_then(|at| self.dynamic_string(at)).unwrap_or_default();
+        list.split(':')
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The symbols the loader knows, or `None` if there are none.
+    fn dynamic_symbols(&self) -> Result<Option<Symbols>> {
+        let (Some(symtab), Some(strtab)) = (self.dynamic.symtab, self.dynamic.strtab) else {
+            return Ok(None);
+        };
+        let Some(count) = self.dynamic_symbol_count()? else {
+            return Ok(None);
+        };
+        let size = count.saturating_mul(size_of::<Sym64<LittleEndian>>() as u64);
+        let table = self.read_at_address(symtab, size, "dynamic symbols")?;
+        let strings = self.read_at_address(strtab, self.dynamic.strsz, "dynamic strings")?;
+        let versions = match self.dynamic.versym {
+            Some(at) => Some(self.read_at_address(at, count.saturating_mul(2), "symbol versions")?),
+            None => None,
+        };
+        Ok(Some(Symbols {
+            table,
+            strings,
+            versions,
+        }))
+    }
+
+    /// How many dynamic symbols there are. No dynamic tag says so: it follows from a hash table or, in a file
+    /// that has neither, from the section header.
+    fn dynamic_symbol_count(&self) -> Result<Option<u64>> {
+        if let Some(at) = self.dynamic.hash {
+            let header = self.read_at_address(at, 8, "symbol hash table")?;
+            return Ok(Some(u64::from(header.u32_at(4))));
+        }
+        if let Some(at) = self.dynamic.gnu_hash {
+            return self.gnu_hash_count(at).map(Some);
+        }
+        let section = self.section(elf::SHT_DYNSYM);
+        Ok(section.map(|(extent, _)| extent.size / size_of::<Sym64<LittleEndian>>() as u64))
+    }
+
+    /// The number of symbols by the GNU hash table: the chain that begins last is followed to its end.
+    fn gnu_hash_count(&self, at: u64) -> Result<u64> {
+        const WHAT: &str = "GNU symbol hash table";
+        let header = self.read_at_address(at, 16, WHAT)?;
+        let [buckets, first, bloom] = [0, 4, 8].map(|at| u64::from(header.u32_at(at)));
+        let buckets_at = at.saturating_add(16 + bloom * 8);
+        let chains_at = buckets_at.saturating_add(buckets * 4);
+        let heads = self.read_at_address(buckets_at, buckets * 4, WHAT)?;
+        let last = heads
+            .table::<object::U32<LittleEndian>>()
+            .iter()
+            .map(|head| head.get(LE))
+            .max();
+        let last = u64::from(last.unwrap_or(0));
+        if last < first {
+            return Ok(first);
+        }
+        let mut index = last - first;
+        loop {
+            let extent = self.content_at(chains_at.saturating_add(index * 4));
+            let extent = extent.with_context(|| self.damaged("GNU symbol hash chain has no end"))?;
+            let chunk = self
+                .source
+                .read(extent.offset, extent.size.min(CHAIN_CHUNK) & !3)?;
+            let links = chunk.table::<object::U32<LittleEndian>>();
+            ensure!(
+                !links.is_empty(),
+                self.damaged("GNU symbol hash chain has no end")
+            );
+            if let Some(end) = links.iter().position(|link| link.get(LE) & 1 == 1) {
+                return Ok(first + index + end as u64 + 1);
+            }
+            index += links.len() as u64;
+        }
+    }
+
+    /// The symbols of `.symtab`, or `None` if the file is stripped.
+    fn static_symbols(&self) -> Result<Option<Symbols>> {
+        let Some((table, Some(strings))) = self.section(elf::SHT_SYMTAB) else {
+            return Ok(None);
+        };
+        let read = |extent: Extent| {
+            let block = self.source.read(extent.offset, extent.size);
+            block.with_context(|| self.damaged("symbol table outside of the file"))
+        };
+        Ok(Some(Symbols {
+            table: read(table)?,
+            strings: read(strings)?,
+            versions: None,
+        }))
+    }
+
+    /// The first section of that type, and the section it links to. Section headers that lie outside of the file
+    /// count as absent: running a program does not take them, and some packers leave nonsense.
+    fn section(&self, kind: u32) -> Option<(Extent, Option<Extent>)> {
+        type Section = SectionHeader64<LittleEndian>;
+        let (offset, count, entry_size) = self.sections;
+        if offset == 0 || usize::from(entry_size) != size_of::<Section>() {
+            return None;
+        }
+        let header_size = size_of::<Section>() as u64;
+        // With 65280 sections or more, the number is in the size of section 0.
+        let count = match count {
+            0 => self
+                .source
+                .read(offset, header_size)
+                .ok()?
+                .table::<Section>()
+                .first()?
+                .sh_size
+                .get(LE),
+            count => u64::from(count),
+        };
+        let block = self.source.read(offset, count.checked_mul(header_size)?).ok()?;
+        let sections = block.table::<Section>();
+        let extent = |section: &Section| Extent {
+            offset: section.sh_offset.get(LE),
+            size: section.sh_size.get(LE),
+        };
+        let section = sections.iter().find(|section| section.sh_type.get(LE) == kind)?;
+        let link = sections.get(section.sh_link.get(LE) as usize);
+        Some((extent(section), link.map(extent)))
+    }
+}
+
+/// A file and its length, as it was when it was opened.
+#[derive(Debug)]
+struct Source {
+    file: File,
+    len: u64,
+}
+
+impl Source {
+    fn new(file: File) -> Result<Source> {
+        let len = file.metadata()?.len();
+        Ok(Source { file, len })
+    }
+
+    /// `size` bytes from `offset` on. Nothing is allocated unless the file is as long as that.
+    fn read(&self, offset: u64, size: u64) -> Result<Block> {
+        let end = offset.checked_add(size).filter(|&end| end <= self.len);
+        ensure!(end.is_some(), "truncated ELF file");
+        let len = usize::try_from(size)?;
+        let mut words = vec![0_u64; len.div_ceil(8)];
+        let bytes = &mut pod::bytes_of_slice_mut(&mut words)[..len];
+        self.file.read_exact_at(bytes, offset)?;
+        Ok(Block { words, len })
+    }
+
+    /// The bytes from `offset` to the next NUL, which must be among the next `room` bytes.
+    fn string(&self, offset: u64, room: u64) -> Option<Vec<u8>> {
+        let block = self.read(offset, room.min(self.len.checked_sub(offset)?)).ok()?;
+        let text = block.bytes();
+        Some(text[..text.iter().position(|&byte| byte == 0)?].to_vec())
+    }
+}
+
+/// A piece of the file, aligned in memory for the 8-byte fields of ELF tables.
+struct Block {
+    words: Vec<u64>,
+    len: usize,
+}
+
+impl Block {
+    fn bytes(&self) -> &[u8] {
+        &pod::bytes_of_slice(&self.words)[..self.len]
+    }
+
+    /// The piece as a table; an incomplete entry at the end is dropped.
+    fn table<T: Pod>(&self) -> &[T] {
+        let count = self.len / size_of::<T>();
+        pod::slice_from_bytes(self.bytes(), count).map_or(&[], |(table, _)| table)
+    }
+
+    /// The number at byte `at`, or 0 past the end.
+    fn u32_at(&self, at: usize) -> u32 {
+        self.table::<object::U32<LittleEndian>>()
+            .get(at / 4)
+            .map_or(0, |number| number.get(LE))
+    }
+}
+
+/// A range of the file, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    offset: u64,
+    size: u64,
+}
+
+impl Extent {
+    fn end(self) -> u64 {
+        self.offset.saturating_add(self.size)
+    }
+}
+
+/// A loadable segment. Its file range was checked against the length of the file.
+#[derive(Debug)]
+struct Load {
+    addr: u64,
+    extent: Extent,
+    exec: bool,
+}
+
+impl Load {
+    fn new(header: &ProgramHeader64<LittleEndian>, extent: Extent, file_len: u64) -> Result<Load> {
+        let end = extent.offset.checked_add(extent.size);
+        ensure!(end.is_some_and(|end| end <= file_len), "truncated ELF file");
+        let exec = header.p_flags.get(LE) & elf::PF_X != 0;
+        Ok(Load {
+            addr: header.p_vaddr.get(LE),
+            extent,
+            exec,
+        })
+    }
+}
+
+/// What the dynamic section says; addresses are virtual, strings are offsets into the string table.
+#[derive(Debug, Default)]
+struct Dynamic {
+    symtab: Option<u64>,
+    strtab: Option<u64>,
+    strsz: u64,
+    hash: Option<u64>,
+    gnu_hash: Option<u64>,
+    versym: Option<u64>,
+    soname: Option<u64>,
+    rpath: Option<u64>,
+    runpath: Option<u64>,
+    needed: Vec<u64>,
+}
+
+impl Dynamic {
+    fn read(source: &Source, extent: Extent) -> Result<Dynamic> {
+        let block = source.read(extent.offset, extent.size)?;
+        let mut dynamic = Dynamic::default();
+        for entry in block.table::<Dyn64<LittleEndian>>() {
+            let value = entry.d_val.get(LE);
+            // Every tag of interest fits 32 bits.
+            match u32::try_from(entry.d_tag.get(LE)).unwrap_or(u32::MAX) {
+                elf::DT_NULL => break,
+                elf::DT_SYMTAB => dynamic.symtab = Some(value),
+                elf::DT_STRTAB => dynamic.strtab = Some(value),
+                elf::DT_STRSZ => dynamic.strsz = value,
+                elf::DT_HASH => dynamic.hash = Some(value),
+                elf::DT_GNU_HASH => dynamic.gnu_hash = Some(value),
+                elf::DT_VERSYM => dynamic.versym = Some(value),
+                elf::DT_SONAME => dynamic.soname = Some(value),
+                elf::DT_RPATH => dynamic.rpath = Some(value),
+                elf::DT_RUNPATH => dynamic.runpath = Some(value),
+                elf::DT_NEEDED => dynamic.needed.push(value),
+                _ => {}
+            }
+        }
+        Ok(dynamic)
+    }
+}
+
+/// A symbol table with its strings.
+struct Symbols {
+    table: Block,
+    strings: Block,
+    /// One number a symbol; only dynamic symbols have them.
+    versions: Option<Block>,
+}
+
+/// A defined function symbol.
+struct Symbol {
+    addr: u64,
+    size: u64,
+    ifunc: bool,
+    /// Where its name starts in the strings.
+    name: usize,
+    local: bool,
+    /// An old version, kept for programs that were linked against it.
+    hidden: bool,
+}
+
+impl Symbol {
+    fn function(&self, name: &str, offset: u64) -> Function {
+        Function {
+            name: name.to_owned(),
+            offset,
+            addr: self.addr,
+            size: self.size,
+            ifunc: self.ifunc,
+        }
+    }
+}
+
+impl Symbols {
+    /// The defined functions, in the order of the table.
+    fn functions(&self) -> impl Iterator<Item = Symbol> {
+        let versions: &[U16<LittleEndian>] = self.versions.as_ref().map_or(&[], Block::table);
+        let table = self.table.table::<Sym64<LittleEndian>>();
+        table.iter().enumerate().filter_map(move |(index, raw)| {
+            let ifunc = raw.st_type() == elf::STT_GNU_IFUNC;
+            let function = ifunc || raw.st_type() == elf::STT_FUNC;
+            let addr = raw.st_value.get(LE);
+            if !function || addr == 0 || raw.st_shndx.get(LE) == elf::SHN_UNDEF {
+                return None;
+            }
+            Some(Symbol {
+                addr,
+                size: raw.st_size.get(LE),
+                ifunc,
+                name: raw.st_name.get(LE) as usize,
+                local: raw.st_bind() == elf::STB_LOCAL,
+                hidden: versions
+                    .get(index)
+                    .is_some_and(|version| version.get(LE) & elf::VERSYM_HIDDEN != 0),
+            })
+        })
+    }
+
+    /// The name without its version, and whether this is the default version of it.
+    fn name(&self, symbol: &Symbol) -> Option<(&[u8], bool)> {
+        let rest = self.strings.bytes().get(symbol.name..)?;
+        let full = &rest[..rest.iter().position(|&byte| byte == 0)?];
+        let (name, default) = match full.iter().position(|&byte| byte == b'@') {
+            Some(at) if at > 0 => (&full[..at], full.get(at + 1) == Some(&b'@')),
+            _ => (full, true),
+        };
+        (!name.is_empty()).then_some((name, default && !symbol.hidden))
+    }
+
+    /// Whether the symbol has this name, and in which version: `Some(true)` for the default one. Unlike
+    /// [`Symbols::name`] this looks at no more bytes than it takes.
+    fn is_named(&self, symbol: &Symbol, name: &[u8]) -> Option<bool> {
+        let rest = self.strings.bytes().get(symbol.name..)?.strip_prefix(name)?;
+        match rest {
+            [0, ..] | [b'@', b'@', ..] => Some(!symbol.hidden),
+            [b'@', ..] => Some(false),
+            _ => None,
+        }
+    }
+}
+
+/// How good a symbol of the right name is; more is better.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    exported: bool,
+    default: bool,
+}
+
+/// A search for several names at once.
+struct Search<'a> {
+    names: &'a [&'a str],
+    /// The indexes of the names that begin with each byte: nearly every symbol is dismissed by its first letter.
+    by_first: Vec<Vec<usize>>,
+    found: Vec<Option<(Rank, Function)>>,
+}
+
+impl<'a> Search<'a> {
+    fn new(names: &'a [&'a str]) -> Search<'a> {
+        let mut by_first = vec![Vec::new(); 256];
+        for (index, name) in names.iter().enumerate() {
+            if let Some(&first) = name.as_bytes().first() {
+                by_first[usize::from(first)].push(index);
+            }
+        }
+        Search {
+            names,
+            by_first,
+            found: vec![None; names.len()],
+        }
+    }
+
+    fn missing(&self) -> bool {
+        self.found.iter().any(Option::is_none)
+    }
+
+    /// Takes from `symbols` what is better than what was found before; a tie goes to the earlier one.
+    fn scan(&mut self, file: &ElfFile, symbols: &Symbols) {
+        let strings = symbols.strings.bytes();
+        // What an earlier table gave stays: a loader binds to dynamic symbols only.
+        let settled: Vec<bool> = self.found.iter().map(Option::is_some).collect();
+        for symbol in symbols.functions() {
+            let Some(&first) = strings.get(symbol.name) else {
+                continue;
+            };
+            for &index in &self.by_first[usize::from(first)] {
+                let name = self.names[index];
+                if settled[index] {
+                    continue;
+                }
+                let Some(default) = symbols.is_named(&symbol, name.as_bytes()) else {
+                    continue;
+                };
+                let rank = Rank {
+                    exported: !symbol.local,
+                    default,
+                };
+                let better = self.found[index].as_ref().is_none_or(|(known, _)| rank > *known);
+                if better && let Some(offset) = file.offset_of(symbol.addr) {
+                    self.found[index] = Some((rank, symbol.function(name, offset)));
+                }
+            }
+        }
+    }
+}
+
+fn read_file_header(source: &Source) -> Result<FileHeader64<LittleEndian>> {
+    let ident = source.read(0, source.len.min(16))?;
+    let ident = ident.bytes();
+    ensure!(ident.starts_with(&elf::ELFMAG), "not an ELF file");
+    ensure!(ident.len() == 16, "truncated ELF file");
+    match ident[4] {
+        elf::ELFCLASS64 => {}
+        elf::ELFCLASS32 => bail!("a 32-bit ELF file"),
+        other => bail!("an ELF file of unknown class {other}"),
+    }
+    ensure!(ident[5] == elf::ELFDATA2LSB, "a big-endian ELF file");
+    let block = source.read(0, size_of::<FileHeader64<LittleEndian>>() as u64)?;
+    let header = *block
+        .table::<FileHeader64<LittleEndian>>()
+        .first()
+        .context("truncated ELF file")?;
+    let machine = header.e_machine.get(LE);
+    let (expected, this) = MACHINE;
+    ensure!(
+        machine == expected,
+        "an ELF file for {}, this is {this}",
+        machine_name(machine)
+    );
+    Ok(header)
+}
+
+fn read_program_headers(source: &Source, header: &FileHeader64<LittleEndian>) -> Result<Block> {
+    let count = usize::from(header.e_phnum.get(LE));
+    let entry_size = size_of::<ProgramHeader64<LittleEndian>>();
+    ensure!(
+        count <= MAX_PROGRAM_HEADERS,
+        "an ELF file with too many program headers ({count})"
+    );
+    if count > 0 {
+        ensure!(
+            usize::from(header.e_phentsize.get(LE)) == entry_size,
+            "an ELF file with odd program headers"
+        );
+    }
+    source.read(header.e_phoff.get(LE), (count * entry_size) as u64)
+}
+
+fn machine_name(machine: u16) -> String {
+    match machine {
+        elf::EM_386 => "i386".to_owned(),
+        elf::EM_ARM => "arm".to_owned(),
+        elf::EM_X86_64 => "x86_64".to_owned(),
+        elf::EM_AARCH64 => "aarch64".to_owned(),
+        elf::EM_RISCV => "riscv".to_owned(),
+        elf::EM_PPC64 => "ppc64".to_owned(),
+        elf::EM_S390 => "s390".to_owned(),
+        other => format!("machine {other}"),
+    }
+}
+
+/// The build id among the notes of one segment.
+fn find_build_id(mut notes: &[u8]) -> Option<&[u8]> {
+    const HEADER: usize = size_of::<NoteHeader32<LittleEndian>>();
+    loop {
+        let (head, rest) = notes.split_at_checked(HEADER)?;
+        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let [name_size, size, kind] = [number(0), number(4), number(8)];
+        let (name, rest) = rest.split_at_checked(padded(name_size)?)?;
+        let id = rest.get(..size as usize)?;
+        if kind == elf::NT_GNU_BUILD_ID && name == b"GNU\0" {
+            return Some(id);
+        }
+        notes = rest.get(padded(size)?..)?;
+    }
+}
+
+/// Notes are aligned to 4 bytes.
+fn padded(size: u32) -> Option<usize> {
+    (size as usize).checked_next_multiple_of(4)
+}
+
+/// Sorts by name; drops second mentions of a function, and old versions where there is a default one.
+fn without_duplicates(mut found: Vec<(Function, bool)>) -> Vec<Function> {
+    found.sort_unstable_by(|(a, a_default), (b, b_default)| {
+        let key =
+            |function: &Function, default: bool| (Reverse(default), function.addr, Reverse(function.size));
+        a.name
+            .cmp(&b.name)
+            .then_with(|| key(a, *a_default).cmp(&key(b, *b_default)))
+    });
+    found.dedup_by(|(next, next_default), (kept, kept_default)| {
+        next.name == kept.name && (next.addr == kept.addr || (*kept_default && !*next_default))
+    });
+    found.into_iter().map(|(function, _)| function).collect()
+}
+
+/// How far `candidate` is from `wanted` (in lower case), or `None` if nobody would take one for the other.
+/// Names that begin with the other count as nearer than those that contain it.
+fn distance(wanted: &str, candidate: &str) -> Option<usize> {
+    /// A shorter name is part of too many others to mean anything.
+    const MIN_PART: usize = 3;
+    let candidate = candidate.to_lowercase();
+    let (short, long) = if wanted.len() < candidate.len() {
+        (wanted, &*candidate)
+    } else {
+        (&*candidate, wanted)
+    };
+    let extra = long.len() - short.len();
+    if short.len() >= MIN_PART && long.contains(short) {
+        return Some(if long.starts_with(short) {
+            extra.min(2)
+        } else {
+            extra.min(3)
+        });
+    }
+    let limit = wanted.len().div_ceil(3);
+    if extra > limit {
+        return None;
+    }
+    Some(strsim::damerau_levenshtein(wanted, &candidate)).filter(|&distance| distance <= limit)
+}

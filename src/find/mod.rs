@@ -1,0 +1,8 @@
+//! Where to look: the ELF files of programs and processes, and the functions in them.
+
+pub mod container;
+pub mod elf;
+pub mod loader;
+pub mod symbolize;
+pub mod target;
+pub mod users;

@@ -1,0 +1,89 @@
+//! `ubpf-tools TOOL`, or a link named after a tool: parse, run, exit status.
+
+mod cli;
+mod find;
+mod output;
+mod probe;
+mod sys;
+mod tools;
+
+/// One module a BPF object, made by build.rs.
+mod bpf {
+    include!(concat!(env!("OUT_DIR"), "/skeletons.rs"));
+}
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+
+use crate::output::escape::printable;
+use crate::tools::{TOOLS, Tool};
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let called_as = arguments.first().map(Path::new).and_then(Path::file_name);
+    let named = TOOLS.iter().find(|tool| called_as.is_some_and(|name| name == tool.name));
+    let status = match named {
+        Some(tool) => parse((tool.command)(), arguments).and_then(|matches| run(tool, &matches)),
+        None => parse(all_tools(), arguments).and_then(|matches| run_chosen(&matches)),
+    };
+    ExitCode::from(status.unwrap_or_else(|status| status))
+}
+
+fn all_tools() -> Command {
+    Command::new("ubpf-tools")
+        .about("Watches the functions of running programs through eBPF uprobes")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_value_name("TOOL")
+        .subcommand_help_heading("Tools")
+        .disable_help_subcommand(true)
+        .arg(clap::arg!(--list "Print the name of each tool"))
+        .arg_required_else_help(true)
+        .after_help("A link named after a tool runs that tool. `ubpf-tools TOOL --help` has examples.")
+        .subcommands(TOOLS.iter().map(|tool| (tool.command)()))
+}
+
+/// Err holds the exit status of what is already said: help, the version, or one line about a mistake.
+fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
+    command.try_get_matches_from(arguments).map_err(|error| {
+        if !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            // A closed pipe is success; there is nobody left to tell otherwise.
+            let _ = error.print();
+            return if error.use_stderr() { sys::USAGE } else { 0 };
+        }
+        let text = error.render().to_string();
+        let (message, advice) = text.split_once("\n\n").unwrap_or((&text, ""));
+        eprintln!("{}", printable(message.replace("\n", " ").trim_end().as_bytes()));
+        let tip = advice.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+        eprintln!("hint: {}", tip.unwrap_or("--help lists the options, with examples"));
+        sys::USAGE
+    })
+}
+
+fn run_chosen(matches: &ArgMatches) -> Result<u8, u8> {
+    if matches.get_flag("list") {
+        use std::io::Write;
+        let names: String = TOOLS.iter().map(|tool| format!("{}\n", tool.name)).collect();
+        let _ = std::io::stdout().write_all(names.as_bytes());
+        return Ok(0);
+    }
+    let Some((name, matches)) = matches.subcommand() else { return Err(sys::USAGE) };
+    let tool = TOOLS.iter().find(|tool| tool.name == name).ok_or(sys::USAGE)?;
+    run(tool, matches)
+}
+
+fn run(tool: &Tool, matches: &ArgMatches) -> Result<u8, u8> {
+    (tool.run)(matches).or_else(|error| {
+        if sys::is_broken_pipe(&error) {
+            return Ok(0);
+        }
+        eprintln!("error: {}", printable(format!("{error:#}").as_bytes()));
+        let (status, hint) = sys::explain(&error);
+        if let Some(hint) = hint {
+            eprintln!("hint: {}", printable(hint.as_bytes()));
+        }
+        Err(status)
+    })
+}

@@ -1,0 +1,171 @@
+//! Histograms over powers of two, as BPF programs count them.
+//!
+//! A histogram is a slice of counts. Slot 0 counts the value 0, slot 1 the value 1, and slot `i` the values
+//! `2^(i-1) ..= 2^i - 1`: the slot of a value is the number of its bits. 65 slots hold every `u64`.
+
+/// The stars of the longest bar.
+const BAR: usize = 40;
+
+/// One slot of a histogram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bucket {
+    /// The smallest value in it.
+    pub lo: u64,
+    /// The largest value in it.
+    pub hi: u64,
+    /// How many values were in that range.
+    pub count: u64,
+}
+
+/// The slots from the first to the last that is not empty, with those between them. Nothing for an empty histogram.
+pub fn buckets(slots: &[u64]) -> impl Iterator<Item = Bucket> {
+    let used = |slot: &u64| *slot != 0;
+    let first = slots.iter().position(used).unwrap_or(0);
+    let end = slots.iter().rposition(used).map_or(first, |last| last + 1);
+    slots[first..end]
+        .iter()
+        .zip(first..)
+        .map(|(&count, slot)| Bucket {
+            lo: lowest(slot),
+            hi: highest(slot),
+            count,
+        })
+}
+
+/// Appends the histogram as a table with bars, in the shape bcc's users know:
+///
+/// ```text
+///      usecs               : count     distribution
+///          4 -> 7          : 3        |**********                              |
+///          8 -> 15         : 12       |****************************************|
+/// ```
+///
+/// `unit` names the values and is trusted. They are plain numbers, as bcc has them: exact, and easy to cut out with a
+/// script. The longest bar belongs to the largest count; the columns widen for large numbers. An empty histogram
+/// appends nothing.
+pub fn push(out: &mut Vec<u8>, unit: &str, slots: &[u64]) {
+    let most = buckets(slots).map(|bucket| bucket.count).max().unwrap_or(0);
+    let Some(top) = buckets(slots).last() else { return };
+    let (value, count) = (digits(top.hi).max(10), digits(most).max(8));
+    // The values and the arrow between them.
+    let range = 2 * value + 4;
+    let header = format!(
+        "     {unit:<width$} : {:<count$}  distribution\n",
+        "count",
+        width = range - 5
+    );
+    out.extend_from_slice(header.as_bytes());
+    for bucket in buckets(slots) {
+        let Bucket { lo, hi, count: n } = bucket;
+        let line = format!(
+            "{lo:>value$} -> {hi:<value$} : {n:<count$} |{:<BAR$}|\n",
+            bar(n, most)
+        );
+        out.extend_from_slice(line.as_bytes());
+    }
+}
+
+fn lowest(slot: usize) -> u64 {
+    if slot == 0 {
+        0
+    } else {
+        1u64.checked_shl(slot as u32 - 1).unwrap_or(u64::MAX)
+    }
+}
+
+fn highest(slot: usize) -> u64 {
+    1u64.checked_shl(slot as u32).map_or(u64::MAX, |next| next - 1)
+}
+
+/// The stars for `count` where `most` has all of them, rounded down.
+fn bar(count: u64, most: u64) -> String {
+    let stars = u128::from(count) * BAR as u128 / u128::from(most.max(1));
+    "*".repeat(stars as usize)
+}
+
+fn digits(number: u64) -> usize {
+    itoa::Buffer::new().format(number).len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn(unit: &str, slots: &[u64]) -> String {
+        let mut out = Vec::new();
+        push(&mut out, unit, slots);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn slots_are_ranges_of_values() {
+        let all: Vec<Bucket> = buckets(&[1; 65]).collect();
+        assert_eq!(all.len(), 65);
+        let ranges: Vec<_> = all.iter().take(5).map(|bucket| (bucket.lo, bucket.hi)).collect();
+        assert_eq!(ranges, [(0, 0), (1, 1), (2, 3), (4, 7), (8, 15)]);
+        assert_eq!((all[64].lo, all[64].hi), (1 << 63, u64::MAX));
+        assert!(
+            all.windows(2).all(|pair| pair[1].lo == pair[0].hi + 1),
+            "no gap and no overlap"
+        );
+    }
+
+    #[test]
+    fn a_slot_is_the_number_of_bits() {
+        for value in [0, 1, 2, 3, 4, 1000, 1 << 40, u64::MAX] {
+            let mut slots = [0; 65];
+            slots[(u64::BITS - value.leading_zeros()) as usize] = 1;
+            let bucket = buckets(&slots).next().unwrap();
+            assert!((bucket.lo..=bucket.hi).contains(&value), "{value}: {bucket:?}");
+        }
+    }
+
+    #[test]
+    fn empty_ends_are_left_out_and_gaps_are_kept() {
+        let counts = |slots: &[u64]| {
+            buckets(slots)
+                .map(|bucket| (bucket.lo, bucket.count))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(counts(&[0, 0, 5, 0, 2, 0, 0]), [(2, 5), (4, 0), (8, 2)]);
+        assert_eq!(counts(&[7]), [(0, 7)]);
+        assert_eq!(counts(&[0, 0]), []);
+        assert_eq!(counts(&[]), []);
+    }
+
+    #[test]
+    fn bars() {
+        let expected = "     usecs               : count     distribution
+         4 -> 7          : 3        |**********                              |
+         8 -> 15         : 0        |                                        |
+        16 -> 31         : 12       |****************************************|
+";
+        assert_eq!(drawn("usecs", &[0, 0, 0, 3, 0, 12, 0]), expected);
+        assert_eq!(drawn("usecs", &[0; 65]), "");
+    }
+
+    #[test]
+    fn bars_of_one_slot_and_of_small_shares() {
+        assert!(
+            drawn("nsecs", &[1]).ends_with(&format!("0 -> 0          : 1        |{}|\n", "*".repeat(40)))
+        );
+        assert!(
+            drawn("nsecs", &[1, 41]).contains("|                                        |"),
+            "rounded down"
+        );
+    }
+
+    #[test]
+    fn large_numbers_widen_their_columns() {
+        let mut slots = [0; 65];
+        (slots[0], slots[64]) = (1, u64::MAX);
+        let text = drawn("bytes", &slots);
+        let places: Vec<_> = text
+            .lines()
+            .skip(1)
+            .map(|line| (line.find("->"), line.find('|')))
+            .collect();
+        assert!(places.iter().all(|place| *place == places[0]), "{text}");
+        assert!(text.contains("9223372036854775808 -> 18446744073709551615 : 18446744073709551615 |****"));
+    }
+}

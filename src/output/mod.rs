@@ -1,0 +1,234 @@
+//! SHOW: rows, declared once, as text, JSON or CSV.
+//!
+//! A tool declares its columns as a constant, makes a [`Table`] of them, and hands each event as a slice of
+//! [`Value`]s to [`Output::row`]. Rows collect in one buffer that [`Output::flush`] writes out, once a batch.
+
+mod csv;
+pub mod escape;
+pub mod histogram;
+mod sink;
+mod table;
+mod time;
+mod value;
+
+use std::io;
+
+pub use sink::Destination;
+pub use table::{Align, Column, Shown, Table};
+use time::Clock;
+pub use value::{Unit, Value};
+
+use time::Stamps;
+
+/// How rows are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Format {
+    /// Aligned columns, for people
+    Text,
+    /// One JSON object a line, for programs
+    Json,
+    /// Comma-separated values, for spreadsheets
+    Csv,
+}
+
+/// From this many bytes on the buffer wants to be flushed.
+const FULL: usize = 64 * 1024;
+
+/// Turns rows into bytes and brings them to their destination.
+pub struct Output {
+    format: Format,
+    destination: Destination,
+    quiet: bool,
+    buffer: Vec<u8>,
+    stamps: Stamps,
+    record: csv::Record,
+    /// The kind of the last CSV header.
+    headed: Option<&'static str>,
+    clock: Clock,
+    rows: u64,
+}
+
+impl Output {
+    /// `quiet` leaves out the header of text.
+    pub fn new(format: Format, destination: Destination, quiet: bool) -> Self {
+        Self {
+            format,
+            destination,
+            quiet,
+            // Room for the row that makes it full.
+            buffer: Vec::with_capacity(FULL + FULL / 8),
+            stamps: Stamps::new(),
+            record: csv::Record::new(),
+            headed: None,
+            clock: Clock::new(),
+            rows: 0,
+        }
+    }
+
+    /// Rows so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The moment of a CLOCK_MONOTONIC reading, as [`Value::Time`] wants it. Follows steps of the wall clock from
+    /// batch to batch.
+    pub fn wall(&self, monotonic_ns: u64) -> u64 {
+        self.clock.epoch_ns(monotonic_ns)
+    }
+
+    /// The format of this run.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Adds the header: in text each time, unless quiet; in CSV the line of keys, unless the last header was of the
+    /// same kind; in JSON nothing.
+    pub fn header(&mut self, table: &Table) {
+        match self.format {
+            Format::Text if !self.quiet => self.text_header(table),
+            Format::Csv if self.headed != Some(table.kind()) => self.csv_header(table),
+            _ => {}
+        }
+    }
+
+    /// Adds a row. `values` has one value for each declared column, in order, also for those that are off.
+    pub fn row(&mut self, table: &Table, values: &[Value]) {
+        debug_assert_eq!(
+            table.slots().len(),
+            values.len(),
+            "values of a row of {}",
+            table.kind()
+        );
+        self.rows += 1;
+        match self.format {
+            Format::Text => self.text_row(table, values),
+            Format::Json => self.json_row(table, values),
+            Format::Csv => self.csv_row(table, values),
+        }
+    }
+
+    /// Adds a record that is no row, such as `attached` or `summary`. Only JSON has it; in text and CSV it is for
+    /// the caller to tell on stderr.
+    pub fn record(&mut self, kind: &str, fields: &[(&str, Value)]) {
+        if self.format != Format::Json {
+            return;
+        }
+        let out = &mut self.buffer;
+        out.extend_from_slice(b"{\"type\":");
+        escape::push_json(out, kind.as_bytes());
+        let mut json_key = Vec::new();
+        for (key, value) in fields {
+            json_key.clear();
+            escape::push_json_key(&mut json_key, key);
+            value.push_json(out, key, &json_key, &mut self.stamps);
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    /// Adds what only text has: titles, histograms, empty lines. `push` appends whole lines to the buffer and escapes
+    /// what comes from outside, see [`escape::push_text`].
+    pub fn text(&mut self, push: impl FnOnce(&mut Vec<u8>)) {
+        if self.format == Format::Text {
+            push(&mut self.buffer);
+        }
+    }
+
+    /// Whether the buffer is past 64 KiB and the caller should flush before the next row.
+    pub fn is_full(&self) -> bool {
+        self.buffer.len() >= FULL
+    }
+
+    /// Writes the buffer out. Blocks as long as the destination does.
+    ///
+    /// # Errors
+    ///
+    /// Those of write(2). `BrokenPipe` means that the reader has gone. What was not written stays in the buffer.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.clock.refresh();
+        let (written, result) = self.destination.write(&self.buffer);
+        self.buffer.drain(..written);
+        result
+    }
+
+    fn text_header(&mut self, table: &Table) {
+        self.text_line(
+            table,
+            table.slots().iter().map(|slot| Value::Str(slot.column.header())),
+        );
+    }
+
+    fn text_row(&mut self, table: &Table, values: &[Value]) {
+        self.text_line(table, values.iter().copied());
+        for (_, value) in table.slots().iter().zip(values).filter(|(slot, _)| slot.below()) {
+            value.push_below(&mut self.buffer, &mut self.stamps);
+        }
+    }
+
+    fn text_line<'v>(&mut self, table: &Table, values: impl Iterator<Item = Value<'v>>) {
+        let out = &mut self.buffer;
+        let mut first = true;
+        for (slot, value) in table.slots().iter().zip(values).filter(|(slot, _)| slot.in_row()) {
+            if !first {
+                out.push(b' ');
+            }
+            first = false;
+            let start = out.len();
+            value.push_text(out, &mut self.stamps);
+            pad(out, start, &slot.column, slot.last);
+        }
+        out.push(b'\n');
+    }
+
+    fn json_row(&mut self, table: &Table, values: &[Value]) {
+        let out = &mut self.buffer;
+        out.extend_from_slice(table.json_start());
+        for (slot, value) in table.slots().iter().zip(values).filter(|(slot, _)| slot.data) {
+            value.push_json(out, slot.column.key(), &slot.json_key, &mut self.stamps);
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn csv_header(&mut self, table: &Table) {
+        for slot in table.slots().iter().filter(|slot| slot.data) {
+            self.record.field(&mut self.buffer, |out| {
+                out.extend_from_slice(slot.column.key().as_bytes())
+            });
+        }
+        self.record.end(&mut self.buffer);
+        self.headed = Some(table.kind());
+    }
+
+    fn csv_row(&mut self, table: &Table, values: &[Value]) {
+        for (_, value) in table.slots().iter().zip(values).filter(|(slot, _)| slot.data) {
+            self.record
+                .field(&mut self.buffer, |out| value.push_plain(out, &mut self.stamps));
+        }
+        self.record.end(&mut self.buffer);
+    }
+}
+
+/// Brings what was appended since `start` to the width of its column. Counts characters, which is right for all but
+/// wide and combining ones; nothing is ever cut.
+fn pad(out: &mut Vec<u8>, start: usize, column: &Column, last: bool) {
+    if last && column.align() == Align::Left {
+        return;
+    }
+    let end = out.len();
+    let missing = column.width().saturating_sub(characters(&out[start..]));
+    out.resize(end + missing, b' ');
+    if column.align() == Align::Right {
+        out.copy_within(start..end, start + missing);
+        out[start..start + missing].fill(b' ');
+    }
+}
+
+/// The characters of UTF-8 text: all bytes but the continuations.
+fn characters(text: &[u8]) -> usize {
+    if text.is_ascii() {
+        return text.len();
+    }
+    text.iter().filter(|byte| (**byte as i8) >= -0x40).count()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Where the bytes go.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// The end of the pipe.
+#[derive(Debug)]
+pub enum Destination {
+    Stdout,
+    /// A file opened for writing.
+    File(File),
+}
+
+impl Destination {
+    /// Writes past all buffers of the standard library, as those would split a batch at its lines. Returns how many
+    /// bytes got through, and why not all of them.
+    pub(super) fn write(&self, bytes: &[u8]) -> (usize, io::Result<()>) {
+        match self {
+            Self::Stdout => write_all(io::stdout().as_fd(), bytes),
+            Self::File(file) => write_all(file.as_fd(), bytes),
+        }
+    }
+}
+
+fn write_all(fd: BorrowedFd, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut done = 0;
+    while done < bytes.len() {
+        match nix::unistd::write(fd, &bytes[done..]) {
+            Ok(0) => return (done, Err(io::ErrorKind::WriteZero.into())),
+            Ok(written) => done += written,
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                if let Err(error) = wait_for_room(fd) {
+                    return (done, Err(error));
+                }
+            }
+            Err(errno) => return (done, Err(errno.into())),
+        }
+    }
+    (done, Ok(()))
+}
+
+/// A terminal or a pipe can be non-blocking without our doing: the flag belongs to everybody who has it open.
+fn wait_for_room(fd: BorrowedFd) -> io::Result<()> {
+    match poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+    use std::thread;
+    use std::time::Duration;
+
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    use super::*;
+
+    /// More than a pipe holds.
+    const MUCH: usize = 1 << 20;
+
+    fn through_a_pipe(flags: OFlag) {
+        let (mut reader, writer) = io::pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(flags)).unwrap();
+        let slow = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).map(|_| all)
+        });
+        let bytes: Vec<u8> = (0..MUCH).map(|index| (index % 251) as u8).collect();
+        let destination = Destination::File(OwnedFd::from(writer).into());
+        let (written, result) = destination.write(&bytes);
+        result.unwrap();
+        drop(destination);
+        assert_eq!(written, MUCH);
+        assert!(
+            slow.join().unwrap().unwrap() == bytes,
+            "something was lost or came twice"
+        );
+    }
+
+    #[test]
+    fn a_slow_reader_gets_everything() {
+        through_a_pipe(OFlag::empty());
+    }
+
+    #[test]
+    fn a_slow_reader_of_a_non_blocking_pipe_gets_everything() {
+        through_a_pipe(OFlag::O_NONBLOCK);
+    }
+
+    #[test]
+    fn what_got_through_before_an_error_is_counted() {
+        let (reader, writer) = io::pipe().unwrap();
+        let leaves = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            drop(reader);
+        });
+        let (written, result) = Destination::File(OwnedFd::from(writer).into()).write(&vec![0; MUCH]);
+        leaves.join().unwrap();
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert!((1..MUCH).contains(&written), "{written}");
+    }
+}

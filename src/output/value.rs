@@ -1,0 +1,349 @@
+//! A value and how each format writes it.
+
+use std::rc::Rc;
+
+use super::escape::{push_hex, push_hex_number, push_json, push_json_key, push_text};
+use super::histogram::{Bucket, buckets};
+use super::time::{Stamps, push_padded};
+
+/// One value of a row. Borrows, so that a row costs no allocation.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    U64(u64),
+    I64(i64),
+    /// An address or a bit mask: `0x7f00`, in JSON a string.
+    Hex(u64),
+    Bool(bool),
+    /// Unknown or not applicable: `-` in text, `null` in JSON, an empty field in CSV.
+    Null,
+    /// Text that the tool itself chose. Names out of a traced program are [`Value::Bytes`].
+    Str(&'a str),
+    /// Text from outside, any bytes. Text and CSV escape it. JSON holds all of it; when it is not UTF-8, the member
+    /// has U+FFFD for the broken bytes and a second one, `<key>_hex`, has all bytes in hexadecimal.
+    Bytes(&'a [u8]),
+    /// Lines from outside, such as the frames of a stack, innermost first. JSON has an array of strings; CSV, and text
+    /// inside a row, put `;` between them.
+    Lines(&'a [Rc<str>]),
+    /// A moment in nanoseconds since the Unix epoch. Text shows local `HH:MM:SS`, JSON and CSV RFC 3339 in UTC with
+    /// nanoseconds.
+    Time(u64),
+    /// A duration in nanoseconds. Text shows three digits and a unit, cut and not rounded: `12.3us`. JSON and CSV have
+    /// the nanoseconds.
+    Duration(u64),
+    /// A duration in nanoseconds that text shows as a decimal number of a unit which the header names. JSON and CSV
+    /// have the nanoseconds.
+    DurationIn(Unit, u64),
+    /// The slots of a [histogram](super::histogram). JSON has an array of `{"lo":..,"hi":..,"count":..}`, CSV and text
+    /// `lo-hi:count` with `;` between them.
+    Buckets(&'a [u64]),
+}
+
+/// The unit of a duration in text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unit {
+    /// With three decimals, exact.
+    Micros,
+    /// With three decimals, cut to microseconds.
+    Millis,
+    /// With six decimals, cut to microseconds.
+    Secs,
+}
+
+impl Value<'_> {
+    /// Appends the value as a text row has it, without padding.
+    pub(super) fn push_text(&self, out: &mut Vec<u8>, stamps: &mut Stamps) {
+        match *self {
+            Self::Null => out.push(b'-'),
+            Self::Time(epoch_ns) => stamps.push_local(out, epoch_ns),
+            Self::Duration(ns) => push_duration(out, ns),
+            Self::DurationIn(unit, ns) => push_duration_in(out, unit, ns),
+            _ => self.push_plain(out, stamps),
+        }
+    }
+
+    /// Appends the value as a CSV field has it, before quoting.
+    pub(super) fn push_plain(&self, out: &mut Vec<u8>, stamps: &mut Stamps) {
+        match *self {
+            Self::U64(number) | Self::Duration(number) | Self::DurationIn(_, number) => {
+                push_number(out, number)
+            }
+            Self::I64(number) => push_number(out, number),
+            Self::Hex(number) => push_address(out, number),
+            Self::Bool(yes) => push_bool(out, yes),
+            Self::Null => {}
+            Self::Str(text) => out.extend_from_slice(text.as_bytes()),
+            Self::Bytes(bytes) => push_text(out, bytes),
+            Self::Lines(lines) => push_joined(out, lines, |out, line| push_text(out, line.as_bytes())),
+            Self::Time(epoch_ns) => stamps.push_utc(out, epoch_ns),
+            Self::Buckets(slots) => push_joined(out, buckets(slots), push_range),
+        }
+    }
+
+    /// Appends what text shows below a row: each line indented, so that no line of a traced program can pass for a
+    /// row. A carriage return before a newline counts as part of it.
+    pub(super) fn push_below(&self, out: &mut Vec<u8>, stamps: &mut Stamps) {
+        match *self {
+            Self::Null | Self::Bytes(b"") => {}
+            Self::Lines(lines) => lines.iter().for_each(|line| push_indented(out, line.as_bytes())),
+            Self::Bytes(bytes) => {
+                for line in bytes
+                    .strip_suffix(b"\n")
+                    .unwrap_or(bytes)
+                    .split(|byte| *byte == b'\n')
+                {
+                    push_indented(out, line.strip_suffix(b"\r").unwrap_or(line));
+                }
+            }
+            _ => {
+                out.extend_from_slice(INDENT);
+                self.push_text(out, stamps);
+                out.push(b'\n');
+            }
+        }
+    }
+
+    /// Appends `,"key":` and the value, and the second member that broken UTF-8 needs. `json_key` is that of
+    /// [`push_json_key`] for `key`.
+    pub(super) fn push_json(&self, out: &mut Vec<u8>, key: &str, json_key: &[u8], stamps: &mut Stamps) {
+        out.extend_from_slice(json_key);
+        match *self {
+            Self::U64(number) | Self::Duration(number) | Self::DurationIn(_, number) => {
+                push_number(out, number)
+            }
+            Self::I64(number) => push_number(out, number),
+            Self::Bool(yes) => push_bool(out, yes),
+            Self::Null => out.extend_from_slice(b"null"),
+            Self::Hex(number) => quoted(out, |out| push_address(out, number)),
+            Self::Time(epoch_ns) => quoted(out, |out| stamps.push_utc(out, epoch_ns)),
+            Self::Str(text) => _ = push_json(out, text.as_bytes()),
+            Self::Bytes(bytes) => push_json_bytes(out, key, bytes),
+            Self::Lines(lines) => push_array(out, lines, |out, line| _ = push_json(out, line.as_bytes())),
+            Self::Buckets(slots) => push_array(out, buckets(slots), push_bucket),
+        }
+    }
+}
+
+const INDENT: &[u8] = b"    ";
+
+fn push_indented(out: &mut Vec<u8>, line: &[u8]) {
+    out.extend_from_slice(INDENT);
+    push_text(out, line);
+    out.push(b'\n');
+}
+
+fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn push_address(out: &mut Vec<u8>, address: u64) {
+    out.extend_from_slice(b"0x");
+    push_hex_number(out, address);
+}
+
+fn push_bool(out: &mut Vec<u8>, yes: bool) {
+    out.extend_from_slice(if yes { b"true" } else { b"false" });
+}
+
+fn quoted(out: &mut Vec<u8>, push: impl FnOnce(&mut Vec<u8>)) {
+    out.push(b'"');
+    push(out);
+    out.push(b'"');
+}
+
+fn push_json_bytes(out: &mut Vec<u8>, key: &str, bytes: &[u8]) {
+    if push_json(out, bytes) {
+        return;
+    }
+    push_json_key(out, key);
+    // From `,"key":` to `,"key_hex":`.
+    out.truncate(out.len() - 2);
+    out.extend_from_slice(b"_hex\":");
+    quoted(out, |out| push_hex(out, bytes));
+}
+
+fn push_array<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, push: impl Fn(&mut Vec<u8>, T)) {
+    out.push(b'[');
+    push_separated(out, b',', items, push);
+    out.push(b']');
+}
+
+fn push_joined<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, push: impl Fn(&mut Vec<u8>, T)) {
+    push_separated(out, b';', items, push);
+}
+
+fn push_separated<T>(
+    out: &mut Vec<u8>,
+    separator: u8,
+    items: impl IntoIterator<Item = T>,
+    push: impl Fn(&mut Vec<u8>, T),
+) {
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            out.push(separator);
+        }
+        push(out, item);
+    }
+}
+
+fn push_bucket(out: &mut Vec<u8>, bucket: Bucket) {
+    for (name, number) in [
+        ("{\"lo\":", bucket.lo),
+        (",\"hi\":", bucket.hi),
+        (",\"count\":", bucket.count),
+    ] {
+        out.extend_from_slice(name.as_bytes());
+        push_number(out, number);
+    }
+    out.push(b'}');
+}
+
+fn push_range(out: &mut Vec<u8>, bucket: Bucket) {
+    push_number(out, bucket.lo);
+    out.push(b'-');
+    push_number(out, bucket.hi);
+    out.push(b':');
+    push_number(out, bucket.count);
+}
+
+fn push_duration(out: &mut Vec<u8>, ns: u64) {
+    let (scale, unit) = match ns {
+        0..1_000 => (1, "ns"),
+        1_000..1_000_000 => (1_000, "us"),
+        1_000_000..1_000_000_000 => (1_000_000, "ms"),
+        _ => (1_000_000_000, "s"),
+    };
+    let whole = ns / scale;
+    push_number(out, whole);
+    let decimals = match whole {
+        _ if scale == 1 => 0,
+        0..10 => 2,
+        10..100 => 1,
+        _ => 0,
+    };
+    if decimals > 0 {
+        out.push(b'.');
+        push_padded(out, ns % scale / (scale / 10u64.pow(decimals)), decimals as usize);
+    }
+    out.extend_from_slice(unit.as_bytes());
+}
+
+fn push_duration_in(out: &mut Vec<u8>, unit: Unit, ns: u64) {
+    let (scale, decimals) = match unit {
+        Unit::Micros => (1_000, 3),
+        Unit::Millis => (1_000_000, 3),
+        Unit::Secs => (1_000_000_000, 6),
+    };
+    push_number(out, ns / scale);
+    out.push(b'.');
+    push_padded(out, ns % scale / (scale / 10u64.pow(decimals)), decimals as usize);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pushed(push: impl FnOnce(&mut Vec<u8>, &mut Stamps)) -> String {
+        let mut out = Vec::new();
+        push(&mut out, &mut Stamps::new());
+        String::from_utf8(out).unwrap()
+    }
+
+    fn text(value: Value) -> String {
+        pushed(|out, stamps| value.push_text(out, stamps))
+    }
+
+    fn plain(value: Value) -> String {
+        pushed(|out, stamps| value.push_plain(out, stamps))
+    }
+
+    fn below(value: Value) -> String {
+        pushed(|out, stamps| value.push_below(out, stamps))
+    }
+
+    fn json(value: Value) -> String {
+        let member = pushed(|out, stamps| value.push_json(out, "k", b",\"k\":", stamps));
+        member.strip_prefix(",\"k\":").unwrap().to_string()
+    }
+
+    #[test]
+    fn scalars_in_text_csv_and_json() {
+        let all = [
+            (Value::U64(u64::MAX), ["18446744073709551615"; 3]),
+            (Value::I64(i64::MIN), ["-9223372036854775808"; 3]),
+            (Value::Hex(0), ["0x0", "0x0", "\"0x0\""]),
+            (
+                Value::Hex(0x7f00_dead),
+                ["0x7f00dead", "0x7f00dead", "\"0x7f00dead\""],
+            ),
+            (Value::Bool(true), ["true"; 3]),
+            (Value::Bool(false), ["false"; 3]),
+            (Value::Null, ["-", "", "null"]),
+            (Value::Str("a b"), ["a b", "a b", "\"a b\""]),
+            (Value::Bytes(b"\t"), ["\\t", "\\t", "\"\\t\""]),
+            (Value::Bytes(b""), ["", "", "\"\""]),
+            (Value::Duration(1_234), ["1.23us", "1234", "1234"]),
+            (Value::DurationIn(Unit::Micros, 1_234), ["1.234", "1234", "1234"]),
+        ];
+        for (value, expected) in all {
+            assert_eq!([text(value), plain(value), json(value)], expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn lists_in_text_csv_and_json() {
+        let lines = ["main".to_string(), "a\"b\n".to_string()];
+        let value = Value::Lines(&lines);
+        assert_eq!([text(value), plain(value)], ["main;a\"b\\n"; 2]);
+        assert_eq!(json(value), r#"["main","a\"b\n"]"#);
+        assert_eq!(json(Value::Lines(&[])), "[]");
+        let value = Value::Buckets(&[0, 3, 0, 1, 0]);
+        assert_eq!([text(value), plain(value)], ["1-1:3;2-3:0;4-7:1"; 2]);
+        let expected = r#"[{"lo":1,"hi":1,"count":3},{"lo":2,"hi":3,"count":0},{"lo":4,"hi":7,"count":1}]"#;
+        assert_eq!(json(value), expected);
+        assert_eq!(json(Value::Buckets(&[])), "[]");
+    }
+
+    #[test]
+    fn durations_have_three_digits_and_a_unit() {
+        let all = [
+            (0, "0ns"),
+            (999, "999ns"),
+            (1_000, "1.00us"),
+            (9_999, "9.99us"),
+            (12_345, "12.3us"),
+            (999_999, "999us"),
+            (1_000_000, "1.00ms"),
+            (10_050_000, "10.0ms"),
+            (1_005_000_000, "1.00s"),
+            (3_600_000_000_000, "3600s"),
+            (u64::MAX, "18446744073s"),
+        ];
+        for (ns, expected) in all {
+            assert_eq!(text(Value::Duration(ns)), expected);
+        }
+    }
+
+    #[test]
+    fn durations_in_a_unit_keep_their_zeros() {
+        let in_units =
+            |ns| [Unit::Micros, Unit::Millis, Unit::Secs].map(|unit| text(Value::DurationIn(unit, ns)));
+        assert_eq!(in_units(1_002_003_004), ["1002003.004", "1002.003", "1.002003"]);
+        assert_eq!(in_units(0), ["0.000", "0.000", "0.000000"]);
+    }
+
+    #[test]
+    fn lines_below_a_row_are_indented_one_by_one() {
+        let payload = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n12:00:00 1 fake row\n\x1b]0;title";
+        let expected = "    GET / HTTP/1.1\n    Host: x\n    \n    12:00:00 1 fake row\n    \\x1b]0;title\n";
+        assert_eq!(below(Value::Bytes(payload)), expected);
+        assert_eq!(below(Value::Bytes(b"a\rb\n")), "    a\\rb\n");
+        assert_eq!(
+            below(Value::Lines(&["f\n".to_string(), "g".to_string()])),
+            "    f\\n\n    g\n"
+        );
+        assert_eq!(below(Value::Lines(&[])), "");
+        assert_eq!(below(Value::Bytes(b"")), "");
+        assert_eq!(below(Value::Null), "");
+        assert_eq!(below(Value::U64(7)), "    7\n");
+    }
+}

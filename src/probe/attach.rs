@@ -1,0 +1,386 @@
+//! Puts BPF programs on instructions of files, and takes them off again.
+//!
+//! Three ways, the best that the kernel is seen to have is chosen once, before the programs are loaded:
+//! one multi-uprobe link for all points of a file; a perf event and link for each point, with a cookie; or a perf
+//! event for each point without a cookie (before 5.15), where each cookie gets a copy of the program with its number
+//! written into it. tracefs is never used: what it registers survives a tracer that is killed.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use libbpf_rs::libbpf_sys as sys_bpf;
+
+use crate::sys::{DENIED, Failure};
+
+/// How programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Way {
+    /// One multi-uprobe link a file (6.6; with a process filter that works: about 6.10).
+    Multi,
+    /// One perf event and link a point (5.15).
+    Single,
+    /// One perf event a point and one program a cookie.
+    Plain,
+}
+
+impl Way {
+    /// The best way that this kernel is seen to have, or `asked`.
+    pub fn choose(asked: Option<Way>) -> Result<Way> {
+        let way = match asked {
+            Some(way) => way,
+            None if has_multi() => Way::Multi,
+            None if has_cookies() => Way::Single,
+            None => Way::Plain,
+        };
+        if way != Way::Multi {
+            pmu_type()?;
+        }
+        Ok(way)
+    }
+
+    /// Can programs ask for the cookie of the probe that runs them?
+    pub fn has_cookies(self) -> bool {
+        self != Way::Plain
+    }
+
+    /// Tells libbpf, before it loads them, what these programs are for.
+    pub fn prepare<const N: usize>(self, programs: [&mut libbpf_rs::OpenProgramMut<'_>; N]) {
+        if self == Way::Multi {
+            for program in programs {
+                program.set_attach_type(libbpf_rs::ProgramAttachType::TraceUprobeMulti);
+            }
+        }
+    }
+}
+
+/// An instruction of a file to stop at, and the number that the program sees there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// Offset in the file, bytes.
+    pub offset: u64,
+    pub cookie: u64,
+}
+
+/// A loaded program that goes to every point.
+pub struct Program<'a> {
+    pub program: &'a libbpf_rs::Program<'a>,
+    /// Runs when the function returns, not when it is entered.
+    pub at_return: bool,
+}
+
+/// The number that `probe_cookie` of src/bpf/event.bpf.h loads where there are no cookies.
+const COOKIE_MARK: u64 = 0x7562_7066_636f_6f6b;
+
+/// Attaches one set of programs to points of any number of files.
+pub struct Attacher<'a> {
+    way: Way,
+    /// The one process that has breakpoints, or everybody.
+    pid: Option<u32>,
+    programs: Vec<Program<'a>>,
+    links: Vec<OwnedFd>,
+    /// Way::Plain: (program, cookie) -> its copy.
+    copies: HashMap<(usize, u64), OwnedFd>,
+}
+
+impl<'a> Attacher<'a> {
+    /// `programs` in the order in which they are attached: return probes go first (src/bpf/calls.bpf.h says why).
+    pub fn new(way: Way, pid: Option<u32>, programs: Vec<Program<'a>>) -> Self {
+        Self { way, pid, programs, links: Vec::new(), copies: HashMap::new() }
+    }
+
+    /// Puts every program on every point of `file`. A point that the kernel refuses (an instruction that it cannot
+    /// step over) is left out. Returns how many points were refused; an error when all were.
+    pub fn attach(&mut self, file: &File, points: &[Point]) -> Result<usize> {
+        let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let mut refused = 0;
+        for index in 0..self.programs.len() {
+            refused = refused.max(match self.way {
+                Way::Multi => self.attach_multi(index, &path, points)?,
+                Way::Single | Way::Plain => self.attach_each(index, &path, points)?,
+            });
+        }
+        Ok(refused)
+    }
+
+    /// What keeps the probes in: they are out when all of these are closed.
+    pub fn take_links(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.links)
+    }
+
+    fn attach_multi(&mut self, index: usize, path: &CString, points: &[Point]) -> Result<usize> {
+        match self.multi_link(index, path, points) {
+            Ok(link) => {
+                self.links.push(link);
+                Ok(0)
+            }
+            // One refused instruction fails the whole link, so they are tried one by one.
+            Err(_) if points.len() > 1 => {
+                self.tolerate(index, points, |this, point| this.multi_link(index, path, &[point]))
+            }
+            Err(error) => Err(self.failure(error, index)),
+        }
+    }
+
+    fn attach_each(&mut self, index: usize, path: &CString, points: &[Point]) -> Result<usize> {
+        self.tolerate(index, points, |this, point| {
+            let event = perf_event(path, point.offset, this.programs[index].at_return, this.pid)?;
+            this.bind(index, event, point.cookie)
+        })
+    }
+
+    /// Attaches point by point; fails with the first error only when no point could be attached.
+    fn tolerate(
+        &mut self,
+        index: usize,
+        points: &[Point],
+        mut attach: impl FnMut(&mut Self, Point) -> io::Result<OwnedFd>,
+    ) -> Result<usize> {
+        let mut first_error = None;
+        let mut refused = 0;
+        for &point in points {
+            match attach(self, point) {
+                Ok(link) => self.links.push(link),
+                Err(error) => {
+                    refused += 1;
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        match first_error {
+            Some(error) if refused == points.len() => Err(self.failure(error, index)),
+            _ => Ok(refused),
+        }
+    }
+
+    fn failure(&self, error: io::Error, index: usize) -> anyhow::Error {
+        let what = if self.programs[index].at_return { "return probes" } else { "probes" };
+        anyhow::Error::new(error).context(format!("failed to attach {what}"))
+    }
+
+    fn multi_link(&self, index: usize, path: &CString, points: &[Point]) -> io::Result<OwnedFd> {
+        let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
+        let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
+        let mut opts = link_options();
+        // SAFETY: filling the member of the union that BPF_TRACE_UPROBE_MULTI reads; it is all integers and pointers.
+        let multi = unsafe { &mut opts.__bindgen_anon_1.uprobe_multi };
+        multi.path = path.as_ptr();
+        multi.offsets = offsets.as_ptr();
+        multi.cookies = cookies.as_ptr();
+        multi.cnt = points.len() as u32;
+        multi.pid = self.pid.unwrap_or(0);
+        multi.flags = if self.programs[index].at_return { sys_bpf::BPF_F_UPROBE_MULTI_RETURN } else { 0 };
+        link(self.program_fd(index), 0, sys_bpf::BPF_TRACE_UPROBE_MULTI, &opts)
+    }
+
+    /// Makes a perf event run the program. What keeps the probe alive is the descriptor that is returned.
+    fn bind(&mut self, index: usize, event: OwnedFd, cookie: u64) -> io::Result<OwnedFd> {
+        if self.way == Way::Plain {
+            let program = self.copy_for(index, cookie)?;
+            perf_ioctl(&event, PERF_EVENT_IOC_SET_BPF, program)?;
+            perf_ioctl(&event, PERF_EVENT_IOC_ENABLE, 0)?;
+            return Ok(event);
+        }
+        let mut opts = link_options();
+        opts.__bindgen_anon_1.perf_event = sys_bpf::bpf_link_create_opts__bindgen_ty_1__bindgen_ty_1 { bpf_cookie: cookie };
+        let link = link(self.program_fd(index), event.as_raw_fd(), sys_bpf::BPF_PERF_EVENT, &opts)?;
+        perf_ioctl(&event, PERF_EVENT_IOC_ENABLE, 0)?;
+        Ok(link) // which holds the event
+    }
+
+    fn program_fd(&self, index: usize) -> RawFd {
+        use std::os::fd::AsFd;
+        self.programs[index].program.as_fd().as_raw_fd()
+    }
+
+    fn copy_for(&mut self, index: usize, cookie: u64) -> io::Result<RawFd> {
+        if let Some(copy) = self.copies.get(&(index, cookie)) {
+            return Ok(copy.as_raw_fd());
+        }
+        let mut insns = self.programs[index].program.insns().to_vec();
+        write_cookie(&mut insns, cookie);
+        let copy = load_program(&insns, 0)?;
+        let fd = copy.as_raw_fd();
+        self.copies.insert((index, cookie), copy);
+        Ok(fd)
+    }
+}
+
+/// Closes links. Each removal waits for the kernel (0.04 to 0.1 s), and the waits of several threads overlap.
+pub fn close_all(links: Vec<OwnedFd>) {
+    const THREADS: usize = 64;
+    let mut shares: Vec<Vec<OwnedFd>> = Vec::new();
+    shares.resize_with(links.len().min(THREADS), Vec::new);
+    for (index, link) in links.into_iter().enumerate() {
+        shares[index % THREADS].push(link);
+    }
+    std::thread::scope(|scope| {
+        for share in shares {
+            // Where no thread can be had the share is dropped, and so closed, right here.
+            let _ = std::thread::Builder::new().stack_size(64 << 10).spawn_scoped(scope, || drop(share));
+        }
+    });
+}
+
+/// Replaces the mark by `cookie` in every 64-bit load of it.
+fn write_cookie(insns: &mut [sys_bpf::bpf_insn], cookie: u64) {
+    const LOAD_IMMEDIATE_64: u8 = 0x18; // BPF_LD | BPF_IMM | BPF_DW, two instructions long
+    for index in 1..insns.len() {
+        let (low, high) = (insns[index - 1], insns[index]);
+        let value = u64::from(low.imm as u32) | u64::from(high.imm as u32) << 32;
+        if low.code == LOAD_IMMEDIATE_64 && low.src_reg() == 0 && value == COOKIE_MARK {
+            insns[index - 1].imm = cookie as u32 as i32;
+            insns[index].imm = (cookie >> 32) as u32 as i32;
+        }
+    }
+}
+
+fn link_options() -> sys_bpf::bpf_link_create_opts {
+    sys_bpf::bpf_link_create_opts {
+        sz: size_of::<sys_bpf::bpf_link_create_opts>() as sys_bpf::size_t,
+        ..Default::default()
+    }
+}
+
+fn link(
+    program: RawFd,
+    target: RawFd,
+    attach_type: sys_bpf::bpf_attach_type,
+    opts: &sys_bpf::bpf_link_create_opts,
+) -> io::Result<OwnedFd> {
+    // SAFETY: every pointer in `opts` belongs to the caller and is read during the call only.
+    owned(unsafe { sys_bpf::bpf_link_create(program, target, attach_type, opts) })
+}
+
+/// A descriptor from a libbpf call, which returns a negative errno on failure.
+fn owned(fd: i32) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(-fd));
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn load_program(insns: &[sys_bpf::bpf_insn], attach_type: sys_bpf::bpf_attach_type) -> io::Result<OwnedFd> {
+    let mut opts = sys_bpf::bpf_prog_load_opts {
+        sz: size_of::<sys_bpf::bpf_prog_load_opts>() as sys_bpf::size_t,
+        expected_attach_type: attach_type,
+        ..Default::default()
+    };
+    // SAFETY: the strings are constants, and the instructions outlive the call.
+    owned(unsafe {
+        sys_bpf::bpf_prog_load(
+            sys_bpf::BPF_PROG_TYPE_KPROBE,
+            c"ubpf_tools".as_ptr(),
+            c"GPL".as_ptr(),
+            insns.as_ptr(),
+            insns.len() as sys_bpf::size_t,
+            &mut opts,
+        )
+    })
+}
+
+/// Does this kernel have multi-uprobe links that filter by process? Found by making links that must fail, each in
+/// its own way: a folder is no file to probe (EBADF), and pid -1 is refused (EINVAL) only since the filter is about
+/// processes and not threads (kernel commit 46ba0e49b642).
+pub fn has_multi() -> bool {
+    let Ok(program) = load_program(&empty_program(), sys_bpf::BPF_TRACE_UPROBE_MULTI) else { return false };
+    let attempt = |pid: u32| {
+        let offset: u64 = 0;
+        let mut opts = link_options();
+        // SAFETY: as in `multi_link`.
+        let multi = unsafe { &mut opts.__bindgen_anon_1.uprobe_multi };
+        multi.path = c"/".as_ptr();
+        multi.offsets = &offset;
+        multi.cnt = 1;
+        multi.pid = pid;
+        link(program.as_raw_fd(), 0, sys_bpf::BPF_TRACE_UPROBE_MULTI, &opts).err().and_then(|e| e.raw_os_error())
+    };
+    attempt(0) == Some(libc::EBADF) && attempt(u32::MAX) == Some(libc::EINVAL)
+}
+
+/// `return 0`.
+fn empty_program() -> [sys_bpf::bpf_insn; 2] {
+    const MOV64_IMM: u8 = 0xb7;
+    const EXIT: u8 = 0x95;
+    [MOV64_IMM, EXIT].map(|code| sys_bpf::bpf_insn { code, ..Default::default() })
+}
+
+/// Can a program ask for its cookie? Kernels that can have perf links as well (both 5.15).
+fn has_cookies() -> bool {
+    // SAFETY: no options are passed.
+    unsafe {
+        sys_bpf::libbpf_probe_bpf_helper(sys_bpf::BPF_PROG_TYPE_KPROBE, sys_bpf::BPF_FUNC_get_attach_cookie, ptr::null())
+            == 1
+    }
+}
+
+const UPROBE_PMU: &str = "/sys/bus/event_source/devices/uprobe/type";
+
+fn pmu_type() -> Result<u32> {
+    fs::read_to_string(UPROBE_PMU).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
+        Failure::new(DENIED, format!("this kernel offers no uprobes: {UPROBE_PMU} cannot be read"))
+            .hint("the kernel must be built with CONFIG_UPROBE_EVENTS=y, and /sys must be mounted")
+            .into()
+    })
+}
+
+// From linux/perf_event.h.
+const PERF_EVENT_IOC_ENABLE: u64 = 0x2400;
+const PERF_EVENT_IOC_SET_BPF: u64 = 0x4004_2408;
+const PERF_FLAG_FD_CLOEXEC: u64 = 8;
+
+/// A disabled perf event at an instruction of a file.
+fn perf_event(path: &CString, offset: u64, at_return: bool, pid: Option<u32>) -> io::Result<OwnedFd> {
+    // SAFETY: a structure of integers, for which all zeroes is the kernel's "nothing asked for".
+    let mut attr: sys_bpf::perf_event_attr = unsafe { std::mem::zeroed() };
+    attr.size = size_of::<sys_bpf::perf_event_attr>() as u32;
+    attr.type_ = pmu_type().map_err(io::Error::other)?;
+    attr.config = u64::from(at_return); // bit 0, see .../uprobe/format/retprobe
+    attr.__bindgen_anon_3.uprobe_path = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.probe_offset = offset;
+    let (pid, cpu) = match pid {
+        Some(pid) => (pid as i32, -1),
+        None => (-1, 0), // one CPU stands for all: the probe is not per CPU
+    };
+    // SAFETY: `attr` and the path that it points to outlive the call.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &attr, pid, cpu, -1, PERF_FLAG_FD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    owned(fd as i32)
+}
+
+fn perf_ioctl(event: &OwnedFd, request: u64, argument: RawFd) -> io::Result<()> {
+    // SAFETY: these two requests take an integer, no pointer.
+    match unsafe { libc::ioctl(event.as_raw_fd(), request, argument) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cookie_replaces_the_mark_and_nothing_else() {
+        let load = |value: u64| {
+            let mut low = sys_bpf::bpf_insn { code: 0x18, imm: value as u32 as i32, ..Default::default() };
+            low.set_dst_reg(1);
+            [low, sys_bpf::bpf_insn { imm: (value >> 32) as u32 as i32, ..Default::default() }]
+        };
+        let mut insns = [load(COOKIE_MARK), load(COOKIE_MARK + 1), load(COOKIE_MARK)].concat();
+        write_cookie(&mut insns, 0x1234_5678_9abc_def0);
+        let values: Vec<u64> = insns
+            .chunks(2)
+            .map(|pair| u64::from(pair[0].imm as u32) | u64::from(pair[1].imm as u32) << 32)
+            .collect();
+        assert_eq!(values, [0x1234_5678_9abc_def0, COOKIE_MARK + 1, 0x1234_5678_9abc_def0]);
+    }
+}

@@ -1,0 +1,10 @@
+//! WATCH: who is seen, where the probes sit, and how events arrive. Knows BPF and files, no tool and no terminal.
+
+pub mod attach;
+pub mod command;
+pub mod event;
+pub mod filter;
+pub mod ring;
+pub mod session;
+pub mod targets;
+pub mod watch;

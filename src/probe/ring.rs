@@ -1,0 +1,150 @@
+//! Reading a BPF ring buffer without a wakeup an event.
+//!
+//! The kernel wakes a reader only when it commits a record at exactly the position that the reader has published:
+//! a reader that has caught up. While events keep coming, this reader publishes the start of the record that it read
+//! last instead of its end, so it never seems to have caught up, and the traced program is spared the wakeups. Before
+//! it rests for an unknown time it publishes where it really is. That is the kernel's own protocol (see
+//! `bpf_ringbuf_commit` in kernel/bpf/ringbuf.c), so nothing can fall between the last look and the sleep.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::unistd::{SysconfVar, sysconf};
+
+// From linux/bpf.h.
+const BUSY: u32 = 1 << 31;
+const DISCARDED: u32 = 1 << 30;
+const RECORD_HEADER: u64 = 8;
+
+/// The reading end of one ring, mapped into this process.
+pub struct Ring {
+    consumer: Mapping,
+    /// Producer page, then the data twice in a row, so that no record is ever split.
+    producer: Mapping,
+    page: usize,
+    size: u64,
+    /// Where the next record begins, counted from the start of the run.
+    next: u64,
+    /// Where the record that was read last begins.
+    held: u64,
+    published: u64,
+}
+
+impl Ring {
+    /// Maps the ring `map`, which holds `size` bytes: a power of two and a multiple of the page size.
+    pub fn map(map: BorrowedFd<'_>, size: usize) -> io::Result<Self> {
+        let page = page_size();
+        let consumer = Mapping::new(map, page, 0, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        let producer = Mapping::new(map, page + 2 * size, page, ProtFlags::PROT_READ)?;
+        let mut ring = Self { consumer, producer, page, size: size as u64, next: 0, held: 0, published: 0 };
+        ring.next = ring.consumer_position().load(Ordering::Acquire);
+        (ring.held, ring.published) = (ring.next, ring.next);
+        Ok(ring)
+    }
+
+    /// Steps to the next record. False when none is complete.
+    pub fn advance(&mut self) -> bool {
+        loop {
+            if self.next == self.producer_position() {
+                return false;
+            }
+            let start = self.next;
+            let len = self.record_len(start).load(Ordering::Acquire);
+            if len & BUSY != 0 {
+                return false;
+            }
+            let bytes = u64::from(len & !DISCARDED);
+            self.next = start + (RECORD_HEADER + bytes).next_multiple_of(8);
+            self.held = start;
+            // A full ring should not have to wait for the whole batch.
+            if start - self.published >= self.size / 8 {
+                self.publish(start);
+            }
+            if len & DISCARDED == 0 {
+                return true;
+            }
+        }
+    }
+
+    /// The record that [`Ring::advance`] stepped to. Its room is kept until the next step.
+    pub fn record(&self) -> &[u8] {
+        let bytes = u64::from(self.record_len(self.held).load(Ordering::Relaxed));
+        self.data(self.held + RECORD_HEADER, bytes.min(self.size))
+    }
+
+    /// Gives the room of what was read back, without asking to be woken.
+    pub fn release(&mut self) {
+        self.publish(self.held);
+    }
+
+    /// Gives all room back and asks to be woken at the next record. False when there is one already.
+    pub fn rest(&mut self) -> bool {
+        self.publish(self.next);
+        // Pairs with the kernel's exchange between its commit and its look at our position.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        self.next == self.producer_position()
+    }
+
+    fn publish(&mut self, position: u64) {
+        self.consumer_position().store(position, Ordering::Release);
+        self.published = position;
+    }
+
+    fn consumer_position(&self) -> &AtomicU64 {
+        // SAFETY: the kernel keeps an aligned 64-bit position at the start of this page, mapped as long as `self`.
+        unsafe { self.consumer.start.cast::<AtomicU64>().as_ref() }
+    }
+
+    fn producer_position(&self) -> u64 {
+        // SAFETY: as above; the page is read-only for us and we only load.
+        unsafe { self.producer.start.cast::<AtomicU64>().as_ref() }.load(Ordering::Acquire)
+    }
+
+    fn record_len(&self, position: u64) -> &AtomicU32 {
+        // SAFETY: the kernel aligns records to 8 bytes, and `at` stays inside the mapping.
+        unsafe { self.at(position).cast::<AtomicU32>().as_ref() }
+    }
+
+    fn data(&self, position: u64, len: u64) -> &[u8] {
+        // SAFETY: a record is at most the ring's size long and the data is mapped twice in a row, so it lies inside
+        // the mapping; the kernel does not write to it before its position is published.
+        unsafe { slice::from_raw_parts(self.at(position).as_ptr(), len as usize) }
+    }
+
+    fn at(&self, position: u64) -> NonNull<u8> {
+        let offset = (position & (self.size - 1)) as usize;
+        // SAFETY: `offset` is below `size`, and the mapping is a page and twice `size` long.
+        unsafe { self.producer.start.add(self.page + offset) }
+    }
+}
+
+/// The page size, which a ring is a multiple of.
+pub fn page_size() -> usize {
+    sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
+}
+
+struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    fn new(map: BorrowedFd<'_>, len: usize, offset: usize, prot: ProtFlags) -> io::Result<Self> {
+        let length = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping at an address of the kernel's choice; it overlays nothing.
+        let start = unsafe { mmap(None, length, prot, MapFlags::MAP_SHARED, map.as_fd(), offset as i64)? };
+        Ok(Self { start: start.cast(), len })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: made by `new` with this length; no reference into it outlives `self`. Failure would leak, no more.
+        let _ = unsafe { munmap(self.start.cast(), self.len) };
+    }
+}

@@ -1,0 +1,445 @@
+//! One run of a tool: from the loaded programs to the last row.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use libbpf_rs::skel::OpenSkel;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::command::Command;
+use super::ring::Ring;
+use super::targets::Targets;
+use super::watch::{Change, Watch};
+use crate::find::symbolize::{Frame, Symbolizer, ends_whole};
+use crate::output::escape::printable;
+use crate::output::{Output, Value};
+
+/// Calls that can be under way at a time and still be matched with their returns.
+pub const CALLS_IN_FLIGHT: u32 = 65536;
+
+/// Writes the constants of `src/bpf/event.bpf.h` and `src/bpf/filter.bpf.h` into a skeleton's `.rodata`.
+macro_rules! configure {
+    ($rodata:expr, $filter:expr, $run:expr, $way:expr) => {{
+        $crate::probe::filter::configure_filter!($rodata, $filter);
+        $rodata.has_cookies = $way.has_cookies();
+        $rodata.wake_at = $crate::probe::session::wake_at($run.ring_bytes());
+    }};
+}
+pub(crate) use configure;
+
+/// How full a ring may get before a resting reader is woken, bytes.
+pub fn wake_at(ring_bytes: u32) -> u64 {
+    const MOST: u32 = 256 << 10;
+    (ring_bytes / 4).min(MOST).into()
+}
+
+/// Loads the programs and maps of a skeleton.
+pub fn load<'obj, S: OpenSkel<'obj>>(open: S) -> Result<S::Output> {
+    open.load().context("failed to load the BPF programs")
+}
+
+/// When a run ends, and what it says on the way.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub duration: Option<Duration>,
+    pub interval: Option<Duration>,
+    /// Rows to print.
+    pub rows: Option<u64>,
+    pub quiet: bool,
+    pub verbose: bool,
+}
+
+/// A number that BPF programs add to, read in place.
+pub struct Counter<'a>(&'a AtomicU64);
+
+impl<'a> Counter<'a> {
+    pub fn new(number: &'a u64) -> Self {
+        // SAFETY: an aligned 64-bit integer in memory that the kernel changes while we look, so it is only ever read
+        // through this atomic.
+        Self(unsafe { AtomicU64::from_ptr(std::ptr::from_ref(number).cast_mut()) })
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a tool's loop has to look at next.
+pub enum Step<'a> {
+    /// A record of the ring, which starts with a [`Header`](super::event::Header).
+    Event(&'a [u8]),
+    /// The interval has passed.
+    Tick,
+}
+
+/// While events keep coming, the reader sleeps this long between batches: short enough for an eye, and long enough
+/// that a batch is worth its wakeup.
+const REST: Duration = Duration::from_millis(5);
+/// Losses are told at most this often.
+const LOSS_REPORT: Duration = Duration::from_secs(1);
+
+/// The last line of a stack whose walk did not reach the function where the thread began.
+const CUT: &str = "[cut: a function without frame pointer]";
+
+const RING: u64 = 0;
+const SIGNALS: u64 = 1;
+const WATCH: u64 = 2;
+const STDOUT: u64 = 3;
+
+/// A run in progress.
+pub struct Session<'a> {
+    ring: Ring,
+    epoll: Epoll,
+    signals: SignalFd,
+    watch: Option<Watch>,
+    targets: Targets<'a>,
+    command: Option<Command>,
+    /// Names addresses; None when no stacks are asked for.
+    symbolizer: Option<Symbolizer>,
+    /// Scratch of `name_frames`.
+    frames: Vec<Frame>,
+    cut: Rc<str>,
+    limits: Limits,
+    started: Instant,
+    next_tick: Option<Instant>,
+    lost: Counter<'a>,
+    unmatched: Counter<'a>,
+    reported: (u64, Option<Instant>),
+    /// Events were read since the last sleep.
+    busy: bool,
+    phase: Phase,
+    /// Of the command, once it has ended.
+    command_status: Option<u8>,
+}
+
+enum Phase {
+    Running,
+    /// The probes are on their way out; the ring is read meanwhile.
+    Detaching(JoinHandle<()>),
+    /// What is in the ring is the last of it.
+    Draining,
+}
+
+/// What a session is made of.
+pub struct Parts<'a> {
+    /// The ring buffer, and its size.
+    pub events: BorrowedFd<'a>,
+    pub ring_bytes: u32,
+    pub lost: &'a u64,
+    pub unmatched: &'a u64,
+    pub targets: Targets<'a>,
+    pub command: Option<Command>,
+    pub symbolizer: Option<Symbolizer>,
+    pub limits: Limits,
+}
+
+impl<'a> Session<'a> {
+    /// Attaches, lets the command run, and tells that tracing has begun.
+    pub fn start(parts: Parts<'a>, out: &mut Output) -> Result<Self> {
+        let Parts { events, ring_bytes, lost, unmatched, mut targets, mut command, symbolizer, limits } = parts;
+        let signals = take_signals()?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let ring = Ring::map(events, ring_bytes as usize).context("failed to map the ring buffer")?;
+        // Edge-triggered, so that records which may wait do not end the rest: only the kernel's wakeup does.
+        epoll.add(events, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, RING))?;
+        epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
+        // Before the look at what is there, so that nothing can appear in between.
+        let watch = targets.may_grow().then(Watch::start).transpose().or_else(|error| told(&error, limits))?;
+        if let Some(watch) = &watch {
+            epoll.add(watch.fd(), EpollEvent::new(EpollFlags::EPOLLIN, WATCH))?;
+        }
+        watch_reader(&epoll, io::stdout().as_fd());
+
+        targets.attach_present()?;
+        let started = Instant::now();
+        let mut session = Self {
+            ring,
+            epoll,
+            signals,
+            watch,
+            targets,
+            command: None,
+            symbolizer,
+            frames: Vec::new(),
+            cut: CUT.into(),
+            limits,
+            started,
+            next_tick: limits.interval.map(|interval| started + interval),
+            lost: Counter::new(lost),
+            unmatched: Counter::new(unmatched),
+            reported: (0, None),
+            busy: false,
+            phase: Phase::Running,
+            command_status: None,
+        };
+        session.announce(out)?;
+        if let Some(command) = &mut command {
+            command.start()?;
+        }
+        session.command = command;
+        Ok(session)
+    }
+
+    /// The next thing to do, or None at the end. Sleeps until there is one; what is printed is flushed before.
+    pub fn next(&mut self, out: &mut Output) -> Result<Option<Step<'_>>> {
+        loop {
+            if self.limits.rows.is_some_and(|rows| out.rows() >= rows) {
+                return Ok(None);
+            }
+            if out.is_full() {
+                out.flush()?;
+            }
+            if self.ring.advance() {
+                self.busy = true;
+                return Ok(Some(Step::Event(self.ring.record())));
+            }
+            match &self.phase {
+                Phase::Draining => return Ok(None),
+                Phase::Detaching(thread) if thread.is_finished() => self.phase = Phase::Draining,
+                _ => {
+                    if self.wait(out)? {
+                        return Ok(Some(Step::Tick));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The stack of a process as lines, from the return addresses of its calls, innermost first. A stack that ends
+    /// too early says so in its last line.
+    pub fn name_frames(&mut self, pid: u32, addresses: &[u64], lines: &mut Vec<Rc<str>>) {
+        lines.clear();
+        let Some(symbolizer) = &mut self.symbolizer else { return };
+        self.frames.clear();
+        symbolizer.frames(pid, addresses, &mut self.frames);
+        lines.extend(self.frames.iter().map(|frame| Rc::clone(&frame.text)));
+        if !ends_whole(&self.frames) {
+            lines.push(Rc::clone(&self.cut));
+        }
+    }
+
+    /// Takes the probes out if they still are in, and tells what the run came to. Returns the exit status.
+    pub fn finish(mut self, out: &mut Output) -> Result<u8> {
+        let duration = self.started.elapsed();
+        self.report_losses(out, true);
+        let (lost, unmatched) = (self.lost.get(), self.unmatched.get());
+        out.record(
+            "summary",
+            &[
+                ("events", Value::U64(out.rows())),
+                ("lost", Value::U64(lost)),
+                ("unmatched", Value::U64(unmatched)),
+                ("duration_ns", Value::U64(duration.as_nanos() as u64)),
+            ],
+        );
+        out.flush()?;
+        if unmatched > 0 {
+            eprintln!("{unmatched} calls were not seen to return, and are not shown");
+        }
+        if let (Some(command), None) = (&self.command, self.command_status) {
+            self.say(&format!("the command goes on as pid {}", command.pid()));
+        }
+        self.targets.detach();
+        Ok(self.command_status.unwrap_or(0))
+    }
+
+    /// Sleeps until something happens. True when the interval has passed.
+    fn wait(&mut self, out: &mut Output) -> Result<bool> {
+        out.flush()?;
+        self.report_losses(out, false);
+        let rest = match (&self.phase, self.busy) {
+            (Phase::Running, false) => !self.ring.rest(),
+            _ => {
+                self.ring.release();
+                true
+            }
+        };
+        self.busy = false;
+        let timeout = self.timeout(rest.then_some(REST));
+        let mut ready = [EpollEvent::empty(); 8];
+        let count = match self.epoll.wait(&mut ready, timeout) {
+            Err(Errno::EINTR) => 0,
+            other => other.context("failed to wait for events")?,
+        };
+        for event in &ready[..count] {
+            match event.data() {
+                SIGNALS => self.on_signal()?,
+                WATCH => self.on_changes(),
+                STDOUT => return Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
+                _ => {}
+            }
+        }
+        let now = Instant::now();
+        if self.limits.duration.is_some_and(|duration| now >= self.started + duration) {
+            self.end();
+        }
+        Ok(self.tick(now))
+    }
+
+    fn tick(&mut self, now: Instant) -> bool {
+        let (Some(next), Some(interval)) = (self.next_tick, self.limits.interval) else { return false };
+        if now < next || !matches!(self.phase, Phase::Running) {
+            return false;
+        }
+        // A tick that could not be served in time is skipped, not made up for.
+        let late = now.duration_since(next).as_nanos() / interval.as_nanos().max(1);
+        self.next_tick = Some(next + interval * (late as u32 + 1));
+        true
+    }
+
+    /// How long to sleep: until the next moment at which there is something to do, for ever if there is none.
+    fn timeout(&self, rest: Option<Duration>) -> EpollTimeout {
+        let now = Instant::now();
+        let until = |moment: Instant| moment.saturating_duration_since(now);
+        let running = matches!(self.phase, Phase::Running);
+        let deadline = self.limits.duration.filter(|_| running).map(|duration| until(self.started + duration));
+        let tick = self.next_tick.filter(|_| running).map(until);
+        match [rest, deadline, tick].into_iter().flatten().min() {
+            // Rounded up: a timeout that ends early would be slept again and again.
+            Some(time) => EpollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(EpollTimeout::NONE),
+            None => EpollTimeout::NONE,
+        }
+    }
+
+    /// Begins the end: no new events, and those on their way are still shown.
+    fn end(&mut self) {
+        if matches!(self.phase, Phase::Running) {
+            self.phase = match self.targets.detach_in_background() {
+                Some(thread) => Phase::Detaching(thread),
+                None => Phase::Draining,
+            };
+        }
+    }
+
+    fn on_signal(&mut self) -> Result<()> {
+        while let Some(signal) = self.signals.read_signal().context("failed to read a signal")? {
+            if signal.ssi_signo == Signal::SIGCHLD as u32 {
+                if let Some(status) = self.command.as_ref().and_then(Command::finished) {
+                    self.command_status = Some(status);
+                    self.end();
+                }
+            } else {
+                self.end();
+            }
+        }
+        Ok(())
+    }
+
+    fn on_changes(&mut self) {
+        let Some(changes) = self.watch.as_mut().map(Watch::changes) else { return };
+        for change in changes {
+            if let Some(symbolizer) = &mut self.symbolizer {
+                observe(symbolizer, &change);
+            }
+            match change {
+                Change::Mapped(mapped) => match self.targets.appeared(&mapped) {
+                    Ok(true) if self.limits.verbose => self.say(&format!("tracing {} too", shown(&mapped.path))),
+                    Ok(_) => {}
+                    Err(error) => eprintln!("warning: {error:#}"),
+                },
+                Change::Exec { pid } => self.targets.replaced(pid),
+                Change::Lost(count) => eprintln!(
+                    "warning: {count} new programs or libraries went unnoticed; what they call is perhaps not shown"
+                ),
+                Change::Forked { .. } | Change::Exited { .. } => {}
+            }
+        }
+    }
+
+    fn announce(&self, out: &mut Output) -> Result<()> {
+        let attached = &self.targets.attached;
+        let files: Vec<Rc<str>> = attached.files.iter().map(|path| path.to_string_lossy().into()).collect();
+        out.record(
+            "attached",
+            &[("probes", Value::U64(attached.probes as u64)), ("files", Value::Lines(&files))],
+        );
+        out.flush()?;
+        let place = match &files[..] {
+            [] => "files to come".to_owned(),
+            [file] => printable(file.as_bytes()),
+            files if self.limits.verbose => {
+                files.iter().map(|file| printable(file.as_bytes())).collect::<Vec<_>>().join(", ")
+            }
+            files => format!("{} files", files.len()),
+        };
+        self.say(&format!("Tracing {} functions in {place}. Hit Ctrl-C to end.", attached.probes));
+        if attached.refused > 0 {
+            eprintln!("warning: the kernel cannot probe {} functions; their calls are not shown", attached.refused);
+        }
+        Ok(())
+    }
+
+    fn say(&self, text: &str) {
+        if !self.limits.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Tells of losses since the last report, at the end with the whole number.
+    fn report_losses(&mut self, out: &mut Output, last: bool) {
+        let lost = self.lost.get();
+        let (reported, when) = self.reported;
+        let due = last || when.is_none_or(|when| when.elapsed() >= LOSS_REPORT);
+        if lost == reported || !due {
+            return;
+        }
+        self.reported = (lost, Some(Instant::now()));
+        out.record("lost", &[("count", Value::U64(lost - reported)), ("total", Value::U64(lost))]);
+        eprintln!(
+            "warning: lost {} events, {lost} in all: give more room with --buffer-size, or filter more",
+            lost - reported
+        );
+    }
+}
+
+/// The run can do without; what it then misses is said.
+fn told(error: &anyhow::Error, limits: Limits) -> Result<Option<Watch>> {
+    if !limits.quiet {
+        eprintln!("warning: {error:#}; programs that start later are perhaps not seen");
+    }
+    Ok(None)
+}
+
+fn shown(path: &Path) -> String {
+    printable(path.as_os_str().as_bytes())
+}
+
+/// Keeps the memory maps of processes, so that the stacks of one that is gone still have names.
+fn observe(symbolizer: &mut Symbolizer, change: &Change) {
+    match change {
+        Change::Mapped(m) => symbolizer.mapped(m.pid, m.start, m.end, m.offset, &m.path, (makedev(m.dev), m.inode)),
+        Change::Exec { pid } => symbolizer.exec(*pid),
+        Change::Forked { parent, child } => symbolizer.forked(*parent, *child),
+        Change::Exited { pid } => symbolizer.exited(*pid),
+        Change::Lost(_) => {}
+    }
+}
+
+fn makedev((major, minor): (u32, u32)) -> u64 {
+    libc::makedev(major, minor)
+}
+
+/// Signals that end a run, and those of a child, arrive through a descriptor.
+fn take_signals() -> Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
+        set.add(signal);
+    }
+    set.thread_block().context("failed to block signals")?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("failed to take signals")
+}
+
+/// A pipe whose reader is gone ends the run at once, not at the next row. Files cannot be watched and need not be.
+fn watch_reader(epoll: &Epoll, stdout: BorrowedFd<'_>) {
+    let _ = epoll.add(stdout, EpollEvent::new(EpollFlags::empty(), STDOUT));
+}

@@ -1,0 +1,28 @@
+//! THE list of tools. Help, links, man pages, completions and tests are derived from it.
+
+use anyhow::Result;
+use clap::{ArgMatches, Command};
+
+/// A tool, as `main` sees it.
+pub struct Tool {
+    pub name: &'static str,
+    pub command: fn() -> Command,
+    /// Returns the exit status.
+    pub run: fn(&ArgMatches) -> Result<u8>,
+}
+
+macro_rules! tools {
+    ($($name:ident)*) => {
+        $(mod $name;)*
+
+        pub const TOOLS: &[Tool] = &[$(Tool {
+            name: stringify!($name),
+            command: || <$name::Args as clap::CommandFactory>::command().name(stringify!($name)),
+            run: |matches| $name::run(<$name::Args as clap::FromArgMatches>::from_arg_matches(matches)?),
+        }),*];
+    };
+}
+
+tools! {
+    mallocsnoop
+}
