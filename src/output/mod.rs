@@ -11,14 +11,15 @@ mod table;
 mod time;
 mod value;
 
+use std::cell::Cell;
 use std::io;
 
 pub use sink::Destination;
-pub use table::{Align, Column, Shown, Table};
-use time::Clock;
+pub use table::{Column, Table};
 pub use value::{Unit, Value};
 
-use time::Stamps;
+use table::Align;
+use time::{Clock, Stamps};
 
 /// How rows are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -40,11 +41,11 @@ pub struct Output {
     destination: Destination,
     quiet: bool,
     buffer: Vec<u8>,
+    clock: Cell<Clock>,
     stamps: Stamps,
-    record: csv::Record,
+    csv: csv::Record,
     /// The kind of the last CSV header.
     headed: Option<&'static str>,
-    clock: Clock,
     rows: u64,
 }
 
@@ -57,28 +58,39 @@ impl Output {
             quiet,
             // Room for the row that makes it full.
             buffer: Vec::with_capacity(FULL + FULL / 8),
+            clock: Cell::new(Clock::new()),
             stamps: Stamps::new(),
-            record: csv::Record::new(),
+            csv: csv::Record::new(),
             headed: None,
-            clock: Clock::new(),
             rows: 0,
         }
-    }
-
-    /// Rows so far.
-    pub fn rows(&self) -> u64 {
-        self.rows
-    }
-
-    /// The moment of a CLOCK_MONOTONIC reading, as [`Value::Time`] wants it. Follows steps of the wall clock from
-    /// batch to batch.
-    pub fn wall(&self, monotonic_ns: u64) -> u64 {
-        self.clock.epoch_ns(monotonic_ns)
     }
 
     /// The format of this run.
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// How many rows there were since the start; records and headers do not count.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The time of day for a time of a BPF program: nanoseconds since the Unix epoch for those of
+    /// `bpf_ktime_get_ns()`, for [`Value::Time`]. Follows a change of the clock with the next batch.
+    pub fn wall(&self, monotonic_ns: u64) -> u64 {
+        let mut clock = self.clock.get();
+        // Nothing waits to be written: a batch begins, perhaps after a long sleep.
+        if self.buffer.is_empty() {
+            clock.refresh();
+            self.clock.set(clock);
+        }
+        clock.epoch_ns(monotonic_ns)
+    }
+
+    /// The time of day in nanoseconds since the Unix epoch, for rows that no single event stands behind.
+    pub fn wall_now(&self) -> u64 {
+        time::now_ns()
     }
 
     /// Adds the header: in text each time, unless quiet; in CSV the line of keys, unless the last header was of the
@@ -142,12 +154,15 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// Those of write(2). `BrokenPipe` means that the reader has gone. What was not written stays in the buffer.
+    /// Those of write(2), with their kind, saying what could not be written to. `BrokenPipe` means that the reader
+    /// has gone. What was not written stays in the buffer.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.clock.refresh();
         let (written, result) = self.destination.write(&self.buffer);
         self.buffer.drain(..written);
-        result
+        result.map_err(|error| {
+            let message = format!("failed to write to {}: {error}", self.destination.name());
+            io::Error::new(error.kind(), message)
+        })
     }
 
     fn text_header(&mut self, table: &Table) {
@@ -190,20 +205,20 @@ impl Output {
 
     fn csv_header(&mut self, table: &Table) {
         for slot in table.slots().iter().filter(|slot| slot.data) {
-            self.record.field(&mut self.buffer, |out| {
+            self.csv.field(&mut self.buffer, |out| {
                 out.extend_from_slice(slot.column.key().as_bytes())
             });
         }
-        self.record.end(&mut self.buffer);
+        self.csv.end(&mut self.buffer);
         self.headed = Some(table.kind());
     }
 
     fn csv_row(&mut self, table: &Table, values: &[Value]) {
         for (_, value) in table.slots().iter().zip(values).filter(|(slot, _)| slot.data) {
-            self.record
+            self.csv
                 .field(&mut self.buffer, |out| value.push_plain(out, &mut self.stamps));
         }
-        self.record.end(&mut self.buffer);
+        self.csv.end(&mut self.buffer);
     }
 }
 

@@ -16,6 +16,14 @@ pub enum Destination {
 }
 
 impl Destination {
+    /// What an error calls it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Stdout => "the standard output",
+            Self::File(_) => "the output file",
+        }
+    }
+
     /// Writes past all buffers of the standard library, as those would split a batch at its lines. Returns how many
     /// bytes got through, and why not all of them.
     pub(super) fn write(&self, bytes: &[u8]) -> (usize, io::Result<()>) {

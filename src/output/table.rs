@@ -4,14 +4,14 @@ use super::escape;
 
 /// On which side of its column a value stands, in text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Align {
+pub(super) enum Align {
     Left,
     Right,
 }
 
 /// Where a column appears unless the run says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shown {
+enum Shown {
     /// In text only.
     Text,
     /// In JSON and CSV only.

@@ -86,6 +86,7 @@ fn records(text: &[u8]) -> Vec<Vec<Vec<u8>>> {
 fn csv(table: &Table, values: &[Value]) -> Vec<String> {
     let mut output = output(Format::Csv);
     output.row(table, values);
+    assert!(output.buffer.ends_with(b"\n"));
     let mut all = records(&output.buffer);
     assert_eq!(all.len(), 1, "{}", written(&output));
     all.remove(0)
@@ -364,7 +365,14 @@ fn flush_writes_once_and_empties_the_buffer() {
 #[test]
 fn a_full_disk_is_an_error_and_keeps_the_rows() {
     let mut output = to_file(OpenOptions::new().write(true).open("/dev/full").unwrap());
-    assert_eq!(output.flush().unwrap_err().kind(), io::ErrorKind::StorageFull);
+    let error = output.flush().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert!(
+        error
+            .to_string()
+            .starts_with("failed to write to the output file: No space left"),
+        "{error}"
+    );
     assert_eq!(written(&output), "{\"type\":\"summary\"}\n");
 }
 
@@ -374,6 +382,34 @@ fn a_closed_pipe_is_told_apart() {
     drop(reader);
     let mut output = to_file(OwnedFd::from(writer));
     assert_eq!(output.flush().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn rows_are_counted_and_nothing_else() {
+    let table = Table::new("event", COLUMNS);
+    for format in [Format::Text, Format::Json, Format::Csv] {
+        let mut output = output(format);
+        output.header(&table);
+        output.record("attached", &[]);
+        output.text(|out| out.push(b'\n'));
+        for _ in 0..3 {
+            output.row(&table, &row(b"", &[], b""));
+        }
+        assert_eq!(output.rows(), 3);
+    }
+}
+
+#[test]
+fn the_clock_is_read_anew_for_each_batch_only() {
+    let mut output = output(Format::Json);
+    let right = output.wall(0);
+    output.clock.set(Clock::default());
+    assert!(output.wall(0).abs_diff(right) < 1_000_000_000, "a new batch");
+    output.record("summary", &[]);
+    output.clock.set(Clock::default());
+    assert_eq!(output.wall(7), 7, "in the middle of one");
+    let now = time::now_ns();
+    assert!(output.wall_now().abs_diff(now) < 10_000_000_000 && now > NOON / 2);
 }
 
 #[test]

@@ -10,10 +10,11 @@ const NOISE: i64 = 1_000;
 
 /// Converts the time of BPF programs, `bpf_ktime_get_ns()`, to the time of day.
 ///
-/// The distance between the two clocks moves when somebody sets the time of day, and slowly with NTP, so a run
-/// that lasts calls [`Clock::refresh`] now and then, once a batch is fine.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
+/// The distance between the two clocks moves when somebody sets the time of day, and slowly with NTP: a long run
+/// measures it again now and then.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Clock {
+    /// Nanoseconds from one clock to the other.
     offset: i64,
 }
 
@@ -62,6 +63,11 @@ fn read(clock: ClockId) -> Option<i64> {
             .saturating_mul(NS_PER_SEC as i64)
             .saturating_add(time.tv_nsec()),
     )
+}
+
+/// The time of day in nanoseconds since the Unix epoch; 0 before it.
+pub(super) fn now_ns() -> u64 {
+    read(ClockId::CLOCK_REALTIME).map_or(0, |now| now.max(0) as u64)
 }
 
 /// Writes times of day, and works each second out only once: calendar and time zone cost more than all the rest of
@@ -180,6 +186,11 @@ mod tests {
         assert_eq!(utc(stamps, noon), "2027-01-15T08:00:00.000000000Z");
         assert_eq!(utc(stamps, noon + 999_999_999), "2027-01-15T08:00:00.999999999Z");
         assert_eq!(utc(stamps, noon - 1), "2027-01-15T07:59:59.999999999Z");
+        assert_eq!(
+            utc(stamps, noon + 1_000_000_000),
+            "2027-01-15T08:00:01.000000000Z"
+        );
+        assert_eq!(utc(stamps, noon), "2027-01-15T08:00:00.000000000Z");
     }
 
     /// The end of European summer time in 2026, 01:00 UTC on 25 October.

@@ -1,7 +1,5 @@
 //! A value and how each format writes it.
 
-use std::rc::Rc;
-
 use super::escape::{push_hex, push_hex_number, push_json, push_json_key, push_text};
 use super::histogram::{Bucket, buckets};
 use super::time::{Stamps, push_padded};
@@ -23,7 +21,7 @@ pub enum Value<'a> {
     Bytes(&'a [u8]),
     /// Lines from outside, such as the frames of a stack, innermost first. JSON has an array of strings; CSV, and text
     /// inside a row, put `;` between them.
-    Lines(&'a [Rc<str>]),
+    Lines(&'a [String]),
     /// A moment in nanoseconds since the Unix epoch. Text shows local `HH:MM:SS`, JSON and CSV RFC 3339 in UTC with
     /// nanoseconds.
     Time(u64),
@@ -86,11 +84,8 @@ impl Value<'_> {
             Self::Null | Self::Bytes(b"") => {}
             Self::Lines(lines) => lines.iter().for_each(|line| push_indented(out, line.as_bytes())),
             Self::Bytes(bytes) => {
-                for line in bytes
-                    .strip_suffix(b"\n")
-                    .unwrap_or(bytes)
-                    .split(|byte| *byte == b'\n')
-                {
+                let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+                for line in lines.split(|byte| *byte == b'\n') {
                     push_indented(out, line.strip_suffix(b"\r").unwrap_or(line));
                 }
             }

@@ -62,7 +62,8 @@ impl Watch {
             sz: size_of::<sys_bpf::bpf_map_create_opts>() as sys_bpf::size_t,
             ..Default::default()
         };
-        let map = MapHandle::create(MapType::PerfEventArray, Some("ubpf_watch"), 4, 4, 0, &opts)
+        let cpus = libbpf_rs::num_possible_cpus().context("failed to count the CPUs")? as u32;
+        let map = MapHandle::create(MapType::PerfEventArray, Some("ubpf_watch"), 4, 4, cpus, &opts)
             .context("failed to watch for new programs")?;
         let changes = NonNull::from(Box::leak(Box::<Vec<Change>>::default()));
         let mut attr = attributes();

@@ -11,8 +11,10 @@ use std::rc::Rc;
 
 use blazesym::symbolize::evict::{self, Evict};
 use blazesym::symbolize::source::{self, Source};
-use blazesym::symbolize::{Input, Sym, Symbolizer};
-use object::{Object as _, ObjectSegment, ObjectSymbol, ReadCache, SegmentFlags, SymbolKind, elf};
+use blazesym::symbolize::{InlinedFn, Input, Symbolizer};
+use object::{
+    Object as _, ObjectSection, ObjectSegment, ObjectSymbol, ReadCache, SegmentFlags, SymbolKind, elf,
+};
 
 use super::memory::{FileKey, MappedFile, Mapping};
 use super::{Frame, is_bottom, printable};
@@ -23,6 +25,8 @@ const MAX_OPEN: usize = 256;
 const MAX_FRAMES: usize = 1 << 16;
 /// A file that says to be larger is not read: its tables may be as large as it says.
 const MAX_FILE_BYTES: u64 = 4 << 30;
+/// Debug information of a file that is larger takes longer to read than the names of inlined functions are worth.
+const MAX_DEBUG_INFO_BYTES: u64 = 64 << 20;
 /// Sections that send the reader of debug information to other files, by names that whoever made the file could choose.
 const LINK_SECTIONS: [&str; 3] = [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"];
 
@@ -138,9 +142,12 @@ struct Object {
 #[derive(Default)]
 struct Layout {
     segments: Vec<Segment>,
-    /// Where symbols are looked up, best first.
-    sources: Vec<Source<'static>>,
     debug_file: Option<PathBuf>,
+    /// Symbol tables, the fullest first.
+    symbols: Vec<Source<'static>>,
+    /// Debug information, which knows what was inlined. It is not asked for functions: blazesym gives those in several
+    /// parts, as compilers like to make them, a wrong offset.
+    inlining: Option<Source<'static>>,
     /// Addresses without a symbol that are known to be in functions at the bottom of a stack.
     bottoms: Vec<Range<u64>>,
 }
@@ -166,24 +173,18 @@ impl Layout {
         };
         let own_path = descriptor_path(file);
         let has_symbols = elf.section_by_name(".symtab").is_some();
-        // Links are not followed: a file may be made to lead anywhere, to a device or to a pipe that never answers.
-        // A debug file of the distribution is found by build id.
-        let has_links = LINK_SECTIONS
-            .iter()
-            .any(|section| elf.section_by_name(section).is_some());
         let debug_file = if has_symbols {
             None
         } else {
             debug_file(&elf, debug_dir)
         };
-        let sources = match &debug_file {
-            Some(path) => vec![
-                elf_source(path, true),
-                elf_source(path, false),
-                elf_source(&own_path, false),
-            ],
-            None if has_links => vec![elf_source(&own_path, false)],
-            None => vec![elf_source(&own_path, true), elf_source(&own_path, false)],
+        let mut symbols = vec![elf_source(&own_path, false)];
+        if let Some(path) = &debug_file {
+            symbols.insert(0, elf_source(path, false));
+        }
+        let inlining = match &debug_file {
+            Some(path) => Some(elf_source(path, true)),
+            None => has_safe_debug_info(&elf).then(|| elf_source(&own_path, true)),
         };
         let is_libc = name.starts_with("libc.so") || name.starts_with("libc-");
         let is_nameless = is_libc && !has_symbols && debug_file.is_none();
@@ -194,32 +195,66 @@ impl Layout {
         };
         Layout {
             segments: segments(&elf),
-            sources,
             debug_file,
+            symbols,
+            inlining,
             bottoms,
         }
     }
 
+    /// The frames at an offset, innermost first.
     fn frames(&mut self, symbolizer: &Symbolizer, name: &str, offset: u64, is_return: bool) -> Vec<Frame> {
         let address = self.address(offset);
         let past = u64::from(is_return);
-        let mut place = 0;
-        while let Some(source) = self.sources.get(place) {
-            match symbolizer
+        let mut frames = self.inlined(symbolizer, address);
+        let find = |source| {
+            symbolizer
                 .symbolize_single(source, Input::VirtOffset(address))
-                .map(|found| found.into_sym())
-            {
-                Ok(Some(symbol)) => return named(&symbol, name, past),
-                Ok(None) => place += 1,
-                // Damaged, or compressed: the next source has less detail, and this one is not asked again.
-                Err(_) => drop(self.sources.remove(place)),
+                .ok()?
+                .into_sym()
+        };
+        frames.push(match self.symbols.iter().find_map(find) {
+            Some(symbol) => {
+                let text = format!(
+                    "{}+{:#x} [{name}]",
+                    printable(&symbol.name),
+                    symbol.offset as u64 + past
+                );
+                Frame {
+                    bottom: is_bottom(&symbol.name, name),
+                    ..Frame::new(text)
+                }
             }
-        }
-        let bottom = self.bottoms.iter().any(|range| range.contains(&address));
-        vec![Frame {
-            bottom,
-            ..Frame::new(format!("{:#x} [{name}]", address.wrapping_add(past)))
-        }]
+            None => {
+                let bottom = self.bottoms.iter().any(|range| range.contains(&address));
+                Frame {
+                    bottom,
+                    ..Frame::new(format!("{:#x} [{name}]", address.wrapping_add(past)))
+                }
+            }
+        });
+        frames
+    }
+
+    /// The functions that the compiler put into others at an address.
+    fn inlined(&mut self, symbolizer: &Symbolizer, address: u64) -> Vec<Frame> {
+        let Some(source) = &self.inlining else {
+            return Vec::new();
+        };
+        let Ok(found) = symbolizer.symbolize_single(source, Input::VirtOffset(address)) else {
+            // Damaged, or compressed in a way that is not supported. It is not asked again.
+            self.inlining = None;
+            return Vec::new();
+        };
+        let functions = found.into_sym().map(|symbol| symbol.inlined).unwrap_or_default();
+        let frame = |function: &InlinedFn| {
+            let text = format!("{} [inlined]", printable(&function.name));
+            Frame {
+                inlined: true,
+                ..Frame::new(text)
+            }
+        };
+        functions.iter().rev().map(frame).collect()
     }
 
     /// The address of an offset as the file itself has it, before it is moved in memory.
@@ -232,27 +267,6 @@ impl Layout {
             (offset - segment.offsets.start).wrapping_add(segment.address)
         })
     }
-}
-
-/// The frames of one address: inlined functions first, since they are the innermost.
-fn named(symbol: &Sym, object: &str, past: u64) -> Vec<Frame> {
-    let inlined = symbol.inlined.iter().rev().map(|function| {
-        let text = format!("{} [inlined]", printable(&function.name));
-        Frame {
-            inlined: true,
-            ..Frame::new(text)
-        }
-    });
-    let text = format!(
-        "{}+{:#x} [{object}]",
-        printable(&symbol.name),
-        symbol.offset as u64 + past
-    );
-    let outer = Frame {
-        bottom: is_bottom(&symbol.name, object),
-        ..Frame::new(text)
-    };
-    inlined.chain([outer]).collect()
 }
 
 fn segments<'data>(elf: &impl object::Object<'data>) -> Vec<Segment> {
@@ -268,6 +282,16 @@ fn segments<'data>(elf: &impl object::Object<'data>) -> Vec<Segment> {
         }
     });
     segment.collect()
+}
+
+/// Whether a file has debug information of its own, of a size that is read in a moment, and none that leads elsewhere: a
+/// link could be made to lead to a device, or to a pipe that never answers.
+fn has_safe_debug_info<'data>(elf: &impl object::Object<'data>) -> bool {
+    let size = elf
+        .section_by_name(".debug_info")
+        .map_or(0, |section| section.size());
+    let is_link = |section| elf.section_by_name(section).is_some();
+    (1..=MAX_DEBUG_INFO_BYTES).contains(&size) && !LINK_SECTIONS.into_iter().any(is_link)
 }
 
 /// The debug file of the distribution for a file, where it is installed.
