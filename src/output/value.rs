@@ -1,5 +1,7 @@
 //! A value and how each format writes it.
 
+use std::rc::Rc;
+
 use super::escape::{push_hex, push_hex_number, push_json, push_json_key, push_text};
 use super::histogram::{Bucket, buckets};
 use super::time::{Stamps, push_padded};
@@ -21,7 +23,7 @@ pub enum Value<'a> {
     Bytes(&'a [u8]),
     /// Lines from outside, such as the frames of a stack, innermost first. JSON has an array of strings; CSV, and text
     /// inside a row, put `;` between them.
-    Lines(&'a [String]),
+    Lines(&'a [Rc<str>]),
     /// A moment in nanoseconds since the Unix epoch. Text shows local `HH:MM:SS`, JSON and CSV RFC 3339 in UTC with
     /// nanoseconds.
     Time(u64),

@@ -46,12 +46,6 @@ pub fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&b| b == 0).next().unwrap_or(bytes)
 }
 
-/// The clock of the probes, now.
-pub fn monotonic_ns() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
-}
-
 /// A record as `T`, borrowed from the ring. None when it is too short: a record of another version or another kind.
 pub fn decode<T: Plain>(record: &[u8]) -> Option<&T> {
     plain::from_bytes(record).ok()

@@ -21,7 +21,7 @@ use crate::find::symbolize::Symbolizer;
 use crate::output::{Column, Output, Table, Unit, Value, histogram};
 use crate::probe::attach::{Attacher, Point, Program, Way};
 use crate::probe::command::Command;
-use crate::probe::event::{Header, callers, decode, monotonic_ns, until_nul};
+use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::filter::Filter;
 use crate::probe::session::{CALLS_IN_FLIGHT, Parts, Session, Step, configure, load};
 use crate::probe::targets::{Place, Targets, Wanted};
@@ -426,7 +426,7 @@ fn print_usage(out: &mut Output, table: &Table, ended: &BTreeMap<u32, Usage>, th
     }
     let mut processes: Vec<(u32, Usage)> = processes.into_iter().collect();
     processes.sort_by_key(|(_, usage)| std::cmp::Reverse(usage.bytes));
-    let now = out.wall(monotonic_ns());
+    let now = out.wall_now();
     out.header(table);
     for (pid, usage) in &processes {
         out.row(

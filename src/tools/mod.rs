@@ -24,5 +24,6 @@ macro_rules! tools {
 }
 
 tools! {
+    bashreadline
     mallocsnoop
 }

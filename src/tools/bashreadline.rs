@@ -1,0 +1,300 @@
+//! Each command line entered in any bash; with `--readline`, each line entered in any program that uses readline.
+
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use libbpf_rs::skel::SkelBuilder;
+use plain::Plain;
+
+use crate::bpf::bashreadline::{BashreadlineSkelBuilder, types};
+use crate::cli::{FilterArgs, OutputArgs, RunArgs, named_file};
+use crate::find::container::{Cgroups, container_id};
+use crate::find::elf::ElfFile;
+use crate::find::loader;
+use crate::find::target::Proc;
+use crate::find::users::Users;
+use crate::output::{Column, Output, Table, Value};
+use crate::probe::attach::{Attacher, Point, Program, Way};
+use crate::probe::event::{Header, decode, until_nul};
+use crate::probe::filter::Filter;
+use crate::probe::session::{Parts, Session, Step, configure, load};
+use crate::probe::targets::{Place, Targets, Wanted};
+use crate::sys;
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+    bashreadline                        # what is typed into every bash, in containers too
+    bashreadline -u alice -j            # one user's commands, as JSON
+    bashreadline --container web        # in one container
+    bashreadline --readline             # also psql, gdb, python3 and whatever else uses libreadline
+    bashreadline -s /opt/lib/libreadline.so.8   # a copy of libreadline in an unusual place";
+
+/// Show each command line entered in any bash.
+#[derive(Parser, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Lines of every program that reads them through libreadline, with its name
+    #[arg(long)]
+    readline: bool,
+    /// Only this libreadline, or program that has readline in it
+    #[arg(short, long, value_name = "PATH")]
+    shared: Option<PathBuf>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// readline_internal_teardown is entered when the line is complete, so its return probe also catches a shell that
+/// already waited at its prompt; that of readline, which was entered before, would not. Both return the line. It
+/// serves the callback interface as well. libedit has only the second.
+const FUNCTIONS: [&str; 2] = ["readline_internal_teardown", "readline"];
+
+/// What makes a program a bash, whatever it is called.
+const BASH_FUNCTIONS: [&str; 2] = ["execute_command", "pre_process_line"];
+
+/// Cookie: the probe is in a bash itself, and not in a library that others use as well.
+const IN_BASH: u64 = 1;
+const IN_LIBRARY: u64 = 0;
+
+const COLUMNS: &[Column] = &[
+    Column::left("TIME", "time", 8),
+    Column::right("PID", "pid", 7),
+    Column::right("TID", "tid", 7).data_only(),
+    Column::right("UID", "uid", 5).data_only(),
+    Column::left("COMM", "comm", 15).data_only(),
+    Column::left("USER", "user", 8),
+    Column::left("TTY", "tty", 7),
+    Column::left("COMMAND", "command", 0).text_only(),
+    Column::left("COMMAND", "command", 0).data_only(),
+    Column::left("", "truncated", 0).data_only(),
+    Column::right("LOGINUID", "login_uid", 0).data_only(),
+    Column::right("PPID", "ppid", 0).data_only(),
+    Column::left("CGROUP", "cgroup", 0).data_only(),
+    Column::left("CONTAINER", "container", 0).data_only(),
+    Column::left("EXE", "exe", 0).data_only(),
+];
+
+// SAFETY: integers and arrays of integers; the part in front of the text is written whole by the BPF program.
+unsafe impl Plain for types::line_event {}
+
+pub fn run(args: Args) -> Result<u8> {
+    sys::require_privileges()?;
+    sys::require_btf("bashreadline")?;
+    let mut out = args.output.open()?;
+    let filter = args.filter.resolve()?;
+    let way = Way::choose(args.run.attach)?;
+    let place = place(&args, &filter)?;
+
+    let mut storage = MaybeUninit::uninit();
+    let mut open = BashreadlineSkelBuilder::default().open(&mut storage)?;
+    if let Some(rodata) = open.maps.rodata_data.as_mut() {
+        configure!(rodata, &filter, &args.run, way);
+    }
+    open.maps.events.set_max_entries(args.run.ring_bytes())?;
+    way.prepare([&mut open.progs.line_return]);
+    let skel = load(open)?;
+    filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
+
+    let bash_only = !args.readline && matches!(place, Place::Everywhere);
+    let program = Program { program: &skel.progs.line_return, at_return: true };
+    let attacher = Attacher::new(way, filter.only_pid(), vec![program]);
+    let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
+    let mut session = Session::start(
+        Parts {
+            events: skel.maps.events.as_fd(),
+            ring_bytes: args.run.ring_bytes(),
+            lost: &bss.lost,
+            unmatched: &bss.unmatched,
+            targets: Targets::new(wanted(bash_only), place, false, attacher),
+            command: None,
+            symbolizer: None,
+            limits: args.run.limits(&args.output, None),
+        },
+        &mut out,
+    )?;
+    list(&args, bash_only, &mut session, &mut out)?;
+    session.finish(&mut out)
+}
+
+fn place(args: &Args, filter: &Filter) -> Result<Place> {
+    Ok(match &args.shared {
+        Some(path) => Place::File(named_file(path, &filter.pids)?),
+        None if !filter.pids.is_empty() => Place::Processes(filter.pids.clone()),
+        None => Place::Everywhere,
+    })
+}
+
+fn wanted(bash_only: bool) -> Wanted {
+    let programs = ["bash", "sh"].into_iter().filter_map(loader::find_program);
+    Wanted {
+        what: "readline",
+        names: FUNCTIONS.to_vec(),
+        may_hold: may_read_lines,
+        points: Box::new(move |elf| line_points(elf, bash_only)),
+        first_only: false,
+        likely: programs.chain(loader::find_library("libreadline")).collect(),
+    }
+}
+
+/// Programs, under any name, and the libraries that read lines.
+fn may_read_lines(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    !name.contains(".so") || name.starts_with("libreadline.so") || name.starts_with("libedit.so")
+}
+
+/// Where a file returns lines. Of libedit only with --readline: no bash uses it.
+fn line_points(elf: &ElfFile, bash_only: bool) -> Result<Vec<Point>> {
+    let mut found = elf.lookup(&FUNCTIONS)?.into_iter();
+    let (teardown, readline) = (found.next().flatten(), found.next().flatten());
+    let is_library = elf.soname().is_some();
+    let bash = is_bash(elf)?;
+    if bash_only && !bash && !(is_library && teardown.is_some()) {
+        return Ok(Vec::new());
+    }
+    let cookie = if bash { IN_BASH } else { IN_LIBRARY };
+    Ok(teardown.or(readline).map(|function| Point { offset: function.offset, cookie }).into_iter().collect())
+}
+
+fn is_bash(elf: &ElfFile) -> Result<bool> {
+    Ok(elf.lookup(&BASH_FUNCTIONS)?.iter().all(Option::is_some))
+}
+
+fn list(args: &Args, bash_only: bool, session: &mut Session<'_>, out: &mut Output) -> Result<()> {
+    let table = Table::new("event", COLUMNS).in_text("comm", args.readline);
+    let users = Users::load();
+    let mut programs = Programs::default();
+    let mut cgroups = Cgroups::open().ok();
+    let mut shown = Vec::new();
+    out.header(&table);
+    while let Some(step) = session.next(out)? {
+        let Step::Event(record) = step else { continue };
+        let Some((header, line, text)) = line_of(record) else { continue };
+        let program = programs.look_up(header.pid, (line.exe_dev, line.exe_inode));
+        if bash_only && u64::from(header.func) != IN_BASH && program.is_bash == Some(false) {
+            continue;
+        }
+        let cgroup = cgroups.as_mut().and_then(|cgroups| cgroups.path_of_id(line.cgroup));
+        let user = users.name(header.uid).map_or_else(|| header.uid.to_string(), str::to_owned);
+        let tty = line.tty.map(|byte| byte as u8);
+        mark(&mut shown, text, line);
+        out.row(
+            &table,
+            &[
+                Value::Time(out.wall(header.time_ns)),
+                Value::U64(header.pid.into()),
+                Value::U64(header.tid.into()),
+                Value::U64(header.uid.into()),
+                Value::Bytes(header.comm()),
+                Value::Bytes(user.as_bytes()),
+                terminal(&tty).as_deref().map_or(Value::Null, |tty| Value::Bytes(tty.as_bytes())),
+                Value::Bytes(&shown),
+                text.map_or(Value::Null, Value::Bytes),
+                Value::Bool(line.truncated != 0),
+                if line.login_uid == u32::MAX { Value::Null } else { Value::U64(line.login_uid.into()) },
+                Value::U64(line.parent.into()),
+                cgroup.as_deref().map_or(Value::Null, |path| Value::Bytes(path.as_bytes())),
+                cgroup.as_deref().and_then(container_id).map_or(Value::Null, |id| Value::Bytes(id.as_bytes())),
+                program.path.as_deref().map_or(Value::Null, |path| Value::Bytes(path.as_bytes())),
+            ],
+        );
+    }
+    Ok(())
+}
+
+/// The parts of a record. The text is None when it could not be read.
+fn line_of(record: &[u8]) -> Option<(&Header, &types::line_event, Option<&[u8]>)> {
+    let header = decode::<Header>(record)?;
+    let line = decode::<types::line_event>(record)?;
+    let rest = record.get(size_of::<types::line_event>()..)?;
+    let text = usize::try_from(line.len).ok().and_then(|len| rest.get(..len));
+    Some((header, line, text))
+}
+
+/// The line as text shows it: what is missing is said.
+fn mark(shown: &mut Vec<u8>, text: Option<&[u8]>, line: &types::line_event) {
+    shown.clear();
+    shown.extend_from_slice(text.unwrap_or(b"[the line could not be read]"));
+    if line.truncated != 0 {
+        shown.extend_from_slice(format!(" [cut after {} bytes]", line.len).as_bytes());
+    }
+}
+
+/// `pts/3` for `pts3`, as people write it; None without a terminal.
+fn terminal(tty: &[u8]) -> Option<String> {
+    let name = String::from_utf8_lossy(until_nul(tty)).into_owned();
+    match name.strip_prefix("pts") {
+        Some(number) if !number.is_empty() => Some(format!("pts/{number}")),
+        _ if name.is_empty() => None,
+        _ => Some(name),
+    }
+}
+
+/// What a line's program is: looked up once for each executable file.
+#[derive(Default)]
+struct Programs {
+    known: HashMap<(u32, u64), Executable>,
+}
+
+#[derive(Default, Clone)]
+struct Executable {
+    path: Option<String>,
+    /// None when the process was gone before it could be looked at.
+    is_bash: Option<bool>,
+}
+
+impl Programs {
+    /// `exe` is the device and inode that the kernel had for it.
+    fn look_up(&mut self, pid: u32, exe: (u32, u64)) -> Executable {
+        if let Some(known) = self.known.get(&exe) {
+            return known.clone();
+        }
+        let Ok(object) = Proc::host().executable(pid) else { return Executable::default() };
+        let path = Some(object.path.to_string_lossy().into_owned());
+        let is_bash = ElfFile::open(object.file, &object.path).and_then(|elf| is_bash(&elf)).ok();
+        let executable = Executable { path, is_bash };
+        self.known.insert(exe, executable.clone());
+        executable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_are_written_as_people_write_them() {
+        assert_eq!(terminal(b"pts12\0\0"), Some("pts/12".to_owned()));
+        assert_eq!(terminal(b"tty1\0"), Some("tty1".to_owned()));
+        assert_eq!(terminal(b"\0"), None);
+    }
+
+    #[test]
+    fn a_cut_or_unreadable_line_says_so() {
+        let mut shown = Vec::new();
+        mark(&mut shown, Some(b"ls"), &types::line_event { len: 2, ..Default::default() });
+        assert_eq!(shown, b"ls");
+        mark(&mut shown, Some(b"ls"), &types::line_event { len: 2, truncated: 1, ..Default::default() });
+        assert_eq!(shown, b"ls [cut after 2 bytes]");
+        mark(&mut shown, None, &types::line_event { len: -14, ..Default::default() });
+        assert_eq!(shown, b"[the line could not be read]");
+    }
+
+    #[test]
+    fn a_record_shorter_than_its_length_says_is_unreadable() {
+        let mut record = vec![0u64; size_of::<types::line_event>() / 8 + 1];
+        let event = types::line_event { len: 9, ..Default::default() };
+        // SAFETY: the vector is aligned and longer than the event.
+        unsafe { record.as_mut_ptr().cast::<types::line_event>().write(event) };
+        // SAFETY: plain integers seen as bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(record.as_ptr().cast::<u8>(), record.len() * 8) };
+        assert!(line_of(bytes).is_some_and(|(_, _, text)| text.is_none()));
+        assert!(line_of(&bytes[..40]).is_none());
+    }
+}
