@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Exit statuses, the same for every tool.
 pub const FAILED: u8 = 1;
@@ -49,6 +51,9 @@ pub fn explain(error: &anyhow::Error) -> (u8, Option<String>) {
     }
     let refused = error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+            || cause
+                .downcast_ref::<libbpf_rs::Error>()
+                .is_some_and(|e| e.kind() == libbpf_rs::ErrorKind::PermissionDenied)
     });
     if refused { (DENIED, Some(permission_hint())) } else { (FAILED, None) }
 }
@@ -72,21 +77,49 @@ fn permission_hint() -> String {
 
 /// Refuses early and clearly where no BPF program can be loaded at all.
 pub fn require_privileges() -> Result<()> {
-    const CAP_SYS_ADMIN: u32 = 21;
-    if has_capability(CAP_SYS_ADMIN) {
+    // Perf-based uprobes want CAP_SYS_ADMIN since CVE-2025-38466, on 5.10.240, 6.1.146, 6.12.39 and 6.16.
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false) {
         return Ok(());
     }
     Err(Failure::new(DENIED, "not permitted: tracing needs root").hint(permission_hint()).into())
 }
 
-/// Is the capability in the effective set? False where that cannot be read.
-fn has_capability(number: u32) -> bool {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return false };
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .is_some_and(|set| set >> number & 1 == 1)
+/// What a run still has to do once its probes are in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Duties {
+    /// Read its ring, print, and close its probes.
+    Read,
+    /// Look into other processes as well: memory maps and mapped files.
+    Inspect,
+    /// Attach more probes as well.
+    Attach,
+}
+
+/// Gives up every privilege that `duties` do not need, for good.
+pub fn drop_privileges(duties: Duties) -> Result<()> {
+    const INSPECT: [Capability; 3] =
+        [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_CHECKPOINT_RESTORE];
+    const ATTACH: [Capability; 3] = [Capability::CAP_SYS_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON];
+    let wanted: &[&[Capability]] = match duties {
+        Duties::Read => &[],
+        Duties::Inspect => &[&INSPECT],
+        Duties::Attach => &[&INSPECT, &ATTACH],
+    };
+    let had = caps::read(None, CapSet::Permitted).context("failed to read the capabilities")?;
+    let kept: CapsHashSet = wanted.concat().into_iter().filter(|capability| had.contains(capability)).collect();
+    caps::clear(None, CapSet::Inheritable).context("failed to drop privileges")?;
+    caps::set(None, CapSet::Effective, &kept).context("failed to drop privileges")?;
+    caps::set(None, CapSet::Permitted, &kept).context("failed to drop privileges")?;
+    nix::sys::prctl::set_no_new_privs().context("failed to drop privileges")
+}
+
+/// Lets this process have as many open files as it may: single probes take one each. A command that is to be traced
+/// must have been forked before, as it would inherit the limit.
+pub fn raise_file_limit() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Where it is refused, attaching says so when it gets there.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
 }
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";

@@ -16,7 +16,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use libbpf_rs::libbpf_sys as sys_bpf;
 
-use crate::sys::{DENIED, Failure};
+use crate::sys::{self, DENIED, Failure};
 
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -40,6 +40,7 @@ impl Way {
         };
         if way != Way::Multi {
             pmu_type()?;
+            sys::raise_file_limit();
         }
         Ok(way)
     }

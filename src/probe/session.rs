@@ -23,6 +23,7 @@ use super::watch::{Change, Watch};
 use crate::find::symbolize::{Frame, Symbolizer, ends_whole};
 use crate::output::escape::printable;
 use crate::output::{Output, Value};
+use crate::sys::{self, Duties};
 
 /// Calls that can be under way at a time and still be matched with their returns.
 pub const CALLS_IN_FLIGHT: u32 = 65536;
@@ -187,6 +188,7 @@ impl<'a> Session<'a> {
             command.start()?;
         }
         session.command = command;
+        sys::drop_privileges(session.duties())?;
         Ok(session)
     }
 
@@ -353,6 +355,14 @@ impl<'a> Session<'a> {
                 ),
                 Change::Forked { .. } | Change::Exited { .. } => {}
             }
+        }
+    }
+
+    fn duties(&self) -> Duties {
+        match (&self.watch, &self.symbolizer) {
+            (Some(_), _) => Duties::Attach,
+            (None, Some(_)) => Duties::Inspect,
+            (None, None) => Duties::Read,
         }
     }
 
