@@ -36,7 +36,7 @@ demo: build setup-demo ## watch a python3 and a bash that it starts
 	scripts/demo
 
 test: setup-build setup-lint setup-test build lint ## run every test that this user may run
-	cargo test --release $(locked) --bins --test cli
+	cargo test --release --no-fail-fast $(locked) --bins --test cli
 	@# Built as the user; cargo runs what it built through sudo.
 	@if ((EUID == 0)); then \
 		root=(env); \
@@ -46,7 +46,7 @@ test: setup-build setup-lint setup-test build lint ## run every test that this u
 	else \
 		printf '\n%s\n' '*** NOT RUN, for want of root: the tests load and e2e' >&2; exit 0; \
 	fi; \
-	set -x; "$${root[@]}" cargo test --release $(locked) --test load --test e2e
+	set -x; "$${root[@]}" cargo test --release --no-fail-fast $(locked) --test load --test e2e
 
 # --release only because that shares what is built already.
 lint: setup-build setup-lint ## formatting, clippy

@@ -56,8 +56,16 @@ impl FilterArgs {
             cgroups.extend(find_container(container)?.cgroups);
         }
         cgroups.truncate(MAX_CGROUPS);
-        Ok(Filter { pids: self.pid.clone(), comms: self.comm.clone(), uid, cgroups, follow: false })
+        let pids = self.pid.iter().map(|&pid| process_of(pid)).collect::<Result<_>>()?;
+        Ok(Filter { pids, comms: self.comm.clone(), uid, cgroups, follow: false })
     }
+}
+
+/// The process that a number means: a thread stands for its process.
+fn process_of(pid: u32) -> Result<u32> {
+    Proc::host()
+        .tgid(pid)
+        .map_err(|_| Failure::new(FAILED, format!("failed to trace pid {pid}: no such process")).into())
 }
 
 /// What comes out, and where.

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command};
 
 use crate::output::escape::printable;
+use crate::sys::Explained;
 use crate::tools::{TOOLS, Tool};
 
 fn main() -> ExitCode {
@@ -79,8 +80,8 @@ fn run(tool: &Tool, matches: &ArgMatches) -> Result<u8, u8> {
         if sys::is_broken_pipe(&error) {
             return Ok(0);
         }
-        eprintln!("error: {}", printable(format!("{error:#}").as_bytes()));
-        let (status, hint) = sys::explain(&error);
+        let Explained { status, message, hint } = sys::explain(&error);
+        eprintln!("error: {}", printable(message.as_bytes()));
         if let Some(hint) = hint {
             eprintln!("hint: {}", printable(hint.as_bytes()));
         }

@@ -42,20 +42,38 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Exit status and hint of an error, from the innermost cause that knows them.
-pub fn explain(error: &anyhow::Error) -> (u8, Option<String>) {
-    for cause in error.chain() {
-        if let Some(failure) = cause.downcast_ref::<Failure>() {
-            return (failure.status, failure.hint.clone());
-        }
+/// What is told of an error.
+pub struct Explained {
+    pub status: u8,
+    /// One line.
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// Exit status, line and hint of an error. The hint is that of a [`Failure`], or the second line of an error of
+/// `find`, which knows no exit status.
+pub fn explain(error: &anyhow::Error) -> Explained {
+    let text = format!("{error:#}");
+    let (message, hint) = match text.split_once("\nhint: ") {
+        Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
+        None => (text, None),
+    };
+    if let Some(failure) = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()) {
+        return Explained { status: failure.status, message, hint: failure.hint.clone().or(hint) };
     }
-    let refused = error.chain().any(|cause| {
+    match is_refused(error) {
+        true => Explained { status: DENIED, message, hint: Some(permission_hint()) },
+        false => Explained { status: FAILED, message, hint },
+    }
+}
+
+fn is_refused(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
             || cause
                 .downcast_ref::<libbpf_rs::Error>()
                 .is_some_and(|e| e.kind() == libbpf_rs::ErrorKind::PermissionDenied)
-    });
-    if refused { (DENIED, Some(permission_hint())) } else { (FAILED, None) }
+    })
 }
 
 /// Did the reader of our output go away? That is success: `| head -3` has seen enough.

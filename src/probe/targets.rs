@@ -276,6 +276,11 @@ impl<'a> Targets<'a> {
         if !self.proc.exists(pid) {
             return Failure::new(FAILED, format!("failed to trace pid {pid}: no such process")).into();
         }
+        if error.kind() == std::io::ErrorKind::NotFound {
+            return Failure::new(FAILED, format!("failed to trace pid {pid}: it has no program"))
+                .hint("it is a kernel thread, or has just ended")
+                .into();
+        }
         anyhow::Error::new(error).context(format!("failed to read the memory map of pid {pid}"))
     }
 

@@ -222,29 +222,8 @@ struct tty_struct {
 	struct tty_driver *driver;
 };
 
-enum tty_driver_type {
-	TTY_DRIVER_TYPE_SYSTEM = 0,
-	TTY_DRIVER_TYPE_CONSOLE = 1,
-	TTY_DRIVER_TYPE_SERIAL = 2,
-	TTY_DRIVER_TYPE_PTY = 3,
-	TTY_DRIVER_TYPE_SCC = 4,
-	TTY_DRIVER_TYPE_SYSCONS = 5,
-};
-
-enum tty_driver_subtype {
-	SYSTEM_TYPE_TTY = 1,
-	SYSTEM_TYPE_CONSOLE = 2,
-	SYSTEM_TYPE_SYSCONS = 3,
-	SYSTEM_TYPE_SYSPTMX = 4,
-	PTY_TYPE_MASTER = 1,
-	PTY_TYPE_SLAVE = 2,
-	SERIAL_TYPE_NORMAL = 1,
-};
-
 struct tty_driver {
 	const char *name;
-	enum tty_driver_type type;
-	enum tty_driver_subtype subtype;
 	int name_base;
 };
 
