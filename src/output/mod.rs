@@ -16,7 +16,7 @@ use std::io;
 
 pub use sink::Destination;
 pub use table::{Column, Table};
-pub use value::{Unit, Value};
+pub use value::Value;
 
 use table::Align;
 use time::{Clock, Stamps};
@@ -64,11 +64,6 @@ impl Output {
             headed: None,
             rows: 0,
         }
-    }
-
-    /// The format of this run.
-    pub fn format(&self) -> Format {
-        self.format
     }
 
     /// How many rows there were since the start; records and headers do not count.

@@ -65,7 +65,6 @@ mod tests {
     use std::io::Read;
     use std::os::fd::OwnedFd;
     use std::thread;
-    use std::time::Duration;
 
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -78,8 +77,8 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         fcntl(&writer, FcntlArg::F_SETFL(flags)).unwrap();
         let slow = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(20));
-            let mut all = Vec::new();
+            let mut all = vec![0]; // one byte: the writer has begun, and has more than the pipe holds
+            reader.read_exact(&mut all)?;
             reader.read_to_end(&mut all).map(|_| all)
         });
         let bytes: Vec<u8> = (0..MUCH).map(|index| (index % 251) as u8).collect();
@@ -106,13 +105,10 @@ mod tests {
 
     #[test]
     fn what_got_through_before_an_error_is_counted() {
-        let (reader, writer) = io::pipe().unwrap();
-        let leaves = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(20));
-            drop(reader);
-        });
+        let (mut reader, writer) = io::pipe().unwrap();
+        let leaves = thread::spawn(move || reader.read_exact(&mut [0]));
         let (written, result) = Destination::File(OwnedFd::from(writer).into()).write(&vec![0; MUCH]);
-        leaves.join().unwrap();
+        leaves.join().unwrap().unwrap();
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         assert!((1..MUCH).contains(&written), "{written}");
     }

@@ -10,7 +10,6 @@ use super::time::{Stamps, push_padded};
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
     U64(u64),
-    I64(i64),
     /// An address or a bit mask: `0x7f00`, in JSON a string.
     Hex(u64),
     Bool(bool),
@@ -27,26 +26,12 @@ pub enum Value<'a> {
     /// A moment in nanoseconds since the Unix epoch. Text shows local `HH:MM:SS`, JSON and CSV RFC 3339 in UTC with
     /// nanoseconds.
     Time(u64),
-    /// A duration in nanoseconds. Text shows three digits and a unit, cut and not rounded: `12.3us`. JSON and CSV have
-    /// the nanoseconds.
-    Duration(u64),
-    /// A duration in nanoseconds that text shows as a decimal number of a unit which the header names. JSON and CSV
+    /// A duration in nanoseconds. Text shows microseconds with three decimals, and the header names them; JSON and CSV
     /// have the nanoseconds.
-    DurationIn(Unit, u64),
+    Micros(u64),
     /// The slots of a [histogram](super::histogram). JSON has an array of `{"lo":..,"hi":..,"count":..}`, CSV and text
     /// `lo-hi:count` with `;` between them.
     Buckets(&'a [u64]),
-}
-
-/// The unit of a duration in text.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unit {
-    /// With three decimals, exact.
-    Micros,
-    /// With three decimals, cut to microseconds.
-    Millis,
-    /// With six decimals, cut to microseconds.
-    Secs,
 }
 
 impl Value<'_> {
@@ -55,8 +40,7 @@ impl Value<'_> {
         match *self {
             Self::Null => out.push(b'-'),
             Self::Time(epoch_ns) => stamps.push_local(out, epoch_ns),
-            Self::Duration(ns) => push_duration(out, ns),
-            Self::DurationIn(unit, ns) => push_duration_in(out, unit, ns),
+            Self::Micros(ns) => push_micros(out, ns),
             _ => self.push_plain(out, stamps),
         }
     }
@@ -64,10 +48,7 @@ impl Value<'_> {
     /// Appends the value as a CSV field has it, before quoting.
     pub(super) fn push_plain(&self, out: &mut Vec<u8>, stamps: &mut Stamps) {
         match *self {
-            Self::U64(number) | Self::Duration(number) | Self::DurationIn(_, number) => {
-                push_number(out, number)
-            }
-            Self::I64(number) => push_number(out, number),
+            Self::U64(number) | Self::Micros(number) => push_number(out, number),
             Self::Hex(number) => push_address(out, number),
             Self::Bool(yes) => push_bool(out, yes),
             Self::Null => {}
@@ -104,10 +85,7 @@ impl Value<'_> {
     pub(super) fn push_json(&self, out: &mut Vec<u8>, key: &str, json_key: &[u8], stamps: &mut Stamps) {
         out.extend_from_slice(json_key);
         match *self {
-            Self::U64(number) | Self::Duration(number) | Self::DurationIn(_, number) => {
-                push_number(out, number)
-            }
-            Self::I64(number) => push_number(out, number),
+            Self::U64(number) | Self::Micros(number) => push_number(out, number),
             Self::Bool(yes) => push_bool(out, yes),
             Self::Null => out.extend_from_slice(b"null"),
             Self::Hex(number) => quoted(out, |out| push_address(out, number)),
@@ -202,37 +180,10 @@ fn push_range(out: &mut Vec<u8>, bucket: Bucket) {
     push_number(out, bucket.count);
 }
 
-fn push_duration(out: &mut Vec<u8>, ns: u64) {
-    let (scale, unit) = match ns {
-        0..1_000 => (1, "ns"),
-        1_000..1_000_000 => (1_000, "us"),
-        1_000_000..1_000_000_000 => (1_000_000, "ms"),
-        _ => (1_000_000_000, "s"),
-    };
-    let whole = ns / scale;
-    push_number(out, whole);
-    let decimals = match whole {
-        _ if scale == 1 => 0,
-        0..10 => 2,
-        10..100 => 1,
-        _ => 0,
-    };
-    if decimals > 0 {
-        out.push(b'.');
-        push_padded(out, ns % scale / (scale / 10u64.pow(decimals)), decimals as usize);
-    }
-    out.extend_from_slice(unit.as_bytes());
-}
-
-fn push_duration_in(out: &mut Vec<u8>, unit: Unit, ns: u64) {
-    let (scale, decimals) = match unit {
-        Unit::Micros => (1_000, 3),
-        Unit::Millis => (1_000_000, 3),
-        Unit::Secs => (1_000_000_000, 6),
-    };
-    push_number(out, ns / scale);
+fn push_micros(out: &mut Vec<u8>, ns: u64) {
+    push_number(out, ns / 1_000);
     out.push(b'.');
-    push_padded(out, ns % scale / (scale / 10u64.pow(decimals)), decimals as usize);
+    push_padded(out, ns % 1_000, 3);
 }
 
 #[cfg(test)]
@@ -266,7 +217,6 @@ mod tests {
     fn scalars_in_text_csv_and_json() {
         let all = [
             (Value::U64(u64::MAX), ["18446744073709551615"; 3]),
-            (Value::I64(i64::MIN), ["-9223372036854775808"; 3]),
             (Value::Hex(0), ["0x0", "0x0", "\"0x0\""]),
             (
                 Value::Hex(0x7f00_dead),
@@ -278,8 +228,7 @@ mod tests {
             (Value::Str("a b"), ["a b", "a b", "\"a b\""]),
             (Value::Bytes(b"\t"), ["\\t", "\\t", "\"\\t\""]),
             (Value::Bytes(b""), ["", "", "\"\""]),
-            (Value::Duration(1_234), ["1.23us", "1234", "1234"]),
-            (Value::DurationIn(Unit::Micros, 1_234), ["1.234", "1234", "1234"]),
+            (Value::Micros(1_234), ["1.234", "1234", "1234"]),
         ];
         for (value, expected) in all {
             assert_eq!([text(value), plain(value), json(value)], expected, "{value:?}");
@@ -288,7 +237,7 @@ mod tests {
 
     #[test]
     fn lists_in_text_csv_and_json() {
-        let lines = ["main".to_string(), "a\"b\n".to_string()];
+        let lines: [Rc<str>; 2] = ["main".into(), "a\"b\n".into()];
         let value = Value::Lines(&lines);
         assert_eq!([text(value), plain(value)], ["main;a\"b\\n"; 2]);
         assert_eq!(json(value), r#"["main","a\"b\n"]"#);
@@ -301,31 +250,11 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_three_digits_and_a_unit() {
-        let all = [
-            (0, "0ns"),
-            (999, "999ns"),
-            (1_000, "1.00us"),
-            (9_999, "9.99us"),
-            (12_345, "12.3us"),
-            (999_999, "999us"),
-            (1_000_000, "1.00ms"),
-            (10_050_000, "10.0ms"),
-            (1_005_000_000, "1.00s"),
-            (3_600_000_000_000, "3600s"),
-            (u64::MAX, "18446744073s"),
-        ];
+    fn microseconds_keep_their_zeros() {
+        let all = [(0, "0.000"), (1, "0.001"), (1_002_003, "1002.003"), (u64::MAX, "18446744073709551.615")];
         for (ns, expected) in all {
-            assert_eq!(text(Value::Duration(ns)), expected);
+            assert_eq!(text(Value::Micros(ns)), expected);
         }
-    }
-
-    #[test]
-    fn durations_in_a_unit_keep_their_zeros() {
-        let in_units =
-            |ns| [Unit::Micros, Unit::Millis, Unit::Secs].map(|unit| text(Value::DurationIn(unit, ns)));
-        assert_eq!(in_units(1_002_003_004), ["1002003.004", "1002.003", "1.002003"]);
-        assert_eq!(in_units(0), ["0.000", "0.000", "0.000000"]);
     }
 
     #[test]
@@ -335,7 +264,7 @@ mod tests {
         assert_eq!(below(Value::Bytes(payload)), expected);
         assert_eq!(below(Value::Bytes(b"a\rb\n")), "    a\\rb\n");
         assert_eq!(
-            below(Value::Lines(&["f\n".to_string(), "g".to_string()])),
+            below(Value::Lines(&["f\n".into(), "g".into()])),
             "    f\\n\n    g\n"
         );
         assert_eq!(below(Value::Lines(&[])), "");

@@ -18,7 +18,7 @@ use crate::cli::{CommandArgs, FilterArgs, OutputArgs, RunArgs, named_file, parse
 use crate::find::elf::ElfFile;
 use crate::find::loader;
 use crate::find::symbolize::Symbolizer;
-use crate::output::{Column, Output, Table, Unit, Value, histogram};
+use crate::output::{Column, Output, Table, Value, histogram};
 use crate::probe::attach::{Attacher, Point, Program, Way};
 use crate::probe::command::Command;
 use crate::probe::event::{Header, callers, decode, until_nul};
@@ -338,7 +338,7 @@ fn print(
             if failed { Value::Str("failed") } else { addr },
             addr,
             Value::Bool(failed),
-            Value::DurationIn(Unit::Micros, event.lat_ns),
+            Value::Micros(event.lat_ns),
             Value::Lines(stack),
         ],
     );

@@ -1,0 +1,422 @@
+//! Runs a tool beside programs with known behaviour, and lets neither outlive its test.
+//!
+//! Nothing here sleeps for luck: a tool is ready when its `attached` record is there, a program when it has answered,
+//! and whatever is waited for has a deadline. Children are ended by the handle that this process has of them, also when
+//! a test panics.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// The binary under test.
+pub const TOOLS: &str = env!("CARGO_BIN_EXE_ubpf-tools");
+/// What takes longer than this has failed; the machine may be busy with other tests.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How probes are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Multi,
+    Single,
+    Plain,
+}
+
+impl Way {
+    /// The value of `--attach`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Multi => "multi",
+            Way::Single => "single",
+            Way::Plain => "plain",
+        }
+    }
+
+    /// Runs a test unless this kernel is older than the way.
+    pub fn run(self, test: impl FnOnce(Way)) {
+        let since = match self {
+            Way::Multi => (6, 6),
+            Way::Single => (5, 15),
+            Way::Plain => (0, 0),
+        };
+        match kernel_version() < since {
+            true => skip(&format!("--attach {} is there since {since:?}, this is {:?}", self.name(), kernel_version())),
+            false => test(self),
+        }
+    }
+}
+
+/// `each_way! { test ... }` makes of each function that takes a [`Way`] one test for each way.
+macro_rules! each_way {
+    ($($test:ident)*) => {$(
+        mod $test {
+            use crate::harness::Way;
+
+            #[test]
+            fn multi() {
+                Way::Multi.run(super::$test);
+            }
+
+            #[test]
+            fn single() {
+                Way::Single.run(super::$test);
+            }
+
+            #[test]
+            fn plain() {
+                Way::Plain.run(super::$test);
+            }
+        }
+    )*};
+}
+pub(crate) use each_way;
+
+/// Major and minor number of the running kernel.
+pub fn kernel_version() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Says, past the test runner's capture, that a test or a part of it is not run, and why.
+pub fn skip(reason: &str) {
+    let test = thread::current().name().unwrap_or("?").to_owned();
+    // Not eprintln, which is captured where nobody looks unless the test fails.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
+}
+
+/// A tool in a run with `-j`, attached.
+pub struct Tool {
+    child: Owned,
+    records: Receiver<Value>,
+    stderr: Option<JoinHandle<String>>,
+    /// The record that says what is traced.
+    pub attached: Value,
+    /// Records that have been read so far, without `attached`.
+    pub seen: Vec<Value>,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Run {
+    /// Records that are neither `attached`, `lost` nor `summary`: events and aggregates.
+    pub rows: Vec<Value>,
+    pub lost: Vec<Value>,
+    /// Null when the run ended without one.
+    pub summary: Value,
+    pub stderr: String,
+    pub status: ExitStatus,
+}
+
+impl Tool {
+    /// Runs `ubpf-tools TOOL -j --attach WAY ARGS...` and waits until it is attached.
+    pub fn start<S: AsRef<OsStr>>(tool: &str, way: Way, args: impl IntoIterator<Item = S>) -> Tool {
+        Tool::start_as(tool_command(tool, way, args))
+    }
+
+    /// The same with a command that the caller has prepared. It must end up with `-j`.
+    pub fn start_as(command: Command) -> Tool {
+        let mut tool = Tool::spawn(command);
+        match tool.next() {
+            Some(record) if record["type"] == "attached" => tool.attached = record,
+            first => {
+                tool.seen.extend(first);
+                let run = tool.finish();
+                panic!("the tool did not attach: {:?} {}\n{:?}", run.status, run.stderr, run.rows);
+            }
+        }
+        tool
+    }
+
+    fn spawn(mut command: Command) -> Tool {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stdout = child.stdout.take().expect("a pipe");
+        let stderr = child.stderr.take().expect("a pipe");
+        let (send, records) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // What a command under test prints goes the same way.
+                let record = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if send.send(record).is_err() {
+                    return;
+                }
+            }
+        });
+        let stderr = Some(thread::spawn(move || read_all(stderr)));
+        Tool { child: Owned(child), records, stderr, attached: Value::Null, seen: Vec::new() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.child.signal(signal);
+    }
+
+    fn next(&self) -> Option<Value> {
+        match self.records.recv_timeout(DEADLINE) {
+            Ok(record) => Some(record),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("no record of pid {} for {DEADLINE:?}", self.pid()),
+        }
+    }
+
+    /// Reads until a record is `wanted`, and returns it.
+    pub fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let Some(record) = self.next() else { panic!("the run ended before that: {:?}", self.seen) };
+            self.seen.push(record.clone());
+            if wanted(&record) {
+                return record;
+            }
+        }
+    }
+
+    /// Reads until `count` rows have arrived since the start.
+    pub fn wait_rows(&mut self, count: usize) {
+        while self.seen.iter().filter(|record| is_row(record)).count() < count {
+            self.wait_for(is_row);
+        }
+    }
+
+    /// Does something until the tool has a row; gives up at the deadline.
+    pub fn until_row(&mut self, mut something: impl FnMut()) {
+        let start = Instant::now();
+        while !self.seen.iter().any(is_row) {
+            assert!(start.elapsed() < DEADLINE, "no row after {DEADLINE:?}");
+            something();
+            while let Ok(record) = self.records.recv_timeout(Duration::from_millis(100)) {
+                self.seen.push(record);
+            }
+        }
+    }
+
+    /// Ends the run as Ctrl-C does.
+    pub fn stop(self) -> Run {
+        self.signal(Signal::SIGINT);
+        self.finish()
+    }
+
+    /// Waits until the run ends by itself.
+    pub fn finish(mut self) -> Run {
+        let mut records = std::mem::take(&mut self.seen);
+        while let Some(record) = self.next() {
+            records.push(record);
+        }
+        let status = self.child.wait();
+        let stderr = self.stderr.take().map(|thread| thread.join().expect("stderr")).unwrap_or_default();
+        let of = |kind: &str| records.iter().filter(|record| record["type"] == kind).cloned().collect::<Vec<_>>();
+        Run {
+            lost: of("lost"),
+            summary: of("summary").pop().unwrap_or_default(),
+            rows: records.iter().filter(|record| is_row(record)).cloned().collect(),
+            stderr,
+            status,
+        }
+    }
+}
+
+/// `ubpf-tools TOOL -j --attach WAY ARGS...`, to be changed by the caller.
+pub fn tool_command<S: AsRef<OsStr>>(tool: &str, way: Way, args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(TOOLS);
+    command.args([tool, "-j", "--attach", way.name()]).args(args);
+    command
+}
+
+fn is_row(record: &Value) -> bool {
+    record.is_object() && !["attached", "lost", "summary"].iter().any(|kind| record["type"] == *kind)
+}
+
+impl Run {
+    /// Exit status 0, nothing lost, and the summary agrees with the rows.
+    #[track_caller]
+    pub fn assert_clean(&self) -> &Run {
+        assert!(self.status.success(), "{:?}: {}", self.status, self.stderr);
+        assert_eq!(self.summary["lost"], 0, "{}", self.stderr);
+        assert_eq!(self.summary["events"], self.rows.len(), "{:?}", self.summary);
+        self
+    }
+
+    /// The rows whose `key` has this value.
+    pub fn with(&self, key: &str, value: impl Into<Value>) -> Vec<&Value> {
+        let value = value.into();
+        self.rows.iter().filter(|row| row[key] == value).collect()
+    }
+}
+
+/// A program that ran to its end: what it wrote, and its status.
+#[derive(Debug)]
+pub struct Ended {
+    pub stdout: String,
+    pub stderr: String,
+    pub status: ExitStatus,
+}
+
+/// Runs a command to its end, which must come by itself before the deadline.
+pub fn run_to_end(command: &mut Command) -> Ended {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = Owned(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
+    let stdout = child.0.stdout.take().expect("a pipe");
+    let stderr = child.0.stderr.take().expect("a pipe");
+    let (stdout, stderr) = (thread::spawn(move || read_all(stdout)), thread::spawn(move || read_all(stderr)));
+    let status = child.wait();
+    Ended { stdout: stdout.join().expect("stdout"), stderr: stderr.join().expect("stderr"), status }
+}
+
+fn read_all(mut pipe: impl Read) -> String {
+    let mut bytes = Vec::new();
+    let _ = pipe.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A child that is killed and reaped when it is dropped.
+pub struct Owned(pub Child);
+
+impl Owned {
+    pub fn signal(&self, signal: Signal) {
+        // The child is not reaped as long as this handle is there, so the number is still its own.
+        kill(Pid::from_raw(self.0.id() as i32), signal).expect("failed to signal a child");
+    }
+
+    /// Its status; a panic at the deadline.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_until(&format!("the end of pid {}", self.0.id()), || self.0.try_wait().expect("failed to wait"))
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Looks again and again until there is something; a panic at the deadline.
+pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < DEADLINE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// One thread or process that did what a [`Target`] was told.
+#[derive(Debug)]
+pub struct Worker {
+    pub tid: u32,
+    /// As the JSON of the tools has them.
+    pub addresses: Vec<String>,
+}
+
+/// A program that does what it is told line by line, see tests/targets/calls.c.
+pub struct Target {
+    child: Owned,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+}
+
+impl Target {
+    /// Starts a program that reads orders. It has begun to work when this returns.
+    pub fn start(mut command: Command) -> Target {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stdout = child.stdout.take().expect("a pipe");
+        let (send, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let input = child.stdin.take();
+        let mut target = Target { child: Owned(child), input, lines };
+        target.ask("spin 0");
+        target
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.child.signal(signal);
+    }
+
+    /// Gives an order without waiting for the answer.
+    pub fn tell(&mut self, order: &str) {
+        let input = self.input.as_mut().expect("an open input");
+        writeln!(input, "{order}").unwrap_or_else(|error| panic!("{order}: {error}"));
+    }
+
+    /// Waits for the answer to an order: one entry a thread or process that worked.
+    pub fn answer(&mut self) -> Vec<Worker> {
+        let mut workers = Vec::new();
+        loop {
+            let line = self.lines.recv_timeout(DEADLINE).expect("no answer of the target");
+            if line == "." {
+                return workers;
+            }
+            let mut words = line.split(' ').map(str::to_owned);
+            let tid = words.next().and_then(|tid| tid.parse().ok()).unwrap_or_else(|| panic!("answer {line:?}"));
+            workers.push(Worker { tid, addresses: words.collect() });
+        }
+    }
+
+    /// Gives an order and waits until it is done.
+    pub fn ask(&mut self, order: &str) -> Vec<Worker> {
+        self.tell(order);
+        self.answer()
+    }
+
+    /// Ends its input, and waits for its end.
+    pub fn end(mut self) -> ExitStatus {
+        self.input = None;
+        self.child.wait()
+    }
+}
+
+/// Where tests put what they build.
+pub fn build_dir() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// A file of tests/targets.
+pub fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(name)
+}
+
+/// Builds `tests/targets/SOURCE` into a file called `name`, once in this run of the tests.
+pub fn build(compiler: &str, source_name: &str, name: &str, flags: &[&str]) -> PathBuf {
+    static BUILT: LazyLock<Mutex<HashMap<OsString, PathBuf>>> = LazyLock::new(Mutex::default);
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    built
+        .entry(name.into())
+        .or_insert_with(|| {
+            let folder = build_dir().join(std::process::id().to_string());
+            fs::create_dir_all(&folder).expect("a folder to build in");
+            let (fresh, place) = (folder.join(name), build_dir().join(name));
+            let compiled = run_to_end(Command::new(compiler).args(flags).arg(source(source_name)).arg("-o").arg(&fresh));
+            assert!(compiled.status.success(), "{compiler} {source_name}: {}", compiled.stderr);
+            // Another run of the tests may use the old file.
+            fs::rename(&fresh, &place).expect("failed to rename");
+            let _ = fs::remove_dir(&folder);
+            place
+        })
+        .clone()
+}

@@ -1,0 +1,7 @@
+//! Real programs, a real kernel: each test starts a tool, makes a known number of calls and expects exactly that number.
+//! Needs root.
+
+mod bashreadline;
+mod harness;
+mod mallocsnoop;
+mod pty;
