@@ -17,9 +17,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use object::elf::{self, Dyn64, FileHeader64, NoteHeader32, ProgramHeader64, SectionHeader64, Sym64};
-use object::{LittleEndian, Pod, U16, pod};
+use object::{LittleEndian, Pod, U16, U32, pod};
+
+#[cfg(test)]
+pub mod image;
+#[cfg(test)]
+mod tests;
 
 const LE: LittleEndian = LittleEndian;
+type RawSymbol = Sym64<LittleEndian>;
 
 #[cfg(target_arch = "x86_64")]
 const MACHINE: (u16, &str) = (elf::EM_X86_64, "x86_64");
@@ -30,8 +36,14 @@ const MACHINE: (u16, &str) = (elf::EM_AARCH64, "aarch64");
 const MAX_PROGRAM_HEADERS: usize = 65536 / size_of::<ProgramHeader64<LittleEndian>>();
 /// Longest soname, run path or interpreter that is read, in bytes: the kernel's `PATH_MAX`.
 const MAX_STRING: u64 = 4096;
-/// Bytes of a hash chain read at a time while its end is looked for.
+/// Largest table that is read, in bytes. Browsers with all their symbols have half of it; a file of holes can claim
+/// any size without taking up a disk.
+const MAX_TABLE: u64 = 1 << 30;
+/// Bytes of a hash chain read at a time: while the end of the last chain is looked for, and for one name.
 const CHAIN_CHUNK: u64 = 4096;
+const LINKS_CHUNK: u64 = 64;
+/// Most symbols that may share a place in a hash table. Real tables have two or three on average.
+const MAX_CHAIN: u64 = 4096;
 /// Largest note segment that is searched for a build id, in bytes. Real ones have some hundred.
 const MAX_NOTES: u64 = 64 * 1024;
 /// Segments are mapped in pages, whose size is at least this many bytes.
@@ -135,9 +147,7 @@ impl ElfFile {
     /// A symbol table cannot be read or lies outside of the file.
     pub fn lookup(&self, names: &[&str]) -> Result<Vec<Option<Function>>> {
         let mut search = Search::new(names);
-        if let Some(symbols) = self.dynamic_symbols()? {
-            search.scan(self, &symbols);
-        }
+        self.search_dynamic(&mut search)?;
         if search.missing()
             && let Some(symbols) = self.static_symbols()?
         {
@@ -155,10 +165,8 @@ impl ElfFile {
     pub fn defines(&self, name: &str) -> bool {
         let names = [name];
         let mut search = Search::new(&names);
-        if let Ok(Some(symbols)) = self.dynamic_symbols() {
-            search.scan(self, &symbols);
-        }
-        search.found.iter().flatten().any(|(rank, _)| rank.exported)
+        let searched = self.search_dynamic(&mut search);
+        searched.is_ok() && search.found.iter().flatten().any(|(rank, _)| rank.exported)
     }
 
     /// Every function, sorted by name. Two names of one address are two functions here; a name that several
@@ -191,20 +199,21 @@ impl ElfFile {
         Ok(without_duplicates(found))
     }
 
-    /// At most `n` function names that look like `name`, best first: those that begin with it or contain it,
-    /// then those a few letters away. Empty if the symbols cannot be read.
+    /// At most `n` function names that look like `name`, whatever the case, best first: a few letters away, or
+    /// with more text before or after. Empty if the symbols cannot be read.
     pub fn nearest(&self, name: &str, n: usize) -> Vec<String> {
         let wanted = name.to_lowercase();
         let functions = self.functions().unwrap_or_default();
-        let mut near: Vec<(usize, &str)> = functions
+        let mut near: Vec<(usize, usize, &str)> = functions
             .iter()
-            .filter_map(|function| Some((distance(&wanted, &function.name)?, function.name.as_str())))
+            .map(|function| function.name.as_str())
+            .filter_map(|name| Some((distance(&wanted, name)?, name.len(), name)))
             .collect();
         near.sort_unstable();
         near.dedup();
         near.into_iter()
             .take(n)
-            .map(|(_, name)| name.to_owned())
+            .map(|(.., name)| name.to_owned())
             .collect()
     }
 
@@ -335,7 +344,11 @@ impl ElfFile {
         let Some(count) = self.dynamic_symbol_count()? else {
             return Ok(None);
         };
-        let size = count.saturating_mul(size_of::<Sym64<LittleEndian>>() as u64);
+        let size = count.saturating_mul(size_of::<RawSymbol>() as u64);
+        ensure!(
+            size.saturating_add(self.dynamic.strsz) <= self.source.len,
+            self.damaged("dynamic symbols are longer than the file")
+        );
         let table = self.read_at_address(symtab, size, "dynamic symbols")?;
         let strings = self.read_at_address(strtab, self.dynamic.strsz, "dynamic strings")?;
         let versions = match self.dynamic.versym {
@@ -360,43 +373,140 @@ impl ElfFile {
             return self.gnu_hash_count(at).map(Some);
         }
         let section = self.section(elf::SHT_DYNSYM);
-        Ok(section.map(|(extent, _)| extent.size / size_of::<Sym64<LittleEndian>>() as u64))
+        Ok(section.map(|(extent, _)| extent.size / size_of::<RawSymbol>() as u64))
+    }
+
+    /// Fills in what the dynamic symbols have. With a GNU hash table, which nearly every file has, that takes a few
+    /// small reads a name, however many symbols there are; else all of them are read.
+    fn search_dynamic(&self, search: &mut Search) -> Result<()> {
+        if let Some(at) = self.dynamic.gnu_hash {
+            let table = self.gnu_hash(at)?;
+            for (name, found) in search.names.iter().zip(&mut search.found) {
+                *found = self.hashed(&table, name)?;
+            }
+        } else if let Some(symbols) = self.dynamic_symbols()? {
+            search.scan(self, &symbols);
+        }
+        Ok(())
+    }
+
+    fn gnu_hash(&self, at: u64) -> Result<GnuHash> {
+        let header = self.read_at_address(at, 16, GNU_HASH)?;
+        let [buckets, first, bloom] = [0, 4, 8].map(|at| u64::from(header.u32_at(at)));
+        let buckets_at = at.saturating_add(16 + bloom * 8);
+        let chains_at = buckets_at.saturating_add(buckets * 4);
+        Ok(GnuHash {
+            buckets,
+            first,
+            buckets_at,
+            chains_at,
+        })
     }
 
     /// The number of symbols by the GNU hash table: the chain that begins last is followed to its end.
     fn gnu_hash_count(&self, at: u64) -> Result<u64> {
-        const WHAT: &str = "GNU symbol hash table";
-        let header = self.read_at_address(at, 16, WHAT)?;
-        let [buckets, first, bloom] = [0, 4, 8].map(|at| u64::from(header.u32_at(at)));
-        let buckets_at = at.saturating_add(16 + bloom * 8);
-        let chains_at = buckets_at.saturating_add(buckets * 4);
-        let heads = self.read_at_address(buckets_at, buckets * 4, WHAT)?;
+        let table = self.gnu_hash(at)?;
+        let heads = self.read_at_address(table.buckets_at, table.buckets * 4, GNU_HASH)?;
         let last = heads
-            .table::<object::U32<LittleEndian>>()
+            .table::<U32<LittleEndian>>()
             .iter()
             .map(|head| head.get(LE))
             .max();
-        let last = u64::from(last.unwrap_or(0));
-        if last < first {
-            return Ok(first);
+        let mut index = u64::from(last.unwrap_or(0));
+        if index < table.first {
+            return Ok(table.first);
         }
-        let mut index = last - first;
         loop {
-            let extent = self.content_at(chains_at.saturating_add(index * 4));
-            let extent = extent.with_context(|| self.damaged("GNU symbol hash chain has no end"))?;
-            let chunk = self
-                .source
-                .read(extent.offset, extent.size.min(CHAIN_CHUNK) & !3)?;
-            let links = chunk.table::<object::U32<LittleEndian>>();
-            ensure!(
-                !links.is_empty(),
-                self.damaged("GNU symbol hash chain has no end")
-            );
+            let links = self.links(&table, index, CHAIN_CHUNK)?;
+            let links = links.table::<U32<LittleEndian>>();
             if let Some(end) = links.iter().position(|link| link.get(LE) & 1 == 1) {
-                return Ok(first + index + end as u64 + 1);
+                return Ok(index + end as u64 + 1);
             }
             index += links.len() as u64;
         }
+    }
+
+    /// The links of the hash chains from symbol `index` on: at least one, at most `size` bytes of them.
+    fn links(&self, table: &GnuHash, index: u64, size: u64) -> Result<Block> {
+        let addr = index
+            .checked_sub(table.first)
+            .and_then(|index| table.chains_at.checked_add(index * 4));
+        let extent = addr
+            .and_then(|addr| self.content_at(addr))
+            .filter(|extent| extent.size >= 4);
+        let extent = extent.with_context(|| self.damaged("a hash chain has no end"))?;
+        self.source.read(extent.offset, extent.size.min(size) & !3)
+    }
+
+    /// Looks one name up as the loader does; of several versions, the default one.
+    fn hashed(&self, table: &GnuHash, name: &str) -> Result<Option<(Rank, Function)>> {
+        if table.buckets == 0 || name.is_empty() {
+            return Ok(None);
+        }
+        let hash = elf::gnu_hash(name.as_bytes());
+        let bucket_at = table
+            .buckets_at
+            .saturating_add(u64::from(hash) % table.buckets * 4);
+        let head = u64::from(self.read_at_address(bucket_at, 4, GNU_HASH)?.u32_at(0));
+        let mut best: Option<(Rank, Function)> = None;
+        let mut index = head;
+        while index >= table.first && index - head < MAX_CHAIN {
+            let links = self.links(table, index, LINKS_CHUNK)?;
+            for link in links.table::<U32<LittleEndian>>().iter().map(|link| link.get(LE)) {
+                // The lowest bit of a link marks the end of the chain, the others are the symbol's hash.
+                if link | 1 == hash | 1
+                    && let Some(candidate) = self.dynamic_symbol(index, name)?
+                    && best.as_ref().is_none_or(|(rank, _)| candidate.0 > *rank)
+                {
+                    best = Some(candidate);
+                }
+                if link & 1 == 1 {
+                    return Ok(best);
+                }
+                index += 1;
+            }
+        }
+        // A head below the first symbol is an empty chain.
+        ensure!(head < table.first, self.damaged("a hash chain is too long"));
+        Ok(None)
+    }
+
+    /// The dynamic symbol at `index` if it is a function of that name.
+    fn dynamic_symbol(&self, index: u64, name: &str) -> Result<Option<(Rank, Function)>> {
+        let (Some(symtab), Some(strtab)) = (self.dynamic.symtab, self.dynamic.strtab) else {
+            return Ok(None);
+        };
+        let size = size_of::<RawSymbol>() as u64;
+        let raw = self.read_at_address(symtab.saturating_add(index * size), size, "a dynamic symbol")?;
+        let hidden = match self.dynamic.versym {
+            Some(at) => {
+                let version = self.read_at_address(at.saturating_add(index * 2), 2, "a symbol version")?;
+                version
+                    .table::<U16<LittleEndian>>()
+                    .iter()
+                    .any(|version| is_hidden(*version))
+            }
+            None => false,
+        };
+        let Some(symbol) = raw
+            .table::<RawSymbol>()
+            .first()
+            .and_then(|raw| Symbol::new(raw, hidden))
+        else {
+            return Ok(None);
+        };
+        let text_at = strtab.saturating_add(symbol.name as u64);
+        let text = self.read_at_address(text_at, name.len() as u64 + 1, "a symbol name")?;
+        if text.bytes().strip_prefix(name.as_bytes()) != Some(&[0]) {
+            return Ok(None);
+        }
+        let rank = Rank {
+            exported: !symbol.local,
+            default: !hidden,
+        };
+        Ok(self
+            .offset_of(symbol.addr)
+            .map(|offset| (rank, symbol.function(name, offset))))
     }
 
     /// The symbols of `.symtab`, or `None` if the file is stripped.
@@ -465,6 +575,7 @@ impl Source {
     fn read(&self, offset: u64, size: u64) -> Result<Block> {
         let end = offset.checked_add(size).filter(|&end| end <= self.len);
         ensure!(end.is_some(), "truncated ELF file");
+        ensure!(size <= MAX_TABLE, "a table of {size} bytes is too large");
         let len = usize::try_from(size)?;
         let mut words = vec![0_u64; len.div_ceil(8)];
         let bytes = &mut pod::bytes_of_slice_mut(&mut words)[..len];
@@ -499,7 +610,7 @@ impl Block {
 
     /// The number at byte `at`, or 0 past the end.
     fn u32_at(&self, at: usize) -> u32 {
-        self.table::<object::U32<LittleEndian>>()
+        self.table::<U32<LittleEndian>>()
             .get(at / 4)
             .map_or(0, |number| number.get(LE))
     }
@@ -537,6 +648,17 @@ impl Load {
             exec,
         })
     }
+}
+
+const GNU_HASH: &str = "GNU hash table";
+
+/// A GNU hash table: where its parts are, by virtual address. Each bucket has the index of the first symbol of a
+/// chain, and each symbol from `first` on has a link.
+struct GnuHash {
+    buckets: u64,
+    first: u64,
+    buckets_at: u64,
+    chains_at: u64,
 }
 
 /// What the dynamic section says; addresses are virtual, strings are offsets into the string table.
@@ -601,6 +723,22 @@ struct Symbol {
 }
 
 impl Symbol {
+    /// `None` unless it is a function that the file defines.
+    fn new(raw: &RawSymbol, hidden: bool) -> Option<Symbol> {
+        let ifunc = raw.st_type() == elf::STT_GNU_IFUNC;
+        let function = ifunc || raw.st_type() == elf::STT_FUNC;
+        let addr = raw.st_value.get(LE);
+        let defined = addr != 0 && raw.st_shndx.get(LE) != elf::SHN_UNDEF;
+        (function && defined).then(|| Symbol {
+            addr,
+            size: raw.st_size.get(LE),
+            ifunc,
+            name: raw.st_name.get(LE) as usize,
+            local: raw.st_bind() == elf::STB_LOCAL,
+            hidden,
+        })
+    }
+
     fn function(&self, name: &str, offset: u64) -> Function {
         Function {
             name: name.to_owned(),
@@ -616,24 +754,12 @@ impl Symbols {
     /// The defined functions, in the order of the table.
     fn functions(&self) -> impl Iterator<Item = Symbol> {
         let versions: &[U16<LittleEndian>] = self.versions.as_ref().map_or(&[], Block::table);
-        let table = self.table.table::<Sym64<LittleEndian>>();
+        let table = self.table.table::<RawSymbol>();
         table.iter().enumerate().filter_map(move |(index, raw)| {
-            let ifunc = raw.st_type() == elf::STT_GNU_IFUNC;
-            let function = ifunc || raw.st_type() == elf::STT_FUNC;
-            let addr = raw.st_value.get(LE);
-            if !function || addr == 0 || raw.st_shndx.get(LE) == elf::SHN_UNDEF {
-                return None;
-            }
-            Some(Symbol {
-                addr,
-                size: raw.st_size.get(LE),
-                ifunc,
-                name: raw.st_name.get(LE) as usize,
-                local: raw.st_bind() == elf::STB_LOCAL,
-                hidden: versions
-                    .get(index)
-                    .is_some_and(|version| version.get(LE) & elf::VERSYM_HIDDEN != 0),
-            })
+            Symbol::new(
+                raw,
+                versions.get(index).is_some_and(|version| is_hidden(*version)),
+            )
         })
     }
 
@@ -658,6 +784,11 @@ impl Symbols {
             _ => None,
         }
     }
+}
+
+/// Whether the number of a version marks it as an old one.
+fn is_hidden(version: U16<LittleEndian>) -> bool {
+    version.get(LE) & elf::VERSYM_HIDDEN != 0
 }
 
 /// How good a symbol of the right name is; more is better.
@@ -815,27 +946,25 @@ fn without_duplicates(mut found: Vec<(Function, bool)>) -> Vec<Function> {
     found.into_iter().map(|(function, _)| function).collect()
 }
 
-/// How far `candidate` is from `wanted` (in lower case), or `None` if nobody would take one for the other.
-/// Names that begin with the other count as nearer than those that contain it.
+/// How far `candidate` is from `wanted` (in lower case), or `None` if nobody would take one for the other. Beyond
+/// the edit distance, a name counts as near if it contains the wanted one, or is the greater part of it.
 fn distance(wanted: &str, candidate: &str) -> Option<usize> {
     /// A shorter name is part of too many others to mean anything.
     const MIN_PART: usize = 3;
     let candidate = candidate.to_lowercase();
-    let (short, long) = if wanted.len() < candidate.len() {
-        (wanted, &*candidate)
-    } else {
-        (&*candidate, wanted)
-    };
-    let extra = long.len() - short.len();
-    if short.len() >= MIN_PART && long.contains(short) {
-        return Some(if long.starts_with(short) {
+    if wanted.len() >= MIN_PART && candidate.contains(wanted) {
+        let extra = candidate.len() - wanted.len();
+        return Some(if candidate.starts_with(wanted) {
             extra.min(2)
         } else {
             extra.min(3)
         });
     }
+    if candidate.len() >= MIN_PART && candidate.len() * 2 >= wanted.len() && wanted.contains(&candidate) {
+        return Some((wanted.len() - candidate.len()).min(3));
+    }
     let limit = wanted.len().div_ceil(3);
-    if extra > limit {
+    if wanted.len().abs_diff(candidate.len()) > limit {
         return None;
     }
     Some(strsim::damerau_levenshtein(wanted, &candidate)).filter(|&distance| distance <= limit)

@@ -16,6 +16,9 @@ use anyhow::{Context, Result, bail};
 use super::elf::ElfFile;
 use super::target::{FileId, open_regular};
 
+#[cfg(test)]
+mod tests;
+
 #[cfg(target_arch = "x86_64")]
 mod arch {
     pub const NAME: &str = "x86_64";
@@ -191,9 +194,10 @@ fn is_program(path: &Path) -> bool {
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-fn open_elf(path: &Path) -> Result<ElfFile> {
+fn open_elf(path: &Path) -> Result<(ElfFile, FileId)> {
     let file = open_regular(path).with_context(|| format!("failed to open {}", path.display()))?;
-    ElfFile::open(file, path)
+    let id = FileId::of(&file).with_context(|| format!("failed to read {}", path.display()))?;
+    Ok((ElfFile::open(file, path)?, id))
 }
 
 /// The program named in the first line of a script, or `None` if `path` is no script. A script for `env` is one
@@ -261,7 +265,7 @@ struct Loading {
 
 impl Loading {
     fn new(exe: PathBuf, env: &[(OsString, OsString)]) -> Result<Loading> {
-        let elf = open_elf(&exe)?;
+        let (elf, id) = open_elf(&exe)?;
         let interpreter = elf.interpreter();
         let musl = interpreter.as_deref().is_some_and(is_musl);
         let library_path = variable(env, "LD_LIBRARY_PATH").unwrap_or_default();
@@ -289,7 +293,7 @@ impl Loading {
         let real = exe
             .canonicalize()
             .with_context(|| format!("failed to find {}", exe.display()))?;
-        loading.add(elf, exe, &real, None);
+        loading.add(elf, id, exe, &real, None);
         Ok(loading)
     }
 
@@ -298,9 +302,9 @@ impl Loading {
         let Some(interpreter) = self.interpreter.take() else {
             return Ok(self.paths(None));
         };
-        let loader = open_elf(&interpreter)?;
+        let (loader, id) = open_elf(&interpreter)?;
         // The loader is there already when a library asks for it. Its place is the last.
-        self.ids.insert(FileId::of(&open_regular(&interpreter)?)?);
+        self.ids.insert(id);
         self.names.extend(loader.soname());
         let mut requests: VecDeque<(usize, String)> = self.preload.drain(..).map(|name| (0, name)).collect();
         let mut next = 0;
@@ -337,17 +341,14 @@ impl Loading {
         let found = self
             .places(parent, name)
             .find_map(|path| Some((open_elf(&path).ok()?, path)));
-        if let Some((elf, path)) = found {
+        if let Some(((elf, id), path)) = found {
             let real = path.clone();
-            self.add(elf, path, &real, Some(parent));
+            self.add(elf, id, path, &real, Some(parent));
         }
     }
 
     /// Notes a file as loaded, unless it is already; `real` is its path as far as `$ORIGIN` is concerned.
-    fn add(&mut self, elf: ElfFile, path: PathBuf, real: &Path, parent: Option<usize>) {
-        let Ok(id) = open_regular(&path).and_then(|file| FileId::of(&file)) else {
-            return;
-        };
+    fn add(&mut self, elf: ElfFile, id: FileId, path: PathBuf, real: &Path, parent: Option<usize>) {
         if !self.ids.insert(id) {
             return;
         }

@@ -19,6 +19,9 @@ use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs};
 
 use super::elf::ElfFile;
 
+#[cfg(test)]
+mod tests;
+
 /// Most entries of a loader's list that are followed.
 const MAX_LINKS: usize = 4096;
 /// Most entries of a dynamic section or an auxiliary vector that are read; real ones have some thirty.
@@ -58,15 +61,17 @@ impl Mapping {
     pub fn is_file(&self) -> bool {
         self.inode != 0 && self.path.as_os_str().as_bytes().starts_with(b"/")
     }
-
-    fn contains(&self, addr: u64) -> bool {
-        (self.start..self.end).contains(&addr)
-    }
 }
 
 /// The mappings that have a file behind them.
 pub fn files(mappings: &[Mapping]) -> impl Iterator<Item = &Mapping> {
     mappings.iter().filter(|mapping| mapping.is_file())
+}
+
+/// The mapping that contains an address, among mappings in address order.
+fn mapping_at(mappings: &[Mapping], addr: u64) -> Option<&Mapping> {
+    let after = mappings.partition_point(|mapping| mapping.start <= addr);
+    mappings[..after].last().filter(|mapping| addr < mapping.end)
 }
 
 /// What makes two opened files one inode to the kernel's uprobes.
@@ -132,6 +137,16 @@ pub struct Object {
     pub path: PathBuf,
     /// The process it was found in.
     pub pid: Option<u32>,
+}
+
+impl Object {
+    /// A file by its path, in no particular process.
+    ///
+    /// # Errors
+    /// As [`open_regular`].
+    pub fn at(path: &Path) -> io::Result<Object> {
+        object(open_regular(path)?, path.to_path_buf(), None)
+    }
 }
 
 impl Proc {
@@ -206,8 +221,8 @@ impl Proc {
         let range = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
         match open_regular(&self.path(pid, &range)) {
             Ok(file) => Ok(file),
-            Err(_) if !mapping.deleted => self.open_by_path(pid, mapping),
-            Err(error) => Err(error),
+            Err(error) if mapping.deleted => Err(error),
+            Err(_) => self.open_by_path(pid, mapping),
         }
     }
 
@@ -243,7 +258,7 @@ impl Proc {
         object(
             open_regular(&link)?,
             OsString::from_vec(path.to_vec()).into(),
-            pid,
+            Some(pid),
         )
     }
 
@@ -280,14 +295,14 @@ impl Proc {
         let mut seen = HashSet::new();
         let mut objects = Vec::new();
         for pid in self.pids().unwrap_or_default() {
-            let namespace = std::fs::read_link(self.path(pid, "ns/mnt")).unwrap_or_default();
+            let namespace = std::fs::metadata(self.path(pid, "ns/mnt")).map_or(0, |meta| meta.ino());
             let mut fresh = Vec::new();
             // An error here is a process that ended.
             let _ = self.each_mapping(pid, |mapping| {
                 if mapping.exec
                     && mapping.is_file()
                     && wanted(&mapping)
-                    && seen.insert((namespace.clone(), text_key(&mapping)))
+                    && seen.insert((namespace, text_key(&mapping)))
                 {
                     fresh.push(mapping);
                 }
@@ -314,9 +329,13 @@ impl Proc {
             .linked_addresses(pid, &executable, &mappings)
             .unwrap_or_default()
             .into_iter()
-            .filter_map(|addr| mappings.iter().find(|mapping| mapping.contains(addr)))
+            .filter_map(|addr| mapping_at(&mappings, addr))
             .filter_map(|mapping| self.open_object(pid, mapping.clone()).ok())
             .collect();
+        // A program started as an argument of the loader is not the executable, which is the loader.
+        if linked.iter().any(|object| object.id == executable.id) {
+            return Ok(unique(linked));
+        }
         let others = if linked.is_empty() {
             self.objects(pid)?
         } else {
@@ -349,13 +368,14 @@ impl Proc {
         let code = mappings
             .iter()
             .filter(|mapping| mapping.exec && seen.insert(text_key(mapping)));
-        code.filter_map(|mapping| {
-            let elf = ElfFile::open(self.open(pid, mapping).ok()?, &mapping.path).ok()?;
-            elf.interpreter()?;
-            let moved = mapping.start.wrapping_sub(elf.address_of(mapping.offset)?);
-            memory.debug_address(elf.dynamic_address()?.wrapping_add(moved))
-        })
-        .next()
+        code.take(MAX_LINKS)
+            .filter_map(|mapping| {
+                let elf = ElfFile::open(self.open(pid, mapping).ok()?, &mapping.path).ok()?;
+                elf.interpreter()?;
+                let moved = mapping.start.wrapping_sub(elf.address_of(mapping.offset)?);
+                memory.debug_address(elf.dynamic_address()?.wrapping_add(moved))
+            })
+            .next()
     }
 
     /// An entry of the vector that the kernel gave the program at its start.
@@ -365,7 +385,7 @@ impl Proc {
     }
 
     fn open_object(&self, pid: u32, mapping: Mapping) -> io::Result<Object> {
-        object(self.open(pid, &mapping)?, mapping.path, pid)
+        object(self.open(pid, &mapping)?, mapping.path, Some(pid))
     }
 
     fn path(&self, pid: u32, entry: &str) -> PathBuf {
@@ -464,16 +484,9 @@ fn unescape(path: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(path.len());
     let mut rest = path;
     while let Some((&byte, after)) = rest.split_first() {
-        match rest.strip_prefix(NEWLINE) {
-            Some(after) => {
-                plain.push(b'\n');
-                rest = after;
-            }
-            None => {
-                plain.push(byte);
-                rest = after;
-            }
-        }
+        let newline = rest.strip_prefix(NEWLINE);
+        plain.push(if newline.is_some() { b'\n' } else { byte });
+        rest = newline.unwrap_or(after);
     }
     plain
 }
@@ -483,14 +496,9 @@ fn text_key(mapping: &Mapping) -> ((u32, u32), u64, PathBuf) {
     (mapping.dev, mapping.inode, mapping.path.clone())
 }
 
-fn object(file: File, path: PathBuf, pid: u32) -> io::Result<Object> {
+fn object(file: File, path: PathBuf, pid: Option<u32>) -> io::Result<Object> {
     let id = FileId::of(&file)?;
-    Ok(Object {
-        file,
-        id,
-        path,
-        pid: Some(pid),
-    })
+    Ok(Object { file, id, path, pid })
 }
 
 /// The first object of each identity.

@@ -30,6 +30,8 @@ pub struct Ring {
     size: u64,
     /// Where the next record begins, counted from the start of the run.
     next: u64,
+    /// Where the records end that this batch is about.
+    end: u64,
     /// Where the record that was read last begins.
     held: u64,
     published: u64,
@@ -41,18 +43,21 @@ impl Ring {
         let page = page_size();
         let consumer = Mapping::new(map, page, 0, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
         let producer = Mapping::new(map, page + 2 * size, page, ProtFlags::PROT_READ)?;
-        let mut ring = Self { consumer, producer, page, size: size as u64, next: 0, held: 0, published: 0 };
+        let mut ring = Self { consumer, producer, page, size: size as u64, next: 0, end: 0, held: 0, published: 0 };
         ring.next = ring.consumer_position().load(Ordering::Acquire);
-        (ring.held, ring.published) = (ring.next, ring.next);
+        (ring.end, ring.held, ring.published) = (ring.next, ring.next, ring.next);
         Ok(ring)
     }
 
-    /// Steps to the next record. False when none is complete.
+    /// Begins a batch: the records that are there now. False when the next one is not complete.
+    pub fn look(&mut self) -> bool {
+        self.end = self.producer_position();
+        self.next != self.end && self.record_len(self.next).load(Ordering::Acquire) & BUSY == 0
+    }
+
+    /// Steps to the next record of the batch. False when there is none, or when it is not complete.
     pub fn advance(&mut self) -> bool {
-        loop {
-            if self.next == self.producer_position() {
-                return false;
-            }
+        while self.next != self.end {
             let start = self.next;
             let len = self.record_len(start).load(Ordering::Acquire);
             if len & BUSY != 0 {
@@ -69,6 +74,7 @@ impl Ring {
                 return true;
             }
         }
+        false
     }
 
     /// The record that [`Ring::advance`] stepped to. Its room is kept until the next step.

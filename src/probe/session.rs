@@ -205,6 +205,13 @@ impl<'a> Session<'a> {
                 self.busy = true;
                 return Ok(Some(Step::Event(self.ring.record())));
             }
+            if self.ring.look() {
+                // What a process mapped before these events has to be known before their stacks are named.
+                if self.symbolizer.is_some() {
+                    self.on_changes();
+                }
+                continue;
+            }
             match &self.phase {
                 Phase::Draining => return Ok(None),
                 Phase::Detaching(thread) if thread.is_finished() => self.phase = Phase::Draining,

@@ -1,0 +1,334 @@
+//! Small ELF files made in memory, for tests.
+
+use std::fs::File;
+use std::io::Write;
+
+use super::MACHINE;
+use object::elf;
+
+/// Virtual address of the first byte of the file.
+pub const BASE: u64 = 0x40_0000;
+/// How much further than the rest the code is moved in memory.
+pub const CODE_SHIFT: u64 = 0x1_0000;
+/// Bytes of code.
+pub const CODE_SIZE: u64 = 256;
+
+/// How the dynamic symbols are hashed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Hash {
+    Gnu,
+    Sysv,
+    None,
+}
+
+/// A function symbol: its name, how far into the code it is (`None`: it is imported), type, version number.
+#[derive(Clone)]
+pub struct Sym {
+    pub name: &'static str,
+    pub at: Option<u64>,
+    pub kind: u8,
+    pub local: bool,
+    pub version: u16,
+}
+
+impl Sym {
+    pub fn new(name: &'static str, at: u64) -> Sym {
+        Sym {
+            name,
+            at: Some(at),
+            kind: elf::STT_FUNC,
+            local: false,
+            version: 1,
+        }
+    }
+}
+
+/// What goes into the file.
+#[derive(Clone)]
+pub struct Image {
+    pub hash: Hash,
+    pub dynamic: Vec<Sym>,
+    /// Symbols of `.symtab`; written only with section headers.
+    pub local: Vec<Sym>,
+    pub sections: bool,
+    pub soname: &'static str,
+    pub needed: Vec<String>,
+    pub rpath: String,
+    pub runpath: String,
+    pub interpreter: String,
+    pub build_id: Vec<u8>,
+    pub flags: u32,
+}
+
+impl Default for Image {
+    fn default() -> Image {
+        Image {
+            hash: Hash::Gnu,
+            dynamic: vec![
+                Sym::new("alpha", 0),
+                Sym::new("beta", 16),
+                Sym::new("gamma_long_name", 32),
+            ],
+            local: Vec::new(),
+            sections: false,
+            soname: "",
+            needed: Vec::new(),
+            rpath: String::new(),
+            runpath: String::new(),
+            interpreter: String::new(),
+            build_id: Vec::new(),
+            flags: elf::PF_R | elf::PF_X,
+        }
+    }
+}
+
+/// A string table, each string once.
+struct Strings(Vec<u8>);
+
+impl Strings {
+    fn add(&mut self, text: &str) -> u64 {
+        let mut entry = vec![0];
+        entry.extend(text.bytes().chain([0]));
+        if let Some(before) = self.0.windows(entry.len()).position(|window| window == entry) {
+            return before as u64 + 1;
+        }
+        let at = self.0.len() as u64;
+        self.0.extend(text.bytes().chain([0]));
+        at
+    }
+}
+
+impl Image {
+    /// The file's bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut symbols = self.dynamic.clone();
+        let buckets = 2;
+        let hash_of = |symbol: &Sym| elf::gnu_hash(symbol.name.as_bytes());
+        // GNU hash tables have the imported symbols first, the others grouped by bucket.
+        symbols.sort_by_key(|symbol| symbol.at.map(|_| hash_of(symbol) % buckets));
+        let imported = symbols.iter().filter(|symbol| symbol.at.is_none()).count();
+
+        let mut out = vec![0; 64 + 6 * 56];
+        let mut strings = Strings(vec![0]);
+        let table_at = self.append_symbols(&mut out, &symbols, &mut strings);
+        let versions_at = align(&mut out);
+        put16(&mut out, 0);
+        symbols.iter().for_each(|symbol| put16(&mut out, symbol.version));
+        let mut tags = vec![
+            (elf::DT_SYMTAB, BASE + table_at),
+            (elf::DT_VERSYM, BASE + versions_at),
+        ];
+        let hash_at = align(&mut out);
+        match self.hash {
+            Hash::Gnu => {
+                tags.push((elf::DT_GNU_HASH, BASE + hash_at));
+                let first = 1 + imported;
+                [buckets, first as u32, 1, 0]
+                    .into_iter()
+                    .for_each(|number| put32(&mut out, number));
+                put64(&mut out, u64::MAX);
+                let hashed = &symbols[imported..];
+                for bucket in 0..buckets {
+                    let head = hashed
+                        .iter()
+                        .position(|symbol| hash_of(symbol) % buckets == bucket);
+                    put32(&mut out, head.map_or(0, |index| (first + index) as u32));
+                }
+                for (index, symbol) in hashed.iter().enumerate() {
+                    let next = hashed.get(index + 1);
+                    let last = next.is_none_or(|next| hash_of(next) % buckets != hash_of(symbol) % buckets);
+                    put32(&mut out, (hash_of(symbol) & !1) | u32::from(last));
+                }
+            }
+            Hash::Sysv => {
+                tags.push((elf::DT_HASH, BASE + hash_at));
+                put32(&mut out, 1);
+                put32(&mut out, symbols.len() as u32 + 1);
+            }
+            Hash::None => {}
+        }
+        tags.extend(self.needed.iter().map(|name| (elf::DT_NEEDED, strings.add(name))));
+        for (tag, text) in [
+            (elf::DT_SONAME, self.soname),
+            (elf::DT_RPATH, &self.rpath),
+            (elf::DT_RUNPATH, &self.runpath),
+        ] {
+            if !text.is_empty() {
+                tags.push((tag, strings.add(text)));
+            }
+        }
+        let strings_at = align(&mut out);
+        out.extend(&strings.0);
+        tags.extend([
+            (elf::DT_STRTAB, BASE + strings_at),
+            (elf::DT_STRSZ, strings.0.len() as u64),
+        ]);
+
+        let dynamic_at = align(&mut out);
+        for (tag, value) in tags.iter().copied().chain([(elf::DT_NULL, 0)]) {
+            put64(&mut out, u64::from(tag));
+            put64(&mut out, value);
+        }
+        let dynamic_size = out.len() as u64 - dynamic_at;
+        let interpreter_at = align(&mut out);
+        out.extend(self.interpreter.bytes().chain([0]));
+        let note_at = align(&mut out);
+        // Another note first: the right one has to be found.
+        for (name, kind, text) in [(*b"XYZ\0", 9, &b"abcde"[..]), (*b"GNU\0", 3, &self.build_id)] {
+            [4, text.len() as u32, kind]
+                .into_iter()
+                .for_each(|number| put32(&mut out, number));
+            out.extend(name);
+            out.extend(text);
+            out.resize(out.len().next_multiple_of(4), 0);
+        }
+        let note_size = out.len() as u64 - note_at;
+        let code_at = align(&mut out);
+        out.resize(out.len() + CODE_SIZE as usize, 0x90);
+        let end = out.len() as u64;
+        self.fix_symbols(&mut out, table_at, &symbols, code_at);
+
+        let sections_at = if self.sections {
+            self.append_sections(&mut out, code_at)
+        } else {
+            0
+        };
+        let segment = |kind: u32, flags: u32, at: u64, shift: u64, size: u64| {
+            let mut header = Vec::new();
+            put32(&mut header, kind);
+            put32(&mut header, flags);
+            for number in [at, BASE + at + shift, 0, size, size, 1] {
+                put64(&mut header, number);
+            }
+            header
+        };
+        let optional = |present: bool, kind: u32| if present { kind } else { elf::PT_NULL };
+        let headers = [
+            segment(elf::PT_LOAD, elf::PF_R, 0, 0, code_at),
+            segment(elf::PT_LOAD, self.flags, code_at, CODE_SHIFT, end - code_at),
+            segment(elf::PT_DYNAMIC, elf::PF_R, dynamic_at, 0, dynamic_size),
+            segment(
+                optional(!self.interpreter.is_empty(), elf::PT_INTERP),
+                elf::PF_R,
+                interpreter_at,
+                0,
+                self.interpreter.len() as u64 + 1,
+            ),
+            segment(
+                optional(!self.build_id.is_empty(), elf::PT_NOTE),
+                elf::PF_R,
+                note_at,
+                0,
+                note_size,
+            ),
+        ];
+        let headers: Vec<Vec<u8>> = headers.into_iter().collect();
+        out[..64].copy_from_slice(&file_header(
+            BASE + code_at + CODE_SHIFT,
+            headers.len() as u16,
+            sections_at,
+        ));
+        let headers = headers.concat();
+        out[64..64 + headers.len()].copy_from_slice(&headers);
+        out
+    }
+
+    /// The file, opened.
+    pub fn file(&self) -> File {
+        file_with(&self.bytes())
+    }
+
+    fn append_symbols(&self, out: &mut Vec<u8>, symbols: &[Sym], strings: &mut Strings) -> u64 {
+        let at = align(out);
+        out.extend([0; 24]);
+        for symbol in symbols {
+            put32(out, strings.add(symbol.name) as u32);
+            let bind = if symbol.local {
+                elf::STB_LOCAL
+            } else {
+                elf::STB_GLOBAL
+            };
+            out.extend([bind << 4 | symbol.kind, 0]);
+            put16(out, if symbol.at.is_some() { 5 } else { elf::SHN_UNDEF });
+            put64(out, 0);
+            put64(out, 8);
+        }
+        at
+    }
+
+    /// Fills in the addresses when it is known where the code is.
+    fn fix_symbols(&self, out: &mut [u8], table_at: u64, symbols: &[Sym], code_at: u64) {
+        for (index, symbol) in symbols.iter().enumerate() {
+            let value = symbol.at.map_or(0, |at| BASE + code_at + CODE_SHIFT + at);
+            let at = table_at as usize + (index + 1) * 24 + 8;
+            out[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    fn append_sections(&self, out: &mut Vec<u8>, code_at: u64) -> u64 {
+        let mut strings = Strings(vec![0]);
+        let table_at = self.append_symbols(out, &self.local, &mut strings);
+        self.fix_symbols(out, table_at, &self.local, code_at);
+        let table_size = out.len() as u64 - table_at;
+        let strings_at = align(out);
+        out.extend(&strings.0);
+        let at = align(out);
+        let sections = [
+            (elf::SHT_NULL, 0, 0, 0),
+            (elf::SHT_SYMTAB, table_at, table_size, 2),
+            (elf::SHT_STRTAB, strings_at, strings.0.len() as u64, 0),
+        ];
+        for (kind, offset, size, link) in sections {
+            put32(out, 0);
+            put32(out, kind);
+            [0, 0, offset, size]
+                .into_iter()
+                .for_each(|number| put64(out, number));
+            put32(out, link);
+            put32(out, 0);
+            [8, 24].into_iter().for_each(|number| put64(out, number));
+        }
+        at
+    }
+}
+
+/// A file of these bytes that has no name.
+pub fn file_with(bytes: &[u8]) -> File {
+    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+    let mut file = File::from(nix::sys::memfd::memfd_create("elf", flags).unwrap());
+    file.write_all(bytes).unwrap();
+    file
+}
+
+fn file_header(entry: u64, segments: u16, sections_at: u64) -> Vec<u8> {
+    let mut header = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    put16(&mut header, elf::ET_DYN);
+    put16(&mut header, MACHINE.0);
+    put32(&mut header, 1);
+    [entry, 64, sections_at]
+        .into_iter()
+        .for_each(|number| put64(&mut header, number));
+    put32(&mut header, 0);
+    let sections = if sections_at == 0 { 0 } else { 3 };
+    [64, 56, segments, 64, sections, 0]
+        .into_iter()
+        .for_each(|number| put16(&mut header, number));
+    header
+}
+
+fn align(out: &mut Vec<u8>) -> u64 {
+    out.resize(out.len().next_multiple_of(8), 0);
+    out.len() as u64
+}
+
+fn put16(out: &mut Vec<u8>, number: u16) {
+    out.extend(number.to_le_bytes());
+}
+
+fn put32(out: &mut Vec<u8>, number: u32) {
+    out.extend(number.to_le_bytes());
+}
+
+fn put64(out: &mut Vec<u8>, number: u64) {
+    out.extend(number.to_le_bytes());
+}

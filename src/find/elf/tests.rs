@@ -1,0 +1,568 @@
+use std::os::unix::fs::FileExt;
+
+use super::image::{CODE_SHIFT, CODE_SIZE, Hash, Image, Sym, file_with};
+use super::*;
+use crate::find::loader::find_library;
+use crate::find::target::open_regular;
+
+fn opened(image: &Image) -> ElfFile {
+    ElfFile::open(image.file(), Path::new("made-up")).unwrap()
+}
+
+fn message(bytes: &[u8]) -> String {
+    format!(
+        "{:#}",
+        ElfFile::open(file_with(bytes), Path::new("made-up")).unwrap_err()
+    )
+}
+
+/// Everything a file can be asked.
+fn ask_everything(file: File) {
+    let Ok(elf) = ElfFile::open(file, Path::new("made-up")) else {
+        return;
+    };
+    let _ = elf.lookup(&["alpha", "gamma_long_name", "malloc", "absent", ""]);
+    let _ = (elf.functions(), elf.defines("beta"), elf.defines("malloc"));
+    let _ = (
+        elf.soname(),
+        elf.needed(),
+        elf.interpreter(),
+        elf.runpath(),
+        elf.rpath(),
+        elf.build_id(),
+    );
+    let _ = (
+        elf.is_static(),
+        elf.address_of(0),
+        elf.offset_of(u64::MAX),
+        elf.nearest("alpa", 3),
+    );
+}
+
+/// Random enough, and the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        self.0 >> 33
+    }
+}
+
+fn rich() -> Image {
+    Image {
+        local: vec![
+            Sym {
+                local: true,
+                ..Sym::new("hidden_helper", 64)
+            },
+            Sym::new("old@VER_1", 80),
+        ],
+        sections: true,
+        soname: "libmade.so.1",
+        needed: vec!["libone.so".into(), "libtwo.so.2".into()],
+        runpath: "$ORIGIN/../lib:/opt/lib".into(),
+        rpath: "/rpath".into(),
+        interpreter: "/lib/ld-made.so".into(),
+        build_id: vec![7; 20],
+        ..Image::default()
+    }
+}
+
+fn libc() -> File {
+    open_regular(&find_library("libc").unwrap()).unwrap()
+}
+
+#[test]
+fn facts_for_the_loader() {
+    let elf = opened(&rich());
+    assert_eq!(elf.soname().as_deref(), Some("libmade.so.1"));
+    assert_eq!(elf.needed(), ["libone.so", "libtwo.so.2"]);
+    assert_eq!(elf.runpath(), ["$ORIGIN/../lib", "/opt/lib"]);
+    assert_eq!(elf.rpath(), ["/rpath"]);
+    assert_eq!(elf.interpreter().as_deref(), Some(Path::new("/lib/ld-made.so")));
+    assert_eq!(elf.build_id(), Some(vec![7; 20]));
+    assert!(!elf.is_static());
+}
+
+#[test]
+fn absent_facts_are_none() {
+    let elf = opened(&Image::default());
+    assert_eq!(
+        (elf.soname(), elf.interpreter(), elf.build_id()),
+        (None, None, None)
+    );
+    assert_eq!(
+        (elf.needed(), elf.runpath(), elf.rpath()),
+        (vec![], vec![], vec![])
+    );
+    assert!(elf.is_static());
+}
+
+#[test]
+fn functions_by_every_kind_of_hash_table() {
+    for hash in [Hash::Gnu, Hash::Sysv] {
+        let elf = opened(&Image {
+            hash,
+            ..Image::default()
+        });
+        let names: Vec<String> = elf
+            .functions()
+            .unwrap()
+            .into_iter()
+            .map(|function| function.name)
+            .collect();
+        assert_eq!(names, ["alpha", "beta", "gamma_long_name"]);
+        let found = elf
+            .lookup(&["gamma_long_name", "delta", "alpha", "alph", "alphaa", ""])
+            .unwrap();
+        let names: Vec<Option<&str>> = found
+            .iter()
+            .map(|f| f.as_ref().map(|f| f.name.as_str()))
+            .collect();
+        assert_eq!(
+            names,
+            [Some("gamma_long_name"), None, Some("alpha"), None, None, None]
+        );
+        assert!(elf.defines("beta") && !elf.defines("bet"));
+    }
+}
+
+#[test]
+fn without_any_table_of_symbols() {
+    let elf = opened(&Image {
+        hash: Hash::None,
+        ..Image::default()
+    });
+    assert_eq!(elf.functions().unwrap(), []);
+    assert_eq!(elf.function("alpha").unwrap(), None);
+}
+
+#[test]
+fn offset_is_that_of_the_file() {
+    let image = Image::default();
+    let code_at = image.bytes().len() as u64 - CODE_SIZE;
+    let elf = opened(&image);
+    let beta = elf.function("beta").unwrap().unwrap();
+    assert_eq!(beta.offset, code_at + 16);
+    assert_eq!(beta.addr, elf.entry() + 16);
+    assert_eq!(beta.addr - beta.offset, image::BASE + CODE_SHIFT);
+    assert_eq!(beta.size, 8);
+    assert_eq!(elf.address_of(beta.offset), Some(beta.addr));
+    assert_eq!(
+        elf.address_of(code_at & !4095),
+        Some(elf.entry() - code_at % 4096)
+    );
+    assert_eq!(elf.offset_of(elf.entry() + CODE_SIZE), None);
+    assert_eq!(elf.offset_of(image::BASE), None, "not executable");
+}
+
+#[test]
+fn only_code_counts() {
+    let outside = Image {
+        dynamic: vec![Sym::new("far", CODE_SIZE)],
+        ..Image::default()
+    };
+    assert_eq!(opened(&outside).function("far").unwrap(), None);
+    assert!(!opened(&outside).defines("far"));
+    let data = Image {
+        flags: elf::PF_R,
+        ..Image::default()
+    };
+    assert_eq!(opened(&data).functions().unwrap(), []);
+    let object = Image {
+        dynamic: vec![Sym {
+            kind: elf::STT_OBJECT,
+            ..Sym::new("table", 0)
+        }],
+        ..Image::default()
+    };
+    assert_eq!(opened(&object).function("table").unwrap(), None);
+    let imported = Image {
+        dynamic: vec![
+            Sym {
+                at: None,
+                ..Sym::new("puts", 0)
+            },
+            Sym::new("own", 0),
+        ],
+        ..Image::default()
+    };
+    assert!(!opened(&imported).defines("puts"));
+    assert!(opened(&imported).defines("own"));
+}
+
+#[test]
+fn indirect_functions_are_told() {
+    let image = Image {
+        dynamic: vec![Sym {
+            kind: elf::STT_GNU_IFUNC,
+            ..Sym::new("memcpy", 0)
+        }],
+        ..Image::default()
+    };
+    assert!(opened(&image).function("memcpy").unwrap().unwrap().ifunc);
+}
+
+#[test]
+fn the_default_version_wins() {
+    for hash in [Hash::Gnu, Hash::Sysv] {
+        for old_first in [true, false] {
+            let old = Sym {
+                version: 2 | elf::VERSYM_HIDDEN,
+                ..Sym::new("cond", 0)
+            };
+            let new = Sym {
+                version: 3,
+                ..Sym::new("cond", 16)
+            };
+            let both = if old_first { vec![old, new] } else { vec![new, old] };
+            let elf = opened(&Image {
+                dynamic: both,
+                hash,
+                ..Image::default()
+            });
+            let expected = elf.entry() + 16;
+            assert_eq!(elf.function("cond").unwrap().unwrap().addr, expected);
+            let all = elf.functions().unwrap();
+            assert_eq!((all.len(), all[0].addr), (1, expected));
+        }
+    }
+    let only_old = Sym {
+        version: 2 | elf::VERSYM_HIDDEN,
+        ..Sym::new("cond", 0)
+    };
+    let elf = opened(&Image {
+        dynamic: vec![only_old],
+        ..Image::default()
+    });
+    assert!(elf.function("cond").unwrap().is_some() && elf.defines("cond"));
+    assert_eq!(elf.functions().unwrap().len(), 1);
+}
+
+#[test]
+fn symtab_adds_what_is_not_exported() {
+    let elf = opened(&rich());
+    assert_eq!(
+        elf.function("hidden_helper").unwrap().unwrap().addr,
+        elf.entry() + 64
+    );
+    assert!(!elf.defines("hidden_helper"));
+    assert_eq!(elf.function("old").unwrap().unwrap().addr, elf.entry() + 80);
+    let names: Vec<String> = elf
+        .functions()
+        .unwrap()
+        .into_iter()
+        .map(|function| function.name)
+        .collect();
+    assert_eq!(
+        names,
+        ["alpha", "beta", "gamma_long_name", "hidden_helper", "old"]
+    );
+}
+
+#[test]
+fn one_name_with_several_versions_in_symtab() {
+    let local = vec![Sym::new("f@OLD", 0), Sym::new("f@@NEW", 16), Sym::new("fg", 32)];
+    let elf = opened(&Image {
+        local,
+        sections: true,
+        dynamic: vec![],
+        ..Image::default()
+    });
+    assert_eq!(elf.function("f").unwrap().unwrap().addr, elf.entry() + 16);
+    let found: Vec<(String, u64)> = elf
+        .functions()
+        .unwrap()
+        .into_iter()
+        .map(|f| (f.name, f.addr - elf.entry()))
+        .collect();
+    assert_eq!(found, [("f".to_owned(), 16), ("fg".to_owned(), 32)]);
+}
+
+#[test]
+fn local_functions_of_one_name_are_all_listed_and_aliases_too() {
+    let twin = |at| Sym {
+        local: true,
+        ..Sym::new("init", at)
+    };
+    let local = vec![
+        twin(0),
+        twin(16),
+        twin(16),
+        Sym::new("alias", 16),
+        Sym::new("init", 32),
+    ];
+    let elf = opened(&Image {
+        local,
+        sections: true,
+        dynamic: vec![],
+        ..Image::default()
+    });
+    let found: Vec<(String, u64)> = elf
+        .functions()
+        .unwrap()
+        .into_iter()
+        .map(|f| (f.name, f.addr - elf.entry()))
+        .collect();
+    let expected = [("alias", 16), ("init", 0), ("init", 16), ("init", 32)];
+    assert_eq!(found, expected.map(|(name, at)| (name.to_owned(), at)));
+    assert_eq!(
+        elf.function("init").unwrap().unwrap().addr,
+        elf.entry() + 32,
+        "exported before local"
+    );
+}
+
+#[test]
+fn near_names() {
+    let names = [
+        "malloc",
+        "calloc",
+        "malloc_usable_size",
+        "__libc_malloc",
+        "free",
+        "readline",
+    ];
+    let dynamic = names
+        .iter()
+        .zip(0..)
+        .map(|(name, at)| Sym::new(name, at * 16))
+        .collect();
+    let elf = opened(&Image {
+        dynamic,
+        ..Image::default()
+    });
+    assert_eq!(elf.nearest("mallok", 2), ["malloc", "calloc"]);
+    assert_eq!(
+        elf.nearest("MALLOC", 9),
+        ["malloc", "calloc", "malloc_usable_size", "__libc_malloc"]
+    );
+    assert_eq!(elf.nearest("readlines", 3), ["readline"]);
+    assert_eq!(elf.nearest("read", 3), ["readline"]);
+    assert!(elf.nearest("getaddrinfo", 3).is_empty());
+    assert!(elf.nearest("", 3).is_empty());
+    assert!(elf.nearest("malloc", 0).is_empty());
+}
+
+#[test]
+fn what_is_not_an_elf_file_of_this_machine() {
+    assert_eq!(message(b""), "failed to read made-up: not an ELF file");
+    assert_eq!(message(b"\x7fEL"), "failed to read made-up: not an ELF file");
+    assert_eq!(
+        message(b"#!/bin/sh\necho hello to all\n"),
+        "failed to read made-up: not an ELF file"
+    );
+    assert_eq!(
+        message(b"\x7fELF\x02"),
+        "failed to read made-up: truncated ELF file"
+    );
+    let changed = |at: usize, byte: u8| {
+        let mut bytes = Image::default().bytes();
+        bytes[at] = byte;
+        message(&bytes)
+    };
+    assert_eq!(changed(4, 1), "failed to read made-up: a 32-bit ELF file");
+    assert_eq!(
+        changed(4, 9),
+        "failed to read made-up: an ELF file of unknown class 9"
+    );
+    assert_eq!(changed(5, 2), "failed to read made-up: a big-endian ELF file");
+    assert!(changed(18, 243).contains("an ELF file for riscv, this is "));
+}
+
+#[test]
+fn headers_that_point_past_the_end() {
+    let changed = |at: usize, bytes: &[u8]| {
+        let mut image = rich().bytes();
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+        image
+    };
+    assert!(
+        message(&changed(32, &u64::MAX.to_le_bytes())).contains("truncated"),
+        "e_phoff"
+    );
+    assert!(message(&changed(56, &u16::MAX.to_le_bytes())).contains("too many program headers"));
+    assert!(
+        message(&changed(56, &1000_u16.to_le_bytes())).contains("truncated"),
+        "e_phnum"
+    );
+    assert!(
+        message(&changed(64 + 32, &u64::MAX.to_le_bytes())).contains("truncated"),
+        "p_filesz"
+    );
+    assert!(
+        message(&changed(64 + 8, &u64::MAX.to_le_bytes())).contains("truncated"),
+        "p_offset"
+    );
+    // Section headers are optional: bad ones take away no more than `.symtab`.
+    for bytes in [
+        changed(40, &(u64::MAX - 7).to_le_bytes()),
+        changed(60, &u16::MAX.to_le_bytes()),
+    ] {
+        let elf = ElfFile::open(file_with(&bytes), Path::new("made-up")).unwrap();
+        assert_eq!(elf.functions().unwrap().len(), 3);
+        assert_eq!(elf.function("hidden_helper").unwrap(), None);
+    }
+}
+
+#[test]
+fn symbol_counts_and_strings_out_of_range() {
+    let image = Image {
+        hash: Hash::Sysv,
+        dynamic: vec![Sym::new("alpha", 0)],
+        ..Image::default()
+    };
+    let mut bytes = image.bytes();
+    // Headers, two symbols, two versions: then the hash table, which begins with 1 bucket and 2 symbols.
+    let count_at = 64 + 6 * 56 + 2 * 24 + 8 + 4;
+    assert_eq!(bytes[count_at], 2);
+    bytes[count_at..count_at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let elf = ElfFile::open(file_with(&bytes), Path::new("made-up")).unwrap();
+    let error = format!("{:#}", elf.functions().unwrap_err());
+    assert_eq!(
+        error,
+        "failed to read symbols of made-up: dynamic symbols are longer than the file"
+    );
+
+    let mut bytes = image.bytes();
+    let name_at = 64 + 6 * 56 + 24;
+    bytes[name_at..name_at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let elf = ElfFile::open(file_with(&bytes), Path::new("made-up")).unwrap();
+    assert_eq!(elf.functions().unwrap(), []);
+    assert_eq!(elf.function("alpha").unwrap(), None);
+}
+
+#[test]
+fn a_hash_chain_without_an_end() {
+    let image = Image::default();
+    let mut bytes = image.bytes();
+    // Headers, four symbols, four versions, hash header, bloom word, two buckets: then the chains.
+    let chains_at = 64 + 6 * 56 + 4 * 24 + 8 + 16 + 8 + 8;
+    for link in bytes[chains_at..].chunks_exact_mut(4).take(3) {
+        link[0] &= !1;
+    }
+    ask_everything(file_with(&bytes));
+    let mut bytes = image.bytes();
+    // A head far behind the last symbol.
+    bytes[chains_at - 8..chains_at].copy_from_slice(&[0xff; 8]);
+    let elf = ElfFile::open(file_with(&bytes), Path::new("made-up")).unwrap();
+    let expected = "failed to read symbols of made-up: a hash chain has no end";
+    assert_eq!(format!("{:#}", elf.functions().unwrap_err()), expected);
+    assert_eq!(format!("{:#}", elf.function("alpha").unwrap_err()), expected);
+    assert!(!elf.defines("alpha"));
+}
+
+#[test]
+fn a_small_file_cannot_ask_for_a_flood_of_names() {
+    let long: &'static str = "x".repeat(4000).leak();
+    let local = (0..64).map(|at| Sym::new(long, at)).collect();
+    let elf = opened(&Image {
+        local,
+        sections: true,
+        ..Image::default()
+    });
+    let expected = "failed to read symbols of made-up: symbol names are longer than the file";
+    assert_eq!(format!("{:#}", elf.functions().unwrap_err()), expected);
+    assert!(elf.function(long).unwrap().is_some());
+}
+
+#[test]
+fn a_file_of_holes_does_not_fill_the_memory() {
+    let file = rich().file();
+    file.set_len(1 << 40).unwrap();
+    let sections = [0_u64, 1 << 40].map(u64::to_le_bytes).concat();
+    let bytes = rich().bytes();
+    let sections_at = bytes.len() as u64 - 3 * 64;
+    // The symbol table: from 0, a terabyte.
+    file.write_all_at(&sections, sections_at + 64 + 24).unwrap();
+    let elf = ElfFile::open(file, Path::new("made-up")).unwrap();
+    assert!(format!("{:#}", elf.functions().unwrap_err()).contains("too large"));
+}
+
+#[test]
+fn truncations_of_a_made_up_file() {
+    let bytes = rich().bytes();
+    for len in 0..bytes.len() {
+        ask_everything(file_with(&bytes[..len]));
+    }
+}
+
+#[test]
+fn mutations_of_a_made_up_file() {
+    for hash in [Hash::Gnu, Hash::Sysv] {
+        let bytes = Image { hash, ..rich() }.bytes();
+        let mut dice = Dice(1);
+        for _ in 0..4000 {
+            let mut spoilt = bytes.clone();
+            for _ in 0..1 + dice.roll() % 4 {
+                let at = dice.roll() as usize % spoilt.len();
+                spoilt[at] = match dice.roll() % 4 {
+                    0 => 0xff,
+                    1 => 0,
+                    2 => spoilt[at] ^ 1 << (dice.roll() % 8),
+                    _ => dice.roll() as u8,
+                };
+            }
+            ask_everything(file_with(&spoilt));
+        }
+    }
+}
+
+#[test]
+fn truncations_of_libc() {
+    let whole = libc();
+    let mut bytes = vec![0; whole.metadata().unwrap().len() as usize];
+    whole.read_exact_at(&mut bytes, 0).unwrap();
+    // Growing from nothing, so that each byte is written once.
+    let file = file_with(b"");
+    let mut written = 0;
+    for step in 0..200 {
+        let len = bytes.len() * step / 200;
+        file.write_all_at(&bytes[written..len], written as u64).unwrap();
+        written = len;
+        ask_everything(file.try_clone().unwrap());
+    }
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_is_open() {
+    let file = rich().file();
+    let elf = ElfFile::open(file.try_clone().unwrap(), Path::new("made-up")).unwrap();
+    file.set_len(100).unwrap();
+    assert!(elf.functions().is_err());
+    assert!(elf.lookup(&["alpha"]).is_err());
+    assert!(!elf.defines("alpha"));
+    assert_eq!((elf.soname(), elf.build_id()), (None, None));
+}
+
+#[test]
+fn libc_has_what_it_is_known_for() {
+    let elf = ElfFile::open(libc(), Path::new("libc")).unwrap();
+    let found = elf
+        .lookup(&["malloc", "free", "no such function", "getaddrinfo"])
+        .unwrap();
+    let present: Vec<bool> = found.iter().map(Option::is_some).collect();
+    assert_eq!(present, [true, true, false, true]);
+    assert!(elf.defines("malloc") && !elf.defines("mallok"));
+    let all = elf.functions().unwrap();
+    assert!(all.len() > 1000 && all.is_sorted_by_key(|function| &function.name));
+    for function in found.iter().flatten() {
+        assert!(
+            all.iter()
+                .any(|other| other.name == function.name && other.offset == function.offset)
+        );
+    }
+    assert_eq!(elf.nearest("mallok", 1), ["malloc"]);
+    assert!(elf.soname().is_some() && elf.build_id().is_some());
+}
+
+#[test]
+fn this_program_has_its_own_functions() {
+    let elf = ElfFile::open(File::open("/proc/self/exe").unwrap(), Path::new("self")).unwrap();
+    let main = elf.function("main").unwrap().unwrap();
+    assert!(main.offset > 0 && !main.ifunc);
+}
