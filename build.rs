@@ -35,8 +35,16 @@ fn main() -> Result<()> {
             .clang_args(&args)
             .build_and_generate(&skeleton)
             .with_context(|| format!("failed to build {}", source.display()))?;
-        writeln!(modules, "pub mod {name} {{ include!({:?}); }}", skeleton)?;
-        writeln!(objects, "    ({name:?}, include_bytes!({:?})),", out.join(format!("{name}.bpf.o")))?;
+        // An object that is no tool's own is opened without its skeleton.
+        writeln!(
+            modules,
+            "#[allow(unused_imports)] pub mod {name} {{ include!({skeleton:?}); }}"
+        )?;
+        writeln!(
+            objects,
+            "    ({name:?}, include_bytes!({:?})),",
+            out.join(format!("{name}.bpf.o"))
+        )?;
     }
     fs::write(out.join("skeletons.rs"), modules)?;
     fs::write(out.join("objects.rs"), format!("&[\n{objects}]\n"))?;
@@ -57,7 +65,10 @@ fn bpf_sources() -> Result<Vec<PathBuf>> {
 }
 
 fn tool_name(source: &Path) -> Result<String> {
-    let file = source.file_name().and_then(|name| name.to_str()).context("a BPF source has an odd name")?;
+    let file = source
+        .file_name()
+        .and_then(|name| name.to_str())
+        .context("a BPF source has an odd name")?;
     Ok(file.trim_end_matches(".bpf.c").to_owned())
 }
 
@@ -92,7 +103,12 @@ fn check_warnings(clang: &OsString, args: &[OsString], source: &Path) -> Result<
         .args(args)
         .arg(source)
         .output()
-        .with_context(|| format!("failed to run {}: install clang, or name it in CLANG", clang.display()))?;
+        .with_context(|| {
+            format!(
+                "failed to run {}: install clang, or name it in CLANG",
+                clang.display()
+            )
+        })?;
     let messages = String::from_utf8_lossy(&output.stderr);
     for line in messages.lines() {
         println!("cargo:warning={line}");

@@ -45,9 +45,17 @@ impl FilterArgs {
     /// Looks up what the names stand for.
     pub fn resolve(&self) -> Result<Filter> {
         if self.comm.len() > MAX_COMMS {
-            return Err(Failure::new(USAGE, format!("at most {MAX_COMMS} names can be given with --comm")).into());
+            return Err(Failure::new(
+                USAGE,
+                format!("at most {MAX_COMMS} names can be given with --comm"),
+            )
+            .into());
         }
-        let uid = self.user.as_deref().map(|user| Users::load().uid(user)).transpose()?;
+        let uid = self
+            .user
+            .as_deref()
+            .map(|user| Users::load().uid(user))
+            .transpose()?;
         let mut cgroups = Vec::new();
         if let Some(path) = &self.cgroup {
             cgroups.push(Cgroups::open()?.resolve(path)?);
@@ -56,8 +64,18 @@ impl FilterArgs {
             cgroups.extend(find_container(container)?.cgroups);
         }
         cgroups.truncate(MAX_CGROUPS);
-        let pids = self.pid.iter().map(|&pid| process_of(pid)).collect::<Result<_>>()?;
-        Ok(Filter { pids, comms: self.comm.clone(), uid, cgroups, follow: false })
+        let pids = self
+            .pid
+            .iter()
+            .map(|&pid| process_of(pid))
+            .collect::<Result<_>>()?;
+        Ok(Filter {
+            pids,
+            comms: self.comm.clone(),
+            uid,
+            cgroups,
+            follow: false,
+        })
     }
 }
 
@@ -94,7 +112,8 @@ impl OutputArgs {
         let format = if self.json { Format::Json } else { self.format };
         let destination = match &self.output {
             Some(path) => {
-                let file = File::create(path).with_context(|| format!("failed to create {}", path.display()))?;
+                let file =
+                    File::create(path).with_context(|| format!("failed to create {}", path.display()))?;
                 Destination::File(file)
             }
             None => Destination::Stdout,
@@ -135,7 +154,9 @@ impl RunArgs {
     /// Bytes of the ring: a power of two and whole pages, as the kernel wants it; at most 1 GiB.
     pub fn ring_bytes(&self) -> u32 {
         const MOST: u64 = 1 << 30;
-        self.buffer_size.clamp(page_size() as u64, MOST).next_power_of_two() as u32
+        self.buffer_size
+            .clamp(page_size() as u64, MOST)
+            .next_power_of_two() as u32
     }
 }
 
@@ -171,20 +192,34 @@ pub fn named_file(name: &Path, pids: &[u32]) -> Result<PathBuf> {
     }
     for &pid in pids {
         let mapped = Proc::host().mappings(pid).unwrap_or_default();
-        if let Some(found) = mapped.iter().find(|mapping| mapping.exec && is_called(&mapping.path, &text)) {
-            return Ok(PathBuf::from(format!("/proc/{pid}/root")).join(found.path.strip_prefix("/").unwrap_or(&found.path)));
+        if let Some(found) = mapped
+            .iter()
+            .find(|mapping| mapping.exec && is_called(&mapping.path, &text))
+        {
+            return Ok(PathBuf::from(format!("/proc/{pid}/root"))
+                .join(found.path.strip_prefix("/").unwrap_or(&found.path)));
         }
     }
-    loader::find_library(&text).or_else(|| loader::find_program(&text)).ok_or_else(|| {
-        Failure::new(FAILED, format!("failed to find {text}: no such library in the loader's cache, no such program in PATH"))
+    loader::find_library(&text)
+        .or_else(|| loader::find_program(&text))
+        .ok_or_else(|| {
+            Failure::new(
+                FAILED,
+                format!(
+                    "failed to find {text}: no such library in the loader's cache, no such program in PATH"
+                ),
+            )
             .hint("give its path; `cat /proc/PID/maps` shows what a process uses")
             .into()
-    })
+        })
 }
 
 /// Is this file the library of that name: `libc` for `libc.so.6`, `ssl` for `libssl.so.3`?
 fn is_called(path: &Path, name: &str) -> bool {
-    let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
+    let file = path
+        .file_name()
+        .and_then(|file| file.to_str())
+        .unwrap_or_default();
     let stem = file.split(".so").next().unwrap_or(file);
     file == name || stem == name || stem.strip_prefix("lib") == Some(name)
 }
@@ -200,14 +235,20 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "T" | "t" | "TiB" => 40,
         unit => return Err(format!("`{unit}` is no unit: use K, M, G or T")),
     };
-    let number: u64 = digits.parse().map_err(|_| "give a number, such as 4096, 64K or 1M".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "give a number, such as 4096, 64K or 1M".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "too large".to_owned())
 }
 
 /// Parses `10`, `10s`, `500ms`, `2m`, `1h`, with fractions: `0.5s`. At most ten years.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     const MOST: f64 = 10.0 * 365.0 * 86400.0;
-    let number_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number_end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(number_end);
     let scale = match unit {
         "" | "s" => 1.0,
@@ -217,7 +258,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         unit => return Err(format!("`{unit}` is no unit: use ms, s, m or h")),
     };
-    let number: f64 = number.parse().map_err(|_| "give a time, such as 10s, 500ms or 2m".to_owned())?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "give a time, such as 10s, 500ms or 2m".to_owned())?;
     let seconds = number * scale;
     if !(seconds > 0.0 && seconds <= MOST) {
         return Err("give a time above zero and below ten years".to_owned());
@@ -235,7 +278,16 @@ mod tests {
         assert_eq!(parse_size("1M"), Ok(1 << 20));
         assert_eq!(parse_size("3k"), Ok(3072));
         assert_eq!(parse_size("16777215T"), Ok(16777215 << 40));
-        for wrong in ["1Q", "", "M", "-1", "1.5M", "99999999999999999999", "16777216T", "1 M"] {
+        for wrong in [
+            "1Q",
+            "",
+            "M",
+            "-1",
+            "1.5M",
+            "99999999999999999999",
+            "16777216T",
+            "1 M",
+        ] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
         }
     }

@@ -25,7 +25,9 @@ use crate::tools::{TOOLS, Tool};
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let called_as = arguments.first().map(Path::new).and_then(Path::file_name);
-    let named = TOOLS.iter().find(|tool| called_as.is_some_and(|name| name == tool.name));
+    let named = TOOLS
+        .iter()
+        .find(|tool| called_as.is_some_and(|name| name == tool.name));
     let status = match named {
         Some(tool) => parse((tool.command)(), arguments).and_then(|matches| run(tool, &matches)),
         None => parse(all_tools(), arguments).and_then(|matches| run_chosen(&matches)),
@@ -49,7 +51,9 @@ fn all_tools() -> Command {
 /// Err holds the exit status of what is already said: help, the version, or one line about a mistake.
 fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
     command.try_get_matches_from(arguments).map_err(|error| {
-        if !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        if !error.use_stderr()
+            || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        {
             // A closed pipe is success; there is nobody left to tell otherwise.
             let _ = error.print();
             return if error.use_stderr() { sys::USAGE } else { 0 };
@@ -58,7 +62,10 @@ fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
         let (message, advice) = text.split_once("\n\n").unwrap_or((&text, ""));
         eprintln!("{}", printable(message.replace("\n", " ").trim_end().as_bytes()));
         let tip = advice.lines().find_map(|line| line.trim().strip_prefix("tip: "));
-        eprintln!("hint: {}", tip.unwrap_or("--help lists the options, with examples"));
+        eprintln!(
+            "hint: {}",
+            tip.unwrap_or("--help lists the options, with examples")
+        );
         sys::USAGE
     })
 }
@@ -70,17 +77,26 @@ fn run_chosen(matches: &ArgMatches) -> Result<u8, u8> {
         let _ = std::io::stdout().write_all(names.as_bytes());
         return Ok(0);
     }
-    let Some((name, matches)) = matches.subcommand() else { return Err(sys::USAGE) };
+    let Some((name, matches)) = matches.subcommand() else {
+        return Err(sys::USAGE);
+    };
     let tool = TOOLS.iter().find(|tool| tool.name == name).ok_or(sys::USAGE)?;
     run(tool, matches)
 }
 
 fn run(tool: &Tool, matches: &ArgMatches) -> Result<u8, u8> {
+    if !matches.get_flag("verbose") {
+        libbpf_rs::set_print(None); // what goes wrong is said in one line
+    }
     (tool.run)(matches).or_else(|error| {
         if sys::is_broken_pipe(&error) {
             return Ok(0);
         }
-        let Explained { status, message, hint } = sys::explain(&error);
+        let Explained {
+            status,
+            message,
+            hint,
+        } = sys::explain(&error);
         eprintln!("error: {}", printable(message.as_bytes()));
         if let Some(hint) = hint {
             eprintln!("hint: {}", printable(hint.as_bytes()));

@@ -24,7 +24,11 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(status: u8, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), hint: None }
+        Self {
+            status,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// Adds what a person can do.
@@ -59,17 +63,31 @@ pub fn explain(error: &anyhow::Error) -> Explained {
         None => (text, None),
     };
     if let Some(failure) = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()) {
-        return Explained { status: failure.status, message, hint: failure.hint.clone().or(hint) };
+        return Explained {
+            status: failure.status,
+            message,
+            hint: failure.hint.clone().or(hint),
+        };
     }
     match is_refused(error) {
-        true => Explained { status: DENIED, message, hint: Some(permission_hint()) },
-        false => Explained { status: FAILED, message, hint },
+        true => Explained {
+            status: DENIED,
+            message,
+            hint: Some(permission_hint()),
+        },
+        false => Explained {
+            status: FAILED,
+            message,
+            hint,
+        },
     }
 }
 
 fn is_refused(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
             || cause
                 .downcast_ref::<libbpf_rs::Error>()
                 .is_some_and(|e| e.kind() == libbpf_rs::ErrorKind::PermissionDenied)
@@ -79,7 +97,9 @@ fn is_refused(error: &anyhow::Error) -> bool {
 /// Did the reader of our output go away? That is success: `| head -3` has seen enough.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     })
 }
 
@@ -99,7 +119,9 @@ pub fn require_privileges() -> Result<()> {
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false) {
         return Ok(());
     }
-    Err(Failure::new(DENIED, "not permitted: tracing needs root").hint(permission_hint()).into())
+    Err(Failure::new(DENIED, "not permitted: tracing needs root")
+        .hint(permission_hint())
+        .into())
 }
 
 /// What a run still has to do once its probes are in.
@@ -115,16 +137,27 @@ pub enum Duties {
 
 /// Gives up every privilege that `duties` do not need, for good.
 pub fn drop_privileges(duties: Duties) -> Result<()> {
-    const INSPECT: [Capability; 3] =
-        [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH, Capability::CAP_CHECKPOINT_RESTORE];
-    const ATTACH: [Capability; 3] = [Capability::CAP_SYS_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON];
+    const INSPECT: [Capability; 3] = [
+        Capability::CAP_SYS_PTRACE,
+        Capability::CAP_DAC_READ_SEARCH,
+        Capability::CAP_CHECKPOINT_RESTORE,
+    ];
+    const ATTACH: [Capability; 3] = [
+        Capability::CAP_SYS_ADMIN,
+        Capability::CAP_BPF,
+        Capability::CAP_PERFMON,
+    ];
     let wanted: &[&[Capability]] = match duties {
         Duties::Read => &[],
         Duties::Inspect => &[&INSPECT],
         Duties::Attach => &[&INSPECT, &ATTACH],
     };
     let had = caps::read(None, CapSet::Permitted).context("failed to read the capabilities")?;
-    let kept: CapsHashSet = wanted.concat().into_iter().filter(|capability| had.contains(capability)).collect();
+    let kept: CapsHashSet = wanted
+        .concat()
+        .into_iter()
+        .filter(|capability| had.contains(capability))
+        .collect();
     caps::clear(None, CapSet::Inheritable).context("failed to drop privileges")?;
     caps::set(None, CapSet::Effective, &kept).context("failed to drop privileges")?;
     caps::set(None, CapSet::Permitted, &kept).context("failed to drop privileges")?;
@@ -147,7 +180,10 @@ pub fn require_btf(what: &str) -> Result<()> {
     if std::fs::read(Path::new(KERNEL_BTF)).is_ok_and(|btf| btf.starts_with(&[0x9f, 0xeb])) {
         return Ok(());
     }
-    Err(Failure::new(DENIED, format!("{what} needs the kernel's type information, and {KERNEL_BTF} holds none"))
-        .hint("the kernel must be built with CONFIG_DEBUG_INFO_BTF=y, and /sys must be mounted")
-        .into())
+    Err(Failure::new(
+        DENIED,
+        format!("{what} needs the kernel's type information, and {KERNEL_BTF} holds none"),
+    )
+    .hint("the kernel must be built with CONFIG_DEBUG_INFO_BTF=y, and /sys must be mounted")
+    .into())
 }

@@ -4,6 +4,7 @@
 #define FILTER_BPF_H
 
 #include "event.bpf.h"
+#include "pids.bpf.h"
 
 #define MAX_COMMS 8
 #define MAX_CGROUPS 16
@@ -22,14 +23,6 @@ const volatile __u32 wanted_uid = 0;
 const volatile __u32 filter_comms = 0; /* how many patterns; any of them will do */
 const volatile struct comm_pattern wanted_comms[MAX_COMMS] = {};
 const volatile __u32 filter_cgroups = 0; /* how many of `cgroups`; any of them will do */
-
-/* Process ids to see, when there is more than one. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u32);
-	__type(value, __u8);
-} pids SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);

@@ -2,7 +2,6 @@
 /* Every call of the allocator: who, which call, how much; with --ret the outcome, with --stack from where. */
 #include "event.bpf.h"
 #include "filter.bpf.h"
-#include "follow.bpf.h"
 #include "calls.bpf.h"
 #include "stack.bpf.h"
 

@@ -1,7 +1,9 @@
-//! Control groups and the containers in them: which processes are `--cgroup PATH`, which are `--container NAME`.
+//! Control groups and the containers in them: which processes are `--cgroup PATH`, which are `--container
+//! NAME`.
 //!
-//! A container is what its runtime made of it: one control group whose name holds the container's id. Ids come from
-//! the control groups of running processes, names from the files in which the runtimes keep them; no runtime is asked.
+//! A container is what its runtime made of it: one control group whose name holds the container's id. Ids
+//! come from the control groups of running processes, names from the files in which the runtimes keep them;
+//! no runtime is asked.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
@@ -10,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
 /// Fewer digits than this of an id are more likely a mistyped name.
@@ -28,7 +30,8 @@ const MAX_REMEMBERED: usize = 1 << 16;
 /// The tree of control groups is walked no more often than this.
 const WALK_PAUSE: Duration = Duration::from_secs(1);
 
-/// The cgroup v2 path of a process, such as `/system.slice/cron.service`, as the reader's cgroup namespace shows it.
+/// The cgroup v2 path of a process, such as `/system.slice/cron.service`, as the reader's cgroup namespace
+/// shows it.
 ///
 /// `None` where the kernel has no cgroup v2. Fails when the process is gone.
 pub fn cgroup_of(proc_root: &Path, pid: u32) -> io::Result<Option<String>> {
@@ -40,8 +43,8 @@ pub fn cgroup_of(proc_root: &Path, pid: u32) -> io::Result<Option<String>> {
 
 /// The id of the innermost container in a cgroup path.
 ///
-/// That is 64 hexadecimal digits for docker, podman, containerd and CRI-O, the name for LXC, and for systemd-nspawn the
-/// name as it stands in the path, with its `\x2d` escapes.
+/// That is 64 hexadecimal digits for docker, podman, containerd and CRI-O, the name for LXC, and for
+/// systemd-nspawn the name as it stands in the path, with its `\x2d` escapes.
 pub fn container_id(cgroup_path: &str) -> Option<&str> {
     containers_in(cgroup_path).last().map(|(id, _)| id)
 }
@@ -60,10 +63,10 @@ impl Cgroups {
         let mounts = fs::read("/proc/self/mountinfo").context("failed to read /proc/self/mountinfo")?;
         match cgroup2_mount(&mounts) {
             Some(root) => Ok(Cgroups::at(root)),
-            None => bail!(
-                "cgroup v2 is not mounted\n\
-                 hint: choose processes with -p, or run `mount -t cgroup2 none /sys/fs/cgroup/unified`"
-            ),
+            None => Err(failure(
+                "cgroup v2 is not mounted".to_owned(),
+                "choose processes with -p, or mount it: `mount -t cgroup2 none DIRECTORY`".to_owned(),
+            )),
         }
     }
 
@@ -76,13 +79,8 @@ impl Cgroups {
         }
     }
 
-    /// The directory of the root control group.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// The path of a control group by its id, `/` for the root. The id is that of `bpf_get_current_cgroup_id`, which is
-    /// the inode number of the directory.
+    /// The path of a control group by its id, `/` for the root. The id is that of
+    /// `bpf_get_current_cgroup_id`, which is the inode number of the directory.
     ///
     /// A control group that has just been made may be unknown for up to a second.
     pub fn path_of_id(&mut self, id: u64) -> Option<String> {
@@ -106,8 +104,8 @@ impl Cgroups {
         self.paths.get(&id).cloned()
     }
 
-    /// The directory of a control group that a person names: a whole path, or a path from the root of cgroup2, with or
-    /// without a leading slash.
+    /// The directory of a control group that a person names: a whole path, or a path from the root of
+    /// cgroup2, with or without a leading slash.
     ///
     /// Fails when there is no such control group, and then names those that were perhaps meant.
     pub fn resolve(&self, path: &str) -> Result<PathBuf> {
@@ -121,23 +119,25 @@ impl Cgroups {
             .collect();
         let root = self.root.display();
         if existing.is_empty() {
-            bail!(
-                "no control group {path:?} in {root}\nhint: {}",
-                self.suggest(path)
-            );
+            return Err(failure(
+                format!("no control group {path:?} in {root}"),
+                self.suggest(path),
+            ));
         }
-        // All mounts of cgroup2 are one file system, so the device tells it from cgroup v1 and from anything else.
+        // All mounts of cgroup2 are one file system, so the device tells it from cgroup v1 and from anything
+        // else.
         let unified = |path: &PathBuf| path.is_dir() && self::device(path).is_ok_and(|other| other == device);
         match existing.into_iter().find(unified) {
             Some(directory) => Ok(directory),
-            None => bail!(
-                "{path:?} is not a directory of cgroup v2\n\
-                 hint: give a directory below {root}, or choose processes with -p"
-            ),
+            None => Err(failure(
+                format!("{path:?} is not a directory of cgroup v2"),
+                format!("give a directory below {root}, or choose processes with -p"),
+            )),
         }
     }
 
-    /// What to do about a control group that does not exist: those of that name in another place, or systemd's unit.
+    /// What to do about a control group that does not exist: those of that name in another place, or
+    /// systemd's unit.
     fn suggest(&self, path: &str) -> String {
         let wanted = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         let mut alike = BTreeSet::new();
@@ -191,6 +191,11 @@ pub struct Runtimes {
     pub containerd: PathBuf,
 }
 
+/// An error whose second line says what a person can do.
+fn failure(message: String, hint: String) -> anyhow::Error {
+    anyhow!("{message}\nhint: {hint}")
+}
+
 /// A container as the control groups of its processes show it.
 #[derive(Debug, Default)]
 struct Seen {
@@ -218,15 +223,21 @@ impl Runtimes {
         let names = self.names(&seen);
         let matching = matches(&seen, &names, name_or_id);
         match matching[..] {
-            [] => bail!(
-                "no running container {name_or_id:?}\nhint: {}",
-                listed(seen.keys(), &names)
-            ),
+            [] => Err(failure(
+                format!("no running container {name_or_id:?}"),
+                match seen.is_empty() {
+                    true => "no process is in a container, as far as control groups show".to_owned(),
+                    false => format!("running are {}", listed(seen.keys(), &names)),
+                },
+            )),
             [id] => self.container(id, &seen[id], names.get(id)),
-            _ => bail!(
-                "several containers match {name_or_id:?}\nhint: give more of the id: {}",
-                listed(matching.iter().copied(), &names)
-            ),
+            _ => Err(failure(
+                format!("several containers match {name_or_id:?}"),
+                format!(
+                    "give more of the id: {}",
+                    listed(matching.iter().copied(), &names)
+                ),
+            )),
         }
     }
 
@@ -270,7 +281,8 @@ impl Runtimes {
         Some(name.trim_start_matches('/').to_owned())
     }
 
-    /// podman and CRI-O keep an array of `{"id": ..., "names": [...]}`, those of `run --rm` in a file of their own.
+    /// podman and CRI-O keep an array of `{"id": ..., "names": [...]}`, those of `run --rm` in a file of
+    /// their own.
     fn podman_names(&self) -> HashMap<String, String> {
         let files =
             ["containers.json", "volatile-containers.json"].map(|file| read_json(&self.podman.join(file)));
@@ -303,24 +315,27 @@ impl Runtimes {
 
     /// Fails when the container's control group cannot be filtered for.
     fn container(&self, id: &str, seen: &Seen, name: Option<&String>) -> Result<Container> {
-        let hint = "hint: choose its processes with -p";
         let shown = name.map_or(id, String::as_str).escape_debug();
+        let refuse = |reason: String| failure(reason, "choose its processes with -p".to_owned());
         let Some(root) = &self.cgroup else {
-            bail!("the container filter needs cgroup v2, which is not mounted\n{hint}");
+            bail!(refuse(
+                "the container filter needs cgroup v2, which is not mounted".to_owned()
+            ));
         };
         if seen.paths.is_empty() {
-            bail!(
-                "the container filter needs cgroup v2, and \"{shown}\" is only in control groups of version 1\n{hint}"
-            );
+            let where_it_is = format!("container \"{shown}\" is only in control groups of version 1");
+            bail!(refuse(format!(
+                "the container filter needs cgroup v2, and {where_it_is}"
+            )));
         }
         let cgroups: Vec<PathBuf> = topmost(&seen.paths)
             .map(|path| root.join(path.trim_start_matches('/')))
             .collect();
         if let Some(missing) = cgroups.iter().find(|cgroup| !cgroup.is_dir()) {
-            bail!(
-                "the control group {} of container \"{shown}\" does not exist\n{hint}",
+            bail!(refuse(format!(
+                "container \"{shown}\" has no control group {}",
                 missing.display()
-            );
+            )));
         }
         Ok(Container {
             id: id.to_owned(),
@@ -344,7 +359,8 @@ fn note(seen: &mut BTreeMap<String, Seen>, pid: u32, text: &str) {
     }
 }
 
-/// The ids of the containers that a person may mean: those of that name, or else those whose id begins like that.
+/// The ids of the containers that a person may mean: those of that name, or else those whose id begins like
+/// that.
 fn matches<'a>(
     seen: &'a BTreeMap<String, Seen>,
     names: &HashMap<String, String>,
@@ -384,8 +400,7 @@ fn listed<T: AsRef<str>>(ids: impl ExactSizeIterator<Item = T>, names: &HashMap<
     };
     let list = ids.take(MAX_LISTED).map(shown).collect::<Vec<_>>().join(", ");
     match count {
-        0 => "no container is running, as far as control groups show".to_owned(),
-        1..=MAX_LISTED => list,
+        0..=MAX_LISTED => list,
         _ => format!("{list} and {} more", count - MAX_LISTED),
     }
 }
@@ -443,8 +458,8 @@ fn id_in<'a>(parent: &str, name: &'a str) -> Option<&'a str> {
         .filter(|id| !id.is_empty())
 }
 
-/// `docker-ID.scope`, `cri-containerd-ID.scope`, `crio-ID`, `kubepods.slice:cri-containerd:ID`, or the id alone. The
-/// minder of a podman or CRI-O container, `libpod-conmon-ID.scope`, is not in the container.
+/// `docker-ID.scope`, `cri-containerd-ID.scope`, `crio-ID`, `kubepods.slice:cri-containerd:ID`, or the id
+/// alone. The minder of a podman or CRI-O container, `libpod-conmon-ID.scope`, is not in the container.
 fn hash_in(name: &str) -> Option<&str> {
     let stem = name.strip_suffix(".scope").unwrap_or(name);
     let (runtime, id) = stem.rsplit_once(['-', ':']).unwrap_or(("", stem));
@@ -509,7 +524,8 @@ fn read_json(path: &Path) -> Option<Value> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Where cgroup2 is mounted, from the text of `mountinfo`; its root rather than a part of it, where both are mounted.
+/// Where cgroup2 is mounted, from the text of `mountinfo`; its root rather than a part of it, where both are
+/// mounted.
 fn cgroup2_mount(mountinfo: &[u8]) -> Option<PathBuf> {
     let text = String::from_utf8_lossy(mountinfo);
     let mounts = text.lines().filter_map(|line| {
@@ -699,7 +715,7 @@ mod tests {
         assert!(
             machine
                 .error(&WEB[..3])
-                .starts_with("no running container \"012\"\nhint: web (0123456789ab)")
+                .starts_with("no running container \"012\"\nhint: running are web (0123456789ab)")
         );
     }
 
@@ -712,7 +728,7 @@ mod tests {
         machine.file("podman/volatile-containers.json", &file);
         let error = machine.error("0123");
         assert!(
-            error.starts_with("several containers match \"0123\"\n"),
+            error.starts_with("several containers match \"0123\"\nhint: "),
             "{error}"
         );
         assert!(error.ends_with("0123456789ab, db (0123f6789abc)"), "{error}");
@@ -745,7 +761,7 @@ mod tests {
         machine.file("proc/5/cgroup", &format!("4:memory:/docker/{WEB}\n0::/\n"));
         let error = machine.error(WEB);
         assert!(
-            error.contains("needs cgroup v2") && error.ends_with("hint: choose its processes with -p"),
+            error.contains("needs cgroup v2") && error.ends_with("\nhint: choose its processes with -p"),
             "{error}"
         );
     }
@@ -757,7 +773,7 @@ mod tests {
         assert!(
             machine
                 .error("web")
-                .ends_with("no container is running, as far as control groups show")
+                .ends_with("no process is in a container, as far as control groups show")
         );
     }
 
@@ -805,7 +821,7 @@ mod tests {
         );
         let error = cgroups.resolve("cron").unwrap_err().to_string();
         assert!(
-            error.ends_with("hint: did you mean system.slice/cron.service?"),
+            error.ends_with("\nhint: did you mean system.slice/cron.service?"),
             "{error}"
         );
         assert!(

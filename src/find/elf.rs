@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use object::elf::{self, Dyn64, FileHeader64, NoteHeader32, ProgramHeader64, SectionHeader64, Sym64};
+use object::elf::{self, Dyn64, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
 use object::{LittleEndian, Pod, U16, U32, pod};
 
 #[cfg(test)]
@@ -44,8 +44,6 @@ const CHAIN_CHUNK: u64 = 4096;
 const LINKS_CHUNK: u64 = 64;
 /// Most symbols that may share a place in a hash table. Real tables have two or three on average.
 const MAX_CHAIN: u64 = 4096;
-/// Largest note segment that is searched for a build id, in bytes. Real ones have some hundred.
-const MAX_NOTES: u64 = 64 * 1024;
 /// Segments are mapped in pages, whose size is at least this many bytes.
 const PAGE: u64 = 4096;
 
@@ -75,7 +73,6 @@ pub struct ElfFile {
     /// Loadable segments, by address.
     loads: Vec<Load>,
     interpreter: Option<Extent>,
-    notes: Vec<Extent>,
     /// Virtual address of `PT_DYNAMIC`.
     dynamic_addr: Option<u64>,
     dynamic: Dynamic,
@@ -104,7 +101,6 @@ impl ElfFile {
             ),
             loads: Vec::new(),
             interpreter: None,
-            notes: Vec::new(),
             dynamic_addr: None,
             dynamic: Dynamic::default(),
         };
@@ -117,7 +113,6 @@ impl ElfFile {
             match segment.p_type.get(LE) {
                 elf::PT_LOAD => this.loads.push(Load::new(segment, extent, this.source.len)?),
                 elf::PT_INTERP => this.interpreter = Some(extent),
-                elf::PT_NOTE => this.notes.push(extent),
                 elf::PT_DYNAMIC => {
                     dynamic = Some(extent);
                     this.dynamic_addr = Some(segment.p_vaddr.get(LE));
@@ -130,14 +125,6 @@ impl ElfFile {
             this.dynamic = Dynamic::read(&this.source, extent).context("bad dynamic section")?;
         }
         Ok(this)
-    }
-
-    /// The function of that name, or `None`.
-    ///
-    /// # Errors
-    /// As [`ElfFile::lookup`].
-    pub fn function(&self, name: &str) -> Result<Option<Function>> {
-        Ok(self.lookup(&[name])?.pop().flatten())
     }
 
     /// The function of each name, in the order of `names`. Dynamic symbols win over `.symtab`, default
@@ -246,17 +233,6 @@ impl ElfFile {
         let extent = self.interpreter?;
         let text = self.source.string(extent.offset, extent.size.min(MAX_STRING))?;
         (!text.is_empty()).then(|| PathBuf::from(OsString::from_vec(text)))
-    }
-
-    /// The build id, usually 20 bytes.
-    pub fn build_id(&self) -> Option<Vec<u8>> {
-        self.notes
-            .iter()
-            .filter(|extent| extent.size <= MAX_NOTES)
-            .find_map(|extent| {
-                let block = self.source.read(extent.offset, extent.size).ok()?;
-                find_build_id(block.bytes()).map(<[u8]>::to_vec)
-            })
     }
 
     /// Whether the program runs without a dynamic loader.
@@ -908,27 +884,6 @@ fn machine_name(machine: u16) -> String {
         elf::EM_S390 => "s390".to_owned(),
         other => format!("machine {other}"),
     }
-}
-
-/// The build id among the notes of one segment.
-fn find_build_id(mut notes: &[u8]) -> Option<&[u8]> {
-    const HEADER: usize = size_of::<NoteHeader32<LittleEndian>>();
-    loop {
-        let (head, rest) = notes.split_at_checked(HEADER)?;
-        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let [name_size, size, kind] = [number(0), number(4), number(8)];
-        let (name, rest) = rest.split_at_checked(padded(name_size)?)?;
-        let id = rest.get(..size as usize)?;
-        if kind == elf::NT_GNU_BUILD_ID && name == b"GNU\0" {
-            return Some(id);
-        }
-        notes = rest.get(padded(size)?..)?;
-    }
-}
-
-/// Notes are aligned to 4 bytes.
-fn padded(size: u32) -> Option<usize> {
-    (size as usize).checked_next_multiple_of(4)
 }
 
 /// Sorts by name; drops second mentions of a function, and old versions where there is a default one.

@@ -1,9 +1,10 @@
 //! Addresses of traced processes as lines of a stack, also for a process that is gone.
 //!
-//! There is one way from an address to a function: the remembered memory map of the process gives file and offset, and
-//! the remembered file gives the symbol. A map is read from `/proc` when a process is first seen, and again when an
-//! address is not in it; a tool that follows processes through the kernel's records feeds it what happens instead.
-//! Files stay open, so that they can be read when they were removed or when their mount namespace is gone.
+//! There is one way from an address to a function: the remembered memory map of the process gives file and
+//! offset, and the remembered file gives the symbol. A map is read from `/proc` when a process is first seen,
+//! and again when an address is not in it; a tool that follows processes through the kernel's records feeds
+//! it what happens instead. Files stay open, so that they can be read when they were removed or when their
+//! mount namespace is gone.
 
 mod memory;
 mod object;
@@ -15,19 +16,20 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use memory::{Backing, FileKey, Mapping, Memory};
+use memory::{Backing, FileKey, MappedFile, Mapping, Memory};
 use object::{Objects, object_name, open_mapped};
 
 /// Ended processes whose maps are kept, for events that are read late.
 const MAX_GONE: usize = 1024;
 /// When more processes than this are known, all are forgotten and read again as they are met.
 const MAX_PROCESSES: usize = 1 << 14;
-/// Whether a number still belongs to the same program is asked no more often than this. Numbers are given out in turn,
-/// so one does not come back within such a time.
+/// Whether a number still belongs to the same program is asked no more often than this. Numbers are given out
+/// in turn, so one does not come back within such a time.
 const CHECK_PAUSE: Duration = Duration::from_millis(100);
 /// A process's map is read again this often in a row, for addresses that are not in it, ...
 const MAX_READS: u32 = 16;
-/// ... and then once in this time: a stack walked without frame pointers is full of addresses that are in no map.
+/// ... and then once in this time: a stack walked without frame pointers is full of addresses that are in no
+/// map.
 const READ_PAUSE: Duration = Duration::from_millis(50);
 /// Characters of a symbol's name that are shown.
 const MAX_NAME: usize = 512;
@@ -40,9 +42,9 @@ const PAGE_BYTES: u64 = 0x1000;
 /// One line of a stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// `symbol+0x1f [object]`, `symbol [inlined]`, `0x1234 [object]` with an address of that file where there is no
-    /// symbol, `[vdso]`, `[uprobes]`, or the bare address. Fit to be printed: what a traced program could have put
-    /// into a name to disturb a terminal is escaped.
+    /// `symbol+0x1f [object]`, `symbol [inlined]`, `0x1234 [object]` with an address of that file where there
+    /// is no symbol, `[vdso]`, `[uprobes]`, or the bare address. Fit to be printed: what a traced program
+    /// could have put into a name to disturb a terminal is escaped.
     pub text: Rc<str>,
     /// Has no call of its own: the compiler put it into the function of the next frame.
     pub inlined: bool,
@@ -60,8 +62,8 @@ impl Frame {
     }
 }
 
-/// Whether a stack reaches the function where its thread began. Where it does not, the walk was cut, mostly by a
-/// function without frame pointer.
+/// Whether a stack reaches the function where its thread began. Where it does not, the walk was cut, mostly
+/// by a function without frame pointer.
 pub fn ends_whole(frames: &[Frame]) -> bool {
     // What follows the bottom is what registers happened to hold, so it need not be the last.
     frames.iter().any(|frame| frame.bottom)
@@ -100,9 +102,9 @@ impl Symbolizer {
         }
     }
 
-    /// Appends the frames of a stack of process `pid` (a thread group), innermost first. The first address is taken as
-    /// it is and all others as return addresses, which belong to the call before them. An address can be several
-    /// frames, because of inlining.
+    /// Appends the frames of a stack of process `pid` (a thread group), innermost first. The first address is
+    /// taken as it is and all others as return addresses, which belong to the call before them. An address
+    /// can be several frames, because of inlining.
     pub fn frames(&mut self, pid: u32, addresses: &[u64], out: &mut Vec<Frame>) {
         self.meet(pid, addresses);
         for (place, &address) in addresses.iter().enumerate() {
@@ -110,8 +112,8 @@ impl Symbolizer {
         }
     }
 
-    /// Reads the memory map of a process now, and opens the files in it, so that its addresses have names even if it
-    /// ends before they are looked up. Without effect for a process that is gone already.
+    /// Reads the memory map of a process now, and opens the files in it, so that its addresses have names
+    /// even if it ends before they are looked up. Without effect for a process that is gone already.
     pub fn observe(&mut self, pid: u32) {
         let identity = Identity::read(&self.proc_root, pid);
         let maps = fs::read(self.proc_root.join(pid.to_string()).join("maps")).unwrap_or_default();
@@ -130,8 +132,8 @@ impl Symbolizer {
         Rc::make_mut(&mut process.memory).renew(memory);
     }
 
-    /// A process has mapped code: the bytes from `file_offset` of a file are at `start..end`. `device_and_inode` are
-    /// those of the kernel's record, the device as `makedev` puts it together.
+    /// A process has mapped code: the bytes from `file_offset` of a file are at `start..end`.
+    /// `device_and_inode` are those of the kernel's record, the device as `makedev` puts it together.
     pub fn mapped(
         &mut self,
         pid: u32,
@@ -180,7 +182,8 @@ impl Symbolizer {
         *self.process(pid) = Process::default();
     }
 
-    /// A process has ended. It is remembered until many others have ended, or until its number is in use again.
+    /// A process has ended. It is remembered until many others have ended, or until its number is in use
+    /// again.
     pub fn exited(&mut self, pid: u32) {
         let Some(process) = self.processes.get_mut(&pid) else {
             return;
@@ -214,7 +217,8 @@ impl Symbolizer {
         self.processes.entry(pid).or_default()
     }
 
-    /// Makes sure that the map of a process is known, is its own, and holds the addresses, as far as that can be had.
+    /// Makes sure that the map of a process is known, is its own, and holds the addresses, as far as that can
+    /// be had.
     fn meet(&mut self, pid: u32, addresses: &[u64]) {
         if !self.processes.contains_key(&pid) {
             self.observe(pid);
@@ -225,44 +229,52 @@ impl Symbolizer {
             false => None,
         };
         let process = self.process(pid);
-        let is_known = |address: u64| process.memory.find(address).is_some();
-        // A return address may be the first byte after a mapping, and the first address the first byte in one.
-        let unknown = |&address: &u64| address > PAGE_BYTES && !is_known(address) && !is_known(address - 1);
-        let must_read = process.is_other(seen) || (addresses.iter().any(unknown) && process.may_read(now));
+        let mut addresses = addresses.iter().enumerate();
+        let has_unknown = addresses.any(|(place, &address)| process.is_unknown(address, place > 0));
+        let must_read = process.is_other(seen) || (has_unknown && process.may_read(now));
         if must_read {
             self.observe(pid);
         }
     }
 
     fn frame(&mut self, pid: u32, address: u64, is_return: bool, out: &mut Vec<Frame>) {
-        let looked_up = address.wrapping_sub(u64::from(is_return));
-        let mapping = self
-            .processes
-            .get(&pid)
-            .and_then(|process| process.memory.find(looked_up))
+        let process = self.processes.get(&pid);
+        let mapping = process
+            .and_then(|process| process.find(address, is_return))
             .cloned();
-        match mapping {
-            Some(Mapping {
-                start,
-                offset,
-                backing: Backing::File(file),
-                ..
-            }) => {
-                let offset = (looked_up - start).wrapping_add(offset);
-                match self.objects.frames(file.key, offset, is_return) {
+        match mapping.as_ref().map(|mapping| (mapping, &mapping.backing)) {
+            Some((mapping, Backing::File(file))) => {
+                match self.file_frames(pid, mapping, file, address, is_return) {
                     Some(frames) => out.extend_from_slice(&frames),
                     None => out.push(Frame::new(format!("{address:#x} [{}]", object_name(&file.path)))),
                 }
             }
-            Some(Mapping {
-                backing: Backing::Kernel(name),
-                ..
-            }) => out.push(Frame::new(name)),
+            Some((_, Backing::Kernel(name))) => out.push(Frame::new(*name)),
             _ if TRAMPOLINE_PAGES.contains(&(address & !(PAGE_BYTES - 1))) => {
                 out.push(Frame::new(TRAMPOLINE))
             }
             _ => out.push(Frame::new(format!("{address:#x}"))),
         }
+    }
+
+    /// `None` where the file cannot be had: it made room for others, or it was gone before it could be
+    /// opened.
+    fn file_frames(
+        &mut self,
+        pid: u32,
+        mapping: &Mapping,
+        file: &MappedFile,
+        address: u64,
+        is_return: bool,
+    ) -> Option<Rc<[Frame]>> {
+        let distance = address
+            .wrapping_sub(mapping.start)
+            .wrapping_sub(u64::from(is_return));
+        let offset = distance.wrapping_add(mapping.offset);
+        if !self.objects.is_open(file.key) {
+            self.open_file(pid, mapping);
+        }
+        self.objects.frames(file.key, offset, is_return)
     }
 
     fn open_files(&mut self, pid: u32, memory: &Memory) {
@@ -311,6 +323,18 @@ impl Default for Process {
 }
 
 impl Process {
+    /// The mapping of an address. A return address belongs to the byte before it, unless it was put there by
+    /// the kernel: that of return probes is the first in its page.
+    fn find(&self, address: u64, is_return: bool) -> Option<&Mapping> {
+        let before = address.checked_sub(u64::from(is_return))?;
+        self.memory.find(before).or_else(|| self.memory.find(address))
+    }
+
+    /// Whether an address that may well be one is in no mapping.
+    fn is_unknown(&self, address: u64, is_return: bool) -> bool {
+        address > PAGE_BYTES && self.find(address, is_return).is_none()
+    }
+
     fn is_check_due(&mut self, now: Instant) -> bool {
         let due = self.end.is_none() && now.duration_since(self.checked) >= CHECK_PAUSE;
         if due {
@@ -336,8 +360,8 @@ impl Process {
     }
 }
 
-/// What tells one program from another that has its process number later on: when the process began, and where the
-/// kernel put its code and its stack, which is elsewhere after each exec.
+/// What tells one program from another that has its process number later on: when the process began, and
+/// where the kernel put its code and its stack, which is elsewhere after each exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity {
     started: u64,
@@ -369,15 +393,21 @@ fn is_bottom(symbol: &str, object: &str) -> bool {
     let name = name.strip_prefix("__GI_").unwrap_or(name);
     match name {
         "_start" | "_start_c" | "_dl_start" | "_dl_start_user" | "libc_start_main_stage2" => true,
-        "start_thread" | "clone" | "__clone" | "clone3" | "__clone3" | "runtime.goexit" => true,
+        "start_thread"
+        | "clone"
+        | "__clone"
+        | "clone3"
+        | "__clone3"
+        | "runtime.goexit"
+        | "runtime.goexit.abi0" => true,
         // Names that a program might well give to functions of its own.
         "start" | "start_c11" => object.starts_with("ld-musl") || object.starts_with("libc.musl"),
         _ => name.starts_with("__libc_start_main") || name.starts_with("__libc_start_call_main"),
     }
 }
 
-/// A name out of a traced program, with everything escaped that could move a cursor or turn text around, and cut to a
-/// bearable length.
+/// A name out of a traced program, with everything escaped that could move a cursor or turn text around, and
+/// cut to a bearable length.
 fn printable(name: &str) -> Cow<'_, str> {
     let is_odd = |char: char| char.is_control() || is_bidirectional(char);
     if name.len() <= MAX_NAME && !name.contains(is_odd) {
@@ -398,4 +428,473 @@ fn printable(name: &str) -> Cow<'_, str> {
 
 fn is_bidirectional(char: char) -> bool {
     matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::fs::MetadataExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Where a made-up ELF file wants its code, and where that is in the file.
+    const CODE_ADDRESS: u64 = 0x40_1000;
+    const CODE_OFFSET: u64 = 0x1000;
+    /// Where made-up processes have it.
+    const LOADED: u64 = 0x7f00_0000_0000;
+    const CODE_BYTES: u64 = 0x1000;
+    /// Greater than any process number.
+    const NOBODY: u32 = 1 << 30;
+
+    /// A directory for made-up files and a made-up `/proc`, removed at the end.
+    struct World(PathBuf);
+
+    impl World {
+        fn new(test: &str) -> World {
+            let root = std::env::temp_dir().join(format!("ubpf-symbolize-{test}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&root);
+            fs::create_dir_all(&root).unwrap();
+            World(root)
+        }
+
+        fn symbolizer(&self) -> Symbolizer {
+            Symbolizer {
+                proc_root: self.0.join("proc"),
+                ..Symbolizer::with_debug_dir(self.0.join("debug"))
+            }
+        }
+
+        /// A file with functions: name, distance from the start of the code, size.
+        fn elf(&self, name: &str, functions: &[(&str, u64, u64)]) -> PathBuf {
+            let path = self.0.join(name);
+            fs::write(&path, elf(functions)).unwrap();
+            path
+        }
+
+        /// A process that has files loaded, one after the other from `LOADED`, each for `CODE_BYTES`.
+        fn process(&self, pid: u32, started: u64, files: &[&Path]) {
+            let directory = self.0.join("proc").join(pid.to_string());
+            fs::create_dir_all(&directory).unwrap();
+            let zeros = |count| "0 ".repeat(count);
+            let stat = format!("{pid} (a) b) S {}{started} {}5 6 7 8", zeros(18), zeros(3));
+            fs::write(directory.join("stat"), stat).unwrap();
+            let line = |(place, path): (usize, &&Path)| {
+                let start = LOADED + place as u64 * CODE_BYTES;
+                let (end, inode) = (start + CODE_BYTES, fs::metadata(path).unwrap().ino());
+                format!(
+                    "{start:x}-{end:x} r-xp {CODE_OFFSET:x} 08:01 {inode}    {}\n",
+                    path.display()
+                )
+            };
+            fs::write(
+                directory.join("maps"),
+                files.iter().enumerate().map(line).collect::<String>(),
+            )
+            .unwrap();
+        }
+
+        fn end(&self, pid: u32) {
+            fs::remove_dir_all(self.0.join("proc").join(pid.to_string())).unwrap();
+        }
+    }
+
+    impl Drop for World {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// The smallest ELF file that has code and a symbol table.
+    fn elf(functions: &[(&str, u64, u64)]) -> Vec<u8> {
+        let section_names = b"\0.symtab\0.strtab\0";
+        let (mut names, mut symbols) = (section_names.to_vec(), vec![0; 24]);
+        for &(name, start, size) in functions {
+            symbols.extend_from_slice(&(names.len() as u32).to_le_bytes());
+            symbols.extend_from_slice(&[0x12, 0, 1, 0]);
+            symbols.extend(
+                [CODE_ADDRESS + start, size]
+                    .into_iter()
+                    .flat_map(u64::to_le_bytes),
+            );
+            names.extend_from_slice(name.as_bytes());
+            names.push(0);
+        }
+        let (symbols_at, names_at) = (0x2000, 0x2000 + symbols.len() as u64);
+        let sections_at = (names_at + names.len() as u64).next_multiple_of(8);
+        let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0\x01\0\0\0".to_vec();
+        file.extend([0, 64, sections_at].into_iter().flat_map(u64::to_le_bytes));
+        file.extend([0, 0, 64, 56, 1, 64, 3, 2].into_iter().flat_map(u16::to_le_bytes));
+        // One segment to load, readable and executable.
+        file.extend_from_slice(b"\x01\0\0\0\x05\0\0\0");
+        let segment = [
+            CODE_OFFSET,
+            CODE_ADDRESS,
+            CODE_ADDRESS,
+            CODE_BYTES,
+            CODE_BYTES,
+            0x1000,
+        ];
+        file.extend(segment.into_iter().flat_map(u64::to_le_bytes));
+        file.resize(symbols_at, 0);
+        file.extend_from_slice(&symbols);
+        file.extend_from_slice(&names);
+        file.resize(sections_at as usize + 64, 0);
+        let sections = [
+            (1_u32, 2_u32, symbols_at as u64, symbols.len(), 2_u32, 24),
+            (9, 3, names_at, names.len(), 0, 0),
+        ];
+        for (name, kind, at, size, link, entry) in sections {
+            file.extend([name, kind].into_iter().flat_map(u32::to_le_bytes));
+            file.extend([0, 0, at, size as u64].into_iter().flat_map(u64::to_le_bytes));
+            file.extend([link, 1].into_iter().flat_map(u32::to_le_bytes));
+            file.extend([8_u64, entry].into_iter().flat_map(u64::to_le_bytes));
+        }
+        file
+    }
+
+    fn texts(symbolizer: &mut Symbolizer, pid: u32, addresses: &[u64]) -> Vec<String> {
+        let mut frames = Vec::new();
+        symbolizer.frames(pid, addresses, &mut frames);
+        frames.iter().map(|frame| frame.text.to_string()).collect()
+    }
+
+    fn map(symbolizer: &mut Symbolizer, pid: u32, start: u64, path: &Path) {
+        let inode = fs::metadata(path).unwrap().ino();
+        symbolizer.mapped(pid, start, start + CODE_BYTES, CODE_OFFSET, path, (1, inode));
+    }
+
+    #[test]
+    fn names_offsets_and_return_addresses() {
+        let world = World::new("names");
+        let file = world.elf(
+            "libx.so",
+            &[("first", 0x100, 0x20), ("_ZN3net5Proxy4readEi", 0x120, 0x20)],
+        );
+        let mut symbolizer = world.symbolizer();
+        map(&mut symbolizer, NOBODY, LOADED, &file);
+        let stack = [
+            LOADED + 0x120,
+            LOADED + 0x120,
+            LOADED + 0x125,
+            LOADED + 0x800,
+            LOADED + CODE_BYTES + 1,
+        ];
+        let expected = [
+            "net::Proxy::read(int)+0x0 [libx.so]",
+            "first+0x20 [libx.so]",
+            "net::Proxy::read(int)+0x5 [libx.so]",
+            "0x401800 [libx.so]",
+            "0x7f0000001001",
+        ];
+        // The second time they are remembered.
+        for _ in 0..2 {
+            assert_eq!(texts(&mut symbolizer, NOBODY, &stack), expected);
+        }
+    }
+
+    #[test]
+    fn labels_do_not_hide_their_function() {
+        let world = World::new("labels");
+        let functions = [
+            ("copy", 0, 0x100),
+            ("$d", 0x40, 0),
+            ("$x", 0x48, 0),
+            ("entry", 0x200, 0),
+            ("$x", 0x300, 0),
+        ];
+        let file = world.elf("libx.so", &functions);
+        let mut symbolizer = world.symbolizer();
+        map(&mut symbolizer, NOBODY, LOADED, &file);
+        for (distance, expected) in [
+            (0x20, "copy+0x20 [libx.so]"),
+            (0x50, "copy+0x50 [libx.so]"),
+            (0x150, "0x401150 [libx.so]"),
+            (0x210, "entry+0x10 [libx.so]"),
+            (0x310, "0x401310 [libx.so]"),
+        ] {
+            assert_eq!(texts(&mut symbolizer, NOBODY, &[LOADED + distance]), [expected]);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_elf_or_not_there() {
+        let world = World::new("odd");
+        let (text, gone) = (world.0.join("notes.txt"), world.0.join("gone.so (deleted)"));
+        fs::write(&text, "no code").unwrap();
+        let mut symbolizer = world.symbolizer();
+        map(&mut symbolizer, NOBODY, LOADED, &text);
+        symbolizer.mapped(
+            NOBODY,
+            LOADED + CODE_BYTES,
+            LOADED + 2 * CODE_BYTES,
+            0,
+            &gone,
+            (1, 1),
+        );
+        let stack = [LOADED + 5, LOADED + CODE_BYTES + 6];
+        assert_eq!(
+            texts(&mut symbolizer, NOBODY, &stack),
+            ["0x1005 [notes.txt]", "0x7f0000001006 [gone.so]"]
+        );
+    }
+
+    #[test]
+    fn another_file_under_the_same_path_is_not_taken() {
+        let world = World::new("replaced");
+        let file = world.elf("libx.so", &[("wrong", 0, CODE_BYTES)]);
+        let mut symbolizer = world.symbolizer();
+        symbolizer.mapped(
+            NOBODY,
+            LOADED,
+            LOADED + CODE_BYTES,
+            CODE_OFFSET,
+            &file,
+            (1, u64::MAX),
+        );
+        assert_eq!(
+            texts(&mut symbolizer, NOBODY, &[LOADED]),
+            ["0x7f0000000000 [libx.so]"]
+        );
+    }
+
+    #[test]
+    fn a_removed_file_and_an_ended_process_keep_their_names() {
+        let world = World::new("ended");
+        let file = world.elf("prog", &[("main", 0, 0x40)]);
+        world.process(7, 100, &[&file]);
+        let mut symbolizer = world.symbolizer();
+        symbolizer.observe(7);
+        world.end(7);
+        fs::remove_file(&file).unwrap();
+        symbolizer.exited(7);
+        assert_eq!(texts(&mut symbolizer, 7, &[LOADED + 4]), ["main+0x4 [prog]"]);
+    }
+
+    #[test]
+    fn the_map_is_read_again_for_a_library_that_was_loaded_later() {
+        let world = World::new("later");
+        let (program, library) = (
+            world.elf("prog", &[("main", 0, 64)]),
+            world.elf("liby.so", &[("plugin", 0, 64)]),
+        );
+        world.process(7, 100, &[&program]);
+        let mut symbolizer = world.symbolizer();
+        assert_eq!(texts(&mut symbolizer, 7, &[LOADED]), ["main+0x0 [prog]"]);
+        world.process(7, 100, &[&program, &library]);
+        let stack = [LOADED + CODE_BYTES, LOADED + 8];
+        assert_eq!(
+            texts(&mut symbolizer, 7, &stack),
+            ["plugin+0x0 [liby.so]", "main+0x8 [prog]"]
+        );
+        // What was unloaded is still known, for events that are read late.
+        world.process(7, 100, &[&program]);
+        symbolizer.observe(7);
+        assert_eq!(
+            texts(&mut symbolizer, 7, &stack),
+            ["plugin+0x0 [liby.so]", "main+0x8 [prog]"]
+        );
+    }
+
+    #[test]
+    fn addresses_that_are_nowhere_do_not_cost_a_look_each() {
+        let world = World::new("nowhere");
+        let program = world.elf("prog", &[("main", 0, 64)]);
+        world.process(7, 100, &[&program]);
+        let mut symbolizer = world.symbolizer();
+        symbolizer.observe(7);
+        let now = Instant::now();
+        let process = symbolizer.process(7);
+        process.refilled = now;
+        let reads = (0..1000).filter(|_| process.may_read(now)).count();
+        assert_eq!(reads, MAX_READS as usize);
+        assert!(process.may_read(now + READ_PAUSE));
+        assert!(!process.may_read(now + READ_PAUSE));
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_another_process() {
+        let world = World::new("reuse");
+        let (old, new) = (
+            world.elf("old", &[("old", 0, 64)]),
+            world.elf("new", &[("new", 0, 64)]),
+        );
+        let mut symbolizer = world.symbolizer();
+        world.process(7, 100, &[&old]);
+        assert_eq!(texts(&mut symbolizer, 7, &[LOADED]), ["old+0x0 [old]"]);
+        world.process(7, 200, &[&new]);
+        symbolizer.process(7).checked -= CHECK_PAUSE;
+        assert_eq!(texts(&mut symbolizer, 7, &[LOADED]), ["new+0x0 [new]"]);
+    }
+
+    #[test]
+    fn fork_exec_and_exit() {
+        let world = World::new("fork");
+        let (shell, tool) = (
+            world.elf("sh", &[("fork", 0, 64)]),
+            world.elf("tool", &[("work", 0, 64)]),
+        );
+        let mut symbolizer = world.symbolizer();
+        map(&mut symbolizer, NOBODY, LOADED, &shell);
+        symbolizer.forked(NOBODY, NOBODY + 1);
+        assert_eq!(texts(&mut symbolizer, NOBODY + 1, &[LOADED]), ["fork+0x0 [sh]"]);
+        symbolizer.exec(NOBODY + 1);
+        assert_eq!(texts(&mut symbolizer, NOBODY + 1, &[LOADED]), ["0x7f0000000000"]);
+        map(&mut symbolizer, NOBODY + 1, LOADED, &tool);
+        symbolizer.exited(NOBODY + 1);
+        assert_eq!(texts(&mut symbolizer, NOBODY + 1, &[LOADED]), ["work+0x0 [tool]"]);
+        assert_eq!(texts(&mut symbolizer, NOBODY, &[LOADED]), ["fork+0x0 [sh]"]);
+    }
+
+    #[test]
+    fn few_of_many_ended_processes_are_remembered() {
+        let world = World::new("many");
+        let file = world.elf("prog", &[("main", 0, 64)]);
+        let mut symbolizer = world.symbolizer();
+        map(&mut symbolizer, NOBODY, LOADED, &file);
+        for child in NOBODY + 1..=NOBODY + MAX_GONE as u32 + 1 {
+            symbolizer.forked(NOBODY, child);
+            symbolizer.exited(child);
+        }
+        assert_eq!(symbolizer.processes.len(), MAX_GONE + 1);
+        assert_eq!(texts(&mut symbolizer, NOBODY + 1, &[LOADED]), ["0x7f0000000000"]);
+        assert_eq!(texts(&mut symbolizer, NOBODY + 2, &[LOADED]), ["main+0x0 [prog]"]);
+    }
+
+    #[test]
+    fn files_beyond_the_limit_are_closed() {
+        let world = World::new("files");
+        let mut symbolizer = world.symbolizer();
+        let count = object::MAX_OPEN as u64 + 10;
+        for number in 0..count {
+            let file = world.elf(&format!("lib{number}.so"), &[(&format!("f{number}"), 0, 64)]);
+            map(&mut symbolizer, NOBODY, LOADED + number * CODE_BYTES, &file);
+            texts(&mut symbolizer, NOBODY, &[LOADED + number * CODE_BYTES]);
+        }
+        let links = fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok());
+        // Ours and blazesym's.
+        assert_eq!(
+            links.filter(|link| link.starts_with(&world.0)).count(),
+            2 * object::MAX_OPEN
+        );
+        // One that made room is opened again, where it still is what it was.
+        let last = LOADED + (count - 1) * CODE_BYTES;
+        let expected = [
+            "f0+0x0 [lib0.so]".to_owned(),
+            format!("f{0}+0x3 [lib{0}.so]", count - 1),
+        ];
+        assert_eq!(texts(&mut symbolizer, NOBODY, &[LOADED, last + 3]), expected);
+    }
+
+    #[test]
+    fn kernel_code_is_marked() {
+        let mut symbolizer = World::new("kernel").symbolizer();
+        let page = |symbolizer: &mut Symbolizer, start, name| {
+            symbolizer.mapped(NOBODY, start, start + PAGE_BYTES, 0, Path::new(name), (0, 0));
+        };
+        page(&mut symbolizer, 0x1000_0000, "[vdso]");
+        page(&mut symbolizer, 0x2000_0000, "[uprobes]");
+        page(&mut symbolizer, 0x3000_0000, "//anon");
+        let stack = [0x1000_0010, 0x2000_0000, 0x3000_0010, 0x7fff_ffff_e000, 0x10];
+        let expected = ["[vdso]", "[uprobes]", "0x30000010", "[uprobes]", "0x10"];
+        assert_eq!(texts(&mut symbolizer, NOBODY, &stack), expected);
+    }
+
+    #[test]
+    fn a_stack_is_whole_where_its_thread_began() {
+        let world = World::new("whole");
+        let names = [
+            ("work", 0, 16),
+            ("main", 16, 16),
+            ("__libc_start_call_main", 32, 16),
+            ("start", 48, 16),
+        ];
+        let file = world.elf("prog", &names);
+        let mut symbolizer = world.symbolizer();
+        map(&mut symbolizer, NOBODY, LOADED, &file);
+        let mut is_whole = |addresses: &[u64]| {
+            let mut frames = Vec::new();
+            symbolizer.frames(NOBODY, addresses, &mut frames);
+            ends_whole(&frames)
+        };
+        assert!(is_whole(&[LOADED, LOADED + 20, LOADED + 40]));
+        assert!(is_whole(&[LOADED, LOADED + 20, LOADED + 40, 1]));
+        for cut in [
+            &[LOADED, LOADED + 20][..],
+            &[LOADED, 1],
+            &[LOADED, LOADED + 50],
+            &[],
+        ] {
+            assert!(!is_whole(cut), "{cut:x?}");
+        }
+        assert!(
+            is_bottom("__GI___clone3", "libc.so.6")
+                && is_bottom("__libc_start_main@@GLIBC_2.34", "libc.so.6")
+        );
+        assert!(is_bottom("start", "ld-musl-x86_64.so.1"));
+    }
+
+    #[test]
+    fn names_cannot_disturb_a_terminal() {
+        let world = World::new("hostile");
+        let long = "x".repeat(10_000);
+        let file = world.elf(
+            "li\u{1b}b\u{202e}.so",
+            &[("a\x1b[2J\u{2066}b\u{9b}", 0, 16), (&long, 16, 16)],
+        );
+        let mut symbolizer = world.symbolizer();
+        map(&mut symbolizer, NOBODY, LOADED, &file);
+        let found = texts(&mut symbolizer, NOBODY, &[LOADED, LOADED + 20]);
+        assert_eq!(
+            found[0],
+            "a\\u{1b}[2J\\u{2066}b\\u{9b}+0x0 [li\\u{1b}b\\u{202e}.so]"
+        );
+        assert!(
+            found[1].starts_with(&format!("{}...+0x4", "x".repeat(MAX_NAME))),
+            "{}",
+            found[1]
+        );
+    }
+
+    /// A real process: what its C library's or its own code is called is the same while it runs and when it
+    /// is gone.
+    #[test]
+    fn a_real_process_alive_and_gone() {
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        // An answer shows that the program has begun, and that its libraries are there.
+        let (mut stdin, mut answer) = (child.stdin.take().unwrap(), [0]);
+        stdin.write_all(b"!").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut answer).unwrap();
+        let mut symbolizer = Symbolizer::new();
+        symbolizer.observe(pid);
+        let is_file = |mapping: &&Mapping| matches!(mapping.backing, Backing::File(_));
+        let starts: Vec<u64> = symbolizer
+            .process(pid)
+            .memory
+            .iter()
+            .filter(is_file)
+            .map(|mapping| mapping.start + 0x100)
+            .collect();
+        let alive = texts(&mut symbolizer, pid, &starts);
+        assert!(
+            !alive.is_empty() && alive.iter().all(|text| text.ends_with(']')),
+            "{alive:?}"
+        );
+        drop(stdin);
+        child.wait().unwrap();
+        symbolizer.exited(pid);
+        assert_eq!(texts(&mut symbolizer, pid, &starts), alive);
+        assert_eq!(
+            texts(&mut Symbolizer::new(), pid, &starts[..1]),
+            [format!("{:#x}", starts[0])]
+        );
+    }
 }

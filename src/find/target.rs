@@ -135,17 +135,24 @@ pub struct Object {
     pub id: FileId,
     /// The name its process has for it, for display.
     pub path: PathBuf,
-    /// The process it was found in.
-    pub pid: Option<u32>,
 }
 
 impl Object {
-    /// A file by its path, in no particular process.
+    /// A file that is open already.
+    ///
+    /// # Errors
+    /// It cannot be examined.
+    pub fn new(file: File, path: PathBuf) -> io::Result<Object> {
+        let id = FileId::of(&file)?;
+        Ok(Object { file, id, path })
+    }
+
+    /// A file by its path.
     ///
     /// # Errors
     /// As [`open_regular`].
     pub fn at(path: &Path) -> io::Result<Object> {
-        object(open_regular(path)?, path.to_path_buf(), None)
+        Object::new(open_regular(path)?, path.to_path_buf())
     }
 }
 
@@ -255,11 +262,7 @@ impl Proc {
         let link = self.path(pid, "exe");
         let path = std::fs::read_link(&link)?.into_os_string().into_vec();
         let path = path.strip_suffix(DELETED).unwrap_or(&path);
-        object(
-            open_regular(&link)?,
-            OsString::from_vec(path.to_vec()).into(),
-            Some(pid),
-        )
+        Object::new(open_regular(&link)?, OsString::from_vec(path.to_vec()).into())
     }
 
     /// Every file that a process maps for execution, each once, in address order. Files that cannot be opened
@@ -385,7 +388,7 @@ impl Proc {
     }
 
     fn open_object(&self, pid: u32, mapping: Mapping) -> io::Result<Object> {
-        object(self.open(pid, &mapping)?, mapping.path, Some(pid))
+        Object::new(self.open(pid, &mapping)?, mapping.path)
     }
 
     fn path(&self, pid: u32, entry: &str) -> PathBuf {
@@ -494,11 +497,6 @@ fn unescape(path: &[u8]) -> Vec<u8> {
 /// What two lines of one process's `maps` have in common if they are one file.
 fn text_key(mapping: &Mapping) -> ((u32, u32), u64, PathBuf) {
     (mapping.dev, mapping.inode, mapping.path.clone())
-}
-
-fn object(file: File, path: PathBuf, pid: Option<u32>) -> io::Result<Object> {
-    let id = FileId::of(&file)?;
-    Ok(Object { file, id, path, pid })
 }
 
 /// The first object of each identity.

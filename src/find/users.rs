@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn odd_lines_are_passed_over() {
-        let text = b"\n:x:1:1\nnouid\nshort:x\nbad:x:one:1\nneg:x:-1:1\nesc\x1b[2J:x:2:2\n\xff\xfe:x:3:3\n+nis:x:4:4\nlast:x:6";
+        let text = b"\n:x:1:1\nnouid\nshort:x\nbad:x:one:1\nneg:x:-1:1\n\
+            esc\x1b[2J:x:2:2\n\xff\xfe:x:3:3\n+nis:x:4:4\nlast:x:6";
         let users = Users::parse(text);
         assert_eq!(users.by_uid, HashMap::from([(6, "last".to_owned())]));
     }

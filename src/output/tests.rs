@@ -259,10 +259,7 @@ fn json_of_any_bytes_is_valid_and_whole() {
     let mut noise = Noise(1);
     for _ in 0..5_000 {
         let (comm, what) = (noise.bytes(), noise.bytes());
-        let stack = [
-            String::from_utf8_lossy(&noise.bytes()).into(),
-            "".into(),
-        ];
+        let stack = [String::from_utf8_lossy(&noise.bytes()).into(), "".into()];
         let object = json(&table, &row(&comm, &stack, &what));
         for (key, bytes) in [("comm", &comm), ("what", &what)] {
             assert_eq!(object[key], String::from_utf8_lossy(bytes).as_ref());
@@ -273,7 +270,10 @@ fn json_of_any_bytes_is_valid_and_whole() {
                 expected.as_deref()
             );
         }
-        assert_eq!(object["stack"], serde_json::json!(stack.iter().map(AsRef::<str>::as_ref).collect::<Vec<_>>()));
+        assert_eq!(
+            object["stack"],
+            serde_json::json!(stack.iter().map(AsRef::<str>::as_ref).collect::<Vec<_>>())
+        );
     }
 }
 

@@ -251,7 +251,12 @@ mod tests {
 
     #[test]
     fn microseconds_keep_their_zeros() {
-        let all = [(0, "0.000"), (1, "0.001"), (1_002_003, "1002.003"), (u64::MAX, "18446744073709551.615")];
+        let all = [
+            (0, "0.000"),
+            (1, "0.001"),
+            (1_002_003, "1002.003"),
+            (u64::MAX, "18446744073709551.615"),
+        ];
         for (ns, expected) in all {
             assert_eq!(text(Value::Micros(ns)), expected);
         }

@@ -92,7 +92,13 @@ pub struct Attacher<'a> {
 impl<'a> Attacher<'a> {
     /// `programs` in the order in which they are attached: return probes go first (src/bpf/calls.bpf.h says why).
     pub fn new(way: Way, pid: Option<u32>, programs: Vec<Program<'a>>) -> Self {
-        Self { way, pid, programs, links: Vec::new(), copies: HashMap::new() }
+        Self {
+            way,
+            pid,
+            programs,
+            links: Vec::new(),
+            copies: HashMap::new(),
+        }
     }
 
     /// Puts every program on every point of `file`. A point that the kernel refuses (an instruction that it cannot
@@ -121,9 +127,9 @@ impl<'a> Attacher<'a> {
                 Ok(0)
             }
             // One refused instruction fails the whole link, so they are tried one by one.
-            Err(_) if points.len() > 1 => {
-                self.tolerate(index, points, |this, point| this.multi_link(index, path, &[point]))
-            }
+            Err(_) if points.len() > 1 => self.tolerate(index, points, |this, point| {
+                this.multi_link(index, path, &[point])
+            }),
             Err(error) => Err(self.failure(error, index)),
         }
     }
@@ -160,7 +166,11 @@ impl<'a> Attacher<'a> {
     }
 
     fn failure(&self, error: io::Error, index: usize) -> anyhow::Error {
-        let what = if self.programs[index].at_return { "return probes" } else { "probes" };
+        let what = if self.programs[index].at_return {
+            "return probes"
+        } else {
+            "probes"
+        };
         anyhow::Error::new(error).context(format!("failed to attach {what}"))
     }
 
@@ -175,7 +185,11 @@ impl<'a> Attacher<'a> {
         multi.cookies = cookies.as_ptr();
         multi.cnt = points.len() as u32;
         multi.pid = self.pid.unwrap_or(0);
-        multi.flags = if self.programs[index].at_return { sys_bpf::BPF_F_UPROBE_MULTI_RETURN } else { 0 };
+        multi.flags = if self.programs[index].at_return {
+            sys_bpf::BPF_F_UPROBE_MULTI_RETURN
+        } else {
+            0
+        };
         link(self.program_fd(index), 0, sys_bpf::BPF_TRACE_UPROBE_MULTI, &opts)
     }
 
@@ -188,8 +202,14 @@ impl<'a> Attacher<'a> {
             return Ok(event);
         }
         let mut opts = link_options();
-        opts.__bindgen_anon_1.perf_event = sys_bpf::bpf_link_create_opts__bindgen_ty_1__bindgen_ty_1 { bpf_cookie: cookie };
-        let link = link(self.program_fd(index), event.as_raw_fd(), sys_bpf::BPF_PERF_EVENT, &opts)?;
+        opts.__bindgen_anon_1.perf_event =
+            sys_bpf::bpf_link_create_opts__bindgen_ty_1__bindgen_ty_1 { bpf_cookie: cookie };
+        let link = link(
+            self.program_fd(index),
+            event.as_raw_fd(),
+            sys_bpf::BPF_PERF_EVENT,
+            &opts,
+        )?;
         perf_ioctl(&event, PERF_EVENT_IOC_ENABLE, 0)?;
         Ok(link) // which holds the event
     }
@@ -223,7 +243,9 @@ pub fn close_all(links: Vec<OwnedFd>) {
     std::thread::scope(|scope| {
         for share in shares {
             // Where no thread can be had the share is dropped, and so closed, right here.
-            let _ = std::thread::Builder::new().stack_size(64 << 10).spawn_scoped(scope, || drop(share));
+            let _ = std::thread::Builder::new()
+                .stack_size(64 << 10)
+                .spawn_scoped(scope, || drop(share));
         }
     });
 }
@@ -290,7 +312,9 @@ fn load_program(insns: &[sys_bpf::bpf_insn], attach_type: sys_bpf::bpf_attach_ty
 /// its own way: a folder is no file to probe (EBADF), and pid -1 is refused (EINVAL) only since the filter is about
 /// processes and not threads (kernel commit 46ba0e49b642).
 pub fn has_multi() -> bool {
-    let Ok(program) = load_program(&empty_program(), sys_bpf::BPF_TRACE_UPROBE_MULTI) else { return false };
+    let Ok(program) = load_program(&empty_program(), sys_bpf::BPF_TRACE_UPROBE_MULTI) else {
+        return false;
+    };
     let attempt = |pid: u32| {
         let offset: u64 = 0;
         let mut opts = link_options();
@@ -300,7 +324,9 @@ pub fn has_multi() -> bool {
         multi.offsets = &offset;
         multi.cnt = 1;
         multi.pid = pid;
-        link(program.as_raw_fd(), 0, sys_bpf::BPF_TRACE_UPROBE_MULTI, &opts).err().and_then(|e| e.raw_os_error())
+        link(program.as_raw_fd(), 0, sys_bpf::BPF_TRACE_UPROBE_MULTI, &opts)
+            .err()
+            .and_then(|e| e.raw_os_error())
     };
     attempt(0) == Some(libc::EBADF) && attempt(u32::MAX) == Some(libc::EINVAL)
 }
@@ -309,26 +335,38 @@ pub fn has_multi() -> bool {
 fn empty_program() -> [sys_bpf::bpf_insn; 2] {
     const MOV64_IMM: u8 = 0xb7;
     const EXIT: u8 = 0x95;
-    [MOV64_IMM, EXIT].map(|code| sys_bpf::bpf_insn { code, ..Default::default() })
+    [MOV64_IMM, EXIT].map(|code| sys_bpf::bpf_insn {
+        code,
+        ..Default::default()
+    })
 }
 
 /// Can a program ask for its cookie? Kernels that can have perf links as well (both 5.15).
 fn has_cookies() -> bool {
     // SAFETY: no options are passed.
     unsafe {
-        sys_bpf::libbpf_probe_bpf_helper(sys_bpf::BPF_PROG_TYPE_KPROBE, sys_bpf::BPF_FUNC_get_attach_cookie, ptr::null())
-            == 1
+        sys_bpf::libbpf_probe_bpf_helper(
+            sys_bpf::BPF_PROG_TYPE_KPROBE,
+            sys_bpf::BPF_FUNC_get_attach_cookie,
+            ptr::null(),
+        ) == 1
     }
 }
 
 const UPROBE_PMU: &str = "/sys/bus/event_source/devices/uprobe/type";
 
 fn pmu_type() -> Result<u32> {
-    fs::read_to_string(UPROBE_PMU).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
-        Failure::new(DENIED, format!("this kernel offers no uprobes: {UPROBE_PMU} cannot be read"))
+    fs::read_to_string(UPROBE_PMU)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .ok_or_else(|| {
+            Failure::new(
+                DENIED,
+                format!("this kernel offers no uprobes: {UPROBE_PMU} cannot be read"),
+            )
             .hint("the kernel must be built with CONFIG_UPROBE_EVENTS=y, and /sys must be mounted")
             .into()
-    })
+        })
 }
 
 // From linux/perf_event.h.
@@ -350,7 +388,16 @@ fn perf_event(path: &CString, offset: u64, at_return: bool, pid: Option<u32>) ->
         None => (-1, 0), // one CPU stands for all: the probe is not per CPU
     };
     // SAFETY: `attr` and the path that it points to outlive the call.
-    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &attr, pid, cpu, -1, PERF_FLAG_FD_CLOEXEC) };
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &attr,
+            pid,
+            cpu,
+            -1,
+            PERF_FLAG_FD_CLOEXEC,
+        )
+    };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -372,9 +419,19 @@ mod tests {
     #[test]
     fn the_cookie_replaces_the_mark_and_nothing_else() {
         let load = |value: u64| {
-            let mut low = sys_bpf::bpf_insn { code: 0x18, imm: value as u32 as i32, ..Default::default() };
+            let mut low = sys_bpf::bpf_insn {
+                code: 0x18,
+                imm: value as u32 as i32,
+                ..Default::default()
+            };
             low.set_dst_reg(1);
-            [low, sys_bpf::bpf_insn { imm: (value >> 32) as u32 as i32, ..Default::default() }]
+            [
+                low,
+                sys_bpf::bpf_insn {
+                    imm: (value >> 32) as u32 as i32,
+                    ..Default::default()
+                },
+            ]
         };
         let mut insns = [load(COOKIE_MARK), load(COOKIE_MARK + 1), load(COOKIE_MARK)].concat();
         write_cookie(&mut insns, 0x1234_5678_9abc_def0);
@@ -382,6 +439,9 @@ mod tests {
             .chunks(2)
             .map(|pair| u64::from(pair[0].imm as u32) | u64::from(pair[1].imm as u32) << 32)
             .collect();
-        assert_eq!(values, [0x1234_5678_9abc_def0, COOKIE_MARK + 1, 0x1234_5678_9abc_def0]);
+        assert_eq!(
+            values,
+            [0x1234_5678_9abc_def0, COOKIE_MARK + 1, 0x1234_5678_9abc_def0]
+        );
     }
 }

@@ -26,9 +26,15 @@ pub struct Command {
 impl Command {
     /// Forks a child that waits for [`Command::start`]. The caller must have one thread only.
     pub fn hold(argv: &[OsString]) -> Result<Self> {
-        let argv: Vec<CString> =
-            argv.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<_, _>>().context("failed to run")?;
-        let name = argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let argv: Vec<CString> = argv
+            .iter()
+            .map(|arg| CString::new(arg.as_bytes()))
+            .collect::<Result<_, _>>()
+            .context("failed to run")?;
+        let name = argv
+            .first()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         let (go, start) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         let (failed, fail) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         // SAFETY: there is one thread, so no lock can be held by another one in the child's copy of memory.
@@ -37,9 +43,12 @@ impl Command {
                 drop((start, failed));
                 become_command(&argv, go.into(), fail)
             }
-            ForkResult::Parent { child } => {
-                Ok(Self { pid: child, name, start: Some(start.into()), failed: failed.into() })
-            }
+            ForkResult::Parent { child } => Ok(Self {
+                pid: child,
+                name,
+                start: Some(start.into()),
+                failed: failed.into(),
+            }),
         }
     }
 

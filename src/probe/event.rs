@@ -56,14 +56,20 @@ pub fn decode<T: Plain>(record: &[u8]) -> Option<&T> {
 /// At an entry, `caller` is not 0: the kernel's frames begin with the function itself, and go on with its caller only
 /// where the kernel knows that the caller's frame is not built yet; elsewhere the caller is missing and is put in.
 pub fn callers(caller: u64, bytes: i64, frames: &[u64]) -> Vec<u64> {
-    let count = usize::try_from(bytes).map_or(0, |bytes| bytes / size_of::<u64>()).min(frames.len());
+    let count = usize::try_from(bytes)
+        .map_or(0, |bytes| bytes / size_of::<u64>())
+        .min(frames.len());
     let frames = &frames[..count];
     if caller == 0 {
         return frames.to_vec();
     }
     let outer = frames.get(1..).unwrap_or_default();
     let missing = outer.first() != Some(&caller);
-    missing.then_some(caller).into_iter().chain(outer.iter().copied()).collect()
+    missing
+        .then_some(caller)
+        .into_iter()
+        .chain(outer.iter().copied())
+        .collect()
 }
 
 #[cfg(test)]
@@ -97,7 +103,10 @@ mod tests {
 
     #[test]
     fn a_name_that_fills_its_field_has_no_nul() {
-        let header = Header { comm: *b"0123456789abcdef", ..Header::default() };
+        let header = Header {
+            comm: *b"0123456789abcdef",
+            ..Header::default()
+        };
         assert_eq!(header.comm(), b"0123456789abcdef");
     }
 }

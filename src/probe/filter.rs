@@ -37,9 +37,16 @@ impl CommPattern {
         let kept = name.len().min(COMM_LEN - 1);
         value[..kept].copy_from_slice(&name.as_bytes()[..kept]);
         // A whole name ends with its NUL; what lies behind that is not part of the name.
-        let compared = if open && name.len() < COMM_LEN { kept } else { kept + 1 };
+        let compared = if open && name.len() < COMM_LEN {
+            kept
+        } else {
+            kept + 1
+        };
         mask[..compared].fill(0xff);
-        Ok(Self { value: words(value), mask: words(mask) })
+        Ok(Self {
+            value: words(value),
+            mask: words(mask),
+        })
     }
 }
 
@@ -85,7 +92,11 @@ impl Filter {
         for (index, path) in self.cgroups.iter().enumerate() {
             let folder = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
             cgroups
-                .update(&(index as u32).to_ne_bytes(), &folder.as_raw_fd().to_ne_bytes(), MapFlags::ANY)
+                .update(
+                    &(index as u32).to_ne_bytes(),
+                    &folder.as_raw_fd().to_ne_bytes(),
+                    MapFlags::ANY,
+                )
                 .with_context(|| format!("failed to filter by {}: not a cgroup2 folder", path.display()))?;
         }
         Ok(())
@@ -149,7 +160,10 @@ mod tests {
 
     #[test]
     fn one_pid_needs_no_map_but_followed_ones_do() {
-        let mut filter = Filter { pids: vec![7], ..Filter::default() };
+        let mut filter = Filter {
+            pids: vec![7],
+            ..Filter::default()
+        };
         assert_eq!((filter.only_pid(), filter.by_map()), (Some(7), false));
         filter.follow = true;
         assert_eq!((filter.only_pid(), filter.by_map()), (None, true));

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod command;
 pub mod event;
 pub mod filter;
+pub mod follow;
 pub mod ring;
 pub mod session;
 pub mod targets;

@@ -43,7 +43,16 @@ impl Ring {
         let page = page_size();
         let consumer = Mapping::new(map, page, 0, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
         let producer = Mapping::new(map, page + 2 * size, page, ProtFlags::PROT_READ)?;
-        let mut ring = Self { consumer, producer, page, size: size as u64, next: 0, end: 0, held: 0, published: 0 };
+        let mut ring = Self {
+            consumer,
+            producer,
+            page,
+            size: size as u64,
+            next: 0,
+            end: 0,
+            held: 0,
+            published: 0,
+        };
         ring.next = ring.consumer_position().load(Ordering::Acquire);
         (ring.end, ring.held, ring.published) = (ring.next, ring.next, ring.next);
         Ok(ring)
@@ -131,7 +140,11 @@ impl Ring {
 
 /// The page size, which a ring is a multiple of.
 pub fn page_size() -> usize {
-    sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
+    sysconf(SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .and_then(|size| usize::try_from(size).ok())
+        .unwrap_or(4096)
 }
 
 struct Mapping {
@@ -143,8 +156,20 @@ impl Mapping {
     fn new(map: BorrowedFd<'_>, len: usize, offset: usize, prot: ProtFlags) -> io::Result<Self> {
         let length = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a new mapping at an address of the kernel's choice; it overlays nothing.
-        let start = unsafe { mmap(None, length, prot, MapFlags::MAP_SHARED, map.as_fd(), offset as i64)? };
-        Ok(Self { start: start.cast(), len })
+        let start = unsafe {
+            mmap(
+                None,
+                length,
+                prot,
+                MapFlags::MAP_SHARED,
+                map.as_fd(),
+                offset as i64,
+            )?
+        };
+        Ok(Self {
+            start: start.cast(),
+            len,
+        })
     }
 }
 

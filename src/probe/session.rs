@@ -17,6 +17,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::command::Command;
+use super::follow::Follow;
 use super::ring::Ring;
 use super::targets::Targets;
 use super::watch::{Change, Watch};
@@ -105,6 +106,7 @@ pub struct Session<'a> {
     watch: Option<Watch>,
     targets: Targets<'a>,
     command: Option<Command>,
+    follow: Option<Follow>,
     /// Names addresses; None when no stacks are asked for.
     symbolizer: Option<Symbolizer>,
     /// Scratch of `name_frames`.
@@ -140,6 +142,7 @@ pub struct Parts<'a> {
     pub unmatched: &'a u64,
     pub targets: Targets<'a>,
     pub command: Option<Command>,
+    pub follow: Option<Follow>,
     pub symbolizer: Option<Symbolizer>,
     pub limits: Limits,
 }
@@ -147,15 +150,32 @@ pub struct Parts<'a> {
 impl<'a> Session<'a> {
     /// Attaches, lets the command run, and tells that tracing has begun.
     pub fn start(parts: Parts<'a>, out: &mut Output) -> Result<Self> {
-        let Parts { events, ring_bytes, lost, unmatched, mut targets, mut command, symbolizer, limits } = parts;
+        let Parts {
+            events,
+            ring_bytes,
+            lost,
+            unmatched,
+            mut targets,
+            mut command,
+            follow,
+            symbolizer,
+            limits,
+        } = parts;
         let signals = take_signals()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let ring = Ring::map(events, ring_bytes as usize).context("failed to map the ring buffer")?;
         // Edge-triggered, so that records which may wait do not end the rest: only the kernel's wakeup does.
-        epoll.add(events, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, RING))?;
+        epoll.add(
+            events,
+            EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, RING),
+        )?;
         epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
         // Before the look at what is there, so that nothing can appear in between.
-        let watch = targets.may_grow().then(Watch::start).transpose().or_else(|error| told(&error, limits))?;
+        let watch = targets
+            .may_grow()
+            .then(Watch::start)
+            .transpose()
+            .or_else(|error| told(&error, limits))?;
         if let Some(watch) = &watch {
             epoll.add(watch.fd(), EpollEvent::new(EpollFlags::EPOLLIN, WATCH))?;
         }
@@ -170,6 +190,7 @@ impl<'a> Session<'a> {
             watch,
             targets,
             command: None,
+            follow,
             symbolizer,
             frames: Vec::new(),
             cut: CUT.into(),
@@ -228,7 +249,9 @@ impl<'a> Session<'a> {
     /// too early says so in its last line.
     pub fn name_frames(&mut self, pid: u32, addresses: &[u64], lines: &mut Vec<Rc<str>>) {
         lines.clear();
-        let Some(symbolizer) = &mut self.symbolizer else { return };
+        let Some(symbolizer) = &mut self.symbolizer else {
+            return;
+        };
         self.frames.clear();
         symbolizer.frames(pid, addresses, &mut self.frames);
         lines.extend(self.frames.iter().map(|frame| Rc::clone(&frame.text)));
@@ -254,6 +277,10 @@ impl<'a> Session<'a> {
         out.flush()?;
         if unmatched > 0 {
             eprintln!("{unmatched} calls were not seen to return, and are not shown");
+        }
+        let unfollowed = self.follow.as_ref().map_or(0, Follow::missed);
+        if unfollowed > 0 {
+            eprintln!("warning: {unfollowed} children could not be followed: there are too many processes");
         }
         if let (Some(command), None) = (&self.command, self.command_status) {
             self.say(&format!("the command goes on as pid {}", command.pid()));
@@ -289,14 +316,20 @@ impl<'a> Session<'a> {
             }
         }
         let now = Instant::now();
-        if self.limits.duration.is_some_and(|duration| now >= self.started + duration) {
+        if self
+            .limits
+            .duration
+            .is_some_and(|duration| now >= self.started + duration)
+        {
             self.end();
         }
         Ok(self.tick(now))
     }
 
     fn tick(&mut self, now: Instant) -> bool {
-        let (Some(next), Some(interval)) = (self.next_tick, self.limits.interval) else { return false };
+        let (Some(next), Some(interval)) = (self.next_tick, self.limits.interval) else {
+            return false;
+        };
         if now < next || !matches!(self.phase, Phase::Running) {
             return false;
         }
@@ -311,11 +344,17 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         let until = |moment: Instant| moment.saturating_duration_since(now);
         let running = matches!(self.phase, Phase::Running);
-        let deadline = self.limits.duration.filter(|_| running).map(|duration| until(self.started + duration));
+        let deadline = self
+            .limits
+            .duration
+            .filter(|_| running)
+            .map(|duration| until(self.started + duration));
         let tick = self.next_tick.filter(|_| running).map(until);
         match [rest, deadline, tick].into_iter().flatten().min() {
             // Rounded up: a timeout that ends early would be slept again and again.
-            Some(time) => EpollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(EpollTimeout::NONE),
+            Some(time) => {
+                EpollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(EpollTimeout::NONE)
+            }
             None => EpollTimeout::NONE,
         }
     }
@@ -345,14 +384,18 @@ impl<'a> Session<'a> {
     }
 
     fn on_changes(&mut self) {
-        let Some(changes) = self.watch.as_mut().map(Watch::changes) else { return };
+        let Some(changes) = self.watch.as_mut().map(Watch::changes) else {
+            return;
+        };
         for change in changes {
             if let Some(symbolizer) = &mut self.symbolizer {
                 observe(symbolizer, &change);
             }
             match change {
                 Change::Mapped(mapped) => match self.targets.appeared(&mapped) {
-                    Ok(true) if self.limits.verbose => self.say(&format!("tracing {} too", shown(&mapped.path))),
+                    Ok(true) if self.limits.verbose => {
+                        self.say(&format!("tracing {} too", shown(&mapped.path)))
+                    }
                     Ok(_) => {}
                     Err(error) => eprintln!("warning: {error:#}"),
                 },
@@ -375,23 +418,38 @@ impl<'a> Session<'a> {
 
     fn announce(&self, out: &mut Output) -> Result<()> {
         let attached = &self.targets.attached;
-        let files: Vec<Rc<str>> = attached.files.iter().map(|path| path.to_string_lossy().into()).collect();
+        let files: Vec<Rc<str>> = attached
+            .files
+            .iter()
+            .map(|path| path.to_string_lossy().into())
+            .collect();
         out.record(
             "attached",
-            &[("probes", Value::U64(attached.probes as u64)), ("files", Value::Lines(&files))],
+            &[
+                ("probes", Value::U64(attached.probes as u64)),
+                ("files", Value::Lines(&files)),
+            ],
         );
         out.flush()?;
         let place = match &files[..] {
             [] => "files to come".to_owned(),
             [file] => printable(file.as_bytes()),
-            files if self.limits.verbose => {
-                files.iter().map(|file| printable(file.as_bytes())).collect::<Vec<_>>().join(", ")
-            }
+            files if self.limits.verbose => files
+                .iter()
+                .map(|file| printable(file.as_bytes()))
+                .collect::<Vec<_>>()
+                .join(", "),
             files => format!("{} files", files.len()),
         };
-        self.say(&format!("Tracing {} functions in {place}. Hit Ctrl-C to end.", attached.probes));
+        self.say(&format!(
+            "Tracing {} functions in {place}. Hit Ctrl-C to end.",
+            attached.probes
+        ));
         if attached.refused > 0 {
-            eprintln!("warning: the kernel cannot probe {} functions; their calls are not shown", attached.refused);
+            eprintln!(
+                "warning: the kernel cannot probe {} functions; their calls are not shown",
+                attached.refused
+            );
         }
         Ok(())
     }
@@ -411,7 +469,13 @@ impl<'a> Session<'a> {
             return;
         }
         self.reported = (lost, Some(Instant::now()));
-        out.record("lost", &[("count", Value::U64(lost - reported)), ("total", Value::U64(lost))]);
+        out.record(
+            "lost",
+            &[
+                ("count", Value::U64(lost - reported)),
+                ("total", Value::U64(lost)),
+            ],
+        );
         eprintln!(
             "warning: lost {} events, {lost} in all: give more room with --buffer-size, or filter more",
             lost - reported
@@ -434,7 +498,14 @@ fn shown(path: &Path) -> String {
 /// Keeps the memory maps of processes, so that the stacks of one that is gone still have names.
 fn observe(symbolizer: &mut Symbolizer, change: &Change) {
     match change {
-        Change::Mapped(m) => symbolizer.mapped(m.pid, m.start, m.end, m.offset, &m.path, (makedev(m.dev), m.inode)),
+        Change::Mapped(m) => symbolizer.mapped(
+            m.pid,
+            m.start,
+            m.end,
+            m.offset,
+            &m.path,
+            (makedev(m.dev), m.inode),
+        ),
         Change::Exec { pid } => symbolizer.exec(*pid),
         Change::Forked { parent, child } => symbolizer.forked(*parent, *child),
         Change::Exited { pid } => symbolizer.exited(*pid),
@@ -453,7 +524,8 @@ fn take_signals() -> Result<SignalFd> {
         set.add(signal);
     }
     set.thread_block().context("failed to block signals")?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("failed to take signals")
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("failed to take signals")
 }
 
 /// A pipe whose reader is gone ends the run at once, not at the next row. Files cannot be watched and need not be.

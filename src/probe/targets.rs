@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -12,7 +11,7 @@ use super::attach::{Attacher, Point, close_all};
 use super::watch::Mapped;
 use crate::find::elf::ElfFile;
 use crate::find::loader;
-use crate::find::target::{FileId, Mapping, Object, Proc, open_regular};
+use crate::find::target::{FileId, Mapping, Object, Proc};
 use crate::sys::{FAILED, Failure};
 
 /// What a tool looks for in files.
@@ -118,8 +117,12 @@ impl<'a> Targets<'a> {
             deleted: false,
         };
         // A process that is gone already takes nothing with it: the file is looked at when it is mapped again.
-        let Ok(file) = self.proc.open(mapped.pid, &mapping) else { return Ok(false) };
-        let Ok(object) = object(file, &mapped.path, Some(mapped.pid)) else { return Ok(false) };
+        let Ok(file) = self.proc.open(mapped.pid, &mapping) else {
+            return Ok(false);
+        };
+        let Ok(object) = Object::new(file, mapped.path.clone()) else {
+            return Ok(false);
+        };
         self.known.insert((mapped.dev, mapped.inode));
         let before = self.attached.probes;
         if self.attach_object(&object).unwrap_or(false) {
@@ -177,7 +180,10 @@ impl<'a> Targets<'a> {
 
     fn attach_processes(&mut self, pids: &[u32]) -> Result<()> {
         for &pid in pids {
-            let objects = self.proc.link_order(pid).map_err(|error| self.no_process(pid, error))?;
+            let objects = self
+                .proc
+                .link_order(pid)
+                .map_err(|error| self.no_process(pid, error))?;
             let looked_at: Vec<PathBuf> = objects.iter().map(|object| object.path.clone()).collect();
             let mut found = false;
             for object in &objects {
@@ -202,7 +208,12 @@ impl<'a> Targets<'a> {
         }
         Err(Failure::new(
             FAILED,
-            format!("failed to find {} in {}: no function {}", self.wanted.what, path.display(), self.names()),
+            format!(
+                "failed to find {} in {}: no function {}",
+                self.wanted.what,
+                path.display(),
+                self.names()
+            ),
         )
         .hint(near(&elf, self.wanted.names.first().copied()))
         .into())
@@ -211,8 +222,11 @@ impl<'a> Targets<'a> {
     fn attach_command(&mut self, argv: &[OsString], pid: u32) -> Result<()> {
         let name = argv.first().context("no command")?;
         let program = loader::find_program(&name.to_string_lossy()).ok_or_else(|| {
-            Failure::new(FAILED, format!("failed to run {}: no such program", name.display()))
-                .hint("give its path, or look at PATH: sudo changes it")
+            Failure::new(
+                FAILED,
+                format!("failed to run {}: no such program", name.display()),
+            )
+            .hint("give its path, or look at PATH: sudo changes it")
         })?;
         let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
         let files = loader::closure(&program, &env)?;
@@ -285,20 +299,33 @@ impl<'a> Targets<'a> {
     }
 
     fn nothing_in_process(&self, pid: u32, objects: &[Object], looked_at: &[PathBuf]) -> anyhow::Error {
-        let files: Vec<String> = looked_at.iter().take(4).map(|path| path.display().to_string()).collect();
-        let more = if looked_at.len() > 4 { format!(" and {} more", looked_at.len() - 4) } else { String::new() };
+        let files: Vec<String> = looked_at
+            .iter()
+            .take(4)
+            .map(|path| path.display().to_string())
+            .collect();
+        let more = if looked_at.len() > 4 {
+            format!(" and {} more", looked_at.len() - 4)
+        } else {
+            String::new()
+        };
         let message = format!(
             "failed to find {} in pid {pid}: no function {} in {}{more}",
             self.wanted.what,
             self.names(),
-            if files.is_empty() { "any file".to_owned() } else { files.join(", ") },
+            if files.is_empty() {
+                "any file".to_owned()
+            } else {
+                files.join(", ")
+            },
         );
         let elf = objects
             .first()
             .and_then(|object| ElfFile::open(object.file.try_clone().ok()?, &object.path).ok());
         let hint = match elf {
             Some(elf) if elf.is_static() => {
-                "the program is linked statically, and its symbols are stripped or have other names".to_owned()
+                "the program is linked statically, and its symbols are stripped or have other names"
+                    .to_owned()
             }
             Some(elf) => near(&elf, self.wanted.names.first().copied()),
             None => "a kernel thread, or a process that has just ended".to_owned(),
@@ -318,11 +345,5 @@ fn near(elf: &ElfFile, name: Option<&str>) -> String {
 
 /// Opens a file named by a person.
 fn open_path(path: &Path) -> Result<Object> {
-    open_regular(path)
-        .and_then(|file| object(file, path, None))
-        .with_context(|| format!("failed to open {}", path.display()))
-}
-
-fn object(file: File, path: &Path, pid: Option<u32>) -> std::io::Result<Object> {
-    Ok(Object { id: FileId::of(&file)?, file, path: path.to_owned(), pid })
+    Object::at(path).with_context(|| format!("failed to open {}", path.display()))
 }

@@ -22,9 +22,16 @@ pub enum Change {
     /// A file was mapped for execution.
     Mapped(Mapped),
     /// The process is another program now.
-    Exec { pid: u32 },
-    Forked { parent: u32, child: u32 },
-    Exited { pid: u32 },
+    Exec {
+        pid: u32,
+    },
+    Forked {
+        parent: u32,
+        child: u32,
+    },
+    Exited {
+        pid: u32,
+    },
     /// The kernel could not report this many changes.
     Lost(u64),
 }
@@ -84,7 +91,11 @@ impl Watch {
             drop(unsafe { Box::from_raw(changes.as_ptr()) });
             return Err(error).context("failed to watch for new programs");
         };
-        Ok(Self { buffer, changes, _map: map })
+        Ok(Self {
+            buffer,
+            changes,
+            _map: map,
+        })
     }
 
     /// Ready when there is something to read.
@@ -142,9 +153,18 @@ unsafe extern "C" fn on_record(
     let (changes, kind, misc, bytes) = unsafe {
         let size = usize::from((*record).size);
         let changes = &mut *context.cast::<Vec<Change>>();
-        (changes, (*record).type_, (*record).misc, std::slice::from_raw_parts(record.cast::<u8>(), size))
+        (
+            changes,
+            (*record).type_,
+            (*record).misc,
+            std::slice::from_raw_parts(record.cast::<u8>(), size),
+        )
     };
-    changes.extend(decode(kind, misc, &bytes[size_of::<sys_bpf::perf_event_header>().min(bytes.len())..]));
+    changes.extend(decode(
+        kind,
+        misc,
+        &bytes[size_of::<sys_bpf::perf_event_header>().min(bytes.len())..],
+    ));
     CONTINUE
 }
 
@@ -171,7 +191,10 @@ fn decode(kind: u32, misc: u16, body: &[u8]) -> Option<Change> {
             path: PathBuf::from(OsStr::from_bytes(until_nul(body.get(PATH..)?))),
         })),
         COMM if misc & MISC_COMM_EXEC != 0 => Some(Change::Exec { pid: u32_at(0)? }),
-        FORK if u32_at(0)? != u32_at(4)? => Some(Change::Forked { child: u32_at(0)?, parent: u32_at(4)? }),
+        FORK if u32_at(0)? != u32_at(4)? => Some(Change::Forked {
+            child: u32_at(0)?,
+            parent: u32_at(4)?,
+        }),
         // The report names process and thread; a process is gone when its first thread is.
         EXIT if u32_at(0)? == u32_at(8)? => Some(Change::Exited { pid: u32_at(0)? }),
         LOST => Some(Change::Lost(u64_at(8)?)),

@@ -114,6 +114,7 @@ pub fn run(args: Args) -> Result<u8> {
             unmatched: &bss.unmatched,
             targets: Targets::new(wanted(bash_only), place, false, attacher),
             command: None,
+            follow: None,
             symbolizer: None,
             limits: args.run.limits(&args.output, None),
         },
@@ -149,21 +150,20 @@ fn may_read_lines(path: &Path) -> bool {
     !name.contains(".so") || name.starts_with("libreadline.so") || name.starts_with("libedit.so")
 }
 
-/// Where a file returns lines. Of libedit only with --readline: no bash uses it.
+/// Where a file returns lines. Without `--readline` only a bash does, and the library that a bash may use.
 fn line_points(elf: &ElfFile, bash_only: bool) -> Result<Vec<Point>> {
-    let mut found = elf.lookup(&FUNCTIONS)?.into_iter();
-    let (teardown, readline) = (found.next().flatten(), found.next().flatten());
-    let is_library = elf.soname().is_some();
-    let bash = is_bash(elf)?;
-    if bash_only && !bash && !(is_library && teardown.is_some()) {
+    let bash = is_bash(elf);
+    if bash_only && !bash && !(elf.soname().is_some() && elf.defines(FUNCTIONS[0])) {
         return Ok(Vec::new());
     }
+    let found = elf.lookup(&FUNCTIONS)?.into_iter().flatten().next();
     let cookie = if bash { IN_BASH } else { IN_LIBRARY };
-    Ok(teardown.or(readline).map(|function| Point { offset: function.offset, cookie }).into_iter().collect())
+    Ok(found.map(|function| Point { offset: function.offset, cookie }).into_iter().collect())
 }
 
-fn is_bash(elf: &ElfFile) -> Result<bool> {
-    Ok(elf.lookup(&BASH_FUNCTIONS)?.iter().all(Option::is_some))
+/// bash exports its functions, for builtins that are loaded at run time.
+fn is_bash(elf: &ElfFile) -> bool {
+    BASH_FUNCTIONS.iter().all(|name| elf.defines(name))
 }
 
 fn list(args: &Args, bash_only: bool, session: &mut Session<'_>, out: &mut Output) -> Result<()> {
@@ -257,7 +257,7 @@ impl Programs {
         }
         let Ok(object) = Proc::host().executable(pid) else { return Executable::default() };
         let path = Some(object.path.to_string_lossy().into_owned());
-        let is_bash = ElfFile::open(object.file, &object.path).and_then(|elf| is_bash(&elf)).ok();
+        let is_bash = ElfFile::open(object.file, &object.path).map(|elf| is_bash(&elf)).ok();
         let executable = Executable { path, is_bash };
         self.known.insert(exe, executable.clone());
         executable

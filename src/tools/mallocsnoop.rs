@@ -23,6 +23,7 @@ use crate::probe::attach::{Attacher, Point, Program, Way};
 use crate::probe::command::Command;
 use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::filter::Filter;
+use crate::probe::follow::Follow;
 use crate::probe::session::{CALLS_IN_FLIGHT, Parts, Session, Step, configure, load};
 use crate::probe::targets::{Place, Targets, Wanted};
 use crate::sys;
@@ -153,9 +154,6 @@ unsafe impl Plain for types::alloc_usage {}
 
 pub fn run(args: Args) -> Result<u8> {
     sys::require_privileges()?;
-    if args.follow {
-        sys::require_btf("--follow")?;
-    }
     let mut out = args.output.open()?;
     let mut filter = args.filter.resolve()?;
     filter.follow = args.follow;
@@ -177,15 +175,10 @@ pub fn run(args: Args) -> Result<u8> {
     open.maps.calls.set_max_entries(if args.ret { CALLS_IN_FLIGHT } else { 1 })?;
     open.maps.usage.set_max_entries(if args.summary { USAGE_THREADS } else { 1 })?;
     open.progs.alloc_return.set_autoload(args.ret);
-    open.progs.follow_fork.set_autoload(args.follow);
-    open.progs.follow_free.set_autoload(args.follow);
     way.prepare([&mut open.progs.alloc_entry, &mut open.progs.alloc_return]);
     let skel = load(open)?;
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
-    let _follow = match args.follow {
-        true => Some((skel.progs.follow_fork.attach()?, skel.progs.follow_free.attach()?)),
-        false => None,
-    };
+    let follow = args.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
 
     let mut programs = Vec::new();
     if args.ret {
@@ -203,6 +196,7 @@ pub fn run(args: Args) -> Result<u8> {
             unmatched: &bss.unmatched,
             targets,
             command,
+            follow,
             symbolizer: args.stack.then(Symbolizer::new),
             limits: args.run.limits(&args.output, args.interval),
         },

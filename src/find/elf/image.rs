@@ -56,7 +56,6 @@ pub struct Image {
     pub rpath: String,
     pub runpath: String,
     pub interpreter: String,
-    pub build_id: Vec<u8>,
     pub flags: u32,
 }
 
@@ -76,7 +75,6 @@ impl Default for Image {
             rpath: String::new(),
             runpath: String::new(),
             interpreter: String::new(),
-            build_id: Vec::new(),
             flags: elf::PF_R | elf::PF_X,
         }
     }
@@ -172,17 +170,6 @@ impl Image {
         let dynamic_size = out.len() as u64 - dynamic_at;
         let interpreter_at = align(&mut out);
         out.extend(self.interpreter.bytes().chain([0]));
-        let note_at = align(&mut out);
-        // Another note first: the right one has to be found.
-        for (name, kind, text) in [(*b"XYZ\0", 9, &b"abcde"[..]), (*b"GNU\0", 3, &self.build_id)] {
-            [4, text.len() as u32, kind]
-                .into_iter()
-                .for_each(|number| put32(&mut out, number));
-            out.extend(name);
-            out.extend(text);
-            out.resize(out.len().next_multiple_of(4), 0);
-        }
-        let note_size = out.len() as u64 - note_at;
         let code_at = align(&mut out);
         out.resize(out.len() + CODE_SIZE as usize, 0x90);
         let end = out.len() as u64;
@@ -213,13 +200,6 @@ impl Image {
                 interpreter_at,
                 0,
                 self.interpreter.len() as u64 + 1,
-            ),
-            segment(
-                optional(!self.build_id.is_empty(), elf::PT_NOTE),
-                elf::PF_R,
-                note_at,
-                0,
-                note_size,
             ),
         ];
         let headers: Vec<Vec<u8>> = headers.into_iter().collect();

@@ -93,8 +93,8 @@ impl Memory {
         self.0.splice(first..last.max(first), replacement);
     }
 
-    /// Replaces the map by a newer one, but keeps the files that are mapped no more where nothing else has taken their
-    /// place: an event that is read late may still be about a library that was unloaded.
+    /// Replaces the map by a newer one, but keeps the files that are mapped no more where nothing else has
+    /// taken their place: an event that is read late may still be about a library that was unloaded.
     pub fn renew(&mut self, newer: Memory) {
         let unloaded = |old: &Mapping| matches!(old.backing, Backing::File(_)) && !newer.overlaps(old);
         let mut kept: Vec<Mapping> = self.0.drain(..).filter(unloaded).collect();

@@ -1,6 +1,7 @@
-//! ELF files that were seen in memory maps: kept open, so that they can be read when the process is gone, and asked
-//! for the function at an offset.
+//! ELF files that were seen in memory maps: kept open, so that they can be read when the process is gone, and
+//! asked for the function at an offset.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
@@ -19,21 +20,28 @@ use object::{
 use super::memory::{FileKey, MappedFile, Mapping};
 use super::{Frame, is_bottom, printable};
 
-/// Files that are kept open. Each costs up to three descriptors: ours, blazesym's, and that of its debug file.
-const MAX_OPEN: usize = 256;
+/// Files that are kept open. Each costs up to three descriptors: ours, blazesym's, and that of its debug
+/// file.
+pub(super) const MAX_OPEN: usize = 256;
 /// Frames that are remembered, over all files.
 const MAX_FRAMES: usize = 1 << 16;
+/// Labels that are passed over on the way to the start of a function.
+const MAX_LABELS: usize = 64;
 /// A file that says to be larger is not read: its tables may be as large as it says.
 const MAX_FILE_BYTES: u64 = 4 << 30;
-/// Debug information of a file that is larger takes longer to read than the names of inlined functions are worth.
+/// Debug information of a file that is larger takes longer to read than the names of inlined functions are
+/// worth.
 const MAX_DEBUG_INFO_BYTES: u64 = 64 << 20;
-/// Sections that send the reader of debug information to other files, by names that whoever made the file could choose.
+/// Sections that send the reader of debug information to other files, by names that whoever made the file
+/// could choose.
 const LINK_SECTIONS: [&str; 3] = [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"];
 
 /// The open files by device and inode number.
 pub(super) struct Objects {
     symbolizer: Symbolizer,
     debug_dir: PathBuf,
+    /// The user who runs this tool through sudo.
+    person: Option<u32>,
     open: HashMap<FileKey, Object>,
     /// Counts look-ups, to know which file was not used for the longest time.
     clock: u64,
@@ -43,12 +51,13 @@ pub(super) struct Objects {
 impl Objects {
     /// `debug_dir` is where distributions put debug files, each under `.build-id/NN/REST.debug`.
     pub fn new(debug_dir: PathBuf) -> Objects {
-        // Without reload a path is looked at once only: ours are those of descriptors, which stand for one file until
-        // they are evicted.
+        // Without reload a path is looked at once only: ours are those of descriptors, which stand for one
+        // file until they are evicted.
         let symbolizer = Symbolizer::builder().enable_auto_reload(false).build();
         Objects {
             symbolizer,
             debug_dir,
+            person: std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok()),
             open: HashMap::new(),
             clock: 0,
             remembered: 0,
@@ -81,8 +90,8 @@ impl Objects {
         self.open.insert(mapped.key, object);
     }
 
-    /// The frames at an offset of a file, innermost first: what was inlined there, and the function. `None` for a file
-    /// that is not open. For a return address the offset is that of the byte before it.
+    /// The frames at an offset of a file, innermost first: what was inlined there, and the function. `None`
+    /// for a file that is not open. For a return address the offset is that of the byte before it.
     pub fn frames(&mut self, key: FileKey, offset: u64, is_return: bool) -> Option<Rc<[Frame]>> {
         self.clock += 1;
         let object = self.open.get_mut(&key)?;
@@ -90,9 +99,15 @@ impl Objects {
         if let Some(frames) = object.frames.get(&(offset, is_return)) {
             return Some(Rc::clone(frames));
         }
-        let layout = object
-            .layout
-            .get_or_insert_with(|| Layout::read(&object.file, &object.name, &self.debug_dir));
+        if object.layout.is_none() {
+            object.layout = Some(Layout::read(
+                &object.file,
+                &object.name,
+                &self.debug_dir,
+                self.person,
+            ));
+        }
+        let layout = object.layout.as_mut()?;
         let frames: Rc<[Frame]> = layout
             .frames(&self.symbolizer, &object.name, offset, is_return)
             .into();
@@ -143,10 +158,10 @@ struct Object {
 struct Layout {
     segments: Vec<Segment>,
     debug_file: Option<PathBuf>,
-    /// Symbol tables, the fullest first.
+    /// Symbol tables, in the order in which they are asked.
     symbols: Vec<Source<'static>>,
-    /// Debug information, which knows what was inlined. It is not asked for functions: blazesym gives those in several
-    /// parts, as compilers like to make them, a wrong offset.
+    /// Debug information, which knows what was inlined. It is not asked for functions: blazesym gives those
+    /// in several parts, as compilers like to make them, a wrong offset.
     inlining: Option<Source<'static>>,
     /// Addresses without a symbol that are known to be in functions at the bottom of a stack.
     bottoms: Vec<Range<u64>>,
@@ -160,13 +175,14 @@ struct Segment {
 
 impl Layout {
     /// A file that is not ELF, or is damaged, has no segments and no symbols.
-    fn read(file: &File, name: &str, debug_dir: &Path) -> Layout {
-        if file
+    fn read(file: &File, name: &str, debug_dir: &Path, person: Option<u32>) -> Layout {
+        let Some(metadata) = file
             .metadata()
-            .is_ok_and(|metadata| metadata.len() > MAX_FILE_BYTES)
-        {
+            .ok()
+            .filter(|metadata| metadata.len() <= MAX_FILE_BYTES)
+        else {
             return Layout::default();
-        }
+        };
         let cache = ReadCache::new(file);
         let Ok(elf) = object::File::parse(&cache) else {
             return Layout::default();
@@ -178,13 +194,22 @@ impl Layout {
         } else {
             debug_file(&elf, debug_dir)
         };
-        let mut symbols = vec![elf_source(&own_path, false)];
-        if let Some(path) = &debug_file {
-            symbols.insert(0, elf_source(path, false));
-        }
+        // Its own names first: exported ones are those that people know, `read` rather than
+        // `__GI___libc_read`.
+        let symbol_files = [Some(&own_path), debug_file.as_ref()];
+        let symbols = symbol_files
+            .into_iter()
+            .flatten()
+            .map(|path| elf_source(path, false))
+            .collect();
         let inlining = match &debug_file {
             Some(path) => Some(elf_source(path, true)),
-            None => has_safe_debug_info(&elf).then(|| elf_source(&own_path, true)),
+            // Debug information that was made to do harm makes blazesym panic, so it is only read from those
+            // who could do more harm in easier ways.
+            None => {
+                let is_trusted = metadata.uid() == 0 || Some(metadata.uid()) == person;
+                (is_trusted && has_safe_debug_info(&elf)).then(|| elf_source(&own_path, true))
+            }
         };
         let is_libc = name.starts_with("libc.so") || name.starts_with("libc-");
         let is_nameless = is_libc && !has_symbols && debug_file.is_none();
@@ -207,21 +232,12 @@ impl Layout {
         let address = self.address(offset);
         let past = u64::from(is_return);
         let mut frames = self.inlined(symbolizer, address);
-        let find = |source| {
-            symbolizer
-                .symbolize_single(source, Input::VirtOffset(address))
-                .ok()?
-                .into_sym()
-        };
+        let find = |source| enclosing(symbolizer, source, address);
         frames.push(match self.symbols.iter().find_map(find) {
-            Some(symbol) => {
-                let text = format!(
-                    "{}+{:#x} [{name}]",
-                    printable(&symbol.name),
-                    symbol.offset as u64 + past
-                );
+            Some((symbol, distance)) => {
+                let text = format!("{}+{:#x} [{name}]", printable(&symbol), distance + past);
                 Frame {
-                    bottom: is_bottom(&symbol.name, name),
+                    bottom: is_bottom(&symbol, name),
                     ..Frame::new(text)
                 }
             }
@@ -269,6 +285,33 @@ impl Layout {
     }
 }
 
+/// The name of the function at an address, and how far into it that is.
+///
+/// For blazesym a label inside a function hides the rest of it, such as the `$x` and `$d` that tell code from
+/// data on arm64. What is before the label is still found, and says how far it reaches.
+fn enclosing<'a>(symbolizer: &'a Symbolizer, source: &Source, address: u64) -> Option<(Cow<'a, str>, u64)> {
+    let find = |at| {
+        symbolizer
+            .symbolize_single(source, Input::VirtOffset(at))
+            .ok()?
+            .into_sym()
+    };
+    let nearest = find(address)?;
+    let (mut start, mut size) = (nearest.addr, nearest.size);
+    for _ in 0..MAX_LABELS {
+        let Some(before) = start.checked_sub(1).filter(|_| size.is_none()).and_then(find) else {
+            break;
+        };
+        let distance = address.saturating_sub(before.addr);
+        if before.size.is_some_and(|size| distance < size as u64) {
+            return Some((before.name, distance));
+        }
+        (start, size) = (before.addr, before.size);
+    }
+    let is_function = !nearest.name.is_empty() && !nearest.name.starts_with('$');
+    is_function.then_some((nearest.name, nearest.offset as u64))
+}
+
 fn segments<'data>(elf: &impl object::Object<'data>) -> Vec<Segment> {
     let code = elf.segments().filter(|segment| match segment.flags() {
         SegmentFlags::Elf { p_flags } => p_flags & elf::PF_X != 0,
@@ -284,8 +327,8 @@ fn segments<'data>(elf: &impl object::Object<'data>) -> Vec<Segment> {
     segment.collect()
 }
 
-/// Whether a file has debug information of its own, of a size that is read in a moment, and none that leads elsewhere: a
-/// link could be made to lead to a device, or to a pipe that never answers.
+/// Whether a file has debug information of its own, of a size that is read in a moment, and none that leads
+/// elsewhere: a link could be made to lead to a device, or to a pipe that never answers.
 fn has_safe_debug_info<'data>(elf: &impl object::Object<'data>) -> bool {
     let size = elf
         .section_by_name(".debug_info")
@@ -306,8 +349,8 @@ fn debug_file<'data>(elf: &impl object::Object<'data>, debug_dir: &Path) -> Opti
     path.is_file().then_some(path)
 }
 
-/// In a C library without symbols, the nameless code before `__libc_start_main` and `pthread_create` calls `main` and
-/// the first function of a thread: glibc's `__libc_start_call_main` and `start_thread`.
+/// In a C library without symbols, the nameless code before `__libc_start_main` and `pthread_create` calls
+/// `main` and the first function of a thread: glibc's `__libc_start_call_main` and `start_thread`.
 fn nameless_bottoms<'data>(elf: &impl object::Object<'data>) -> Vec<Range<u64>> {
     let functions: Vec<_> = elf
         .dynamic_symbols()
@@ -346,8 +389,8 @@ pub(super) fn object_name(path: &Path) -> String {
     printable(name.strip_suffix(" (deleted)").unwrap_or(&name)).into_owned()
 }
 
-/// Opens the file behind a mapping: through the mapping itself, or else by its path as the process or as this tool
-/// sees it, where that still is the same file.
+/// Opens the file behind a mapping: through the mapping itself, or else by its path as the process or as this
+/// tool sees it, where that still is the same file.
 pub(super) fn open_mapped(
     proc_root: &Path,
     pid: u32,
@@ -366,8 +409,9 @@ pub(super) fn open_mapped(
         .or_else(|| open_regular(&mapped.path, Some(mapped.key.inode)))
 }
 
-/// Opens a regular file, and nothing that answers late or does something when it is opened. The inode number alone
-/// tells whether it is the right one, since memory maps and `stat` do not agree about devices on some file systems.
+/// Opens a regular file, and nothing that answers late or does something when it is opened. The inode number
+/// alone tells whether it is the right one, since memory maps and `stat` do not agree about devices on some
+/// file systems.
 fn open_regular(path: &Path, inode: Option<u64>) -> Option<File> {
     let fits =
         |metadata: &fs::Metadata| metadata.is_file() && inode.is_none_or(|inode| metadata.ino() == inode);

@@ -246,10 +246,7 @@ fn identity() {
     fs::hard_link(&one, &link).unwrap();
     assert_eq!(id_of(&one), id_of(&link));
     let object = Object::at(&one).unwrap();
-    assert_eq!(
-        (object.id, object.path, object.pid),
-        (id_of(&link), one.clone(), None)
-    );
+    assert_eq!((object.id, object.path), (id_of(&link), one.clone()));
     assert_ne!(id_of(&one), id_of(&copy));
 }
 
@@ -293,7 +290,6 @@ fn each_file_of_each_process_once() {
     assert!(proc.objects(3).is_err());
     let all = proc.all_objects(|_| true);
     assert_eq!(names(&all), ["a", "b"]);
-    assert_eq!(all[0].pid, Some(1));
     assert_eq!(
         names(&proc.all_objects(|mapping| mapping.path == Path::new("/other-name-of-a"))),
         ["other-name-of-a"]
@@ -451,8 +447,8 @@ fn hostile_link_maps_have_an_end() {
         [0x700],
         "out of memory"
     );
-    assert_eq!(memory(&[1, 0]).link_map(0), []);
-    assert_eq!(memory(&[]).link_map(8), []);
+    assert!(memory(&[1, 0]).link_map(0).is_empty());
+    assert!(memory(&[]).link_map(8).is_empty());
     // Each entry overlaps the next: a list as long as the memory.
     let mut words = vec![1, 8];
     words.extend((0..40_000).map(|index| 8 * (index + 1)));

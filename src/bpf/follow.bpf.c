@@ -1,12 +1,14 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+// SPDX-License-Identifier: GPL-2.0-only
 /*
- * --follow: children join the map `pids` when they are forked, before they run. These programs read kernel types and
- * are loaded only when asked for, so that the tool itself needs no BTF.
+ * --follow, for every tool: children join the tool's map `pids` when they are forked, before they run. An object of
+ * its own, because it reads kernel types: the tools themselves then need no BTF of the kernel.
  */
-#ifndef FOLLOW_BPF_H
-#define FOLLOW_BPF_H
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+#include "pids.bpf.h"
 
-#include "filter.bpf.h"
+char LICENSE[] SEC("license") = "GPL";
 
 /* Children that found no room in `pids`. */
 __u64 unfollowed = 0;
@@ -35,5 +37,3 @@ int BPF_PROG(follow_free, struct task_struct *task)
 		bpf_map_delete_elem(&pids, &pid);
 	return 0;
 }
-
-#endif
