@@ -558,10 +558,3 @@ fn libc_has_what_it_is_known_for() {
     assert_eq!(elf.nearest("mallok", 1), ["malloc"]);
     assert!(elf.soname().is_some());
 }
-
-#[test]
-fn this_program_has_its_own_functions() {
-    let elf = ElfFile::open(File::open("/proc/self/exe").unwrap(), Path::new("self")).unwrap();
-    let main = function(&elf, "main").unwrap().unwrap();
-    assert!(main.offset > 0 && !main.ifunc);
-}
