@@ -18,6 +18,7 @@ use crate::probe::command::Command;
 use crate::probe::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS};
 use crate::probe::ring::page_size;
 use crate::probe::session::Limits;
+use crate::probe::signals::Signals;
 use crate::sys::{FAILED, Failure, USAGE};
 
 /// Who is seen.
@@ -118,7 +119,7 @@ impl OutputArgs {
             }
             None => Destination::Stdout,
         };
-        Ok(Output::new(format, destination, self.quiet))
+        Ok(Output::new(format, destination, self.quiet, Signals::ending()))
     }
 }
 

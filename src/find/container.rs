@@ -30,17 +30,6 @@ const MAX_REMEMBERED: usize = 1 << 16;
 /// The tree of control groups is walked no more often than this.
 const WALK_PAUSE: Duration = Duration::from_secs(1);
 
-/// The cgroup v2 path of a process, such as `/system.slice/cron.service`, as the reader's cgroup namespace
-/// shows it.
-///
-/// `None` where the kernel has no cgroup v2. Fails when the process is gone.
-pub fn cgroup_of(proc_root: &Path, pid: u32) -> io::Result<Option<String>> {
-    let text = read_cgroups(proc_root, pid)?;
-    Ok(memberships(&text)
-        .find(|membership| membership.unified)
-        .map(|membership| membership.path.to_owned()))
-}
-
 /// The id of the innermost container in a cgroup path.
 ///
 /// That is 64 hexadecimal digits for docker, podman, containerd and CRI-O, the name for LXC, and for
@@ -682,17 +671,6 @@ mod tests {
         assert_eq!(unescape("my\\x2ddeb"), "my-deb");
         assert_eq!(unescape("a\\xzzb\\x2"), "a\\xzzb\\x2");
         assert_eq!(unescape("\\x\u{e9}\\x2d"), "\\x\u{e9}-");
-    }
-
-    #[test]
-    fn the_path_of_a_process() {
-        let machine = Machine::new("cgroup-of");
-        machine.process(7, "/a b:c");
-        machine.file("proc/8/cgroup", "1:memory:/x\n");
-        let proc = machine.0.join("proc");
-        assert_eq!(cgroup_of(&proc, 7).unwrap().as_deref(), Some("/a b:c"));
-        assert_eq!(cgroup_of(&proc, 8).unwrap(), None);
-        assert_eq!(cgroup_of(&proc, 9).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

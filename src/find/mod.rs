@@ -1,6 +1,7 @@
 //! Where to look: the ELF files of programs and processes, and the functions in them.
 
 pub mod container;
+pub mod demangle;
 pub mod elf;
 pub mod loader;
 pub mod symbolize;

@@ -48,6 +48,9 @@ pub struct Frame {
     pub text: Rc<str>,
     /// Has no call of its own: the compiler put it into the function of the next frame.
     pub inlined: bool,
+    /// Lies in a file or a part of the kernel that the process has mapped. Where it does not, the walk has gone astray,
+    /// and what follows means nothing.
+    pub mapped: bool,
     /// Nothing calls this function, so a stack that reaches it is whole.
     bottom: bool,
 }
@@ -57,6 +60,7 @@ impl Frame {
         Frame {
             text: text.into(),
             inlined: false,
+            mapped: true,
             bottom: false,
         }
     }
@@ -102,13 +106,14 @@ impl Symbolizer {
         }
     }
 
-    /// Appends the frames of a stack of process `pid` (a thread group), innermost first. The first address is
-    /// taken as it is and all others as return addresses, which belong to the call before them. An address
-    /// can be several frames, because of inlining.
-    pub fn frames(&mut self, pid: u32, addresses: &[u64], out: &mut Vec<Frame>) {
-        self.meet(pid, addresses);
+    /// Appends the frames of a stack of process `pid` (a thread group), innermost first. Addresses are return
+    /// addresses, which belong to the call before them; with `starts_exact` the first is that of an instruction. An
+    /// address can be several frames, because of inlining.
+    pub fn frames(&mut self, pid: u32, addresses: &[u64], starts_exact: bool, out: &mut Vec<Frame>) {
+        let is_return = |place: usize| place > 0 || !starts_exact;
+        self.meet(pid, addresses, is_return);
         for (place, &address) in addresses.iter().enumerate() {
-            self.frame(pid, address, place > 0, out);
+            self.frame(pid, address, is_return(place), out);
         }
     }
 
@@ -219,7 +224,7 @@ impl Symbolizer {
 
     /// Makes sure that the map of a process is known, is its own, and holds the addresses, as far as that can
     /// be had.
-    fn meet(&mut self, pid: u32, addresses: &[u64]) {
+    fn meet(&mut self, pid: u32, addresses: &[u64], is_return: impl Fn(usize) -> bool) {
         if !self.processes.contains_key(&pid) {
             self.observe(pid);
         }
@@ -230,7 +235,7 @@ impl Symbolizer {
         };
         let process = self.process(pid);
         let mut addresses = addresses.iter().enumerate();
-        let has_unknown = addresses.any(|(place, &address)| process.is_unknown(address, place > 0));
+        let has_unknown = addresses.any(|(place, &address)| process.is_unknown(address, is_return(place)));
         let must_read = process.is_other(seen) || (has_unknown && process.may_read(now));
         if must_read {
             self.observe(pid);
@@ -253,7 +258,10 @@ impl Symbolizer {
             _ if TRAMPOLINE_PAGES.contains(&(address & !(PAGE_BYTES - 1))) => {
                 out.push(Frame::new(TRAMPOLINE))
             }
-            _ => out.push(Frame::new(format!("{address:#x}"))),
+            _ => out.push(Frame {
+                mapped: false,
+                ..Frame::new(format!("{address:#x}"))
+            }),
         }
     }
 
@@ -555,7 +563,7 @@ mod tests {
 
     fn texts(symbolizer: &mut Symbolizer, pid: u32, addresses: &[u64]) -> Vec<String> {
         let mut frames = Vec::new();
-        symbolizer.frames(pid, addresses, &mut frames);
+        symbolizer.frames(pid, addresses, true, &mut frames);
         frames.iter().map(|frame| frame.text.to_string()).collect()
     }
 
@@ -817,7 +825,7 @@ mod tests {
         map(&mut symbolizer, NOBODY, LOADED, &file);
         let mut is_whole = |addresses: &[u64]| {
             let mut frames = Vec::new();
-            symbolizer.frames(NOBODY, addresses, &mut frames);
+            symbolizer.frames(NOBODY, addresses, true, &mut frames);
             ends_whole(&frames)
         };
         assert!(is_whole(&[LOADED, LOADED + 20, LOADED + 40]));

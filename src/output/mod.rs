@@ -13,6 +13,7 @@ mod value;
 
 use std::cell::Cell;
 use std::io;
+use std::sync::atomic::AtomicBool;
 
 pub use sink::Destination;
 pub use table::{Column, Table};
@@ -40,6 +41,8 @@ pub struct Output {
     format: Format,
     destination: Destination,
     quiet: bool,
+    /// Set by a signal.
+    ending: &'static AtomicBool,
     buffer: Vec<u8>,
     clock: Cell<Clock>,
     stamps: Stamps,
@@ -51,11 +54,12 @@ pub struct Output {
 
 impl Output {
     /// `quiet` leaves out the header of text.
-    pub fn new(format: Format, destination: Destination, quiet: bool) -> Self {
+    pub fn new(format: Format, destination: Destination, quiet: bool, ending: &'static AtomicBool) -> Self {
         Self {
             format,
             destination,
             quiet,
+            ending,
             // Room for the row that makes it full.
             buffer: Vec::with_capacity(FULL + FULL / 8),
             clock: Cell::new(Clock::new()),
@@ -152,7 +156,7 @@ impl Output {
     /// Those of write(2), with their kind, saying what could not be written to. `BrokenPipe` means that the reader
     /// has gone. What was not written stays in the buffer.
     pub fn flush(&mut self) -> io::Result<()> {
-        let (written, result) = self.destination.write(&self.buffer);
+        let (written, result) = self.destination.write(&self.buffer, self.ending);
         self.buffer.drain(..written);
         result.map_err(|error| {
             let message = format!("failed to write to {}: {error}", self.destination.name());

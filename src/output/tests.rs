@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
 use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
 
 use super::*;
 
@@ -22,8 +23,10 @@ const COLUMNS: &[Column] = &[
 /// 2027-01-15T08:00:00Z.
 const NOON: u64 = 1_800_000_000_000_000_000;
 
+static NEVER: AtomicBool = AtomicBool::new(false);
+
 fn output(format: Format) -> Output {
-    Output::new(format, Destination::Stdout, false)
+    Output::new(format, Destination::Stdout, false, &NEVER)
 }
 
 fn row<'a>(comm: &'a [u8], stack: &'a [Rc<str>], what: &'a [u8]) -> [Value<'a>; 8] {
@@ -205,10 +208,10 @@ fn headers_come_once_in_csv_and_not_when_quiet_in_text() {
         csv.header(table);
     }
     assert_eq!(written(&csv), "time,pid,uid,comm,lat_ns,stack,what\npid\n");
-    let mut quiet = Output::new(Format::Text, Destination::Stdout, true);
+    let mut quiet = Output::new(Format::Text, Destination::Stdout, true, &NEVER);
     quiet.header(&event);
     assert_eq!(written(&quiet), "");
-    let mut quiet = Output::new(Format::Csv, Destination::Stdout, true);
+    let mut quiet = Output::new(Format::Csv, Destination::Stdout, true, &NEVER);
     quiet.header(&count);
     assert_eq!(written(&quiet), "pid\n", "a program needs the names");
 }
@@ -347,7 +350,7 @@ fn titles_are_for_text_only() {
 }
 
 fn to_file(file: impl Into<std::fs::File>) -> Output {
-    let mut output = Output::new(Format::Json, Destination::File(file.into()), false);
+    let mut output = Output::new(Format::Json, Destination::File(file.into()), false, &NEVER);
     output.record("summary", &[]);
     output
 }

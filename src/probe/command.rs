@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, execvp, fork, pipe2};
 
@@ -80,8 +80,7 @@ impl Command {
 }
 
 fn become_command(argv: &[CString], mut go: File, fail: OwnedFd) -> ! {
-    // The tool takes its signals from a descriptor and ignores SIGPIPE; the command must not inherit either.
-    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+    // Rust ignores SIGPIPE; the command must not inherit that. Handlers end with the exec.
     // SAFETY: restores the default action, installs no handler.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     let mut word = [0];

@@ -7,5 +7,6 @@ pub mod filter;
 pub mod follow;
 pub mod ring;
 pub mod session;
+pub mod signals;
 pub mod targets;
 pub mod watch;

@@ -13,12 +13,11 @@ use anyhow::{Context, Result};
 use libbpf_rs::skel::OpenSkel;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::command::Command;
 use super::follow::Follow;
 use super::ring::Ring;
+use super::signals::Signals;
 use super::targets::Targets;
 use super::watch::{Change, Watch};
 use crate::find::symbolize::{Frame, Symbolizer, ends_whole};
@@ -102,7 +101,7 @@ const STDOUT: u64 = 3;
 pub struct Session<'a> {
     ring: Ring,
     epoll: Epoll,
-    signals: SignalFd,
+    signals: Signals,
     watch: Option<Watch>,
     targets: Targets<'a>,
     command: Option<Command>,
@@ -161,7 +160,7 @@ impl<'a> Session<'a> {
             symbolizer,
             limits,
         } = parts;
-        let signals = take_signals()?;
+        let signals = Signals::take()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let ring = Ring::map(events, ring_bytes as usize).context("failed to map the ring buffer")?;
         // Edge-triggered, so that records which may wait do not end the rest: only the kernel's wakeup does.
@@ -169,7 +168,7 @@ impl<'a> Session<'a> {
             events,
             EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, RING),
         )?;
-        epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
+        epoll.add(signals.fd(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
         // Before the look at what is there, so that nothing can appear in between.
         let watch = targets
             .may_grow()
@@ -253,8 +252,13 @@ impl<'a> Session<'a> {
             return;
         };
         self.frames.clear();
-        symbolizer.frames(pid, addresses, &mut self.frames);
-        lines.extend(self.frames.iter().map(|frame| Rc::clone(&frame.text)));
+        symbolizer.frames(pid, addresses, false, &mut self.frames);
+        let astray = self
+            .frames
+            .iter()
+            .position(|frame| !frame.mapped)
+            .unwrap_or(self.frames.len());
+        lines.extend(self.frames[..astray].iter().map(|frame| Rc::clone(&frame.text)));
         if !ends_whole(&self.frames) {
             lines.push(Rc::clone(&self.cut));
         }
@@ -309,7 +313,7 @@ impl<'a> Session<'a> {
         };
         for event in &ready[..count] {
             match event.data() {
-                SIGNALS => self.on_signal()?,
+                SIGNALS => self.on_signal(),
                 WATCH => self.on_changes(),
                 STDOUT => return Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
                 _ => {}
@@ -369,18 +373,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn on_signal(&mut self) -> Result<()> {
-        while let Some(signal) = self.signals.read_signal().context("failed to read a signal")? {
-            if signal.ssi_signo == Signal::SIGCHLD as u32 {
-                if let Some(status) = self.command.as_ref().and_then(Command::finished) {
-                    self.command_status = Some(status);
-                    self.end();
-                }
-            } else {
-                self.end();
-            }
+    fn on_signal(&mut self) {
+        self.signals.clear();
+        if let (Some(command), None) = (&self.command, self.command_status) {
+            self.command_status = command.finished();
         }
-        Ok(())
+        if self.command_status.is_some() || Signals::ending().load(Ordering::Relaxed) {
+            self.end();
+        }
     }
 
     fn on_changes(&mut self) {
@@ -515,17 +515,6 @@ fn observe(symbolizer: &mut Symbolizer, change: &Change) {
 
 fn makedev((major, minor): (u32, u32)) -> u64 {
     libc::makedev(major, minor)
-}
-
-/// Signals that end a run, and those of a child, arrive through a descriptor.
-fn take_signals() -> Result<SignalFd> {
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
-        set.add(signal);
-    }
-    set.thread_block().context("failed to block signals")?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .context("failed to take signals")
 }
 
 /// A pipe whose reader is gone ends the run at once, not at the next row. Files cannot be watched and need not be.

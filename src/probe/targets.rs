@@ -64,8 +64,9 @@ pub struct Targets<'a> {
     proc: Proc,
     /// Files that were looked at, by what identifies them to the kernel.
     seen: HashSet<FileId>,
-    /// The same by what reports of new mappings say, so that a known file is not opened again.
-    known: HashSet<((u32, u32), u64)>,
+    /// The same by what reports of new mappings say (device, inode, generation), so that a known file is not opened
+    /// again.
+    known: HashSet<((u32, u32), u64, u64)>,
     /// Processes whose object is already chosen (`first_only`).
     settled: HashSet<u32>,
     pub attached: Attached,
@@ -123,7 +124,10 @@ impl<'a> Targets<'a> {
         let Ok(object) = Object::new(file, mapped.path.clone()) else {
             return Ok(false);
         };
-        self.known.insert((mapped.dev, mapped.inode));
+        if self.known.len() >= MOST_KNOWN {
+            self.known.clear();
+        }
+        self.known.insert(identity(mapped));
         let before = self.attached.probes;
         if self.attach_object(&object).unwrap_or(false) {
             self.settled.insert(mapped.pid);
@@ -157,22 +161,12 @@ impl<'a> Targets<'a> {
             return !(self.wanted.first_only && self.settled.contains(&mapped.pid));
         }
         let everywhere = matches!(self.place, Place::Everywhere) || self.follow;
-        everywhere
-            && (self.wanted.may_hold)(&mapped.path)
-            && !self.known.contains(&(mapped.dev, mapped.inode))
+        everywhere && (self.wanted.may_hold)(&mapped.path) && !self.known.contains(&identity(mapped))
     }
 
     fn attach_everywhere(&mut self) -> Result<()> {
         let may_hold = self.wanted.may_hold;
-        let mut known = HashSet::new();
-        let objects = self.proc.all_objects(|mapping| {
-            let candidate = may_hold(&mapping.path);
-            if candidate {
-                known.insert((mapping.dev, mapping.inode));
-            }
-            candidate
-        });
-        self.known.extend(known);
+        let objects = self.proc.all_objects(|mapping| may_hold(&mapping.path));
         self.attach_tolerant(objects)?;
         let likely = std::mem::take(&mut self.wanted.likely);
         self.attach_tolerant(likely.iter().filter_map(|path| open_path(path).ok()).collect())
@@ -332,6 +326,13 @@ impl<'a> Targets<'a> {
         };
         Failure::new(FAILED, message).hint(hint).into()
     }
+}
+
+/// Files that need not be opened again; more are forgotten, and looked at once more.
+const MOST_KNOWN: usize = 1 << 16;
+
+fn identity(mapped: &Mapped) -> ((u32, u32), u64, u64) {
+    (mapped.dev, mapped.inode, mapped.generation)
 }
 
 /// What a person may have meant.

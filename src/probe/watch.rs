@@ -48,6 +48,8 @@ pub struct Mapped {
     /// Major and minor number of the file system's device.
     pub dev: (u32, u32),
     pub inode: u64,
+    /// Tells an inode from an earlier one of the same number.
+    pub generation: u64,
     /// As the process names it. Untrusted.
     pub path: PathBuf,
 }
@@ -188,6 +190,7 @@ fn decode(kind: u32, misc: u16, body: &[u8]) -> Option<Change> {
             offset: u64_at(24)?,
             dev: (u32_at(32)?, u32_at(36)?),
             inode: u64_at(40)?,
+            generation: u64_at(48)?,
             path: PathBuf::from(OsStr::from_bytes(until_nul(body.get(PATH..)?))),
         })),
         COMM if misc & MISC_COMM_EXEC != 0 => Some(Change::Exec { pid: u32_at(0)? }),
@@ -217,7 +220,8 @@ mod tests {
         body.extend(254u32.to_ne_bytes());
         body.extend(1u32.to_ne_bytes());
         body.extend(99u64.to_ne_bytes());
-        body.extend([0; 16]);
+        body.extend(5u64.to_ne_bytes());
+        body.extend([0; 8]);
         body.extend(b"/lib/libc.so.6\0\0");
         let expected = Mapped {
             pid: 7,
@@ -226,6 +230,7 @@ mod tests {
             offset: 0x3000,
             dev: (254, 1),
             inode: 99,
+            generation: 5,
             path: "/lib/libc.so.6".into(),
         };
         assert_eq!(decode(10, 0, &body), Some(Change::Mapped(expected)));

@@ -19,6 +19,7 @@ use object::{
 
 use super::memory::{FileKey, MappedFile, Mapping};
 use super::{Frame, is_bottom, printable};
+use crate::find::demangle::demangle;
 
 /// Files that are kept open. Each costs up to three descriptors: ours, blazesym's, and that of its debug
 /// file.
@@ -53,7 +54,10 @@ impl Objects {
     pub fn new(debug_dir: PathBuf) -> Objects {
         // Without reload a path is looked at once only: ours are those of descriptors, which stand for one
         // file until they are evicted.
-        let symbolizer = Symbolizer::builder().enable_auto_reload(false).build();
+        let symbolizer = Symbolizer::builder()
+            .enable_auto_reload(false)
+            .enable_demangling(false)
+            .build();
         Objects {
             symbolizer,
             debug_dir,
@@ -235,7 +239,11 @@ impl Layout {
         let find = |source| enclosing(symbolizer, source, address);
         frames.push(match self.symbols.iter().find_map(find) {
             Some((symbol, distance)) => {
-                let text = format!("{}+{:#x} [{name}]", printable(&symbol), distance + past);
+                let text = format!(
+                    "{}+{:#x} [{name}]",
+                    printable(&demangle(&symbol)),
+                    distance + past
+                );
                 Frame {
                     bottom: is_bottom(&symbol, name),
                     ..Frame::new(text)
@@ -264,7 +272,7 @@ impl Layout {
         };
         let functions = found.into_sym().map(|symbol| symbol.inlined).unwrap_or_default();
         let frame = |function: &InlinedFn| {
-            let text = format!("{} [inlined]", printable(&function.name));
+            let text = format!("{} [inlined]", printable(&demangle(&function.name)));
             Frame {
                 inlined: true,
                 ..Frame::new(text)

@@ -1,0 +1,282 @@
+//! The command line, without root: what is said, where, and with which status.
+//!
+//! Expected output lies in `tests/cli/*.txt`; `make bless` takes today's output instead.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_ubpf-tools");
+
+/// clap wraps at this width where there is no terminal; examples are written to fit it.
+const MAX_WIDTH: usize = 100;
+
+#[test]
+fn the_suite_says_what_there_is() {
+    assert_snapshot(
+        "ubpf-tools",
+        &[&["--help"], &["-h"], &["--list"], &["--version"], &[]],
+    );
+}
+
+#[test]
+fn each_tool_has_help() {
+    for tool in tools() {
+        assert_snapshot(&tool, &[&[&tool, "-h"], &[&tool, "--help"]]);
+    }
+}
+
+#[test]
+fn mistakes_get_one_line_and_a_hint() {
+    assert_snapshot(
+        "mistakes",
+        &[
+            &["mallocsnop"],
+            &["--frobnicate"],
+            &["bashreadline", "--frobnicate"],
+            &["bashreadline", "--commm", "bash"],
+            &["bashreadline", "stray"],
+            &["bashreadline", "--buffer-size", "1Q"],
+            &["bashreadline", "--buffer-size", ""],
+            &["bashreadline", "-p", "0"],
+            &["bashreadline", "-p", "1,x"],
+            &["bashreadline", "-p"],
+            &["bashreadline", "-M", "0"],
+            &["bashreadline", "-d", "1y"],
+            &["bashreadline", "--comm", "*sh"],
+            &["bashreadline", "--format", "xml"],
+            &["bashreadline", "-j", "--format", "csv"],
+            &["bashreadline", "-s", "libreadline", "-s", "libedit"],
+            &["bashreadline", "\x1b[2J\u{202e}"],
+            &["mallocsnoop", "--min-size", "1Q"],
+            &["mallocsnoop", "--calls", "malok"],
+        ],
+    );
+}
+
+#[test]
+fn a_mistake_is_one_line_on_stderr_a_hint_and_status_2() {
+    for tool in tools() {
+        let output = run(&[&tool, "--no-such-option"]);
+        let errors = text(&output.stderr);
+        let lines: Vec<&str> = errors.lines().collect();
+        let as_expected =
+            matches!(lines[..], [error, hint] if error.starts_with("error: ") && hint.starts_with("hint: "));
+        assert!(as_expected, "{errors}");
+        assert_eq!(
+            (output.status.code(), text(&output.stdout)),
+            (Some(2), String::new()),
+            "{tool}"
+        );
+    }
+}
+
+#[test]
+fn help_has_examples_and_fits() {
+    for tool in tools() {
+        let help = text(&run(&[&tool, "--help"]).stdout);
+        let examples = help
+            .split("EXAMPLES:\n")
+            .nth(1)
+            .unwrap_or_else(|| panic!("no EXAMPLES in:\n{help}"));
+        assert!(
+            examples.lines().all(|line| line.contains(&tool)),
+            "an example without {tool}:\n{examples}"
+        );
+        let widest = help
+            .lines()
+            .max_by_key(|line| line.chars().count())
+            .unwrap_or_default();
+        assert!(widest.chars().count() <= MAX_WIDTH, "too wide: {widest}");
+    }
+}
+
+#[test]
+fn a_link_named_after_a_tool_is_that_tool() {
+    for tool in tools() {
+        let link = Link::new(&tool);
+        let through_link = Command::new(&link.path)
+            .arg("--help")
+            .stdin(Stdio::null())
+            .output()
+            .expect("runs");
+        assert_eq!(through_link.status.code(), Some(0), "{tool}");
+        let help = text(&run(&[&tool, "--help"]).stdout);
+        assert_eq!(
+            text(&through_link.stdout),
+            help.replace(&format!("ubpf-tools {tool}"), &tool)
+        );
+    }
+}
+
+#[test]
+fn a_link_of_another_name_is_the_suite() {
+    let link = Link::new("tracing");
+    let output = Command::new(&link.path)
+        .arg("--list")
+        .stdin(Stdio::null())
+        .output()
+        .expect("runs");
+    assert_eq!(
+        (output.status.code(), output.stdout),
+        (Some(0), run(&["--list"]).stdout)
+    );
+}
+
+#[test]
+fn no_name_at_all_is_the_suite() {
+    let output = Command::new(BINARY)
+        .arg0("")
+        .arg("--list")
+        .stdin(Stdio::null())
+        .output()
+        .expect("runs");
+    assert_eq!(
+        (output.status.code(), output.stdout),
+        (Some(0), run(&["--list"]).stdout)
+    );
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    for arguments in [
+        &["--help"][..],
+        &["--list"],
+        &["--version"],
+        &["bashreadline", "--help"],
+    ] {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        drop(reader);
+        let output = command(arguments)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("runs");
+        assert_eq!(
+            (output.status.code(), text(&output.stderr)),
+            (Some(0), String::new()),
+            "{arguments:?}"
+        );
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    // No terminal and no word about its width: everyone gets the same lines.
+    command
+        .args(arguments)
+        .env_remove("COLUMNS")
+        .env_remove("CLICOLOR_FORCE")
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("the binary runs")
+}
+
+fn tools() -> Vec<String> {
+    let tools: Vec<String> = text(&run(&["--list"]).stdout)
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    assert!(!tools.is_empty(), "--list names no tool");
+    tools
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// Compares what the calls say with `tests/cli/<name>.txt`, or writes that file.
+fn assert_snapshot(name: &str, calls: &[&[&str]]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/cli")
+        .join(name)
+        .with_extension("txt");
+    let actual: Vec<String> = calls.iter().map(|arguments| transcript(arguments)).collect();
+    let actual = actual.join("\n");
+    if std::env::var_os("UBPF_TOOLS_BLESS").is_some_and(|bless| !bless.is_empty() && bless != "0") {
+        fs::write(&path, actual).expect("the snapshot can be written");
+        return;
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        actual == expected,
+        "{} differs:\n{}\n`make bless` takes it as it is",
+        path.display(),
+        differences(&expected, &actual),
+    );
+}
+
+/// A call as a person would see it, what goes to stderr marked by `2> `, and the status at the end.
+fn transcript(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let mut transcript = String::from("$ ubpf-tools");
+    for argument in arguments {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_,./".contains(&byte);
+        let bare = !argument.is_empty() && argument.bytes().all(is_plain);
+        transcript += &if bare {
+            format!(" {argument}")
+        } else {
+            format!(" {argument:?}")
+        };
+    }
+    transcript.push('\n');
+    let stdout = text(&output.stdout).replace(env!("CARGO_PKG_VERSION"), "VERSION");
+    let said = stdout.lines().map(str::to_owned);
+    for line in said.chain(text(&output.stderr).lines().map(|line| format!("2> {line}"))) {
+        // clap leaves blanks on lines that are empty otherwise.
+        transcript += line.trim_end();
+        transcript.push('\n');
+    }
+    transcript
+        + &format!(
+            "[{}]\n",
+            output
+                .status
+                .code()
+                .map_or("killed".to_owned(), |code| code.to_string())
+        )
+}
+
+/// The lines that only one side has.
+fn differences(expected: &str, actual: &str) -> String {
+    let only = |mark: &str, these: &str, others: &str| -> String {
+        let lines = these
+            .lines()
+            .filter(|line| !others.lines().any(|other| other == *line));
+        lines.map(|line| format!("{mark} {line}\n")).collect()
+    };
+    let lines = only("-", expected, actual) + &only("+", actual, expected);
+    if lines.is_empty() {
+        "the same lines in another order or number".to_owned()
+    } else {
+        lines
+    }
+}
+
+/// A link to the binary, in a folder of its own; both go with it.
+struct Link {
+    folder: PathBuf,
+    path: PathBuf,
+}
+
+impl Link {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("ubpf-tools-cli-{}-{name}", std::process::id()));
+        let path = folder.join(OsStr::new(name));
+        fs::create_dir(&folder).expect("a new folder");
+        std::os::unix::fs::symlink(BINARY, &path).expect("a link");
+        Self { folder, path }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}

@@ -1,0 +1,263 @@
+//! A program on a pseudo-terminal of its own, driven as a person would: type, read, wait for what must appear.
+
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus};
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::harness::{DEADLINE, Owned, wait_until};
+
+/// A process whose controlling terminal is ours.
+pub struct Terminal {
+    child: Owned,
+    ours: File,
+    number: u32,
+    /// What the process has written.
+    screen: Vec<u8>,
+    /// Up to where it was waited for.
+    seen: usize,
+}
+
+impl Terminal {
+    /// Runs `command` in a new session on a new terminal.
+    pub fn run(command: &mut Command) -> Self {
+        let (ours, theirs, number) = open_pty().expect("a pseudo-terminal");
+        let share = || theirs.try_clone().expect("a descriptor");
+        command.stdin(share()).stdout(share()).stderr(share());
+        // What a person's environment has must not matter: the terminal is wide, the locale UTF-8, and nothing is bound.
+        command
+            .env("TERM", "xterm")
+            .env("LC_ALL", "C.UTF-8")
+            .env("INPUTRC", "/dev/null")
+            .env_remove("HISTFILE");
+        // SAFETY: two system calls between fork and exec, no memory is touched.
+        unsafe { command.pre_exec(take_terminal) };
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("failed to run {command:?}: {error}"));
+        Self {
+            child: Owned(child),
+            ours,
+            number,
+            screen: Vec::new(),
+            seen: 0,
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    /// `pts/3`, as people write it.
+    pub fn tty(&self) -> String {
+        format!("pts/{}", self.number)
+    }
+
+    /// Presses these keys, while reading what comes back: a terminal whose output nobody reads stands still.
+    pub fn press(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        let deadline = Instant::now() + DEADLINE;
+        while !rest.is_empty() {
+            let ready = self.ready(PollFlags::POLLIN | PollFlags::POLLOUT, deadline, "room for keys");
+            if ready.contains(PollFlags::POLLIN) {
+                self.read();
+            }
+            if ready.contains(PollFlags::POLLOUT) {
+                match self.ours.write(rest) {
+                    Ok(written) => rest = &rest[written..],
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => panic!("failed to press keys: {error}\n{}", self.shown()),
+                }
+            }
+        }
+    }
+
+    /// Waits until `text` has appeared since the last wait.
+    pub fn wait_for(&mut self, text: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(at) = find(&self.screen[self.seen..], text.as_bytes()) {
+                self.seen += at + text.len();
+                return;
+            }
+            let ready = self.ready(PollFlags::POLLIN, deadline, text);
+            let ended = !self.read() && ready.contains(PollFlags::POLLHUP);
+            assert!(!ended, "the program ended before {text:?}\n{}", self.shown());
+        }
+    }
+
+    /// Waits until the program has ended by itself.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        wait_until(&format!("the end of pid {}", self.pid()), || {
+            self.read();
+            self.child.0.try_wait().expect("failed to wait")
+        })
+    }
+
+    /// All that was written so far.
+    pub fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.screen).into_owned()
+    }
+
+    fn ready(&self, wanted: PollFlags, deadline: Instant, what: &str) -> PollFlags {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "waited too long for {what:?}\n{}", self.shown());
+            let mut files = [PollFd::new(self.ours.as_fd(), wanted)];
+            match poll(
+                &mut files,
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+            ) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+                Ok(_) => return files[0].revents().unwrap_or(PollFlags::empty()),
+                Err(error) => panic!("failed to wait for the terminal: {error}"),
+            }
+        }
+    }
+
+    /// Reads what there is. False when there is nothing.
+    fn read(&mut self) -> bool {
+        let mut buffer = [0; 16 << 10];
+        match self.ours.read(&mut buffer) {
+            Ok(count) => {
+                self.screen.extend_from_slice(&buffer[..count]);
+                count > 0
+            }
+            Err(_) => false, // nothing yet, or EIO after the end
+        }
+    }
+}
+
+/// A program on a terminal that numbers its prompts, so that each can be told from a redrawn one.
+pub struct Shell {
+    pub terminal: Terminal,
+    prompts: usize,
+}
+
+impl Shell {
+    /// The system's bash, at its first prompt.
+    pub fn bash() -> Self {
+        Self::at("/bin/bash")
+    }
+
+    /// The bash of this path.
+    pub fn at(path: impl AsRef<OsStr>) -> Self {
+        Self::run(Command::new(path).args(BASH_ARGUMENTS))
+    }
+
+    /// A bash behind another command, such as `setpriv ... bash BASH_ARGUMENTS...`, or tests/targets/lines.c.
+    pub fn run(command: &mut Command) -> Self {
+        command
+            .env("PS1", "prompt-$((++prompts))> ")
+            .env_remove("PROMPT_COMMAND")
+            .env_remove("prompts");
+        let mut shell = Self {
+            terminal: Terminal::run(command),
+            prompts: 0,
+        };
+        shell.wait_for_prompt();
+        shell
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.terminal.pid()
+    }
+
+    pub fn tty(&self) -> String {
+        self.terminal.tty()
+    }
+
+    /// Types a line and Enter, and waits for the next prompt.
+    pub fn enter(&mut self, line: impl AsRef<[u8]>) {
+        self.press([line.as_ref(), b"\n"].concat());
+    }
+
+    /// The same for a line with bytes that readline would take for keys: in a bracketed paste it leaves them alone.
+    pub fn paste(&mut self, line: impl AsRef<[u8]>) {
+        self.press([b"\x1b[200~", line.as_ref(), b"\x1b[201~\n"].concat());
+    }
+
+    /// Presses keys that end in a new prompt.
+    pub fn press(&mut self, keys: impl AsRef<[u8]>) {
+        self.terminal.press(keys.as_ref());
+        self.wait_for_prompt();
+    }
+
+    /// Types lines ahead, all of them at once, and waits for the prompt after the last.
+    pub fn enter_all(&mut self, lines: &[String]) {
+        let keys: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        self.terminal.press(keys.as_bytes());
+        for _ in lines {
+            self.wait_for_prompt();
+        }
+    }
+
+    /// Presses keys that end the program.
+    pub fn end_with(&mut self, keys: impl AsRef<[u8]>) -> ExitStatus {
+        self.terminal.press(keys.as_ref());
+        self.terminal.wait_for_end()
+    }
+
+    fn wait_for_prompt(&mut self) {
+        self.prompts += 1;
+        self.terminal.wait_for(&format!("prompt-{}> ", self.prompts));
+    }
+}
+
+/// Without anybody's start files; `-i` because one of them may be called `sh`.
+pub const BASH_ARGUMENTS: [&str; 3] = ["--norc", "--noprofile", "-i"];
+
+/// Our end, the program's end, and the number of a new pseudo-terminal.
+fn open_pty() -> io::Result<(File, OwnedFd, u32)> {
+    let ours = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open("/dev/ptmx")?;
+    let fd = ours.as_raw_fd();
+    let mut number: libc::c_uint = 0;
+    let unlocked: libc::c_int = 0;
+    let size = libc::winsize {
+        ws_row: 24,
+        ws_col: 30000,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: each request gets what ioctl_tty(2) says it takes, and the last returns a descriptor that nobody owns yet.
+    let theirs = unsafe {
+        checked(libc::ioctl(fd, libc::TIOCGPTN, &raw mut number))?;
+        checked(libc::ioctl(fd, libc::TIOCSPTLCK, &raw const unlocked))?;
+        checked(libc::ioctl(fd, libc::TIOCSWINSZ, &raw const size))?;
+        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+        OwnedFd::from_raw_fd(checked(libc::ioctl(fd, libc::TIOCGPTPEER, flags))?)
+    };
+    Ok((ours, theirs, number))
+}
+
+/// Makes standard input the terminal that controls this process.
+fn take_terminal() -> io::Result<()> {
+    // SAFETY: neither call touches memory.
+    unsafe {
+        checked(libc::setsid())?;
+        checked(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+    }
+    Ok(())
+}
+
+fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}

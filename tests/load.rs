@@ -1,0 +1,99 @@
+//! Every BPF object of the build passes this kernel's verifier, in each way in which it can be attached.
+
+use libbpf_rs::{ObjectBuilder, OpenObject, ProgramAttachType, ProgramType, libbpf_sys};
+use object::{Object, ObjectSymbol};
+
+const OBJECTS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/objects.rs"));
+
+#[test]
+fn every_object_loads() {
+    if !kernel_has_cookies() {
+        return;
+    }
+    for (name, object) in OBJECTS {
+        load(name, open(name, object));
+    }
+}
+
+#[test]
+fn every_object_loads_for_multi_uprobe_links() {
+    if !kernel_has_cookies() {
+        return;
+    }
+    for (name, object) in OBJECTS {
+        let mut open = open(name, object);
+        for mut program in open
+            .progs_mut()
+            .filter(|program| program.prog_type() == ProgramType::Kprobe)
+        {
+            program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
+        }
+        load(name, open);
+    }
+}
+
+#[test]
+fn every_object_loads_for_kernels_without_cookies() {
+    for (name, object) in OBJECTS {
+        let mut open = open(name, object);
+        without_cookies(name, object, &mut open);
+        load(name, open);
+    }
+}
+
+fn open(name: &str, object: &[u8]) -> OpenObject {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "loading BPF programs needs root: run this test as root"
+    );
+    ObjectBuilder::default()
+        .open_memory(object)
+        .unwrap_or_else(|error| panic!("failed to open {name}: {error}"))
+}
+
+/// libbpf prints the verifier's reasons on stderr.
+fn load(name: &str, open: OpenObject) {
+    let object = open
+        .load()
+        .unwrap_or_else(|error| panic!("failed to load {name}: {error}"));
+    assert!(object.progs().count() > 0, "{name} has no program");
+}
+
+/// Sets the constant that says so; where it lies is in the object's symbols.
+fn without_cookies(name: &str, object: &[u8], open: &mut OpenObject) {
+    // Parsed from the heap, since the array in the test program may lie at an odd address.
+    let copy = object.to_vec();
+    let elf = object::File::parse(&copy[..]).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let symbol = elf.symbols().find(|symbol| symbol.name() == Ok("has_cookies"));
+    let offset = symbol
+        .unwrap_or_else(|| panic!("{name} does not say whether it has cookies"))
+        .address() as usize;
+    let mut constants = open
+        .maps_mut()
+        .find(|map| map.name().to_string_lossy().ends_with(".rodata"))
+        .unwrap_or_else(|| panic!("{name} has no constants"));
+    let constants = constants
+        .initial_value_mut()
+        .unwrap_or_else(|| panic!("{name} has no constants"));
+    assert_eq!(constants[offset], 1, "{name}: has_cookies is true at first");
+    constants[offset] = 0;
+}
+
+/// Since 5.15. libbpf finds out by loading a program that asks for its cookie.
+fn kernel_has_cookies() -> bool {
+    // SAFETY: no options are passed.
+    let has = unsafe {
+        libbpf_sys::libbpf_probe_bpf_helper(
+            libbpf_sys::BPF_PROG_TYPE_KPROBE,
+            libbpf_sys::BPF_FUNC_get_attach_cookie,
+            std::ptr::null(),
+        )
+    };
+    assert!(has >= 0, "loading BPF programs needs root: run this test as root");
+    if has == 0 {
+        eprintln!(
+            "skipped: this kernel has no bpf_get_attach_cookie (before 5.15), and probing for it said so"
+        );
+    }
+    has == 1
+}

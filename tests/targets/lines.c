@@ -1,0 +1,58 @@
+/*
+ * Reads lines behind numbered prompts, until end of file or `exit`. Built in three ways:
+ *   -lreadline            a program that uses the library, as gdb does
+ *   -lreadline -DBASH     with the functions that make it a bash, as other distributions link theirs
+ *   -DOWN                 with a readline of its own, so that no other file is in play
+ * The last two need -rdynamic.
+ */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef OWN
+__attribute__((noinline)) char *readline(const char *prompt)
+{
+	char *line = NULL;
+	size_t room = 0;
+	ssize_t len;
+
+	fputs(prompt, stdout);
+	fflush(stdout);
+	len = getline(&line, &room, stdin);
+	if (len < 0)
+		return NULL;
+	line[strcspn(line, "\n")] = 0;
+	return line;
+}
+#else
+#include <readline/readline.h>
+#endif
+
+#ifdef BASH
+int execute_command(void *command)
+{
+	return command != NULL;
+}
+
+char *pre_process_line(char *line, int print_changes, int addit)
+{
+	(void)print_changes;
+	(void)addit;
+	return line;
+}
+#endif
+
+int main(void)
+{
+	char prompt[32];
+	char *line;
+
+	for (int number = 1;; number++) {
+		snprintf(prompt, sizeof(prompt), "prompt-%d> ", number);
+		line = readline(prompt);
+		if (!line || !strcmp(line, "exit"))
+			return 0;
+		free(line);
+	}
+}
