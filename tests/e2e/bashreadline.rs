@@ -170,6 +170,24 @@ fn the_last_line_has_its_facts_although_the_process_is_gone() {
     assert_eq!(rows.next(), None);
 }
 
+#[test]
+fn a_line_that_replaces_the_shell_is_still_one_of_the_shell() {
+    let folder = Folder::new();
+    let copy = folder.copy_of_bash("replaced");
+    let mut bash = Shell::at(&copy);
+    let tool = start(NOTHING);
+    let halted = Halted::new(&tool);
+    bash.terminal.press(b"exec cat\n");
+    wait_until("the shell to be replaced", || {
+        let comm = fs::read_to_string(format!("/proc/{}/comm", bash.pid())).expect("a process");
+        (comm == "cat\n").then_some(())
+    });
+    drop(halted);
+    let run = tool.stop();
+    assert_eq!(run.lines_of(bash.pid()), ["exec cat"]);
+    assert_eq!(run.with("pid", bash.pid())[0]["exe"], json!(copy));
+}
+
 fn a_copy_of_bash_that_starts_later_is_seen(way: Way) {
     let folder = Folder::new();
     let copy = folder.copy_of_bash(&format!("later-{}", way.name()));
@@ -208,6 +226,44 @@ fn a_bash_whose_file_was_removed_is_seen() {
     let run = tool.stop();
     assert_eq!(run.lines_of(bash.pid()), [": still here"]);
     assert_eq!(run.with("pid", bash.pid())[0]["exe"], json!(copy));
+}
+
+/// The inode is known as that of another program by then.
+#[test]
+fn a_bash_written_over_another_program_is_seen() {
+    let folder = Folder::new();
+    let file = folder.path.join("overwritten");
+    let copy = |from: &str| {
+        assert!(
+            run_to_end(Command::new("cp").arg(from).arg(&file))
+                .status
+                .success()
+        )
+    };
+    copy("/bin/true");
+    let mut tool = start(["--comm", "overwritten"]);
+    assert!(run_to_end(&mut Command::new(&file)).status.success());
+    copy("/bin/bash");
+    let mut bash = Shell::at(&file);
+    tool.until_row(|| bash.enter(": new content"));
+    assert!(tool.stop().rows.iter().all(|row| row["exe"] == json!(file)));
+}
+
+#[test]
+fn one_file_under_two_names_is_named_as_each_process_names_it() {
+    let folder = Folder::new();
+    let first = folder.copy_of_bash("first-name");
+    let second = folder.path.join("second-name");
+    fs::hard_link(&first, &second).expect("a hard link");
+    let mut shells = [Shell::at(&first), Shell::at(&second)];
+    let tool = start(["--comm", "first-name,second-name"]);
+    shells.iter_mut().for_each(|bash| bash.enter(": which one"));
+    let run = tool.stop();
+    let exe_of = |bash: &Shell| run.with("pid", bash.pid())[0]["exe"].clone();
+    assert_eq!(
+        [exe_of(&shells[0]), exe_of(&shells[1])],
+        [json!(first), json!(second)]
+    );
 }
 
 /// What `su` and `sudo` leave as it is.
@@ -432,6 +488,7 @@ fn a_named_file_is_the_only_one() {
         (run.lines_of(named.pid()), run.lines_of(neighbour.pid())),
         (vec![": named"], vec![])
     );
+    assert_eq!(run.rows[0]["exe"], json!(copy));
 }
 
 #[test]

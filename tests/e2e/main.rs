@@ -2,6 +2,7 @@
 //! Needs root.
 
 mod bashreadline;
+mod docs;
 mod harness;
 mod mallocsnoop;
 mod pty;

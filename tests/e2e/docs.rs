@@ -1,0 +1,70 @@
+//! docs/json.md says what the tools write: the same records, with the same keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::harness::{Run, Tool, Way};
+use crate::pty::Shell;
+
+const PAGE: &str = include_str!("../../docs/json.md");
+
+/// Record type -> keys.
+type Records = BTreeMap<String, BTreeSet<String>>;
+
+/// The tables below one `## TITLE` of the page.
+fn described(title: &str) -> Records {
+    let section = PAGE.split("\n## ").find(|section| section.starts_with(title)).expect("a section");
+    section.split("\n### ").skip(1).map(|record| (quoted(record), record.lines().filter_map(key).collect())).collect()
+}
+
+/// What stands between the first two backquotes.
+fn quoted(text: &str) -> String {
+    text.split('`').nth(1).expect("a name in backquotes").to_owned()
+}
+
+fn key(line: &str) -> Option<String> {
+    line.starts_with("| `").then(|| quoted(line))
+}
+
+fn written<'a>(records: impl IntoIterator<Item = &'a Value>) -> Records {
+    let mut all = Records::new();
+    for record in records {
+        let keys = record.as_object().expect("an object").keys().filter(|key| *key != "type").cloned();
+        all.entry(record["type"].as_str().expect("a type").to_owned()).or_default().extend(keys);
+    }
+    all
+}
+
+fn run_of(tool: &str, args: &[&str]) -> Run {
+    let run = Tool::start(tool, Way::Multi, args).finish();
+    assert!(run.status.success(), "{}", run.stderr);
+    run
+}
+
+#[test]
+fn the_records_of_every_tool_are_described() {
+    // A ring for seven events, and a program that makes thousands before anybody can read them.
+    let mut tool = Tool::start("mallocsnoop", Way::Multi, ["--buffer-size", "4K", "--stack", "--", "bash", "--version"]);
+    let attached = std::mem::take(&mut tool.attached);
+    let run = tool.finish();
+    assert_eq!(written([&attached, &run.summary].into_iter().chain(&run.lost)), described("Every tool"));
+}
+
+#[test]
+fn the_records_of_mallocsnoop_are_described() {
+    let each = run_of("mallocsnoop", &["--ret", "--free", "--stack", "--", "bash", "--version"]);
+    let sums = run_of("mallocsnoop", &["--summary", "--", "bash", "--version"]);
+    assert_eq!(written(each.rows.iter().chain(&sums.rows)), described("mallocsnoop"));
+}
+
+#[test]
+fn the_records_of_bashreadline_are_described() {
+    let mut shell = Shell::bash();
+    let mut tool = Tool::start("bashreadline", Way::Multi, ["-p", &shell.pid().to_string()]);
+    shell.enter(":");
+    tool.wait_rows(1);
+    tool.signal(Signal::SIGINT);
+    assert_eq!(written(&tool.finish().rows), described("bashreadline"));
+}
