@@ -157,7 +157,7 @@ impl<'a> Session<'a> {
             mut targets,
             mut command,
             follow,
-            symbolizer,
+            mut symbolizer,
             limits,
         } = parts;
         let signals = Signals::take()?;
@@ -170,8 +170,7 @@ impl<'a> Session<'a> {
         )?;
         epoll.add(signals.fd(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
         // Before the look at what is there, so that nothing can appear in between.
-        let watch = targets
-            .may_grow()
+        let watch = (targets.may_grow() || symbolizer.is_some())
             .then(Watch::start)
             .transpose()
             .or_else(|error| told(&error, limits))?;
@@ -181,6 +180,10 @@ impl<'a> Session<'a> {
         watch_reader(&epoll, io::stdout().as_fd());
 
         targets.attach_present()?;
+        if let Some(symbolizer) = &mut symbolizer {
+            // Now, as they may be gone when their first event is looked at. Of later ones the watch tells.
+            targets.processes().iter().for_each(|&pid| symbolizer.observe(pid));
+        }
         let started = Instant::now();
         let mut session = Self {
             ring,

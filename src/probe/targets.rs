@@ -140,6 +140,14 @@ impl<'a> Targets<'a> {
         self.settled.remove(&pid);
     }
 
+    /// The processes that were named.
+    pub fn processes(&self) -> &[u32] {
+        match &self.place {
+            Place::Processes(pids) => pids,
+            _ => &[],
+        }
+    }
+
     /// Takes the probes out.
     pub fn detach(&mut self) {
         close_all(self.attacher.take_links());
@@ -333,6 +341,13 @@ const MOST_KNOWN: usize = 1 << 16;
 
 fn identity(mapped: &Mapped) -> ((u32, u32), u64, u64) {
     (mapped.dev, mapped.inode, mapped.generation)
+}
+
+impl Drop for Targets<'_> {
+    /// Many at a time: one after the other they take seconds, and the descriptors' own drop would do so.
+    fn drop(&mut self) {
+        self.detach();
+    }
 }
 
 /// What a person may have meant.

@@ -58,7 +58,7 @@ pub struct Mapped {
 pub struct Watch {
     buffer: NonNull<sys_bpf::perf_buffer>,
     /// Where the callback puts what it reads. Owned; a raw pointer, because libbpf keeps it too.
-    changes: NonNull<Vec<Change>>,
+    changes: NonNull<Vec<(u64, Change)>>,
     _map: MapHandle,
 }
 
@@ -74,7 +74,7 @@ impl Watch {
         let cpus = libbpf_rs::num_possible_cpus().context("failed to count the CPUs")? as u32;
         let map = MapHandle::create(MapType::PerfEventArray, Some("ubpf_watch"), 4, 4, cpus, &opts)
             .context("failed to watch for new programs")?;
-        let changes = NonNull::from(Box::leak(Box::<Vec<Change>>::default()));
+        let changes = NonNull::from(Box::leak(Box::<Vec<(u64, Change)>>::default()));
         let mut attr = attributes();
         // SAFETY: the callback gets `changes` back, which lives as long as the buffer; the map is kept alive as well.
         let buffer = unsafe {
@@ -106,13 +106,15 @@ impl Watch {
         unsafe { BorrowedFd::borrow_raw(sys_bpf::perf_buffer__epoll_fd(self.buffer.as_ptr())) }
     }
 
-    /// What has happened since the last call, oldest first on each CPU.
+    /// What has happened since the last call, oldest first.
     pub fn changes(&mut self) -> Vec<Change> {
         // SAFETY: buffer and list are valid as long as `self`, and nobody else borrows the list while the callback runs.
-        unsafe {
+        let mut changes = unsafe {
             sys_bpf::perf_buffer__consume(self.buffer.as_ptr());
             std::mem::take(self.changes.as_mut())
-        }
+        };
+        changes.sort_by_key(|(time, _)| *time);
+        changes.into_iter().map(|(_, change)| change).collect()
     }
 }
 
@@ -130,6 +132,7 @@ impl Drop for Watch {
 fn attributes() -> sys_bpf::perf_event_attr {
     const PERF_TYPE_SOFTWARE: u32 = 1;
     const PERF_COUNT_SW_DUMMY: u64 = 9;
+    const PERF_SAMPLE_TIME: u64 = 1 << 2;
     // SAFETY: a structure of integers, for which all zeroes is the kernel's "nothing asked for".
     let mut attr: sys_bpf::perf_event_attr = unsafe { std::mem::zeroed() };
     attr.size = size_of::<sys_bpf::perf_event_attr>() as u32;
@@ -139,6 +142,9 @@ fn attributes() -> sys_bpf::perf_event_attr {
     attr.set_mmap2(1);
     attr.set_comm(1);
     attr.set_comm_exec(1);
+    // Records of several CPUs are put in order by it.
+    attr.sample_type = PERF_SAMPLE_TIME;
+    attr.set_sample_id_all(1);
     attr.set_task(1);
     attr.set_watermark(1);
     attr.__bindgen_anon_2.wakeup_watermark = 1;
@@ -154,7 +160,7 @@ unsafe extern "C" fn on_record(
     // SAFETY: libbpf hands over a whole record, whose size its header says, and the context of `Watch::start`.
     let (changes, kind, misc, bytes) = unsafe {
         let size = usize::from((*record).size);
-        let changes = &mut *context.cast::<Vec<Change>>();
+        let changes = &mut *context.cast::<Vec<(u64, Change)>>();
         (
             changes,
             (*record).type_,
@@ -162,11 +168,10 @@ unsafe extern "C" fn on_record(
             std::slice::from_raw_parts(record.cast::<u8>(), size),
         )
     };
-    changes.extend(decode(
-        kind,
-        misc,
-        &bytes[size_of::<sys_bpf::perf_event_header>().min(bytes.len())..],
-    ));
+    let body = &bytes[size_of::<sys_bpf::perf_event_header>().min(bytes.len())..];
+    // `sample_id_all` puts the time behind each record.
+    let time = body.last_chunk().map_or(0, |time| u64::from_ne_bytes(*time));
+    changes.extend(decode(kind, misc, body).map(|change| (time, change)));
     CONTINUE
 }
 

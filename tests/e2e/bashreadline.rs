@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{Ended, Owned, Run, TOOLS, Tool, Way, build, each_way, run_to_end, skip, wait_until};
-use crate::pty::{BASH_ARGUMENTS, Shell, Terminal};
+use crate::pty::{BASH_ARGUMENTS, Shell, Terminal, state_of};
 
 const TOOL: &str = "bashreadline";
 const NOTHING: [&str; 0] = [];
@@ -144,6 +144,7 @@ fn an_empty_line_is_a_row_and_keys_that_enter_nothing_are_none() {
     bash.enter("");
     bash.terminal.press(b": given up");
     bash.terminal.wait_for(": given up");
+    bash.terminal.wait_for_sleep();
     bash.press(b"\x03"); // Ctrl-C
     bash.enter(": entered");
     let status = bash.end_with(b"\x04"); // Ctrl-D
@@ -1088,11 +1089,7 @@ impl<'a> Halted<'a> {
     fn new(tool: &'a Tool) -> Self {
         tool.signal(Signal::SIGSTOP);
         wait_until("the tool to stand still", || {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", tool.pid())).expect("a process");
-            stat.rsplit(')')
-                .next()
-                .is_some_and(|rest| rest.starts_with(" T"))
-                .then_some(())
+            (state_of(tool.pid()) == 'T').then_some(())
         });
         Self(tool)
     }

@@ -50,7 +50,11 @@ impl Way {
             Way::Plain => (0, 0),
         };
         match kernel_version() < since {
-            true => skip(&format!("--attach {} is there since {since:?}, this is {:?}", self.name(), kernel_version())),
+            true => skip(&format!(
+                "--attach {} is there since {since:?}, this is {:?}",
+                self.name(),
+                kernel_version()
+            )),
             false => test(self),
         }
     }
@@ -84,7 +88,9 @@ pub(crate) use each_way;
 /// Major and minor number of the running kernel.
 pub fn kernel_version() -> (u32, u32) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
@@ -132,15 +138,23 @@ impl Tool {
             first => {
                 tool.seen.extend(first);
                 let run = tool.finish();
-                panic!("the tool did not attach: {:?} {}\n{:?}", run.status, run.stderr, run.rows);
+                panic!(
+                    "the tool did not attach: {:?} {}\n{:?}",
+                    run.status, run.stderr, run.rows
+                );
             }
         }
         tool
     }
 
     fn spawn(mut command: Command) -> Tool {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdout = child.stdout.take().expect("a pipe");
         let stderr = child.stderr.take().expect("a pipe");
         let (send, records) = channel();
@@ -154,7 +168,13 @@ impl Tool {
             }
         });
         let stderr = Some(thread::spawn(move || read_all(stderr)));
-        Tool { child: Owned(child), records, stderr, attached: Value::Null, seen: Vec::new() }
+        Tool {
+            child: Owned(child),
+            records,
+            stderr,
+            attached: Value::Null,
+            seen: Vec::new(),
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -176,7 +196,9 @@ impl Tool {
     /// Reads until a record is `wanted`, and returns it.
     pub fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
-            let Some(record) = self.next() else { panic!("the run ended before that: {:?}", self.seen) };
+            let Some(record) = self.next() else {
+                panic!("the run ended before that: {:?}", self.seen)
+            };
             self.seen.push(record.clone());
             if wanted(&record) {
                 return record;
@@ -216,8 +238,18 @@ impl Tool {
             records.push(record);
         }
         let status = self.child.wait();
-        let stderr = self.stderr.take().map(|thread| thread.join().expect("stderr")).unwrap_or_default();
-        let of = |kind: &str| records.iter().filter(|record| record["type"] == kind).cloned().collect::<Vec<_>>();
+        let stderr = self
+            .stderr
+            .take()
+            .map(|thread| thread.join().expect("stderr"))
+            .unwrap_or_default();
+        let of = |kind: &str| {
+            records
+                .iter()
+                .filter(|record| record["type"] == kind)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
         Run {
             lost: of("lost"),
             summary: of("summary").pop().unwrap_or_default(),
@@ -236,7 +268,10 @@ pub fn tool_command<S: AsRef<OsStr>>(tool: &str, way: Way, args: impl IntoIterat
 }
 
 fn is_row(record: &Value) -> bool {
-    record.is_object() && !["attached", "lost", "summary"].iter().any(|kind| record["type"] == *kind)
+    record.is_object()
+        && !["attached", "lost", "summary"]
+            .iter()
+            .any(|kind| record["type"] == *kind)
 }
 
 impl Run {
@@ -266,13 +301,27 @@ pub struct Ended {
 
 /// Runs a command to its end, which must come by itself before the deadline.
 pub fn run_to_end(command: &mut Command) -> Ended {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = Owned(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = Owned(
+        command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}")),
+    );
     let stdout = child.0.stdout.take().expect("a pipe");
     let stderr = child.0.stderr.take().expect("a pipe");
-    let (stdout, stderr) = (thread::spawn(move || read_all(stdout)), thread::spawn(move || read_all(stderr)));
+    let (stdout, stderr) = (
+        thread::spawn(move || read_all(stdout)),
+        thread::spawn(move || read_all(stderr)),
+    );
     let status = child.wait();
-    Ended { stdout: stdout.join().expect("stdout"), stderr: stderr.join().expect("stderr"), status }
+    Ended {
+        stdout: stdout.join().expect("stdout"),
+        stderr: stderr.join().expect("stderr"),
+        status,
+    }
 }
 
 fn read_all(mut pipe: impl Read) -> String {
@@ -292,7 +341,9 @@ impl Owned {
 
     /// Its status; a panic at the deadline.
     pub fn wait(&mut self) -> ExitStatus {
-        wait_until(&format!("the end of pid {}", self.0.id()), || self.0.try_wait().expect("failed to wait"))
+        wait_until(&format!("the end of pid {}", self.0.id()), || {
+            self.0.try_wait().expect("failed to wait")
+        })
     }
 }
 
@@ -334,7 +385,9 @@ impl Target {
     /// Starts a program that reads orders. It has begun to work when this returns.
     pub fn start(mut command: Command) -> Target {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdout = child.stdout.take().expect("a pipe");
         let (send, lines) = channel();
         thread::spawn(move || {
@@ -345,7 +398,11 @@ impl Target {
             }
         });
         let input = child.stdin.take();
-        let mut target = Target { child: Owned(child), input, lines };
+        let mut target = Target {
+            child: Owned(child),
+            input,
+            lines,
+        };
         target.ask("spin 0");
         target
     }
@@ -368,13 +425,22 @@ impl Target {
     pub fn answer(&mut self) -> Vec<Worker> {
         let mut workers = Vec::new();
         loop {
-            let line = self.lines.recv_timeout(DEADLINE).expect("no answer of the target");
+            let line = self
+                .lines
+                .recv_timeout(DEADLINE)
+                .expect("no answer of the target");
             if line == "." {
                 return workers;
             }
             let mut words = line.split(' ').map(str::to_owned);
-            let tid = words.next().and_then(|tid| tid.parse().ok()).unwrap_or_else(|| panic!("answer {line:?}"));
-            workers.push(Worker { tid, addresses: words.collect() });
+            let tid = words
+                .next()
+                .and_then(|tid| tid.parse().ok())
+                .unwrap_or_else(|| panic!("answer {line:?}"));
+            workers.push(Worker {
+                tid,
+                addresses: words.collect(),
+            });
         }
     }
 
@@ -398,7 +464,9 @@ pub fn build_dir() -> &'static Path {
 
 /// A file of tests/targets.
 pub fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/targets")
+        .join(name)
 }
 
 /// Builds `tests/targets/SOURCE` into a file called `name`, once in this run of the tests.
@@ -411,8 +479,18 @@ pub fn build(compiler: &str, source_name: &str, name: &str, flags: &[&str]) -> P
             let folder = build_dir().join(std::process::id().to_string());
             fs::create_dir_all(&folder).expect("a folder to build in");
             let (fresh, place) = (folder.join(name), build_dir().join(name));
-            let compiled = run_to_end(Command::new(compiler).args(flags).arg(source(source_name)).arg("-o").arg(&fresh));
-            assert!(compiled.status.success(), "{compiler} {source_name}: {}", compiled.stderr);
+            let compiled = run_to_end(
+                Command::new(compiler)
+                    .args(flags)
+                    .arg(source(source_name))
+                    .arg("-o")
+                    .arg(&fresh),
+            );
+            assert!(
+                compiled.status.success(),
+                "{compiler} {source_name}: {}",
+                compiled.stderr
+            );
             // Another run of the tests may use the old file.
             fs::rename(&fresh, &place).expect("failed to rename");
             let _ = fs::remove_dir(&folder);

@@ -1,7 +1,7 @@
 //! A program on a pseudo-terminal of its own, driven as a person would: type, read, wait for what must appear.
 
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -92,6 +92,14 @@ impl Terminal {
         }
     }
 
+    /// Waits until the program sleeps. A Ctrl-C just before that would do nothing until the next key: readline looks
+    /// for signals, and then sleeps.
+    pub fn wait_for_sleep(&mut self) {
+        wait_until("the program to sleep", || {
+            (state_of(self.pid()) == 'S').then_some(())
+        });
+    }
+
     /// Waits until the program has ended by itself.
     pub fn wait_for_end(&mut self) -> ExitStatus {
         wait_until(&format!("the end of pid {}", self.pid()), || {
@@ -132,6 +140,13 @@ impl Terminal {
             Err(_) => false, // nothing yet, or EIO after the end
         }
     }
+}
+
+/// The state of a process, as ps shows it.
+pub fn state_of(pid: u32) -> char {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state.expect("a state")
 }
 
 /// A program on a terminal that numbers its prompts, so that each can be told from a redrawn one.
@@ -237,7 +252,21 @@ fn open_pty() -> io::Result<(File, OwnedFd, u32)> {
         let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
         OwnedFd::from_raw_fd(checked(libc::ioctl(fd, libc::TIOCGPTPEER, flags))?)
     };
+    keep_output_at_interrupt(&theirs)?;
     Ok((ours, theirs, number))
+}
+
+/// Ctrl-C would throw away what the program wrote in answer to it, if it was quick.
+fn keep_output_at_interrupt(terminal: &OwnedFd) -> io::Result<()> {
+    let fd = terminal.as_raw_fd();
+    // SAFETY: a structure of integers, for which all zeroes is a value, and which outlives both calls.
+    unsafe {
+        let mut settings: libc::termios = std::mem::zeroed();
+        checked(libc::tcgetattr(fd, &raw mut settings))?;
+        settings.c_lflag |= libc::NOFLSH;
+        checked(libc::tcsetattr(fd, libc::TCSANOW, &raw const settings))?;
+    }
+    Ok(())
 }
 
 /// Makes standard input the terminal that controls this process.

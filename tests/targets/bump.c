@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* An allocator that counts how often it is called, whoever calls it. Nothing is ever given back. */
+/*
+ * An allocator that counts how often it is called, whoever calls it. Nothing is ever given back. Its calls are nested
+ * in the ways that are hard to tell apart: malloc calls itself for some sizes, and valloc jumps to malloc.
+ */
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -12,6 +15,17 @@ static unsigned long calls;
 unsigned long bump_calls(void)
 {
 	return __atomic_load_n(&calls, __ATOMIC_RELAXED);
+}
+
+#ifdef BEGIN_WITH_LOCK
+#define COUNT __attribute__((always_inline)) inline /* functions begin with an instruction that no kernel can probe */
+#else
+#define COUNT __attribute__((noinline))
+#endif
+
+static COUNT void count(void)
+{
+	__atomic_fetch_add(&calls, 1, __ATOMIC_RELAXED);
 }
 
 /* The size stands before the block, for realloc. */
@@ -29,15 +43,26 @@ static void *take(size_t align, size_t size)
 	return block;
 }
 
-static void count(void)
-{
-	__atomic_fetch_add(&calls, 1, __ATOMIC_RELAXED);
-}
+/* Deeper with each size above the first, up to the last. */
+#define FLAT_BYTES 7001
+#define DEEPEST_BYTES 7004
+#define BYTES_A_LEVEL 16
+
+void *malloc(size_t size);
+static void *(*volatile again)(size_t) = malloc; /* or the compiler makes loops of them */
 
 void *malloc(size_t size)
 {
 	count();
+	if (size > FLAT_BYTES && size <= DEEPEST_BYTES)
+		return (char *)again(size - 1) + BYTES_A_LEVEL;
 	return take(16, size);
+}
+
+void *valloc(size_t size)
+{
+	count();
+	return again(size); /* a jump, as nothing is left to do here */
 }
 
 void *calloc(size_t number, size_t size)
@@ -48,9 +73,10 @@ void *calloc(size_t number, size_t size)
 
 void *realloc(void *old, size_t size)
 {
-	void *block = take(16, size);
+	void *block;
 
 	count();
+	block = take(16, size);
 	if (block && old) {
 		size_t kept = ((size_t *)old)[-1];
 

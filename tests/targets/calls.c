@@ -8,7 +8,7 @@
  *   fork ORDER          a child does it
  *   exec ORDER          a child that runs this program anew does it
  *   name COMM, setuid UID, spin MILLION, exit STATUS, raise SIGNAL
- *   total               how often the allocator was called, when it is bump.c
+ *   total               says on stderr how often the allocator was called, when it is bump.c
  *   where               the address of malloc
  */
 #define _GNU_SOURCE
@@ -48,9 +48,9 @@ static void *allocate(const char *call, const unsigned long *arg)
 	if (!strcmp(call, "calloc"))
 		return calloc(arg[0], arg[1]);
 	if (!strcmp(call, "realloc"))
-		return realloc(NULL, arg[0]);
+		return realloc(malloc(1), arg[0]);
 	if (!strcmp(call, "reallocarray"))
-		return reallocarray(NULL, arg[0], arg[1]);
+		return reallocarray(malloc(1), arg[0], arg[1]);
 	if (!strcmp(call, "posix_memalign"))
 		return posix_memalign(&block, arg[0], arg[1]) ? NULL : block;
 	if (!strcmp(call, "aligned_alloc"))
@@ -159,7 +159,7 @@ static void obey(char *order)
 	else if (sscanf(order, "raise %u", &number) == 1)
 		raise(number);
 	else if (!strcmp(order, "total"))
-		snprintf(line, sizeof(line), "%ld %#lx\n", (long)getpid(), bump_calls ? bump_calls() : 0);
+		dprintf(2, "%lu calls\n", bump_calls ? bump_calls() : 0);
 	else if (!strcmp(order, "where"))
 		snprintf(line, sizeof(line), "%ld %#lx\n", (long)getpid(), (unsigned long)malloc);
 	else

@@ -1,0 +1,219 @@
+//! Bad input: one clear line, the right status, and no harm done.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+
+use super::*;
+use crate::harness::{Ended, TOOLS, build_dir, run_to_end, skip, tool_command};
+
+/// Runs the tool, which must refuse with this status and say each of these things.
+#[track_caller]
+fn refused(args: &[&str], status: i32, said: &[&str]) -> Ended {
+    refused_as(&mut tool_command("mallocsnoop", Way::Plain, args), status, said)
+}
+
+#[track_caller]
+fn refused_as(command: &mut Command, status: i32, said: &[&str]) -> Ended {
+    let ended = run_to_end(command);
+    assert_eq!(ended.status.code(), Some(status), "{}", ended.stderr);
+    assert!(
+        said.iter().all(|words| ended.stderr.contains(words)),
+        "{said:?} not in: {}",
+        ended.stderr
+    );
+    assert!(ended.stderr.starts_with("error: "), "{}", ended.stderr);
+    assert!(
+        ended.stderr.lines().count() <= 2,
+        "more than a line and a hint: {}",
+        ended.stderr
+    );
+    assert!(ended.stdout.is_empty(), "{}", ended.stdout);
+    ended
+}
+
+#[test]
+fn a_process_that_does_not_exist_is_named() {
+    refused(&["-p", "4194304"], 1, &["4194304", "no such process"]);
+}
+
+#[test]
+fn a_kernel_thread_has_no_allocator() {
+    if !fs::read_to_string("/proc/2/comm").is_ok_and(|comm| comm == "kthreadd\n") {
+        return skip("pid 2 is no kernel thread here");
+    }
+    refused(&["-p", "2"], 1, &["pid 2", "kernel thread"]);
+}
+
+#[test]
+fn a_file_that_is_no_elf_file_is_refused() {
+    refused(&["-l", "/etc/passwd"], 1, &["/etc/passwd", "ELF"]);
+    refused(&["-l", "/no/such/file"], 1, &["/no/such/file"]);
+    refused(&["-l", "/proc"], 1, &["/proc"]);
+}
+
+#[test]
+fn broken_elf_files_are_refused() {
+    let whole = fs::read(bump_library()).expect("the library");
+    let broken = build_dir().join(unique("libbroken"));
+    let path = broken.to_str().expect("a path in UTF-8");
+    for kept in [4, 16, 63, 64, 100, 1000, 4096] {
+        fs::write(&broken, &whole[..kept.min(whole.len())]).expect("failed to write");
+        refused(&["-l", path], 1, &[path]);
+    }
+    // Offsets and counts of the header that lead out of the file.
+    for (start, end) in [(32, 40), (40, 48), (54, 64)] {
+        let mut hostile = whole.clone();
+        hostile[start..end].fill(0xff);
+        fs::write(&broken, &hostile).expect("failed to write");
+        let ended = run_to_end(&mut tool_command(
+            "mallocsnoop",
+            Way::Plain,
+            ["-l", path, "-d", "10ms"],
+        ));
+        assert!(
+            matches!(ended.status.code(), Some(0 | 1)),
+            "bytes {start}..{end}: {:?} {}",
+            ended.status,
+            ended.stderr
+        );
+    }
+    fs::remove_file(&broken).expect("failed to remove");
+}
+
+#[test]
+fn a_library_without_the_function_is_named_with_what_is_near() {
+    let library = bump_library();
+    let path = library.to_str().expect("a path in UTF-8");
+    refused(
+        &["-l", path, "--calls", "memalign"],
+        1,
+        &["memalign", path, "posix_memalign"],
+    );
+}
+
+#[test]
+fn a_function_that_no_kernel_can_probe_is_left_out_and_told() {
+    if !cfg!(target_arch = "x86_64") {
+        return skip("which instructions those are is known for x86-64 only");
+    }
+    let library = build(
+        "cc",
+        "bump.c",
+        "libbump-locked.so",
+        &[&BUMP_FLAGS[..], &["-DBEGIN_WITH_LOCK"]].concat(),
+    );
+    let mut command = Command::new(calls_program());
+    command.env("LD_PRELOAD", library);
+    let mut target = Target::start(command);
+    let tool = trace_pid(Way::Plain, &target, &[]);
+    target.ask("malloc 97 4099");
+    target.ask("realloc 89 4111");
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!(
+        (count(&run, 4099), count(&run, 4111)),
+        (0, 89),
+        "which instructions the functions begin with has changed"
+    );
+    assert!(run.stderr.contains("the kernel cannot probe"), "{}", run.stderr);
+}
+
+#[test]
+fn a_number_that_is_none_is_a_usage_error() {
+    refused(&["--min-size", "1Q"], 2, &["1Q", "hint: "]);
+    refused(&["-p", "0"], 2, &["-p"]);
+    refused(&["-p", "12x"], 2, &["12x"]);
+    refused(&["-d", "1y"], 2, &["1y"]);
+    refused(&["--calls", "mallocate"], 2, &["mallocate"]);
+}
+
+#[test]
+fn an_unknown_user_group_or_container_is_named() {
+    for option in ["-u", "--cgroup", "--container"] {
+        let ended = run_to_end(&mut tool_command(
+            "mallocsnoop",
+            Way::Plain,
+            [option, "no-such-thing"],
+        ));
+        assert!(
+            matches!(ended.status.code(), Some(1 | 2)),
+            "{option}: {}",
+            ended.stderr
+        );
+        assert!(
+            ended.stderr.starts_with("error: ") && ended.stderr.contains("no-such-thing"),
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn without_root_the_status_says_so() {
+    // Nobody may look into the folder of the build.
+    let copy = std::env::temp_dir().join(unique("ubpf-tools-e2e"));
+    fs::copy(TOOLS, &copy).expect("a copy");
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("permissions");
+    let mut command = Command::new(&copy);
+    command.args(["mallocsnoop", "-p", "1"]).uid(65534).gid(65534);
+    let ended = run_to_end(&mut command);
+    fs::remove_file(&copy).expect("failed to remove");
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("hint: ") && ended.stderr.contains("root"),
+        "{}",
+        ended.stderr
+    );
+}
+
+/// The tool in a mount namespace of its own, in which `hide` has been done.
+fn where_hidden(hide: &str, way: Way, args: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        &format!("{hide} && exec \"$@\""),
+        "sh",
+    ]);
+    let tool = tool_command("mallocsnoop", way, args);
+    command.arg(tool.get_program()).args(tool.get_args());
+    command
+}
+
+#[test]
+fn without_btf_only_follow_is_refused() {
+    let hide = "mount --bind /dev/null /sys/kernel/btf/vmlinux";
+    let program = calls_program();
+    let program = program.to_str().expect("a path in UTF-8");
+    refused_as(
+        &mut where_hidden(hide, Way::Plain, &["--follow", "--", program]),
+        3,
+        &["--follow", "BTF"],
+    );
+    let run = Tool::start_as(where_hidden(hide, Way::Plain, &["--", program, "malloc 97 4099"])).finish();
+    run.assert_clean();
+    assert_eq!(count(&run, BLOCK), 97);
+}
+
+#[test]
+fn without_perf_uprobes_the_other_way_still_works() {
+    let hide = "mount -t tmpfs none /sys/bus/event_source/devices/uprobe";
+    for way in [Way::Single, Way::Plain] {
+        refused_as(
+            &mut where_hidden(hide, way, &["-p", "1"]),
+            3,
+            &["/sys/bus/event_source/devices/uprobe"],
+        );
+    }
+    Way::Multi.run(|way| {
+        let program = calls_program();
+        let args = ["--", program.to_str().expect("a path in UTF-8"), "malloc 97 4099"];
+        let run = Tool::start_as(where_hidden(hide, way, &args)).finish();
+        run.assert_clean();
+        assert_eq!(count(&run, BLOCK), 97);
+    });
+}

@@ -1,0 +1,182 @@
+//! Where the rows go, and what happens when they cannot go there.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{ChildStdout, Stdio};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::harness::{Owned, TOOLS, build_dir, each_way, run_to_end, tool_command, wait_until};
+
+each_way! {
+    rows_go_to_a_file
+    a_reader_that_has_seen_enough_ends_the_run
+    a_reader_that_leaves_ends_a_run_without_events
+}
+
+#[test]
+fn the_formats_show_the_same_calls() {
+    let program = calls_program();
+    let run = |format: &str| {
+        let mut command = Command::new(TOOLS);
+        command.args([
+            "mallocsnoop",
+            "--format",
+            format,
+            "--min-size",
+            "4099",
+            "--max-size",
+            "4099",
+            "--",
+        ]);
+        // The answer to the order would stand between the rows.
+        let ended = run_to_end(
+            command
+                .args(["sh", "-c", "exec \"$0\" 'malloc 97 4099' >&2"])
+                .arg(&program),
+        );
+        assert!(ended.status.success(), "{}", ended.stderr);
+        ended.stdout
+    };
+    let text = run("text");
+    let mut lines = text.lines();
+    assert_eq!(
+        lines.next().map(|line| line.split_whitespace().collect()),
+        Some(vec!["TIME", "PID", "COMM", "CALL", "SIZE"])
+    );
+    let row: Vec<&str> = text.lines().last().expect("a row").split_whitespace().collect();
+    assert_eq!(row[2..], ["calls", "malloc", "4099"]);
+    assert!(text.lines().all(|line| line.len() < 80), "{text}");
+    let csv = run("csv");
+    assert_eq!(csv.lines().next(), Some("time,pid,tid,uid,comm,call,size_bytes"));
+    assert_eq!((text.lines().count(), csv.lines().count()), (98, 98));
+    assert!(
+        csv.lines()
+            .skip(1)
+            .all(|line| line.ends_with(",0,calls,malloc,4099")),
+        "{csv}"
+    );
+}
+
+fn rows_go_to_a_file(way: Way) {
+    let file = build_dir().join(unique("rows"));
+    let program = calls_program();
+    let path = file.to_str().expect("a path in UTF-8");
+    let args = [
+        "-o",
+        path,
+        "--",
+        program.to_str().expect("a path in UTF-8"),
+        "malloc 97 4099",
+    ];
+    let ended = run_to_end(&mut tool_command("mallocsnoop", way, args));
+    assert!(ended.status.success(), "{}", ended.stderr);
+    assert_eq!(
+        ended.stdout.lines().count(),
+        1,
+        "the command's answer and nothing else: {}",
+        ended.stdout
+    );
+    let rows = fs::read_to_string(&file).expect("the rows");
+    fs::remove_file(&file).expect("failed to remove");
+    let records: Vec<Value> = rows
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(
+        (&records[0]["type"], &records[records.len() - 1]["type"]),
+        (&"attached".into(), &"summary".into())
+    );
+    assert_eq!(
+        records
+            .iter()
+            .filter(|record| record["size_bytes"] == BLOCK)
+            .count(),
+        97
+    );
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    for format in ["json", "text", "csv"] {
+        let mut command = Command::new(TOOLS);
+        command
+            .args(["mallocsnoop", "--format", format, "-o", "/dev/full", "--"])
+            .arg(calls_program());
+        let ended = run_to_end(command.arg("malloc 97 4099"));
+        assert_eq!(ended.status.code(), Some(1), "{format}: {}", ended.stderr);
+        assert!(
+            ended.stderr.contains("No space left on device"),
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_made_is_named() {
+    let ended = run_to_end(&mut tool_command(
+        "mallocsnoop",
+        Way::Plain,
+        ["-o", "/no/such/folder/file"],
+    ));
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.stderr.contains("/no/such/folder/file"), "{}", ended.stderr);
+}
+
+/// A run whose reader the test can drop.
+fn read_by_hand(way: Way, args: &[&str]) -> (Owned, BufReader<ChildStdout>) {
+    let mut command = tool_command("mallocsnoop", way, args);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a child");
+    let stdout = child.stdout.take().expect("a pipe");
+    let mut reader = BufReader::new(stdout);
+    let mut first = String::new();
+    reader.read_line(&mut first).expect("a line");
+    assert!(first.contains("attached"), "{first}");
+    (Owned(child), reader)
+}
+
+/// Status 0 soon: far below the bound on a machine that is not busy.
+#[track_caller]
+fn assert_ends_soon(mut tool: Owned) {
+    let left = Instant::now();
+    let status = wait_until("the end of the tool", || {
+        tool.0.try_wait().expect("failed to wait")
+    });
+    let _ = writeln!(
+        std::io::stderr(),
+        "ended {:?} after its reader had left",
+        left.elapsed()
+    );
+    assert!(
+        status.success() && left.elapsed() < Duration::from_secs(3),
+        "{status:?} after {:?}",
+        left.elapsed()
+    );
+}
+
+fn a_reader_that_has_seen_enough_ends_the_run(way: Way) {
+    let mut target = target();
+    let pid = target.pid().to_string();
+    let (tool, mut reader) = read_by_hand(way, &["-p", &pid]);
+    target.ask("malloc 97 4099");
+    for _ in 0..3 {
+        reader.read_line(&mut String::new()).expect("a line");
+    }
+    drop(reader);
+    target.ask("malloc 89 4099");
+    assert_ends_soon(tool);
+    assert_eq!(target.ask("malloc 83 4099")[0].addresses.len(), 83);
+}
+
+fn a_reader_that_leaves_ends_a_run_without_events(way: Way) {
+    let target = target();
+    let (tool, reader) = read_by_hand(way, &["-p", &target.pid().to_string()]);
+    drop(reader);
+    assert_ends_soon(tool);
+}

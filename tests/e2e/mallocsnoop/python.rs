@@ -1,0 +1,137 @@
+//! What the well-known one-liner shows of a Python program, this tool shows too.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::mpsc::channel;
+use std::{fs, thread};
+
+use super::*;
+use crate::harness::{DEADLINE, Owned, build_dir, each_way, run_to_end, skip};
+
+each_way! {
+    big_blocks_of_python_are_counted
+}
+
+/// Obeys "bytes SIZE COUNT", and answers like tests/targets/calls.c.
+const SCRIPT: &str = "
+import sys
+for line in sys.stdin:
+    words = line.split()
+    if words[0] == 'bytes':
+        for _ in range(int(words[2])):
+            bytearray(int(words[1]))
+    print('.', flush=True)
+";
+
+/// Python under a name of its own, so that other programs in Python are not seen. None without Python.
+fn python() -> Option<(Target, String)> {
+    let found =
+        run_to_end(Command::new("sh").args(["-c", "ls /usr/bin/python3 || command -v python3"])).stdout;
+    let Some(path) = found.lines().next() else {
+        skip("there is no python3");
+        return None;
+    };
+    let name = unique("py");
+    let link = build_dir().join(&name);
+    std::os::unix::fs::symlink(path, &link).expect("a link");
+    let mut command = Command::new(&link);
+    command.args(["-c", SCRIPT]);
+    let target = Target::start(command);
+    fs::remove_file(&link).expect("the link");
+    Some((target, name))
+}
+
+fn big_blocks_of_python_are_counted(way: Way) {
+    let Some((mut target, name)) = python() else {
+        return;
+    };
+    let tool = trace(way, &["--comm", &name, "--min-size", "1M"]);
+    target.ask("bytes 1000003 31");
+    target.ask("bytes 3000017 97");
+    let run = tool.stop();
+    run.assert_clean();
+    // A byte more: Python keeps a NUL behind the bytes.
+    assert_eq!((count(&run, 3_000_018), run.rows.len()), (97, 97));
+}
+
+#[test]
+fn the_one_liner_of_bpftrace_shows_the_same() {
+    if run_to_end(Command::new("sh").args(["-c", "command -v bpftrace"]))
+        .stdout
+        .is_empty()
+    {
+        return skip("bpftrace is not installed");
+    }
+    let Some((mut target, name)) = python() else {
+        return;
+    };
+    let script = format!(
+        r#"uprobe:libc:malloc /comm == "{name}"/ {{ if (arg0 > 1048576) {{ printf("%-6d%10d\n", pid, arg0); }} }}"#
+    );
+    let mut other = Command::new("bpftrace");
+    other
+        .args(["-B", "line", "-e", &script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut other = Owned(other.spawn().expect("bpftrace"));
+    let stdout = other.0.stdout.take().expect("a pipe");
+    let (send, lines) = channel();
+    thread::spawn(move || {
+        BufReader::new(stdout)
+            .lines()
+            .map_while(Result::ok)
+            .for_each(|line| _ = send.send(line));
+    });
+    let mut tool = trace(
+        Way::Plain,
+        &["--comm", &name, "--min-size", "1048577", "--calls", "malloc"],
+    );
+    // Bpftrace does not say when it is ready, so it is asked until it answers.
+    let marker = 1_200_007;
+    let is_marker = |line: &str| line.ends_with(&(marker + 1).to_string());
+    let start = std::time::Instant::now();
+    loop {
+        assert!(start.elapsed() < DEADLINE, "bpftrace shows nothing");
+        target.ask(&format!("bytes {marker} 1"));
+        if lines
+            .recv_timeout(std::time::Duration::from_millis(200))
+            .is_ok_and(|line| is_marker(&line))
+        {
+            break;
+        }
+    }
+    for (bytes, times) in [
+        (1_048_574, 3),
+        (1_048_575, 3),
+        (1_048_576, 3),
+        (5_000_011, 97),
+        (70_000_027, 2),
+    ] {
+        target.ask(&format!("bytes {bytes} {times}"));
+    }
+    let last = 1_300_021;
+    target.ask(&format!("bytes {last} 1"));
+    tool.wait_for(|row| row["size_bytes"] == last + 1);
+    let mut theirs = Vec::new();
+    loop {
+        let line = lines.recv_timeout(DEADLINE).expect("a line of bpftrace");
+        if line.ends_with(&(last + 1).to_string()) {
+            break;
+        }
+        if !line.is_empty() && !is_marker(&line) {
+            theirs.push(line);
+        }
+    }
+    let run = tool.stop();
+    run.assert_clean();
+    let number = |row: &Value, key: &str| row[key].as_u64().unwrap_or(0);
+    let shown = |row: &Value| format!("{:<6}{:>10}", number(row, "pid"), number(row, "size_bytes"));
+    let ours: Vec<String> = run
+        .rows
+        .iter()
+        .map(shown)
+        .filter(|line| !is_marker(line))
+        .collect();
+    assert_eq!(ours[..ours.len() - 1], theirs);
+    assert!(theirs.len() >= 97 + 2);
+}

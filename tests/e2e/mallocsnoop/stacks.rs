@@ -1,0 +1,178 @@
+//! `--stack`: names, the direct caller first, and no half stack passed off as a whole one.
+
+use std::fs;
+
+use super::*;
+use crate::harness::{build_dir, each_way, run_to_end, skip};
+
+use nix::sys::signal::Signal;
+
+each_way! {
+    a_cpp_stack_is_demangled_and_begins_with_the_direct_caller
+    a_rust_stack_is_demangled_and_begins_with_the_direct_caller
+    the_stack_of_a_process_that_is_gone_has_names
+    the_stack_of_a_process_that_came_and_went_has_names
+    a_stack_that_is_cut_says_so
+}
+
+/// From the direct caller of malloc outwards, see tests/targets/stack.cc.
+const CPP: [&str; 5] = [
+    "void* shop::Basket::pick<unsigned long>(unsigned long)+",
+    "shop::Basket::fill(unsigned long)+",
+    "shop::visit(unsigned long)+",
+    "main+",
+    "__libc_start_call_main+",
+];
+const CUT: &str = "[cut: a function without frame pointer]";
+/// Stacks are read at the entry, or at the return with `--ret`: two different matters to the kernel.
+const MOMENTS: [&[&str]; 2] = [&["--stack"], &["--stack", "--ret"]];
+
+fn cpp_program() -> PathBuf {
+    build(
+        "c++",
+        "stack.cc",
+        "stack",
+        &["-O1", "-Wall", "-Wextra", "-Werror", "-fno-omit-frame-pointer"],
+    )
+}
+
+fn cpp_target() -> Target {
+    Target::start(Command::new(cpp_program()))
+}
+
+fn stack(row: &Value) -> Vec<&str> {
+    let lines = row["stack"]
+        .as_array()
+        .unwrap_or_else(|| panic!("no stack: {row}"));
+    lines.iter().filter_map(Value::as_str).collect()
+}
+
+#[track_caller]
+fn assert_begins(stack: &[&str], expected: &[&str]) {
+    let same = stack.len() >= expected.len()
+        && expected
+            .iter()
+            .zip(stack)
+            .all(|(start, line)| line.starts_with(start));
+    assert!(same, "{stack:#?}\ndo not begin with {expected:#?}");
+}
+
+fn a_cpp_stack_is_demangled_and_begins_with_the_direct_caller(way: Way) {
+    for moment in MOMENTS {
+        let mut target = cpp_target();
+        let tool = trace_pid(way, &target, moment);
+        target.ask("go 97 4099");
+        let run = tool.stop();
+        run.assert_clean();
+        let rows = run.with("size_bytes", BLOCK);
+        assert_eq!(rows.len(), 97, "{moment:?}");
+        for row in rows {
+            assert_begins(&stack(row), &CPP);
+            assert!(!stack(row).contains(&CUT), "{row:#}");
+        }
+    }
+}
+
+fn a_rust_stack_is_demangled_and_begins_with_the_direct_caller(way: Way) {
+    if run_to_end(Command::new("sh").args(["-c", "command -v rustc"]))
+        .stdout
+        .is_empty()
+    {
+        return skip("there is no rustc in PATH");
+    }
+    let flags = ["--edition=2024", "-g", "-Cforce-frame-pointers=yes", "-Dwarnings"];
+    let program = build("rustc", "stack.rs", "stack-rust", &flags);
+    for moment in MOMENTS {
+        let mut target = Target::start(Command::new(&program));
+        let tool = trace_pid(way, &target, moment);
+        target.ask("4099");
+        let run = tool.stop();
+        run.assert_clean();
+        let rows = run.with("size_bytes", BLOCK);
+        assert_eq!(rows.len(), 1, "{moment:?}");
+        let lines = stack(rows[0]);
+        assert!(
+            lines[0].contains("alloc::"),
+            "the direct caller is missing: {lines:#?}"
+        );
+        let ours: Vec<&str> = lines
+            .iter()
+            .filter(|line| line.contains("stack::"))
+            .copied()
+            .collect();
+        assert_begins(
+            &ours,
+            &[
+                "stack::orchard::leaf+",
+                "stack::orchard::Tree<T>::grow+",
+                "stack::main+",
+            ],
+        );
+        assert!(
+            lines.iter().any(|line| line.starts_with("main+")) && !lines.contains(&CUT),
+            "{lines:#?}"
+        );
+    }
+}
+
+fn the_stack_of_a_process_that_is_gone_has_names(way: Way) {
+    for moment in MOMENTS {
+        let mut target = cpp_target();
+        let tool = trace_pid(way, &target, moment);
+        // The tool gets to look at the events only when there is no process any more.
+        tool.signal(Signal::SIGSTOP);
+        target.ask("go 31 4099");
+        assert!(target.end().success());
+        tool.signal(Signal::SIGCONT);
+        let run = tool.stop();
+        run.assert_clean();
+        let rows = run.with("size_bytes", BLOCK);
+        assert_eq!(rows.len(), 31, "{moment:?}");
+        rows.iter().for_each(|row| assert_begins(&stack(row), &CPP));
+    }
+}
+
+fn the_stack_of_a_process_that_came_and_went_has_names(way: Way) {
+    for moment in MOMENTS {
+        // Its file is in no other process, so its name is not known from there.
+        let name = unique("e2e");
+        let program = build_dir().join(&name);
+        fs::copy(cpp_program(), &program).expect("a copy");
+        let tool = trace(
+            way,
+            &[
+                moment,
+                &["--comm", &name, "--min-size", "4099", "--max-size", "4099"],
+            ]
+            .concat(),
+        );
+        tool.signal(Signal::SIGSTOP);
+        let mut target = Target::start(Command::new(&program));
+        target.ask("go 31 4099");
+        assert!(target.end().success());
+        tool.signal(Signal::SIGCONT);
+        let run = tool.stop();
+        fs::remove_file(&program).expect("failed to remove");
+        run.assert_clean();
+        assert_eq!(run.rows.len(), 31, "{moment:?}");
+        run.rows.iter().for_each(|row| assert_begins(&stack(row), &CPP));
+    }
+}
+
+fn a_stack_that_is_cut_says_so(way: Way) {
+    if !cfg!(target_arch = "x86_64") {
+        return skip("tests/targets/stack.cc has a function without frame pointer for x86-64 only");
+    }
+    for moment in MOMENTS {
+        let mut target = cpp_target();
+        let tool = trace_pid(way, &target, moment);
+        target.ask("cut 4099");
+        let run = tool.stop();
+        run.assert_clean();
+        let rows = run.with("size_bytes", BLOCK);
+        assert_eq!(rows.len(), 1, "{moment:?}");
+        let lines = stack(rows[0]);
+        assert_begins(&lines, &["without_frame+", CUT]);
+        assert_eq!(lines.len(), 2, "{lines:#?}");
+    }
+}

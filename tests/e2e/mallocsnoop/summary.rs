@@ -1,0 +1,78 @@
+//! `--summary`: sums per process, made in the kernel.
+
+use super::*;
+use crate::harness::each_way;
+
+each_way! {
+    sums_are_exact_for_threads_that_live_and_that_ended
+    reports_come_at_intervals_and_grow
+}
+
+fn sums_are_exact_for_threads_that_live_and_that_ended(way: Way) {
+    let (mut a, mut b) = (target(), target());
+    let name = unique("e2e");
+    a.ask(&format!("name {name}"));
+    b.ask(&format!("name {name}"));
+    // Starting a thread takes small blocks of its own.
+    let tool = trace(way, &["--summary", "--comm", &name, "--min-size", "2000"]);
+    a.ask("threads 2 malloc 97 4099");
+    a.ask("threads 3 calloc 5 1024 1024");
+    a.ask("malloc 89 65537");
+    b.ask("malloc 83 2003");
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!(run.rows.len(), 2, "{:#?}", run.rows);
+    let [a, b] = [&a, &b].map(|target| run.with("pid", target.pid()).remove(0));
+    for row in [a, b] {
+        assert_eq!(
+            (&row["type"], &row["comm"], &row["uid"]),
+            (&"process".into(), &name.clone().into(), &0.into())
+        );
+    }
+    assert_eq!(a["calls"], 2 * 97 + 3 * 5 + 89);
+    assert_eq!(a["bytes"], 2 * 97 * 4099 + 3 * 5 * (1 << 20) + 89 * 65537);
+    assert_eq!(a["largest_bytes"], 1 << 20);
+    assert_eq!(
+        filled(a),
+        [
+            (4096, 8191, 194),
+            (65536, 131071, 89),
+            (1 << 20, (1 << 21) - 1, 15)
+        ]
+    );
+    assert_eq!(
+        (&b["calls"], &b["bytes"], &b["largest_bytes"]),
+        (&83.into(), &(83 * 2003).into(), &2003.into())
+    );
+    assert_eq!(filled(b), [(1024, 2047, 83)]);
+}
+
+/// The slots of the histogram that are not empty: lowest, highest, count.
+fn filled(row: &Value) -> Vec<(u64, u64, u64)> {
+    let number = |slot: &Value, key: &str| slot[key].as_u64().expect("a number");
+    let slots = row["sizes"].as_array().expect("a histogram");
+    let slots = slots
+        .iter()
+        .map(|slot| (number(slot, "lo"), number(slot, "hi"), number(slot, "count")));
+    slots.filter(|slot| slot.2 > 0).collect()
+}
+
+fn reports_come_at_intervals_and_grow(way: Way) {
+    let (mut target, name) = named_target();
+    let mut tool = trace(
+        way,
+        &["--summary", "-i", "50ms", "--comm", &name, "--min-size", "2000"],
+    );
+    target.ask("malloc 97 4099");
+    tool.wait_for(|record| record["calls"] == 97);
+    target.ask("malloc 89 4099");
+    let row = tool.wait_for(|record| record["calls"] == 97 + 89);
+    assert_eq!(row["bytes"], (97 + 89) * BLOCK);
+    let run = tool.stop();
+    assert!(run.status.success());
+    let calls: Vec<u64> = run.rows.iter().filter_map(|row| row["calls"].as_u64()).collect();
+    assert!(
+        calls.len() >= 3 && calls.is_sorted(),
+        "two intervals and the end: {calls:?}"
+    );
+}

@@ -1,0 +1,27 @@
+//! Allocates at the bottom of functions with known names. Each line of standard input is answered by ".", and those
+//! with a number are obeyed: that many bytes.
+
+mod orchard {
+    pub struct Tree<T>(pub T);
+
+    impl<T: Copy + Into<u64>> Tree<T> {
+        #[inline(never)]
+        pub fn grow(&self) -> usize {
+            std::hint::black_box(leaf(self.0.into()))
+        }
+    }
+
+    #[inline(never)]
+    fn leaf(bytes: u64) -> usize {
+        std::hint::black_box(Vec::<u8>::with_capacity(bytes as usize)).capacity()
+    }
+}
+
+fn main() {
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        if let Ok(bytes) = line.parse::<u32>() {
+            orchard::Tree(bytes).grow();
+        }
+        println!(".");
+    }
+}
