@@ -30,6 +30,17 @@ const MAX_REMEMBERED: usize = 1 << 16;
 /// The tree of control groups is walked no more often than this.
 const WALK_PAUSE: Duration = Duration::from_secs(1);
 
+/// The cgroup v2 path of a process, such as `/system.slice/cron.service`, as the reader's cgroup namespace
+/// shows it.
+///
+/// `None` where the kernel has no cgroup v2. Fails when the process is gone.
+fn cgroup_of(proc_root: &Path, pid: u32) -> io::Result<Option<String>> {
+    let text = read_cgroups(proc_root, pid)?;
+    Ok(memberships(&text)
+        .find(|membership| membership.unified)
+        .map(|membership| membership.path.to_owned()))
+}
+
 /// The id of the innermost container in a cgroup path.
 ///
 /// That is 64 hexadecimal digits for docker, podman, containerd and CRI-O, the name for LXC, and for
@@ -74,6 +85,17 @@ impl Cgroups {
     /// A control group that has just been made may be unknown for up to a second.
     pub fn path_of_id(&mut self, id: u64) -> Option<String> {
         self.path_of_id_at(id, Instant::now())
+    }
+
+    /// The same for the control group of a process, which says it itself as long as it is there and in that group.
+    pub fn path_of(&mut self, id: u64, pid: u32) -> Option<String> {
+        if !self.paths.contains_key(&id)
+            && let Ok(Some(path)) = cgroup_of(Path::new("/proc"), pid)
+            && fs::metadata(self.root.join(path.trim_start_matches('/'))).is_ok_and(|meta| meta.ino() == id)
+        {
+            self.paths.insert(id, path);
+        }
+        self.path_of_id(id)
     }
 
     fn path_of_id_at(&mut self, id: u64, now: Instant) -> Option<String> {

@@ -167,6 +167,12 @@ impl Proc {
         Proc { root: root.into() }
     }
 
+    /// When the file behind a mapping last changed. None when the process is gone.
+    pub fn changed(&self, pid: u32, start: u64, end: u64) -> Option<(i64, i64)> {
+        let meta = std::fs::metadata(self.path(pid, &format!("map_files/{start:x}-{end:x}"))).ok()?;
+        Some((meta.ctime(), meta.ctime_nsec()))
+    }
+
     /// The processes that exist now, in ascending order.
     ///
     /// # Errors

@@ -143,6 +143,8 @@ pub struct Parts<'a> {
     pub command: Option<Command>,
     pub follow: Option<Follow>,
     pub symbolizer: Option<Symbolizer>,
+    /// The tool looks at the processes that it shows.
+    pub inspects: bool,
     pub limits: Limits,
 }
 
@@ -158,6 +160,7 @@ impl<'a> Session<'a> {
             mut command,
             follow,
             mut symbolizer,
+            inspects,
             limits,
         } = parts;
         let signals = Signals::take()?;
@@ -211,7 +214,7 @@ impl<'a> Session<'a> {
             command.start()?;
         }
         session.command = command;
-        sys::drop_privileges(session.duties())?;
+        sys::drop_privileges(session.duties(inspects))?;
         Ok(session)
     }
 
@@ -411,11 +414,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn duties(&self) -> Duties {
-        match (&self.watch, &self.symbolizer) {
-            (Some(_), _) => Duties::Attach,
-            (None, Some(_)) => Duties::Inspect,
-            (None, None) => Duties::Read,
+    fn duties(&self, inspects: bool) -> Duties {
+        match &self.watch {
+            Some(_) => Duties::Attach,
+            None if inspects || self.symbolizer.is_some() => Duties::Inspect,
+            None => Duties::Read,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Which files get the probes: those in use when the run begins, and those that appear while it lasts.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -23,7 +24,7 @@ pub struct Wanted {
     /// Could a file of this path be one? Spares opening every file of the host; a process's own files are all opened.
     pub may_hold: fn(&Path) -> bool,
     /// The points of a file, none when it is not what is wanted.
-    pub points: Box<dyn Fn(&ElfFile) -> Result<Vec<Point>>>,
+    pub points: Box<dyn Fn(&Object, &ElfFile) -> Result<Vec<Point>>>,
     /// Only the first object that has points, in the order in which the loader looks symbols up, is the one that a
     /// process calls.
     pub first_only: bool,
@@ -64,9 +65,9 @@ pub struct Targets<'a> {
     proc: Proc,
     /// Files that were looked at, by what identifies them to the kernel.
     seen: HashSet<FileId>,
-    /// The same by what reports of new mappings say (device, inode, generation), so that a known file is not opened
-    /// again.
-    known: HashSet<((u32, u32), u64, u64)>,
+    /// The same by what reports of new mappings say, and when they last changed then: neither a known file nor one that
+    /// has another program written over it is opened in vain.
+    known: HashMap<Reported, (i64, i64)>,
     /// Processes whose object is already chosen (`first_only`).
     settled: HashSet<u32>,
     pub attached: Attached,
@@ -81,7 +82,7 @@ impl<'a> Targets<'a> {
             attacher,
             proc: Proc::host(),
             seen: HashSet::new(),
-            known: HashSet::new(),
+            known: HashMap::new(),
             settled: HashSet::new(),
             attached: Attached::default(),
         }
@@ -127,7 +128,9 @@ impl<'a> Targets<'a> {
         if self.known.len() >= MOST_KNOWN {
             self.known.clear();
         }
-        self.known.insert(identity(mapped));
+        if let Ok(meta) = object.file.metadata() {
+            self.known.insert(reported(mapped), (meta.ctime(), meta.ctime_nsec()));
+        }
         let before = self.attached.probes;
         if self.attach_object(&object).unwrap_or(false) {
             self.settled.insert(mapped.pid);
@@ -169,7 +172,14 @@ impl<'a> Targets<'a> {
             return !(self.wanted.first_only && self.settled.contains(&mapped.pid));
         }
         let everywhere = matches!(self.place, Place::Everywhere) || self.follow;
-        everywhere && (self.wanted.may_hold)(&mapped.path) && !self.known.contains(&identity(mapped))
+        everywhere && (self.wanted.may_hold)(&mapped.path) && !self.is_known(mapped)
+    }
+
+    fn is_known(&self, mapped: &Mapped) -> bool {
+        self.known.get(&reported(mapped)).is_some_and(|known| {
+            let now = self.proc.changed(mapped.pid, mapped.start, mapped.end);
+            now.is_none_or(|now| now == *known)
+        })
     }
 
     fn attach_everywhere(&mut self) -> Result<()> {
@@ -267,7 +277,7 @@ impl<'a> Targets<'a> {
             Err(error) if matches!(self.place, Place::File(_)) => return Err(error),
             Err(_) => return Ok(false),
         };
-        let points = (self.wanted.points)(&elf)?;
+        let points = (self.wanted.points)(object, &elf)?;
         if points.is_empty() {
             return Ok(false);
         }
@@ -339,7 +349,10 @@ impl<'a> Targets<'a> {
 /// Files that need not be opened again; more are forgotten, and looked at once more.
 const MOST_KNOWN: usize = 1 << 16;
 
-fn identity(mapped: &Mapped) -> ((u32, u32), u64, u64) {
+/// Device, inode and generation, which tells an inode from an earlier one of the same number.
+type Reported = ((u32, u32), u64, u64);
+
+fn reported(mapped: &Mapped) -> Reported {
     (mapped.dev, mapped.inode, mapped.generation)
 }
 

@@ -142,7 +142,9 @@ fn attributes() -> sys_bpf::perf_event_attr {
     attr.set_mmap2(1);
     attr.set_comm(1);
     attr.set_comm_exec(1);
-    // Records of several CPUs are put in order by it.
+    // Records of several CPUs are put in order by their times, and the clock that perf uses by default is one a CPU.
+    attr.set_use_clockid(1);
+    attr.clockid = libc::CLOCK_MONOTONIC;
     attr.sample_type = PERF_SAMPLE_TIME;
     attr.set_sample_id_all(1);
     attr.set_task(1);

@@ -1,9 +1,12 @@
 //! Each command line entered in any bash; with `--readline`, each line entered in any program that uses readline.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -15,7 +18,7 @@ use crate::cli::{FilterArgs, OutputArgs, RunArgs, named_file};
 use crate::find::container::{Cgroups, container_id};
 use crate::find::elf::ElfFile;
 use crate::find::loader;
-use crate::find::target::Proc;
+use crate::find::target::{Object, Proc};
 use crate::find::users::Users;
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::attach::{Attacher, Point, Program, Way};
@@ -102,6 +105,7 @@ pub fn run(args: Args) -> Result<u8> {
     let skel = load(open)?;
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
 
+    let programs = Rc::new(RefCell::new(Programs::default()));
     let bash_only = !args.readline && matches!(place, Place::Everywhere);
     let program = Program { program: &skel.progs.line_return, at_return: true };
     let attacher = Attacher::new(way, filter.only_pid(), vec![program]);
@@ -112,15 +116,16 @@ pub fn run(args: Args) -> Result<u8> {
             ring_bytes: args.run.ring_bytes(),
             lost: &bss.lost,
             unmatched: &bss.unmatched,
-            targets: Targets::new(wanted(bash_only), place, false, attacher),
+            targets: Targets::new(wanted(bash_only, Rc::clone(&programs)), place, false, attacher),
             command: None,
             follow: None,
             symbolizer: None,
+            inspects: true,
             limits: args.run.limits(&args.output, None),
         },
         &mut out,
     )?;
-    list(&args, bash_only, &mut session, &mut out)?;
+    list(&args, bash_only, &programs, &mut session, &mut out)?;
     session.finish(&mut out)
 }
 
@@ -132,15 +137,18 @@ fn place(args: &Args, filter: &Filter) -> Result<Place> {
     })
 }
 
-fn wanted(bash_only: bool) -> Wanted {
-    let programs = ["bash", "sh"].into_iter().filter_map(loader::find_program);
+fn wanted(bash_only: bool, programs: Rc<RefCell<Programs>>) -> Wanted {
+    let shells = ["bash", "sh"].into_iter().filter_map(loader::find_program);
     Wanted {
         what: "readline",
         names: FUNCTIONS.to_vec(),
         may_hold: may_read_lines,
-        points: Box::new(move |elf| line_points(elf, bash_only)),
+        points: Box::new(move |object, elf| {
+            programs.borrow_mut().learn(object, elf);
+            line_points(elf, bash_only)
+        }),
         first_only: false,
-        likely: programs.chain(loader::find_library("libreadline")).collect(),
+        likely: shells.chain(loader::find_library("libreadline")).collect(),
     }
 }
 
@@ -166,21 +174,26 @@ fn is_bash(elf: &ElfFile) -> bool {
     BASH_FUNCTIONS.iter().all(|name| elf.defines(name))
 }
 
-fn list(args: &Args, bash_only: bool, session: &mut Session<'_>, out: &mut Output) -> Result<()> {
+fn list(
+    args: &Args,
+    bash_only: bool,
+    programs: &RefCell<Programs>,
+    session: &mut Session<'_>,
+    out: &mut Output,
+) -> Result<()> {
     let table = Table::new("event", COLUMNS).in_text("comm", args.readline);
     let users = Users::load();
-    let mut programs = Programs::default();
     let mut cgroups = Cgroups::open().ok();
     let mut shown = Vec::new();
     out.header(&table);
     while let Some(step) = session.next(out)? {
         let Step::Event(record) = step else { continue };
         let Some((header, line, text)) = line_of(record) else { continue };
-        let program = programs.look_up(header.pid, (line.exe_dev, line.exe_inode));
+        let program = programs.borrow_mut().look_up(header.pid, (line.exe_dev, line.exe_inode));
         if bash_only && u64::from(header.func) != IN_BASH && program.is_bash == Some(false) {
             continue;
         }
-        let cgroup = cgroups.as_mut().and_then(|cgroups| cgroups.path_of_id(line.cgroup));
+        let cgroup = cgroups.as_mut().and_then(|cgroups| cgroups.path_of(line.cgroup, header.pid));
         let user = users.name(header.uid).map_or_else(|| header.uid.to_string(), str::to_owned);
         let tty = line.tty.map(|byte| byte as u8);
         mark(&mut shown, text, line);
@@ -236,9 +249,10 @@ fn terminal(tty: &[u8]) -> Option<String> {
     }
 }
 
-/// What a line's program is: looked up once for each executable file.
+/// What the programs of lines are. Kept for processes that are gone, or run another program, when their line is read.
 #[derive(Default)]
 struct Programs {
+    /// By the device and inode that the kernel has for the file.
     known: HashMap<(u32, u64), Executable>,
 }
 
@@ -250,18 +264,49 @@ struct Executable {
 }
 
 impl Programs {
+    /// A file that some process runs, perhaps.
+    fn learn(&mut self, object: &Object, elf: &ElfFile) {
+        if elf.soname().is_none()
+            && let Some(key) = kernel_key(object)
+        {
+            self.known.insert(key, Executable::of(object, is_bash(elf)));
+        }
+    }
+
     /// `exe` is the device and inode that the kernel had for it.
     fn look_up(&mut self, pid: u32, exe: (u32, u64)) -> Executable {
-        if let Some(known) = self.known.get(&exe) {
-            return known.clone();
-        }
-        let Ok(object) = Proc::host().executable(pid) else { return Executable::default() };
-        let path = Some(object.path.to_string_lossy().into_owned());
-        let is_bash = ElfFile::open(object.file, &object.path).map(|elf| is_bash(&elf)).ok();
-        let executable = Executable { path, is_bash };
+        let known = self.known.get(&exe);
+        // The process first: one file can have several names.
+        let Some(object) = Proc::host().executable(pid).ok().filter(|object| is_same(object, exe)) else {
+            return known.cloned().unwrap_or_default();
+        };
+        let Ok(elf) = object.file.try_clone().map_err(Into::into).and_then(|file| ElfFile::open(file, &object.path))
+        else {
+            return known.cloned().unwrap_or_default();
+        };
+        let executable = Executable::of(&object, is_bash(&elf));
         self.known.insert(exe, executable.clone());
         executable
     }
+}
+
+impl Executable {
+    fn of(object: &Object, is_bash: bool) -> Self {
+        Self { path: Some(object.path.to_string_lossy().into_owned()), is_bash: Some(is_bash) }
+    }
+}
+
+/// Device, as the kernel writes it, and inode of a file.
+fn kernel_key(object: &Object) -> Option<(u32, u64)> {
+    let meta = object.file.metadata().ok()?;
+    Some((libc::major(meta.dev()) << 20 | libc::minor(meta.dev()), meta.ino()))
+}
+
+/// Is that the file that the kernel calls `exe`? File systems without a device of their own, such as overlayfs and
+/// btrfs, have other numbers for stat: there it is believed.
+fn is_same(object: &Object, exe: (u32, u64)) -> bool {
+    let is_anonymous = exe.0 >> 20 == 0;
+    kernel_key(object).is_some_and(|key| key == exe || (is_anonymous && key.0 >> 20 == 0))
 }
 
 #[cfg(test)]

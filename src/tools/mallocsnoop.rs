@@ -198,6 +198,7 @@ pub fn run(args: Args) -> Result<u8> {
             command,
             follow,
             symbolizer: args.stack.then(Symbolizer::new),
+            inspects: false,
             limits: args.run.limits(&args.output, args.interval),
         },
         &mut out,
@@ -224,7 +225,7 @@ fn wanted(args: &Args) -> Wanted {
         what: "an allocator",
         names: chosen.iter().map(|(_, name)| *name).collect(),
         may_hold: is_c_library,
-        points: Box::new(move |elf| allocator_points(elf, &chosen)),
+        points: Box::new(move |_, elf| allocator_points(elf, &chosen)),
         first_only: true,
         likely: loader::find_library("libc").into_iter().collect(),
     }

@@ -51,6 +51,7 @@ fn a_command_that_counts_its_calls_agrees(way: Way) {
         "malloc 97 4099",
         "calloc 89 7 601",
         "total",
+        "exit 0",
     ];
     let mut command = tool_command("mallocsnoop", way, args);
     // The tool is a static program, to which this means nothing.

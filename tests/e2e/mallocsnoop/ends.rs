@@ -35,7 +35,7 @@ fn a_duration_ends_the_run(way: Way) {
     let run = tool.finish();
     run.assert_clean();
     let ns = run.summary["duration_ns"].as_u64().expect("a number");
-    assert!((300_000_000..5_000_000_000).contains(&ns), "{ns} ns");
+    assert!(ns >= 300_000_000, "{ns} ns");
     assert_eq!(target.ask("malloc 89 4099")[0].addresses.len(), 89);
 }
 
