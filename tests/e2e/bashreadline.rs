@@ -92,33 +92,6 @@ fn own_cgroup() -> Option<String> {
         .map(str::to_owned)
 }
 
-#[test]
-fn the_keys_are_those_of_the_documentation() {
-    let page = include_str!("../../docs/json.md");
-    let section = page
-        .split("\n## ")
-        .find(|section| section.starts_with(TOOL))
-        .expect("a section");
-    let mut documented: Vec<&str> = section
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-        .collect();
-    documented.push("type");
-    let mut bash = Shell::bash();
-    let tool = start(["-p", &bash.pid().to_string()]);
-    bash.enter(": keys");
-    let run = tool.stop();
-    let mut keys: Vec<&str> = run.rows[0]
-        .as_object()
-        .expect("an object")
-        .keys()
-        .map(String::as_str)
-        .collect();
-    documented.sort_unstable();
-    keys.sort_unstable();
-    assert_eq!(keys, documented);
-}
-
 fn lines_typed_ahead_keep_their_order(way: Way) {
     let mut bash = Shell::bash();
     let tool = Tool::start(TOOL, way, ["-p", &bash.pid().to_string()]);
