@@ -60,7 +60,8 @@ fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
         }
         let text = error.render().to_string();
         let (message, advice) = text.split_once("\n\n").unwrap_or((&text, ""));
-        eprintln!("{}", printable(message.replace("\n", " ").trim_end().as_bytes()));
+        let line: Vec<&str> = message.split_whitespace().collect();
+        eprintln!("{}", printable(line.join(" ").as_bytes()));
         let tip = advice.lines().find_map(|line| line.trim().strip_prefix("tip: "));
         eprintln!(
             "hint: {}",
