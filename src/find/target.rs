@@ -4,7 +4,8 @@
 //! have been replaced since. So files are opened through `/proc/PID/map_files`, which leads to the very inode
 //! that is mapped, and a path is the second choice and believed only if the inode number agrees.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::hash::{DefaultHasher, Hasher};
@@ -90,17 +91,31 @@ pub struct FileId(Identity);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Identity {
-    Inode {
-        dev: u64,
-        ino: u64,
-    },
-    Overlay {
-        ino: u32,
-        changed: (i64, i64),
-        modified: (i64, i64),
-        size: u64,
-        head: u64,
-    },
+    Inode { dev: u64, ino: u64 },
+    Overlay(Shape),
+}
+
+/// What of a file shows through an overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Shape {
+    ino: u32,
+    changed: (i64, i64),
+    modified: (i64, i64),
+    size: u64,
+    head: u64,
+}
+
+impl Shape {
+    fn of(file: &File) -> io::Result<Shape> {
+        let meta = file.metadata()?;
+        Ok(Shape {
+            ino: meta.ino() as u32,
+            changed: (meta.ctime(), meta.ctime_nsec()),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            size: meta.size(),
+            head: hash_of_head(file)?,
+        })
+    }
 }
 
 impl FileId {
@@ -116,13 +131,29 @@ impl FileId {
                 ino: meta.ino(),
             }));
         }
-        Ok(FileId(Identity::Overlay {
-            ino: meta.ino() as u32,
-            changed: (meta.ctime(), meta.ctime_nsec()),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            size: meta.size(),
-            head: hash_of_head(file)?,
-        }))
+        Ok(FileId(Identity::Overlay(Shape::of(file)?)))
+    }
+}
+
+/// Files that were met, each inode once, also when a container shows it through an overlay and the host does not.
+#[derive(Default, Debug)]
+pub struct FileSet {
+    ids: HashSet<FileId>,
+    /// Whether one of the files of this shape was met through an overlay: two that were not are told apart by `ids`.
+    shapes: HashMap<Shape, bool>,
+}
+
+impl FileSet {
+    /// False when the file's inode is in the set already.
+    ///
+    /// # Errors
+    /// The file cannot be examined or read.
+    pub fn insert(&mut self, object: &Object) -> io::Result<bool> {
+        let through_overlay = matches!(object.id, FileId(Identity::Overlay(_)));
+        let met = self.shapes.entry(Shape::of(&object.file)?);
+        let is_alias = matches!(&met, Entry::Occupied(met) if through_overlay || *met.get());
+        *met.or_default() |= through_overlay;
+        Ok(self.ids.insert(object.id) && !is_alias)
     }
 }
 

@@ -185,7 +185,10 @@ impl<'a> Session<'a> {
         targets.attach_present()?;
         if let Some(symbolizer) = &mut symbolizer {
             // Now, as they may be gone when their first event is looked at. Of later ones the watch tells.
-            targets.processes().iter().for_each(|&pid| symbolizer.observe(pid));
+            targets
+                .processes()
+                .iter()
+                .for_each(|&pid| symbolizer.observe(pid));
         }
         let started = Instant::now();
         let mut session = Self {

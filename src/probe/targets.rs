@@ -1,8 +1,8 @@
 //! Which files get the probes: those in use when the run begins, and those that appear while it lasts.
 
 use std::collections::{HashMap, HashSet};
-use std::os::unix::fs::MetadataExt;
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -12,7 +12,7 @@ use super::attach::{Attacher, Point, close_all};
 use super::watch::Mapped;
 use crate::find::elf::ElfFile;
 use crate::find::loader;
-use crate::find::target::{FileId, Mapping, Object, Proc};
+use crate::find::target::{FileSet, Mapping, Object, Proc};
 use crate::sys::{FAILED, Failure};
 
 /// What a tool looks for in files.
@@ -64,7 +64,7 @@ pub struct Targets<'a> {
     attacher: Attacher<'a>,
     proc: Proc,
     /// Files that were looked at, by what identifies them to the kernel.
-    seen: HashSet<FileId>,
+    seen: FileSet,
     /// The same by what reports of new mappings say, and when they last changed then: neither a known file nor one that
     /// has another program written over it is opened in vain.
     known: HashMap<Reported, (i64, i64)>,
@@ -81,7 +81,7 @@ impl<'a> Targets<'a> {
             follow,
             attacher,
             proc: Proc::host(),
-            seen: HashSet::new(),
+            seen: FileSet::default(),
             known: HashMap::new(),
             settled: HashSet::new(),
             attached: Attached::default(),
@@ -129,7 +129,8 @@ impl<'a> Targets<'a> {
             self.known.clear();
         }
         if let Ok(meta) = object.file.metadata() {
-            self.known.insert(reported(mapped), (meta.ctime(), meta.ctime_nsec()));
+            self.known
+                .insert(reported(mapped), (meta.ctime(), meta.ctime_nsec()));
         }
         let before = self.attached.probes;
         if self.attach_object(&object).unwrap_or(false) {
@@ -281,7 +282,7 @@ impl<'a> Targets<'a> {
         if points.is_empty() {
             return Ok(false);
         }
-        if !self.seen.insert(object.id) {
+        if !self.seen.insert(object)? {
             return Ok(true);
         }
         let refused = self
