@@ -15,6 +15,9 @@ use crate::find::loader;
 use crate::find::target::{FileSet, Mapping, Object, Proc};
 use crate::sys::{FAILED, Failure};
 
+/// Finds the points of a file.
+pub type FindPoints = dyn Fn(&Object, &ElfFile) -> Result<Vec<Point>>;
+
 /// What a tool looks for in files.
 pub struct Wanted {
     /// What it is, for messages: "an allocator".
@@ -24,7 +27,7 @@ pub struct Wanted {
     /// Could a file of this path be one? Spares opening every file of the host; a process's own files are all opened.
     pub may_hold: fn(&Path) -> bool,
     /// The points of a file, none when it is not what is wanted.
-    pub points: Box<dyn Fn(&Object, &ElfFile) -> Result<Vec<Point>>>,
+    pub points: Box<FindPoints>,
     /// Only the first object that has points, in the order in which the loader looks symbols up, is the one that a
     /// process calls.
     pub first_only: bool,

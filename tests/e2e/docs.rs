@@ -15,8 +15,15 @@ type Records = BTreeMap<String, BTreeSet<String>>;
 
 /// The tables below one `## TITLE` of the page.
 fn described(title: &str) -> Records {
-    let section = PAGE.split("\n## ").find(|section| section.starts_with(title)).expect("a section");
-    section.split("\n### ").skip(1).map(|record| (quoted(record), record.lines().filter_map(key).collect())).collect()
+    let section = PAGE
+        .split("\n## ")
+        .find(|section| section.starts_with(title))
+        .expect("a section");
+    section
+        .split("\n### ")
+        .skip(1)
+        .map(|record| (quoted(record), record.lines().filter_map(key).collect()))
+        .collect()
 }
 
 /// What stands between the first two backquotes.
@@ -31,8 +38,15 @@ fn key(line: &str) -> Option<String> {
 fn written<'a>(records: impl IntoIterator<Item = &'a Value>) -> Records {
     let mut all = Records::new();
     for record in records {
-        let keys = record.as_object().expect("an object").keys().filter(|key| *key != "type").cloned();
-        all.entry(record["type"].as_str().expect("a type").to_owned()).or_default().extend(keys);
+        let keys = record
+            .as_object()
+            .expect("an object")
+            .keys()
+            .filter(|key| *key != "type")
+            .cloned();
+        all.entry(record["type"].as_str().expect("a type").to_owned())
+            .or_default()
+            .extend(keys);
     }
     all
 }
@@ -46,17 +60,30 @@ fn run_of(tool: &str, args: &[&str]) -> Run {
 #[test]
 fn the_records_of_every_tool_are_described() {
     // A ring for seven events, and a program that makes thousands before anybody can read them.
-    let mut tool = Tool::start("mallocsnoop", Way::Multi, ["--buffer-size", "4K", "--stack", "--", "bash", "--version"]);
+    let mut tool = Tool::start(
+        "mallocsnoop",
+        Way::Multi,
+        ["--buffer-size", "4K", "--stack", "--", "bash", "--version"],
+    );
     let attached = std::mem::take(&mut tool.attached);
     let run = tool.finish();
-    assert_eq!(written([&attached, &run.summary].into_iter().chain(&run.lost)), described("Every tool"));
+    assert_eq!(
+        written([&attached, &run.summary].into_iter().chain(&run.lost)),
+        described("Every tool")
+    );
 }
 
 #[test]
 fn the_records_of_mallocsnoop_are_described() {
-    let each = run_of("mallocsnoop", &["--ret", "--free", "--stack", "--", "bash", "--version"]);
+    let each = run_of(
+        "mallocsnoop",
+        &["--ret", "--free", "--stack", "--", "bash", "--version"],
+    );
     let sums = run_of("mallocsnoop", &["--summary", "--", "bash", "--version"]);
-    assert_eq!(written(each.rows.iter().chain(&sums.rows)), described("mallocsnoop"));
+    assert_eq!(
+        written(each.rows.iter().chain(&sums.rows)),
+        described("mallocsnoop")
+    );
 }
 
 #[test]
