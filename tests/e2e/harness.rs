@@ -24,6 +24,9 @@ pub const TOOLS: &str = env!("CARGO_BIN_EXE_ubpf-tools");
 /// What takes longer than this has failed; the machine may be busy with other tests.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// Of a run that shows more than this, the rest is not read: the filter is broken, and memory has an end.
+const MOST_RECORDS: usize = 300_000;
+
 /// How probes are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -159,7 +162,11 @@ impl Tool {
         let stderr = child.stderr.take().expect("a pipe");
         let (send, records) = channel();
         thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            for line in BufReader::new(stdout)
+                .lines()
+                .map_while(Result::ok)
+                .take(MOST_RECORDS)
+            {
                 // What a command under test prints goes the same way.
                 let record = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 if send.send(record).is_err() {
@@ -195,9 +202,14 @@ impl Tool {
 
     /// Reads until a record is `wanted`, and returns it.
     pub fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let start = Instant::now();
         loop {
+            assert!(start.elapsed() < DEADLINE, "other records for {DEADLINE:?}");
             let Some(record) = self.next() else {
-                panic!("the run ended before that: {:?}", self.seen)
+                panic!(
+                    "the run ended before that, and its last record was {:?}",
+                    self.seen.last()
+                )
             };
             self.seen.push(record.clone());
             if wanted(&record) {
@@ -213,15 +225,14 @@ impl Tool {
         }
     }
 
-    /// Does something until the tool has a row; gives up at the deadline.
+    /// Does something again and again until the tool has a row; gives up at the deadline.
     pub fn until_row(&mut self, mut something: impl FnMut()) {
         let start = Instant::now();
         while !self.seen.iter().any(is_row) {
             assert!(start.elapsed() < DEADLINE, "no row after {DEADLINE:?}");
             something();
-            while let Ok(record) = self.records.recv_timeout(Duration::from_millis(100)) {
-                self.seen.push(record);
-            }
+            self.seen
+                .extend(self.records.recv_timeout(Duration::from_millis(100)));
         }
     }
 
@@ -409,10 +420,6 @@ impl Target {
 
     pub fn pid(&self) -> u32 {
         self.child.0.id()
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        self.child.signal(signal);
     }
 
     /// Gives an order without waiting for the answer.
