@@ -234,18 +234,12 @@ impl<'a> Session<'a> {
                 self.busy = true;
                 return Ok(Some(Step::Event(self.ring.record())));
             }
-            if self.ring.look() {
-                // What a process mapped before these events has to be known before their stacks are named.
-                if self.symbolizer.is_some() {
-                    self.on_changes();
-                }
-                continue;
-            }
+            let more = self.ring.look();
             match &self.phase {
-                Phase::Draining => return Ok(None),
-                Phase::Detaching(thread) if thread.is_finished() => self.phase = Phase::Draining,
+                Phase::Draining if !more => return Ok(None),
+                Phase::Detaching(thread) if thread.is_finished() && !more => self.phase = Phase::Draining,
                 _ => {
-                    if self.wait(out)? {
+                    if self.attend(out, more)? {
                         return Ok(Some(Step::Tick));
                     }
                 }
@@ -302,19 +296,14 @@ impl<'a> Session<'a> {
         Ok(self.command_status.unwrap_or(0))
     }
 
-    /// Sleeps until something happens. True when the interval has passed.
-    fn wait(&mut self, out: &mut Output) -> Result<bool> {
-        out.flush()?;
-        self.report_losses(out, false);
-        let rest = match (&self.phase, self.busy) {
-            (Phase::Running, false) => !self.ring.rest(),
-            _ => {
-                self.ring.release();
-                true
-            }
+    /// Looks after everything but events: before each batch of them, and while there are none, sleeping until something
+    /// happens. True when the interval has passed.
+    fn attend(&mut self, out: &mut Output, more: bool) -> Result<bool> {
+        let timeout = match more {
+            true => EpollTimeout::ZERO,
+            false => self.before_sleep(out)?,
         };
-        self.busy = false;
-        let timeout = self.timeout(rest.then_some(REST));
+        self.report_losses(out, false);
         let mut ready = [EpollEvent::empty(); 8];
         let count = match self.epoll.wait(&mut ready, timeout) {
             Err(Errno::EINTR) => 0,
@@ -328,6 +317,10 @@ impl<'a> Session<'a> {
                 _ => {}
             }
         }
+        if more && self.symbolizer.is_some() {
+            // What a process mapped before these events has to be known before their stacks are named.
+            self.on_changes();
+        }
         let now = Instant::now();
         if self
             .limits
@@ -337,6 +330,20 @@ impl<'a> Session<'a> {
             self.end();
         }
         Ok(self.tick(now))
+    }
+
+    /// Flushes, gives the ring's room back, and says how long to sleep.
+    fn before_sleep(&mut self, out: &mut Output) -> Result<EpollTimeout> {
+        out.flush()?;
+        let rest = match (&self.phase, self.busy) {
+            (Phase::Running, false) => !self.ring.rest(),
+            _ => {
+                self.ring.release();
+                true
+            }
+        };
+        self.busy = false;
+        Ok(self.timeout(rest.then_some(REST)))
     }
 
     fn tick(&mut self, now: Instant) -> bool {
