@@ -1,0 +1,80 @@
+/*
+ * The traced program. Each line on standard input is a number of calls, which every thread makes at once; the answer
+ * is the moment before the first of them (CLOCK_MONOTONIC) and the CPU time that they took in the main thread, both in
+ * nanoseconds. Nothing else in here allocates once the first line is out, so a tracer has to see exactly these calls.
+ */
+#include <gnu/libc-version.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+static pthread_barrier_t together;
+static unsigned long calls;
+
+static unsigned long long now_ns(clockid_t clock)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+static void burst(void)
+{
+	for (unsigned long i = 0; i < calls; i++) {
+		void *volatile block = malloc(100); /* volatile: or the compiler leaves both calls out */
+
+		free(block);
+	}
+}
+
+static void *helper(void *unused)
+{
+	for (;;) {
+		pthread_barrier_wait(&together);
+		burst();
+		pthread_barrier_wait(&together);
+	}
+	return unused;
+}
+
+/* Neither printf nor dprintf, which allocate. */
+static void say(const char *line, ssize_t length)
+{
+	if (write(1, line, length) != length)
+		exit(1);
+}
+
+int main(int argc, char **argv)
+{
+	int threads = argc > 1 ? atoi(argv[1]) : 1;
+	char line[128];
+
+	pthread_barrier_init(&together, NULL, threads);
+	for (int i = 1; i < threads; i++) {
+		pthread_t thread;
+
+		if (pthread_create(&thread, NULL, helper, NULL))
+			return 1;
+	}
+	/* The address as the loader has filled it in, so where malloc really is. */
+	say(line, snprintf(line, sizeof(line), "%p %s\n", (void *)malloc, gnu_get_libc_version()));
+	for (;;) {
+		ssize_t length = read(0, line, sizeof(line) - 1);
+		unsigned long long start, cpu;
+
+		if (length <= 0)
+			return 0;
+		line[length] = 0;
+		calls = strtoul(line, NULL, 10);
+		pthread_barrier_wait(&together);
+		start = now_ns(CLOCK_MONOTONIC);
+		cpu = now_ns(CLOCK_THREAD_CPUTIME_ID);
+		burst();
+		cpu = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
+		pthread_barrier_wait(&together);
+		say(line, snprintf(line, sizeof(line), "%llu %llu\n", start, cpu));
+	}
+}
