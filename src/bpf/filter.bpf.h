@@ -60,8 +60,10 @@ static __always_inline bool cgroup_wanted(void)
 /* Is the current thread one that this run is about? Cheap tests first. */
 static __always_inline bool is_wanted(void)
 {
-	__u32 pid = bpf_get_current_pid_tgid() >> 32;
+	__u32 pid = 0;
 
+	if (filter_pid || filter_pids)
+		pid = bpf_get_current_pid_tgid() >> 32;
 	if (filter_pid && pid != filter_pid)
 		return false;
 	if (filter_uid && (__u32)bpf_get_current_uid_gid() != wanted_uid)

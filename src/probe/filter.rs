@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapMut};
 
+/// Processes that a run can name or follow.
+const MOST_PIDS: u32 = 16384;
 /// Patterns of names that the kernel compares, `MAX_COMMS` of the header.
 pub const MAX_COMMS: usize = 8;
 /// Control groups that the kernel compares, `MAX_CGROUPS` of the header.
@@ -79,6 +81,11 @@ impl Filter {
     /// Is membership in the map `pids` tested?
     pub fn by_map(&self) -> bool {
         !self.pids.is_empty() && self.only_pid().is_none()
+    }
+
+    /// How many entries the map `pids` needs: one that is not used would still take room, and time to be made.
+    pub fn map_entries(&self) -> u32 {
+        if self.by_map() { MOST_PIDS } else { 1 }
     }
 
     /// Fills the maps that the constants refer to. After load, before attachment.

@@ -63,7 +63,7 @@ pub struct Watch {
 }
 
 /// Pages of 4 KiB a CPU; a mapping takes about 150 bytes.
-const PAGES: u64 = 8;
+const PAGES: u64 = 32;
 
 impl Watch {
     pub fn start() -> Result<Self> {

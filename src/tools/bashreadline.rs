@@ -101,6 +101,7 @@ pub fn run(args: Args) -> Result<u8> {
         configure!(rodata, &filter, &args.run, way);
     }
     open.maps.events.set_max_entries(args.run.ring_bytes())?;
+    open.maps.pids.set_max_entries(filter.map_entries())?;
     way.prepare([&mut open.progs.line_return]);
     let skel = load(open)?;
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;

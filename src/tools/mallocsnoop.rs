@@ -29,6 +29,9 @@ use crate::probe::targets::{Place, Targets, Wanted};
 use crate::sys;
 
 const EXAMPLES: &str = "\
+Allocators call themselves: glibc's reallocarray calls realloc, musl's calloc calls malloc. Each call is a row, and
+counts in --summary. Sizes do not apply to free, so --free with --min-size shows every free.
+
 EXAMPLES:
     mallocsnoop --comm python3 --min-size 1M    # who asks for big blocks, in every python3
     mallocsnoop -p 1234 --ret                   # one process, with addresses and durations
@@ -172,6 +175,7 @@ pub fn run(args: Args) -> Result<u8> {
         rodata.summary = args.summary;
     }
     open.maps.events.set_max_entries(args.run.ring_bytes())?;
+    open.maps.pids.set_max_entries(filter.map_entries())?;
     open.maps.calls.set_max_entries(if args.ret { CALLS_IN_FLIGHT } else { 1 })?;
     open.maps.usage.set_max_entries(if args.summary { USAGE_THREADS } else { 1 })?;
     open.progs.alloc_return.set_autoload(args.ret);

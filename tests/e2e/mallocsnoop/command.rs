@@ -3,14 +3,17 @@
 use std::ffi::OsStr;
 
 use super::*;
-use crate::harness::{each_way, run_to_end, tool_command};
+use crate::harness::{best_way, each_way, run_to_end, tool_command};
 
 each_way! {
     every_call_of_a_command_is_seen_from_the_first_on
     a_command_that_counts_its_calls_agrees
-    its_exit_status_is_handed_on
     its_children_are_seen_with_follow_only
     children_of_a_process_are_followed_too
+}
+
+best_way! {
+    its_exit_status_is_handed_on
 }
 
 /// Runs the tool with a command that obeys these orders.

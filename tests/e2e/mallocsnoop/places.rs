@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::harness::{build_dir, each_way, skip};
+use crate::harness::{best_way, build_dir, each_way, skip};
 
 each_way! {
     a_library_that_appears_later_is_traced
@@ -13,10 +13,13 @@ each_way! {
     one_file_in_two_containers_that_start_later_is_traced_once
     one_file_in_a_container_and_outside_is_traced_once
     a_process_in_a_container_is_traced_by_its_number
+    a_library_that_is_loaded_later_is_traced
+}
+
+best_way! {
     a_preloaded_allocator_is_the_one_of_the_process
     other_c_libraries_are_found
     a_library_is_named_by_path_and_by_name
-    a_library_that_is_loaded_later_is_traced
 }
 
 /// A folder that can be the root of a container: the program of orders, and copies of the libraries that it needs.

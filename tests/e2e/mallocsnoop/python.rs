@@ -6,9 +6,9 @@ use std::sync::mpsc::channel;
 use std::{fs, thread};
 
 use super::*;
-use crate::harness::{DEADLINE, Owned, build_dir, each_way, run_to_end, skip};
+use crate::harness::{DEADLINE, Owned, best_way, build_dir, run_to_end, skip};
 
-each_way! {
+best_way! {
     big_blocks_of_python_are_counted
 }
 

@@ -1,10 +1,13 @@
 //! `--summary`: sums per process, made in the kernel.
 
 use super::*;
-use crate::harness::each_way;
+use crate::harness::{best_way, each_way};
 
 each_way! {
     sums_are_exact_for_threads_that_live_and_that_ended
+}
+
+best_way! {
     reports_come_at_intervals_and_grow
 }
 
