@@ -153,6 +153,13 @@ impl Case {
             }
         }
     }
+
+    /// A SIGINT that comes before bpftrace has gone to sleep is not heeded until an event wakes it.
+    fn settle(self) {
+        if matches!(self, Self::Bpftrace(..)) {
+            sleep(Duration::from_millis(300));
+        }
+    }
 }
 
 /// Called by its own name, as the links are.
@@ -196,6 +203,7 @@ fn measure_costs(cases: &[Case], target: &mut Target, effort: &Effort) -> Result
 /// What the tracer takes to come and go.
 fn idle_cpu(case: Case, target: &Target) -> Result<Duration> {
     let tracer = case.start(target, &rows_file())?;
+    case.settle();
     Ok(tracer.map(Tracer::stop).transpose()?.unwrap_or_default().cpu)
 }
 
@@ -342,6 +350,7 @@ fn print_starts(target: &Target, has_bpftrace: bool, effort: &Effort) -> Result<
             target.wait_for_breakpoint(false)?;
             let tracer = case.start(target, &rows_file())?.context("no bpftrace")?;
             starts.push(ms(tracer.spawned.elapsed()));
+            case.settle();
             ends.push(ms(tracer.stop()?.stopping));
         }
         print_row("exec to attached: bpftrace, ms", &starts, 1, "");
@@ -603,21 +612,12 @@ impl Tracer {
     fn stop(mut self) -> Result<Ended> {
         let pid = self.child.id() as i32;
         let interrupted = Instant::now();
-        let mut interrupts = 0;
+        kill(Pid::from_raw(pid), Signal::SIGINT)?;
         let mut status = 0;
         // SAFETY: a structure of integers.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        let mut waited = 0;
-        while waited == 0 {
-            // bpftrace 0.17 was seen to sleep through the first one for minutes.
-            if interrupted.elapsed().as_secs() >= interrupts {
-                kill(Pid::from_raw(pid), Signal::SIGINT)?;
-                interrupts += 1;
-            }
-            sleep(Duration::from_micros(200));
-            // SAFETY: both are ours to write to, and nobody has waited for this child yet.
-            waited = unsafe { libc::wait4(pid, &mut status, libc::WNOHANG, &mut usage) };
-        }
+        // SAFETY: both are ours to write to, and nobody has waited for this child yet.
+        let waited = unsafe { libc::wait4(pid, &mut status, 0, &mut usage) };
         ensure!(waited == pid, "failed to wait for a tracer");
         self.reaped = true;
         let stopping = interrupted.elapsed();
