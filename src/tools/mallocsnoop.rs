@@ -29,8 +29,8 @@ use crate::probe::targets::{Place, Targets, Wanted};
 use crate::sys;
 
 const EXAMPLES: &str = "\
-Allocators call themselves: glibc's reallocarray calls realloc, musl's calloc calls malloc. Each call is a row, and
-counts in --summary. Sizes do not apply to free, so --free with --min-size shows every free.
+Allocators call themselves: glibc's reallocarray calls realloc, musl's calloc calls malloc. \
+Each call is a row, and counts in --summary. free has no size, so --min-size does not hold it back.
 
 EXAMPLES:
     mallocsnoop --comm python3 --min-size 1M    # who asks for big blocks, in every python3
