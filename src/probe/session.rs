@@ -413,7 +413,7 @@ impl<'a> Session<'a> {
                         self.say(&format!("tracing {} too", shown(&mapped.path)))
                     }
                     Ok(_) => {}
-                    Err(error) => eprintln!("warning: {error:#}"),
+                    Err(error) => eprintln!("warning: {}", printable(format!("{error:#}").as_bytes())),
                 },
                 Change::Exec { pid } => self.targets.replaced(pid),
                 Change::Lost(count) => eprintln!(
@@ -461,6 +461,9 @@ impl<'a> Session<'a> {
             "Tracing {} functions in {place}. Hit Ctrl-C to end.",
             attached.probes
         ));
+        for failure in &attached.failed {
+            eprintln!("warning: {}", printable(failure.as_bytes()));
+        }
         if attached.refused > 0 {
             eprintln!(
                 "warning: the kernel cannot probe {} functions; their calls are not shown",

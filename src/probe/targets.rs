@@ -56,6 +56,8 @@ pub struct Attached {
     pub probes: usize,
     /// Points that the kernel refused.
     pub refused: usize,
+    /// Why files have no probes although they should.
+    pub failed: Vec<String>,
 }
 
 /// Attaches to what is wanted and remembers what it has seen.
@@ -136,7 +138,7 @@ impl<'a> Targets<'a> {
                 .insert(reported(mapped), (meta.ctime(), meta.ctime_nsec()));
         }
         let before = self.attached.probes;
-        if self.attach_object(&object).unwrap_or(false) {
+        if self.attach_object(&object)? {
             self.settled.insert(mapped.pid);
         }
         Ok(self.attached.probes > before)
@@ -160,7 +162,8 @@ impl<'a> Targets<'a> {
         close_all(self.attacher.take_links());
     }
 
-    /// Takes the probes out while the caller goes on. None when they are out already.
+    /// Takes the probes out while the caller goes on. None where no thread can be had: then
+    /// they are out now.
     pub fn detach_in_background(&mut self) -> Option<JoinHandle<()>> {
         let links = self.attacher.take_links();
         std::thread::Builder::new().spawn(move || close_all(links)).ok()
@@ -260,11 +263,12 @@ impl<'a> Targets<'a> {
         Ok(())
     }
 
-    /// Many files of many owners: one that cannot be read does not end the run.
+    /// Many files of many owners: one that cannot be traced does not end the run, but is told of.
     fn attach_tolerant(&mut self, objects: Vec<Object>) -> Result<()> {
         let mut last = None;
         for object in objects {
             if let Err(error) = self.attach_object(&object) {
+                self.attached.failed.push(format!("{error:#}"));
                 last = Some(error);
             }
         }
