@@ -19,7 +19,7 @@ use super::follow::Follow;
 use super::ring::Ring;
 use super::signals::Signals;
 use super::targets::Targets;
-use super::watch::{Change, Watch};
+use super::watch::{Change, Mapped, Watch};
 use crate::find::symbolize::{Frame, Symbolizer, ends_whole};
 use crate::output::escape::printable;
 use crate::output::{Output, Value};
@@ -408,13 +408,7 @@ impl<'a> Session<'a> {
                 observe(symbolizer, &change);
             }
             match change {
-                Change::Mapped(mapped) => match self.targets.appeared(&mapped) {
-                    Ok(true) if self.limits.verbose => {
-                        self.say(&format!("tracing {} too", shown(&mapped.path)))
-                    }
-                    Ok(_) => {}
-                    Err(error) => eprintln!("warning: {}", printable(format!("{error:#}").as_bytes())),
-                },
+                Change::Mapped(mapped) => self.on_mapped(&mapped),
                 Change::Exec { pid } => self.targets.replaced(pid),
                 Change::Lost(count) => eprintln!(
                     "warning: {count} new programs or libraries went unnoticed; what they call is perhaps not shown"
@@ -430,6 +424,16 @@ impl<'a> Session<'a> {
             None if inspects || self.symbolizer.is_some() => Duties::Inspect,
             None => Duties::Read,
         }
+    }
+
+    fn on_mapped(&mut self, mapped: &Mapped) {
+        let refused = self.targets.attached.refused;
+        match self.targets.appeared(mapped) {
+            Ok(true) if self.limits.verbose => self.say(&format!("tracing {} too", shown(&mapped.path))),
+            Ok(_) => {}
+            Err(error) => eprintln!("warning: {}", printable(format!("{error:#}").as_bytes())),
+        }
+        warn_of_refused(self.targets.attached.refused - refused);
     }
 
     fn announce(&self, out: &mut Output) -> Result<()> {
@@ -464,12 +468,7 @@ impl<'a> Session<'a> {
         for failure in &attached.failed {
             eprintln!("warning: {}", printable(failure.as_bytes()));
         }
-        if attached.refused > 0 {
-            eprintln!(
-                "warning: the kernel cannot probe {} functions; their calls are not shown",
-                attached.refused
-            );
-        }
+        warn_of_refused(attached.refused);
         Ok(())
     }
 
@@ -508,6 +507,12 @@ fn told(error: &anyhow::Error, limits: Limits) -> Result<Option<Watch>> {
         eprintln!("warning: {error:#}; programs that start later are perhaps not seen");
     }
     Ok(None)
+}
+
+fn warn_of_refused(functions: usize) {
+    if functions > 0 {
+        eprintln!("warning: the kernel cannot probe {functions} functions; their calls are not shown");
+    }
 }
 
 fn shown(path: &Path) -> String {
