@@ -33,6 +33,10 @@ impl Way {
     /// The best way that this kernel is seen to have, or `asked`.
     pub fn choose(asked: Option<Way>) -> Result<Way> {
         let way = match asked {
+            Some(Way::Multi) if !has_multi() => {
+                return Err(lacks("multi-uprobe links with a filter by process", "6.10"));
+            }
+            Some(Way::Single) if !has_cookies() => return Err(lacks("BPF cookies of perf events", "5.15")),
             Some(way) => way,
             None if has_multi() => Way::Multi,
             None if has_cookies() => Way::Single,
@@ -339,6 +343,15 @@ fn empty_program() -> [sys_bpf::bpf_insn; 2] {
         code,
         ..Default::default()
     })
+}
+
+/// `since` is the kernel that was the first to have it.
+fn lacks(feature: &str, since: &str) -> anyhow::Error {
+    let release = nix::sys::utsname::uname().map_or_else(
+        |_| "this kernel".to_owned(),
+        |name| format!("kernel {}", name.release().to_string_lossy()),
+    );
+    Failure::new(DENIED, format!("{release} has no {feature} (since {since})")).into()
 }
 
 /// Can a program ask for its cookie? Kernels that can have perf links as well (both 5.15).

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use clap::Parser;
 use libbpf_rs::skel::SkelBuilder;
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, fstatfs};
 use plain::Plain;
 
 use crate::bpf::bashreadline::{BashreadlineSkelBuilder, types};
@@ -303,11 +304,15 @@ fn kernel_key(object: &Object) -> Option<(u32, u64)> {
     Some((libc::major(meta.dev()) << 20 | libc::minor(meta.dev()), meta.ino()))
 }
 
-/// Is that the file that the kernel calls `exe`? File systems without a device of their own, such as overlayfs and
-/// btrfs, have other numbers for stat: there it is believed.
+/// Is that the file that the kernel calls `exe`?
 fn is_same(object: &Object, exe: (u32, u64)) -> bool {
-    let is_anonymous = exe.0 >> 20 == 0;
-    kernel_key(object).is_some_and(|key| key == exe || (is_anonymous && key.0 >> 20 == 0))
+    kernel_key(object).is_some_and(|key| key == exe || (key.1 == exe.1 && has_devices_of_its_own(object)))
+}
+
+/// Overlayfs and btrfs have another device for stat than the kernel has for the file; the inode is the same.
+fn has_devices_of_its_own(object: &Object) -> bool {
+    fstatfs(&object.file)
+        .is_ok_and(|statfs| [OVERLAYFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&statfs.filesystem_type()))
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ use chrono::{DateTime, Utc};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Ended, Owned, Run, TOOLS, Tool, Way, build, each_way, run_to_end, skip, wait_until};
+use crate::harness::{
+    self, Ended, Owned, Run, TOOLS, Tool, Way, build_dir, copy, each_way, run_to_end, skip, wait_until,
+};
 use crate::pty::{BASH_ARGUMENTS, Shell, Terminal, state_of};
 
 const TOOL: &str = "bashreadline";
@@ -207,17 +209,10 @@ fn a_bash_whose_file_was_removed_is_seen() {
 fn a_bash_written_over_another_program_is_seen() {
     let folder = Folder::new();
     let file = folder.path.join("overwritten");
-    let copy = |from: &str| {
-        assert!(
-            run_to_end(Command::new("cp").arg(from).arg(&file))
-                .status
-                .success()
-        )
-    };
-    copy("/bin/true");
+    copy(Path::new("/bin/true"), &file);
     let mut tool = start(["--comm", "overwritten"]);
     assert!(run_to_end(&mut Command::new(&file)).status.success());
-    copy("/bin/bash");
+    copy(Path::new("/bin/bash"), &file);
     let mut bash = Shell::at(&file);
     tool.until_row(|| bash.enter(": new content"));
     assert!(tool.stop().rows.iter().all(|row| row["exe"] == json!(file)));
@@ -345,23 +340,11 @@ fn another_user_of_the_library_is_not_shown_even_when_it_is_gone() {
 
 /// With -DBASH it has the functions that only bash has, and uses the library as the bash of other distributions does.
 fn bash_with_library() -> PathBuf {
-    lines_program(
-        "lines-bash",
-        &["-DBASH", "-rdynamic", "-Wl,--no-as-needed", "-lreadline"],
-    )
+    harness::program("lines-bash")
 }
 
 fn user_of_library() -> PathBuf {
-    lines_program("lines-library", &["-Wl,--no-as-needed", "-lreadline"])
-}
-
-fn lines_program(name: &str, flags: &[&str]) -> PathBuf {
-    build(
-        "cc",
-        "lines.c",
-        name,
-        &[&["-Wall", "-Wextra", "-Werror", "-O1"], flags].concat(),
-    )
+    harness::program("lines-library")
 }
 
 #[test]
@@ -498,7 +481,7 @@ fn files_and_processes_that_read_no_lines_are_refused_in_one_line() {
         (["--cgroup", "/no/such/group"], "no control group"),
         (["--container", "no-such-container"], "no running container"),
     ] {
-        let ended = run_to_end(Command::new(TOOLS).arg(TOOL).args(args));
+        let ended = run_to_end(Command::new(&*TOOLS).arg(TOOL).args(args));
         ended.assert_refused(1, said);
     }
 }
@@ -803,7 +786,7 @@ fn rows_go_to_the_named_file() {
 fn a_full_disk_behind_the_file_is_one_clear_line() {
     let bash = Shell::bash();
     let ended = run_to_end(
-        Command::new(TOOLS)
+        Command::new(&*TOOLS)
             .args([TOOL, "-q", "-j", "-o", "/dev/full", "-p"])
             .arg(bash.pid().to_string()),
     );
@@ -885,7 +868,8 @@ fn a_burst_that_overflows_the_ring_adds_up() {
 /// Whatever ends the tool, the instructions of the traced program are again those of its file, and it goes on.
 fn the_end_takes_the_probes_out(way: Way) {
     // A file of its own, which no other test's tool attaches to.
-    let program = lines_program(&format!("lines-own-{}", way.name()), &["-DOWN", "-rdynamic"]);
+    let program = build_dir().join(format!("lines-own-{}", way.name()));
+    copy(&harness::program("lines-own"), &program);
     let mut shell = Shell::run(&mut Command::new(&program));
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGKILL] {
         assert!(is_untouched(&shell, &program), "before {signal}");
@@ -928,14 +912,10 @@ fn is_untouched(shell: &Shell, program: &Path) -> bool {
 fn without_root_it_is_refused_with_a_hint() {
     let folder = Folder::new();
     // The build may lie where others cannot go.
-    let copy = folder.path.join("ubpf-tools");
-    assert!(
-        run_to_end(Command::new("cp").arg(TOOLS).arg(&copy))
-            .status
-            .success()
-    );
+    let tools = folder.path.join("ubpf-tools");
+    copy(&TOOLS, &tools);
     let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    let ended = run_to_end(Command::new("setpriv").args(user).arg(&copy).arg(TOOL));
+    let ended = run_to_end(Command::new("setpriv").args(user).arg(&tools).arg(TOOL));
     ended.assert_refused(3, "root");
     assert!(ended.stderr.contains("sudo"), "{}", ended.stderr);
 }
@@ -950,7 +930,8 @@ fn without_the_kernels_types_it_is_refused_with_a_hint() {
     command
         .args(["-m", "sh", "-c", script, "sh"])
         .arg(&empty)
-        .args([TOOLS, TOOL]);
+        .arg(&*TOOLS)
+        .arg(TOOL);
     let ended = run_to_end(&mut command);
     ended.assert_refused(3, "/sys/kernel/btf/vmlinux");
     assert!(ended.stderr.contains("CONFIG_DEBUG_INFO_BTF"), "{}", ended.stderr);
@@ -998,7 +979,7 @@ impl Ended {
 
 /// The tool with `-j` in the way that it chooses itself, attached.
 fn start<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Tool {
-    let mut command = Command::new(TOOLS);
+    let mut command = Command::new(&*TOOLS);
     command.args([TOOL, "-j"]).args(args);
     Tool::start_as(command)
 }
@@ -1020,7 +1001,7 @@ impl Plain {
     }
 
     fn spawn<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Self {
-        let mut command = Command::new(TOOLS);
+        let mut command = Command::new(&*TOOLS);
         command
             .arg(TOOL)
             .args(args)
@@ -1091,13 +1072,9 @@ impl Folder {
     /// Another inode. Copied by another process: a descriptor that a child of this one inherited while it was open for
     /// writing would keep the file from being run.
     fn copy_of_bash(&self, name: &str) -> PathBuf {
-        let copy = self.path.join(name);
-        assert!(
-            run_to_end(Command::new("cp").arg("/bin/bash").arg(&copy))
-                .status
-                .success()
-        );
-        copy
+        let bash = self.path.join(name);
+        copy(Path::new("/bin/bash"), &bash);
+        bash
     }
 }
 

@@ -52,7 +52,7 @@ fn written<'a>(records: impl IntoIterator<Item = &'a Value>) -> Records {
 }
 
 fn run_of(tool: &str, args: &[&str]) -> Run {
-    let run = Tool::start(tool, Way::Multi, args).finish();
+    let run = Tool::start(tool, Way::best(), args).finish();
     assert!(run.status.success(), "{}", run.stderr);
     run
 }
@@ -62,7 +62,7 @@ fn the_records_of_every_tool_are_described() {
     // A ring for seven events, and a program that makes thousands before anybody can read them.
     let mut tool = Tool::start(
         "mallocsnoop",
-        Way::Multi,
+        Way::best(),
         ["--buffer-size", "4K", "--stack", "--", "bash", "--version"],
     );
     let attached = std::mem::take(&mut tool.attached);
@@ -89,7 +89,7 @@ fn the_records_of_mallocsnoop_are_described() {
 #[test]
 fn the_records_of_bashreadline_are_described() {
     let mut shell = Shell::bash();
-    let mut tool = Tool::start("bashreadline", Way::Multi, ["-p", &shell.pid().to_string()]);
+    let mut tool = Tool::start("bashreadline", Way::best(), ["-p", &shell.pid().to_string()]);
     shell.enter(":");
     tool.wait_rows(1);
     tool.signal(Signal::SIGINT);

@@ -4,14 +4,14 @@
 //! and whatever is waited for has a deadline. Children are ended by the handle that this process has of them, also when
 //! a test panics.
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// The binary under test.
-pub const TOOLS: &str = env!("CARGO_BIN_EXE_ubpf-tools");
+/// The binary under test: `UBPF_TOOLS_BINARY`, or the one that was built with the tests.
+pub static TOOLS: LazyLock<PathBuf> = LazyLock::new(|| {
+    env::var_os("UBPF_TOOLS_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_ubpf-tools").into(), PathBuf::from)
+});
 /// What takes longer than this has failed; the machine may be busy with other tests.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -47,29 +49,36 @@ impl Way {
 
     /// The way that the tool takes of itself on this kernel.
     pub fn best() -> Way {
-        // Between 6.6 and 6.10 its filter by process was not yet right.
-        match kernel_version() {
-            version if version >= (6, 10) => Way::Multi,
-            version if version >= (5, 15) => Way::Single,
-            _ => Way::Plain,
+        let version = kernel_version();
+        [Way::Multi, Way::Single]
+            .into_iter()
+            .find(|way| version >= way.since())
+            .unwrap_or(Way::Plain)
+    }
+
+    /// The kernel that was the first to have it.
+    fn since(self) -> (u32, u32) {
+        match self {
+            // Between 6.6 and 6.10 its filter by process was not yet right.
+            Way::Multi => (6, 10),
+            Way::Single => (5, 15),
+            Way::Plain => (0, 0),
         }
     }
 
-    /// Runs a test unless this kernel is older than the way.
+    /// Runs a test unless this kernel is older than the way, and the tool says so.
     pub fn run(self, test: impl FnOnce(Way)) {
-        let since = match self {
-            Way::Multi => (6, 6),
-            Way::Single => (5, 15),
-            Way::Plain => (0, 0),
-        };
-        match kernel_version() < since {
-            true => skip(&format!(
-                "--attach {} is there since {since:?}, this is {:?}",
-                self.name(),
-                kernel_version()
-            )),
-            false => test(self),
+        if kernel_version() >= self.since() {
+            return test(self);
         }
+        let refused = run_to_end(&mut tool_command("mallocsnoop", self, ["-d", "1"]));
+        let (major, minor) = self.since();
+        let since = format!("(since {major}.{minor})\n");
+        assert!(
+            refused.status.code() == Some(3) && refused.stderr.ends_with(&since),
+            "{refused:?}"
+        );
+        skip(refused.stderr.trim_end());
     }
 }
 
@@ -297,7 +306,7 @@ impl Tool {
 
 /// `ubpf-tools TOOL -j --attach WAY ARGS...`, to be changed by the caller.
 pub fn tool_command<S: AsRef<OsStr>>(tool: &str, way: Way, args: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(TOOLS);
+    let mut command = Command::new(&*TOOLS);
     command.args([tool, "-j", "--attach", way.name()]).args(args);
     command
 }
@@ -488,44 +497,53 @@ impl Target {
     }
 }
 
-/// Where tests put what they build.
+/// A folder for what tests make.
 pub fn build_dir() -> &'static Path {
-    Path::new(env!("CARGO_TARGET_TMPDIR"))
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        // In a guest with another kernel it is not there yet.
+        fs::create_dir_all(&folder).expect("a folder");
+        folder
+    });
+    &FOLDER
 }
 
-/// A file of tests/targets.
-pub fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/targets")
-        .join(name)
+/// Copies a program. By another process, as one that a thread of this one forks meanwhile would hold it open for writing,
+/// and it could not be started.
+#[track_caller]
+pub fn copy(from: &Path, to: &Path) {
+    let copied = run_to_end(Command::new("cp").arg(from).arg(to));
+    assert!(copied.status.success(), "{}", copied.stderr);
 }
 
-/// Builds `tests/targets/SOURCE` into a file called `name`, once in this run of the tests.
-pub fn build(compiler: &str, source_name: &str, name: &str, flags: &[&str]) -> PathBuf {
-    static BUILT: LazyLock<Mutex<HashMap<OsString, PathBuf>>> = LazyLock::new(Mutex::default);
-    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    built
-        .entry(name.into())
-        .or_insert_with(|| {
-            let folder = build_dir().join(std::process::id().to_string());
-            fs::create_dir_all(&folder).expect("a folder to build in");
-            let (fresh, place) = (folder.join(name), build_dir().join(name));
-            let compiled = run_to_end(
-                Command::new(compiler)
-                    .args(flags)
-                    .arg(source(source_name))
-                    .arg("-o")
-                    .arg(&fresh),
-            );
-            assert!(
-                compiled.status.success(),
-                "{compiler} {source_name}: {}",
-                compiled.stderr
-            );
-            // Another run of the tests may use the old file.
-            fs::rename(&fresh, &place).expect("failed to rename");
-            let _ = fs::remove_dir(&folder);
-            place
-        })
-        .clone()
+/// A program of tests/targets/Makefile, or nothing where its compiler is missing.
+///
+/// They are built when the first test asks, unless `UBPF_TOOLS_TARGETS` names a folder that has them: a guest with
+/// another kernel has no compilers.
+pub fn program_if_built(name: &str) -> Option<PathBuf> {
+    static FOLDER: LazyLock<PathBuf> =
+        LazyLock::new(|| env::var_os("UBPF_TOOLS_TARGETS").map_or_else(build_programs, PathBuf::from));
+    Some(FOLDER.join(name)).filter(|program| program.exists())
+}
+
+/// A program that is always built.
+#[track_caller]
+pub fn program(name: &str) -> PathBuf {
+    program_if_built(name).unwrap_or_else(|| panic!("tests/targets/Makefile has not built {name}"))
+}
+
+fn build_programs() -> PathBuf {
+    let folder = build_dir().join("targets");
+    let built = run_to_end(
+        Command::new("make")
+            .args(["--silent", "-j2", "-C"])
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets"))
+            .arg(format!("OUT={}", folder.display()))
+            // This is no part of the make that may have started the tests.
+            .env_remove("MAKEFLAGS")
+            .env_remove("MFLAGS")
+            .env_remove("MAKELEVEL"),
+    );
+    assert!(built.status.success(), "make -C tests/targets: {}", built.stderr);
+    folder
 }

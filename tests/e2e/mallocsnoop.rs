@@ -22,19 +22,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use crate::harness::{Run, Target, Tool, Way, build};
+use crate::harness::{Run, Target, Tool, Way, program};
 
-/// How a C program is built that makes exactly the calls that are written there.
-const C_FLAGS: [&str; 6] = ["-O2", "-Wall", "-Wextra", "-Werror", "-fno-builtin", "-pthread"];
-const BUMP_FLAGS: [&str; 7] = [
-    "-shared",
-    "-fPIC",
-    "-O2",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-fno-builtin",
-];
 /// Given to every block by tests that need no other size; nobody asks for that much by accident.
 const BLOCK: u64 = 4099;
 /// What tests/targets/calls.c asks for before its main.
@@ -42,12 +31,12 @@ const FIRST_CALL_BYTES: u64 = 104729;
 
 /// tests/targets/calls.c against the C library of this machine.
 fn calls_program() -> PathBuf {
-    build("cc", "calls.c", "calls", &C_FLAGS)
+    program("calls")
 }
 
 /// tests/targets/bump.c as a library.
 fn bump_library() -> PathBuf {
-    build("cc", "bump.c", "libbump.so", &BUMP_FLAGS)
+    program("libbump.so")
 }
 
 fn target() -> Target {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
 use super::*;
-use crate::harness::{Ended, TOOLS, build_dir, run_to_end, skip, tool_command};
+use crate::harness::{Ended, TOOLS, build_dir, program_if_built, run_to_end, skip, tool_command};
 
 /// Runs the tool, which must refuse with this status and say each of these things.
 #[track_caller]
@@ -94,15 +94,9 @@ fn a_library_without_the_function_is_named_with_what_is_near() {
 
 #[test]
 fn a_function_that_no_kernel_can_probe_is_left_out_and_told() {
-    if !cfg!(target_arch = "x86_64") {
+    let Some(library) = program_if_built("libbump-locked.so") else {
         return skip("which instructions those are is known for x86-64 only");
-    }
-    let library = build(
-        "cc",
-        "bump.c",
-        "libbump-locked.so",
-        &[&BUMP_FLAGS[..], &["-DBEGIN_WITH_LOCK"]].concat(),
-    );
+    };
     let mut command = Command::new(calls_program());
     command.env("LD_PRELOAD", library);
     let mut target = Target::start(command);
@@ -153,7 +147,7 @@ fn an_unknown_user_group_or_container_is_named() {
 fn without_root_the_status_says_so() {
     // Nobody may look into the folder of the build.
     let copy = std::env::temp_dir().join(unique("ubpf-tools-e2e"));
-    fs::copy(TOOLS, &copy).expect("a copy");
+    crate::harness::copy(&TOOLS, &copy);
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("permissions");
     let mut command = Command::new(&copy);
     command.args(["mallocsnoop", "-p", "1"]).uid(65534).gid(65534);
@@ -203,11 +197,13 @@ fn without_btf_only_follow_is_refused() {
 fn without_perf_uprobes_the_other_way_still_works() {
     let hide = "mount -t tmpfs none /sys/bus/event_source/devices/uprobe";
     for way in [Way::Single, Way::Plain] {
-        refused_as(
-            &mut where_hidden(hide, way, &["-p", "1"]),
-            3,
-            &["/sys/bus/event_source/devices/uprobe"],
-        );
+        way.run(|way| {
+            refused_as(
+                &mut where_hidden(hide, way, &["-p", "1"]),
+                3,
+                &["/sys/bus/event_source/devices/uprobe"],
+            );
+        });
     }
     Way::Multi.run(|way| {
         let program = calls_program();

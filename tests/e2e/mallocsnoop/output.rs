@@ -18,7 +18,7 @@ each_way! {
 fn the_formats_show_the_same_calls() {
     let program = calls_program();
     let run = |format: &str| {
-        let mut command = Command::new(TOOLS);
+        let mut command = Command::new(&*TOOLS);
         command.args([
             "mallocsnoop",
             "--format",
@@ -99,7 +99,7 @@ fn rows_go_to_a_file(way: Way) {
 #[test]
 fn a_full_disk_is_an_error() {
     for format in ["json", "text", "csv"] {
-        let mut command = Command::new(TOOLS);
+        let mut command = Command::new(&*TOOLS);
         command
             .args(["mallocsnoop", "--format", format, "-o", "/dev/full", "--"])
             .arg(calls_program());

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::harness::{best_way, build_dir, each_way, skip};
+use crate::harness::{best_way, build_dir, copy, each_way, program_if_built, skip};
 
 each_way! {
     a_library_that_appears_later_is_traced
@@ -31,7 +31,7 @@ impl Root {
         fs::create_dir_all(root.join("lib64")).expect("a folder");
         fs::create_dir_all(root.join("proc")).expect("a folder");
         std::os::unix::fs::symlink("lib64", root.join("lib")).expect("a link");
-        fs::copy(calls_program(), root.join("calls")).expect("a copy");
+        copy(&calls_program(), &root.join("calls"));
         for library in libraries_of(&target()) {
             fs::copy(
                 &library,
@@ -253,37 +253,14 @@ fn installed(name: &str) -> Option<PathBuf> {
 }
 
 fn other_c_libraries_are_found(way: Way) {
-    let with = |more: &[&'static str]| [&C_FLAGS[..], more].concat();
     let start = |program: PathBuf| Target::start(Command::new(program));
-    assert_found(
-        way,
-        start(build("cc", "calls.c", "calls-static", &with(&["-static"]))),
-        "calls-static",
-    );
-    if which("musl-gcc") {
-        assert_found(
-            way,
-            start(build("musl-gcc", "calls.c", "calls-musl", &C_FLAGS)),
-            "musl",
-        );
-        assert_found(
-            way,
-            start(build(
-                "musl-gcc",
-                "calls.c",
-                "calls-musl-static",
-                &with(&["-static"]),
-            )),
-            "calls-musl-static",
-        );
-    } else {
-        skip("there is no musl-gcc in PATH");
+    assert_found(way, start(program("calls-static")), "calls-static");
+    for (name, file) in [("calls-musl", "musl"), ("calls-musl-static", "calls-musl-static")] {
+        match program_if_built(name) {
+            Some(program) => assert_found(way, start(program), file),
+            None => skip("there was no musl-gcc to build with"),
+        }
     }
-}
-
-fn which(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).exists()))
 }
 
 fn a_library_is_named_by_path_and_by_name(way: Way) {
@@ -312,12 +289,7 @@ fn a_library_that_is_loaded_later_is_traced(way: Way) {
     // An exec replaces the allocator of a process that is being traced.
     let mut command = Command::new("sh");
     let script = "while read -r order; do case $order in go) exec \"$0\";; *) echo .;; esac; done";
-    command.args(["-c", script]).arg(build(
-        "cc",
-        "calls.c",
-        "calls-static",
-        &[&C_FLAGS[..], &["-static"]].concat(),
-    ));
+    command.args(["-c", script]).arg(program("calls-static"));
     let mut target = Target::start(command);
     let mut tool = trace_pid(way, &target, &["--min-size", "4099", "--max-size", "5003"]);
     target.tell("go");
