@@ -17,20 +17,29 @@ export UBPF_TOOLS_WERROR := 1
 locked := --locked
 endif
 
-.PHONY: help build demo test lint bench bless vmlinux install clean
+# Leaves the binary $(1) in target/$(2), where it has to be static and small.
+define leave =
+@mkdir -p target
+@install -C -m 755 "$(1)" target/$(2)
+@if readelf -lW target/$(2) | grep -w INTERP || readelf -dW target/$(2) | grep -w NEEDED; then \
+	echo "target/$(2) is not static" >&2; exit 1; \
+fi
+@bytes=$$(stat -c %s target/$(2)); echo "target/$(2): static, $$bytes bytes"; \
+if ((bytes > $(max_bytes))); then echo "that is more than $(max_bytes)" >&2; exit 1; fi
+endef
+
+.PHONY: help build build-arm64 demo test lint bench bless vmlinux install clean
 
 help: ## say what there is to make
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 13
 
 build: setup-build ## leave the static binary in target/ubpf-tools
 	cargo build --release $(locked)
-	@mkdir -p target
-	@install -C -m 755 "$(or $(CARGO_TARGET_DIR),target)/$(host)/release/ubpf-tools" target/ubpf-tools
-	@if readelf -lW target/ubpf-tools | grep -w INTERP || readelf -dW target/ubpf-tools | grep -w NEEDED; then \
-		echo "target/ubpf-tools is not static" >&2; exit 1; \
-	fi
-	@bytes=$$(stat -c %s target/ubpf-tools); echo "target/ubpf-tools: static, $$bytes bytes"; \
-	if ((bytes > $(max_bytes))); then echo "that is more than $(max_bytes)" >&2; exit 1; fi
+	$(call leave,$(or $(CARGO_TARGET_DIR),target)/$(host)/release/ubpf-tools,ubpf-tools)
+
+build-arm64: setup-arm64 ## the same for arm64, in target/ubpf-tools-arm64, on an x86-64 machine
+	scripts/arm64 build
+	$(call leave,target/arm64/cargo/aarch64-unknown-linux-gnu/release/ubpf-tools,ubpf-tools-arm64)
 
 demo: build setup-demo ## watch a python3 and a bash that it starts
 	scripts/demo
