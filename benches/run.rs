@@ -503,10 +503,13 @@ impl Target {
     }
 
     fn has_breakpoint(&self) -> Result<bool> {
-        const INT3: u8 = 0xcc;
-        let mut byte = [0];
-        File::open(format!("/proc/{}/mem", self.pid()))?.read_exact_at(&mut byte, self.address)?;
-        Ok(byte == [INT3])
+        #[cfg(target_arch = "x86_64")]
+        const BREAKPOINT: [u8; 1] = [0xcc]; // int3
+        #[cfg(target_arch = "aarch64")]
+        const BREAKPOINT: [u8; 4] = 0xd420_00a0_u32.to_le_bytes(); // brk 5, the number that uprobes have
+        let mut bytes = BREAKPOINT.map(|_| 0);
+        File::open(format!("/proc/{}/mem", self.pid()))?.read_exact_at(&mut bytes, self.address)?;
+        Ok(bytes == BREAKPOINT)
     }
 
     fn wait_for_breakpoint(&self, wanted: bool) -> Result<()> {
