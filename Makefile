@@ -5,6 +5,7 @@ SHELL := bash
 .NOTPARALLEL:
 
 PREFIX ?= /usr/local
+ARCH ?= x86_64
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 # For recipes: a new machine has no rustc yet when make reads this.
@@ -28,7 +29,7 @@ fi
 if ((bytes > $(max_bytes))); then echo "that is more than $(max_bytes)" >&2; exit 1; fi
 endef
 
-.PHONY: help build build-arm64 demo test lint bench bless vmlinux install clean
+.PHONY: help build build-arm64 demo test vmtest lint bench bless vmlinux install clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -56,6 +57,9 @@ test: setup-build setup-lint setup-test build lint ## run every test that this u
 		printf '\n%s\n' '*** NOT RUN, for want of root: the tests load and e2e' >&2; exit 0; \
 	fi; \
 	set -x; "$${root[@]}" cargo test --release --no-fail-fast $(locked) --test load --test e2e
+
+vmtest: setup-build setup-test setup-$(if $(filter arm64,$(ARCH)),vmtest-arm64,vmtest) ## run the tests on kernels 5.10 to 7.2 under QEMU; or ARCH=arm64
+	scripts/vmtest -a $(ARCH)
 
 # --release only because that shares what is built already.
 lint: setup-build setup-lint ## formatting, clippy
