@@ -6,6 +6,7 @@ SHELL := bash
 
 PREFIX ?= /usr/local
 ARCH ?= x86_64
+vmtest := $(if $(filter arm64,$(ARCH)),vmtest-arm64,vmtest)
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 # For recipes: a new machine has no rustc yet when make reads this.
@@ -58,7 +59,7 @@ test: setup-build setup-lint setup-test build lint ## run every test that this u
 	fi; \
 	set -x; "$${root[@]}" cargo test --release --no-fail-fast $(locked) --test load --test e2e
 
-vmtest: setup-build setup-test setup-$(if $(filter arm64,$(ARCH)),vmtest-arm64,vmtest) ## run the tests on kernels 5.10 to 7.2 under QEMU; or ARCH=arm64
+vmtest: setup-build setup-test setup-$(vmtest) ## run the tests on kernels 5.10 to 7.2 under QEMU; or ARCH=arm64
 	scripts/vmtest -a $(ARCH)
 
 # --release only because that shares what is built already.
@@ -78,8 +79,9 @@ bench: setup-build setup-test ## measure
 bless: setup-build ## take today's output as the expected one
 	UBPF_TOOLS_BLESS=1 cargo test --release --test cli
 
-vmlinux: setup-vmlinux ## make the kernel types anew, from this machine's kernel
-	vmlinux/generate
+vmlinux: setup-vmlinux setup-$(vmtest) ## make the kernel types anew; or ARCH=arm64
+	scripts/vmtest -a $(ARCH) -b 6.12 -- cat /sys/kernel/btf/vmlinux >target/vmlinux.btf
+	vmlinux/generate target/vmlinux.btf $(ARCH:x86_64=x86)
 
 install: ## the binary and a link for each tool, below $(DESTDIR)$(PREFIX)/bin
 	@test -x target/ubpf-tools || { echo "nothing to install: make build comes first" >&2; exit 1; }

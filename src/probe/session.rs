@@ -91,6 +91,8 @@ const LOSS_REPORT: Duration = Duration::from_secs(1);
 
 /// The last line of a stack whose walk did not reach the function where the thread began.
 const CUT: &str = "[cut: a function without frame pointer]";
+/// All that is known of a stack that `bpf_get_stack` gave an error for.
+const NO_STACK: &str = "[the kernel could not read the stack]";
 
 const RING: u64 = 0;
 const SIGNALS: u64 = 1;
@@ -111,6 +113,7 @@ pub struct Session<'a> {
     /// Scratch of `name_frames`.
     frames: Vec<Frame>,
     cut: Rc<str>,
+    no_stack: Rc<str>,
     limits: Limits,
     started: Instant,
     next_tick: Option<Instant>,
@@ -202,6 +205,7 @@ impl<'a> Session<'a> {
             symbolizer,
             frames: Vec::new(),
             cut: CUT.into(),
+            no_stack: NO_STACK.into(),
             limits,
             started,
             next_tick: limits.interval.map(|interval| started + interval),
@@ -262,7 +266,9 @@ impl<'a> Session<'a> {
             .position(|frame| !frame.mapped)
             .unwrap_or(self.frames.len());
         lines.extend(self.frames[..astray].iter().map(|frame| Rc::clone(&frame.text)));
-        if !ends_whole(&self.frames) {
+        if addresses.is_empty() {
+            lines.push(Rc::clone(&self.no_stack));
+        } else if !ends_whole(&self.frames) {
             lines.push(Rc::clone(&self.cut));
         }
     }
