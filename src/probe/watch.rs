@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use anyhow::{Context, Result};
 use libbpf_rs::libbpf_sys as sys_bpf;
 use libbpf_rs::{MapHandle, MapType};
+use nix::time::{ClockId, clock_gettime};
 
 use super::event::until_nul;
 
@@ -107,14 +108,28 @@ impl Watch {
     }
 
     /// What has happened since the last call, oldest first.
+    ///
+    /// The buffers of the CPUs are read one after the other, so the one that was read first may lack what happened
+    /// before something in the one that was read last. What is older than the reading is complete; the rest waits for
+    /// another reading.
     pub fn changes(&mut self) -> Vec<Change> {
-        // SAFETY: buffer and list are valid as long as `self`, and nobody else borrows the list while the callback runs.
-        let mut changes = unsafe {
-            sys_bpf::perf_buffer__consume(self.buffer.as_ptr());
-            std::mem::take(self.changes.as_mut())
-        };
-        changes.sort_by_key(|(time, _)| *time);
-        changes.into_iter().map(|(_, change)| change).collect()
+        // While programs start without a pause, there is always a rest: the next call gets it.
+        const READINGS: usize = 8;
+        let mut complete = Vec::new();
+        for _ in 0..READINGS {
+            let begun = monotonic_ns();
+            // SAFETY: buffer and list are valid as long as `self`, and nobody else borrows the list while the callback
+            // runs.
+            let read = unsafe {
+                sys_bpf::perf_buffer__consume(self.buffer.as_ptr());
+                self.changes.as_mut()
+            };
+            take_until(begun, read, &mut complete);
+            if read.is_empty() {
+                break;
+            }
+        }
+        complete
     }
 }
 
@@ -126,6 +141,21 @@ impl Drop for Watch {
             drop(Box::from_raw(self.changes.as_ptr()));
         }
     }
+}
+
+/// Moves what happened until then, oldest first.
+fn take_until(time_ns: u64, read: &mut Vec<(u64, Change)>, complete: &mut Vec<Change>) {
+    read.sort_by_key(|(time, _)| *time);
+    let newer = read.partition_point(|(time, _)| *time <= time_ns);
+    complete.extend(read.drain(..newer).map(|(_, change)| change));
+}
+
+/// On the clock of the records.
+fn monotonic_ns() -> u64 {
+    // Fails for unknown clocks only.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(u64::MAX, |now| {
+        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+    })
 }
 
 /// An event that counts nothing and reports mappings, names and tasks; each report wakes the reader.
@@ -244,6 +274,16 @@ mod tests {
         for len in 0..64 {
             assert_eq!(decode(10, 0, &body[..len]), None, "{len} bytes");
         }
+    }
+
+    #[test]
+    fn what_is_newer_than_the_reading_waits() {
+        let exit = |pid| Change::Exited { pid };
+        let mut read = vec![(30, exit(3)), (10, exit(1)), (20, exit(2)), (21, exit(4))];
+        let mut complete = Vec::new();
+        take_until(20, &mut read, &mut complete);
+        assert_eq!(complete, [exit(1), exit(2)]);
+        assert_eq!(read, [(21, exit(4)), (30, exit(3))]);
     }
 
     #[test]
