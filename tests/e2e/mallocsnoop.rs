@@ -15,6 +15,7 @@ mod python;
 mod quiet;
 mod stacks;
 mod summary;
+mod ways;
 
 use std::path::PathBuf;
 use std::process::Command;
