@@ -45,6 +45,26 @@ const volatile __u64 wake_at = 1 << 16;
 const volatile bool has_cookies = true;
 
 /*
+ * Since 6.13, a tracing program with more than 64 bytes of stack gets one per CPU instead of its task's, although at a
+ * uprobe another task can preempt it and run the same program: both then write over each other (seen on 7.2 as look-ups
+ * that miss). Programs with a tail call are excepted; this one is never made, and the verifier removes it.
+ */
+const volatile bool never = false;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} nowhere SEC(".maps");
+
+static __always_inline void keep_task_stack(void *ctx)
+{
+	if (never)
+		bpf_tail_call(ctx, &nowhere, 0);
+}
+
+/*
  * The number given to this probe when it was attached: the identity of the function. bpf_get_func_ip would be an
  * alternative, but is 0 for uprobes on 6.1. Where there are no cookies, the program is loaded once for each cookie
  * with this constant replaced (COOKIE_MARK in src/probe/attach.rs).
@@ -53,6 +73,7 @@ static __always_inline __u64 probe_cookie(void *ctx)
 {
 	__u64 cookie;
 
+	keep_task_stack(ctx);
 	if (has_cookies)
 		return bpf_get_attach_cookie(ctx);
 	asm volatile("%0 = 0x75627066636f6f6b ll" : "=r"(cookie));
