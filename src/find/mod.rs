@@ -6,4 +6,5 @@ pub mod elf;
 pub mod loader;
 pub mod symbolize;
 pub mod target;
+pub mod types;
 pub mod users;
