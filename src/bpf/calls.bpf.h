@@ -1,32 +1,38 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Calls in flight: what an entry remembers until the same call returns. */
+/* Calls under way, thread by thread: what an entry remembers until the same call returns. */
 #ifndef CALLS_BPF_H
 #define CALLS_BPF_H
 
 #include "event.bpf.h"
 
-/*
- * The stack pointer tells one live call of a thread from every other: recursion is deeper down, and a function that
- * is left by longjmp or an exception leaves an entry that no return can match, since the next call at that depth
- * replaces it. The function is part of the key because a tail call enters the second function at the same depth.
- */
-struct call_key {
-	__u64 pid_tgid;
-	__u64 sp; /* where the return address lies, or would lie */
-	__u64 func;
-};
+/* As many returns as the kernel watches in one thread at a time: MAX_URETPROBE_DEPTH of linux/uprobes.h. */
+#define MAX_DEPTH 64
+
+#ifndef CALL_ARGS
+#define CALL_ARGS 1
+#endif
 
 struct call {
+	__u64 sp; /* where the return address lies, or would lie: tells one live call of a thread from every other */
 	__u64 start_ns;
-	__u64 args[2]; /* as the tool likes */
+	__u64 func;
+	__u64 args[CALL_ARGS]; /* as the tool likes */
+};
+
+/* The calls of one thread, outermost first. Only the thread itself writes here, so nothing is locked. */
+struct thread {
+	__u64 depth;
+	struct call calls[MAX_DEPTH];
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1); /* CALLS_IN_FLIGHT of src/probe/session.rs, when the tool uses return probes */
-	__type(key, struct call_key);
-	__type(value, struct call);
-} calls SEC(".maps");
+	__uint(max_entries, 1); /* THREADS of src/probe/session.rs, when the tool uses return probes */
+	__type(key, __u64); /* process << 32 | thread */
+	__type(value, struct thread);
+} threads SEC(".maps");
+
+static const struct thread no_calls = {};
 
 /* x86-64's `ret` has taken the return address off the stack when a return probe runs; arm64 keeps it in a register. */
 #if defined(__TARGET_ARCH_x86)
@@ -35,34 +41,151 @@ struct {
 #define RETURN_ADDRESS_BYTES 0
 #endif
 
-static __always_inline void call_enter(struct pt_regs *ctx, __u64 func, __u64 arg0, __u64 arg1)
+static __always_inline void add_unmatched(void)
 {
-	struct call_key key = { bpf_get_current_pid_tgid(), PT_REGS_SP(ctx), func };
-	struct call call = { bpf_ktime_get_ns(), { arg0, arg1 } };
-
-	if (!bpf_map_update_elem(&calls, &key, &call, BPF_NOEXIST))
-		return;
-	/* Either the call that was here never returned, or this one cannot be remembered: one is unmatched anyhow. */
 	__sync_fetch_and_add(&unmatched, 1);
-	if (bpf_map_update_elem(&calls, &key, &call, BPF_EXIST))
-		bpf_map_delete_elem(&calls, &key);
 }
 
 /*
- * Takes the call that returns here out of the map. False when its entry was not seen: the call was suppressed, or
- * began before the probes were in. Not an unmatched call: return probes are attached before entry probes, so an
- * entry that was seen has its return seen.
+ * Is the function that begins here one that another has jumped to at its end? Then both return at once, and the
+ * return address is already the kernel's trampoline: the start of a page above the stack.
  */
-static __always_inline bool call_return(struct pt_regs *ctx, __u64 func, struct call *call)
+static __always_inline bool is_tail_call(struct pt_regs *ctx)
 {
-	struct call_key key = { bpf_get_current_pid_tgid(), PT_REGS_SP(ctx) - RETURN_ADDRESS_BYTES, func };
-	struct call *found = bpf_map_lookup_elem(&calls, &key);
+	__u64 to = 0;
 
-	if (!found)
-		return false;
-	*call = *found; /* before the delete: the slot may be someone else's at once */
-	bpf_map_delete_elem(&calls, &key);
-	return true;
+#if defined(__TARGET_ARCH_x86)
+	bpf_probe_read_user(&to, sizeof(to), (void *)PT_REGS_SP(ctx));
+#else
+	to = PT_REGS_RET(ctx);
+#endif
+	return to > PT_REGS_SP(ctx) && !(to & 0xfff);
+}
+
+static __always_inline struct call *call_at(struct thread *thread, __u64 index)
+{
+	return &thread->calls[index & (MAX_DEPTH - 1)];
+}
+
+/*
+ * Forgets calls that longjmp, an exception or a switch of stacks has left without a return: the stack has been cut
+ * back below them. The kernel knows its own return probes by the same rule (arch_uretprobe_is_alive).
+ */
+static __always_inline __u64 alive(struct pt_regs *ctx, struct thread *thread)
+{
+	__u64 sp = PT_REGS_SP(ctx);
+	__u64 depth = thread->depth;
+
+	for (int i = 0; i < MAX_DEPTH; i++) {
+		__u64 top;
+
+		if (!depth)
+			break;
+		top = call_at(thread, depth - 1)->sp;
+		if (top > sp || (top == sp && is_tail_call(ctx)))
+			break;
+		depth--;
+		add_unmatched();
+	}
+	return depth;
+}
+
+static __always_inline struct thread *thread_of(__u64 id)
+{
+	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+
+	if (thread)
+		return thread;
+	bpf_map_update_elem(&threads, &id, &no_calls, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&threads, &id);
+}
+
+/*
+ * A call begins: for the tool to fill in `args`, and for `call_return` to find. NULL when it cannot be remembered,
+ * which counts as unmatched: the thread has too many calls under way, or there are too many threads. `depth` is set
+ * to the number of calls that it is nested in.
+ */
+static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 func, __u64 *depth)
+{
+	struct thread *thread = thread_of(bpf_get_current_pid_tgid());
+	struct call *call;
+
+	if (!thread) {
+		add_unmatched();
+		return NULL;
+	}
+	*depth = alive(ctx, thread);
+	if (*depth >= MAX_DEPTH) {
+		thread->depth = MAX_DEPTH;
+		add_unmatched();
+		return NULL;
+	}
+	call = call_at(thread, *depth);
+	call->sp = PT_REGS_SP(ctx);
+	call->start_ns = bpf_ktime_get_ns();
+	call->func = func;
+	thread->depth = *depth + 1;
+	return call;
+}
+
+/*
+ * The call that returns here; its memory is good until this thread's next call. NULL when its entry was not seen: the
+ * call was suppressed, or began before the probes were in. That is no unmatched call: return probes are attached
+ * before entry probes, so an entry that was seen has its return seen. `depth` as above.
+ */
+static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 func, __u64 *depth)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	__u64 sp = PT_REGS_SP(ctx) - RETURN_ADDRESS_BYTES;
+	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+
+	if (!thread)
+		return NULL;
+	*depth = thread->depth;
+	for (int i = 0; i < MAX_DEPTH; i++) {
+		struct call *top;
+
+		if (!*depth)
+			break;
+		top = call_at(thread, *depth - 1);
+		if (top->sp > sp)
+			break;
+		*depth -= 1;
+		thread->depth = *depth;
+		if (top->sp == sp && top->func == func)
+			return top;
+		add_unmatched();
+	}
+	return NULL;
+}
+
+/* The calls of a thread that ends, or becomes another program, do not return. */
+static __always_inline void thread_ends(__u64 id)
+{
+	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+
+	if (!thread)
+		return;
+	__sync_fetch_and_add(&unmatched, thread->depth);
+	bpf_map_delete_elem(&threads, &id);
+}
+
+SEC("raw_tp/sched_process_exit")
+int thread_exit(void *ctx)
+{
+	thread_ends(bpf_get_current_pid_tgid());
+	return 0;
+}
+
+/* The thread that calls execve takes the number of its process; the second argument is the one it had. */
+SEC("raw_tp/sched_process_exec")
+int thread_exec(__u64 *args)
+{
+	__u64 process = bpf_get_current_pid_tgid() >> 32;
+
+	thread_ends(process << 32 | process);
+	thread_ends(process << 32 | (__u32)args[1]);
+	return 0;
 }
 
 #endif

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Every call of the allocator: who, which call, how much; with --ret the outcome, with --stack from where. */
+#define CALL_ARGS 2 /* size, pointer */
 #include "event.bpf.h"
 #include "filter.bpf.h"
 #include "calls.bpf.h"
@@ -185,6 +186,17 @@ static __always_inline void alloc_emit(struct pt_regs *ctx, __u16 call, __u64 si
 	}
 }
 
+static __always_inline void remember(struct pt_regs *ctx, __u64 call, __u64 size, __u64 pointer)
+{
+	__u64 depth;
+	struct call *entry = call_enter(ctx, call, &depth);
+
+	if (!entry)
+		return;
+	entry->args[0] = size;
+	entry->args[1] = pointer;
+}
+
 SEC("uprobe")
 int alloc_entry(struct pt_regs *ctx)
 {
@@ -200,7 +212,7 @@ int alloc_entry(struct pt_regs *ctx)
 	if (summary)
 		add_up(size);
 	else if (with_return)
-		call_enter(ctx, call, size, pointer);
+		remember(ctx, call, size, pointer);
 	else
 		alloc_emit(ctx, call, size, call == CALL_FREE ? pointer : 0, bpf_ktime_get_ns(), 0, true);
 	return 0;
@@ -224,11 +236,12 @@ SEC("uretprobe")
 int alloc_return(struct pt_regs *ctx)
 {
 	__u64 call = probe_cookie(ctx);
-	struct call entry;
+	__u64 depth;
+	struct call *entry = call_return(ctx, call, &depth);
 
-	if (!call_return(ctx, call, &entry))
+	if (!entry)
 		return 0;
-	alloc_emit(ctx, call, entry.args[0], returned_address(ctx, call, entry.args[1]), entry.start_ns,
-		   bpf_ktime_get_ns() - entry.start_ns, false);
+	alloc_emit(ctx, call, entry->args[0], returned_address(ctx, call, entry->args[1]), entry->start_ns,
+		   bpf_ktime_get_ns() - entry->start_ns, false);
 	return 0;
 }

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use libbpf_rs::Link;
 use libbpf_rs::skel::OpenSkel;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -25,8 +26,8 @@ use crate::output::escape::printable;
 use crate::output::{Output, Value};
 use crate::sys::{self, Duties};
 
-/// Calls that can be under way at a time and still be matched with their returns.
-pub const CALLS_IN_FLIGHT: u32 = 65536;
+/// Threads whose calls can be matched with their returns at a time.
+pub const THREADS: u32 = 8192;
 
 /// Writes the constants of `src/bpf/event.bpf.h` and `src/bpf/filter.bpf.h` into a skeleton's `.rodata`.
 macro_rules! configure {
@@ -47,6 +48,14 @@ pub fn wake_at(ring_bytes: u32) -> u64 {
 /// Loads the programs and maps of a skeleton.
 pub fn load<'obj, S: OpenSkel<'obj>>(open: S) -> Result<S::Output> {
     open.load().context("failed to load the BPF programs")
+}
+
+/// Attaches programs whose sections say where to. They are in as long as the links live.
+pub fn attach_all<const N: usize>(programs: [&libbpf_rs::ProgramMut<'_>; N]) -> Result<Vec<Link>> {
+    let links = programs.into_iter().map(|program| program.attach());
+    links
+        .collect::<Result<_, _>>()
+        .context("failed to attach to the kernel's tracepoints")
 }
 
 /// When a run ends, and what it says on the way.

@@ -24,7 +24,7 @@ use crate::probe::command::Command;
 use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::filter::Filter;
 use crate::probe::follow::Follow;
-use crate::probe::session::{CALLS_IN_FLIGHT, Parts, Session, Step, configure, load};
+use crate::probe::session::{Parts, Session, Step, THREADS, attach_all, configure, load};
 use crate::probe::targets::{Place, Targets, Wanted};
 use crate::sys;
 
@@ -176,14 +176,17 @@ pub fn run(args: Args) -> Result<u8> {
     }
     open.maps.events.set_max_entries(args.run.ring_bytes())?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
-    open.maps.calls.set_max_entries(if args.ret { CALLS_IN_FLIGHT } else { 1 })?;
+    open.maps.threads.set_max_entries(if args.ret { THREADS } else { 1 })?;
     open.maps.usage.set_max_entries(if args.summary { USAGE_THREADS } else { 1 })?;
     open.progs.alloc_return.set_autoload(args.ret);
+    open.progs.thread_exit.set_autoload(args.ret);
+    open.progs.thread_exec.set_autoload(args.ret);
     way.prepare([&mut open.progs.alloc_entry, &mut open.progs.alloc_return]);
     let skel = load(open)?;
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
     let follow = args.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
 
+    let _ends = args.ret.then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])).transpose()?;
     let mut programs = Vec::new();
     if args.ret {
         programs.push(Program { program: &skel.progs.alloc_return, at_return: true });
