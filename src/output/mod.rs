@@ -4,6 +4,7 @@
 //! [`Value`]s to [`Output::row`]. Rows collect in one buffer that [`Output::flush`] writes out, once a batch.
 
 mod csv;
+pub mod distribution;
 pub mod escape;
 pub mod histogram;
 mod sink;
@@ -172,7 +173,9 @@ impl Output {
     }
 
     fn text_row(&mut self, table: &Table, values: &[Value]) {
-        self.text_line(table, values.iter().copied());
+        if table.has_text() {
+            self.text_line(table, values.iter().copied());
+        }
         for (_, value) in table.slots().iter().zip(values).filter(|(slot, _)| slot.below()) {
             value.push_below(&mut self.buffer, &mut self.stamps);
         }

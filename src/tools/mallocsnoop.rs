@@ -432,6 +432,7 @@ fn print_usage(out: &mut Output, table: &Table, ended: &BTreeMap<u32, Usage>, th
     let now = out.wall_now();
     out.header(table);
     for (pid, usage) in &processes {
+        let sizes = histogram::powers_of_two(&usage.sizes);
         out.row(
             table,
             &[
@@ -442,10 +443,10 @@ fn print_usage(out: &mut Output, table: &Table, ended: &BTreeMap<u32, Usage>, th
                 Value::U64(usage.calls),
                 Value::U64(usage.bytes),
                 Value::U64(usage.largest),
-                Value::Buckets(&usage.sizes),
+                Value::Buckets(&sizes),
             ],
         );
-        out.text(|text| histogram::push(text, "bytes", &usage.sizes));
+        out.text(|text| histogram::push(text, "bytes", &sizes));
     }
 }
 
