@@ -5,7 +5,7 @@
 
 #include "event.bpf.h"
 
-/* In the order of `By` in src/tools/group.rs. */
+/* In the order of `By` in src/probe/group.rs. */
 enum group_by {
 	BY_NOTHING,
 	BY_PROCESS,
@@ -16,17 +16,18 @@ enum group_by {
 
 const volatile __u32 group_by = BY_NOTHING;
 
-/* Tells user space of a group when it is first seen: its members may be gone when the counts are read. */
+/*
+ * Tells user space of a group when it is first seen: its members may be gone when the counts are read. Twin of
+ * `GroupEvent` in src/probe/group.rs, which asserts size and offsets.
+ */
 struct group_event {
 	struct event_header header;
 	__u64 group;
 };
 
-EXPORT_TYPE(group_event);
-
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1); /* GROUPS of src/tools/group.rs, with --by */
+	__uint(max_entries, 1); /* GROUPS of src/probe/group.rs, with --by */
 	__type(key, __u64);
 	__type(value, __u8);
 } groups SEC(".maps");

@@ -4,6 +4,7 @@ pub mod container;
 pub mod demangle;
 pub mod elf;
 pub mod loader;
+pub mod places;
 pub mod symbolize;
 pub mod target;
 pub mod types;

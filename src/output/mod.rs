@@ -97,7 +97,7 @@ impl Output {
     /// same kind; in JSON nothing.
     pub fn header(&mut self, table: &Table) {
         match self.format {
-            Format::Text if !self.quiet => self.text_header(table),
+            Format::Text if !self.quiet && table.has_text() => self.text_header(table),
             Format::Csv if self.headed != Some(table.kind()) => self.csv_header(table),
             _ => {}
         }
@@ -142,6 +142,14 @@ impl Output {
     pub fn text(&mut self, push: impl FnOnce(&mut Vec<u8>)) {
         if self.format == Format::Text {
             push(&mut self.buffer);
+        }
+    }
+
+    /// Adds a line with the local time, in text.
+    pub fn time(&mut self, epoch_ns: u64) {
+        if self.format == Format::Text {
+            self.stamps.push_local(&mut self.buffer, epoch_ns);
+            self.buffer.push(b'\n');
         }
     }
 

@@ -5,6 +5,8 @@ pub mod command;
 pub mod event;
 pub mod filter;
 pub mod follow;
+pub mod functions;
+pub mod group;
 pub mod ring;
 pub mod session;
 pub mod signals;

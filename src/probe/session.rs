@@ -32,10 +32,10 @@ pub const THREADS: u32 = 8192;
 
 /// Writes the constants of `src/bpf/event.bpf.h` and `src/bpf/filter.bpf.h` into a skeleton's `.rodata`.
 macro_rules! configure {
-    ($rodata:expr, $filter:expr, $run:expr, $way:expr) => {{
+    ($rodata:expr, $filter:expr, $ring_bytes:expr, $way:expr) => {{
         $crate::probe::filter::configure_filter!($rodata, $filter);
         $rodata.has_cookies = $way.has_cookies();
-        $rodata.wake_at = $crate::probe::session::wake_at($run.ring_bytes());
+        $rodata.wake_at = $crate::probe::session::wake_at($ring_bytes);
     }};
 }
 pub(crate) use configure;

@@ -99,7 +99,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut storage = MaybeUninit::uninit();
     let mut open = BashreadlineSkelBuilder::default().open(&mut storage)?;
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
-        configure!(rodata, &filter, &args.run, way);
+        configure!(rodata, &filter, args.run.ring_bytes(), way);
     }
     open.maps.events.set_max_entries(args.run.ring_bytes())?;
     open.maps.pids.set_max_entries(filter.map_entries())?;

@@ -167,7 +167,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut storage = MaybeUninit::uninit();
     let mut open = MallocsnoopSkelBuilder::default().open(&mut storage)?;
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
-        configure!(rodata, &filter, &args.run, way);
+        configure!(rodata, &filter, args.run.ring_bytes(), way);
         rodata.min_size = args.min_size.unwrap_or(0);
         rodata.max_size = args.max_size.unwrap_or(u64::MAX);
         rodata.with_return = args.ret;
