@@ -3,6 +3,7 @@
 pub mod container;
 pub mod demangle;
 pub mod elf;
+pub mod instructions;
 pub mod loader;
 pub mod symbolize;
 pub mod target;
