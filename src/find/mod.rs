@@ -3,9 +3,12 @@
 pub mod container;
 pub mod demangle;
 pub mod elf;
+pub mod ifunc;
+pub mod instructions;
 pub mod loader;
 pub mod places;
 pub mod symbolize;
 pub mod target;
 pub mod types;
+pub mod usdt;
 pub mod users;
