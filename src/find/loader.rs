@@ -90,7 +90,9 @@ pub fn is_called(path: &Path, name: &str) -> bool {
     let file = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let stem = file.split(".so").next().unwrap_or(file);
     // libc-2.31.so
-    let unversioned = stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').strip_suffix('-');
+    let unversioned = stem
+        .trim_end_matches(|c: char| c.is_ascii_digit() || c == '.')
+        .strip_suffix('-');
     let is_library = [Some(stem), unversioned]
         .into_iter()
         .flatten()

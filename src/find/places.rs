@@ -30,10 +30,18 @@ pub struct Place {
 ///
 /// # Errors
 /// The file cannot be read, or no probe can be put there, and why.
-pub fn places(object: &Object, elf: &ElfFile, what: &What, at_return: bool, pids: &[u32]) -> Result<Vec<Place>> {
+pub fn places(
+    object: &Object,
+    elf: &ElfFile,
+    what: &What,
+    at_return: bool,
+    pids: &[u32],
+) -> Result<Vec<Place>> {
     match what {
         What::Usdt { provider, name } => usdt_places(elf, provider, name, at_return),
-        What::Address(addr) => address_place(object, elf, *addr, at_return).map(|place| place.into_iter().collect()),
+        What::Address(addr) => {
+            address_place(object, elf, *addr, at_return).map(|place| place.into_iter().collect())
+        }
         What::Function { name, offset } => {
             let found = functions::select(elf, &object.path, name)?;
             if !found.is_empty() && at_return {
@@ -44,7 +52,10 @@ pub fn places(object: &Object, elf: &ElfFile, what: &What, at_return: bool, pids
                 return Ok(found.iter().map(start).collect());
             }
             no_return_inside(at_return)?;
-            found.iter().map(|function| inside(elf, function, *offset)).collect()
+            found
+                .iter()
+                .map(|function| inside(elf, function, *offset))
+                .collect()
         }
     }
 }
@@ -62,7 +73,7 @@ fn start(function: &Function) -> Place {
 /// The instruction `offset` bytes behind the start of a function.
 fn inside(elf: &ElfFile, function: &Function, offset: u64) -> Result<Place> {
     let name = demangle(&function.name);
-    let code = elf.code(function)?;
+    let code = elf.code(function.addr, function.size)?;
     instructions::check(&code, offset).with_context(|| format!("failed to probe {name}+{offset:#x}"))?;
     Ok(Place {
         name: format!("{name}+{offset:#x}").into(),
@@ -130,7 +141,9 @@ fn resolved(
         if !function.ifunc {
             return true;
         }
-        let target = real.get(&function.addr).and_then(|&addr| Some((addr, elf.offset_of(addr)?)));
+        let target = real
+            .get(&function.addr)
+            .and_then(|&addr| Some((addr, elf.offset_of(addr)?)));
         match target {
             Some((addr, offset)) => (function.addr, function.offset) = (addr, offset),
             None => missing = Some(function.name.clone()),
@@ -147,9 +160,16 @@ fn resolved(
     }
 }
 
-fn usdt_places(elf: &ElfFile, provider: &NamePattern, name: &NamePattern, at_return: bool) -> Result<Vec<Place>> {
+fn usdt_places(
+    elf: &ElfFile,
+    provider: &NamePattern,
+    name: &NamePattern,
+    at_return: bool,
+) -> Result<Vec<Place>> {
     let probes = usdt::probes(elf)?;
-    let wanted = probes.into_iter().filter(|probe| provider.matches(&probe.provider) && name.matches(&probe.name));
+    let wanted = probes
+        .into_iter()
+        .filter(|probe| provider.matches(&probe.provider) && name.matches(&probe.name));
     let places: Vec<Place> = wanted
         .map(|probe| Place {
             name: format!("{}:{}", probe.provider, probe.name).into(),
@@ -160,7 +180,10 @@ fn usdt_places(elf: &ElfFile, provider: &NamePattern, name: &NamePattern, at_ret
         })
         .collect();
     if at_return && !places.is_empty() {
-        bail!("failed to trace {}: a USDT probe is a moment, and has no return", places[0].name);
+        bail!(
+            "failed to trace {}: a USDT probe is a moment, and has no return",
+            places[0].name
+        );
     }
     Ok(places)
 }

@@ -18,7 +18,6 @@ use crate::find::loader;
 use crate::find::places::{self, places};
 use crate::find::spec::{self, At, NamePattern, Spec, What};
 use crate::find::target::{FileId, Object, Proc};
-use crate::find::usdt;
 use crate::sys::{FAILED, Failure, USAGE};
 
 /// Functions of files that appear later, for which there is room.
@@ -120,7 +119,14 @@ impl Functions {
         for text in specs {
             let spec = spec::parse(text).map_err(|error| Failure::new(USAGE, format!("{error:#}")))?;
             let target = target_of(&spec, scope, &mut files)?;
-            asked.push(Asked { ends: ends(spec.at), spec, target, found: false, searched: Vec::new(), problem: None });
+            asked.push(Asked {
+                ends: ends(spec.at),
+                spec,
+                target,
+                found: false,
+                searched: Vec::new(),
+                problem: None,
+            });
         }
         let place = place(&asked, scope, &files);
         let functions = Rc::new(RefCell::new(Functions {
@@ -174,7 +180,12 @@ impl Functions {
                 let offset = place.offset;
                 let cookie = self.cookie(object, elf, place, ends)? as u64;
                 if points.iter().all(|point| point.cookie != cookie) {
-                    points.push(Point { offset, cookie, ends, semaphore });
+                    points.push(Point {
+                        offset,
+                        cookie,
+                        ends,
+                        semaphore,
+                    });
                 }
             }
         }
@@ -188,9 +199,17 @@ impl Functions {
             return Ok(Vec::new());
         }
         if asked.searched.len() < SEARCHED {
-            asked.searched.push((object.path.clone(), object.file.try_clone()?));
+            asked
+                .searched
+                .push((object.path.clone(), object.file.try_clone()?));
         }
-        match places(object, elf, &asked.spec.what, asked.ends != Ends::Entry, &self.pids) {
+        match places(
+            object,
+            elf,
+            &asked.spec.what,
+            asked.ends != Ends::Entry,
+            &self.pids,
+        ) {
             Ok(found) => {
                 asked.found |= !found.is_empty();
                 Ok(found)
@@ -216,7 +235,11 @@ impl Functions {
             return Err(Failure::new(FAILED, "too many functions appeared: some are not traced").into());
         }
         let module = object.path.file_name().unwrap_or_default().to_string_lossy();
-        let site = Site { place, module: module.as_ref().into(), ends };
+        let site = Site {
+            place,
+            module: module.as_ref().into(),
+            ends,
+        };
         (self.learn)(cookie, &site, object, elf);
         self.sites.push(site);
         self.cookies.insert(key, cookie);
@@ -241,20 +264,28 @@ impl Asked {
             What::Address(addr) => ("function at", format!("{addr:#x}")),
             What::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}")),
         };
-        let files: Vec<String> = self.searched.iter().map(|(path, _)| path.display().to_string()).collect();
+        let files: Vec<String> = self
+            .searched
+            .iter()
+            .map(|(path, _)| path.display().to_string())
+            .collect();
         let place = match &files[..] {
             [] => "any file".to_owned(),
             [file] => file.clone(),
             [first, others @ ..] => format!("{first} and {} more files", others.len()),
         };
-        Failure::new(FAILED, format!("failed to find {what} {name} in {place}")).hint(self.advice()).into()
+        Failure::new(FAILED, format!("failed to find {what} {name} in {place}"))
+            .hint(self.advice())
+            .into()
     }
 
     /// What a person may have meant.
     fn advice(&self) -> String {
         let near = match &self.spec.what {
-            What::Function { name: NamePattern::Exact(name), .. } => self.near(|path, elf| nearest(elf, path, name, 3)),
-            What::Usdt { name: NamePattern::Exact(name), .. } => self.near(|_, elf| usdt::nearest(elf, name, 3)),
+            What::Function {
+                name: NamePattern::Exact(name),
+                ..
+            } => self.near(name),
             _ => Vec::new(),
         };
         match near.is_empty() {
@@ -263,10 +294,10 @@ impl Asked {
         }
     }
 
-    fn near(&self, nearest: impl Fn(&Path, &ElfFile) -> Vec<String>) -> Vec<String> {
+    fn near(&self, name: &str) -> Vec<String> {
         let of_file = |(path, file): &(PathBuf, File)| {
             let elf = ElfFile::open(file.try_clone().ok()?, path).ok()?;
-            Some(nearest(path, &elf)).filter(|names| !names.is_empty())
+            Some(nearest(&elf, path, name, 3)).filter(|names| !names.is_empty())
         };
         self.searched.iter().find_map(of_file).unwrap_or_default()
     }
@@ -276,9 +307,14 @@ impl Asked {
 fn target_of(spec: &Spec, scope: &Scope<'_>, files: &mut Vec<PathBuf>) -> Result<Target> {
     let Some(name) = &spec.target else {
         if scope.filter.pids.is_empty() && scope.filter.container_pids.is_empty() {
-            return Err(Failure::new(USAGE, format!("{} names no program or library", spec.text))
-                .hint(format!("write TARGET:{0}, such as libc:{0}, or choose a process with -p PID", spec.text))
-                .into());
+            return Err(
+                Failure::new(USAGE, format!("{} names no program or library", spec.text))
+                    .hint(format!(
+                        "write TARGET:{0}, such as libc:{0}, or choose a process with -p PID",
+                        spec.text
+                    ))
+                    .into(),
+            );
         }
         return Ok(Target::Any);
     };
@@ -317,13 +353,17 @@ fn path_of(name: &str, pids: &[u32]) -> PathBuf {
 fn is_mapped(name: &str, pids: &[u32]) -> bool {
     pids.iter().any(|&pid| {
         let mapped = Proc::host().mappings(pid).unwrap_or_default();
-        mapped.iter().any(|mapping| mapping.exec && loader::is_called(&mapping.path, name))
+        mapped
+            .iter()
+            .any(|mapping| mapping.exec && loader::is_called(&mapping.path, name))
     })
 }
 
 /// Does any process map a file of this name?
 fn runs(name: &str) -> bool {
-    !Proc::host().all_objects(|mapping| loader::is_called(&mapping.path, name)).is_empty()
+    !Proc::host()
+        .all_objects(|mapping| loader::is_called(&mapping.path, name))
+        .is_empty()
 }
 
 fn no_such_file(name: &str) -> anyhow::Error {

@@ -83,26 +83,60 @@ impl Groups {
 
     /// Takes a record of the ring, `struct group_event`.
     pub fn learn(&mut self, record: &[u8]) {
-        let Some(&GroupEvent { header, group }) = decode::<GroupEvent>(record) else { return };
-        let user = self.users.name(header.uid).map_or_else(|| header.uid.to_string(), str::to_owned);
+        let Some(&GroupEvent { header, group }) = decode::<GroupEvent>(record) else {
+            return;
+        };
+        let user = self
+            .users
+            .name(header.uid)
+            .map_or_else(|| header.uid.to_string(), str::to_owned);
         let cgroup = match self.by {
-            By::Container => self.cgroups.as_mut().and_then(|cgroups| cgroups.path_of(group, header.pid)),
+            By::Container => self
+                .cgroups
+                .as_mut()
+                .and_then(|cgroups| cgroups.path_of(group, header.pid)),
             _ => None,
         };
         let cgroup = cgroup.unwrap_or_default();
         let container = container_id(&cgroup).map_or(cgroup.clone(), |id| id.chars().take(12).collect());
         let comm = header.comm().to_vec();
         let (pid, tid, uid) = (header.pid, header.tid, header.uid);
-        self.members.insert(group, Member { pid, tid, uid, comm, user, container });
+        self.members.insert(
+            group,
+            Member {
+                pid,
+                tid,
+                uid,
+                comm,
+                user,
+                container,
+            },
+        );
     }
 
     /// What is known of a group; of one whose event was lost, its number.
     pub fn member(&self, group: u64) -> Member {
-        self.members.get(&group).cloned().unwrap_or_else(|| match self.by {
-            By::Process => Member { pid: group as u32, ..Member::default() },
-            By::Thread => Member { tid: group as u32, ..Member::default() },
-            By::User => Member { uid: group as u32, user: group.to_string(), ..Member::default() },
-            By::Container => Member { container: group.to_string(), ..Member::default() },
-        })
+        self.members
+            .get(&group)
+            .cloned()
+            .unwrap_or_else(|| match self.by {
+                By::Process => Member {
+                    pid: group as u32,
+                    ..Member::default()
+                },
+                By::Thread => Member {
+                    tid: group as u32,
+                    ..Member::default()
+                },
+                By::User => Member {
+                    uid: group as u32,
+                    user: group.to_string(),
+                    ..Member::default()
+                },
+                By::Container => Member {
+                    container: group.to_string(),
+                    ..Member::default()
+                },
+            })
     }
 }
