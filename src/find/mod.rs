@@ -3,7 +3,9 @@
 pub mod container;
 pub mod demangle;
 pub mod elf;
+pub mod functions;
 pub mod loader;
+pub mod spec;
 pub mod symbolize;
 pub mod target;
 pub mod types;
