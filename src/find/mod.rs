@@ -3,9 +3,11 @@
 pub mod container;
 pub mod demangle;
 pub mod elf;
+pub mod functions;
 pub mod ifunc;
 pub mod instructions;
 pub mod loader;
+pub mod spec;
 pub mod symbolize;
 pub mod target;
 pub mod types;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use super::attach::{Attacher, Point, close_all};
 use super::watch::Mapped;
 use crate::find::elf::ElfFile;
+use crate::find::functions;
 use crate::find::loader;
 use crate::find::target::{FileSet, Mapping, Object, Proc};
 use crate::sys::{FAILED, Failure};
@@ -234,7 +235,7 @@ impl<'a> Targets<'a> {
                 self.names()
             ),
         )
-        .hint(near(&elf, self.wanted.names.first().copied()))
+        .hint(near(&elf, path, self.wanted.names.first().copied()))
         .into())
     }
 
@@ -339,15 +340,16 @@ impl<'a> Targets<'a> {
                 files.join(", ")
             },
         );
-        let elf = objects
-            .first()
-            .and_then(|object| ElfFile::open(object.file.try_clone().ok()?, &object.path).ok());
-        let hint = match elf {
-            Some(elf) if elf.is_static() => {
+        let first = objects.first().and_then(|object| {
+            let elf = ElfFile::open(object.file.try_clone().ok()?, &object.path).ok()?;
+            Some((elf, &object.path))
+        });
+        let hint = match first {
+            Some((elf, _)) if elf.is_static() => {
                 "the program is linked statically, and its symbols are stripped or have other names"
                     .to_owned()
             }
-            Some(elf) => near(&elf, self.wanted.names.first().copied()),
+            Some((elf, path)) => near(&elf, path, self.wanted.names.first().copied()),
             None => "a kernel thread, or a process that has just ended".to_owned(),
         };
         Failure::new(FAILED, message).hint(hint).into()
@@ -372,8 +374,10 @@ impl Drop for Targets<'_> {
 }
 
 /// What a person may have meant.
-fn near(elf: &ElfFile, name: Option<&str>) -> String {
-    let names = name.map(|name| elf.nearest(name, 3)).unwrap_or_default();
+fn near(elf: &ElfFile, path: &Path, name: Option<&str>) -> String {
+    let names = name
+        .map(|name| functions::nearest(elf, path, name, 3))
+        .unwrap_or_default();
     match names.is_empty() {
         true => "no function of that file has a similar name".to_owned(),
         false => format!("similar functions there: {}", names.join(", ")),
