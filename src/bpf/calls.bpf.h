@@ -46,6 +46,8 @@ static const struct thread no_calls = {};
  * the stack. `LEAVING` of src/probe/attach.rs.
  */
 #define LEAVING (1ULL << 32)
+/* Beside it where that instruction jumps to another function. */
+#define JUMPING (1ULL << 33)
 
 static __always_inline void add_unmatched(void)
 {

@@ -107,11 +107,12 @@ pub fn cold_parts(elf: &ElfFile, path: &Path) -> Result<HashMap<String, Vec<Func
     let names = tables
         .names()?
         .into_iter()
-        .filter(|name| is_cold(name.text))
+        .filter(|name| is_part(name.text))
         .collect();
     let mut parts: HashMap<String, Vec<Function>> = HashMap::new();
     for part in functions(elf, names) {
-        if let Some(owner) = part.name.rfind(".cold").and_then(|end| part.name.get(..end)) {
+        let end = [".cold", ".warm"].iter().find_map(|end| part.name.rfind(end));
+        if let Some(owner) = end.and_then(|end| part.name.get(..end)) {
             parts.entry(owner.to_owned()).or_default().push(part);
         }
     }

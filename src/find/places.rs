@@ -6,6 +6,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::elf::{ElfFile, Function};
+use super::instructions::Exit;
 use super::spec::{NamePattern, What};
 use super::target::{Object, Proc};
 use super::usdt::UsdtProbe;
@@ -51,10 +52,9 @@ pub enum Returns {
     Unseen,
     /// By return probes: the kernel puts the address of its own code in the place of the return address.
     ReturnProbe,
-    /// By probes on the instructions at these offsets in the file, which return. Exceptions and panics unwind by return
-    /// addresses, and end the program when they meet the kernel's; Go programs, whose stacks move, crash likewise. Calls
-    /// that end with a jump to another function are not seen to return.
-    Instructions(Vec<u64>),
+    /// By probes on the instructions that end calls, at these offsets in the file. Exceptions and panics unwind by return
+    /// addresses, and end the program when they meet the kernel's; Go programs, whose stacks move, crash likewise.
+    Instructions(Vec<Exit>),
 }
 
 /// The places that `what` names in a file.
@@ -123,19 +123,24 @@ fn return_instructions(elf: &ElfFile, function: &Function, parts: &[Function]) -
          hint: its entry can be traced",
         failed()
     );
-    let mut returns = Vec::new();
-    for part in std::iter::once(function).chain(parts) {
+    let parts: Vec<&Function> = std::iter::once(function).chain(parts).collect();
+    let is_own = |addr: u64| parts.iter().any(|part| addr.wrapping_sub(part.addr) < part.size);
+    let mut exits = Vec::new();
+    for part in &parts {
         let code = elf.code(part.addr, part.size)?;
-        let found = instructions::returns(&code).with_context(failed)?;
-        returns.extend(found.into_iter().map(|at| part.offset + at));
+        let found = instructions::exits(&code, |at| is_own(part.addr.wrapping_add_signed(at)));
+        exits.extend(found.with_context(failed)?.into_iter().map(|exit| Exit {
+            at: part.offset + exit.at,
+            ..exit
+        }));
     }
     ensure!(
-        !returns.is_empty(),
+        !exits.is_empty(),
         "{}: it has no instruction that returns, and a return probe would end the program at an exception or a panic\n\
          hint: its entry can be traced",
         failed()
     );
-    Ok(Returns::Instructions(returns))
+    Ok(Returns::Instructions(exits))
 }
 
 fn start(function: &Function, returns: Returns) -> Place {

@@ -88,6 +88,8 @@ impl Ends {
 /// Set in the cookie of a point that is [`Ends::Leaving`], `LEAVING` of src/bpf/calls.bpf.h: there the return address is
 /// still on the stack.
 pub const LEAVING: u64 = 1 << 32;
+/// Set beside it where the instruction is a jump to another function: what that will return is not known yet.
+pub const JUMPING: u64 = 1 << 33;
 
 /// An instruction of a file to stop at, and the number that the program sees there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
-use super::attach::{Ends, LEAVING, Point};
+use super::attach::{Ends, JUMPING, LEAVING, Point};
 use super::command::Command;
 use super::filter::Filter;
 use super::targets::{Place, Targets, Wanted};
@@ -178,7 +178,10 @@ impl Functions {
             for place in self.places(index, object, elf)? {
                 let ends = self.asked[index].ends;
                 let cookie = self.cookie(object, elf, place.clone(), ends)? as u64;
-                if points.iter().all(|point| point.cookie & !LEAVING != cookie) {
+                if points
+                    .iter()
+                    .all(|point| u64::from(point.cookie as u32) != cookie)
+                {
                     points.extend(points_of(&place, ends, cookie));
                 }
             }
@@ -316,11 +319,12 @@ fn points_of(place: &places::Place, ends: Ends, cookie: u64) -> Vec<Point> {
         semaphore,
     };
     match &place.returns {
-        Returns::Instructions(offsets) => {
+        Returns::Instructions(exits) => {
             let entry = (ends == Ends::Both).then(|| point(place.offset, Ends::Entry, cookie));
-            let leaving = offsets
-                .iter()
-                .map(|&offset| point(offset, Ends::Leaving, cookie | LEAVING));
+            let leaving = exits.iter().map(|exit| {
+                let jumps = if exit.jumps { JUMPING } else { 0 };
+                point(exit.at, Ends::Leaving, cookie | LEAVING | jumps)
+            });
             entry.into_iter().chain(leaving).collect()
         }
         Returns::Unseen | Returns::ReturnProbe => vec![point(place.offset, ends, cookie)],
