@@ -7,6 +7,7 @@ pub mod functions;
 pub mod ifunc;
 pub mod instructions;
 pub mod loader;
+pub mod similar;
 pub mod spec;
 pub mod symbolize;
 pub mod target;

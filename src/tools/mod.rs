@@ -25,5 +25,6 @@ macro_rules! tools {
 
 tools! {
     bashreadline
+    funclist
     mallocsnoop
 }

@@ -3,6 +3,7 @@
 
 mod bashreadline;
 mod docs;
+mod funclist;
 mod harness;
 mod mallocsnoop;
 mod pty;
