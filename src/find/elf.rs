@@ -21,6 +21,7 @@ use object::{LittleEndian, Pod, U16, U32, pod};
 
 #[cfg(test)]
 pub mod image;
+pub mod sections;
 #[cfg(test)]
 mod tests;
 
@@ -549,14 +550,25 @@ impl Source {
 
     /// `size` bytes from `offset` on. Nothing is allocated unless the file is as long as that.
     fn read(&self, offset: u64, size: u64) -> Result<Block> {
-        let end = offset.checked_add(size).filter(|&end| end <= self.len);
-        ensure!(end.is_some(), "truncated ELF file");
-        ensure!(size <= MAX_TABLE, "a table of {size} bytes is too large");
-        let len = usize::try_from(size)?;
+        let len = self.checked_len(offset, size)?;
         let mut words = vec![0_u64; len.div_ceil(8)];
         let bytes = &mut pod::bytes_of_slice_mut(&mut words)[..len];
         self.file.read_exact_at(bytes, offset)?;
         Ok(Block { words, len })
+    }
+
+    /// The same, for what is no table.
+    fn read_bytes(&self, offset: u64, size: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.checked_len(offset, size)?];
+        self.file.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    fn checked_len(&self, offset: u64, size: u64) -> Result<usize> {
+        let end = offset.checked_add(size).filter(|&end| end <= self.len);
+        ensure!(end.is_some(), "truncated ELF file");
+        ensure!(size <= MAX_TABLE, "a table of {size} bytes is too large");
+        Ok(usize::try_from(size)?)
     }
 
     /// The bytes from `offset` to the next NUL, which must be among the next `room` bytes.

@@ -57,13 +57,18 @@ pub struct Type {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
-    Int { signed: bool },
+    Int {
+        signed: bool,
+    },
     Bool,
     /// One character of text, such as `char`.
     Char,
     Float,
     /// Names of values; a value without one is shown as a number.
-    Enum { signed: bool, values: Rc<[(i64, Rc<str>)]> },
+    Enum {
+        signed: bool,
+        values: Rc<[(i64, Rc<str>)]>,
+    },
     /// A pointer to text that ends with a NUL.
     CString,
     /// Any other pointer or reference, and what it leads to where that is worth following.
@@ -72,7 +77,10 @@ pub enum Kind {
     Struct(Rc<[Member]>),
     /// Text that does not end with a NUL, such as `std::string`, `&str` and `String`: at these offsets in the value are the
     /// address of the bytes and their number.
-    Text { pointer_at: u64, length_at: u64 },
+    Text {
+        pointer_at: u64,
+        length_at: u64,
+    },
     Other,
 }
 
