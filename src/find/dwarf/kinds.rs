@@ -72,7 +72,7 @@ impl<'a> Decoder<'a> {
         let well_known = is_text.and_then(|core| self.well_known_name(core));
         let ty = Type {
             name: well_known.unwrap_or_else(|| self.shown_name(spot)).into(),
-            bytes: core.as_ref().map_or(0, size),
+            bytes: core.as_ref().map_or(0, |core| self.size(core)),
             kind,
         };
         let known = (ty, parts);
@@ -108,8 +108,10 @@ impl<'a> Decoder<'a> {
     }
 
     fn base_kind(&self, core: &Entry<'_, 'a>) -> Kind {
-        let Some(AttributeValue::Encoding(encoding)) = core.value(dw::DW_AT_encoding) else {
-            return Kind::Other;
+        let encoding = match core.value(dw::DW_AT_encoding) {
+            // Rust describes `()` as a number of no bytes.
+            Some(AttributeValue::Encoding(encoding)) if self.size(core) > 0 => encoding,
+            _ => return Kind::Other,
         };
         match encoding {
             dw::DW_ATE_boolean => Kind::Bool,
@@ -146,10 +148,7 @@ impl<'a> Decoder<'a> {
                 _ => ControlFlow::Continue(()),
             }
         });
-        let underlying = self
-            .reference(core, dw::DW_AT_type)
-            .and_then(|spot| self.core(spot, |_| true));
-        let signed = match underlying.map(|underlying| self.base_kind(&underlying)) {
+        let signed = match self.below(core).map(|underlying| self.base_kind(&underlying)) {
             Some(Kind::Int { signed }) => signed,
             _ => values.iter().any(|(value, _)| *value < 0),
         };
@@ -160,10 +159,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn pointer(&self, core: &Entry<'_, 'a>, reach: Reach) -> (Kind, usize) {
-        let target = self
-            .reference(core, dw::DW_AT_type)
-            .and_then(|spot| self.core(spot, |_| true));
-        match target {
+        match self.below(core) {
             Some(target) if self.is_char(&target) => (Kind::CString, 1),
             // A pointer to a number may be one to many, or to what is not there yet.
             Some(target) if core.is_rust() || is_structure(target.tag()) => self.to_anything(core, reach),
@@ -226,7 +222,7 @@ impl<'a> Decoder<'a> {
                         members.parts += parts;
                     }
                     members.list.push(Member {
-                        name: name.into(),
+                        name: field(&name).into(),
                         offset,
                         ty,
                     });
@@ -351,6 +347,14 @@ struct Members {
     reach: Reach,
 }
 
+/// The fields of a tuple are `__0` and so on in Rust's debug information, and `0` in its source.
+fn field(name: &str) -> &str {
+    let number = name.strip_prefix("__");
+    number
+        .filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+        .unwrap_or(name)
+}
+
 fn other(name: String) -> Type {
     Type {
         name: name.into(),
@@ -384,13 +388,6 @@ fn is_pointer(tag: DwTag) -> bool {
     )
 }
 
-/// In bytes; 0 if it is not said.
-fn size(core: &Entry<'_, '_>) -> u64 {
-    let said = core.number(dw::DW_AT_byte_size);
-    let address = || is_pointer(core.tag()).then(|| u64::from(core.unit.header.address_size()));
-    said.or_else(address).unwrap_or(0)
-}
-
 /// Neither static, nor made by the compiler, nor a part of a byte.
 fn is_shown(member: &Entry<'_, '_>) -> bool {
     !member.is_set(dw::DW_AT_external)
@@ -407,8 +404,31 @@ fn offset(member: &Entry<'_, '_>) -> Option<u64> {
     }
 }
 
-/// Names.
+/// Sizes and names.
 impl<'a> Decoder<'a> {
+    /// In bytes; 0 if it is not said.
+    fn size(&self, core: &Entry<'_, 'a>) -> u64 {
+        if let Some(said) = core.number(dw::DW_AT_byte_size) {
+            return said;
+        }
+        match core.tag() {
+            tag if is_pointer(tag) => u64::from(core.unit.header.address_size()),
+            dw::DW_TAG_array_type => {
+                // Arrays of arrays have several lengths.
+                let element = self.below(core);
+                let element = element.filter(|element| element.tag() != dw::DW_TAG_array_type);
+                let bytes = element.map_or(0, |element| self.size(&element));
+                self.array_length(core).unwrap_or(0).saturating_mul(bytes)
+            }
+            _ => 0,
+        }
+    }
+
+    /// The type that an entry refers to, without its typedefs and qualifiers.
+    fn below(&self, entry: &Entry<'_, 'a>) -> Core<'_, 'a> {
+        self.core(self.reference(entry, dw::DW_AT_type)?, |_| true)
+    }
+
     /// The name of a parameter's type: whether the function may change its own copy is nobody's business.
     fn shown_name(&self, spot: Spot) -> String {
         let stripped = self.core(spot, is_qualifier).map(|entry| entry.place);
@@ -429,9 +449,10 @@ impl<'a> Decoder<'a> {
         let spot = self.reference(entry, dw::DW_AT_type);
         let target = || self.name(spot, depth + 1);
         match entry.tag() {
-            // Rust names its pointers.
             dw::DW_TAG_pointer_type => match self.text(entry, dw::DW_AT_name) {
+                // Rust names nearly all of its pointers.
                 Some(name) => name,
+                None if entry.is_rust() => format!("*const {}", target()),
                 None => self.pointer_name(spot, "*", depth),
             },
             dw::DW_TAG_reference_type => self.pointer_name(spot, "&", depth),
@@ -440,18 +461,16 @@ impl<'a> Decoder<'a> {
             dw::DW_TAG_volatile_type => self.qualified(spot, "volatile", depth),
             dw::DW_TAG_restrict_type => target(),
             dw::DW_TAG_atomic_type => format!("_Atomic {}", target()),
-            dw::DW_TAG_array_type => format!(
-                "{}[{}]",
-                target(),
-                self.array_length(entry)
-                    .map_or_else(String::new, |n| n.to_string())
-            ),
+            dw::DW_TAG_array_type => self.array_name(entry, &target()),
             dw::DW_TAG_subroutine_type => self.function_name(entry, "", depth),
             dw::DW_TAG_ptr_to_member_type => self.pointer_name(spot, "::*", depth),
             tag => {
                 let name = self.text(entry, dw::DW_AT_name);
                 let name = name.unwrap_or_else(|| "(anonymous)".to_owned());
-                self.in_language(entry, tag, name)
+                match tag {
+                    dw::DW_TAG_base_type => plain_c(name),
+                    _ => self.in_language(entry, tag, name),
+                }
             }
         }
     }
@@ -467,8 +486,8 @@ impl<'a> Decoder<'a> {
             Some(dw::DW_LANG_C | dw::DW_LANG_C89 | dw::DW_LANG_C99 | dw::DW_LANG_C11 | dw::DW_LANG_C17) => {
                 format!("{keyword}{name}")
             }
-            // Its names of other types in this one are full already; this one reads better short.
-            Some(dw::DW_LANG_Rust) => name,
+            // The names of other types in this one are full already; this one reads better short.
+            Some(dw::DW_LANG_Rust) => name.replace(", alloc::alloc::Global", ""),
             _ => {
                 let mut full = String::new();
                 // Inline namespaces of the standard libraries are not written by anybody.
@@ -542,6 +561,14 @@ impl<'a> Decoder<'a> {
         format!("{result} {mark}({})", arguments.join(", "))
     }
 
+    fn array_name(&self, array: &Entry<'_, 'a>, element: &str) -> String {
+        match self.array_length(array) {
+            Some(length) if array.is_rust() => format!("[{element}; {length}]"),
+            Some(length) => format!("{element}[{length}]"),
+            None => format!("{element}[]"),
+        }
+    }
+
     /// The number of elements, of all dimensions together.
     fn array_length(&self, array: &Entry<'_, 'a>) -> Option<u64> {
         let mut length: Option<u64> = None;
@@ -557,6 +584,21 @@ impl<'a> Decoder<'a> {
         });
         length
     }
+}
+
+/// The usual name of a number that GCC calls `long unsigned int`.
+fn plain_c(name: String) -> String {
+    let plain = match name.as_str() {
+        "long int" => "long",
+        "short int" => "short",
+        "long long int" => "long long",
+        "long unsigned int" => "unsigned long",
+        "short unsigned int" => "unsigned short",
+        "long long unsigned int" => "unsigned long long",
+        "_Bool" => "bool",
+        _ => return name,
+    };
+    plain.to_owned()
 }
 
 fn cut(mut name: String) -> String {
@@ -582,7 +624,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn core_shape(&self, core: &Entry<'_, 'a>) -> Shape {
-        let bytes = size(core);
+        let bytes = self.size(core);
         let mut leaves = Vec::new();
         if bytes <= MAX_IN_REGISTERS {
             self.leaves(core, 0, 0, &mut leaves);
@@ -598,7 +640,7 @@ impl<'a> Decoder<'a> {
 
     /// Adds the scalars of a type that starts `start` bytes into the whole.
     fn leaves(&self, core: &Entry<'_, 'a>, start: u64, depth: usize, leaves: &mut Vec<Leaf>) {
-        let bytes = size(core);
+        let bytes = self.size(core);
         let mut leaf = |offset, bytes, float| {
             let leaf = Leaf { offset, bytes, float };
             let is_inside = offset < MAX_IN_REGISTERS && (1..=MAX_IN_REGISTERS).contains(&bytes);
@@ -628,7 +670,6 @@ impl<'a> Decoder<'a> {
 
     fn member_leaves(&self, structure: &Entry<'_, 'a>, start: u64, depth: usize, leaves: &mut Vec<Leaf>) {
         self.children(structure, |child| {
-            let spot = self.reference(&child, dw::DW_AT_type);
             match child.tag() {
                 // Rust's enums with values.
                 dw::DW_TAG_variant_part | dw::DW_TAG_variant => self.leaves(&child, start, depth + 1, leaves),
@@ -643,8 +684,7 @@ impl<'a> Decoder<'a> {
                 dw::DW_TAG_member | dw::DW_TAG_inheritance
                     if !child.is_set(dw::DW_AT_external) && !child.is_set(dw::DW_AT_declaration) =>
                 {
-                    let inner = spot.and_then(|spot| self.core(spot, |_| true));
-                    if let Some((inner, offset)) = inner.zip(offset(&child)) {
+                    if let Some((inner, offset)) = self.below(&child).zip(offset(&child)) {
                         self.leaves(&inner, start.saturating_add(offset), depth + 1, leaves);
                     }
                 }
@@ -658,13 +698,10 @@ impl<'a> Decoder<'a> {
     }
 
     fn array_leaves(&self, array: &Entry<'_, 'a>, start: u64, depth: usize, leaves: &mut Vec<Leaf>) {
-        let element = self
-            .reference(array, dw::DW_AT_type)
-            .and_then(|spot| self.core(spot, |_| true));
-        let Some((element, length)) = element.zip(self.array_length(array)) else {
+        let Some((element, length)) = self.below(array).zip(self.array_length(array)) else {
             return;
         };
-        let bytes = size(&element);
+        let bytes = self.size(&element);
         for index in 0..length.min(MAX_IN_REGISTERS) {
             let at = start.saturating_add(index.saturating_mul(bytes));
             if at >= MAX_IN_REGISTERS || leaves.len() as u64 >= MAX_IN_REGISTERS {
@@ -689,9 +726,7 @@ impl<'a> Decoder<'a> {
                     name.starts_with('~') && !child.is_set(dw::DW_AT_artificial)
                 }
                 dw::DW_TAG_member | dw::DW_TAG_inheritance if depth < MAX_IN_EACH_OTHER => {
-                    let spot = self.reference(&child, dw::DW_AT_type);
-                    let inner = spot.and_then(|spot| self.core(spot, |_| true));
-                    inner.is_some_and(|inner| {
+                    self.below(&child).is_some_and(|inner| {
                         is_structure(inner.tag()) && self.is_by_reference(&inner, depth + 1)
                     })
                 }

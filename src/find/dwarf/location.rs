@@ -12,6 +12,14 @@ const MAX_ENTRIES: usize = 64;
 /// Operations of one description.
 const MAX_OPERATIONS: usize = 32;
 pub const OPTIMIZED_OUT: &str = "optimized out";
+/// The compiler put some arguments elsewhere than the calling convention does, and does not say where this one is.
+pub const MOVED: &str = "moved by the optimizer";
+
+/// Whether anything is said of the place of a parameter, for the first instruction or another.
+pub fn is_placed(parameter: &Entry<'_, '_>) -> bool {
+    let value = parameter.value(dw::DW_AT_location);
+    value.or_else(|| parameter.value(dw::DW_AT_const_value)).is_some()
+}
 
 /// The function around a parameter.
 pub struct Frame {

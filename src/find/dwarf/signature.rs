@@ -9,7 +9,7 @@ use gimli::constants as dw;
 
 use super::entries::{Entries, Entry, Place as Spot};
 use super::kinds::Types;
-use super::location::{self, Frame, OPTIMIZED_OUT};
+use super::location::{self, Frame, MOVED, OPTIMIZED_OUT};
 use crate::find::abi::{Arguments, NATIVE, Shape};
 use crate::find::demangle::demangle;
 use crate::find::types::{Param, Place, Signature};
@@ -35,6 +35,16 @@ type Layers<'d, 'a> = Vec<Entry<'d, 'a>>;
 struct Parameter<'d, 'a> {
     layers: Layers<'d, 'a>,
     is_own: bool,
+}
+
+impl Parameter<'_, '_> {
+    fn is_placed(&self) -> bool {
+        self.is_own && self.layers.first().is_some_and(location::is_placed)
+    }
+
+    fn is_artificial(&self) -> bool {
+        self.layers.iter().any(|entry| entry.is_set(dw::DW_AT_artificial))
+    }
 }
 
 impl<'a> Decoder<'a> {
@@ -160,7 +170,7 @@ impl<'a> Decoder<'a> {
             let mine = |own: &Parameter<'_, '_>| own.layers.iter().any(|entry| entry.place == spot);
             if let Some(index) = listed.iter().position(mine) {
                 ordered.push(listed.remove(index));
-            } else if own.value(dw::DW_AT_abstract_origin).is_some() && !is_artificial(&parameter) {
+            } else if own.value(dw::DW_AT_abstract_origin).is_some() && !parameter.is_artificial() {
                 ordered.push(parameter);
             }
         }
@@ -202,24 +212,33 @@ impl<'a> Decoder<'a> {
         frame: &Frame,
         mut arguments: Arguments,
     ) -> Vec<Param> {
+        let any_placed = parameters.iter().any(Parameter::is_placed);
         let mut is_regular = true;
         let mut decoded = Vec::new();
-        for Parameter { layers, is_own } in parameters {
-            let spot = self.inherited(layers, dw::DW_AT_type);
+        for parameter in parameters {
+            let spot = self.inherited(&parameter.layers, dw::DW_AT_type);
             let shape = spot.map(|spot| self.shape(spot)).unwrap_or_default();
             let usual = arguments.next(&shape);
-            let said = match layers.first() {
-                Some(own) if *is_own => location::place(&self.main, own, frame, shape.bytes),
+            let said = match parameter.layers.first() {
+                // It is nowhere, and that is said in many ways.
+                _ if spot.is_some() && shape.bytes == 0 => None,
+                Some(own) if parameter.is_placed() || (parameter.is_own && !any_placed) => {
+                    location::place(&self.main, own, frame, shape.bytes)
+                }
                 _ => Some(Place::Nowhere(OPTIMIZED_OUT)),
             };
+            let said = said.map(|said| completed(said, &usual, shape.bytes));
             is_regular &= said.as_ref().is_none_or(|said| *said == usual);
-            let name = layers.iter().find_map(|entry| self.text(entry, dw::DW_AT_name));
+            let name = parameter
+                .layers
+                .iter()
+                .find_map(|entry| self.text(entry, dw::DW_AT_name));
             decoded.push((name, self.ty(spot), usual, said));
         }
         let place = |usual, said: Option<Place>| match said {
             Some(said) => said,
-            None if is_regular => usual,
-            None => Place::Nowhere(OPTIMIZED_OUT),
+            None if is_regular || usual == Place::Pieces(Vec::new()) => usual,
+            None => Place::Nowhere(MOVED),
         };
         let param = |(name, ty, usual, said): (Option<String>, _, _, _)| Param {
             name: name.map(Rc::from),
@@ -254,11 +273,13 @@ impl<'a> Decoder<'a> {
     }
 }
 
-fn is_artificial(parameter: &Parameter<'_, '_>) -> bool {
-    parameter
-        .layers
-        .iter()
-        .any(|entry| entry.is_set(dw::DW_AT_artificial))
+/// Compilers leave out words of a parameter that the function does not use, although the caller filled them in.
+fn completed(said: Place, usual: &Place, bytes: u64) -> Place {
+    match (said, usual) {
+        (Place::Pieces(some), Place::Pieces(all)) if all.starts_with(&some) => usual.clone(),
+        (Place::Pieces(some), _) if (some.len() as u64) < bytes.div_ceil(8) => Place::Nowhere(OPTIMIZED_OUT),
+        (said, _) => said,
+    }
 }
 
 /// `net::read` of `net::read(int)`.
@@ -267,6 +288,11 @@ fn without_parameters(name: &str) -> &str {
 }
 #[cfg(test)]
 impl Decoder<'_> {
-    pub fn counts(&self) -> (usize, usize, usize) { let i = &self.main.index; (i.functions.len(), i.inlined.len(), i.namespaces.len()) }
-    pub fn addrs(&self) -> Vec<u64> { self.main.index.functions.iter().map(|f| f.0).collect() }
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let i = &self.main.index;
+        (i.functions.len(), i.inlined.len(), i.namespaces.len())
+    }
+    pub fn addrs(&self) -> Vec<u64> {
+        self.main.index.functions.iter().map(|f| f.0).collect()
+    }
 }
