@@ -6,6 +6,7 @@ pub mod demangle;
 pub mod dwarf;
 pub mod elf;
 pub mod loader;
+pub mod prototypes;
 pub mod symbolize;
 pub mod target;
 pub mod types;
