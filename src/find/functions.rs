@@ -10,6 +10,8 @@ mod stripped;
 mod tests;
 mod words;
 
+pub use stripped::{debug_files, shared_file};
+
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashSet;

@@ -11,13 +11,16 @@ use clap::Parser;
 
 use crate::cli::{OutputArgs, named_file, process_of};
 use crate::find::container::find_container;
+use crate::find::demangle::Readable;
 use crate::find::elf::{ElfFile, Function};
 use crate::find::functions;
 use crate::find::ifunc;
 use crate::find::instructions;
+use crate::find::signatures::Signatures;
 use crate::find::similar::similar;
 use crate::find::spec::{NamePattern, Spec, What, parse_list};
 use crate::find::target::{FileSet, Object, Proc};
+use crate::find::types::{Param, Signature};
 use crate::find::usdt::{self, Argument, Number, UsdtProbe};
 use crate::output::{Column, Output, Table, Value};
 use crate::sys::{FAILED, Failure, USAGE};
@@ -211,29 +214,49 @@ impl List {
             true => ifunc::resolve(&self.proc, &file.object, &file.elf, &found, &self.pids),
             false => HashMap::new(),
         };
+        let signatures = Signatures::read(&file.object.file, &file.elf, &file.path);
         for function in &found {
-            self.function(file, function, targets.get(&function.addr).copied())?;
+            let target = targets.get(&function.addr).copied();
+            self.function(file, function, signatures.of(function), target)?;
         }
         Ok(())
     }
 
     /// `target` is what an IFUNC symbol stands for, if that is known.
-    fn function(&mut self, file: &Listed, function: &Function, target: Option<u64>) -> Result<()> {
+    fn function(
+        &mut self,
+        file: &Listed,
+        function: &Function,
+        signature: Option<Signature>,
+        target: Option<u64>,
+    ) -> Result<()> {
         let name = function.demangled();
-        let shown = match target {
-            Some(addr) => format!("{name} [ifunc: {addr:#x}]").into(),
-            None if function.ifunc => format!("{name} [ifunc]").into(),
-            None => Cow::Borrowed(&*name),
+        let params = signature.as_ref().map(params);
+        let returns = signature.as_ref().and_then(|signature| signature.returns.as_ref());
+        let mut shown = match &params {
+            Some(params) => format!("{}({})", bare(&function.name), params.join(", ")),
+            None => name.clone().into_owned(),
         };
+        if let Some(returns) = returns {
+            shown.push_str(" -> ");
+            shown.push_str(&returns.name);
+        }
+        match target {
+            Some(addr) => shown.push_str(&format!(" [ifunc: {addr:#x}]")),
+            None if function.ifunc => shown.push_str(" [ifunc]"),
+            None => {}
+        }
         let values = [
             Value::Hex(function.addr),
-            Some(function.size).filter(|&size| size != 0).map_or(Value::Null, Value::U64),
+            Some(function.size)
+                .filter(|&size| size != 0)
+                .map_or(Value::Null, Value::U64),
             file.shown(),
             Value::Bytes(shown.as_bytes()),
             Value::Bytes(name.as_bytes()),
             Value::Bytes(function.name.as_bytes()),
-            Value::Null,
-            Value::Null,
+            params.as_deref().map_or(Value::Null, Value::Lines),
+            returns.map_or(Value::Null, |returns| Value::Bytes(returns.name.as_bytes())),
             Value::Bool(function.ifunc),
             target.map_or(Value::Null, Value::Hex),
         ];
@@ -288,6 +311,28 @@ fn place(elf: &ElfFile, function: &Function, offset: u64) -> Result<Function> {
         size: function.size - offset,
         ifunc: false,
     })
+}
+
+/// A name without the parameters that C++ puts into it.
+fn bare(symbol: &str) -> Cow<'_, str> {
+    match Readable::new(symbol) {
+        Some(readable) => Cow::Owned(readable.bare().to_owned()),
+        None => Cow::Borrowed(symbol),
+    }
+}
+
+/// Type and name of each parameter: `size_t bytes`, `const char *path`.
+fn params(signature: &Signature) -> Vec<Rc<str>> {
+    let declared = |param: &Param| -> Rc<str> {
+        let ty = &param.ty.name;
+        match &param.name {
+            Some(name) if ty.ends_with('*') => format!("{ty}{name}").into(),
+            Some(name) => format!("{ty} {name}").into(),
+            None => Rc::clone(ty),
+        }
+    };
+    let more = signature.variadic.then(|| Rc::from("..."));
+    signature.params.iter().map(declared).chain(more).collect()
 }
 
 /// Type and place of an argument: `int32 %edi`.
