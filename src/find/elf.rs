@@ -366,12 +366,8 @@ impl ElfFile {
             Some(at) => Some(self.read_at_address(at, count.saturating_mul(2), "symbol versions")?),
             None => None,
         };
-        Ok(Some(Symbols {
-            table,
-            strings,
-            versions,
-            file_len: self.view.source.len(),
-        }))
+        let file_len = self.view.source.len();
+        Ok(Some(Symbols::new(table, strings, versions, file_len)))
     }
 
     /// How many dynamic symbols there are. No dynamic tag says so: it follows from a hash table or, in a file
@@ -638,11 +634,10 @@ impl<'a> Search<'a> {
 
     /// Takes from `symbols` what is better than what was found before; a tie goes to the earlier one.
     fn scan(&mut self, file: &ElfFile, symbols: &Symbols) {
-        let strings = symbols.strings.bytes();
         // What an earlier table gave stays: a loader binds to dynamic symbols only.
         let settled: Vec<bool> = self.found.iter().map(Option::is_some).collect();
         for symbol in symbols.functions() {
-            let Some(&first) = strings.get(symbol.name) else {
+            let Some(first) = symbols.first_byte(&symbol) else {
                 continue;
             };
             for &index in &self.by_first[usize::from(first)] {

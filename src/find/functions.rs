@@ -1,10 +1,11 @@
 //! The functions of an ELF file by name, from whatever the file and the machine still know of them.
 //!
-//! In this order: dynamic symbols; `.symtab` or, if that was stripped off, a debug file or MiniDebugInfo; and for code
-//! that no symbol covers, the tables that unwind the stack, whose functions are called `fn_0x1234` after their virtual
+//! In this order: dynamic symbols; `.symtab` or, if that was stripped off, a debug file or MiniDebugInfo or Go's own
+//! table; and for code that no symbol covers, the tables that unwind the stack, whose functions are called `fn_0x1234` after their virtual
 //! address.
 
 mod frames;
+mod go;
 mod stripped;
 #[cfg(test)]
 mod tests;
@@ -62,7 +63,7 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
         }
     }
     let filter = Filter::new(pattern);
-    let fits = |name: &&Name| !is_cold(name.text) && filter.fits(name.text);
+    let fits = |name: &&Name| !is_part(name.text) && filter.fits(name.text);
     let mut found = functions(elf, names.iter().filter(fits).copied().collect());
     let frames = frames::functions(elf);
     add_sizes(&mut found, &frames);
@@ -117,6 +118,7 @@ struct Tables<'e> {
     elf: &'e ElfFile,
     dynamic: Option<Symbols>,
     others: Option<Symbols>,
+    go: Option<go::Table>,
 }
 
 /// A name of a function.
@@ -141,7 +143,17 @@ impl<'e> Tables<'e> {
     fn read(elf: &'e ElfFile, path: &Path) -> Result<Tables<'e>> {
         let dynamic = elf.dynamic_symbols()?;
         let others = elf.static_symbols()?.or_else(|| stripped::symbols(elf, path));
-        Ok(Tables { elf, dynamic, others })
+        let go = if others.is_none() {
+            go::Table::read(elf)
+        } else {
+            None
+        };
+        Ok(Tables {
+            elf,
+            dynamic,
+            others,
+            go,
+        })
     }
 
     /// Every name of every function. Old versions of a name are left out if it has a default version, and so are names
@@ -152,32 +164,66 @@ impl<'e> Tables<'e> {
             let Some(table) = table else {
                 continue;
             };
-            // Symbols may share one long string: without a budget a small file could ask for terabytes of names.
-            let mut budget = table.file_len;
+            let mut budget = Budget::new(self.elf, table.file_len);
             for symbol in table.functions() {
                 let Some((name, default)) = table.name(&symbol) else {
                     continue;
                 };
-                let left = budget.checked_sub(name.len() as u64);
-                budget = left.with_context(|| self.elf.damaged("symbol names are longer than the file"))?;
-                if let Ok(text) = std::str::from_utf8(name) {
-                    let rank = Rank {
-                        dynamic,
-                        exported: !symbol.local,
-                        default,
-                    };
-                    names.push(Name {
-                        text,
-                        rank,
-                        addr: symbol.addr,
-                        size: symbol.size,
-                        ifunc: symbol.ifunc,
-                    });
-                }
+                let rank = Rank {
+                    dynamic,
+                    exported: !symbol.local,
+                    default,
+                };
+                let text = budget.take(name)?;
+                names.extend(text.map(|text| Name {
+                    text,
+                    rank,
+                    addr: symbol.addr,
+                    size: symbol.size,
+                    ifunc: symbol.ifunc,
+                }));
             }
         }
         leave_out_old_versions(&mut names);
+        if let Some(table) = &self.go {
+            let mut budget = Budget::new(self.elf, table.len());
+            for function in table.functions() {
+                let rank = Rank {
+                    dynamic: false,
+                    exported: false,
+                    default: true,
+                };
+                let text = budget.take(function.name)?;
+                names.extend(text.map(|text| Name {
+                    text,
+                    rank,
+                    addr: function.addr,
+                    size: function.size,
+                    ifunc: false,
+                }));
+            }
+        }
         Ok(names)
+    }
+}
+
+/// How many bytes of names may be read. Many may share one long text: without a budget a small file could ask for
+/// terabytes.
+struct Budget<'e> {
+    elf: &'e ElfFile,
+    left: u64,
+}
+
+impl Budget<'_> {
+    fn new(elf: &ElfFile, left: u64) -> Budget<'_> {
+        Budget { elf, left }
+    }
+
+    /// None for a name that is not UTF-8.
+    fn take<'n>(&mut self, name: &'n [u8]) -> Result<Option<&'n str>> {
+        let left = self.left.checked_sub(name.len() as u64);
+        self.left = left.with_context(|| self.elf.damaged("symbol names are longer than the file"))?;
+        Ok(std::str::from_utf8(name).ok())
     }
 }
 
@@ -238,11 +284,11 @@ fn functions(elf: &ElfFile, mut names: Vec<Name>) -> Vec<Function> {
     names.into_iter().filter_map(function).collect()
 }
 
-/// Whether the name is that of a part of a function that the compiler moved away, because it hardly ever runs. It is
-/// jumped to, so that a return probe on it would take something else on the stack for the return address.
-fn is_cold(name: &str) -> bool {
+/// Whether the name is that of a part of a function that the compiler or BOLT moved away, because it hardly ever runs. It
+/// is jumped to, so that a return probe on it would take something else on the stack for the return address.
+fn is_part(name: &str) -> bool {
     let name = name.trim_end_matches(|char: char| char.is_ascii_digit());
-    name.ends_with(".cold") || name.ends_with(".cold.")
+    [".cold", ".cold.", ".warm"].iter().any(|end| name.ends_with(end))
 }
 
 /// Symbols of hand-written code often have no size; `frames` may.

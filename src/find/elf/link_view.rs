@@ -49,12 +49,9 @@ impl LinkView {
         let Some((table, strings)) = found else {
             return Ok(None);
         };
-        Ok(Some(Symbols {
-            table: self.source.read(table.offset, table.size)?,
-            strings: self.source.read(strings.offset, strings.size)?,
-            versions: None,
-            file_len: self.source.len(),
-        }))
+        let read = |extent: Extent| self.source.read(extent.offset, extent.size);
+        let symbols = Symbols::new(read(table)?, read(strings)?, None, self.source.len());
+        Ok(Some(symbols))
     }
 
     /// Where the first section of that type is.

@@ -11,10 +11,13 @@ pub type RawSymbol = Sym64<LittleEndian>;
 
 /// A symbol table with its strings.
 pub struct Symbols {
-    pub table: Block,
-    pub strings: Block,
+    table: Block,
+    strings: Block,
+    /// Bytes of the strings up to the last NUL. What follows is the end of no name, and is not searched for it again and
+    /// again.
+    terminated: usize,
     /// One number a symbol; only dynamic symbols have them.
-    pub versions: Option<Block>,
+    versions: Option<Block>,
     /// Bytes of the file that they are from.
     pub file_len: u64,
 }
@@ -60,6 +63,22 @@ impl Symbol {
 }
 
 impl Symbols {
+    pub fn new(table: Block, strings: Block, versions: Option<Block>, file_len: u64) -> Symbols {
+        let last = strings.bytes().iter().rposition(|&byte| byte == 0);
+        Symbols {
+            terminated: last.map_or(0, |last| last + 1),
+            table,
+            strings,
+            versions,
+            file_len,
+        }
+    }
+
+    /// The first byte of a symbol's name.
+    pub fn first_byte(&self, symbol: &Symbol) -> Option<u8> {
+        self.strings.bytes().get(symbol.name).copied()
+    }
+
     /// The defined functions, in the order of the table.
     pub fn functions(&self) -> impl Iterator<Item = Symbol> {
         let versions: &[U16<LittleEndian>] = self.versions.as_ref().map_or(&[], Block::table);
@@ -74,7 +93,7 @@ impl Symbols {
 
     /// The name without its version, and whether this is the default version of it.
     pub fn name(&self, symbol: &Symbol) -> Option<(&[u8], bool)> {
-        let rest = self.strings.bytes().get(symbol.name..)?;
+        let rest = self.strings.bytes().get(symbol.name..self.terminated)?;
         let full = &rest[..rest.iter().position(|&byte| byte == 0)?];
         let (name, default) = match full.iter().position(|&byte| byte == b'@') {
             Some(at) if at > 0 => (&full[..at], full.get(at + 1) == Some(&b'@')),

@@ -8,6 +8,9 @@ use gimli::{FrameDescriptionEntry, UnwindSection};
 
 use crate::find::elf::{Block, ElfFile};
 
+/// What the sections begin with whose code is no function's: stubs for calls into libraries, and what BOLT has replaced.
+const NOT_CALLED: [&str; 2] = [".plt", ".bolt.org"];
+
 type Bytes<'b> = EndianSlice<'b, LittleEndian>;
 
 /// The code of a function.
@@ -24,9 +27,12 @@ pub fn functions(elf: &ElfFile) -> Vec<Extent> {
     let Some((addr, block)) = unwind_table(elf) else {
         return Vec::new();
     };
-    let stubs = elf.sections_starting(".plt");
+    let not_called: Vec<_> = NOT_CALLED
+        .iter()
+        .flat_map(|name| elf.sections_starting(name))
+        .collect();
     let mut found = read(addr, block.bytes());
-    found.retain(|extent| !stubs.iter().any(|stubs| stubs.contains(&extent.addr)));
+    found.retain(|extent| !not_called.iter().any(|range| range.contains(&extent.addr)));
     found.sort_unstable();
     found.dedup_by_key(|extent| extent.addr);
     found
@@ -48,7 +54,7 @@ fn unwind_table(elf: &ElfFile) -> Option<(u64, Block)> {
     })
 }
 
-fn read(addr: u64, bytes: &[u8]) -> Vec<Extent> {
+pub fn read(addr: u64, bytes: &[u8]) -> Vec<Extent> {
     let table = EhFrame::new(bytes, LittleEndian);
     let bases = BaseAddresses::default().set_eh_frame(addr);
     let mut entries = table.entries(&bases);

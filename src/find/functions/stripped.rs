@@ -170,15 +170,15 @@ impl Place {
 
 /// The content of `.gnu_debuglink`.
 #[derive(Debug, PartialEq, Eq)]
-struct Link<'l> {
-    name: &'l OsStr,
+pub struct Link<'l> {
+    pub name: &'l OsStr,
     /// CRC-32 of the debug file.
-    checksum: u32,
+    pub checksum: u32,
 }
 
 impl Link<'_> {
     /// A name, a NUL, and at the next multiple of four bytes the checksum.
-    fn parse(bytes: &[u8]) -> Option<Link<'_>> {
+    pub fn parse(bytes: &[u8]) -> Option<Link<'_>> {
         let name = &bytes[..bytes.iter().position(|&byte| byte == 0)?];
         let at = (name.len() + 1).next_multiple_of(4);
         let checksum = u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?);
@@ -212,7 +212,7 @@ fn packed(elf: &ElfFile) -> Option<Symbols> {
     view.symbols().ok().flatten()
 }
 
-fn unpacked(xz: &[u8]) -> Option<Vec<u8>> {
+pub fn unpacked(xz: &[u8]) -> Option<Vec<u8>> {
     let decoder = Box::new(XzDecoder::with_alloc_dict_size(0, MAX_WINDOW));
     let buffer = NonZeroUsize::new(CHUNK)?;
     let reader = XzReader::new_with_buffer_size_and_decoder(Cursor::new(xz.to_vec()), buffer, decoder);
