@@ -31,6 +31,7 @@ mod content;
 pub mod image;
 mod link_view;
 mod relocation;
+pub mod sections;
 mod source;
 mod symbols;
 #[cfg(test)]

@@ -11,6 +11,8 @@ mod stripped;
 mod tests;
 mod words;
 
+pub use stripped::{debug_files, shared_file};
+
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -20,6 +22,7 @@ use anyhow::{Context, Result};
 
 use super::demangle::{Readable, demangle};
 use super::elf::{ElfFile, Function, Symbols};
+use super::similar::similar;
 use super::spec::NamePattern;
 use frames::Extent;
 
@@ -125,18 +128,11 @@ pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> 
     let Ok(tables) = Tables::read(elf, path) else {
         return Vec::new();
     };
-    let wanted = name.to_lowercase();
-    let mut near: Vec<(usize, usize, String)> = Vec::new();
-    for name in tables.names().unwrap_or_default() {
-        let readable = Readable::new(name.text);
-        let name = readable.as_ref().map_or(name.text, Readable::bare);
-        if let Some(distance) = distance(&wanted, name) {
-            near.push((distance, name.len(), name.to_owned()));
-        }
-    }
-    near.sort_unstable();
-    near.dedup();
-    near.into_iter().take(n).map(|(.., name)| name).collect()
+    let bare = |name: &Name| match Readable::new(name.text) {
+        Some(readable) => readable.bare().to_owned(),
+        None => name.text.to_owned(),
+    };
+    similar(name, tables.names().unwrap_or_default().iter().map(bare), n)
 }
 
 /// The symbol tables that tell about a file, the best first.
@@ -377,34 +373,4 @@ impl Filter<'_> {
             forms.iter().any(|form| self.pattern.matches(form))
         })
     }
-}
-
-/// How far `candidate` is from `wanted` (in lower case), or `None` if nobody would take one for the other. Beyond
-/// the edit distance, a name counts as near if it contains the wanted one, or is the greater part of it.
-fn distance(wanted: &str, candidate: &str) -> Option<usize> {
-    /// A shorter name is part of too many others to mean anything.
-    const MIN_PART: usize = 3;
-    let candidate = last_parts(candidate, wanted.matches("::").count() + 1).to_lowercase();
-    if wanted.len() >= MIN_PART && candidate.contains(wanted) {
-        let extra = candidate.len() - wanted.len();
-        return Some(if candidate.starts_with(wanted) {
-            extra.min(2)
-        } else {
-            extra.min(3)
-        });
-    }
-    if candidate.len() >= MIN_PART && candidate.len() * 2 >= wanted.len() && wanted.contains(&candidate) {
-        return Some((wanted.len() - candidate.len()).min(3));
-    }
-    let limit = wanted.len().div_ceil(3);
-    if wanted.len().abs_diff(candidate.len()) > limit {
-        return None;
-    }
-    Some(strsim::damerau_levenshtein(wanted, &candidate)).filter(|&distance| distance <= limit)
-}
-
-/// The last `n` parts of a name with `::` between them: a person may leave out the first ones.
-fn last_parts(name: &str, n: usize) -> &str {
-    let before = name.rmatch_indices("::").nth(n - 1);
-    before.map_or(name, |(at, colons)| &name[at + colons.len()..])
 }

@@ -6,6 +6,25 @@
 
 use std::fmt;
 
+use anyhow::{Context, Result, ensure};
+
+use super::elf::{ElfFile, Function};
+
+/// Whether an instruction begins `offset` bytes after the start of a function of `elf`.
+///
+/// # Errors
+/// None does, or it cannot be known.
+pub fn check_function(elf: &ElfFile, function: &Function, offset: u64) -> Result<()> {
+    let what = || format!("failed to put a probe at {}+{offset:#x}", function.name);
+    ensure!(
+        function.size > 0,
+        "{}: nothing tells how long the function is",
+        what()
+    );
+    let code = elf.code(function.addr, function.size).with_context(what)?;
+    check(&code, offset).with_context(what)
+}
+
 /// Why no probe can be at an offset. All numbers are bytes from the function's first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misplaced {
@@ -39,7 +58,7 @@ impl std::error::Error for Misplaced {}
 ///
 /// # Errors
 /// None does, or it cannot be known.
-pub fn check(function: &[u8], offset: u64) -> Result<(), Misplaced> {
+fn check(function: &[u8], offset: u64) -> Result<(), Misplaced> {
     let size = function.len() as u64;
     if offset >= size {
         return Err(Misplaced::Outside { size });

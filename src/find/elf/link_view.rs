@@ -73,6 +73,7 @@ impl LinkView {
         sections.table().iter().find(is_wanted).map(|section| Place {
             addr: section.sh_addr.get(LE),
             extent: extent(section),
+            compressed: section.sh_flags.get(LE) & u64::from(elf::SHF_COMPRESSED) != 0,
         })
     }
 
@@ -126,6 +127,8 @@ impl LinkView {
 pub struct Place {
     pub addr: u64,
     pub extent: Extent,
+    /// The content begins with a header that says how.
+    pub compressed: bool,
 }
 
 struct Sections {

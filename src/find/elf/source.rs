@@ -46,20 +46,36 @@ impl Source {
 
     /// `size` bytes from `offset` on. Nothing is allocated unless the file is as long as that.
     pub fn read(&self, offset: u64, size: u64) -> Result<Block> {
+        let len = self.checked_len(offset, size)?;
+        let mut words = vec![0_u64; len.div_ceil(8)];
+        self.read_into(&mut pod::bytes_of_slice_mut(&mut words)[..len], offset)?;
+        Ok(Block { words, len })
+    }
+
+    /// The same, for what is no table.
+    pub fn read_bytes(&self, offset: u64, size: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.checked_len(offset, size)?];
+        self.read_into(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    fn checked_len(&self, offset: u64, size: u64) -> Result<usize> {
         let end = offset.checked_add(size).filter(|&end| end <= self.len);
         ensure!(end.is_some(), "truncated ELF file");
         ensure!(size <= MAX_TABLE, "a table of {size} bytes is too large");
-        let len = usize::try_from(size)?;
-        let mut words = vec![0_u64; len.div_ceil(8)];
-        let bytes = &mut pod::bytes_of_slice_mut(&mut words)[..len];
+        Ok(usize::try_from(size)?)
+    }
+
+    fn read_into(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
         match &self.content {
             Content::File(file) => file.read_exact_at(bytes, offset)?,
             Content::Memory(all) => {
-                let start = usize::try_from(offset)?;
-                bytes.copy_from_slice(all.get(start..start + len).context("truncated ELF file")?);
+                let rest = usize::try_from(offset).ok().and_then(|start| all.get(start..));
+                let part = rest.and_then(|rest| rest.get(..bytes.len()));
+                bytes.copy_from_slice(part.context("truncated ELF file")?);
             }
         }
-        Ok(Block { words, len })
+        Ok(())
     }
 
     /// The bytes from `offset` to the next NUL, which must be among the next `room` bytes.

@@ -18,6 +18,8 @@ use crate::find::target::open_regular;
 
 /// Where debug files are, in the root directory of this tool and in that of a process.
 const DEBUG_DIR: &str = "usr/lib/debug";
+/// The section that names the file with what several debug files share.
+const SHARED_LINK: &str = ".gnu_debugaltlink";
 /// Longest file whose checksum is computed, in bytes.
 const MAX_CHECKED: u64 = 4 << 30;
 /// Bytes read at a time for a checksum.
@@ -31,37 +33,37 @@ pub fn symbols(elf: &ElfFile, path: &Path) -> Option<Symbols> {
     separate(elf, path).or_else(|| packed(elf))
 }
 
-fn separate(elf: &ElfFile, path: &Path) -> Option<Symbols> {
+/// The debug file of `elf`, whose name is `path`, and the file that `dwz` made of what several debug files share.
+pub fn debug_files(elf: &ElfFile, path: &Path) -> Option<(File, Option<File>)> {
     let place = Place::of(path);
-    let id = elf.build_id();
-    let by_id = id.iter().flat_map(|id| place.by_id(id)).find_map(|path| {
-        let file = DebugFile::open(&path)?;
-        (file.view.build_id() == id).then(|| file.symbols())?
+    let found = place.debug_file(elf)?;
+    let shared = found.view.section_named(SHARED_LINK).and_then(|section| {
+        let link = found.view.source.read(section.extent.offset, section.extent.size);
+        place.shared_file(link.ok()?.bytes(), &found.path)
     });
-    by_id.or_else(|| {
-        let (_, link) = elf.section_named(".gnu_debuglink")?;
-        let link = Link::parse(link.bytes())?;
-        place.by_name(link.name).into_iter().find_map(|path| {
-            let file = DebugFile::open(&path)?;
-            let is_right = match (&id, file.view.build_id()) {
-                (Some(wanted), Some(id)) => *wanted == id,
-                _ => checksum(&file.file) == Some(link.checksum),
-            };
-            is_right.then(|| file.symbols())?
-        })
-    })
+    Some((found.file, shared))
 }
 
+/// The file that the debug information of `elf` itself shares with others.
+pub fn shared_file(elf: &ElfFile, path: &Path) -> Option<File> {
+    let (_, link) = elf.section_named(SHARED_LINK)?;
+    Place::of(path).shared_file(link.bytes(), path)
+}
+
+fn separate(elf: &ElfFile, path: &Path) -> Option<Symbols> {
+    Place::of(path).debug_file(elf)?.symbols()
+}
 struct DebugFile {
+    path: PathBuf,
     file: File,
     view: LinkView,
 }
 
 impl DebugFile {
-    fn open(path: &Path) -> Option<DebugFile> {
-        let file = open_regular(path).ok()?;
+    fn open(path: PathBuf) -> Option<DebugFile> {
+        let file = open_regular(&path).ok()?;
         let view = LinkView::open(Source::new(file.try_clone().ok()?).ok()?).ok()?;
-        Some(DebugFile { file, view })
+        Some(DebugFile { path, file, view })
     }
 
     fn symbols(&self) -> Option<Symbols> {
@@ -101,6 +103,41 @@ impl Place {
             directory,
             below_root,
         }
+    }
+
+    fn debug_file(&self, elf: &ElfFile) -> Option<DebugFile> {
+        let id = elf.build_id();
+        id.as_ref().and_then(|id| self.with_id(id)).or_else(|| {
+            let (_, link) = elf.section_named(".gnu_debuglink")?;
+            let link = Link::parse(link.bytes())?;
+            let is_right = |file: &DebugFile| match (&id, file.view.build_id()) {
+                (Some(wanted), Some(id)) => *wanted == id,
+                _ => checksum(&file.file) == Some(link.checksum),
+            };
+            let files = self.by_name(link.name).into_iter().filter_map(DebugFile::open);
+            files.into_iter().find(is_right)
+        })
+    }
+
+    fn with_id(&self, id: &[u8]) -> Option<DebugFile> {
+        let files = self.by_id(id).into_iter().filter_map(DebugFile::open);
+        files
+            .into_iter()
+            .find(|file| file.view.build_id().as_deref() == Some(id))
+    }
+
+    /// The file that `.gnu_debugaltlink` of the debug information in `path` is about: its name and its build id.
+    fn shared_file(&self, link: &[u8], path: &Path) -> Option<File> {
+        let (name, id) = link.split_at_checked(link.iter().position(|&byte| byte == 0)?)?;
+        let name = Path::new(OsStr::from_bytes(name));
+        let id = id.get(1..)?;
+        let beside = match name.strip_prefix("/") {
+            Ok(below) => self.roots.iter().map(|root| root.join(below)).collect(),
+            Err(_) => vec![fs::canonicalize(path).ok()?.parent()?.join(name)],
+        };
+        let mut named = beside.into_iter().filter_map(DebugFile::open);
+        let found = named.find(|file| file.view.build_id().as_deref() == Some(id));
+        found.or_else(|| self.with_id(id)).map(|found| found.file)
     }
 
     /// Where the debug file of that build id may be.

@@ -11,17 +11,13 @@ use crate::find::loader::find_library;
 fn libc() -> (Object, ElfFile, Vec<Function>) {
     let object = Object::at(&find_library("libc").unwrap()).unwrap();
     let elf = ElfFile::open(object.file.try_clone().unwrap(), &object.path).unwrap();
-    let mut ifuncs = functions_of(&elf);
+    let mut ifuncs = functions::all(&elf, &object.path).unwrap();
     ifuncs.retain(|function| function.ifunc);
     (object, elf, ifuncs)
 }
 
-fn addr_of(functions: &[Function], name: &str) -> u64 {
-    functions
-        .iter()
-        .find(|function| function.name == name)
-        .unwrap()
-        .addr
+fn addr_of(elf: &ElfFile, name: &str) -> u64 {
+    elf.lookup(&[name]).unwrap()[0].as_ref().unwrap().addr
 }
 
 /// A `/proc` of one process that maps libc's code, and whose memory holds what the test wrote.
@@ -40,7 +36,7 @@ impl MadeUp {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&process).unwrap();
         symlink("/", process.join("root")).unwrap();
-        let code = elf.offset_of(addr_of(&elf, "malloc")).unwrap() & !0xfff;
+        let code = elf.offset_of(addr_of(elf, "malloc")).unwrap() & !0xfff;
         let start = elf.address_of(code).unwrap() + Self::MOVED;
         let path = object.path.canonicalize().unwrap();
         let maps = format!(
