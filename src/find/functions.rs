@@ -46,17 +46,14 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
     if let Some(name) = pattern.exact()
         && let Some(function) = elf.dynamic_function(name)?
     {
-        return Ok(vec![function]);
+        return Ok(with_sizes(elf, vec![function]));
     }
     let tables = Tables::read(elf, path)?;
     let names = tables.names()?;
     if let Some(name) = pattern.exact() {
-        let mut found = functions(elf, called(&names, name));
+        let found = functions(elf, called(&names, name));
         if !found.is_empty() {
-            if found.iter().any(|function| function.size == 0) {
-                add_sizes(&mut found, &frames::functions(elf));
-            }
-            return Ok(found);
+            return Ok(with_sizes(elf, found));
         }
     }
     let filter = Filter::new(pattern);
@@ -104,13 +101,24 @@ pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> 
         return Vec::new();
     };
     let wanted = name.to_lowercase();
+    let parts = name.matches("::").count() + 1;
     let mut near: Vec<(usize, usize, String)> = Vec::new();
-    for name in tables.names().unwrap_or_default() {
+    for name in tables
+        .names()
+        .unwrap_or_default()
+        .iter()
+        .filter(|name| !is_part(name.text))
+    {
         let readable = Readable::new(name.text);
         let name = readable.as_ref().map_or(name.text, Readable::bare);
-        if let Some(distance) = distance(&wanted, name) {
-            near.push((distance, name.len(), name.to_owned()));
-        }
+        // The first parts may have been left out.
+        let forms = [Some(name), last_parts(name, parts)];
+        let nearest = forms
+            .into_iter()
+            .flatten()
+            .filter_map(|form| distance(&wanted, form))
+            .min();
+        near.extend(nearest.map(|distance| (distance, name.len(), name.to_owned())));
     }
     near.sort_unstable();
     near.dedup();
@@ -304,6 +312,13 @@ fn add_sizes(functions: &mut [Function], frames: &[Extent]) {
     }
 }
 
+fn with_sizes(elf: &ElfFile, mut functions: Vec<Function>) -> Vec<Function> {
+    if functions.iter().any(|function| function.size == 0) {
+        add_sizes(&mut functions, &frames::functions(elf));
+    }
+    functions
+}
+
 /// The functions in the unwind tables that no symbol covers.
 fn nameless(elf: &ElfFile, names: &[Name], frames: &[Extent]) -> impl Iterator<Item = Function> {
     let mut covered: Vec<(u64, u64)> = names
@@ -362,7 +377,7 @@ impl Filter<'_> {
 fn distance(wanted: &str, candidate: &str) -> Option<usize> {
     /// A shorter name is part of too many others to mean anything.
     const MIN_PART: usize = 3;
-    let candidate = last_parts(candidate, wanted.matches("::").count() + 1).to_lowercase();
+    let candidate = candidate.to_lowercase();
     if wanted.len() >= MIN_PART && candidate.contains(wanted) {
         let extra = candidate.len() - wanted.len();
         return Some(if candidate.starts_with(wanted) {
@@ -381,8 +396,8 @@ fn distance(wanted: &str, candidate: &str) -> Option<usize> {
     Some(strsim::damerau_levenshtein(wanted, &candidate)).filter(|&distance| distance <= limit)
 }
 
-/// The last `n` parts of a name with `::` between them: a person may leave out the first ones.
-fn last_parts(name: &str, n: usize) -> &str {
-    let before = name.rmatch_indices("::").nth(n - 1);
-    before.map_or(name, |(at, colons)| &name[at + colons.len()..])
+/// The last `n` parts of a name that has more of them, with `::` in between.
+fn last_parts(name: &str, n: usize) -> Option<&str> {
+    let (at, colons) = name.rmatch_indices("::").nth(n - 1)?;
+    Some(&name[at + colons.len()..])
 }
