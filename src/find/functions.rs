@@ -1,8 +1,8 @@
 //! The functions of an ELF file by name, from whatever the file and the machine still know of them.
 //!
 //! In this order: dynamic symbols; `.symtab` or, if that was stripped off, a debug file or MiniDebugInfo or Go's own
-//! table; and for code that no symbol covers, the tables that unwind the stack, whose functions are called `fn_0x1234` after their virtual
-//! address.
+//! table; and for code that no symbol covers, the tables that unwind the stack. Their functions are called `fn_0x1234`,
+//! after their virtual address.
 
 mod frames;
 mod go;
@@ -102,22 +102,14 @@ pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> 
     };
     let wanted = name.to_lowercase();
     let parts = name.matches("::").count() + 1;
+    let names = tables.names().unwrap_or_default();
     let mut near: Vec<(usize, usize, String)> = Vec::new();
-    for name in tables
-        .names()
-        .unwrap_or_default()
-        .iter()
-        .filter(|name| !is_part(name.text))
-    {
+    for name in names.iter().filter(|name| !is_part(name.text)) {
         let readable = Readable::new(name.text);
         let name = readable.as_ref().map_or(name.text, Readable::bare);
         // The first parts may have been left out.
-        let forms = [Some(name), last_parts(name, parts)];
-        let nearest = forms
-            .into_iter()
-            .flatten()
-            .filter_map(|form| distance(&wanted, form))
-            .min();
+        let forms = [Some(name), last_parts(name, parts)].into_iter().flatten();
+        let nearest = forms.filter_map(|form| distance(&wanted, form)).min();
         near.extend(nearest.map(|distance| (distance, name.len(), name.to_owned())));
     }
     near.sort_unstable();
@@ -144,7 +136,7 @@ struct Name<'t> {
 }
 
 /// How good a name is; more is better.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     dynamic: bool,
     exported: bool,
@@ -155,10 +147,9 @@ impl<'e> Tables<'e> {
     fn read(elf: &'e ElfFile, path: &Path) -> Result<Tables<'e>> {
         let dynamic = elf.dynamic_symbols()?;
         let others = elf.static_symbols()?.or_else(|| stripped::symbols(elf, path));
-        let go = if others.is_none() {
-            go::Table::read(elf)
-        } else {
-            None
+        let go = match &others {
+            Some(_) => None,
+            None => go::Table::read(elf),
         };
         Ok(Tables {
             elf,
@@ -181,15 +172,14 @@ impl<'e> Tables<'e> {
                 let Some((name, default)) = table.name(&symbol) else {
                     continue;
                 };
-                let rank = Rank {
-                    dynamic,
-                    exported: !symbol.local,
-                    default,
-                };
-                let text = budget.take(name)?;
-                names.extend(text.map(|text| Name {
+                let exported = !symbol.local;
+                names.extend(budget.take(name)?.map(|text| Name {
                     text,
-                    rank,
+                    rank: Rank {
+                        dynamic,
+                        exported,
+                        default,
+                    },
                     addr: symbol.addr,
                     size: symbol.size,
                     ifunc: symbol.ifunc,
@@ -200,15 +190,9 @@ impl<'e> Tables<'e> {
         if let Some(table) = &self.go {
             let mut budget = Budget::new(self.elf, table.len());
             for function in table.functions() {
-                let rank = Rank {
-                    dynamic: false,
-                    exported: false,
-                    default: true,
-                };
-                let text = budget.take(function.name)?;
-                names.extend(text.map(|text| Name {
+                names.extend(budget.take(function.name)?.map(|text| Name {
                     text,
-                    rank,
+                    rank: Rank::default(),
                     addr: function.addr,
                     size: function.size,
                     ifunc: false,
@@ -258,7 +242,8 @@ fn leave_out_old_versions(names: &mut Vec<Name>) {
 
 /// The functions of exactly that name: exported ones, else local ones.
 fn called<'t>(names: &[Name<'t>], wanted: &str) -> Vec<Name<'t>> {
-    let mut found: Vec<Name> = names.iter().filter(|name| name.text == wanted).copied().collect();
+    let is_wanted = |name: &&Name| name.text == wanted && !is_part(name.text);
+    let mut found: Vec<Name> = names.iter().filter(is_wanted).copied().collect();
     let is_exported = found.iter().any(|name| name.rank.exported);
     found.retain(|name| name.rank.exported || !is_exported);
     found

@@ -181,6 +181,7 @@ fn exact_names() {
         "local functions of several source files"
     );
     assert_eq!(names("absent"), [""; 0]);
+    assert_eq!(names("visit.cold"), [""; 0]);
     let overloads = ["_ZN3net5Proxy4readEi", "_ZN3net5Proxy4readEl"];
     assert_eq!(names("net::Proxy::read"), overloads);
     assert_eq!(names("net::Proxy::read(int)"), overloads[..1]);
@@ -238,16 +239,9 @@ fn indirect_functions_are_told_by_each_of_their_names() {
 
 #[test]
 fn old_versions() {
-    let versioned = |name, at| local(name, at);
-    let elf = image(
-        vec![],
-        vec![
-            versioned("f@OLD", 0),
-            versioned("f@@NEW", 16),
-            versioned("g@OLD", 32),
-        ],
-    );
-    let found: Vec<_> = all(&elf, Path::new("made-up")).unwrap();
+    let versions = vec![local("f@OLD", 0), local("f@@NEW", 16), local("g@OLD", 32)];
+    let elf = image(vec![], versions);
+    let found = all(&elf, Path::new("made-up")).unwrap();
     let found: Vec<_> = found
         .iter()
         .map(|f| (f.name.as_str(), f.addr - elf.entry()))
