@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod command;
 pub mod event;
+pub mod expr;
 pub mod filter;
 pub mod follow;
 pub mod ring;
