@@ -58,11 +58,14 @@ impl FilterArgs {
             .map(|user| Users::load().uid(user))
             .transpose()?;
         let mut cgroups = Vec::new();
+        let mut container_pids = Vec::new();
         if let Some(path) = &self.cgroup {
             cgroups.push(Cgroups::open()?.resolve(path)?);
         }
         if let Some(container) = &self.container {
-            cgroups.extend(find_container(container)?.cgroups);
+            let container = find_container(container)?;
+            cgroups.extend(container.cgroups);
+            container_pids = container.pids;
         }
         cgroups.truncate(MAX_CGROUPS);
         let pids = self
@@ -75,6 +78,7 @@ impl FilterArgs {
             comms: self.comm.clone(),
             uid,
             cgroups,
+            container_pids,
             follow: false,
         })
     }
@@ -85,6 +89,36 @@ fn process_of(pid: u32) -> Result<u32> {
     Proc::host()
         .tgid(pid)
         .map_err(|_| Failure::new(FAILED, format!("failed to trace pid {pid}: no such process")).into())
+}
+
+/// Which functions.
+#[derive(Args, Debug)]
+pub struct FunctionArgs {
+    /// TARGET:FUNCTION. TARGET: a library (libc, ssl), program (bash) or path; with -p, --container or COMMAND it may be
+    /// left out, for every file of the process. FUNCTION: a name, a pattern with * and ?, /regex/, NAME+0x10 or
+    /// 0xADDRESS. r: in front is the return. usdt:TARGET:PROVIDER:NAME is a USDT probe
+    #[arg(required = true, value_name = "TARGET:FUNCTION")]
+    pub functions: Vec<String>,
+    /// The part behind the target is a regular expression
+    #[arg(short, long)]
+    pub regex: bool,
+    /// Children that -p PID or COMMAND starts are seen as well
+    #[arg(long)]
+    pub follow: bool,
+}
+
+impl FunctionArgs {
+    /// What was written, with what `--regex` means written out.
+    pub fn specs(&self) -> Vec<String> {
+        let regex = |spec: &String| match spec.rsplit_once(':') {
+            Some((target, pattern)) => format!("{target}:/{pattern}/"),
+            None => format!(":/{spec}/"),
+        };
+        match self.regex {
+            true => self.functions.iter().map(regex).collect(),
+            false => self.functions.clone(),
+        }
+    }
 }
 
 /// What comes out, and where.
@@ -195,7 +229,7 @@ pub fn named_file(name: &Path, pids: &[u32]) -> Result<PathBuf> {
         let mapped = Proc::host().mappings(pid).unwrap_or_default();
         if let Some(found) = mapped
             .iter()
-            .find(|mapping| mapping.exec && is_called(&mapping.path, &text))
+            .find(|mapping| mapping.exec && loader::is_called(&mapping.path, &text))
         {
             return Ok(PathBuf::from(format!("/proc/{pid}/root"))
                 .join(found.path.strip_prefix("/").unwrap_or(&found.path)));
@@ -213,16 +247,6 @@ pub fn named_file(name: &Path, pids: &[u32]) -> Result<PathBuf> {
             .hint("give its path; `cat /proc/PID/maps` shows what a process uses")
             .into()
         })
-}
-
-/// Is this file the library of that name: `libc` for `libc.so.6`, `ssl` for `libssl.so.3`?
-fn is_called(path: &Path, name: &str) -> bool {
-    let file = path
-        .file_name()
-        .and_then(|file| file.to_str())
-        .unwrap_or_default();
-    let stem = file.split(".so").next().unwrap_or(file);
-    file == name || stem == name || stem.strip_prefix("lib") == Some(name)
 }
 
 /// Parses `4096`, `64K`, `1M`, `2G`, `1T`, with powers of 1024.

@@ -173,6 +173,11 @@ pub fn raise_file_limit() {
     }
 }
 
+/// How many open files this process may have.
+pub fn file_limit() -> usize {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(now, _)| now as usize)
+}
+
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Programs that read kernel types are relocated against the kernel's own description of them.

@@ -170,6 +170,23 @@ static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 func,
 	return NULL;
 }
 
+/* Is one of the `depth` calls that the current thread began first one of this function? */
+static __always_inline bool is_under_way(__u64 func, __u64 depth)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+
+	if (!thread)
+		return false;
+	for (__u64 i = 0; i < MAX_DEPTH; i++) {
+		if (i >= depth)
+			break;
+		if (call_at(thread, i)->func == func)
+			return true;
+	}
+	return false;
+}
+
 /* The calls of a thread that ends, or becomes another program, do not return. */
 static __always_inline void thread_ends(__u64 id)
 {

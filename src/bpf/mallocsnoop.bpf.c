@@ -5,6 +5,7 @@
 #include "filter.bpf.h"
 #include "calls.bpf.h"
 #include "stack.bpf.h"
+#include "histogram.bpf.h"
 
 /* Cookies of the probes, in the order of CALLS in src/tools/mallocsnoop.rs. */
 enum alloc_call {
@@ -106,20 +107,6 @@ static __always_inline __u64 requested_size(struct pt_regs *ctx, __u64 call)
 	}
 }
 
-/* Number of significant bits: 0 for 0, 64 for 2^63 and more. */
-static __always_inline __u32 size_slot(__u64 size)
-{
-	__u32 slot = 0;
-
-	for (__u32 step = 32; step; step >>= 1) {
-		if (size >> step) {
-			size >>= step;
-			slot += step;
-		}
-	}
-	return slot + (size != 0);
-}
-
 static __always_inline struct alloc_usage *thread_usage(__u64 thread)
 {
 	struct alloc_usage *usage_of = bpf_map_lookup_elem(&usage, &thread);
@@ -142,7 +129,7 @@ static __always_inline struct alloc_usage *thread_usage(__u64 thread)
 static __always_inline void add_up(__u64 size)
 {
 	struct alloc_usage *of = thread_usage(bpf_get_current_pid_tgid());
-	__u32 slot = size_slot(size);
+	__u32 slot = bits_of(size);
 
 	if (!of)
 		return;

@@ -19,10 +19,14 @@ use anyhow::{Context, Result, bail, ensure};
 use object::elf::{self, Dyn64, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
 use object::{LittleEndian, Pod, U16, U32, pod};
 
+mod content;
 #[cfg(test)]
 pub mod image;
+mod relocation;
 #[cfg(test)]
 mod tests;
+
+pub use relocation::{Binding, Slot};
 
 const LE: LittleEndian = LittleEndian;
 type RawSymbol = Sym64<LittleEndian>;
@@ -646,6 +650,9 @@ struct Dynamic {
     hash: Option<u64>,
     gnu_hash: Option<u64>,
     versym: Option<u64>,
+    /// Address and bytes of the two relocation tables.
+    rela: (Option<u64>, u64),
+    jmprel: (Option<u64>, u64),
     soname: Option<u64>,
     rpath: Option<u64>,
     runpath: Option<u64>,
@@ -667,6 +674,10 @@ impl Dynamic {
                 elf::DT_HASH => dynamic.hash = Some(value),
                 elf::DT_GNU_HASH => dynamic.gnu_hash = Some(value),
                 elf::DT_VERSYM => dynamic.versym = Some(value),
+                elf::DT_RELA => dynamic.rela.0 = Some(value),
+                elf::DT_RELASZ => dynamic.rela.1 = value,
+                elf::DT_JMPREL => dynamic.jmprel.0 = Some(value),
+                elf::DT_PLTRELSZ => dynamic.jmprel.1 = value,
                 elf::DT_SONAME => dynamic.soname = Some(value),
                 elf::DT_RPATH => dynamic.rpath = Some(value),
                 elf::DT_RUNPATH => dynamic.runpath = Some(value),

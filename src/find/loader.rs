@@ -84,6 +84,23 @@ pub fn find_library(name: &str) -> Option<PathBuf> {
     })
 }
 
+/// Is this file the library or program of that name: `libc` for `libc.so.6`, `ssl` for `libssl.so.3`? musl's loader is
+/// its C library.
+pub fn is_called(path: &Path, name: &str) -> bool {
+    let file = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let stem = file.split(".so").next().unwrap_or(file);
+    // libc-2.31.so
+    let unversioned = stem
+        .trim_end_matches(|c: char| c.is_ascii_digit() || c == '.')
+        .strip_suffix('-');
+    let is_library = [Some(stem), unversioned]
+        .into_iter()
+        .flatten()
+        .any(|stem| stem == name || stem.strip_prefix("lib") == Some(name));
+    let is_musl = file.starts_with("ld-musl-") || file.starts_with("libc.musl-");
+    file == name || (file.contains(".so") && is_library) || (is_musl && matches!(name, "c" | "libc"))
+}
+
 /// The program that a shell would run for `name`: a path if there is a slash in it, else the first in `PATH`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());

@@ -3,8 +3,14 @@
 pub mod container;
 pub mod demangle;
 pub mod elf;
+pub mod functions;
+pub mod ifunc;
+pub mod instructions;
 pub mod loader;
+pub mod places;
+pub mod spec;
 pub mod symbolize;
 pub mod target;
 pub mod types;
+pub mod usdt;
 pub mod users;

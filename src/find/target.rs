@@ -386,7 +386,7 @@ impl Proc {
 
     /// Addresses of the dynamic sections in the loader's list: each lies in a mapping of its file.
     fn linked_addresses(&self, pid: u32, executable: &Object, mappings: &[Mapping]) -> Option<Vec<u64>> {
-        let memory = Memory(File::open(self.path(pid, "mem")).ok()?);
+        let memory = self.memory(pid).ok()?;
         let debug = self
             .program_dynamic(pid, executable)
             .and_then(|dynamic| memory.debug_address(dynamic))
@@ -424,6 +424,14 @@ impl Proc {
         vector.entry(0, wanted)
     }
 
+    /// Opens the memory of a process for reading.
+    ///
+    /// # Errors
+    /// There is no such process, or it may not be looked into.
+    pub(super) fn memory(&self, pid: u32) -> io::Result<Memory> {
+        File::open(self.path(pid, "mem")).map(Memory)
+    }
+
     fn open_object(&self, pid: u32, mapping: Mapping) -> io::Result<Object> {
         Object::new(self.open(pid, &mapping)?, mapping.path)
     }
@@ -434,11 +442,11 @@ impl Proc {
 }
 
 /// The memory of a process. What is in it is up to the process: every walk through it has an end.
-struct Memory(File);
+pub(super) struct Memory(File);
 
 impl Memory {
     /// `N` numbers from address `addr` on.
-    fn words<const N: usize>(&self, addr: u64) -> Option<[u64; N]> {
+    pub(super) fn words<const N: usize>(&self, addr: u64) -> Option<[u64; N]> {
         let mut words = [0_u64; N];
         self.0
             .read_exact_at(object::pod::bytes_of_slice_mut(&mut words), addr)

@@ -1,7 +1,4 @@
-//! Histograms over powers of two, as BPF programs count them.
-//!
-//! A histogram is a slice of counts. Slot 0 counts the value 0, slot 1 the value 1, and slot `i` the values
-//! `2^(i-1) ..= 2^i - 1`: the slot of a value is the number of its bits. 65 slots hold every `u64`.
+//! Histograms: counts of ranges of values, and their bars.
 
 /// The stars of the longest bar.
 const BAR: usize = 40;
@@ -17,19 +14,24 @@ pub struct Bucket {
     pub count: u64,
 }
 
-/// The slots from the first to the last that is not empty, with those between them. Nothing for an empty histogram.
-pub fn buckets(slots: &[u64]) -> impl Iterator<Item = Bucket> {
-    let used = |slot: &u64| *slot != 0;
-    let first = slots.iter().position(used).unwrap_or(0);
-    let end = slots.iter().rposition(used).map_or(first, |last| last + 1);
-    slots[first..end]
-        .iter()
-        .zip(first..)
-        .map(|(&count, slot)| Bucket {
-            lo: lowest(slot),
-            hi: highest(slot),
-            count,
-        })
+/// The buckets of counts over powers of two, as BPF programs make them: slot 0 counts the value 0, slot 1 the value 1,
+/// and slot `i` the values `2^(i-1) ..= 2^i - 1`, so that the slot of a value is the number of its bits. From the first
+/// bucket to the last that is not empty, with those between them; nothing for an empty histogram.
+pub fn powers_of_two(slots: &[u64]) -> Vec<Bucket> {
+    let buckets = slots.iter().zip(0..).map(|(&count, slot)| Bucket {
+        lo: lowest(slot),
+        hi: highest(slot),
+        count,
+    });
+    without_empty_ends(buckets.collect())
+}
+
+/// Leaves out the empty buckets before the first and after the last that is not.
+pub fn without_empty_ends(mut buckets: Vec<Bucket>) -> Vec<Bucket> {
+    let used = |bucket: &Bucket| bucket.count != 0;
+    buckets.truncate(buckets.iter().rposition(used).map_or(0, |last| last + 1));
+    buckets.drain(..buckets.iter().position(used).unwrap_or(0));
+    buckets
 }
 
 /// Appends the histogram as a table with bars, in the shape bcc's users know:
@@ -43,9 +45,9 @@ pub fn buckets(slots: &[u64]) -> impl Iterator<Item = Bucket> {
 /// `unit` names the values and is trusted. They are plain numbers, as bcc has them: exact, and easy to cut out with a
 /// script. The longest bar belongs to the largest count; the columns widen for large numbers. An empty histogram
 /// appends nothing.
-pub fn push(out: &mut Vec<u8>, unit: &str, slots: &[u64]) {
-    let most = buckets(slots).map(|bucket| bucket.count).max().unwrap_or(0);
-    let Some(top) = buckets(slots).last() else { return };
+pub fn push(out: &mut Vec<u8>, unit: &str, buckets: &[Bucket]) {
+    let most = buckets.iter().map(|bucket| bucket.count).max().unwrap_or(0);
+    let Some(top) = buckets.last() else { return };
     let (value, count) = (digits(top.hi).max(10), digits(most).max(8));
     // The values and the arrow between them.
     let range = 2 * value + 4;
@@ -55,8 +57,7 @@ pub fn push(out: &mut Vec<u8>, unit: &str, slots: &[u64]) {
         width = range - 5
     );
     out.extend_from_slice(header.as_bytes());
-    for bucket in buckets(slots) {
-        let Bucket { lo, hi, count: n } = bucket;
+    for &Bucket { lo, hi, count: n } in buckets {
         let line = format!(
             "{lo:>value$} -> {hi:<value$} : {n:<count$} |{:<BAR$}|\n",
             bar(n, most)
@@ -65,16 +66,13 @@ pub fn push(out: &mut Vec<u8>, unit: &str, slots: &[u64]) {
     }
 }
 
-fn lowest(slot: usize) -> u64 {
-    if slot == 0 {
-        0
-    } else {
-        1u64.checked_shl(slot as u32 - 1).unwrap_or(u64::MAX)
-    }
+fn lowest(slot: u32) -> u64 {
+    slot.checked_sub(1)
+        .map_or(0, |bit| 1u64.checked_shl(bit).unwrap_or(u64::MAX))
 }
 
-fn highest(slot: usize) -> u64 {
-    1u64.checked_shl(slot as u32).map_or(u64::MAX, |next| next - 1)
+fn highest(slot: u32) -> u64 {
+    1u64.checked_shl(slot).map_or(u64::MAX, |next| next - 1)
 }
 
 /// The stars for `count` where `most` has all of them, rounded down.
@@ -93,13 +91,13 @@ mod tests {
 
     fn drawn(unit: &str, slots: &[u64]) -> String {
         let mut out = Vec::new();
-        push(&mut out, unit, slots);
+        push(&mut out, unit, &powers_of_two(slots));
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn slots_are_ranges_of_values() {
-        let all: Vec<Bucket> = buckets(&[1; 65]).collect();
+        let all = powers_of_two(&[1; 65]);
         assert_eq!(all.len(), 65);
         let ranges: Vec<_> = all.iter().take(5).map(|bucket| (bucket.lo, bucket.hi)).collect();
         assert_eq!(ranges, [(0, 0), (1, 1), (2, 3), (4, 7), (8, 15)]);
@@ -115,7 +113,7 @@ mod tests {
         for value in [0, 1, 2, 3, 4, 1000, 1 << 40, u64::MAX] {
             let mut slots = [0; 65];
             slots[(u64::BITS - value.leading_zeros()) as usize] = 1;
-            let bucket = buckets(&slots).next().unwrap();
+            let bucket = powers_of_two(&slots)[0];
             assert!((bucket.lo..=bucket.hi).contains(&value), "{value}: {bucket:?}");
         }
     }
@@ -123,7 +121,8 @@ mod tests {
     #[test]
     fn empty_ends_are_left_out_and_gaps_are_kept() {
         let counts = |slots: &[u64]| {
-            buckets(slots)
+            powers_of_two(slots)
+                .iter()
                 .map(|bucket| (bucket.lo, bucket.count))
                 .collect::<Vec<_>>()
         };

@@ -4,6 +4,7 @@
 //! [`Value`]s to [`Output::row`]. Rows collect in one buffer that [`Output::flush`] writes out, once a batch.
 
 mod csv;
+pub mod distribution;
 pub mod escape;
 pub mod histogram;
 mod sink;
@@ -96,7 +97,7 @@ impl Output {
     /// same kind; in JSON nothing.
     pub fn header(&mut self, table: &Table) {
         match self.format {
-            Format::Text if !self.quiet => self.text_header(table),
+            Format::Text if !self.quiet && table.has_text() => self.text_header(table),
             Format::Csv if self.headed != Some(table.kind()) => self.csv_header(table),
             _ => {}
         }
@@ -144,6 +145,14 @@ impl Output {
         }
     }
 
+    /// Adds a line with the local time, in text.
+    pub fn time(&mut self, epoch_ns: u64) {
+        if self.format == Format::Text {
+            self.stamps.push_local(&mut self.buffer, epoch_ns);
+            self.buffer.push(b'\n');
+        }
+    }
+
     /// Whether the buffer is past 64 KiB and the caller should flush before the next row.
     pub fn is_full(&self) -> bool {
         self.buffer.len() >= FULL
@@ -172,7 +181,9 @@ impl Output {
     }
 
     fn text_row(&mut self, table: &Table, values: &[Value]) {
-        self.text_line(table, values.iter().copied());
+        if table.has_text() {
+            self.text_line(table, values.iter().copied());
+        }
         for (_, value) in table.slots().iter().zip(values).filter(|(slot, _)| slot.below()) {
             value.push_below(&mut self.buffer, &mut self.stamps);
         }

@@ -187,6 +187,11 @@ impl Table {
         self
     }
 
+    /// Whether text shows any column in the row itself.
+    pub(super) fn has_text(&self) -> bool {
+        self.slots.iter().any(Slot::in_row)
+    }
+
     pub(super) fn kind(&self) -> &'static str {
         self.kind
     }

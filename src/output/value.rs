@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::escape::{push_hex, push_hex_number, push_json, push_json_key, push_text};
-use super::histogram::{Bucket, buckets};
+use super::histogram::Bucket;
 use super::time::{Stamps, push_padded};
 
 /// One value of a row. Borrows, so that a row costs no allocation.
@@ -29,9 +29,9 @@ pub enum Value<'a> {
     /// A duration in nanoseconds. Text shows microseconds with three decimals, and the header names them; JSON and CSV
     /// have the nanoseconds.
     Micros(u64),
-    /// The slots of a [histogram](super::histogram). JSON has an array of `{"lo":..,"hi":..,"count":..}`, CSV and text
+    /// A [histogram](super::histogram). JSON has an array of `{"lo":..,"hi":..,"count":..}`, CSV and text
     /// `lo-hi:count` with `;` between them.
-    Buckets(&'a [u64]),
+    Buckets(&'a [Bucket]),
 }
 
 impl Value<'_> {
@@ -56,7 +56,7 @@ impl Value<'_> {
             Self::Bytes(bytes) => push_text(out, bytes),
             Self::Lines(lines) => push_joined(out, lines, |out, line| push_text(out, line.as_bytes())),
             Self::Time(epoch_ns) => stamps.push_utc(out, epoch_ns),
-            Self::Buckets(slots) => push_joined(out, buckets(slots), push_range),
+            Self::Buckets(buckets) => push_joined(out, buckets, push_range),
         }
     }
 
@@ -93,7 +93,7 @@ impl Value<'_> {
             Self::Str(text) => _ = push_json(out, text.as_bytes()),
             Self::Bytes(bytes) => push_json_bytes(out, key, bytes),
             Self::Lines(lines) => push_array(out, lines, |out, line| _ = push_json(out, line.as_bytes())),
-            Self::Buckets(slots) => push_array(out, buckets(slots), push_bucket),
+            Self::Buckets(buckets) => push_array(out, buckets, push_bucket),
         }
     }
 }
@@ -160,7 +160,7 @@ fn push_separated<T>(
     }
 }
 
-fn push_bucket(out: &mut Vec<u8>, bucket: Bucket) {
+fn push_bucket(out: &mut Vec<u8>, bucket: &Bucket) {
     for (name, number) in [
         ("{\"lo\":", bucket.lo),
         (",\"hi\":", bucket.hi),
@@ -172,7 +172,7 @@ fn push_bucket(out: &mut Vec<u8>, bucket: Bucket) {
     out.push(b'}');
 }
 
-fn push_range(out: &mut Vec<u8>, bucket: Bucket) {
+fn push_range(out: &mut Vec<u8>, bucket: &Bucket) {
     push_number(out, bucket.lo);
     out.push(b'-');
     push_number(out, bucket.hi);
@@ -188,6 +188,7 @@ fn push_micros(out: &mut Vec<u8>, ns: u64) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::histogram::powers_of_two;
     use super::*;
 
     fn pushed(push: impl FnOnce(&mut Vec<u8>, &mut Stamps)) -> String {
@@ -242,7 +243,8 @@ mod tests {
         assert_eq!([text(value), plain(value)], ["main;a\"b\\n"; 2]);
         assert_eq!(json(value), r#"["main","a\"b\n"]"#);
         assert_eq!(json(Value::Lines(&[])), "[]");
-        let value = Value::Buckets(&[0, 3, 0, 1, 0]);
+        let buckets = powers_of_two(&[0, 3, 0, 1, 0]);
+        let value = Value::Buckets(&buckets);
         assert_eq!([text(value), plain(value)], ["1-1:3;2-3:0;4-7:1"; 2]);
         let expected = r#"[{"lo":1,"hi":1,"count":3},{"lo":2,"hi":3,"count":0},{"lo":4,"hi":7,"count":1}]"#;
         assert_eq!(json(value), expected);

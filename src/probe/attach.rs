@@ -5,18 +5,19 @@
 //! event for each point without a cookie (before 5.15), where each cookie gets a copy of the program with its number
 //! written into it. tracefs is never used: what it registers survives a tracer that is killed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::thread::JoinHandle;
 
 use anyhow::Result;
 use clap::ValueEnum;
 use libbpf_rs::libbpf_sys as sys_bpf;
 
-use crate::sys::{self, DENIED, Failure};
+use crate::sys::{self, DENIED, FAILED, Failure};
 
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -64,15 +65,49 @@ impl Way {
     }
 }
 
+/// Which ends of a function's calls are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Ends {
+    Entry,
+    Return,
+    Both,
+}
+
+impl Ends {
+    fn include(self, at_return: bool) -> bool {
+        match self {
+            Ends::Both => true,
+            Ends::Return => at_return,
+            Ends::Entry => !at_return,
+        }
+    }
+}
+
 /// An instruction of a file to stop at, and the number that the program sees there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Point {
     /// Offset in the file, bytes.
     pub offset: u64,
     pub cookie: u64,
+    pub ends: Ends,
+    /// Offset in the file of the number that says how many watch this point, as some USDT probes have one: they are
+    /// dead while it is 0. None where there is none.
+    pub semaphore: Option<u64>,
 }
 
-/// A loaded program that goes to every point.
+impl Point {
+    /// Both ends of a function.
+    pub fn function(offset: u64, cookie: u64) -> Point {
+        Point {
+            offset,
+            cookie,
+            ends: Ends::Both,
+            semaphore: None,
+        }
+    }
+}
+
+/// A loaded program that goes to every point whose ends include its own.
 pub struct Program<'a> {
     pub program: &'a libbpf_rs::Program<'a>,
     /// Runs when the function returns, not when it is entered.
@@ -81,6 +116,28 @@ pub struct Program<'a> {
 
 /// The number that `probe_cookie` of src/bpf/event.bpf.h loads where there are no cookies.
 const COOKIE_MARK: u64 = 0x7562_7066_636f_6f6b;
+
+/// Points that the kernel does not take.
+#[derive(Default)]
+struct Refused {
+    points: HashSet<u64>,
+    first: Option<io::Error>,
+}
+
+impl Refused {
+    fn add(&mut self, point: &Point, error: io::Error) {
+        self.points.insert(point.offset);
+        self.first.get_or_insert(error);
+    }
+}
+
+/// Is the error one of this instruction, so that others may do? Else it would come again with each of them.
+fn is_about_a_point(error: &io::Error) -> bool {
+    !matches!(
+        error.raw_os_error(),
+        Some(libc::EPERM | libc::EACCES | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ESRCH) | None
+    )
+}
 
 /// Attaches one set of programs to points of any number of files.
 pub struct Attacher<'a> {
@@ -105,88 +162,122 @@ impl<'a> Attacher<'a> {
         }
     }
 
-    /// Puts every program on every point of `file`. A point that the kernel refuses (an instruction that it cannot
-    /// step over) is left out. Returns how many points were refused; an error when all were.
+    /// Puts every program on those points of `file` that it is for. A point that the kernel refuses (an instruction that
+    /// it cannot step over) is left out. Returns how many points were refused; an error when all were.
     pub fn attach(&mut self, file: &File, points: &[Point]) -> Result<usize> {
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-        let mut refused = 0;
+        let mut refused = Refused::default();
         for index in 0..self.programs.len() {
-            refused = refused.max(match self.way {
-                Way::Multi => self.attach_multi(index, &path, points)?,
-                Way::Single | Way::Plain => self.attach_each(index, &path, points)?,
-            });
-        }
-        Ok(refused)
-    }
-
-    /// What keeps the probes in: they are out when all of these are closed.
-    pub fn take_links(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.links)
-    }
-
-    fn attach_multi(&mut self, index: usize, path: &CString, points: &[Point]) -> Result<usize> {
-        match self.multi_link(index, path, points) {
-            Ok(link) => {
-                self.links.push(link);
-                Ok(0)
+            let at_return = self.programs[index].at_return;
+            // An entry without its return would look like a call that never ends.
+            let wanted: Vec<Point> = points
+                .iter()
+                .filter(|point| point.ends.include(at_return) && !refused.points.contains(&point.offset))
+                .copied()
+                .collect();
+            match self.way {
+                Way::Multi => self.attach_multi(index, &path, &wanted, &mut refused)?,
+                Way::Single | Way::Plain => self.attach_each(index, &path, &wanted, &mut refused)?,
             }
-            // One refused instruction fails the whole link, so they are tried one by one.
-            Err(_) if points.len() > 1 => self.tolerate(index, points, |this, point| {
-                this.multi_link(index, path, &[point])
-            }),
-            Err(error) => Err(self.failure(error, index)),
+        }
+        match refused.first {
+            Some(error) if points.iter().all(|point| refused.points.contains(&point.offset)) => {
+                Err(anyhow::Error::new(error).context("failed to attach"))
+            }
+            _ => Ok(refused.points.len()),
         }
     }
 
-    fn attach_each(&mut self, index: usize, path: &CString, points: &[Point]) -> Result<usize> {
-        self.tolerate(index, points, |this, point| {
-            let event = perf_event(path, point.offset, this.programs[index].at_return, this.pid)?;
-            this.bind(index, event, point.cookie)
-        })
+    /// Takes the probes out.
+    pub fn detach(&mut self) {
+        close_all(std::mem::take(&mut self.links));
     }
 
-    /// Attaches point by point; fails with the first error only when no point could be attached.
-    fn tolerate(
+    /// Takes the probes out while the caller goes on. None where no thread can be had: then they are out now.
+    pub fn detach_in_background(&mut self) -> Option<JoinHandle<()>> {
+        let links = std::mem::take(&mut self.links);
+        std::thread::Builder::new().spawn(move || close_all(links)).ok()
+    }
+
+    /// One link for all points. One refused instruction fails the whole link, so it is looked for by halves.
+    fn attach_multi(
         &mut self,
         index: usize,
+        path: &CString,
         points: &[Point],
-        mut attach: impl FnMut(&mut Self, Point) -> io::Result<OwnedFd>,
-    ) -> Result<usize> {
-        let mut first_error = None;
-        let mut refused = 0;
-        for &point in points {
-            match attach(self, point) {
-                Ok(link) => self.links.push(link),
-                Err(error) => {
-                    refused += 1;
-                    first_error.get_or_insert(error);
-                }
+        refused: &mut Refused,
+    ) -> Result<()> {
+        if points.is_empty() {
+            return Ok(());
+        }
+        match self.multi_link(index, path, points) {
+            Ok(link) => self.links.push(link),
+            Err(error) if !is_about_a_point(&error) => {
+                return Err(anyhow::Error::new(error).context("failed to attach"));
             }
+            Err(error) => match points {
+                [point] => refused.add(point, error),
+                _ => {
+                    let (left, right) = points.split_at(points.len() / 2);
+                    self.attach_multi(index, path, left, refused)?;
+                    self.attach_multi(index, path, right, refused)?;
+                }
+            },
         }
-        match first_error {
-            Some(error) if refused == points.len() => Err(self.failure(error, index)),
-            _ => Ok(refused),
-        }
+        Ok(())
     }
 
-    fn failure(&self, error: io::Error, index: usize) -> anyhow::Error {
-        let what = if self.programs[index].at_return {
-            "return probes"
-        } else {
-            "probes"
-        };
-        anyhow::Error::new(error).context(format!("failed to attach {what}"))
+    fn attach_each(
+        &mut self,
+        index: usize,
+        path: &CString,
+        points: &[Point],
+        refused: &mut Refused,
+    ) -> Result<()> {
+        self.require_files(points.len())?;
+        for point in points {
+            let event = perf_event(path, point, self.programs[index].at_return, self.pid);
+            match event.and_then(|event| self.bind(index, event, point.cookie)) {
+                Ok(link) => self.links.push(link),
+                Err(error) if is_about_a_point(&error) => refused.add(point, error),
+                Err(error) => return Err(anyhow::Error::new(error).context("failed to attach")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Single probes take a descriptor each, and a second one for their copy of the program where there are no cookies.
+    fn require_files(&self, probes: usize) -> Result<()> {
+        const OTHERS: usize = 64;
+        let each = if self.way == Way::Plain { 2 } else { 1 };
+        let room = sys::file_limit().saturating_sub(OTHERS + self.links.len() + self.copies.len());
+        if probes * each <= room {
+            return Ok(());
+        }
+        Err(Failure::new(
+            FAILED,
+            format!(
+                "{probes} probes are more than this kernel lets a process have at a time: without multi-uprobe links \
+                 (since 6.10) each takes a file descriptor, and {room} are left"
+            ),
+        )
+        .hint("name fewer functions, or allow more descriptors with `ulimit -n`")
+        .into())
     }
 
     fn multi_link(&self, index: usize, path: &CString, points: &[Point]) -> io::Result<OwnedFd> {
         let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
         let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
+        let semaphores: Vec<u64> = points.iter().map(|point| point.semaphore.unwrap_or(0)).collect();
         let mut opts = link_options();
         // SAFETY: filling the member of the union that BPF_TRACE_UPROBE_MULTI reads; it is all integers and pointers.
         let multi = unsafe { &mut opts.__bindgen_anon_1.uprobe_multi };
         multi.path = path.as_ptr();
         multi.offsets = offsets.as_ptr();
         multi.cookies = cookies.as_ptr();
+        if points.iter().any(|point| point.semaphore.is_some()) {
+            multi.ref_ctr_offsets = semaphores.as_ptr();
+        }
         multi.cnt = points.len() as u32;
         multi.pid = self.pid.unwrap_or(0);
         multi.flags = if self.programs[index].at_return {
@@ -236,8 +327,15 @@ impl<'a> Attacher<'a> {
     }
 }
 
+impl Drop for Attacher<'_> {
+    /// Many at a time: one after the other they take seconds, and the descriptors' own drop would do so.
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
 /// Closes links. Each removal waits for the kernel (0.04 to 0.1 s), and the waits of several threads overlap.
-pub fn close_all(links: Vec<OwnedFd>) {
+fn close_all(links: Vec<OwnedFd>) {
     const THREADS: usize = 64;
     let mut shares: Vec<Vec<OwnedFd>> = Vec::new();
     shares.resize_with(links.len().min(THREADS), Vec::new);
@@ -388,14 +486,16 @@ const PERF_EVENT_IOC_SET_BPF: u64 = 0x4004_2408;
 const PERF_FLAG_FD_CLOEXEC: u64 = 8;
 
 /// A disabled perf event at an instruction of a file.
-fn perf_event(path: &CString, offset: u64, at_return: bool, pid: Option<u32>) -> io::Result<OwnedFd> {
+fn perf_event(path: &CString, point: &Point, at_return: bool, pid: Option<u32>) -> io::Result<OwnedFd> {
     // SAFETY: a structure of integers, for which all zeroes is the kernel's "nothing asked for".
     let mut attr: sys_bpf::perf_event_attr = unsafe { std::mem::zeroed() };
     attr.size = size_of::<sys_bpf::perf_event_attr>() as u32;
     attr.type_ = pmu_type().map_err(io::Error::other)?;
-    attr.config = u64::from(at_return); // bit 0, see .../uprobe/format/retprobe
+    // See .../uprobe/format/: bit 0 is retprobe, bits 32 to 63 are ref_ctr_offset.
+    let semaphore = u32::try_from(point.semaphore.unwrap_or(0)).map_err(io::Error::other)?;
+    attr.config = u64::from(semaphore) << 32 | u64::from(at_return);
     attr.__bindgen_anon_3.uprobe_path = path.as_ptr() as u64;
-    attr.__bindgen_anon_4.probe_offset = offset;
+    attr.__bindgen_anon_4.probe_offset = point.offset;
     let (pid, cpu) = match pid {
         Some(pid) => (pid as i32, -1),
         None => (-1, 0), // one CPU stands for all: the probe is not per CPU

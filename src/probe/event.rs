@@ -51,6 +51,13 @@ pub fn decode<T: Plain>(record: &[u8]) -> Option<&T> {
     plain::from_bytes(record).ok()
 }
 
+/// The same from a key or value of a map, wherever in memory it is.
+pub fn copied<T: Plain + Default>(bytes: &[u8]) -> Option<T> {
+    let mut value = T::default();
+    value.copy_from_bytes(bytes).ok()?;
+    Some(value)
+}
+
 /// The return addresses of a `struct stack` (src/bpf/stack.bpf.h), innermost first.
 ///
 /// At an entry, `caller` is not 0: the kernel's frames begin with the function itself, and go on with its caller only

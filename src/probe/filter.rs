@@ -65,6 +65,8 @@ pub struct Filter {
     pub uid: Option<u32>,
     /// Folders of cgroup2; their descendants belong to them.
     pub cgroups: Vec<PathBuf>,
+    /// Processes of the container that was named, as far as there are any yet.
+    pub container_pids: Vec<u32>,
     /// Children of `pids` are seen as well.
     pub follow: bool,
 }

@@ -6,6 +6,8 @@ pub mod event;
 pub mod expr;
 pub mod filter;
 pub mod follow;
+pub mod functions;
+pub mod group;
 pub mod ring;
 pub mod session;
 pub mod signals;

@@ -15,6 +15,7 @@ use libbpf_rs::skel::OpenSkel;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::attach::Attacher;
 use super::command::Command;
 use super::follow::Follow;
 use super::ring::Ring;
@@ -31,10 +32,10 @@ pub const THREADS: u32 = 8192;
 
 /// Writes the constants of `src/bpf/event.bpf.h` and `src/bpf/filter.bpf.h` into a skeleton's `.rodata`.
 macro_rules! configure {
-    ($rodata:expr, $filter:expr, $run:expr, $way:expr) => {{
+    ($rodata:expr, $filter:expr, $ring_bytes:expr, $way:expr) => {{
         $crate::probe::filter::configure_filter!($rodata, $filter);
         $rodata.has_cookies = $way.has_cookies();
-        $rodata.wake_at = $crate::probe::session::wake_at($run.ring_bytes());
+        $rodata.wake_at = $crate::probe::session::wake_at($ring_bytes);
     }};
 }
 pub(crate) use configure;
@@ -114,7 +115,8 @@ pub struct Session<'a> {
     epoll: Epoll,
     signals: Signals,
     watch: Option<Watch>,
-    targets: Targets<'a>,
+    targets: Targets,
+    attacher: Attacher<'a>,
     command: Option<Command>,
     follow: Option<Follow>,
     /// Names addresses; None when no stacks are asked for.
@@ -151,7 +153,8 @@ pub struct Parts<'a> {
     pub ring_bytes: u32,
     pub lost: &'a u64,
     pub unmatched: &'a u64,
-    pub targets: Targets<'a>,
+    pub targets: Targets,
+    pub attacher: Attacher<'a>,
     pub command: Option<Command>,
     pub follow: Option<Follow>,
     pub symbolizer: Option<Symbolizer>,
@@ -169,6 +172,7 @@ impl<'a> Session<'a> {
             lost,
             unmatched,
             mut targets,
+            mut attacher,
             mut command,
             follow,
             mut symbolizer,
@@ -194,7 +198,8 @@ impl<'a> Session<'a> {
         }
         watch_reader(&epoll, io::stdout().as_fd());
 
-        targets.attach_present()?;
+        targets.find()?;
+        targets.attach(&mut attacher)?;
         if let Some(symbolizer) = &mut symbolizer {
             // Now, as they may be gone when their first event is looked at. Of later ones the watch tells.
             targets
@@ -209,6 +214,7 @@ impl<'a> Session<'a> {
             signals,
             watch,
             targets,
+            attacher,
             command: None,
             follow,
             symbolizer,
@@ -307,7 +313,7 @@ impl<'a> Session<'a> {
         if let (Some(command), None) = (&self.command, self.command_status) {
             self.say(&format!("the command goes on as pid {}", command.pid()));
         }
-        self.targets.detach();
+        self.attacher.detach();
         Ok(self.command_status.unwrap_or(0))
     }
 
@@ -397,7 +403,7 @@ impl<'a> Session<'a> {
     /// Begins the end: no new events, and those on their way are still shown.
     fn end(&mut self) {
         if matches!(self.phase, Phase::Running) {
-            self.phase = match self.targets.detach_in_background() {
+            self.phase = match self.attacher.detach_in_background() {
                 Some(thread) => Phase::Detaching(thread),
                 None => Phase::Draining,
             };
@@ -443,7 +449,11 @@ impl<'a> Session<'a> {
 
     fn on_mapped(&mut self, mapped: &Mapped) {
         let refused = self.targets.attached.refused;
-        match self.targets.appeared(mapped) {
+        let result = self.targets.appeared(mapped).and_then(|found| {
+            self.targets.attach(&mut self.attacher)?;
+            Ok(found)
+        });
+        match result {
             Ok(true) if self.limits.verbose => self.say(&format!("tracing {} too", shown(&mapped.path))),
             Ok(_) => {}
             Err(error) => eprintln!("warning: {}", printable(format!("{error:#}").as_bytes())),

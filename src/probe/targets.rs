@@ -1,18 +1,19 @@
 //! Which files get the probes: those in use when the run begins, and those that appear while it lasts.
+//!
+//! Finding and attaching are two steps, so that a tool can size its maps by what was found before it loads them.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 
-use super::attach::{Attacher, Point, close_all};
+use super::attach::{Attacher, Point};
 use super::watch::Mapped;
 use crate::find::elf::ElfFile;
 use crate::find::loader;
-use crate::find::target::{FileSet, Mapping, Object, Proc};
+use crate::find::target::{FileId, FileSet, Mapping, Object, Proc};
 use crate::sys::{FAILED, Failure};
 
 /// Finds the points of a file.
@@ -22,16 +23,16 @@ pub type FindPoints = dyn Fn(&Object, &ElfFile) -> Result<Vec<Point>>;
 pub struct Wanted {
     /// What it is, for messages: "an allocator".
     pub what: &'static str,
-    /// The names that were looked for, for messages.
+    /// The names that were looked for, for messages. None where the tool itself says what it does not find.
     pub names: Vec<&'static str>,
     /// Could a file of this path be one? Spares opening every file of the host; a process's own files are all opened.
-    pub may_hold: fn(&Path) -> bool,
+    pub may_hold: Box<dyn Fn(&Path) -> bool>,
     /// The points of a file, none when it is not what is wanted.
     pub points: Box<FindPoints>,
     /// Only the first object that has points, in the order in which the loader looks symbols up, is the one that a
     /// process calls.
     pub first_only: bool,
-    /// Files that are worth having although nobody runs them yet.
+    /// Files that are worth having although nobody runs them yet, whatever the place.
     pub likely: Vec<PathBuf>,
 }
 
@@ -42,8 +43,8 @@ pub enum Place {
     Everywhere,
     /// These processes.
     Processes(Vec<u32>),
-    /// This file and no other.
-    File(PathBuf),
+    /// These files and no other.
+    Files(Vec<PathBuf>),
     /// What this command will run, in the process that waits to become it.
     Command(Vec<OsString>, u32),
 }
@@ -60,16 +61,19 @@ pub struct Attached {
     pub failed: Vec<String>,
 }
 
-/// Attaches to what is wanted and remembers what it has seen.
-pub struct Targets<'a> {
+/// Finds what is wanted, and remembers what it has seen.
+pub struct Targets {
     wanted: Wanted,
     place: Place,
     /// Children count as well: then files are looked for as everywhere.
     follow: bool,
-    attacher: Attacher<'a>,
     proc: Proc,
-    /// Files that were looked at, by what identifies them to the kernel.
+    /// Files that are wanted, by what identifies them to the kernel.
     seen: FileSet,
+    /// Whether a file that was looked at is wanted.
+    answers: HashMap<FileId, bool>,
+    /// Wanted files that have no probes yet.
+    found: Vec<(Object, Vec<Point>)>,
     /// The same by what reports of new mappings say, and when they last changed then: neither a known file nor one that
     /// has another program written over it is opened in vain.
     known: HashMap<Reported, (i64, i64)>,
@@ -78,15 +82,16 @@ pub struct Targets<'a> {
     pub attached: Attached,
 }
 
-impl<'a> Targets<'a> {
-    pub fn new(wanted: Wanted, place: Place, follow: bool, attacher: Attacher<'a>) -> Self {
+impl Targets {
+    pub fn new(wanted: Wanted, place: Place, follow: bool) -> Self {
         Self {
             wanted,
             place,
             follow,
-            attacher,
             proc: Proc::host(),
             seen: FileSet::default(),
+            answers: HashMap::new(),
+            found: Vec::new(),
             known: HashMap::new(),
             settled: HashSet::new(),
             attached: Attached::default(),
@@ -95,20 +100,53 @@ impl<'a> Targets<'a> {
 
     /// Can files appear that this run is about?
     pub fn may_grow(&self) -> bool {
-        !matches!(self.place, Place::File(_))
+        !matches!(self.place, Place::Files(_))
     }
 
-    /// Attaches to what is there. Finding nothing is an error, unless more may come.
-    pub fn attach_present(&mut self) -> Result<()> {
+    /// Looks for what is there; what a former look has found is not looked at again. Finding nothing is an error,
+    /// unless more may come.
+    pub fn find(&mut self) -> Result<()> {
         match &self.place {
-            Place::Everywhere => self.attach_everywhere(),
-            Place::Processes(pids) => self.attach_processes(&pids.clone()),
-            Place::File(path) => self.attach_file(&path.clone()),
-            Place::Command(argv, pid) => self.attach_command(&argv.clone(), *pid),
+            Place::Everywhere => self.find_everywhere(),
+            Place::Processes(pids) => self.find_in_processes(&pids.clone())?,
+            Place::Files(paths) => self.find_in_files(&paths.clone())?,
+            Place::Command(argv, pid) => self.find_in_command(&argv.clone(), *pid)?,
+        }
+        for path in std::mem::take(&mut self.wanted.likely) {
+            if let Ok(object) = open_path(&path) {
+                self.consider_tolerantly(object);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts probes into the files that were found. Of many files of many owners, one that cannot be traced does not end
+    /// the run, but is told of.
+    pub fn attach(&mut self, attacher: &mut Attacher<'_>) -> Result<()> {
+        let tolerant = matches!(self.place, Place::Everywhere) || self.follow;
+        for (object, points) in std::mem::take(&mut self.found) {
+            let result = attacher
+                .attach(&object.file, &points)
+                .with_context(|| format!("failed to trace {}", object.path.display()));
+            match result {
+                Ok(refused) => {
+                    self.attached.files.push(object.path);
+                    self.attached.probes += points.len() - refused;
+                    self.attached.refused += refused;
+                }
+                Err(error) if tolerant && is_about_one_file(&error) => {
+                    self.attached.failed.push(format!("{error:#}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match (&self.attached.failed[..], self.attached.probes) {
+            ([.., last], 0) => Err(Failure::new(FAILED, last.clone()).into()),
+            _ => Ok(()),
         }
     }
 
-    /// Attaches to a file that has just been mapped, if it is one. True when probes were added.
+    /// Looks at a file that has just been mapped. True when it is to have probes.
     pub fn appeared(&mut self, mapped: &Mapped) -> Result<bool> {
         if !self.concerns(mapped) {
             return Ok(false);
@@ -137,11 +175,10 @@ impl<'a> Targets<'a> {
             self.known
                 .insert(reported(mapped), (meta.ctime(), meta.ctime_nsec()));
         }
-        let before = self.attached.probes;
-        if self.attach_object(&object)? {
+        if self.consider(object)? {
             self.settled.insert(mapped.pid);
         }
-        Ok(self.attached.probes > before)
+        Ok(!self.found.is_empty())
     }
 
     /// The process runs another program from now on.
@@ -157,23 +194,11 @@ impl<'a> Targets<'a> {
         }
     }
 
-    /// Takes the probes out.
-    pub fn detach(&mut self) {
-        close_all(self.attacher.take_links());
-    }
-
-    /// Takes the probes out while the caller goes on. None where no thread can be had: then
-    /// they are out now.
-    pub fn detach_in_background(&mut self) -> Option<JoinHandle<()>> {
-        let links = self.attacher.take_links();
-        std::thread::Builder::new().spawn(move || close_all(links)).ok()
-    }
-
     fn concerns(&self, mapped: &Mapped) -> bool {
         let listed = match &self.place {
             Place::Processes(pids) => pids.contains(&mapped.pid),
             Place::Command(_, pid) => *pid == mapped.pid,
-            Place::Everywhere | Place::File(_) => false,
+            Place::Everywhere | Place::Files(_) => false,
         };
         if listed {
             return !(self.wanted.first_only && self.settled.contains(&mapped.pid));
@@ -189,15 +214,14 @@ impl<'a> Targets<'a> {
         })
     }
 
-    fn attach_everywhere(&mut self) -> Result<()> {
-        let may_hold = self.wanted.may_hold;
-        let objects = self.proc.all_objects(|mapping| may_hold(&mapping.path));
-        self.attach_tolerant(objects)?;
-        let likely = std::mem::take(&mut self.wanted.likely);
-        self.attach_tolerant(likely.iter().filter_map(|path| open_path(path).ok()).collect())
+    fn find_everywhere(&mut self) {
+        let may_hold = &self.wanted.may_hold;
+        for object in self.proc.all_objects(|mapping| may_hold(&mapping.path)) {
+            self.consider_tolerantly(object);
+        }
     }
 
-    fn attach_processes(&mut self, pids: &[u32]) -> Result<()> {
+    fn find_in_processes(&mut self, pids: &[u32]) -> Result<()> {
         for &pid in pids {
             let objects = self
                 .proc
@@ -205,40 +229,32 @@ impl<'a> Targets<'a> {
                 .map_err(|error| self.no_process(pid, error))?;
             let looked_at: Vec<PathBuf> = objects.iter().map(|object| object.path.clone()).collect();
             let mut found = false;
-            for object in &objects {
-                found |= self.attach_object(object)?;
+            for object in objects {
+                found |= self.consider(object)?;
                 if found && self.wanted.first_only {
                     break;
                 }
             }
-            if !found {
-                return Err(self.nothing_in_process(pid, &objects, &looked_at));
+            if !found && !self.wanted.names.is_empty() {
+                return Err(self.nothing_in_process(pid, &looked_at));
             }
             self.settled.insert(pid);
         }
         Ok(())
     }
 
-    fn attach_file(&mut self, path: &Path) -> Result<()> {
-        let object = open_path(path)?;
-        let elf = ElfFile::open(object.file.try_clone()?, path)?;
-        if self.attach_object(&object)? {
-            return Ok(());
+    fn find_in_files(&mut self, paths: &[PathBuf]) -> Result<()> {
+        for path in paths {
+            let object = open_path(path)?;
+            let elf = ElfFile::open(object.file.try_clone()?, path)?;
+            if !self.consider(object)? && !self.wanted.names.is_empty() {
+                return Err(self.nothing_in_file(path, &elf));
+            }
         }
-        Err(Failure::new(
-            FAILED,
-            format!(
-                "failed to find {} in {}: no function {}",
-                self.wanted.what,
-                path.display(),
-                self.names()
-            ),
-        )
-        .hint(near(&elf, self.wanted.names.first().copied()))
-        .into())
+        Ok(())
     }
 
-    fn attach_command(&mut self, argv: &[OsString], pid: u32) -> Result<()> {
+    fn find_in_command(&mut self, argv: &[OsString], pid: u32) -> Result<()> {
         let name = argv.first().context("no command")?;
         let program = loader::find_program(&name.to_string_lossy()).ok_or_else(|| {
             Failure::new(
@@ -248,57 +264,47 @@ impl<'a> Targets<'a> {
             .hint("give its path, or look at PATH: sudo changes it")
         })?;
         let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-        let files = loader::closure(&program, &env)?;
-        for path in &files {
-            let Ok(object) = open_path(path) else { continue };
-            if self.attach_object(&object)? && self.wanted.first_only {
+        for path in loader::closure(&program, &env)? {
+            let Ok(object) = open_path(&path) else { continue };
+            if self.consider(object)? && self.wanted.first_only {
                 break;
             }
         }
         if self.follow {
             // The command may be a shell that runs programs of another C library.
-            self.attach_everywhere()?;
+            self.find_everywhere();
         }
         self.settled.remove(&pid);
         Ok(())
     }
 
-    /// Many files of many owners: one that cannot be traced does not end the run, but is told of.
-    fn attach_tolerant(&mut self, objects: Vec<Object>) -> Result<()> {
-        let mut last = None;
-        for object in objects {
-            if let Err(error) = self.attach_object(&object) {
-                self.attached.failed.push(format!("{error:#}"));
-                last = Some(error);
-            }
-        }
-        match last {
-            Some(error) if self.attached.probes == 0 => Err(error),
-            _ => Ok(()),
+    fn consider_tolerantly(&mut self, object: Object) {
+        if let Err(error) = self.consider(object) {
+            self.attached.failed.push(format!("{error:#}"));
         }
     }
 
-    /// True when the object is what is wanted, whether or not its probes are in already.
-    fn attach_object(&mut self, object: &Object) -> Result<bool> {
+    /// True when the object is what is wanted, whether or not it was met before.
+    fn consider(&mut self, object: Object) -> Result<bool> {
+        if let Some(&answer) = self.answers.get(&object.id) {
+            return Ok(answer);
+        }
+        if self.answers.len() >= MOST_KNOWN {
+            self.answers.clear();
+        }
         let elf = match ElfFile::open(object.file.try_clone()?, &object.path) {
             Ok(elf) => elf,
-            Err(error) if matches!(self.place, Place::File(_)) => return Err(error),
+            Err(error) if matches!(self.place, Place::Files(_)) => return Err(error),
             Err(_) => return Ok(false),
         };
-        let points = (self.wanted.points)(object, &elf)?;
+        let points = (self.wanted.points)(&object, &elf)?;
+        self.answers.insert(object.id, !points.is_empty());
         if points.is_empty() {
             return Ok(false);
         }
-        if !self.seen.insert(object)? {
-            return Ok(true);
+        if self.seen.insert(&object)? {
+            self.found.push((object, points));
         }
-        let refused = self
-            .attacher
-            .attach(&object.file, &points)
-            .with_context(|| format!("failed to trace {}", object.path.display()))?;
-        self.attached.files.push(object.path.clone());
-        self.attached.probes += points.len() - refused;
-        self.attached.refused += refused;
         Ok(true)
     }
 
@@ -318,7 +324,17 @@ impl<'a> Targets<'a> {
         anyhow::Error::new(error).context(format!("failed to read the memory map of pid {pid}"))
     }
 
-    fn nothing_in_process(&self, pid: u32, objects: &[Object], looked_at: &[PathBuf]) -> anyhow::Error {
+    fn nothing_in_file(&self, path: &Path, elf: &ElfFile) -> anyhow::Error {
+        let (what, names) = (self.wanted.what, self.names());
+        Failure::new(
+            FAILED,
+            format!("failed to find {what} in {}: no function {names}", path.display()),
+        )
+        .hint(near(elf, self.wanted.names.first().copied()))
+        .into()
+    }
+
+    fn nothing_in_process(&self, pid: u32, looked_at: &[PathBuf]) -> anyhow::Error {
         let files: Vec<String> = looked_at
             .iter()
             .take(4)
@@ -339,9 +355,8 @@ impl<'a> Targets<'a> {
                 files.join(", ")
             },
         );
-        let elf = objects
-            .first()
-            .and_then(|object| ElfFile::open(object.file.try_clone().ok()?, &object.path).ok());
+        let program = self.proc.executable(pid).ok();
+        let elf = program.and_then(|object| ElfFile::open(object.file, &object.path).ok());
         let hint = match elf {
             Some(elf) if elf.is_static() => {
                 "the program is linked statically, and its symbols are stripped or have other names"
@@ -364,11 +379,9 @@ fn reported(mapped: &Mapped) -> Reported {
     (mapped.dev, mapped.inode, mapped.generation)
 }
 
-impl Drop for Targets<'_> {
-    /// Many at a time: one after the other they take seconds, and the descriptors' own drop would do so.
-    fn drop(&mut self) {
-        self.detach();
-    }
+/// Does the error say something of one file, so that others may do?
+fn is_about_one_file(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Failure>().is_none()
 }
 
 /// What a person may have meant.

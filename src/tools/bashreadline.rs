@@ -99,7 +99,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut storage = MaybeUninit::uninit();
     let mut open = BashreadlineSkelBuilder::default().open(&mut storage)?;
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
-        configure!(rodata, &filter, &args.run, way);
+        configure!(rodata, &filter, args.run.ring_bytes(), way);
     }
     open.maps.events.set_max_entries(args.run.ring_bytes())?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
@@ -118,7 +118,8 @@ pub fn run(args: Args) -> Result<u8> {
             ring_bytes: args.run.ring_bytes(),
             lost: &bss.lost,
             unmatched: &bss.unmatched,
-            targets: Targets::new(wanted(bash_only, Rc::clone(&programs)), place, false, attacher),
+            targets: Targets::new(wanted(bash_only, Rc::clone(&programs)), place, false),
+            attacher,
             command: None,
             follow: None,
             symbolizer: None,
@@ -133,7 +134,7 @@ pub fn run(args: Args) -> Result<u8> {
 
 fn place(args: &Args, filter: &Filter) -> Result<Place> {
     Ok(match &args.shared {
-        Some(path) => Place::File(named_file(path, &filter.pids)?),
+        Some(path) => Place::Files(vec![named_file(path, &filter.pids)?]),
         None if !filter.pids.is_empty() => Place::Processes(filter.pids.clone()),
         None => Place::Everywhere,
     })
@@ -144,7 +145,7 @@ fn wanted(bash_only: bool, programs: Rc<RefCell<Programs>>) -> Wanted {
     Wanted {
         what: "readline",
         names: FUNCTIONS.to_vec(),
-        may_hold: may_read_lines,
+        may_hold: Box::new(may_read_lines),
         points: Box::new(move |object, elf| {
             programs.borrow_mut().learn(object, elf);
             line_points(elf, bash_only)
@@ -168,7 +169,7 @@ fn line_points(elf: &ElfFile, bash_only: bool) -> Result<Vec<Point>> {
     }
     let found = elf.lookup(&FUNCTIONS)?.into_iter().flatten().next();
     let cookie = if bash { IN_BASH } else { IN_LIBRARY };
-    Ok(found.map(|function| Point { offset: function.offset, cookie }).into_iter().collect())
+    Ok(found.map(|function| Point::function(function.offset, cookie)).into_iter().collect())
 }
 
 /// bash exports its functions, for builtins that are loaded at run time.

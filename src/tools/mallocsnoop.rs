@@ -167,7 +167,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut storage = MaybeUninit::uninit();
     let mut open = MallocsnoopSkelBuilder::default().open(&mut storage)?;
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
-        configure!(rodata, &filter, &args.run, way);
+        configure!(rodata, &filter, args.run.ring_bytes(), way);
         rodata.min_size = args.min_size.unwrap_or(0);
         rodata.max_size = args.max_size.unwrap_or(u64::MAX);
         rodata.with_return = args.ret;
@@ -193,7 +193,7 @@ pub fn run(args: Args) -> Result<u8> {
     }
     programs.push(Program { program: &skel.progs.alloc_entry, at_return: false });
     let attacher = Attacher::new(way, filter.only_pid(), programs);
-    let targets = Targets::new(wanted(&args), place(&args, library, &filter, &command), args.follow, attacher);
+    let targets = Targets::new(wanted(&args), place(&args, library, &filter, &command), args.follow);
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let mut session = Session::start(
         Parts {
@@ -202,6 +202,7 @@ pub fn run(args: Args) -> Result<u8> {
             lost: &bss.lost,
             unmatched: &bss.unmatched,
             targets,
+            attacher,
             command,
             follow,
             symbolizer: args.stack.then(Symbolizer::new),
@@ -231,7 +232,7 @@ fn wanted(args: &Args) -> Wanted {
     Wanted {
         what: "an allocator",
         names: chosen.iter().map(|(_, name)| *name).collect(),
-        may_hold: is_c_library,
+        may_hold: Box::new(is_c_library),
         points: Box::new(move |_, elf| allocator_points(elf, &chosen)),
         first_only: true,
         likely: loader::find_library("libc").into_iter().collect(),
@@ -241,7 +242,7 @@ fn wanted(args: &Args) -> Wanted {
 /// Where to look: what is said first counts.
 fn place(args: &Args, library: Option<PathBuf>, filter: &Filter, command: &Option<Command>) -> Place {
     if let Some(path) = library {
-        return Place::File(path);
+        return Place::Files(vec![path]);
     }
     match command {
         Some(command) => Place::Command(args.command.command.clone(), command.pid()),
@@ -277,7 +278,7 @@ fn allocator_points(elf: &ElfFile, chosen: &[(usize, &str)]) -> Result<Vec<Point
                 && !function.ifunc
                 && points.iter().all(|point| point.offset != function.offset)
             {
-                points.push(Point { offset: function.offset, cookie: *cookie as u64 });
+                points.push(Point::function(function.offset, *cookie as u64));
             }
         }
         return Ok(points);
@@ -431,6 +432,7 @@ fn print_usage(out: &mut Output, table: &Table, ended: &BTreeMap<u32, Usage>, th
     let now = out.wall_now();
     out.header(table);
     for (pid, usage) in &processes {
+        let sizes = histogram::powers_of_two(&usage.sizes);
         out.row(
             table,
             &[
@@ -441,10 +443,10 @@ fn print_usage(out: &mut Output, table: &Table, ended: &BTreeMap<u32, Usage>, th
                 Value::U64(usage.calls),
                 Value::U64(usage.bytes),
                 Value::U64(usage.largest),
-                Value::Buckets(&usage.sizes),
+                Value::Buckets(&sizes),
             ],
         );
-        out.text(|text| histogram::push(text, "bytes", &usage.sizes));
+        out.text(|text| histogram::push(text, "bytes", &sizes));
     }
 }
 

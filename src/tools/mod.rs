@@ -25,5 +25,7 @@ macro_rules! tools {
 
 tools! {
     bashreadline
+    funccount
+    funclatency
     mallocsnoop
 }

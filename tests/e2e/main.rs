@@ -3,6 +3,8 @@
 
 mod bashreadline;
 mod docs;
+mod funccount;
+mod funclatency;
 mod harness;
 mod mallocsnoop;
 mod pty;

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* How often functions are called. */
+#include "event.bpf.h"
+#include "filter.bpf.h"
+#include "group.bpf.h"
+
+/*
+ * Per CPU, so that CPUs do not share cache lines; and added to atomically all the same, because these programs can be
+ * preempted by others of the same CPU.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1); /* number of functions */
+	__type(key, __u32);
+	__type(value, __u64);
+} counts SEC(".maps");
+
+struct count_key {
+	__u64 group;
+	__u64 func;
+};
+
+/* With --by instead. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 1); /* MOST_COUNTS of src/tools/funccount.rs */
+	__type(key, struct count_key);
+	__type(value, __u64);
+} group_counts SEC(".maps");
+
+static __always_inline __u64 *group_count(__u64 func)
+{
+	struct count_key key = { group_of_current(), func };
+	__u64 *count = bpf_map_lookup_elem(&group_counts, &key);
+	__u64 zero = 0;
+
+	if (count)
+		return count;
+	bpf_map_update_elem(&group_counts, &key, &zero, BPF_NOEXIST);
+	count = bpf_map_lookup_elem(&group_counts, &key);
+	if (count)
+		announce_group(key.group);
+	return count;
+}
+
+static __always_inline int count_call(struct pt_regs *ctx)
+{
+	__u32 func = probe_cookie(ctx);
+	__u64 *count;
+
+	if (!is_wanted())
+		return 0;
+	count = group_by ? group_count(func) : bpf_map_lookup_elem(&counts, &func);
+	__sync_fetch_and_add(count ?: &lost, 1);
+	return 0;
+}
+
+SEC("uprobe")
+int count_entry(struct pt_regs *ctx)
+{
+	return count_call(ctx);
+}
+
+SEC("uretprobe")
+int count_return(struct pt_regs *ctx)
+{
+	return count_call(ctx);
+}

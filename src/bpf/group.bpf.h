@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Whose calls are counted together, and which call it was of. */
+#ifndef GROUP_BPF_H
+#define GROUP_BPF_H
+
+#include "event.bpf.h"
+
+/* In the order of `By` in src/probe/group.rs. */
+enum group_by {
+	BY_NOTHING,
+	BY_PROCESS,
+	BY_THREAD,
+	BY_USER,
+	BY_CONTAINER, /* by control group, which user space takes for its container */
+};
+
+const volatile __u32 group_by = BY_NOTHING;
+
+/*
+ * Tells user space of a group when it is first seen: its members may be gone when the counts are read. Twin of
+ * `GroupEvent` in src/probe/group.rs, which asserts size and offsets.
+ */
+struct group_event {
+	struct event_header header;
+	__u64 group;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1); /* GROUPS of src/probe/group.rs, with --by */
+	__type(key, __u64);
+	__type(value, __u8);
+} groups SEC(".maps");
+
+static __always_inline __u64 group_of_current(void)
+{
+	switch (group_by) {
+	case BY_PROCESS:
+		return bpf_get_current_pid_tgid() >> 32;
+	case BY_THREAD:
+		return (__u32)bpf_get_current_pid_tgid();
+	case BY_USER:
+		return (__u32)bpf_get_current_uid_gid();
+	case BY_CONTAINER:
+		return bpf_get_current_cgroup_id();
+	default:
+		return 0;
+	}
+}
+
+/* To be called when a count of the group is made for the first time. */
+static __always_inline void announce_group(__u64 group)
+{
+	struct group_event *event;
+	__u8 one = 1;
+
+	if (!group_by || bpf_map_update_elem(&groups, &group, &one, BPF_NOEXIST))
+		return;
+	event = event_reserve(sizeof(*event));
+	if (!event)
+		return;
+	event_header(&event->header, 0, 0, bpf_ktime_get_ns());
+	event->group = group;
+	event_submit(event, sizeof(*event));
+}
+
+#endif

@@ -1,0 +1,161 @@
+//! Slots of a file that its dynamic loader fills with addresses of functions.
+
+use std::collections::HashSet;
+
+use anyhow::{Context, Result};
+use object::LittleEndian;
+use object::elf::{self, Rela64};
+
+use super::{ElfFile, LE, RawSymbol};
+
+type Relocation = Rela64<LittleEndian>;
+
+/// Relocation types: the address that a resolver returns; the address of a symbol, for calls, through the table of
+/// addresses, and anywhere in data.
+#[cfg(target_arch = "x86_64")]
+const TYPES: (u32, [u32; 3]) = (
+    elf::R_X86_64_IRELATIVE,
+    [elf::R_X86_64_JUMP_SLOT, elf::R_X86_64_GLOB_DAT, elf::R_X86_64_64],
+);
+#[cfg(target_arch = "aarch64")]
+const TYPES: (u32, [u32; 3]) = (
+    elf::R_AARCH64_IRELATIVE,
+    [
+        elf::R_AARCH64_JUMP_SLOT,
+        elf::R_AARCH64_GLOB_DAT,
+        elf::R_AARCH64_ABS64,
+    ],
+);
+
+/// Eight bytes that the loader fills with the address of a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The virtual address of the slot, before relocation.
+    pub addr: u64,
+    pub binding: Binding,
+}
+
+/// Which function that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// The one that the resolver at this virtual address of the same file chooses.
+    Chosen(u64),
+    /// The one of this name, without its version, in whatever file the loader finds it.
+    Named(String),
+}
+
+impl ElfFile {
+    /// All slots, in the order of the file.
+    ///
+    /// # Errors
+    /// A table lies outside of the file, or the names are longer than the file.
+    pub fn slots(&self) -> Result<Vec<Slot>> {
+        let relocations = self.relocations()?;
+        let (chosen, named) = TYPES;
+        let last_symbol = relocations
+            .iter()
+            .filter(|relocation| named.contains(&relocation.r_type(LE, false)))
+            .map(|relocation| relocation.r_sym(LE, false))
+            .max();
+        let names = self.dynamic_names(last_symbol)?;
+        // Slots may share one long name.
+        let mut budget = self.source.len;
+        let mut slots = Vec::new();
+        for relocation in &relocations {
+            let kind = relocation.r_type(LE, false);
+            let addend = relocation.r_addend.get(LE);
+            let binding = if kind == chosen {
+                Binding::Chosen(addend as u64)
+            } else if named.contains(&kind)
+                && addend == 0
+                && let Some(name) = names.get(relocation.r_sym(LE, false))
+            {
+                let left = budget.checked_sub(name.len() as u64);
+                budget = left.with_context(|| self.damaged("symbol names are longer than the file"))?;
+                Binding::Named(name.to_owned())
+            } else {
+                continue;
+            };
+            slots.push(Slot {
+                addr: relocation.r_offset.get(LE),
+                binding,
+            });
+        }
+        Ok(slots)
+    }
+
+    /// The names of exported functions that have an old version as well, kept for programs that were linked against it.
+    ///
+    /// # Errors
+    /// The symbols lie outside of the file, or their names are longer than it.
+    pub fn versioned_names(&self) -> Result<HashSet<String>> {
+        let Some(symbols) = self.dynamic_symbols()? else {
+            return Ok(HashSet::new());
+        };
+        let mut names = HashSet::new();
+        let mut budget = self.source.len;
+        for symbol in symbols.functions().filter(|symbol| symbol.hidden) {
+            let name = symbols.name(&symbol).map_or(&b""[..], |(name, _)| name);
+            let left = budget.checked_sub(name.len() as u64);
+            budget = left.with_context(|| self.damaged("symbol names are longer than the file"))?;
+            names.insert(String::from_utf8_lossy(name).into_owned());
+        }
+        Ok(names)
+    }
+
+    /// Both tables that the loader knows; in a static program, which applies them itself, the one that it has.
+    fn relocations(&self) -> Result<Vec<Relocation>> {
+        const WHAT: &str = "relocations";
+        let mut relocations = Vec::new();
+        for (addr, size) in [self.dynamic.rela, self.dynamic.jmprel] {
+            if let Some(addr) = addr {
+                let block = self.read_at_address(addr, size, WHAT)?;
+                relocations.extend_from_slice(block.table());
+            }
+        }
+        if self.dynamic_addr.is_none()
+            && let Some((extent, _)) = self.section(elf::SHT_RELA)
+        {
+            let block = self.source.read(extent.offset, extent.size);
+            relocations.extend_from_slice(block.with_context(|| self.damaged(WHAT))?.table());
+        }
+        Ok(relocations)
+    }
+
+    /// The names of the dynamic symbols up to number `last`. Imported ones have no address and may be missing from
+    /// hash tables, so relocations alone tell how many there are.
+    fn dynamic_names(&self, last: Option<u32>) -> Result<Names> {
+        let (Some(last), Some(symtab), Some(strtab)) = (last, self.dynamic.symtab, self.dynamic.strtab)
+        else {
+            return Ok(Names::default());
+        };
+        let size = (u64::from(last) + 1) * size_of::<RawSymbol>() as u64;
+        let table = self.read_at_address(symtab, size, "dynamic symbols")?;
+        let strings = self.read_at_address(strtab, self.dynamic.strsz, "dynamic strings")?;
+        Ok(Names {
+            starts: table
+                .table::<RawSymbol>()
+                .iter()
+                .map(|symbol| symbol.st_name.get(LE))
+                .collect(),
+            strings: strings.bytes().to_vec(),
+        })
+    }
+}
+
+/// Symbol names by number.
+#[derive(Default)]
+struct Names {
+    /// Where each begins in `strings`.
+    starts: Vec<u32>,
+    strings: Vec<u8>,
+}
+
+impl Names {
+    fn get(&self, symbol: u32) -> Option<&str> {
+        let start = *self.starts.get(symbol as usize)?;
+        let rest = self.strings.get(start as usize..)?;
+        let name = &rest[..rest.iter().position(|&byte| byte == 0)?];
+        std::str::from_utf8(name).ok().filter(|name| !name.is_empty())
+    }
+}

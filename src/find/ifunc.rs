@@ -1,0 +1,178 @@
+//! Which function callers of an IFUNC symbol really reach.
+//!
+//! The code at such a symbol, `strlen` in glibc for one, is called once by the dynamic loader and returns the address
+//! of the implementation that suits the processor. The symbol of that implementation is local, and distributions strip
+//! it. But the loader wrote its address into slots of every process that uses it, and there it can be read.
+
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
+
+use super::elf::{Binding, ElfFile, Function, Slot};
+use super::target::{FileId, Mapping, Memory, Object, Proc};
+
+#[cfg(test)]
+mod tests;
+
+/// How many processes that use the file are looked at: the first one mostly tells what can be told.
+const MAX_PROCESSES: usize = 16;
+
+/// For the IFUNC symbols among `functions`, which all are of the file `object`: the virtual address of the symbol, and
+/// that of the function it stands for, where that is found. It is looked for in `pids` first, then in the process that
+/// started this one, then in all others. Not found is a function that nobody on this machine uses, or only processes
+/// that may not be looked into, and one outside of the file, such as `time` in the kernel's own code.
+pub fn resolve(
+    proc: &Proc,
+    object: &Object,
+    elf: &ElfFile,
+    functions: &[Function],
+    pids: &[u32],
+) -> HashMap<u64, u64> {
+    let mut search = Search::new(proc, object, elf, functions);
+    let parent = nix::unistd::getppid().as_raw() as u32;
+    let mut seen = HashSet::new();
+    let mut visited = 0;
+    let named = pids.iter().copied().chain([parent]);
+    let others = std::iter::once_with(|| proc.pids().unwrap_or_default()).flatten();
+    for pid in named.chain(others).filter(|&pid| seen.insert(pid)) {
+        if visited == MAX_PROCESSES || !search.is_missing() {
+            break;
+        }
+        visited += usize::from(search.visit(pid).is_some());
+    }
+    search.found
+}
+
+struct Search<'a> {
+    proc: &'a Proc,
+    object: &'a Object,
+    elf: &'a ElfFile,
+    /// The lower half of the inode number, which shows through overlays.
+    inode: u32,
+    slots: Vec<Slot>,
+    /// The addresses of the symbols, and those by name where a name is enough to tell which one is meant.
+    resolvers: HashSet<u64>,
+    by_name: HashMap<&'a str, u64>,
+    found: HashMap<u64, u64>,
+}
+
+/// The file in one process.
+struct Image<'a> {
+    memory: Memory,
+    /// Its code.
+    code: Vec<&'a Mapping>,
+    /// How far it was moved from the addresses it asks for.
+    moved: u64,
+}
+
+impl<'a> Search<'a> {
+    fn new(proc: &'a Proc, object: &'a Object, elf: &'a ElfFile, functions: &'a [Function]) -> Search<'a> {
+        let ifuncs = || functions.iter().filter(|function| function.ifunc);
+        let versioned = elf.versioned_names().unwrap_or_default();
+        Search {
+            proc,
+            object,
+            elf,
+            inode: object.file.metadata().map_or(0, |meta| meta.ino() as u32),
+            slots: elf.slots().unwrap_or_default(),
+            resolvers: ifuncs().map(|function| function.addr).collect(),
+            by_name: ifuncs()
+                .map(|function| (function.name.as_str(), function.addr))
+                .filter(|(name, _)| !versioned.contains(*name))
+                .collect(),
+            found: HashMap::new(),
+        }
+    }
+
+    fn is_missing(&self) -> bool {
+        self.found.len() < self.resolvers.len()
+    }
+
+    /// Reads the slots of a process. `None` if it does not map the file, or may not be looked into.
+    fn visit(&mut self, pid: u32) -> Option<()> {
+        let mappings = self.proc.mappings(pid).ok()?;
+        let image = self.image(pid, &mappings)?;
+        let slots = std::mem::take(&mut self.slots);
+        self.read(self.elf, &slots, image.moved, &image);
+        self.slots = slots;
+        let mut seen = HashSet::new();
+        for mapping in &mappings {
+            let other = mapping.exec && mapping.is_file() && mapping.inode as u32 != self.inode;
+            if !self.is_missing() {
+                break;
+            }
+            if other && seen.insert((mapping.dev, mapping.inode)) {
+                self.read_importer(pid, mapping, &image);
+            }
+        }
+        Some(())
+    }
+
+    fn image<'m>(&self, pid: u32, mappings: &'m [Mapping]) -> Option<Image<'m>> {
+        let code: Vec<&Mapping> = mappings
+            .iter()
+            .filter(|mapping| mapping.exec && mapping.is_file() && mapping.inode as u32 == self.inode)
+            .collect();
+        let first = code.first()?;
+        let file = self.proc.open(pid, first).ok()?;
+        (FileId::of(&file).ok()? == self.object.id).then_some(())?;
+        Some(Image {
+            memory: self.proc.memory(pid).ok()?,
+            moved: moved(self.elf, first)?,
+            code,
+        })
+    }
+
+    /// Reads the slots of another file of the process that ask for the functions by name.
+    fn read_importer(&mut self, pid: u32, mapping: &Mapping, image: &Image) -> Option<()> {
+        let file = self.proc.open(pid, mapping).ok()?;
+        let elf = ElfFile::open(file, &mapping.path).ok()?;
+        let mut slots = elf.slots().ok()?;
+        // Its resolvers have nothing to do with ours.
+        slots.retain(|slot| matches!(slot.binding, Binding::Named(_)));
+        let moved = moved(&elf, mapping)?;
+        self.read(&elf, &slots, moved, image);
+        Some(())
+    }
+
+    /// `slots` are those of `holder`, which was moved that far.
+    fn read(&mut self, holder: &ElfFile, slots: &[Slot], moved: u64, image: &Image) {
+        for slot in slots {
+            let resolver = match &slot.binding {
+                Binding::Chosen(addr) => Some(*addr),
+                Binding::Named(name) => self.by_name.get(name.as_str()).copied(),
+            };
+            let wanted = |addr: &u64| self.resolvers.contains(addr) && !self.found.contains_key(addr);
+            let Some(resolver) = resolver.filter(wanted) else {
+                continue;
+            };
+            let value = image.memory.words::<1>(slot.addr.wrapping_add(moved));
+            let Some([value]) = value.map(|words| words.map(u64::from_le)) else {
+                continue;
+            };
+            // What the linker put there, a way to the loader, is there until the first call.
+            let is_unbound = holder.word(slot.addr).map(|word| word.wrapping_add(moved)) == Some(value);
+            if let Some(target) = self.target(value, image)
+                && !is_unbound
+                && target != resolver
+            {
+                self.found.insert(resolver, target);
+            }
+        }
+    }
+
+    /// The virtual address in the file of what is at `value` in memory, if that is code of the file.
+    fn target(&self, value: u64, image: &Image) -> Option<u64> {
+        let mapping = image
+            .code
+            .iter()
+            .find(|mapping| (mapping.start..mapping.end).contains(&value))?;
+        let offset = mapping.offset.checked_add(value - mapping.start)?;
+        let addr = self.elf.address_of(offset)?;
+        self.elf.offset_of(addr).map(|_| addr)
+    }
+}
+
+/// How far a file was moved from the addresses it asks for, by where its code is mapped.
+fn moved(elf: &ElfFile, code: &Mapping) -> Option<u64> {
+    Some(code.start.wrapping_sub(elf.address_of(code.offset)?))
+}

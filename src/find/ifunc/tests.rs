@@ -1,0 +1,152 @@
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::*;
+use crate::find::loader::find_library;
+
+fn libc() -> (Object, ElfFile, Vec<Function>) {
+    let object = Object::at(&find_library("libc").unwrap()).unwrap();
+    let elf = ElfFile::open(object.file.try_clone().unwrap(), &object.path).unwrap();
+    let mut ifuncs = elf.functions().unwrap();
+    ifuncs.retain(|function| function.ifunc);
+    (object, elf, ifuncs)
+}
+
+fn addr_of(functions: &[Function], name: &str) -> u64 {
+    functions
+        .iter()
+        .find(|function| function.name == name)
+        .unwrap()
+        .addr
+}
+
+/// A `/proc` of one process that maps libc's code, and whose memory holds what the test wrote.
+struct MadeUp {
+    folder: PathBuf,
+    memory: fs::File,
+}
+
+impl MadeUp {
+    const PID: u32 = 7;
+    const MOVED: u64 = 0x1000_0000;
+
+    fn new(name: &str, object: &Object, elf: &ElfFile) -> MadeUp {
+        let folder = std::env::temp_dir().join(format!("find-ifunc-{name}-{}", std::process::id()));
+        let process = folder.join(Self::PID.to_string());
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&process).unwrap();
+        symlink("/", process.join("root")).unwrap();
+        let code = elf
+            .offset_of(addr_of(&elf.functions().unwrap(), "malloc"))
+            .unwrap()
+            & !0xfff;
+        let start = elf.address_of(code).unwrap() + Self::MOVED;
+        let path = object.path.canonicalize().unwrap();
+        let maps = format!(
+            "{start:x}-{:x} r-xp {code:x} 0:1 {} {}\n",
+            start + 0x4000,
+            object.file.metadata().unwrap().ino(),
+            path.display()
+        );
+        fs::write(process.join("maps"), maps).unwrap();
+        let memory = fs::File::create(process.join("mem")).unwrap();
+        memory.set_len(1 << 40).unwrap();
+        MadeUp { folder, memory }
+    }
+
+    /// Fills every slot of the resolver at `addr`.
+    fn fill(&self, elf: &ElfFile, addr: u64, value: impl Fn(&Slot) -> u64) {
+        let slots = elf.slots().unwrap();
+        let mine: Vec<&Slot> = slots
+            .iter()
+            .filter(|slot| slot.binding == Binding::Chosen(addr))
+            .collect();
+        assert!(!mine.is_empty());
+        for slot in mine {
+            self.memory
+                .write_all_at(&value(slot).to_le_bytes(), slot.addr + Self::MOVED)
+                .unwrap();
+        }
+    }
+
+    fn resolve(&self, object: &Object, elf: &ElfFile, functions: &[Function]) -> HashMap<u64, u64> {
+        resolve(&Proc::at(&self.folder), object, elf, functions, &[Self::PID])
+    }
+}
+
+impl Drop for MadeUp {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[test]
+fn only_code_of_the_file_counts() {
+    let (object, elf, ifuncs) = libc();
+    let process = MadeUp::new("code", &object, &elf);
+    let resolver = addr_of(&ifuncs, "strlen");
+    let malloc = addr_of(&elf.functions().unwrap(), "malloc");
+    let strlen = |value: u64| {
+        process.fill(&elf, resolver, |_| value);
+        process.resolve(&object, &elf, &ifuncs).get(&resolver).copied()
+    };
+    assert_eq!(strlen(malloc + MadeUp::MOVED), Some(malloc));
+    assert_eq!(strlen(0), None);
+    assert_eq!(strlen(malloc), None);
+    assert_eq!(strlen(resolver + MadeUp::MOVED), None);
+    assert_eq!(strlen(u64::MAX), None);
+    process.fill(&elf, resolver, |slot| {
+        elf.word(slot.addr).unwrap() + MadeUp::MOVED
+    });
+    assert_eq!(process.resolve(&object, &elf, &ifuncs), HashMap::new());
+}
+
+#[test]
+fn a_process_that_cannot_be_read_tells_nothing() {
+    let (object, elf, ifuncs) = libc();
+    let process = MadeUp::new("refused", &object, &elf);
+    fs::remove_file(process.folder.join("7/mem")).unwrap();
+    assert_eq!(process.resolve(&object, &elf, &ifuncs), HashMap::new());
+    fs::write(process.folder.join("7/maps"), "").unwrap();
+    assert_eq!(process.resolve(&object, &elf, &ifuncs), HashMap::new());
+}
+
+#[test]
+fn a_real_process_tells_which_functions_it_calls() {
+    let (object, elf, ifuncs) = libc();
+    let mut cat = Command::new("cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It is past its loader when it answers.
+    cat.stdin.as_mut().unwrap().write_all(b"?").unwrap();
+    cat.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let found = resolve(&Proc::host(), &object, &elf, &ifuncs, &[cat.id()]);
+    cat.kill().unwrap();
+    cat.wait().unwrap();
+    let resolvers: HashSet<u64> = ifuncs.iter().map(|function| function.addr).collect();
+    for name in ["strlen", "memcpy", "memset", "strchr"] {
+        let target = found[&addr_of(&ifuncs, name)];
+        assert!(
+            elf.offset_of(target).is_some() && !resolvers.contains(&target),
+            "{name}"
+        );
+    }
+    assert!(found.values().collect::<HashSet<_>>().len() > 10);
+}
+
+#[test]
+fn a_name_with_an_old_version_is_not_enough() {
+    let (object, elf, mut functions) = libc();
+    let versioned = elf.versioned_names().unwrap();
+    let name = versioned.iter().next().unwrap().clone();
+    functions[0].name = name.clone();
+    let proc = Proc::host();
+    let search = Search::new(&proc, &object, &elf, &functions);
+    assert!(!search.by_name.contains_key(name.as_str()));
+    assert!(search.by_name.contains_key(functions[1].name.as_str()));
+}

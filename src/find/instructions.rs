@@ -1,0 +1,267 @@
+//! Where the instructions of a function begin. The kernel puts a breakpoint wherever it is told to: in the middle of
+//! an instruction that changes the program, so every offset that a person gives is checked here.
+//!
+//! Instructions are found from the first byte of a function on, one after the other. Compilers put nothing else into
+//! functions on x86-64; a byte that is no instruction ends the walk, as what follows cannot be trusted.
+
+use std::fmt;
+
+/// Why no probe can be at an offset. All numbers are bytes from the function's first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misplaced {
+    /// Within an instruction that begins at `start`; the next one begins at `next`, unless the function ends there.
+    Inside { start: u64, next: Option<u64> },
+    /// Not known: the bytes at `at`, before or at the offset, are no instruction.
+    Undecodable { at: u64 },
+    /// Behind the last byte of the function.
+    Outside { size: u64 },
+}
+
+impl fmt::Display for Misplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Misplaced::Inside { start, next } => {
+                write!(f, "not the start of an instruction: near it are +{start:#x}")?;
+                match next {
+                    Some(next) => write!(f, " and +{next:#x}"),
+                    None => f.write_str(" and the end of the function"),
+                }
+            }
+            Misplaced::Undecodable { at } => write!(f, "the bytes at +{at:#x} are no instruction"),
+            Misplaced::Outside { size } => write!(f, "the function has only {size} bytes"),
+        }
+    }
+}
+
+impl std::error::Error for Misplaced {}
+
+/// Whether an instruction begins `offset` bytes after the start of a function.
+///
+/// # Errors
+/// None does, or it cannot be known.
+pub fn check(function: &[u8], offset: u64) -> Result<(), Misplaced> {
+    let size = function.len() as u64;
+    if offset >= size {
+        return Err(Misplaced::Outside { size });
+    }
+    for instruction in decode(function) {
+        let Instruction { start, end, .. } = instruction?;
+        if start == offset {
+            return Ok(());
+        }
+        if offset < end {
+            let next = Some(end).filter(|&end| end < size);
+            return Err(Misplaced::Inside { start, next });
+        }
+    }
+    Err(Misplaced::Outside { size })
+}
+
+/// The offsets of all instructions that return from a function: where a probe sees each return without the return
+/// address on the stack being touched. A function that ends in a jump to another one returns there.
+///
+/// # Errors
+/// Part of the function cannot be decoded.
+pub fn returns(function: &[u8]) -> Result<Vec<u64>, Misplaced> {
+    decode(function)
+        .filter_map(|instruction| match instruction {
+            Ok(instruction) => instruction.returns.then_some(Ok(instruction.start)),
+            Err(error) => Some(Err(error)),
+        })
+        .collect()
+}
+
+/// An instruction: its first byte, the first one behind it, both counted from the start of the function.
+struct Instruction {
+    start: u64,
+    end: u64,
+    /// Whether it leaves the function for its caller.
+    returns: bool,
+}
+
+#[cfg(target_arch = "x86_64")]
+use x86_64::decode;
+
+#[cfg(target_arch = "aarch64")]
+use arm64::decode;
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+
+    use super::{Instruction, Misplaced};
+
+    /// The instructions in order. An error is the last item.
+    pub fn decode(function: &[u8]) -> impl Iterator<Item = Result<Instruction, Misplaced>> {
+        let mut decoder = Decoder::new(64, function, DecoderOptions::NONE);
+        let mut failed = false;
+        std::iter::from_fn(move || {
+            if failed || !decoder.can_decode() {
+                return None;
+            }
+            let instruction = decoder.decode();
+            let start = instruction.ip();
+            failed = instruction.is_invalid();
+            Some(match failed {
+                true => Err(Misplaced::Undecodable { at: start }),
+                false => Ok(Instruction {
+                    start,
+                    end: instruction.next_ip(),
+                    returns: instruction.mnemonic() == Mnemonic::Ret,
+                }),
+            })
+        })
+    }
+}
+
+/// Built for the tests of other machines as well.
+#[cfg(any(test, target_arch = "aarch64"))]
+mod arm64 {
+    use super::{Instruction, Misplaced};
+
+    /// Bytes of every instruction.
+    const SIZE: usize = 4;
+
+    /// The instructions in order. An error is the last item.
+    pub fn decode(function: &[u8]) -> impl Iterator<Item = Result<Instruction, Misplaced>> {
+        function
+            .chunks(SIZE)
+            .zip((0..).step_by(SIZE))
+            .map(|(bytes, start)| {
+                let word = bytes.try_into().map(u32::from_le_bytes);
+                let word = word.map_err(|_| Misplaced::Undecodable { at: start })?;
+                Ok(Instruction {
+                    start,
+                    end: start + SIZE as u64,
+                    returns: returns(word),
+                })
+            })
+    }
+
+    /// `ret` to the address in any register, and its two forms that check the address first.
+    fn returns(word: u32) -> bool {
+        const REGISTER: u32 = 31 << 5;
+        word & !REGISTER == 0xd65f_0000 || matches!(word, 0xd65f_0bff | 0xd65f_0fff)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_arch = "x86_64")]
+    mod on_x86_64 {
+        use super::*;
+
+        /// endbr64; push %rbp; mov %rsp,%rbp; test %edi,%edi; je +1; ret; vzeroupper; xor %eax,%eax; bnd ret
+        const FUNCTION: &[u8] = &[
+            0xf3, 0x0f, 0x1e, 0xfa, 0x55, 0x48, 0x89, 0xe5, 0x85, 0xff, 0x74, 0x01, 0xc3, 0xc5, 0xf8, 0x77,
+            0x31, 0xc0, 0xf2, 0xc3,
+        ];
+        const STARTS: [u64; 9] = [0, 4, 5, 8, 10, 12, 13, 16, 18];
+
+        #[test]
+        fn every_offset_is_a_start_or_has_neighbours() {
+            for offset in 0..FUNCTION.len() as u64 {
+                let after = STARTS.partition_point(|&start| start <= offset);
+                let expected = match STARTS.contains(&offset) {
+                    true => Ok(()),
+                    false => Err(Misplaced::Inside {
+                        start: STARTS[after - 1],
+                        next: STARTS.get(after).copied(),
+                    }),
+                };
+                assert_eq!(check(FUNCTION, offset), expected, "{offset}");
+            }
+        }
+
+        #[test]
+        fn returns_with_and_without_prefix() {
+            assert_eq!(returns(FUNCTION), Ok(vec![12, 18]));
+            // ret $16; far return and interrupt return are not those of functions
+            assert_eq!(returns(&[0xc2, 16, 0, 0xcb, 0x48, 0xcf]), Ok(vec![0]));
+        }
+
+        #[test]
+        fn nothing_is_known_behind_a_byte_that_is_no_instruction() {
+            let code = [0x90, 0x06, 0x90, 0xc3];
+            let error = Misplaced::Undecodable { at: 1 };
+            assert_eq!(check(&code, 0), Ok(()));
+            assert_eq!(check(&code, 2), Err(error));
+            assert_eq!(returns(&code), Err(error));
+            // cut in the middle
+            assert_eq!(check(&FUNCTION[..7], 6), Err(Misplaced::Undecodable { at: 5 }));
+        }
+    }
+
+    #[test]
+    fn an_offset_behind_the_function_is_refused() {
+        assert_eq!(check(&[], 0), Err(Misplaced::Outside { size: 0 }));
+        let text = check(&[0x90; 4], 4).unwrap_err().to_string();
+        assert_eq!(text, "the function has only 4 bytes");
+    }
+
+    #[test]
+    fn neighbours_are_named() {
+        let inside = |next| Misplaced::Inside { start: 16, next }.to_string();
+        assert_eq!(
+            inside(Some(20)),
+            "not the start of an instruction: near it are +0x10 and +0x14"
+        );
+        assert_eq!(
+            inside(None),
+            "not the start of an instruction: near it are +0x10 and the end of the function"
+        );
+    }
+
+    #[test]
+    fn arm64_has_instructions_of_four_bytes() {
+        // paciasp; ret; retaa; retab; ret x3; br x30
+        let words: [u32; 6] = [
+            0xd503_233f,
+            0xd65f_03c0,
+            0xd65f_0bff,
+            0xd65f_0fff,
+            0xd65f_0060,
+            0xd61f_03c0,
+        ];
+        let code: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let found: Vec<(u64, bool)> = arm64::decode(&code)
+            .flatten()
+            .map(|instruction| (instruction.start, instruction.returns))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (0, false),
+                (4, true),
+                (8, true),
+                (12, true),
+                (16, true),
+                (20, false)
+            ]
+        );
+        let cut = arm64::decode(&code[..6]).last();
+        assert!(matches!(cut, Some(Err(Misplaced::Undecodable { at: 4 }))));
+    }
+
+    #[test]
+    fn any_bytes_come_to_an_end() {
+        let mut state = 1_u64;
+        let mut random = || {
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            (state >> 56) as u8
+        };
+        for _ in 0..2000 {
+            let code: Vec<u8> = (0..64).map(|_| random()).collect();
+            let _ = returns(&code);
+            let instructions: Vec<_> = decode(&code).collect();
+            assert!(!instructions.is_empty() && instructions.len() <= code.len());
+            let bounds: Vec<(u64, u64)> = instructions.iter().flatten().map(|i| (i.start, i.end)).collect();
+            assert!(bounds.iter().all(|&(start, end)| start < end && end <= 64));
+            assert!(bounds.windows(2).all(|pair| pair[0].1 == pair[1].0));
+        }
+    }
+}

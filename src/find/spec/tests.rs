@@ -1,0 +1,334 @@
+use super::*;
+
+fn function(name: NamePattern) -> What {
+    What::Function { name, offset: 0 }
+}
+
+fn exact(name: &str) -> NamePattern {
+    NamePattern::Exact(name.to_owned())
+}
+
+fn glob(text: &str) -> NamePattern {
+    NamePattern::Glob(text.to_owned())
+}
+
+fn regex(text: &str) -> NamePattern {
+    NamePattern::Regex(Regex::new(text).unwrap())
+}
+
+fn usdt(provider: NamePattern, name: NamePattern) -> What {
+    What::Usdt { provider, name }
+}
+
+fn parts(text: &str) -> (At, Option<String>, What) {
+    let spec = parse(text).unwrap();
+    assert_eq!(spec.text, text);
+    (spec.at, spec.target, spec.what)
+}
+
+fn message(text: &str) -> String {
+    format!("{:#}", parse(text).unwrap_err())
+}
+
+#[test]
+fn targets_and_functions() {
+    for (text, target, name) in [
+        ("libc:malloc", "libc", exact("malloc")),
+        ("/usr/bin/app:main", "/usr/bin/app", exact("main")),
+        ("malloc", "", exact("malloc")),
+        (":malloc", "", exact("malloc")),
+        ("libc:mem*", "libc", glob("mem*")),
+        ("libc:?alloc", "libc", glob("?alloc")),
+        ("libc:/^mem|^str/", "libc", regex("^mem|^str")),
+        ("/^mem/", "", regex("^mem")),
+        ("app:net::Proxy::read(int)", "app", exact("net::Proxy::read(int)")),
+        ("app:tokio::runtime::*", "app", glob("tokio::runtime::*")),
+        ("net::Proxy::read", "", exact("net::Proxy::read")),
+        (":net::Proxy::read", "", exact("net::Proxy::read")),
+        ("/opt/a::b/app:f", "/opt/a::b/app", exact("f")),
+        (r"/opt/a\:b\\c\d:f", r"/opt/a:b\c\d", exact("f")),
+        (
+            "app:Set::operator+(Set const&)",
+            "app",
+            exact("Set::operator+(Set const&)"),
+        ),
+        ("app:Set::operator+", "app", exact("Set::operator+")),
+        ("app:operator++", "app", exact("operator++")),
+        (
+            "app:github.com/app/net.Dial",
+            "app",
+            exact("github.com/app/net.Dial"),
+        ),
+        ("./app:f", "./app", exact("f")),
+    ] {
+        let target = (!target.is_empty()).then(|| target.to_owned());
+        assert_eq!(parts(text), (At::Any, target, function(name)), "{text}");
+    }
+}
+
+#[test]
+fn prefixes() {
+    for (text, at) in [
+        ("p:libc:malloc", At::Entry),
+        ("uprobe:libc:malloc", At::Entry),
+        ("r:libc:malloc", At::Return),
+        ("uretprobe:libc:malloc", At::Return),
+    ] {
+        assert_eq!(
+            parts(text),
+            (at, Some("libc".to_owned()), function(exact("malloc"))),
+            "{text}"
+        );
+    }
+    let anywhere = (At::Return, None, function(exact("malloc")));
+    assert_eq!(parts("r:malloc"), anywhere);
+    assert_eq!(parts("r::malloc"), anywhere);
+    let namespace = (At::Any, None, function(exact("r::malloc")));
+    assert_eq!(parts(":r::malloc"), namespace);
+    assert_eq!(parts("./r:malloc").1.as_deref(), Some("./r"));
+}
+
+#[test]
+fn instructions() {
+    let at = |name, offset| What::Function {
+        name: exact(name),
+        offset,
+    };
+    assert_eq!(parts("libc:malloc+0x10").2, at("malloc", 16));
+    assert_eq!(parts("libc:malloc+16").2, at("malloc", 16));
+    assert_eq!(parts("app:operator+(int)+4").2, at("operator+(int)", 4));
+    assert_eq!(parts("app:my_operator+4").2, at("my_operator", 4));
+    assert_eq!(parts("app:0x1234").2, What::Address(0x1234));
+    assert_eq!(parts("0xffffffffffffffff").2, What::Address(u64::MAX));
+}
+
+#[test]
+fn markers() {
+    let python = || Some("python3".to_owned());
+    for text in ["usdt:python3:python:gc__start", "u:python3:python:gc__start"] {
+        assert_eq!(
+            parts(text),
+            (At::Any, python(), usdt(exact("python"), exact("gc__start")))
+        );
+    }
+    for text in ["u:python3:gc*", "u:python3::gc*"] {
+        assert_eq!(parts(text).2, usdt(NamePattern::any(), glob("gc*")), "{text}");
+    }
+    assert_eq!(parts("u:gc*").1, None);
+    assert_eq!(
+        parts("u::python:gc*"),
+        (At::Any, None, usdt(exact("python"), glob("gc*")))
+    );
+    assert_eq!(
+        parts(r"u:/a\:b:c:d"),
+        (At::Any, Some("/a:b".to_owned()), usdt(exact("c"), exact("d")))
+    );
+    assert_eq!(parts("u:app:/^q/:/start$/").2, usdt(regex("^q"), regex("start$")));
+}
+
+#[test]
+fn what_is_wrong_and_what_is_right() {
+    for (text, expected) in [
+        (
+            "",
+            r#"failed to understand "": no function at column 1; write TARGET:FUNCTION"#,
+        ),
+        (
+            "libc:",
+            r#"failed to understand "libc:": no function at column 6; write TARGET:FUNCTION"#,
+        ),
+        (
+            "é:",
+            r#"failed to understand "é:": no function at column 3; write TARGET:FUNCTION"#,
+        ),
+        ("libc::", "no function at column 7; write TARGET:FUNCTION"),
+        (
+            "::malloc",
+            "one colon too many at column 2; write TARGET:FUNCTION",
+        ),
+        (
+            "/usr/bin/app",
+            r#""/usr/bin/app" names no function; write /usr/bin/app:FUNCTION"#,
+        ),
+        ("r:./app", r#""./app" names no function; write ./app:FUNCTION"#),
+        ("libc:0x", r#""0x" at column 6 is no address; write it as 0x1234"#),
+        ("libc:0x12345678123456789", "is no address"),
+        ("libc:0x+5", "is no address"),
+        (
+            "libc:malloc+",
+            r#""" at column 13 is no number of bytes; write NAME+0x10 or NAME+16"#,
+        ),
+        ("libc:malloc+ten", r#""ten" at column 13 is no number of bytes"#),
+        ("libc:malloc+0x", "is no number of bytes"),
+        ("libc:malloc+99999999999999999999", "is no number of bytes"),
+        ("libc:+16", "no function at column 6"),
+        (
+            "libc:mem*+16",
+            "bytes can only be added to one exact name; mem* is a pattern",
+        ),
+        (
+            "libc:/mem",
+            "the regular expression at column 6 has no end; write it between slashes: /^mem/",
+        ),
+        ("libc://", "has no end"),
+        ("libc:/(/", "bad regular expression at column 7: "),
+        (
+            "u:",
+            "no name at column 3; write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME",
+        ),
+        ("usdt:python3:", "no name at column 14"),
+        ("usdt:python3:python:", "no name at column 21"),
+        (
+            "usdt:a:b:c:d",
+            "one part too many at column 11; write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME",
+        ),
+    ] {
+        let message = message(text);
+        assert!(message.contains(expected), "{text}: {message}");
+        assert!(message.starts_with("failed to understand \""), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message:?}");
+    }
+    assert!(!message("\x1b[2J:").contains('\x1b'));
+}
+
+#[test]
+fn lists() {
+    let libc = || Some("libc".to_owned());
+    let list = |text: &str| {
+        let spec = parse_list(text).unwrap();
+        (spec.target, spec.what)
+    };
+    assert_eq!(list("libc"), (libc(), function(NamePattern::any())));
+    assert_eq!(list("/usr/bin/app").0.as_deref(), Some("/usr/bin/app"));
+    assert_eq!(list("libc:mem*"), (libc(), function(glob("mem*"))));
+    assert_eq!(list(":mem*"), (None, function(glob("mem*"))));
+    assert_eq!(
+        list("u:libc"),
+        (libc(), usdt(NamePattern::any(), NamePattern::any()))
+    );
+    assert_eq!(
+        list("u:libc:memory*"),
+        (libc(), usdt(NamePattern::any(), glob("memory*")))
+    );
+    assert_eq!(list(r"a\:b").0.as_deref(), Some("a:b"));
+    assert!(parse_list("").is_err() && parse_list("libc:").is_err() && parse_list("u:").is_err());
+}
+
+#[test]
+fn globs() {
+    for (glob, name) in [
+        ("*", ""),
+        ("*", "malloc"),
+        ("mal*", "mal"),
+        ("*loc", "malloc"),
+        ("m*l*c", "malloc"),
+        ("?alloc", "malloc"),
+        ("*?", "é"),
+        ("g?del", "gödel"),
+        ("*aab", "aaaab"),
+        ("**a", "a"),
+        ("f(char*)", "f(char const*)"),
+        ("a[b]*", "a[b]c"),
+    ] {
+        assert!(super::glob_matches(glob, name), "{glob} {name}");
+    }
+    for (glob, name) in [
+        ("", "a"),
+        ("?", ""),
+        ("??", "é"),
+        ("*???", "é"),
+        ("mal", "malloc"),
+        ("*lo", "malloc"),
+        ("m*x*c", "malloc"),
+        ("[ab]*", "ab"),
+    ] {
+        assert!(!super::glob_matches(glob, name), "{glob} {name}");
+    }
+}
+
+#[test]
+fn patterns_that_explode_elsewhere() {
+    let name = "a".repeat(20_000);
+    assert!(!glob(&("a*".repeat(30) + "b")).matches(&name));
+    assert!(!regex("(a|a)*(a|a)*(a|a)*b$").matches(&name[..500]));
+}
+
+/// Random enough, and the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % sides
+    }
+}
+
+/// A text that means the same.
+fn written(spec: &Spec) -> String {
+    let target = spec.target.as_deref().unwrap_or_default();
+    let target = target.replace('\\', r"\\").replace(':', r"\:");
+    let prefix = match (&spec.what, spec.at) {
+        (What::Usdt { .. }, _) => "usdt:",
+        (_, At::Any) => "",
+        (_, At::Entry) => "p:",
+        (_, At::Return) => "r:",
+    };
+    // Else a target such as `p` would be a prefix.
+    let dot = if prefix.is_empty() && ["p", "r", "u", "uprobe", "uretprobe", "usdt"].contains(&&*target) {
+        "\\"
+    } else {
+        ""
+    };
+    let what = match &spec.what {
+        What::Function { name, offset: 0 } => format!("{name}"),
+        What::Function { name, offset } => format!("{name}+{offset:#x}"),
+        What::Address(address) => format!("{address:#x}"),
+        What::Usdt { provider, name } => format!("{provider}:{name}"),
+    };
+    format!("{prefix}{dot}{target}:{what}")
+}
+
+#[test]
+fn whatever_is_understood_can_be_written_again() {
+    const SEEDS: [&str; 8] = [
+        "p:libc:malloc+0x10",
+        "r:/usr/bin/a\\:b:net::Proxy::read(int)",
+        "usdt:python3:python:gc__*",
+        "app:/^mem(cpy|set)$/",
+        "app:0x1234",
+        "u:x:?",
+        "a::operator+",
+        "é:ß*",
+    ];
+    const PIECES: [&str; 20] = [
+        ":", "::", "\\", "+", "0x", "*", "?", "/", "p:", "usdt:", "u", "9", "f", " ", "é", "\0", "operator",
+        "(", "[", "+0x1",
+    ];
+    let mut dice = Dice(1);
+    let mut understood = 0;
+    for round in 0..40_000 {
+        let mut text: Vec<char> = SEEDS[round % SEEDS.len()].chars().collect();
+        for _ in 0..1 + dice.roll(4) {
+            let at = dice.roll(text.len() + 1);
+            match dice.roll(3) {
+                0 if at < text.len() => drop(text.remove(at)),
+                1 => text.truncate(at),
+                _ => drop(text.splice(at..at, PIECES[dice.roll(PIECES.len())].chars())),
+            }
+        }
+        let text: String = text.into_iter().collect();
+        let _ = parse_list(&text);
+        let Ok(spec) = parse(&text) else {
+            assert_eq!(message(&text).lines().count(), 1, "{text:?}");
+            continue;
+        };
+        understood += 1;
+        let text = written(&spec);
+        let again = parse(&text).unwrap_or_else(|error| panic!("{text:?} of {spec:?}: {error}"));
+        assert_eq!(again, Spec { text, ..spec.clone() });
+    }
+    assert!(understood > 10_000, "{understood}");
+}

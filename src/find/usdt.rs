@@ -1,0 +1,276 @@
+//! USDT probes: places in a program that its authors marked for tracing, described in the notes of `.note.stapsdt`.
+//!
+//! A probe is one `nop` in the middle of a function. Its note says where the compiler had the arguments at that point,
+//! in the assembler's own words, such as `-4@%edi 8@-16(%rbp)`. Some programs prepare costly arguments only while a
+//! semaphore, a counter in their data, is not zero; the kernel counts it up while the probe is attached.
+
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+
+use super::elf::ElfFile;
+
+#[cfg(any(test, target_arch = "aarch64"))]
+mod arm64;
+#[cfg(test)]
+mod tests;
+#[cfg(any(test, target_arch = "x86_64"))]
+mod x86_64;
+
+#[cfg(target_arch = "aarch64")]
+use arm64::operand;
+#[cfg(target_arch = "x86_64")]
+use x86_64::operand;
+
+/// Most bytes of notes that are read: hundreds of times what the programs with the most probes have.
+const MAX_NOTES: u64 = 4 << 20;
+/// Most arguments of a probe that are read; the macros that make probes take no more.
+const MAX_ARGUMENTS: usize = 12;
+const NT_STAPSDT: u32 = 3;
+const OWNER: &[u8] = b"stapsdt\0";
+
+/// One place of a probe. A name may have several, each with arguments in other places.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UsdtProbe {
+    pub provider: String,
+    /// As in the file: `query__start`, where PostgreSQL's documentation says `query-start`.
+    pub name: String,
+    /// Where in the file its instruction is, in bytes.
+    pub offset: u64,
+    /// The virtual address of the instruction, before relocation.
+    pub addr: u64,
+    /// Where in the file the semaphore is, in bytes, if it has one: the `ref_ctr_offset` of the kernel.
+    pub semaphore: Option<u64>,
+    pub arguments: Vec<Argument>,
+}
+
+/// An argument of a probe. `bytes` of 8 or fewer, to be extended by `number`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Argument {
+    /// 1, 2, 4 or 8, unless the operand is unknown.
+    pub bytes: u8,
+    pub number: Number,
+    pub operand: Operand,
+    /// As in the file: `-4@%edi`. Untrusted.
+    pub text: Rc<str>,
+}
+
+/// How the bytes of an argument are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Number {
+    Signed,
+    Unsigned,
+    Float,
+}
+
+/// Where the value of an argument is. Registers have their DWARF numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// In the low bytes of a register, after a shift to the right by this many bits: 8 for `%ah`, else 0.
+    Register {
+        register: u16,
+        shift: u8,
+    },
+    /// In memory, at `base + index * scale + offset`.
+    Memory {
+        base: Option<u16>,
+        index: Option<(u16, u8)>,
+        offset: i64,
+    },
+    Constant(i64),
+    /// In a place that is not understood: relative to a symbol or a segment, in a vector register.
+    Unknown,
+}
+
+/// All probes of a file, in the order of its notes; none if it has no section of them. Probes outside of the code and
+/// those with names that are not UTF-8 are left out.
+///
+/// # Errors
+/// The notes cannot be read, or are damaged.
+pub fn probes(elf: &ElfFile) -> Result<Vec<UsdtProbe>> {
+    let Some(notes) = elf.section_content(".note.stapsdt", MAX_NOTES)? else {
+        return Ok(Vec::new());
+    };
+    let base = elf.section_address(".stapsdt.base");
+    let mut rest = notes.as_slice();
+    let mut probes = Vec::new();
+    while !rest.is_empty() {
+        let note = Note::take(&mut rest).context("failed to read USDT probes: a note is cut off")?;
+        if let Some(note) = note {
+            probes.extend(note.probe(elf, base));
+        }
+    }
+    Ok(probes)
+}
+
+/// What a note says, with addresses as they were when the file was linked.
+struct Note<'a> {
+    addr: u64,
+    /// Where `.stapsdt.base` was.
+    base: u64,
+    /// 0 for none.
+    semaphore: u64,
+    provider: &'a [u8],
+    name: &'a [u8],
+    arguments: &'a [u8],
+}
+
+impl<'a> Note<'a> {
+    /// Takes the next note. `None` if it does not end; `Some(None)` if it is none of a probe.
+    fn take(rest: &mut &'a [u8]) -> Option<Option<Note<'a>>> {
+        let name_size = take_u32(rest)?;
+        let size = take_u32(rest)?;
+        let kind = take_u32(rest)?;
+        let owner = take_padded(rest, name_size)?;
+        let description = take_padded(rest, size)?;
+        Some(match owner == OWNER && kind == NT_STAPSDT {
+            true => Note::read(description),
+            false => None,
+        })
+    }
+
+    fn read(mut rest: &'a [u8]) -> Option<Note<'a>> {
+        let [addr, base, semaphore] = [take_u64(&mut rest)?, take_u64(&mut rest)?, take_u64(&mut rest)?];
+        Some(Note {
+            addr,
+            base,
+            semaphore,
+            provider: take_string(&mut rest)?,
+            name: take_string(&mut rest)?,
+            arguments: take_string(&mut rest)?,
+        })
+    }
+
+    /// `base` is where `.stapsdt.base` is now. It differs when the file was moved after linking by a tool that did not
+    /// know these notes, such as prelink.
+    fn probe(&self, elf: &ElfFile, base: Option<u64>) -> Option<UsdtProbe> {
+        let moved = base.map_or(0, |base| base.wrapping_sub(self.base));
+        let addr = self.addr.wrapping_add(moved);
+        let semaphore = match self.semaphore {
+            0 => None,
+            semaphore => Some(elf.data_offset_of(semaphore.wrapping_add(moved))?),
+        };
+        Some(UsdtProbe {
+            provider: text(self.provider)?,
+            name: text(self.name)?,
+            offset: elf.offset_of(addr)?,
+            addr,
+            semaphore,
+            arguments: arguments(&String::from_utf8_lossy(self.arguments)),
+        })
+    }
+}
+
+fn text(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn take<'a>(rest: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
+    let (taken, after) = rest.split_at_checked(size)?;
+    *rest = after;
+    Some(taken)
+}
+
+fn take_u32(rest: &mut &[u8]) -> Option<u32> {
+    take(rest, 4)?.try_into().ok().map(u32::from_le_bytes)
+}
+
+fn take_u64(rest: &mut &[u8]) -> Option<u64> {
+    take(rest, 8)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// Takes `size` bytes and those that fill the last four; at the end of the notes these may be missing.
+fn take_padded<'a>(rest: &mut &'a [u8], size: u32) -> Option<&'a [u8]> {
+    let taken = take(rest, size as usize)?;
+    let padding = taken.len().next_multiple_of(4) - taken.len();
+    take(rest, padding.min(rest.len()))?;
+    Some(taken)
+}
+
+/// Takes the bytes up to the next NUL, and that.
+fn take_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let size = rest.iter().position(|&byte| byte == 0)?;
+    let taken = take(rest, size)?;
+    take(rest, 1)?;
+    Some(taken)
+}
+
+fn arguments(text: &str) -> Vec<Argument> {
+    words(text).map(argument).take(MAX_ARGUMENTS).collect()
+}
+
+/// Splits at white space, but not within brackets: arm64 writes `[sp, 8]`.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0_usize;
+    text.split(move |c: char| {
+        match c {
+            '[' | '(' => depth += 1,
+            ']' | ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0 && c.is_ascii_whitespace()
+    })
+    .filter(|word| !word.is_empty())
+}
+
+/// `SIZE@OPERAND`: a minus before the size means signed, an `f` behind it a floating-point number. Without a size it
+/// is a word of the machine.
+fn argument(text: &str) -> Argument {
+    let (format, place) = text.split_once('@').unwrap_or(("8", text));
+    let (format, negative) = match format.strip_prefix('-') {
+        Some(format) => (format, true),
+        None => (format, false),
+    };
+    let (size, number) = match format.strip_suffix('f') {
+        Some(size) => (size, Number::Float),
+        None if negative => (format, Number::Signed),
+        None => (format, Number::Unsigned),
+    };
+    let bytes = match size {
+        "1" => 1,
+        "2" => 2,
+        "4" => 4,
+        "8" => 8,
+        _ => 0,
+    };
+    let operand = operand(place).filter(|_| bytes != 0);
+    Argument {
+        bytes,
+        number,
+        operand: operand.unwrap_or(Operand::Unknown),
+        text: text.into(),
+    }
+}
+
+/// A number as assemblers write it, or a sum of them: `-16`, `0x10`, `40+8`.
+fn integer(text: &str) -> Option<i64> {
+    let mut sum = 0_i64;
+    let mut rest = text;
+    loop {
+        let (negative, unsigned) = match rest.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, rest.strip_prefix('+').unwrap_or(rest)),
+        };
+        let end = unsigned.find(['+', '-']).unwrap_or(unsigned.len());
+        let (term, after) = unsigned.split_at(end);
+        let (digits, radix) = match term.strip_prefix("0x") {
+            Some(digits) => (digits, 16),
+            None => (term, 10),
+        };
+        // Constants that are unsigned take up all 64 bits.
+        let value = u64::from_str_radix(digits, radix).ok()? as i64;
+        sum = sum.wrapping_add(if negative { value.wrapping_neg() } else { value });
+        if after.is_empty() {
+            return Some(sum);
+        }
+        rest = after;
+    }
+}
+
+/// The number behind the letter of a register, as in `r8`, `x29`.
+#[cfg(any(test, target_arch = "x86_64", target_arch = "aarch64"))]
+fn register_number(digits: &str) -> Option<u16> {
+    let plain = !digits.starts_with('+') && (digits.len() == 1 || !digits.starts_with('0'));
+    digits.parse().ok().filter(|_| plain)
+}

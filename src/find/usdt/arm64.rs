@@ -1,0 +1,84 @@
+//! Operands as the GNU assembler writes them on arm64.
+
+use super::{Operand, integer, register_number};
+
+/// The DWARF number of the stack pointer.
+const SP: u16 = 31;
+
+/// `None` for what is not understood.
+pub fn operand(text: &str) -> Option<Operand> {
+    if let Some(address) = text.strip_prefix('[') {
+        return memory(address.strip_suffix(']')?);
+    }
+    // The register that is always zero.
+    if matches!(text, "xzr" | "wzr") {
+        return Some(Operand::Constant(0));
+    }
+    match register(text) {
+        Some(register) => Some(Operand::Register { register, shift: 0 }),
+        None => immediate(text).map(Operand::Constant),
+    }
+}
+
+/// What is between the brackets: `base`, `base, offset`, `base, index`, `base, index, lsl #shift`.
+fn memory(address: &str) -> Option<Operand> {
+    let mut parts = address.split(',').map(str::trim);
+    let base = Some(whole_register(parts.next()?)?);
+    let (second, third) = (parts.next(), parts.next());
+    if parts.next().is_some() {
+        return None;
+    }
+    if let Some(name) = second
+        && let Some(index) = whole_register(name)
+    {
+        return Some(Operand::Memory {
+            base,
+            index: Some((index, scale(third)?)),
+            offset: 0,
+        });
+    }
+    if third.is_some() {
+        return None;
+    }
+    Some(Operand::Memory {
+        base,
+        index: None,
+        offset: second.map_or(Some(0), immediate)?,
+    })
+}
+
+fn scale(shift: Option<&str>) -> Option<u8> {
+    let Some(shift) = shift else {
+        return Some(1);
+    };
+    match immediate(shift.strip_prefix("lsl")?.trim_start())? {
+        bits @ 0..=4 => Some(1 << bits),
+        _ => None,
+    }
+}
+
+fn immediate(text: &str) -> Option<i64> {
+    integer(text.strip_prefix('#').unwrap_or(text))
+}
+
+/// A register or its lower half.
+fn register(name: &str) -> Option<u16> {
+    match name.strip_prefix('w') {
+        Some("sp") => Some(SP),
+        Some(digits) => numbered(digits),
+        None => whole_register(name),
+    }
+}
+
+fn whole_register(name: &str) -> Option<u16> {
+    match name {
+        "sp" => Some(SP),
+        "fp" => Some(29),
+        "lr" => Some(30),
+        _ => numbered(name.strip_prefix('x')?),
+    }
+}
+
+fn numbered(digits: &str) -> Option<u16> {
+    register_number(digits).filter(|&number| number <= 30)
+}

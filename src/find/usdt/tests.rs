@@ -1,0 +1,401 @@
+use std::fs::File;
+use std::path::Path;
+
+use super::*;
+use crate::find::elf::image::file_with;
+use crate::find::target::open_regular;
+
+const TEXT: u64 = 0x1000;
+const BASE: u64 = 0x2000;
+const PROBES: u64 = 0x3000;
+
+fn put(out: &mut Vec<u8>, numbers: &[u64]) {
+    numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
+}
+
+fn note(owner: &[u8], kind: u32, description: &[u8]) -> Vec<u8> {
+    let mut note = Vec::new();
+    for number in [owner.len() as u32, description.len() as u32, kind] {
+        note.extend(number.to_le_bytes());
+    }
+    for part in [owner, description] {
+        note.extend(part);
+        note.resize(note.len().next_multiple_of(4), 0);
+    }
+    note
+}
+
+fn probe(addresses: [u64; 3], strings: &[u8]) -> Vec<u8> {
+    let mut description = Vec::new();
+    put(&mut description, &addresses);
+    description.extend(strings);
+    note(OWNER, NT_STAPSDT, &description)
+}
+
+/// A file of one page of code at address 0x41000 and one of data at 0x42000, whose notes are these, and whose
+/// `.stapsdt.base` is at `base`.
+fn file(notes: &[u8], base: u64) -> File {
+    const NAMES: &[u8] = b"\0.note.stapsdt\0.stapsdt.base\0";
+    let machine = std::fs::read("/proc/self/exe").unwrap();
+    let mut bytes = machine[..64].to_vec();
+    let sections_at = 0x3000;
+    bytes[32..40].copy_from_slice(&64_u64.to_le_bytes());
+    bytes[40..48].copy_from_slice(&(sections_at as u64).to_le_bytes());
+    for (at, number) in [(54, 56_u16), (56, 2), (58, 64), (60, 4), (62, 1)] {
+        bytes[at..at + 2].copy_from_slice(&number.to_le_bytes());
+    }
+    for (flags, offset) in [(5_u64, 0x1000), (6, 0x2000)] {
+        put(
+            &mut bytes,
+            &[
+                1 | flags << 32,
+                offset,
+                0x40000 + offset,
+                0,
+                0x1000,
+                0x1000,
+                0x1000,
+            ],
+        );
+    }
+    bytes.resize(sections_at, 0);
+    let (names_at, notes_at) = (sections_at as u64 + 4 * 64, 0x4000);
+    let (notes_name, base_name) = (1_u64, 15_u64);
+    put(&mut bytes, &[0; 8]);
+    put(
+        &mut bytes,
+        &[3 << 32, 0, 0, names_at, NAMES.len() as u64, 0, 1, 0],
+    );
+    put(
+        &mut bytes,
+        &[notes_name | 7 << 32, 0, 0, notes_at, notes.len() as u64, 0, 4, 0],
+    );
+    put(&mut bytes, &[base_name | 1 << 32, 0, base, 0, 1, 0, 1, 0]);
+    bytes.extend(NAMES);
+    bytes.resize(notes_at as usize, 0);
+    bytes.extend(notes);
+    file_with(&bytes)
+}
+
+fn probes_of(notes: &[u8], base: u64) -> Result<Vec<UsdtProbe>> {
+    probes(&ElfFile::open(file(notes, base), Path::new("made-up")).unwrap())
+}
+
+const ADDR: u64 = 0x4_0000 + TEXT;
+const DATA: u64 = 0x4_0000 + BASE;
+
+#[test]
+fn a_probe_with_a_semaphore() {
+    let notes = [
+        probe([ADDR + 5, PROBES, 0], b"mine\0start\0\0"),
+        note(b"GNU\0", 3, b"something else"),
+        probe([ADDR + 9, PROBES, DATA + 2], b"mine\0end\04@5\0"),
+    ];
+    let found = probes_of(&notes.concat(), PROBES).unwrap();
+    let [start, end] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!((start.provider.as_str(), start.name.as_str()), ("mine", "start"));
+    assert_eq!(
+        (start.addr, start.offset, start.semaphore),
+        (ADDR + 5, 0x1005, None)
+    );
+    assert!(start.arguments.is_empty());
+    assert_eq!(
+        (end.addr, end.offset, end.semaphore),
+        (ADDR + 9, 0x1009, Some(0x2002))
+    );
+    assert_eq!(end.arguments.len(), 1);
+}
+
+#[test]
+fn a_file_that_was_moved_after_linking() {
+    let notes = probe([0x1005, PROBES, 0x2002], b"mine\0start\0\0");
+    let found = probes_of(&notes, PROBES + 0x4_0000).unwrap();
+    assert_eq!((found[0].addr, found[0].semaphore), (0x4_1005, Some(0x2002)));
+}
+
+#[test]
+fn what_no_probe_can_be_at_is_left_out() {
+    let notes = [
+        probe([0x9999, PROBES, 0], b"mine\0outside\0\0"),
+        probe([ADDR, PROBES, 0x9999], b"mine\0semaphore_outside\0\0"),
+        probe([DATA, PROBES, 0], b"mine\0in_data\0\0"),
+        probe([ADDR, PROBES, 0], b"mine\0\0\0"),
+        probe([ADDR, PROBES, 0], b"mi\xff\0name\0\0"),
+        probe([ADDR, PROBES, 0], b"mine\0without_end"),
+        probe([ADDR, PROBES, 0], b"mine\0good\0\0"),
+    ];
+    let found = probes_of(&notes.concat(), PROBES).unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].name, "good");
+}
+
+#[test]
+fn damaged_notes() {
+    let whole = [
+        probe([ADDR, PROBES, DATA], b"mine\0start\08@%rax -4@[sp, 8]\0"),
+        probe([ADDR, PROBES, DATA], b"mine\0end\0\0"),
+    ]
+    .concat();
+    let first = whole.len() / 2;
+    for len in 1..whole.len() {
+        let cut = probes_of(&whole[..len], PROBES);
+        if len < 40 || (first + 8..whole.len() - 4).contains(&len) {
+            assert!(cut.is_err() || cut.unwrap().len() < 2, "{len}");
+        }
+    }
+    let mut state = 1_u64;
+    for _ in 0..3000 {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        let mut spoilt = whole.clone();
+        spoilt[(state >> 33) as usize % whole.len()] = (state >> 8) as u8;
+        if let Ok(found) = probes_of(&spoilt, PROBES) {
+            assert!(found.len() <= 2);
+        }
+    }
+    let endless = note(OWNER, NT_STAPSDT, &vec![0; MAX_NOTES as usize]);
+    let error = format!("{:#}", probes_of(&endless, PROBES).unwrap_err());
+    assert!(error.contains("too many"), "{error}");
+}
+
+#[test]
+fn a_file_without_probes_has_none() {
+    let elf = ElfFile::open(
+        crate::find::elf::image::Image::default().file(),
+        Path::new("made-up"),
+    );
+    assert_eq!(probes(&elf.unwrap()).unwrap(), []);
+}
+
+#[test]
+fn python_has_the_probes_that_it_documents() {
+    let path = Path::new("/usr/bin/python3");
+    let Ok(elf) =
+        open_regular(path).and_then(|file| ElfFile::open(file, path).map_err(std::io::Error::other))
+    else {
+        eprintln!("not tested: there is no program {}", path.display());
+        return;
+    };
+    let found = probes(&elf).unwrap();
+    let Some(entry) = found.iter().find(|probe| probe.name == "function__entry") else {
+        assert!(found.is_empty(), "{found:?}");
+        eprintln!("not tested: {} was built without probes", path.display());
+        return;
+    };
+    assert_eq!(entry.provider, "python");
+    assert!(entry.semaphore.is_some());
+    // File name, function name, line.
+    let shapes: Vec<(u8, Number)> = entry
+        .arguments
+        .iter()
+        .map(|argument| (argument.bytes, argument.number))
+        .collect();
+    let expected = [(8, Number::Unsigned), (8, Number::Unsigned), (4, Number::Signed)];
+    assert_eq!(shapes, expected);
+}
+
+#[test]
+fn sizes_and_kinds_of_arguments() {
+    let shape = |text| {
+        let argument = argument(text);
+        (argument.bytes, argument.number)
+    };
+    assert_eq!(shape("-4@0"), (4, Number::Signed));
+    assert_eq!(shape("1@0"), (1, Number::Unsigned));
+    assert_eq!(shape("8f@0"), (8, Number::Float));
+    assert_eq!(shape("-4f@0"), (4, Number::Float));
+    assert_eq!(shape("0x10"), (8, Number::Unsigned));
+    for odd in ["3@$1", "16@$1", "@$1", "--4@$1", "-@$1", "4@", "4@@"] {
+        assert_eq!(argument(odd).operand, Operand::Unknown, "{odd}");
+        assert_eq!(&*argument(odd).text, odd);
+    }
+}
+
+#[test]
+fn arguments_are_apart_at_white_space_outside_of_brackets() {
+    let texts = |text| -> Vec<String> {
+        let arguments = arguments(text);
+        arguments
+            .iter()
+            .map(|argument| argument.text.to_string())
+            .collect()
+    };
+    assert_eq!(
+        texts(" 8@x0  -4@[sp, 8] 4@(%rax, %rbx)"),
+        ["8@x0", "-4@[sp, 8]", "4@(%rax, %rbx)"]
+    );
+    assert_eq!(texts("8@[x0 8@x1"), ["8@[x0 8@x1"]);
+    assert_eq!(texts("8@x0) 8@x1"), ["8@x0)", "8@x1"]);
+    assert_eq!(texts(&"8@x0 ".repeat(1000)).len(), MAX_ARGUMENTS);
+}
+
+#[test]
+fn numbers() {
+    for (text, number) in [
+        ("0", 0),
+        ("-16", -16),
+        ("+7", 7),
+        ("0x10", 16),
+        ("-0x10", -16),
+        ("40+8", 48),
+        ("8-16+1", -7),
+        ("18446744073709551615", -1),
+        ("-9223372036854775808", i64::MIN),
+    ] {
+        assert_eq!(integer(text), Some(number), "{text}");
+    }
+    for odd in [
+        "",
+        "-",
+        "+",
+        "1+",
+        "x",
+        "0x",
+        "1x",
+        "--1",
+        "1++1",
+        "99999999999999999999",
+        "NBuffers",
+        "4+x",
+    ] {
+        assert_eq!(integer(odd), None, "{odd}");
+    }
+}
+
+const fn register(register: u16) -> Option<Operand> {
+    Some(Operand::Register { register, shift: 0 })
+}
+
+const fn memory(base: u16, offset: i64) -> Option<Operand> {
+    Some(Operand::Memory {
+        base: Some(base),
+        index: None,
+        offset,
+    })
+}
+
+#[test]
+fn operands_of_x86_64() {
+    let high = Some(Operand::Register {
+        register: 3,
+        shift: 8,
+    });
+    let indexed = |base, register, scale, offset| {
+        Some(Operand::Memory {
+            base,
+            index: Some((register, scale)),
+            offset,
+        })
+    };
+    for (text, expected) in [
+        ("%rax", register(0)),
+        ("%edi", register(5)),
+        ("%si", register(4)),
+        ("%dil", register(5)),
+        ("%bh", high),
+        ("%r8", register(8)),
+        ("%r10d", register(10)),
+        ("%r15w", register(15)),
+        ("%r9b", register(9)),
+        ("$5", Some(Operand::Constant(5))),
+        ("$-1", Some(Operand::Constant(-1))),
+        ("-16(%rbp)", memory(6, -16)),
+        ("(%r12)", memory(12, 0)),
+        ("8+16(%rsp)", memory(7, 24)),
+        ("(%rax,%rbx,8)", indexed(Some(0), 3, 8, 0)),
+        ("4(%rax,%r9)", indexed(Some(0), 9, 1, 4)),
+        ("0x100(,%rcx,4)", indexed(None, 2, 4, 256)),
+        (
+            "0x601040",
+            Some(Operand::Memory {
+                base: None,
+                index: None,
+                offset: 0x601040,
+            }),
+        ),
+    ] {
+        assert_eq!(x86_64::operand(text), expected, "{text}");
+    }
+    for odd in [
+        "",
+        "%",
+        "$",
+        "rax",
+        "%xmm0",
+        "%r16",
+        "%r7",
+        "%r08",
+        "%r+8",
+        "%fs:8",
+        "%fs:(%rax)",
+        "NBuffers(%rip)",
+        "40+CheckpointStats(%rip)",
+        "8(%rip)",
+        "(%eax)",
+        "(%rax,%rbx,3)",
+        "(%rax,%rbx,8",
+        "(%rax,)",
+        "(%rax) ",
+        "8(%rax))",
+        "symbol",
+        "()(",
+    ] {
+        assert_eq!(x86_64::operand(odd), None, "{odd}");
+    }
+}
+
+#[test]
+fn operands_of_arm64() {
+    let indexed = |base, register, scale| {
+        Some(Operand::Memory {
+            base: Some(base),
+            index: Some((register, scale)),
+            offset: 0,
+        })
+    };
+    for (text, expected) in [
+        ("x0", register(0)),
+        ("w19", register(19)),
+        ("x30", register(30)),
+        ("lr", register(30)),
+        ("fp", register(29)),
+        ("sp", register(31)),
+        ("wsp", register(31)),
+        ("xzr", Some(Operand::Constant(0))),
+        ("5", Some(Operand::Constant(5))),
+        ("#-5", Some(Operand::Constant(-5))),
+        ("[sp, 8]", memory(31, 8)),
+        ("[x0]", memory(0, 0)),
+        ("[x29,#-4]", memory(29, -4)),
+        ("[x0, x1]", indexed(0, 1, 1)),
+        ("[x0, x1, lsl 3]", indexed(0, 1, 8)),
+        ("[x0,x1,lsl #2]", indexed(0, 1, 4)),
+    ] {
+        assert_eq!(arm64::operand(text), expected, "{text}");
+    }
+    for odd in [
+        "",
+        "x31",
+        "w",
+        "v0",
+        "x00",
+        "[x0",
+        "x0]",
+        "[]",
+        "[w0]",
+        "[x0, w1, sxtw 2]",
+        "[x0, x1, lsl 5]",
+        "[x0, 8, 8]",
+        "[x0], 8",
+        "[x0, 8]!",
+        "[x0, #:lo12:symbol]",
+        "[x0, x1, lsl 3, 4]",
+        "[x0,]",
+        "symbol",
+    ] {
+        assert_eq!(arm64::operand(odd), None, "{odd}");
+    }
+}

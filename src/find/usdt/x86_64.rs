@@ -1,0 +1,88 @@
+//! Operands as the GNU assembler writes them on x86-64.
+
+use super::{Operand, integer, register_number};
+
+/// The registers with names of their own, in the order of their DWARF numbers: 64, 32, 16 and 8 bits.
+const NAMED: [[&str; 4]; 8] = [
+    ["rax", "eax", "ax", "al"],
+    ["rdx", "edx", "dx", "dl"],
+    ["rcx", "ecx", "cx", "cl"],
+    ["rbx", "ebx", "bx", "bl"],
+    ["rsi", "esi", "si", "sil"],
+    ["rdi", "edi", "di", "dil"],
+    ["rbp", "ebp", "bp", "bpl"],
+    ["rsp", "esp", "sp", "spl"],
+];
+/// The second bytes of the first four.
+const HIGH: [&str; 4] = ["ah", "dh", "ch", "bh"];
+
+/// `None` for what is not understood.
+pub fn operand(text: &str) -> Option<Operand> {
+    if let Some(constant) = text.strip_prefix('$') {
+        return integer(constant).map(Operand::Constant);
+    }
+    if text.starts_with('%') {
+        return register(text);
+    }
+    let Some((offset, rest)) = text.split_once('(') else {
+        return memory(text, [None; 3]);
+    };
+    let mut parts = rest.strip_suffix(')')?.split(',');
+    let parts = [parts.next(), parts.next(), parts.next()];
+    memory(if offset.is_empty() { "0" } else { offset }, parts)
+}
+
+/// `offset(base,index,scale)`, of which any part but one may be missing.
+fn memory(offset: &str, [base, index, scale]: [Option<&str>; 3]) -> Option<Operand> {
+    let base = base.filter(|name| !name.is_empty());
+    let index = match index {
+        Some(name) => Some((address_register(name)?, scale_of(scale)?)),
+        None => None,
+    };
+    Some(Operand::Memory {
+        base: match base {
+            Some(name) => Some(address_register(name)?),
+            None => None,
+        },
+        index,
+        offset: integer(offset)?,
+    })
+}
+
+fn scale_of(text: Option<&str>) -> Option<u8> {
+    match text.unwrap_or("1") {
+        "1" => Some(1),
+        "2" => Some(2),
+        "4" => Some(4),
+        "8" => Some(8),
+        _ => None,
+    }
+}
+
+fn register(text: &str) -> Option<Operand> {
+    let name = text.strip_prefix('%')?;
+    if let Some(number) = HIGH.iter().position(|&high| high == name) {
+        return Some(Operand::Register {
+            register: number as u16,
+            shift: 8,
+        });
+    }
+    let register = named(|names| names.contains(&name))
+        .or_else(|| numbered(name.strip_suffix(['d', 'w', 'b']).unwrap_or(name)))?;
+    Some(Operand::Register { register, shift: 0 })
+}
+
+/// A whole register: addresses have 64 bits.
+fn address_register(text: &str) -> Option<u16> {
+    let name = text.strip_prefix('%')?;
+    named(|[whole, ..]| *whole == name).or_else(|| numbered(name))
+}
+
+fn named(is_it: impl Fn(&[&str; 4]) -> bool) -> Option<u16> {
+    NAMED.iter().position(is_it).map(|number| number as u16)
+}
+
+/// `r8` to `r15`.
+fn numbered(name: &str) -> Option<u16> {
+    register_number(name.strip_prefix('r')?).filter(|number| (8..16).contains(number))
+}

@@ -1,0 +1,243 @@
+//! funccount: exact numbers of calls, of real functions, by every kind of name.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::{Run, Target, Tool, Way, best_way, each_way, program, run_to_end, tool_command};
+
+fn flow() -> Target {
+    Target::start(Command::new(program("flow")))
+}
+
+/// `flow:FUNCTION` by the path of the program, which other tests trace as well.
+fn of_flow(function: &str) -> String {
+    format!("{}:{function}", program("flow").display())
+}
+
+/// What was counted of a function, over all rows.
+fn calls(run: &Run, function: &str) -> u64 {
+    run.with("function", function)
+        .iter()
+        .filter_map(|row| row["count"].as_u64())
+        .sum()
+}
+
+/// Counts in one process while it follows orders.
+fn count_orders(way: Way, functions: &[&str], orders: &[&str]) -> Run {
+    let mut target = flow();
+    let pid = target.pid().to_string();
+    let specs: Vec<String> = functions.iter().map(|function| of_flow(function)).collect();
+    let mut args: Vec<&str> = specs.iter().map(String::as_str).collect();
+    args.extend(["-p", &pid]);
+    let tool = Tool::start("funccount", way, args);
+    for order in orders {
+        target.ask(order);
+    }
+    tool.stop()
+}
+
+each_way! { counts_are_exact returns_are_counted_too threads_lose_nothing a_command_is_counted_from_its_first_call }
+
+fn counts_are_exact(way: Way) {
+    let mut other = flow();
+    let run = count_orders(
+        way,
+        &["counted", "nested_*", "/^tail_/"],
+        &["count 10007", "nest 101", "tail 13"],
+    );
+    other.ask("count 5");
+    run.assert_clean();
+    let expected = [
+        ("counted", 10007),
+        ("nested_outer", 101),
+        ("nested_inner", 303),
+        ("tail_first", 13),
+        ("tail_second", 13),
+    ];
+    for (function, count) in expected {
+        assert_eq!(calls(&run, function), count, "{function}: {:?}", run.rows);
+    }
+    let counts: Vec<u64> = run.rows.iter().filter_map(|row| row["count"].as_u64()).collect();
+    assert!(counts.is_sorted_by(|a, b| a >= b), "{counts:?}");
+}
+
+fn returns_are_counted_too(way: Way) {
+    let mut target = flow();
+    let pid = target.pid().to_string();
+    let (entry, exit) = (of_flow("throwing"), format!("r:{}", of_flow("throwing")));
+    let tool = Tool::start(
+        "funccount",
+        way,
+        [&entry, &exit, &format!("r:{}", of_flow("catching")), "-p", &pid],
+    );
+    target.ask("throw 17");
+    let run = tool.stop();
+    assert_eq!(
+        [
+            calls(&run, "throwing"),
+            calls(&run, "r:throwing"),
+            calls(&run, "r:catching")
+        ],
+        [17, 0, 17]
+    );
+}
+
+fn threads_lose_nothing(way: Way) {
+    let run = count_orders(way, &["counted"], &["threads 8 count 20011"]);
+    assert_eq!(calls(&run, "counted"), 8 * 20011);
+}
+
+fn a_command_is_counted_from_its_first_call(way: Way) {
+    let bump = program("libbump.so");
+    let mut command = tool_command(
+        "funccount",
+        way,
+        [
+            &format!("{}:malloc", bump.display()),
+            &format!("{}:free", bump.display()),
+        ],
+    );
+    command
+        .arg("--")
+        .arg(program("calls"))
+        .args(["malloc 4999 100", "total"])
+        .env("LD_PRELOAD", &bump);
+    let ended = run_to_end(&mut command);
+    let own: u64 = ended
+        .stderr
+        .lines()
+        .find_map(|line| line.strip_suffix(" calls")?.parse().ok())
+        .expect("its own count");
+    let malloc = row_of(&ended.stdout, "malloc");
+    assert_eq!(malloc, own, "{}\n{}", ended.stdout, ended.stderr);
+}
+
+fn row_of(stdout: &str, function: &str) -> u64 {
+    let rows = stdout
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    rows.filter(|row| row["type"] == "count" && row["function"] == function)
+        .filter_map(|row| row["count"].as_u64())
+        .sum()
+}
+
+best_way! {
+    threads_processes_and_users_are_told_apart intervals_add_up_to_the_whole the_busiest_come_first
+    a_stripped_program_has_functions_without_names mistakes_are_explained
+}
+
+fn threads_processes_and_users_are_told_apart(way: Way) {
+    let (mut first, mut second) = (flow(), flow());
+    let pids = format!("{},{}", first.pid(), second.pid());
+    let by = |whom: &str| Tool::start("funccount", way, [&of_flow("counted"), "-p", &pids, "--by", whom]);
+    let (processes, threads, users) = (by("process"), by("thread"), by("user"));
+    first.ask("count 101");
+    let workers = second.ask("threads 3 count 211");
+    let run = processes.stop();
+    let count_of = |pid: u32| {
+        run.with("pid", pid)
+            .iter()
+            .filter_map(|row| row["count"].as_u64())
+            .sum::<u64>()
+    };
+    assert_eq!(
+        [count_of(first.pid()), count_of(second.pid())],
+        [101, 633],
+        "{:?}",
+        run.rows
+    );
+    assert!(run.rows.iter().all(|row| row["comm"] == "flow"));
+    let run = threads.stop();
+    for worker in workers {
+        let rows = run.with("tid", worker.tid);
+        assert_eq!(
+            rows.iter().map(|row| &row["count"]).collect::<Vec<_>>(),
+            [&Value::from(211)]
+        );
+        assert_eq!(rows[0]["pid"], second.pid());
+    }
+    let run = users.stop();
+    assert_eq!(
+        (&run.rows[0]["user"], &run.rows[0]["count"]),
+        (&"root".into(), &734.into())
+    );
+}
+
+fn intervals_add_up_to_the_whole(way: Way) {
+    let mut target = flow();
+    let pid = target.pid().to_string();
+    let mut tool = Tool::start("funccount", way, [&of_flow("counted"), "-p", &pid, "-i", "0.1"]);
+    target.ask("count 1009");
+    tool.wait_rows(1);
+    target.ask("count 503");
+    let run = tool.stop();
+    let counts: Vec<u64> = run.rows.iter().filter_map(|row| row["count"].as_u64()).collect();
+    assert!(
+        counts.len() >= 2 && counts.iter().sum::<u64>() == 1512,
+        "{counts:?}"
+    );
+}
+
+fn the_busiest_come_first(way: Way) {
+    let mut target = flow();
+    let pid = target.pid().to_string();
+    let tool = Tool::start("funccount", way, [&of_flow("*"), "-p", &pid, "--top", "2"]);
+    target.ask("nest 7");
+    target.ask("count 1009");
+    let run = tool.stop();
+    let named: Vec<_> = run
+        .rows
+        .iter()
+        .map(|row| (row["function"].as_str(), row["count"].as_u64()))
+        .collect();
+    assert_eq!(named[0], (Some("counted"), Some(1009)), "{named:?}");
+    assert_eq!(named.len(), 2, "{named:?}");
+}
+
+fn a_stripped_program_has_functions_without_names(way: Way) {
+    let mut target = Target::start(Command::new(program("flow-stripped")));
+    let spec = format!("{}:fn_*", program("flow-stripped").display());
+    let pid = target.pid().to_string();
+    let tool = Tool::start("funccount", way, [spec.as_str(), "-p", &pid]);
+    target.ask("count 1009");
+    let run = tool.stop();
+    assert_eq!(
+        run.with("count", 1009).len(),
+        2,
+        "counted() and what calls it: {:?}",
+        run.rows
+    );
+}
+
+fn mistakes_are_explained(way: Way) {
+    let flow = program("flow");
+    let expect = |spec: &str, status: i32, said: &[&str]| {
+        let ended = run_to_end(&mut tool_command("funccount", way, [spec, "-d", "1"]));
+        assert_eq!(ended.status.code(), Some(status), "{spec}: {}", ended.stderr);
+        for part in said {
+            assert!(
+                ended.stderr.contains(part),
+                "{spec}: {part:?} is missing in {}",
+                ended.stderr
+            );
+        }
+    };
+    expect(
+        &of_flow("countid"),
+        1,
+        &[
+            "failed to find function countid in",
+            flow.to_str().expect("UTF-8"),
+            "hint: ",
+            "counted",
+        ],
+    );
+    expect("counted", 2, &["names no program or library", "-p PID"]);
+    expect("libnosuch:f", 1, &["failed to find libnosuch"]);
+    expect("/no/such/file:f", 1, &["failed to open /no/such/file"]);
+    expect(&of_flow("/(/"), 2, &["regular expression"]);
+    expect(&of_flow("counted+1"), 1, &["not the start of an instruction"]);
+    expect(&format!("r:{}", of_flow("counted+4")), 1, &["return"]);
+    expect("/etc/passwd:f", 1, &["not an ELF file"]);
+}

@@ -1,0 +1,222 @@
+//! funclatency: calls that take known times, and calls that are hard to pair with their returns.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::{Run, Target, Tool, Way, best_way, each_way, program};
+
+/// Measures functions of tests/targets/flow.cc while it follows orders.
+fn measure(way: Way, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
+    let mut target = Target::start(Command::new(program("flow")));
+    let pid = target.pid().to_string();
+    let specs: Vec<String> = functions
+        .iter()
+        .map(|function| format!("{}:{function}", program("flow").display()))
+        .collect();
+    let mut args: Vec<&str> = specs.iter().map(String::as_str).collect();
+    args.extend(["-p", &pid]);
+    args.extend(options);
+    let tool = Tool::start("funclatency", way, args);
+    for order in orders {
+        target.ask(order);
+    }
+    tool.stop()
+}
+
+fn number(row: &Value, key: &str) -> u64 {
+    row[key].as_u64().unwrap_or_else(|| panic!("{key} of {row}"))
+}
+
+/// The number of calls in the only row of a function.
+#[track_caller]
+fn calls(run: &Run, function: &str) -> u64 {
+    let rows = run.with("function", function);
+    assert!(rows.len() <= 1, "{rows:?}");
+    rows.first().map_or(0, |row| number(row, "count"))
+}
+
+each_way! {
+    known_times_are_told recursion_pairs nested_and_tail_calls_pair what_never_returns_is_unmatched threads_pair
+}
+
+fn known_times_are_told(way: Way) {
+    let run = measure(
+        way,
+        &["napping", "spinning"],
+        &["-F"],
+        &["nap 97 1", "nap 3 20", "spin 211 300"],
+    );
+    run.assert_clean();
+    let nap = run.with("function", "napping")[0];
+    // Sleeps are never short, and their 97th of 100 is one of the short ones.
+    assert_eq!(number(nap, "count"), 100);
+    assert!((1_000_000..9_000_000).contains(&number(nap, "p50_ns")), "{nap}");
+    assert!(
+        number(nap, "p99_ns") >= 19_700_000 && number(nap, "max_ns") >= 20_000_000,
+        "{nap}"
+    );
+    assert!(number(nap, "total_ns") >= 97_000_000 + 60_000_000, "{nap}");
+    let spin = run.with("function", "spinning")[0];
+    assert!(number(spin, "p50_ns").abs_diff(300_000) < 30_000, "{spin}");
+    let slots: u64 = spin["buckets"]
+        .as_array()
+        .expect("buckets")
+        .iter()
+        .map(|bucket| number(bucket, "count"))
+        .sum();
+    assert_eq!(slots, 211);
+}
+
+fn recursion_pairs(way: Way) {
+    let run = measure(way, &["recursing"], &[], &["recurse 101 7"]);
+    assert_eq!(
+        (calls(&run, "recursing"), number(&run.summary, "unmatched")),
+        (707, 0)
+    );
+    let run = measure(
+        way,
+        &["recursing"],
+        &["--recursion", "outermost"],
+        &["recurse 101 7"],
+    );
+    assert_eq!(
+        (calls(&run, "recursing"), number(&run.summary, "unmatched")),
+        (101, 0)
+    );
+}
+
+fn nested_and_tail_calls_pair(way: Way) {
+    let run = measure(
+        way,
+        &["nested_*", "tail_*", "counted"],
+        &["-F"],
+        &["nest 101", "tail 211", "count 7"],
+    );
+    let found = [
+        "nested_outer",
+        "nested_inner",
+        "tail_first",
+        "tail_second",
+        "counted",
+    ]
+    .map(|name| calls(&run, name));
+    assert_eq!(found, [101, 303, 211, 211, 7], "{:?}", run.rows);
+    assert_eq!(run.summary["unmatched"], 0);
+    let total = |name: &str| number(run.with("function", name)[0], "total_ns");
+    assert!(
+        total("nested_outer") > total("nested_inner"),
+        "what is inside takes less"
+    );
+}
+
+fn what_never_returns_is_unmatched(way: Way) {
+    // Each jump leaves two calls, each exception one, each thread one: 2 x 101 + 103 + 11.
+    let functions = [
+        "jumping",
+        "jumped_over",
+        "landed",
+        "throwing",
+        "catching",
+        "leaving",
+        "counted",
+    ];
+    let run = measure(
+        way,
+        &functions,
+        &["-F"],
+        &["jump 101", "throw 103", "count 1", "leave 11", "count 1"],
+    );
+    let found = functions.map(|name| calls(&run, name));
+    assert_eq!(found, [0, 0, 101, 0, 103, 0, 103], "{:?}", run.rows);
+    assert_eq!(number(&run.summary, "unmatched"), 2 * 101 + 103 + 11);
+}
+
+fn threads_pair(way: Way) {
+    let run = measure(way, &["nested_*"], &["-F"], &["threads 8 nest 1009"]);
+    assert_eq!(
+        [calls(&run, "nested_outer"), calls(&run, "nested_inner")],
+        [8 * 1009, 3 * 8 * 1009]
+    );
+    assert_eq!(
+        (&run.summary["unmatched"], &run.summary["lost"]),
+        (&0.into(), &0.into())
+    );
+}
+
+best_way! {
+    units_and_steps processes_are_told_apart intervals_add_up deep_recursion_says_what_it_missed
+}
+
+fn units_and_steps(way: Way) {
+    let run = measure(
+        way,
+        &["napping"],
+        &["-m", "--linear", "5"],
+        &["nap 7 2", "nap 5 12"],
+    );
+    let row = &run.rows[0];
+    let buckets: Vec<_> = row["buckets"]
+        .as_array()
+        .expect("buckets")
+        .iter()
+        .map(|b| (number(b, "lo"), number(b, "hi")))
+        .collect();
+    assert_eq!(
+        (row["unit"].as_str(), buckets[0]),
+        (Some("msecs"), (0, 4)),
+        "{row}"
+    );
+    assert!(buckets.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0), "{row}");
+    let run = measure(way, &["spinning"], &["-u", "--steps", "8"], &["spin 101 100"]);
+    let buckets = run.rows[0]["buckets"].as_array().expect("buckets");
+    let most = buckets
+        .iter()
+        .max_by_key(|bucket| number(bucket, "count"))
+        .expect("a bucket");
+    assert!(number(most, "lo") >= 96 && number(most, "hi") <= 111, "{most}");
+}
+
+fn processes_are_told_apart(way: Way) {
+    let mut targets = [0, 1].map(|_| Target::start(Command::new(program("flow"))));
+    let pids = format!("{},{}", targets[0].pid(), targets[1].pid());
+    let spec = format!("{}:counted", program("flow").display());
+    let tool = Tool::start(
+        "funclatency",
+        way,
+        [spec.as_str(), "-p", &pids, "--by", "process"],
+    );
+    targets[0].ask("count 101");
+    targets[1].ask("count 211");
+    let run = tool.stop();
+    let counts = targets.map(|target| {
+        run.with("pid", target.pid())
+            .iter()
+            .map(|row| number(row, "count"))
+            .sum::<u64>()
+    });
+    assert_eq!(counts, [101, 211]);
+}
+
+fn intervals_add_up(way: Way) {
+    let mut target = Target::start(Command::new(program("flow")));
+    let pid = target.pid().to_string();
+    let spec = format!("{}:counted", program("flow").display());
+    let mut tool = Tool::start("funclatency", way, [spec.as_str(), "-p", &pid, "-i", "0.1"]);
+    target.ask("count 1009");
+    tool.wait_rows(1);
+    target.ask("count 503");
+    let run = tool.stop();
+    let counts: Vec<u64> = run.rows.iter().map(|row| number(row, "count")).collect();
+    assert!(
+        counts.len() >= 2 && counts.iter().sum::<u64>() == 1512,
+        "{counts:?}"
+    );
+}
+
+fn deep_recursion_says_what_it_missed(way: Way) {
+    // The kernel watches the returns of 64 nested calls.
+    let run = measure(way, &["recursing"], &[], &["recurse 3 100"]);
+    let (calls, unmatched) = (calls(&run, "recursing"), number(&run.summary, "unmatched"));
+    assert_eq!((calls, unmatched), (3 * 64, 3 * 36));
+}
