@@ -16,6 +16,7 @@
 mod code;
 mod lower;
 mod parse;
+mod show;
 
 use std::fmt;
 
@@ -25,6 +26,7 @@ pub use code::{
 };
 pub use lower::{Literal, Scope};
 pub use parse::{Expr, parse, parse_list};
+pub use show::{Record, Values};
 
 /// A mistake in a text, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]

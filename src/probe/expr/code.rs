@@ -3,9 +3,11 @@
 use std::rc::Rc;
 
 use super::Mistake;
-use super::lower::{Ir, Literal, Object, Operation, Scope, Task, Text, Value, parameter, result};
+use super::lower::{
+    Ir, Literal, Object, Operation, Scope, Task, Text, Value, parameter, probe_argument, result,
+};
 use super::parse::{Binary, Expr, Node};
-use crate::find::types::{Kind, Type};
+use crate::find::types::{Kind, Param, Type};
 
 /// Operations for one function at one end of its calls: `EXPR_STEPS` of the header.
 pub const MOST_OPS: usize = 256;
@@ -288,17 +290,25 @@ impl Planner<'_> {
 
     /// Those for which there is no room are left out, as nobody asked for them.
     fn show_parameters(&mut self) {
-        let params = self
-            .scope
-            .signature
-            .map_or(&[][..], |signature| &signature.params);
-        for (index, param) in params.iter().enumerate() {
+        let numbered = |index: usize| Rc::from(format!("arg{index}"));
+        let values: Vec<(Rc<str>, Value)> = match (self.scope.probe, self.scope.signature) {
+            (Some(probe), _) => {
+                let values = probe.arguments.iter().map(probe_argument).enumerate();
+                values.map(|(index, value)| (numbered(index), value)).collect()
+            }
+            (None, Some(signature)) => {
+                let named = |(index, param): (usize, &Param)| {
+                    let name = param.name.clone().unwrap_or_else(|| numbered(index));
+                    (name, parameter(param))
+                };
+                signature.params.iter().enumerate().map(named).collect()
+            }
+            (None, None) => Vec::new(),
+        };
+        for (name, value) in values {
             let before = self.plan.clone();
-            match self.fetch(parameter(param), 0) {
-                Ok(fetched) => self.plan.shown.push(Shown {
-                    name: param.name.clone().unwrap_or_else(|| format!("arg{index}").into()),
-                    fetched,
-                }),
+            match self.fetch(value, 0) {
+                Ok(fetched) => self.plan.shown.push(Shown { name, fetched }),
                 Err(_) => {
                     self.plan = before;
                     return;

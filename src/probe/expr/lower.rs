@@ -6,6 +6,7 @@ use super::Mistake;
 use super::code::LITERAL_BYTES;
 use super::parse::{Binary, Cast, Expr, Node, Unary};
 use crate::find::types::{Kind, Param, Piece, Place, Signature, Type};
+use crate::find::usdt::{self, Argument, Operand, UsdtProbe};
 
 /// `arg0` to one less than this can be asked for.
 const MOST_ARGS: u64 = 32;
@@ -19,8 +20,8 @@ pub struct Scope<'a> {
     pub function: &'a str,
     /// What is known of its parameters.
     pub signature: Option<&'a Signature>,
-    /// `arg0` is the first parameter of the signature, as at USDT probes, rather than the first argument register.
-    pub positional: bool,
+    /// It is no function but a USDT probe, which has arguments of its own.
+    pub probe: Option<&'a UsdtProbe>,
 }
 
 /// A number in the making.
@@ -308,6 +309,67 @@ pub fn parameter(param: &Param) -> Value {
     }
 }
 
+/// The value of an argument of a USDT probe.
+pub fn probe_argument(argument: &Argument) -> Value {
+    const NOWHERE: Value = Value::Nowhere("in a place that is not understood");
+    let register = |number: u16| match number < machine::REGISTERS {
+        true => Some(Ir::Register(number as u8)),
+        false => None,
+    };
+    let signed = argument.number == usdt::Number::Signed;
+    let bytes = argument.bytes;
+    let ir = match argument.operand {
+        Operand::Register { register: at, shift } => register(at).map(|ir| {
+            let shifted = match shift {
+                0 => ir,
+                _ => Ir::binary(
+                    Operation::ShiftRight { signed: false },
+                    ir,
+                    Ir::Const(shift.into()),
+                ),
+            };
+            Ir::low(shifted, bytes, signed)
+        }),
+        Operand::Memory { base, index, offset } => {
+            let base = base.map_or(Some(Ir::Const(0)), register);
+            let index = index.map_or(Some(Ir::Const(0)), |(at, scale)| {
+                Some(Ir::binary(
+                    Operation::Multiply,
+                    register(at)?,
+                    Ir::Const(scale.into()),
+                ))
+            });
+            base.zip(index).map(|(base, index)| {
+                let at = match index {
+                    Ir::Const(0) => base,
+                    index => Ir::binary(Operation::Add, base, index),
+                };
+                Ir::load(at.plus(offset as u64), bytes, signed)
+            })
+        }
+        Operand::Constant(number) => Some(Ir::Const(number as u64)),
+        Operand::Unknown => None,
+    };
+    let ty = match (argument.number, bytes) {
+        (usdt::Number::Float, _) => Type {
+            name: "double".into(),
+            bytes: bytes.into(),
+            kind: Kind::Float,
+        },
+        // What fills a register and has no sign is an address more often than a number.
+        (usdt::Number::Unsigned, 8) => Type {
+            name: "void*".into(),
+            bytes: 8,
+            kind: Kind::Pointer(None),
+        },
+        _ => int(bytes.into(), signed),
+    };
+    match (ir, bytes) {
+        (Some(ir), 1 | 2 | 4 | 8) => Value::Scalar(ir, ty),
+        _ => NOWHERE,
+    }
+}
+
 /// The result of the call; None when there is none.
 pub fn result(scope: &Scope<'_>) -> Option<Value> {
     let object = Object::Pieces(vec![Ir::Result(machine::RESULT)]);
@@ -389,21 +451,18 @@ impl Scope<'_> {
     }
 
     fn argument(&self, number: u64, expr: &Expr) -> Result<Value, Mistake> {
-        if self.positional {
-            return match usize::try_from(number)
+        if let Some(probe) = self.probe {
+            let argument = usize::try_from(number)
                 .ok()
-                .and_then(|number| self.params().get(number))
-            {
-                Some(param) => Ok(parameter(param)),
-                None => Err(Mistake::new(
-                    expr.at.start,
-                    format!(
-                        "{} has {} arguments, arg0 is the first",
-                        self.function,
-                        self.params().len()
-                    ),
-                )),
-            };
+                .and_then(|number| probe.arguments.get(number));
+            return argument.map(probe_argument).ok_or_else(|| {
+                let message = format!(
+                    "{} has {} arguments, arg0 is the first",
+                    self.function,
+                    probe.arguments.len()
+                );
+                Mistake::new(expr.at.start, message)
+            });
         }
         let in_registers = machine::ARGUMENTS.len() as u64;
         if number >= MOST_ARGS {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::find::types::{Kind, Member, Param, Piece, Place, Signature, Type};
+use crate::find::usdt::{Argument, Number, Operand, UsdtProbe};
 
 /// A call to evaluate against.
 #[derive(Clone, Default)]
@@ -248,7 +249,7 @@ fn arithmetic(code: Code, signed: bool, a: u64, b: u64) -> Option<u64> {
 const UNKNOWN: Scope = Scope {
     function: "f",
     signature: None,
-    positional: false,
+    probe: None,
 };
 
 fn plan_for(scope: Scope<'_>, text: &str) -> Result<(Plan, Vec<Literal>), Mistake> {
@@ -565,7 +566,7 @@ fn parameters_have_names_types_and_members() {
     let scope = Scope {
         function: "serve",
         signature: Some(&signature),
-        positional: false,
+        probe: None,
     };
     let request = [
         &3_u32.to_le_bytes()[..],
@@ -630,25 +631,69 @@ fn parameters_have_names_types_and_members() {
 }
 
 #[test]
-fn the_arguments_of_a_probe_are_counted_by_their_place() {
-    let signature = Signature {
-        params: vec![Param {
-            name: None,
-            ty: ty("int", 4, Kind::Int { signed: true }),
-            place: Place::Pieces(vec![Piece::Argument(3)]),
-        }],
-        ..Signature::default()
+fn the_arguments_of_a_probe_are_those_of_its_note() {
+    let argument = |bytes, number, operand| Argument {
+        bytes,
+        number,
+        operand,
+        text: "".into(),
+    };
+    let (first, second) = if cfg!(target_arch = "x86_64") {
+        (5, 4)
+    } else {
+        (0, 1)
+    };
+    let probe = UsdtProbe {
+        provider: "p".into(),
+        name: "n".into(),
+        offset: 0,
+        addr: 0,
+        semaphore: None,
+        arguments: vec![
+            argument(
+                4,
+                Number::Signed,
+                Operand::Register {
+                    register: second,
+                    shift: 0,
+                },
+            ),
+            argument(
+                1,
+                Number::Unsigned,
+                Operand::Register {
+                    register: second,
+                    shift: 8,
+                },
+            ),
+            argument(
+                2,
+                Number::Signed,
+                Operand::Memory {
+                    base: Some(first),
+                    index: Some((second, 2)),
+                    offset: -0x1_ffff_fffe,
+                },
+            ),
+            argument(8, Number::Signed, Operand::Constant(-7)),
+            argument(8, Number::Unsigned, Operand::Unknown),
+        ],
     };
     let scope = Scope {
-        function: "usdt",
-        signature: Some(&signature),
-        positional: true,
+        function: "p:n",
+        signature: None,
+        probe: Some(&probe),
     };
-    assert_eq!(
-        decide_in(scope, "arg0 == -1", &Call::with(&[0, 0, 0, 0xffff_ffff])),
-        Outcome::Yes
-    );
-    assert!(plan_for(scope, "arg1 == 1").is_err());
+    // 0x1000 + 0xffffff2a * 2 - 0x1fffffffe
+    let call = Call::with(&[0x1000, 0xffff_ff2a]).memory(0xe56, &[0xfe, 0xff]);
+    for text in ["arg0 == -214", "arg1 == 0xff", "arg2 == -2", "arg3 == -7"] {
+        assert_eq!(decide_in(scope, text, &call), Outcome::Yes, "{text}");
+    }
+    assert!(plan_for(scope, "arg4 == 1").is_err_and(|mistake| mistake.message.contains("not understood")));
+    assert!(plan_for(scope, "arg5 == 1").is_err_and(|mistake| mistake.message.contains("has 5 arguments")));
+    let plan = Plan::new(scope, &Request::default(), &mut Vec::new()).expect("a plan");
+    let names: Vec<&str> = plan.shown.iter().map(|shown| &*shown.name).collect();
+    assert_eq!(names, ["arg0", "arg1", "arg2", "arg3", "arg4"]);
 }
 
 #[test]
@@ -657,7 +702,7 @@ fn what_is_shown_is_found_in_the_record() {
     let scope = Scope {
         function: "serve",
         signature: Some(&signature),
-        positional: false,
+        probe: None,
     };
     let request = Request {
         returns: true,
@@ -794,7 +839,7 @@ fn mutated_texts_are_refused_or_run() {
     let scope = Scope {
         function: "serve",
         signature: Some(&signature),
-        positional: false,
+        probe: None,
     };
     let call = Call::with(&[1, 0x1000, 2, 0x1000, 4, 5]).memory(0x1000, &[7; 64]);
     let mut state: u64 = 0x2545_f491_4f6c_dd1d;
