@@ -114,6 +114,7 @@ struct expr_record {
 };
 
 EXPORT_TYPE(expr_record);
+EXPORT_TYPE(stack);
 
 struct expr_machine {
 	__u64 stack[EXPR_STACK];
@@ -136,6 +137,10 @@ struct {
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(struct expr_machine) + EXPR_SLOTS * 8 + EXPR_SLACK);
 } expr_machines SEC(".maps");
+
+EXPORT_TYPE(expr_machine);
+
+#define NO_MACHINE ((__u32)~0)
 
 /* Those that nobody uses. */
 struct {
@@ -178,7 +183,25 @@ static __always_inline bool expr_take(__u32 *index)
 
 static __always_inline void expr_give_back(__u32 index)
 {
-	bpf_map_push_elem(&expr_free, &index, 0);
+	if (index != NO_MACHINE)
+		bpf_map_push_elem(&expr_free, &index, 0);
+}
+
+/* A machine that was taken, with an empty record. */
+static __always_inline struct expr_machine *expr_begin(__u32 index, __u32 slots)
+{
+	struct expr_machine *m = expr_machine(index);
+
+	if (!m)
+		return NULL;
+	m->record.lat_ns = 0;
+	m->record.faulted = 0;
+	m->record.cut = 0;
+	m->record.used = slots * sizeof(__u64);
+	m->record.depth = 0;
+	m->record.stack_at = 0;
+	m->record.pad = 0;
+	return m;
 }
 
 static __always_inline void expr_registers(struct expr_machine *m, struct pt_regs *ctx)

@@ -20,10 +20,7 @@ mod show;
 
 use std::fmt;
 
-pub use code::{
-    Code, Fetched, LITERAL_BYTES, MOST_LITERALS, MOST_OPS, MOST_SLOTS, Op, Plan, PlanError, Request, STACK,
-    Shown,
-};
+pub use code::{LITERAL_BYTES, MOST_SLOTS, Op, Plan, PlanError, Request};
 pub use lower::{Literal, Scope};
 pub use parse::{Expr, parse, parse_list};
 pub use show::{Record, Values};

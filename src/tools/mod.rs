@@ -27,5 +27,6 @@ tools! {
     bashreadline
     funccount
     funclatency
+    functrace
     mallocsnoop
 }

@@ -3,9 +3,7 @@
 use std::rc::Rc;
 
 use super::Mistake;
-use super::lower::{
-    Ir, Literal, Object, Operation, Scope, Task, Text, Value, parameter, probe_argument, result,
-};
+use super::lower::{Ir, Literal, Object, Operation, Scope, Text, Value, parameter, probe_argument, result};
 use super::parse::{Binary, Expr, Node};
 use crate::find::types::{Kind, Param, Type};
 
@@ -82,6 +80,8 @@ pub struct Op {
 }
 
 impl Op {
+    pub const END: Op = op(Code::End);
+
     /// As the map has it.
     pub fn to_bytes(self) -> [u8; 16] {
         let mut bytes = [0; 16];
@@ -212,6 +212,16 @@ pub enum PlanError {
 }
 
 impl Plan {
+    /// For a function that is never shown.
+    pub fn never() -> Plan {
+        let ops = vec![op(Code::Push), op(Code::Test)];
+        Plan {
+            entry: ops.clone(),
+            at_return: ops,
+            ..Plan::default()
+        }
+    }
+
     /// `literals` are those of every function so far; the operations refer to them by index.
     pub fn new(
         scope: Scope<'_>,
@@ -593,7 +603,7 @@ impl Depth {
 /// Stands for the distance to the last operation, which tells of a fault.
 const TO_LAST: u16 = u16::MAX;
 
-fn op(code: Code) -> Op {
+const fn op(code: Code) -> Op {
     Op {
         code: code as u8,
         a: 0,

@@ -176,12 +176,26 @@ pub fn parse_list(text: &str) -> Result<Vec<Expr>, Mistake> {
 impl Expr {
     /// Does it ask for what is only known when the call has returned?
     pub fn needs_return(&self) -> bool {
+        self.names(&|name| matches!(name, "retval" | "lat" | "duration"))
+    }
+
+    /// Does it ask for what is known when the call begins and not later?
+    pub fn needs_entry(&self) -> bool {
+        self.names(&|name| {
+            !matches!(
+                name,
+                "retval" | "pid" | "tid" | "uid" | "cpu" | "comm" | "true" | "false"
+            )
+        })
+    }
+
+    fn names(&self, wanted: &impl Fn(&str) -> bool) -> bool {
         match &self.node {
             Node::Number(_) | Node::Text(_) => false,
-            Node::Name(name) => matches!(name.as_str(), "retval" | "lat" | "duration"),
-            Node::Unary(_, of) | Node::Cast(_, of) | Node::Member { of, .. } => of.needs_return(),
-            Node::Binary(_, left, right) => left.needs_return() || right.needs_return(),
-            Node::Call(_, args) => args.iter().any(Expr::needs_return),
+            Node::Name(name) => wanted(name),
+            Node::Unary(_, of) | Node::Cast(_, of) | Node::Member { of, .. } => of.names(wanted),
+            Node::Binary(_, left, right) => left.names(wanted) || right.names(wanted),
+            Node::Call(_, args) => args.iter().any(|arg| arg.names(wanted)),
         }
     }
 }

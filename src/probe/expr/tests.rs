@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use super::code::{Code, Fetched, MOST_OPS, STACK};
 use super::*;
 use crate::find::types::{Kind, Member, Param, Piece, Place, Signature, Type};
 use crate::find::usdt::{Argument, Number, Operand, UsdtProbe};
