@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::find::container::{Cgroups, find_container};
 use crate::find::loader;
+use crate::find::similar::similar;
 use crate::find::target::Proc;
 use crate::find::users::Users;
 use crate::output::{Destination, Format, Output};
@@ -85,7 +86,7 @@ impl FilterArgs {
 }
 
 /// The process that a number means: a thread stands for its process.
-fn process_of(pid: u32) -> Result<u32> {
+pub fn process_of(pid: u32) -> Result<u32> {
     Proc::host()
         .tgid(pid)
         .map_err(|_| Failure::new(FAILED, format!("failed to trace pid {pid}: no such process")).into())
@@ -244,7 +245,10 @@ pub fn named_file(name: &Path, pids: &[u32]) -> Result<PathBuf> {
                     "failed to find {text}: no such library in the loader's cache, no such program in PATH"
                 ),
             )
-            .hint("give its path; `cat /proc/PID/maps` shows what a process uses")
+            .hint(match similar(&text, loader::names(), 3).as_slice() {
+                [] => "give its path; `cat /proc/PID/maps` shows what a process uses".to_owned(),
+                names => format!("similar names: {}; or give its path", names.join(", ")),
+            })
             .into()
         })
 }

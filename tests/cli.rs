@@ -53,6 +53,11 @@ fn mistakes_get_one_line_and_a_hint() {
             &["bashreadline", "\x1b[2J\u{202e}"],
             &["mallocsnoop", "--min-size", "1Q"],
             &["mallocsnoop", "--calls", "malok"],
+            &["funclist"],
+            &["funclist", ":malloc"],
+            &["funclist", "libc:/("],
+            &["funclist", "--usdt", "python3:a:b:c"],
+            &["funclist", "-p", "1", "--container", "web"],
         ],
     );
 }
@@ -161,6 +166,17 @@ fn a_closed_pipe_is_no_failure() {
             "{arguments:?}"
         );
     }
+}
+
+#[test]
+fn functions_are_listed_without_root() {
+    let output = run(&["funclist", "libc:malloc"]);
+    let lines = text(&output.stdout);
+    let lines: Vec<&str> = lines.lines().collect();
+    assert!(
+        matches!(lines[..], [header, malloc] if header.ends_with(" FUNCTION") && malloc.contains(" malloc")),
+        "{output:?}"
+    );
 }
 
 fn command(arguments: &[&str]) -> Command {

@@ -46,6 +46,14 @@ static const struct thread no_calls = {};
 #define RETURN_ADDRESS_BYTES 0
 #endif
 
+/*
+ * In the cookie of a probe on an instruction that returns, in place of a return probe: the return address is still on
+ * the stack. `LEAVING` of src/probe/attach.rs.
+ */
+#define LEAVING (1ULL << 32)
+/* Beside it where that instruction jumps to another function. */
+#define JUMPING (1ULL << 33)
+
 static __always_inline void add_unmatched(void)
 {
 	__sync_fetch_and_add(&unmatched, 1);
@@ -144,10 +152,11 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 func, 
  * call was suppressed, or began before the probes were in. That is no unmatched call: return probes are attached
  * before entry probes, so an entry that was seen has its return seen. `depth` as above.
  */
-static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 func, __u64 *depth)
+static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cookie, __u64 *depth)
 {
 	__u64 id = bpf_get_current_pid_tgid();
-	__u64 sp = PT_REGS_SP(ctx) - RETURN_ADDRESS_BYTES;
+	__u64 sp = PT_REGS_SP(ctx) - (cookie & LEAVING ? 0 : RETURN_ADDRESS_BYTES);
+	__u64 func = (__u32)cookie;
 	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
 
 	if (!thread)

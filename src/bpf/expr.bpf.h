@@ -109,7 +109,7 @@ struct expr_record {
 	__u32 used; /* bytes behind this structure */
 	__u32 depth; /* traced calls that this one is nested in */
 	__u32 stack_at; /* where in them `struct stack` is; 0: nowhere */
-	__u32 pad;
+	__u32 no_result; /* the function has jumped to another one, whose result will be its own */
 	__u64 words[]; /* the slots, then what they lead to */
 };
 
@@ -200,7 +200,7 @@ static __always_inline struct expr_machine *expr_begin(__u32 index, __u32 slots)
 	m->record.used = slots * sizeof(__u64);
 	m->record.depth = 0;
 	m->record.stack_at = 0;
-	m->record.pad = 0;
+	m->record.no_result = 0;
 	return m;
 }
 
@@ -450,7 +450,10 @@ static __always_inline enum expr_outcome expr_step(struct expr_machine *m, const
 		expr_push(m, op->number);
 		break;
 	case EXPR_REGISTER:
-		expr_push(m, m->registers[op->a & (REGISTERS - 1)]);
+		if (m->record.no_result)
+			expr_fault(m, op);
+		else
+			expr_push(m, m->registers[op->a & (REGISTERS - 1)]);
 		break;
 	case EXPR_SLOT:
 		if (m->record.faulted >> (op->a & (EXPR_SLOTS - 1)) & 1)

@@ -91,19 +91,19 @@ int latency_entry(struct pt_regs *ctx)
 SEC("uretprobe")
 int latency_return(struct pt_regs *ctx)
 {
-	__u64 func = probe_cookie(ctx);
+	__u64 cookie = probe_cookie(ctx);
 	__u64 now = bpf_ktime_get_ns();
 	struct slot_key key = {};
 	struct call *call;
 	__u64 depth;
 	__u64 lat_ns;
 
-	call = call_return(ctx, func, &depth);
+	call = call_return(ctx, cookie, &depth);
 	if (!call || (outermost && call->args[0]))
 		return 0;
 	lat_ns = now - call->start_ns;
 	key.group = group_of_current();
-	key.func = per_function ? func : 0;
+	key.func = per_function ? (__u32)cookie : 0;
 	key.slot = fine_slot(lat_ns);
 	add_to_slot(&key, lat_ns);
 	if (unit_ns == 1 && !linear_width)

@@ -83,28 +83,29 @@ static __always_inline int entry(struct pt_regs *ctx, __u32 id, bool may_sleep)
 }
 
 /* The machine of the call that returns here; false when there is none. */
-static __always_inline bool leave(struct pt_regs *ctx, __u32 id, __u32 flags, __u32 *index, bool may_sleep)
+static __always_inline bool leave(struct pt_regs *ctx, __u64 cookie, __u32 flags, __u32 *index, bool may_sleep)
 {
 	struct call *call;
 	__u64 depth;
 
 	if (flags & RETURN_ALONE)
 		return wanted(may_sleep) && expr_take(index);
-	call = call_return(ctx, id, &depth);
+	call = call_return(ctx, cookie, &depth);
 	if (!call || call->args[0] == NO_MACHINE)
 		return false;
 	*index = call->args[0];
 	return true;
 }
 
-static __always_inline int finish(struct pt_regs *ctx, __u32 id, bool may_sleep)
+static __always_inline int finish(struct pt_regs *ctx, __u64 cookie, bool may_sleep)
 {
+	__u32 id = cookie;
 	struct trace_function *function = bpf_map_lookup_elem(&functions, &id);
 	struct expr_machine *m;
 	__u64 now = bpf_ktime_get_ns();
 	__u32 index;
 
-	if (!function || !leave(ctx, id, function->flags, &index, may_sleep))
+	if (!function || !leave(ctx, cookie, function->flags, &index, may_sleep))
 		return 0;
 	if (function->flags & RETURN_ALONE) {
 		m = expr_begin(index, function->slots);
@@ -116,6 +117,7 @@ static __always_inline int finish(struct pt_regs *ctx, __u32 id, bool may_sleep)
 	if (!m)
 		return 0;
 	m->record.lat_ns = now - m->record.header.time_ns;
+	m->record.no_result = !!(cookie & JUMPING);
 	if (m->record.lat_ns >= min_latency && expr_run(ctx, m, index, function->return_pc, may_sleep) == EXPR_YES)
 		emit(ctx, m, false);
 	expr_give_back(index);

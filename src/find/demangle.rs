@@ -12,13 +12,85 @@ const MAX_BYTES: usize = 4096;
 /// The readable form of a function's name, without the hash that Rust adds. A name that is not mangled stays
 /// as it is, and so does one that cannot be understood; a very long one is cut, and then ends in `...`.
 pub fn demangle(name: &str) -> Cow<'_, str> {
-    // Without this C functions would be taken for types, such as `f` for `float`.
-    if !name.starts_with("_Z") && !name.starts_with("_R") {
+    if !is_mangled(name) {
         return Cow::Borrowed(name);
     }
     rust(name)
         .or_else(|| cpp(name))
         .map_or(Cow::Borrowed(name), Cow::Owned)
+}
+
+/// A mangled name in readable form.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Readable {
+    /// As [`demangle`] gives it.
+    pub full: String,
+    /// How people speak of it: without parameters and type of the result, and `Type::method` where Rust has
+    /// `<Type>::method`.
+    pub short: String,
+}
+
+impl Readable {
+    /// None for a name that is not mangled, or cannot be understood.
+    pub fn new(name: &str) -> Option<Readable> {
+        if !is_mangled(name) {
+            return None;
+        }
+        if let Some(full) = rust(name) {
+            let short = plain_method(&full).unwrap_or_else(|| full.clone());
+            return Some(Readable { full, short });
+        }
+        let symbol = Symbol::new(name.as_bytes()).ok()?;
+        let write = |options| Bounded::collect(|text| symbol.structured_demangle(text, &options));
+        Some(Readable {
+            full: write(DemangleOptions::new())?,
+            short: write(DemangleOptions::new().no_params().no_return_type())?,
+        })
+    }
+
+    /// [`Readable::short`] without the arguments of a template or a generic function: `max` for `max<int>`.
+    pub fn bare(&self) -> &str {
+        without_arguments(&self.short).unwrap_or(&self.short)
+    }
+}
+
+/// `app::Type::method` for `<app::Type>::method`; `<Type as Trait>::method` has no such form.
+fn plain_method(name: &str) -> Option<String> {
+    let rest = name.strip_prefix('<')?;
+    let mut depth = 1_usize;
+    let end = rest.char_indices().find_map(|(at, char)| {
+        match char {
+            '<' => depth += 1,
+            '>' if !rest[..at].ends_with('-') => depth -= 1,
+            _ => {}
+        }
+        (depth == 0).then_some(at)
+    })?;
+    let (path, method) = (&rest[..end], &rest[end + 1..]);
+    let is_path =
+        path.starts_with(|char: char| char.is_alphabetic() || char == '_') && !path.contains(" as ");
+    (is_path && method.starts_with("::")).then(|| format!("{path}{method}"))
+}
+
+/// Takes `<...>` or `::<...>` off the end of a name. The `>` of an operator is none.
+fn without_arguments(name: &str) -> Option<&str> {
+    let inside = name.strip_suffix('>').filter(|inside| !inside.ends_with('-'))?;
+    let mut depth = 1_usize;
+    let start = inside.char_indices().rev().find_map(|(at, char)| {
+        match char {
+            '>' if !inside[..at].ends_with('-') => depth += 1,
+            '<' => depth -= 1,
+            _ => {}
+        }
+        (depth == 0).then_some(at)
+    })?;
+    let bare = inside[..start].trim_end_matches("::").trim_end();
+    (!bare.is_empty() && !bare.ends_with("operator")).then_some(bare)
+}
+
+/// Without this C functions would be taken for types, such as `f` for `float`.
+fn is_mangled(name: &str) -> bool {
+    name.starts_with("_Z") || name.starts_with("_R")
 }
 
 fn rust(name: &str) -> Option<String> {
@@ -76,6 +148,58 @@ mod tests {
             "core::fmt::Write::write_fmt"
         );
         assert_eq!(demangle("_RNvC6_123foo3bar"), "123foo::bar");
+    }
+
+    #[test]
+    fn how_people_speak_of_it() {
+        for (mangled, full, short, bare) in [
+            (
+                "_ZN3net5Proxy4readEi",
+                "net::Proxy::read(int)",
+                "net::Proxy::read",
+                "net::Proxy::read",
+            ),
+            ("_Z3maxIiET_S0_S0_", "int max<int>(int, int)", "max<int>", "max"),
+            (
+                "_ZN1AcvbEv",
+                "A::operator bool()",
+                "A::operator bool",
+                "A::operator bool",
+            ),
+            ("_ZN1AptEv", "A::operator->()", "A::operator->", "A::operator->"),
+            (
+                "_ZN1AgtERKS_",
+                "A::operator>(A const&)",
+                "A::operator>",
+                "A::operator>",
+            ),
+            (
+                "_ZN12_GLOBAL__N_11fEv",
+                "(anonymous namespace)::f()",
+                "(anonymous namespace)::f",
+                "(anonymous namespace)::f",
+            ),
+            (
+                "_RNvMC3appNtB2_3Box4open",
+                "<app::Box>::open",
+                "app::Box::open",
+                "app::Box::open",
+            ),
+            (
+                "_RINvC3app3maxlE",
+                "app::max::<i32>",
+                "app::max::<i32>",
+                "app::max",
+            ),
+        ] {
+            let readable = Readable::new(mangled).unwrap();
+            assert_eq!(
+                (&*readable.full, &*readable.short, readable.bare()),
+                (full, short, bare)
+            );
+        }
+        assert_eq!(Readable::new("main"), None);
+        assert_eq!(Readable::new("_Znonsense"), None);
     }
 
     #[test]

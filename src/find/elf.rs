@@ -8,28 +8,36 @@
 //! Dynamic symbols are found through `PT_DYNAMIC`, as the loader finds them, so that files without section
 //! headers work too. Only `.symtab`, which the loader does not know, needs section headers.
 
-use std::cmp::Reverse;
 use std::ffi::OsString;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
-use object::elf::{self, Dyn64, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
-use object::{LittleEndian, Pod, U16, U32, pod};
+use anyhow::{Context, Result, ensure};
+use object::elf::{self, Dyn64, ProgramHeader64};
+use object::{LittleEndian, U16, U32};
+
+use symbols::{RawSymbol, Symbol, is_hidden};
+
+pub(super) use link_view::LinkView;
+pub use relocation::{Binding, Slot};
+use source::Extent;
+pub(super) use source::{Block, Source};
+pub(super) use symbols::Symbols;
 
 mod content;
 #[cfg(test)]
 pub mod image;
+mod link_view;
 mod relocation;
+pub mod sections;
+mod source;
+mod symbols;
 #[cfg(test)]
 mod tests;
 
-pub use relocation::{Binding, Slot};
-
 const LE: LittleEndian = LittleEndian;
-type RawSymbol = Sym64<LittleEndian>;
 
 #[cfg(target_arch = "x86_64")]
 const MACHINE: (u16, &str) = (elf::EM_X86_64, "x86_64");
@@ -40,14 +48,14 @@ const MACHINE: (u16, &str) = (elf::EM_AARCH64, "aarch64");
 const MAX_PROGRAM_HEADERS: usize = 65536 / size_of::<ProgramHeader64<LittleEndian>>();
 /// Longest soname, run path or interpreter that is read, in bytes: the kernel's `PATH_MAX`.
 const MAX_STRING: u64 = 4096;
-/// Largest table that is read, in bytes. Browsers with all their symbols have half of it; a file of holes can claim
-/// any size without taking up a disk.
-const MAX_TABLE: u64 = 1 << 30;
 /// Bytes of a hash chain read at a time: while the end of the last chain is looked for, and for one name.
 const CHAIN_CHUNK: u64 = 4096;
 const LINKS_CHUNK: u64 = 64;
 /// Most symbols that may share a place in a hash table. Real tables have two or three on average.
 const MAX_CHAIN: u64 = 4096;
+/// What only Go programs have: owner and type of a note, and sections.
+const GO_NOTE: (&[u8], u32) = (b"Go\0\0", 4);
+const GO_SECTIONS: [&str; 2] = [".go.buildinfo", ".gopclntab"];
 /// Segments are mapped in pages, whose size is at least this many bytes.
 const PAGE: u64 = 4096;
 
@@ -69,17 +77,17 @@ pub struct Function {
 /// An opened ELF file of this machine's own architecture.
 #[derive(Debug)]
 pub struct ElfFile {
-    source: Source,
+    view: LinkView,
     shown: PathBuf,
-    entry: u64,
-    /// File offset, number and entry size of the section headers, as the header claims.
-    sections: (u64, u16, u16),
     /// Loadable segments, by address.
     loads: Vec<Load>,
     interpreter: Option<Extent>,
     /// Virtual address of `PT_DYNAMIC`.
     dynamic_addr: Option<u64>,
     dynamic: Dynamic,
+    notes: Vec<Extent>,
+    /// Virtual address of `PT_GNU_EH_FRAME`, the index of how to unwind the stack.
+    frame_index: Option<u64>,
 }
 
 impl ElfFile {
@@ -92,41 +100,39 @@ impl ElfFile {
     }
 
     fn read_headers(file: File, shown: &Path) -> Result<ElfFile> {
-        let source = Source::new(file)?;
-        let header = read_file_header(&source)?;
         let mut this = ElfFile {
-            source,
+            view: LinkView::open(Source::new(file)?)?,
             shown: shown.to_path_buf(),
-            entry: header.e_entry.get(LE),
-            sections: (
-                header.e_shoff.get(LE),
-                header.e_shnum.get(LE),
-                header.e_shentsize.get(LE),
-            ),
             loads: Vec::new(),
             interpreter: None,
             dynamic_addr: None,
             dynamic: Dynamic::default(),
+            notes: Vec::new(),
+            frame_index: None,
         };
         let mut dynamic = None;
-        for segment in read_program_headers(&this.source, &header)?.table::<ProgramHeader64<LittleEndian>>() {
+        for segment in read_program_headers(&this.view)?.table::<ProgramHeader64<LittleEndian>>() {
             let extent = Extent {
                 offset: segment.p_offset.get(LE),
                 size: segment.p_filesz.get(LE),
             };
             match segment.p_type.get(LE) {
-                elf::PT_LOAD => this.loads.push(Load::new(segment, extent, this.source.len)?),
+                elf::PT_LOAD => this
+                    .loads
+                    .push(Load::new(segment, extent, this.view.source.len())?),
                 elf::PT_INTERP => this.interpreter = Some(extent),
                 elf::PT_DYNAMIC => {
                     dynamic = Some(extent);
                     this.dynamic_addr = Some(segment.p_vaddr.get(LE));
                 }
+                elf::PT_NOTE => this.notes.push(extent),
+                elf::PT_GNU_EH_FRAME => this.frame_index = Some(segment.p_vaddr.get(LE)),
                 _ => {}
             }
         }
         this.loads.sort_by_key(|load| load.addr);
         if let Some(extent) = dynamic {
-            this.dynamic = Dynamic::read(&this.source, extent).context("bad dynamic section")?;
+            this.dynamic = Dynamic::read(&this.view.source, extent).context("bad dynamic section")?;
         }
         Ok(this)
     }
@@ -160,54 +166,6 @@ impl ElfFile {
         searched.is_ok() && search.found.iter().flatten().any(|(rank, _)| rank.exported)
     }
 
-    /// Every function, sorted by name. Two names of one address are two functions here; a name that several
-    /// addresses have (local functions of several source files) appears once for each. Old versions of a name
-    /// are left out if it has a default version, and so are names that are not UTF-8.
-    ///
-    /// # Errors
-    /// A symbol table cannot be read or lies outside of the file.
-    pub fn functions(&self) -> Result<Vec<Function>> {
-        let mut found: Vec<(Function, bool)> = Vec::new();
-        // Symbols may share one long string: without a budget a small file could ask for terabytes of names.
-        let mut budget = self.source.len;
-        for symbols in [self.dynamic_symbols()?, self.static_symbols()?]
-            .into_iter()
-            .flatten()
-        {
-            for symbol in symbols.functions() {
-                let Some((name, default)) = symbols.name(&symbol) else {
-                    continue;
-                };
-                let (Ok(text), Some(offset)) = (std::str::from_utf8(name), self.offset_of(symbol.addr))
-                else {
-                    continue;
-                };
-                let left = budget.checked_sub(text.len() as u64);
-                budget = left.with_context(|| self.damaged("symbol names are longer than the file"))?;
-                found.push((symbol.function(text, offset), default));
-            }
-        }
-        Ok(without_duplicates(found))
-    }
-
-    /// At most `n` function names that look like `name`, whatever the case, best first: a few letters away, or
-    /// with more text before or after. Empty if the symbols cannot be read.
-    pub fn nearest(&self, name: &str, n: usize) -> Vec<String> {
-        let wanted = name.to_lowercase();
-        let functions = self.functions().unwrap_or_default();
-        let mut near: Vec<(usize, usize, &str)> = functions
-            .iter()
-            .map(|function| function.name.as_str())
-            .filter_map(|name| Some((distance(&wanted, name)?, name.len(), name)))
-            .collect();
-        near.sort_unstable();
-        near.dedup();
-        near.into_iter()
-            .take(n)
-            .map(|(.., name)| name.to_owned())
-            .collect()
-    }
-
     /// The name under which other files ask for this library.
     pub fn soname(&self) -> Option<String> {
         self.dynamic_string(self.dynamic.soname?)
@@ -235,7 +193,10 @@ impl ElfFile {
     /// The dynamic loader that the kernel starts for this program.
     pub fn interpreter(&self) -> Option<PathBuf> {
         let extent = self.interpreter?;
-        let text = self.source.string(extent.offset, extent.size.min(MAX_STRING))?;
+        let text = self
+            .view
+            .source
+            .string(extent.offset, extent.size.min(MAX_STRING))?;
         (!text.is_empty()).then(|| PathBuf::from(OsString::from_vec(text)))
     }
 
@@ -246,12 +207,50 @@ impl ElfFile {
 
     /// The address of the first instruction, before relocation; 0 for most libraries.
     pub fn entry(&self) -> u64 {
-        self.entry
+        self.view.header.e_entry.get(LE)
     }
 
     /// The virtual address of the dynamic section, before relocation.
     pub fn dynamic_address(&self) -> Option<u64> {
         self.dynamic_addr
+    }
+
+    /// Whether the Go compiler made the program. Its stacks move, so that a return probe crashes it.
+    pub fn is_go(&self) -> bool {
+        let has_go_note = |extent: &Extent| {
+            let notes = self.view.source.read(extent.offset, extent.size);
+            notes.is_ok_and(|notes| link_view::note(notes.bytes(), GO_NOTE.0, GO_NOTE.1).is_some())
+        };
+        self.notes.iter().any(has_go_note)
+            || GO_SECTIONS
+                .iter()
+                .any(|name| self.view.section_named(name).is_some())
+    }
+
+    /// Whether exceptions or panics may unwind the stack through functions of this file: it uses what throws or passes
+    /// them on. A static program without dynamic symbols counts if it has tables of handlers.
+    pub fn may_unwind(&self) -> bool {
+        const NAMES: [&[u8]; 3] = [b"_Unwind_Resume", b"_Unwind_RaiseException", b"__cxa_throw"];
+        let strings = self.dynamic.strtab.and_then(|strtab| {
+            self.read_at_address(strtab, self.dynamic.strsz, "dynamic strings")
+                .ok()
+        });
+        match strings {
+            Some(strings) => strings
+                .bytes()
+                .split(|&byte| byte == 0)
+                .any(|name| NAMES.contains(&name)),
+            None => self.view.section_named(".gcc_except_table").is_some(),
+        }
+    }
+
+    /// What the linker called this file, and what was stripped off it.
+    pub fn build_id(&self) -> Option<Vec<u8>> {
+        let in_segment = self.notes.iter().find_map(|extent| {
+            let notes = self.view.source.read(extent.offset, extent.size).ok()?;
+            link_view::build_id(notes.bytes())
+        });
+        in_segment.or_else(|| self.view.build_id())
     }
 
     /// Where in the file the instruction at virtual address `addr` is, in bytes. `None` if `addr` does not lie in
@@ -269,6 +268,33 @@ impl ElfFile {
             load.exec && (start..load.extent.end()).contains(&offset)
         })?;
         Some(load.addr.wrapping_sub(load.extent.offset).wrapping_add(offset))
+    }
+
+    /// The content of the section of that name and its virtual address, if it has any.
+    pub(super) fn section_named(&self, name: &str) -> Option<(u64, Block)> {
+        let section = self.view.section_named(name)?;
+        let block = self
+            .view
+            .source
+            .read(section.extent.offset, section.extent.size)
+            .ok()?;
+        Some((section.addr, block))
+    }
+
+    /// The sections whose names begin with `start`, as ranges of virtual addresses.
+    pub(super) fn sections_starting(&self, start: &str) -> Vec<Range<u64>> {
+        self.view.sections_starting(start)
+    }
+
+    /// What the file holds from virtual address `addr` to the end of the segment.
+    pub(super) fn content_from(&self, addr: u64) -> Option<Block> {
+        let extent = self.content_at(addr)?;
+        self.view.source.read(extent.offset, extent.size).ok()
+    }
+
+    /// Virtual address of the index of the unwind tables.
+    pub(super) fn frame_index(&self) -> Option<u64> {
+        self.frame_index
     }
 
     /// The segment whose file content covers `addr`.
@@ -292,19 +318,23 @@ impl ElfFile {
     fn read_at_address(&self, addr: u64, size: u64, what: &str) -> Result<Block> {
         let extent = self.content_at(addr).filter(|extent| size <= extent.size);
         let extent = extent.with_context(|| self.damaged(&format!("{what} outside of the file")))?;
-        self.source
+        self.view
+            .source
             .read(extent.offset, size)
             .with_context(|| self.damaged(&format!("cannot read {what}")))
     }
 
-    fn damaged(&self, what: &str) -> String {
+    pub(super) fn damaged(&self, what: &str) -> String {
         format!("failed to read symbols of {}: {what}", self.shown.display())
     }
 
     fn dynamic_string(&self, at: u64) -> Option<String> {
         let strings = self.content_at(self.dynamic.strtab?)?;
         let room = strings.size.min(self.dynamic.strsz).checked_sub(at)?;
-        let text = self.source.string(strings.offset + at, room.min(MAX_STRING))?;
+        let text = self
+            .view
+            .source
+            .string(strings.offset + at, room.min(MAX_STRING))?;
         String::from_utf8(text).ok().filter(|text| !text.is_empty())
     }
 
@@ -316,8 +346,26 @@ impl ElfFile {
             .collect()
     }
 
+    /// The exported function of that name, of several versions the default one.
+    ///
+    /// # Errors
+    /// The dynamic symbols cannot be read.
+    pub(super) fn dynamic_function(&self, name: &str) -> Result<Option<Function>> {
+        let names = [name];
+        let mut search = Search::new(&names);
+        self.search_dynamic(&mut search)?;
+        Ok(search.found.pop().flatten().map(|(_, function)| function))
+    }
+
+    /// The symbols of `.symtab`, or `None` if the file is stripped.
+    pub(super) fn static_symbols(&self) -> Result<Option<Symbols>> {
+        self.view
+            .symbols()
+            .with_context(|| self.damaged("cannot read the symbol table"))
+    }
+
     /// The symbols the loader knows, or `None` if there are none.
-    fn dynamic_symbols(&self) -> Result<Option<Symbols>> {
+    pub(super) fn dynamic_symbols(&self) -> Result<Option<Symbols>> {
         let (Some(symtab), Some(strtab)) = (self.dynamic.symtab, self.dynamic.strtab) else {
             return Ok(None);
         };
@@ -326,7 +374,7 @@ impl ElfFile {
         };
         let size = count.saturating_mul(size_of::<RawSymbol>() as u64);
         ensure!(
-            size.saturating_add(self.dynamic.strsz) <= self.source.len,
+            size.saturating_add(self.dynamic.strsz) <= self.view.source.len(),
             self.damaged("dynamic symbols are longer than the file")
         );
         let table = self.read_at_address(symtab, size, "dynamic symbols")?;
@@ -335,11 +383,8 @@ impl ElfFile {
             Some(at) => Some(self.read_at_address(at, count.saturating_mul(2), "symbol versions")?),
             None => None,
         };
-        Ok(Some(Symbols {
-            table,
-            strings,
-            versions,
-        }))
+        let file_len = self.view.source.len();
+        Ok(Some(Symbols::new(table, strings, versions, file_len)))
     }
 
     /// How many dynamic symbols there are. No dynamic tag says so: it follows from a hash table or, in a file
@@ -352,8 +397,8 @@ impl ElfFile {
         if let Some(at) = self.dynamic.gnu_hash {
             return self.gnu_hash_count(at).map(Some);
         }
-        let section = self.section(elf::SHT_DYNSYM);
-        Ok(section.map(|(extent, _)| extent.size / size_of::<RawSymbol>() as u64))
+        let section = self.view.section(elf::SHT_DYNSYM);
+        Ok(section.map(|extent| extent.size / size_of::<RawSymbol>() as u64))
     }
 
     /// Fills in what the dynamic symbols have. With a GNU hash table, which nearly every file has, that takes a few
@@ -415,7 +460,7 @@ impl ElfFile {
             .and_then(|addr| self.content_at(addr))
             .filter(|extent| extent.size >= 4);
         let extent = extent.with_context(|| self.damaged("a hash chain has no end"))?;
-        self.source.read(extent.offset, extent.size.min(size) & !3)
+        self.view.source.read(extent.offset, extent.size.min(size) & !3)
     }
 
     /// Looks one name up as the loader does; of several versions, the default one.
@@ -487,125 +532,6 @@ impl ElfFile {
         Ok(self
             .offset_of(symbol.addr)
             .map(|offset| (rank, symbol.function(name, offset))))
-    }
-
-    /// The symbols of `.symtab`, or `None` if the file is stripped.
-    fn static_symbols(&self) -> Result<Option<Symbols>> {
-        let Some((table, Some(strings))) = self.section(elf::SHT_SYMTAB) else {
-            return Ok(None);
-        };
-        let read = |extent: Extent| {
-            let block = self.source.read(extent.offset, extent.size);
-            block.with_context(|| self.damaged("symbol table outside of the file"))
-        };
-        Ok(Some(Symbols {
-            table: read(table)?,
-            strings: read(strings)?,
-            versions: None,
-        }))
-    }
-
-    /// The first section of that type, and the section it links to. Section headers that lie outside of the file
-    /// count as absent: running a program does not take them, and some packers leave nonsense.
-    fn section(&self, kind: u32) -> Option<(Extent, Option<Extent>)> {
-        type Section = SectionHeader64<LittleEndian>;
-        let (offset, count, entry_size) = self.sections;
-        if offset == 0 || usize::from(entry_size) != size_of::<Section>() {
-            return None;
-        }
-        let header_size = size_of::<Section>() as u64;
-        // With 65280 sections or more, the number is in the size of section 0.
-        let count = match count {
-            0 => self
-                .source
-                .read(offset, header_size)
-                .ok()?
-                .table::<Section>()
-                .first()?
-                .sh_size
-                .get(LE),
-            count => u64::from(count),
-        };
-        let block = self.source.read(offset, count.checked_mul(header_size)?).ok()?;
-        let sections = block.table::<Section>();
-        let extent = |section: &Section| Extent {
-            offset: section.sh_offset.get(LE),
-            size: section.sh_size.get(LE),
-        };
-        let section = sections.iter().find(|section| section.sh_type.get(LE) == kind)?;
-        let link = sections.get(section.sh_link.get(LE) as usize);
-        Some((extent(section), link.map(extent)))
-    }
-}
-
-/// A file and its length, as it was when it was opened.
-#[derive(Debug)]
-struct Source {
-    file: File,
-    len: u64,
-}
-
-impl Source {
-    fn new(file: File) -> Result<Source> {
-        let len = file.metadata()?.len();
-        Ok(Source { file, len })
-    }
-
-    /// `size` bytes from `offset` on. Nothing is allocated unless the file is as long as that.
-    fn read(&self, offset: u64, size: u64) -> Result<Block> {
-        let end = offset.checked_add(size).filter(|&end| end <= self.len);
-        ensure!(end.is_some(), "truncated ELF file");
-        ensure!(size <= MAX_TABLE, "a table of {size} bytes is too large");
-        let len = usize::try_from(size)?;
-        let mut words = vec![0_u64; len.div_ceil(8)];
-        let bytes = &mut pod::bytes_of_slice_mut(&mut words)[..len];
-        self.file.read_exact_at(bytes, offset)?;
-        Ok(Block { words, len })
-    }
-
-    /// The bytes from `offset` to the next NUL, which must be among the next `room` bytes.
-    fn string(&self, offset: u64, room: u64) -> Option<Vec<u8>> {
-        let block = self.read(offset, room.min(self.len.checked_sub(offset)?)).ok()?;
-        let text = block.bytes();
-        Some(text[..text.iter().position(|&byte| byte == 0)?].to_vec())
-    }
-}
-
-/// A piece of the file, aligned in memory for the 8-byte fields of ELF tables.
-struct Block {
-    words: Vec<u64>,
-    len: usize,
-}
-
-impl Block {
-    fn bytes(&self) -> &[u8] {
-        &pod::bytes_of_slice(&self.words)[..self.len]
-    }
-
-    /// The piece as a table; an incomplete entry at the end is dropped.
-    fn table<T: Pod>(&self) -> &[T] {
-        let count = self.len / size_of::<T>();
-        pod::slice_from_bytes(self.bytes(), count).map_or(&[], |(table, _)| table)
-    }
-
-    /// The number at byte `at`, or 0 past the end.
-    fn u32_at(&self, at: usize) -> u32 {
-        self.table::<U32<LittleEndian>>()
-            .get(at / 4)
-            .map_or(0, |number| number.get(LE))
-    }
-}
-
-/// A range of the file, in bytes.
-#[derive(Clone, Copy, Debug)]
-struct Extent {
-    offset: u64,
-    size: u64,
-}
-
-impl Extent {
-    fn end(self) -> u64 {
-        self.offset.saturating_add(self.size)
     }
 }
 
@@ -689,95 +615,6 @@ impl Dynamic {
     }
 }
 
-/// A symbol table with its strings.
-struct Symbols {
-    table: Block,
-    strings: Block,
-    /// One number a symbol; only dynamic symbols have them.
-    versions: Option<Block>,
-}
-
-/// A defined function symbol.
-struct Symbol {
-    addr: u64,
-    size: u64,
-    ifunc: bool,
-    /// Where its name starts in the strings.
-    name: usize,
-    local: bool,
-    /// An old version, kept for programs that were linked against it.
-    hidden: bool,
-}
-
-impl Symbol {
-    /// `None` unless it is a function that the file defines.
-    fn new(raw: &RawSymbol, hidden: bool) -> Option<Symbol> {
-        let ifunc = raw.st_type() == elf::STT_GNU_IFUNC;
-        let function = ifunc || raw.st_type() == elf::STT_FUNC;
-        let addr = raw.st_value.get(LE);
-        let defined = addr != 0 && raw.st_shndx.get(LE) != elf::SHN_UNDEF;
-        (function && defined).then(|| Symbol {
-            addr,
-            size: raw.st_size.get(LE),
-            ifunc,
-            name: raw.st_name.get(LE) as usize,
-            local: raw.st_bind() == elf::STB_LOCAL,
-            hidden,
-        })
-    }
-
-    fn function(&self, name: &str, offset: u64) -> Function {
-        Function {
-            name: name.to_owned(),
-            offset,
-            addr: self.addr,
-            size: self.size,
-            ifunc: self.ifunc,
-        }
-    }
-}
-
-impl Symbols {
-    /// The defined functions, in the order of the table.
-    fn functions(&self) -> impl Iterator<Item = Symbol> {
-        let versions: &[U16<LittleEndian>] = self.versions.as_ref().map_or(&[], Block::table);
-        let table = self.table.table::<RawSymbol>();
-        table.iter().enumerate().filter_map(move |(index, raw)| {
-            Symbol::new(
-                raw,
-                versions.get(index).is_some_and(|version| is_hidden(*version)),
-            )
-        })
-    }
-
-    /// The name without its version, and whether this is the default version of it.
-    fn name(&self, symbol: &Symbol) -> Option<(&[u8], bool)> {
-        let rest = self.strings.bytes().get(symbol.name..)?;
-        let full = &rest[..rest.iter().position(|&byte| byte == 0)?];
-        let (name, default) = match full.iter().position(|&byte| byte == b'@') {
-            Some(at) if at > 0 => (&full[..at], full.get(at + 1) == Some(&b'@')),
-            _ => (full, true),
-        };
-        (!name.is_empty()).then_some((name, default && !symbol.hidden))
-    }
-
-    /// Whether the symbol has this name, and in which version: `Some(true)` for the default one. Unlike
-    /// [`Symbols::name`] this looks at no more bytes than it takes.
-    fn is_named(&self, symbol: &Symbol, name: &[u8]) -> Option<bool> {
-        let rest = self.strings.bytes().get(symbol.name..)?.strip_prefix(name)?;
-        match rest {
-            [0, ..] | [b'@', b'@', ..] => Some(!symbol.hidden),
-            [b'@', ..] => Some(false),
-            _ => None,
-        }
-    }
-}
-
-/// Whether the number of a version marks it as an old one.
-fn is_hidden(version: U16<LittleEndian>) -> bool {
-    version.get(LE) & elf::VERSYM_HIDDEN != 0
-}
-
 /// How good a symbol of the right name is; more is better.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
@@ -814,11 +651,10 @@ impl<'a> Search<'a> {
 
     /// Takes from `symbols` what is better than what was found before; a tie goes to the earlier one.
     fn scan(&mut self, file: &ElfFile, symbols: &Symbols) {
-        let strings = symbols.strings.bytes();
         // What an earlier table gave stays: a loader binds to dynamic symbols only.
         let settled: Vec<bool> = self.found.iter().map(Option::is_some).collect();
         for symbol in symbols.functions() {
-            let Some(&first) = strings.get(symbol.name) else {
+            let Some(first) = symbols.first_byte(&symbol) else {
                 continue;
             };
             for &index in &self.by_first[usize::from(first)] {
@@ -842,33 +678,8 @@ impl<'a> Search<'a> {
     }
 }
 
-fn read_file_header(source: &Source) -> Result<FileHeader64<LittleEndian>> {
-    let ident = source.read(0, source.len.min(16))?;
-    let ident = ident.bytes();
-    ensure!(ident.starts_with(&elf::ELFMAG), "not an ELF file");
-    ensure!(ident.len() == 16, "truncated ELF file");
-    match ident[4] {
-        elf::ELFCLASS64 => {}
-        elf::ELFCLASS32 => bail!("a 32-bit ELF file"),
-        other => bail!("an ELF file of unknown class {other}"),
-    }
-    ensure!(ident[5] == elf::ELFDATA2LSB, "a big-endian ELF file");
-    let block = source.read(0, size_of::<FileHeader64<LittleEndian>>() as u64)?;
-    let header = *block
-        .table::<FileHeader64<LittleEndian>>()
-        .first()
-        .context("truncated ELF file")?;
-    let machine = header.e_machine.get(LE);
-    let (expected, this) = MACHINE;
-    ensure!(
-        machine == expected,
-        "an ELF file for {}, this is {this}",
-        machine_name(machine)
-    );
-    Ok(header)
-}
-
-fn read_program_headers(source: &Source, header: &FileHeader64<LittleEndian>) -> Result<Block> {
+fn read_program_headers(view: &LinkView) -> Result<Block> {
+    let header = &view.header;
     let count = usize::from(header.e_phnum.get(LE));
     let entry_size = size_of::<ProgramHeader64<LittleEndian>>();
     ensure!(
@@ -881,57 +692,6 @@ fn read_program_headers(source: &Source, header: &FileHeader64<LittleEndian>) ->
             "an ELF file with odd program headers"
         );
     }
-    source.read(header.e_phoff.get(LE), (count * entry_size) as u64)
-}
-
-fn machine_name(machine: u16) -> String {
-    match machine {
-        elf::EM_386 => "i386".to_owned(),
-        elf::EM_ARM => "arm".to_owned(),
-        elf::EM_X86_64 => "x86_64".to_owned(),
-        elf::EM_AARCH64 => "aarch64".to_owned(),
-        elf::EM_RISCV => "riscv".to_owned(),
-        elf::EM_PPC64 => "ppc64".to_owned(),
-        elf::EM_S390 => "s390".to_owned(),
-        other => format!("machine {other}"),
-    }
-}
-
-/// Sorts by name; drops second mentions of a function, and old versions where there is a default one.
-fn without_duplicates(mut found: Vec<(Function, bool)>) -> Vec<Function> {
-    found.sort_unstable_by(|(a, a_default), (b, b_default)| {
-        let key =
-            |function: &Function, default: bool| (Reverse(default), function.addr, Reverse(function.size));
-        a.name
-            .cmp(&b.name)
-            .then_with(|| key(a, *a_default).cmp(&key(b, *b_default)))
-    });
-    found.dedup_by(|(next, next_default), (kept, kept_default)| {
-        next.name == kept.name && (next.addr == kept.addr || (*kept_default && !*next_default))
-    });
-    found.into_iter().map(|(function, _)| function).collect()
-}
-
-/// How far `candidate` is from `wanted` (in lower case), or `None` if nobody would take one for the other. Beyond
-/// the edit distance, a name counts as near if it contains the wanted one, or is the greater part of it.
-fn distance(wanted: &str, candidate: &str) -> Option<usize> {
-    /// A shorter name is part of too many others to mean anything.
-    const MIN_PART: usize = 3;
-    let candidate = candidate.to_lowercase();
-    if wanted.len() >= MIN_PART && candidate.contains(wanted) {
-        let extra = candidate.len() - wanted.len();
-        return Some(if candidate.starts_with(wanted) {
-            extra.min(2)
-        } else {
-            extra.min(3)
-        });
-    }
-    if candidate.len() >= MIN_PART && candidate.len() * 2 >= wanted.len() && wanted.contains(&candidate) {
-        return Some((wanted.len() - candidate.len()).min(3));
-    }
-    let limit = wanted.len().div_ceil(3);
-    if wanted.len().abs_diff(candidate.len()) > limit {
-        return None;
-    }
-    Some(strsim::damerau_levenshtein(wanted, &candidate)).filter(|&distance| distance <= limit)
+    view.source
+        .read(header.e_phoff.get(LE), (count * entry_size) as u64)
 }

@@ -1,28 +1,376 @@
-//! stub
-use super::demangle::demangle;
-use super::elf::{ElfFile, Function};
-use super::spec::NamePattern;
-use anyhow::Result;
+//! The functions of an ELF file by name, from whatever the file and the machine still know of them.
+//!
+//! In this order: dynamic symbols; `.symtab` or, if that was stripped off, a debug file or MiniDebugInfo or Go's own
+//! table; and for code that no symbol covers, the tables that unwind the stack, whose functions are called `fn_0x1234` after their virtual
+//! address.
+
+mod frames;
+mod go;
+mod stripped;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use stripped::{debug_files, shared_file};
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
-pub fn select(elf: &ElfFile, _path: &Path, name: &NamePattern) -> Result<Vec<Function>> {
-    let mut v: Vec<Function> = elf
-        .functions()?
+
+use anyhow::{Context, Result};
+
+use super::demangle::{Readable, demangle};
+use super::elf::{ElfFile, Function, Symbols};
+use super::similar::similar;
+use super::spec::NamePattern;
+use frames::Extent;
+
+/// What functions are called that have no name, followed by their address.
+const NAMELESS: &str = "fn_";
+
+impl Function {
+    /// The name as the function's author wrote it.
+    pub fn demangled(&self) -> Cow<'_, str> {
+        demangle(&self.name)
+    }
+}
+
+/// The functions of `elf` that are meant by `pattern`, by address, each address once.
+///
+/// An exact name means the exported function; without one, every local function of that name; without one, the
+/// demangled name, where one without parameters means all overloads. A pattern fits a symbol or its demangled name.
+/// A function is called by the best of its names that fit. `path` tells where to look for debug files.
+///
+/// # Errors
+/// A symbol table of the file itself cannot be read.
+pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<Function>> {
+    // No table is read for what nearly everybody asks for.
+    if let Some(name) = pattern.exact()
+        && let Some(function) = elf.dynamic_function(name)?
+    {
+        return Ok(vec![function]);
+    }
+    let tables = Tables::read(elf, path)?;
+    let names = tables.names()?;
+    if let Some(name) = pattern.exact() {
+        let mut found = functions(elf, called(&names, name));
+        if !found.is_empty() {
+            if found.iter().any(|function| function.size == 0) {
+                add_sizes(&mut found, &frames::functions(elf));
+            }
+            return Ok(found);
+        }
+    }
+    let filter = Filter::new(pattern);
+    let fits = |name: &&Name| !is_part(name.text) && filter.fits(name.text);
+    let mut found = functions(elf, names.iter().filter(fits).copied().collect());
+    let frames = frames::functions(elf);
+    add_sizes(&mut found, &frames);
+    let nameless = nameless(elf, &names, &frames);
+    found.extend(nameless.filter(|function| pattern.matches(&function.name)));
+    found.sort_unstable_by_key(|function| function.addr);
+    Ok(found)
+}
+
+/// Every function of `elf`, by address, each address once and under its best name.
+///
+/// # Errors
+/// As for [`select`].
+pub fn all(elf: &ElfFile, path: &Path) -> Result<Vec<Function>> {
+    select(elf, path, &NamePattern::any())
+}
+
+/// The function that the virtual address `addr` lies in, or the cold part of one.
+///
+/// # Errors
+/// As for [`select`].
+pub fn containing(elf: &ElfFile, path: &Path, addr: u64) -> Result<Option<Function>> {
+    let tables = Tables::read(elf, path)?;
+    let names = tables.names()?;
+    let frames = frames::functions(elf);
+    let mut functions = functions(
+        elf,
+        names.iter().filter(|name| name.addr <= addr).copied().collect(),
+    );
+    add_sizes(&mut functions, &frames);
+    functions.extend(nameless(elf, &names, &frames).filter(|function| function.addr <= addr));
+    let is_inside = |function: &Function| addr - function.addr < function.size.max(1);
+    let inside = functions.into_iter().filter(is_inside);
+    Ok(inside.max_by_key(|function| function.addr))
+}
+
+/// The parts of functions that the compiler moved away from them, by the symbol of the function. Nothing is known of them
+/// in files without `.symtab`.
+///
+/// # Errors
+/// As for [`select`].
+pub fn cold_parts(elf: &ElfFile, path: &Path) -> Result<HashMap<String, Vec<Function>>> {
+    let tables = Tables::read(elf, path)?;
+    let names = tables
+        .names()?
         .into_iter()
-        .filter(|f| name.matches(&f.name) || name.matches(&demangle(&f.name)))
+        .filter(|name| is_part(name.text))
         .collect();
-    v.sort_by_key(|f| f.addr);
-    v.dedup_by_key(|f| f.addr);
-    Ok(v)
+    let mut parts: HashMap<String, Vec<Function>> = HashMap::new();
+    for part in functions(elf, names) {
+        let end = [".cold", ".warm"].iter().find_map(|end| part.name.rfind(end));
+        if let Some(owner) = end.and_then(|end| part.name.get(..end)) {
+            parts.entry(owner.to_owned()).or_default().push(part);
+        }
+    }
+    Ok(parts)
 }
-pub fn containing(elf: &ElfFile, _path: &Path, addr: u64) -> Result<Option<Function>> {
-    Ok(elf
-        .functions()?
-        .into_iter()
-        .find(|f| f.addr <= addr && addr < f.addr + f.size))
+
+/// At most `n` names of functions that look like `name`, whatever the case, best first: a few letters away, or with more
+/// text before or after. Empty if the symbols cannot be read.
+pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> {
+    let Ok(tables) = Tables::read(elf, path) else {
+        return Vec::new();
+    };
+    let bare = |name: &Name| match Readable::new(name.text) {
+        Some(readable) => readable.bare().to_owned(),
+        None => name.text.to_owned(),
+    };
+    similar(name, tables.names().unwrap_or_default().iter().map(bare), n)
 }
-pub fn nearest(elf: &ElfFile, _path: &Path, name: &str, n: usize) -> Vec<String> {
-    elf.nearest(name, n)
+
+/// The symbol tables that tell about a file, the best first.
+struct Tables<'e> {
+    elf: &'e ElfFile,
+    dynamic: Option<Symbols>,
+    others: Option<Symbols>,
+    go: Option<go::Table>,
 }
-pub fn is_go(_elf: &ElfFile) -> bool {
-    false
+
+/// A name of a function.
+#[derive(Clone, Copy)]
+struct Name<'t> {
+    text: &'t str,
+    rank: Rank,
+    addr: u64,
+    size: u64,
+    ifunc: bool,
+}
+
+/// How good a name is; more is better.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    dynamic: bool,
+    exported: bool,
+    default: bool,
+}
+
+impl<'e> Tables<'e> {
+    fn read(elf: &'e ElfFile, path: &Path) -> Result<Tables<'e>> {
+        let dynamic = elf.dynamic_symbols()?;
+        let others = elf.static_symbols()?.or_else(|| stripped::symbols(elf, path));
+        let go = if others.is_none() {
+            go::Table::read(elf)
+        } else {
+            None
+        };
+        Ok(Tables {
+            elf,
+            dynamic,
+            others,
+            go,
+        })
+    }
+
+    /// Every name of every function. Old versions of a name are left out if it has a default version, and so are names
+    /// that are not UTF-8.
+    fn names(&self) -> Result<Vec<Name<'_>>> {
+        let mut names = Vec::new();
+        for (table, dynamic) in [(&self.dynamic, true), (&self.others, false)] {
+            let Some(table) = table else {
+                continue;
+            };
+            let mut budget = Budget::new(self.elf, table.file_len);
+            for symbol in table.functions() {
+                let Some((name, default)) = table.name(&symbol) else {
+                    continue;
+                };
+                let rank = Rank {
+                    dynamic,
+                    exported: !symbol.local,
+                    default,
+                };
+                let text = budget.take(name)?;
+                names.extend(text.map(|text| Name {
+                    text,
+                    rank,
+                    addr: symbol.addr,
+                    size: symbol.size,
+                    ifunc: symbol.ifunc,
+                }));
+            }
+        }
+        leave_out_old_versions(&mut names);
+        if let Some(table) = &self.go {
+            let mut budget = Budget::new(self.elf, table.len());
+            for function in table.functions() {
+                let rank = Rank {
+                    dynamic: false,
+                    exported: false,
+                    default: true,
+                };
+                let text = budget.take(function.name)?;
+                names.extend(text.map(|text| Name {
+                    text,
+                    rank,
+                    addr: function.addr,
+                    size: function.size,
+                    ifunc: false,
+                }));
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// How many bytes of names may be read. Many may share one long text: without a budget a small file could ask for
+/// terabytes.
+struct Budget<'e> {
+    elf: &'e ElfFile,
+    left: u64,
+}
+
+impl Budget<'_> {
+    fn new(elf: &ElfFile, left: u64) -> Budget<'_> {
+        Budget { elf, left }
+    }
+
+    /// None for a name that is not UTF-8.
+    fn take<'n>(&mut self, name: &'n [u8]) -> Result<Option<&'n str>> {
+        let left = self.left.checked_sub(name.len() as u64);
+        self.left = left.with_context(|| self.elf.damaged("symbol names are longer than the file"))?;
+        Ok(std::str::from_utf8(name).ok())
+    }
+}
+
+fn leave_out_old_versions(names: &mut Vec<Name>) {
+    let old: HashSet<&str> = names
+        .iter()
+        .filter(|name| !name.rank.default)
+        .map(|name| name.text)
+        .collect();
+    if old.is_empty() {
+        return;
+    }
+    let renewed: HashSet<&str> = names
+        .iter()
+        .filter(|name| name.rank.default && old.contains(name.text))
+        .map(|name| name.text)
+        .collect();
+    names.retain(|name| name.rank.default || !renewed.contains(name.text));
+}
+
+/// The functions of exactly that name: exported ones, else local ones.
+fn called<'t>(names: &[Name<'t>], wanted: &str) -> Vec<Name<'t>> {
+    let mut found: Vec<Name> = names.iter().filter(|name| name.text == wanted).copied().collect();
+    let is_exported = found.iter().any(|name| name.rank.exported);
+    found.retain(|name| name.rank.exported || !is_exported);
+    found
+}
+
+/// The functions of these names, by address, each with the best of its names.
+fn functions(elf: &ElfFile, mut names: Vec<Name>) -> Vec<Function> {
+    let underscores = |name: &str| name.bytes().take_while(|&byte| byte == b'_').count();
+    names.sort_unstable_by_key(|name| {
+        (
+            name.addr,
+            Reverse(name.rank),
+            underscores(name.text),
+            name.text.len(),
+            name.text,
+        )
+    });
+    names.dedup_by(|other, best| {
+        let is_same = other.addr == best.addr;
+        if is_same {
+            best.size = best.size.max(other.size);
+            best.ifunc |= other.ifunc;
+        }
+        is_same
+    });
+    let function = |name: Name| {
+        Some(Function {
+            name: name.text.to_owned(),
+            offset: elf.offset_of(name.addr)?,
+            addr: name.addr,
+            size: name.size,
+            ifunc: name.ifunc,
+        })
+    };
+    names.into_iter().filter_map(function).collect()
+}
+
+/// Whether the name is that of a part of a function that the compiler or BOLT moved away, because it hardly ever runs. It
+/// is jumped to, so that a return probe on it would take something else on the stack for the return address.
+fn is_part(name: &str) -> bool {
+    let name = name.trim_end_matches(|char: char| char.is_ascii_digit());
+    [".cold", ".cold.", ".warm"].iter().any(|end| name.ends_with(end))
+}
+
+/// Symbols of hand-written code often have no size; `frames` may.
+fn add_sizes(functions: &mut [Function], frames: &[Extent]) {
+    for function in functions.iter_mut().filter(|function| function.size == 0) {
+        if let Ok(at) = frames.binary_search_by_key(&function.addr, |extent| extent.addr) {
+            function.size = frames[at].size;
+        }
+    }
+}
+
+/// The functions in the unwind tables that no symbol covers.
+fn nameless(elf: &ElfFile, names: &[Name], frames: &[Extent]) -> impl Iterator<Item = Function> {
+    let mut covered: Vec<(u64, u64)> = names
+        .iter()
+        .map(|name| (name.addr, name.addr.saturating_add(name.size.max(1))))
+        .collect();
+    covered.sort_unstable();
+    let mut covered = covered.into_iter().peekable();
+    // How far the symbols reach that begin before a function does.
+    let mut reach = 0;
+    frames.iter().filter_map(move |extent| {
+        while let Some((_, end)) = covered.next_if(|&(start, _)| start <= extent.addr) {
+            reach = reach.max(end);
+        }
+        let offset = elf.offset_of(extent.addr).filter(|_| extent.addr >= reach)?;
+        Some(Function {
+            name: format!("{NAMELESS}{:#x}", extent.addr),
+            offset,
+            addr: extent.addr,
+            size: extent.size,
+            ifunc: false,
+        })
+    })
+}
+
+/// What symbols have to look like.
+struct Filter<'p> {
+    pattern: &'p NamePattern,
+    /// Text that a mangled name must have in it to be worth demangling.
+    word: Option<&'p str>,
+}
+
+impl Filter<'_> {
+    fn new(pattern: &NamePattern) -> Filter<'_> {
+        Filter {
+            pattern,
+            word: words::certain(pattern),
+        }
+    }
+
+    fn fits(&self, symbol: &str) -> bool {
+        self.pattern.matches(symbol)
+            || self.word.is_none_or(|word| symbol.contains(word)) && self.fits_readable(symbol)
+    }
+
+    fn fits_readable(&self, symbol: &str) -> bool {
+        Readable::new(symbol).is_some_and(|name| {
+            let forms = [&name.full, &name.short, name.bare()];
+            forms.iter().any(|form| self.pattern.matches(form))
+        })
+    }
 }

@@ -6,6 +6,25 @@
 
 use std::fmt;
 
+use anyhow::{Context, Result, ensure};
+
+use super::elf::{ElfFile, Function};
+
+/// Whether an instruction begins `offset` bytes after the start of a function of `elf`.
+///
+/// # Errors
+/// None does, or it cannot be known.
+pub fn check_function(elf: &ElfFile, function: &Function, offset: u64) -> Result<()> {
+    let what = || format!("failed to put a probe at {}+{offset:#x}", function.name);
+    ensure!(
+        function.size > 0,
+        "{}: nothing tells how long the function is",
+        what()
+    );
+    let code = elf.code(function.addr, function.size).with_context(what)?;
+    check(&code, offset).with_context(what)
+}
+
 /// Why no probe can be at an offset. All numbers are bytes from the function's first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misplaced {
@@ -39,7 +58,7 @@ impl std::error::Error for Misplaced {}
 ///
 /// # Errors
 /// None does, or it cannot be known.
-pub fn check(function: &[u8], offset: u64) -> Result<(), Misplaced> {
+fn check(function: &[u8], offset: u64) -> Result<(), Misplaced> {
     let size = function.len() as u64;
     if offset >= size {
         return Err(Misplaced::Outside { size });
@@ -57,26 +76,55 @@ pub fn check(function: &[u8], offset: u64) -> Result<(), Misplaced> {
     Err(Misplaced::Outside { size })
 }
 
-/// The offsets of all instructions that return from a function: where a probe sees each return without the return
-/// address on the stack being touched. A function that ends in a jump to another one returns there.
+/// An instruction that ends a call of its function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Bytes from the function's first one.
+    pub at: u64,
+    /// It does not return, but jumps to another function, which returns in the place of this one.
+    pub jumps: bool,
+}
+
+/// Where calls of a function end: a probe there sees it without the return address on the stack being touched. `is_own`
+/// tells of an address, counted in bytes from the function's first one, whether it belongs to the function. Jumps on a
+/// condition, and those to an address in a register, are none: they mostly stay inside.
 ///
 /// # Errors
 /// Part of the function cannot be decoded.
-pub fn returns(function: &[u8]) -> Result<Vec<u64>, Misplaced> {
-    decode(function)
-        .filter_map(|instruction| match instruction {
-            Ok(instruction) => instruction.returns.then_some(Ok(instruction.start)),
-            Err(error) => Some(Err(error)),
-        })
-        .collect()
+pub fn exits(function: &[u8], is_own: impl Fn(i64) -> bool) -> Result<Vec<Exit>, Misplaced> {
+    let mut exits = Vec::new();
+    for instruction in decode(function) {
+        let Instruction { start, leads, .. } = instruction?;
+        match leads {
+            Leads::Back => exits.push(Exit {
+                at: start,
+                jumps: false,
+            }),
+            Leads::To(target) if !is_own(target) => exits.push(Exit {
+                at: start,
+                jumps: true,
+            }),
+            Leads::To(_) | Leads::On => {}
+        }
+    }
+    Ok(exits)
+}
+
+/// Where an instruction leads.
+enum Leads {
+    /// To the next one, or nobody knows where.
+    On,
+    /// To the caller.
+    Back,
+    /// Always to this one, in bytes from the start of the function.
+    To(i64),
 }
 
 /// An instruction: its first byte, the first one behind it, both counted from the start of the function.
 struct Instruction {
     start: u64,
     end: u64,
-    /// Whether it leaves the function for its caller.
-    returns: bool,
+    leads: Leads,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -87,9 +135,9 @@ use arm64::decode;
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64 {
-    use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+    use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
 
-    use super::{Instruction, Misplaced};
+    use super::{Instruction, Leads, Misplaced};
 
     /// The instructions in order. An error is the last item.
     pub fn decode(function: &[u8]) -> impl Iterator<Item = Result<Instruction, Misplaced>> {
@@ -107,7 +155,13 @@ mod x86_64 {
                 false => Ok(Instruction {
                     start,
                     end: instruction.next_ip(),
-                    returns: instruction.mnemonic() == Mnemonic::Ret,
+                    leads: match (instruction.mnemonic(), instruction.op0_kind()) {
+                        (Mnemonic::Ret, _) => Leads::Back,
+                        (Mnemonic::Jmp, OpKind::NearBranch64) => {
+                            Leads::To(instruction.near_branch64() as i64)
+                        }
+                        _ => Leads::On,
+                    },
                 }),
             })
         })
@@ -117,7 +171,7 @@ mod x86_64 {
 /// Built for the tests of other machines as well.
 #[cfg(any(test, target_arch = "aarch64"))]
 mod arm64 {
-    use super::{Instruction, Misplaced};
+    use super::{Instruction, Leads, Misplaced};
 
     /// Bytes of every instruction.
     const SIZE: usize = 4;
@@ -133,15 +187,23 @@ mod arm64 {
                 Ok(Instruction {
                     start,
                     end: start + SIZE as u64,
-                    returns: returns(word),
+                    leads: leads(word, start),
                 })
             })
     }
 
-    /// `ret` to the address in any register, and its two forms that check the address first.
-    fn returns(word: u32) -> bool {
+    /// `ret` to the address in any register, and its two forms that check the address first; `b`.
+    pub fn leads(word: u32, start: usize) -> Leads {
         const REGISTER: u32 = 31 << 5;
-        word & !REGISTER == 0xd65f_0000 || matches!(word, 0xd65f_0bff | 0xd65f_0fff)
+        if word & !REGISTER == 0xd65f_0000 || matches!(word, 0xd65f_0bff | 0xd65f_0fff) {
+            return Leads::Back;
+        }
+        if word >> 26 == 0b00_0101 {
+            // 26 bits, signed, in instructions.
+            let distance = i64::from((word << 6) as i32 >> 6) * SIZE as i64;
+            return Leads::To(start as i64 + distance);
+        }
+        Leads::On
     }
 }
 
@@ -177,9 +239,20 @@ mod tests {
 
         #[test]
         fn returns_with_and_without_prefix() {
-            assert_eq!(returns(FUNCTION), Ok(vec![12, 18]));
+            let returns = |code: &[u8]| exits(code, |_| true);
+            let at = |at| Exit { at, jumps: false };
+            assert_eq!(returns(FUNCTION), Ok(vec![at(12), at(18)]));
             // ret $16; far return and interrupt return are not those of functions
-            assert_eq!(returns(&[0xc2, 16, 0, 0xcb, 0x48, 0xcf]), Ok(vec![0]));
+            assert_eq!(returns(&[0xc2, 16, 0, 0xcb, 0x48, 0xcf]), Ok(vec![at(0)]));
+        }
+
+        #[test]
+        fn jumps_out_of_the_function_end_it() {
+            // je +2; jmp +0; jmp *%rax; jmp -7, before the first byte
+            let code = [0x74, 2, 0xeb, 0, 0xff, 0xe0, 0xeb, 0xf1];
+            let own = |target: i64| (0..code.len() as i64).contains(&target);
+            assert_eq!(exits(&code, own), Ok(vec![Exit { at: 6, jumps: true }]));
+            assert_eq!(exits(&code, |_| true), Ok(vec![]));
         }
 
         #[test]
@@ -188,10 +261,21 @@ mod tests {
             let error = Misplaced::Undecodable { at: 1 };
             assert_eq!(check(&code, 0), Ok(()));
             assert_eq!(check(&code, 2), Err(error));
-            assert_eq!(returns(&code), Err(error));
+            assert_eq!(exits(&code, |_| true), Err(error));
             // cut in the middle
             assert_eq!(check(&FUNCTION[..7], 6), Err(Misplaced::Undecodable { at: 5 }));
         }
+    }
+
+    #[test]
+    fn branches_of_arm64_lead_where_they_say() {
+        let to = |word, start| match arm64::leads(word, start) {
+            Leads::To(target) => Some(target),
+            _ => None,
+        };
+        // b .+8; b .-4; bl .+8; b.ne .+8
+        assert_eq!([to(0x1400_0002, 16), to(0x17ff_ffff, 16)], [Some(24), Some(12)]);
+        assert_eq!([to(0x9400_0002, 16), to(0x5400_0041, 16)], [None, None]);
     }
 
     #[test]
@@ -228,7 +312,7 @@ mod tests {
         let code: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let found: Vec<(u64, bool)> = arm64::decode(&code)
             .flatten()
-            .map(|instruction| (instruction.start, instruction.returns))
+            .map(|instruction| (instruction.start, matches!(instruction.leads, Leads::Back)))
             .collect();
         assert_eq!(
             found,
@@ -256,7 +340,7 @@ mod tests {
         };
         for _ in 0..2000 {
             let code: Vec<u8> = (0..64).map(|_| random()).collect();
-            let _ = returns(&code);
+            let _ = exits(&code, |_| false);
             let instructions: Vec<_> = decode(&code).collect();
             assert!(!instructions.is_empty() && instructions.len() <= code.len());
             let bounds: Vec<(u64, u64)> = instructions.iter().flatten().map(|i| (i.start, i.end)).collect();

@@ -107,6 +107,21 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     find_program_in(OsStr::new(name), &path)
 }
 
+/// What [`find_library`] and [`find_program`] know, less versions: `libssl`, `bash`. In no order.
+pub fn names() -> Vec<String> {
+    let cache = Cache::load(Path::new(CACHE_FILE));
+    let stem = |(soname, ..): (&str, _, _)| soname.split(".so").next().map(str::to_owned);
+    let libraries = cache.entries().filter_map(stem);
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let programs = std::env::split_paths(&path)
+        .filter_map(|dir| std::fs::read_dir(dir).ok())
+        .flatten()
+        .filter_map(|entry| entry.ok())
+        .filter(|entry| is_program(&entry.path()))
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    libraries.chain(programs).collect()
+}
+
 /// The files that running `exe` with the environment `env` would map, in the order in which the loader searches
 /// them for symbols: the program (of a script, its interpreter), preloaded libraries, needed libraries breadth
 /// first, and last the loader. Libraries that cannot be found are left out.

@@ -1,11 +1,12 @@
 //! What a spec means in one file: the instructions to probe.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::demangle::demangle;
 use super::elf::{ElfFile, Function};
+use super::instructions::Exit;
 use super::spec::{NamePattern, What};
 use super::target::{Object, Proc};
 use super::usdt::UsdtProbe;
@@ -22,57 +23,140 @@ pub struct Place {
     pub addr: u64,
     /// The function's name in the symbol table; None for what is no start of a function.
     pub symbol: Option<Rc<str>>,
+    pub returns: Returns,
     pub usdt: Option<Rc<UsdtProbe>>,
 }
 
-/// The places that `what` names in a file, in the order of their addresses; none when it names nothing there.
-/// `at_return` says that the returns of calls are to be seen as well; `pids` are processes that use the file.
-///
-/// # Errors
-/// The file cannot be read, or no probe can be put there, and why.
-pub fn places(
-    object: &Object,
-    elf: &ElfFile,
-    what: &What,
-    at_return: bool,
-    pids: &[u32],
-) -> Result<Vec<Place>> {
-    match what {
-        What::Usdt { provider, name } => usdt_places(elf, provider, name, at_return),
-        What::Address(addr) => {
-            address_place(object, elf, *addr, at_return).map(|place| place.into_iter().collect())
-        }
-        What::Function { name, offset } => {
-            let found = functions::select(elf, &object.path, name)?;
-            if !found.is_empty() && at_return {
-                refuse_go(elf, object)?;
-            }
-            let found = resolved(object, elf, name, found, pids)?;
-            if *offset == 0 {
-                return Ok(found.iter().map(start).collect());
-            }
-            no_return_inside(at_return)?;
-            found
-                .iter()
-                .map(|function| inside(elf, function, *offset))
-                .collect()
+/// What a spec means in a file.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// In the order of their addresses; none when it means nothing there.
+    pub places: Vec<Place>,
+    /// Why others cannot be probed.
+    pub left_out: Vec<anyhow::Error>,
+}
+
+impl From<Vec<Place>> for Found {
+    fn from(places: Vec<Place>) -> Found {
+        Found {
+            places,
+            left_out: Vec::new(),
         }
     }
 }
 
-fn start(function: &Function) -> Place {
+/// How the returns of a function can be seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Returns {
+    /// Not asked for.
+    Unseen,
+    /// By return probes: the kernel puts the address of its own code in the place of the return address.
+    ReturnProbe,
+    /// By probes on the instructions that end calls, at these offsets in the file. Exceptions and panics unwind by return
+    /// addresses, and end the program when they meet the kernel's; Go programs, whose stacks move, crash likewise.
+    Instructions(Vec<Exit>),
+}
+
+/// The places that `what` names in a file.
+/// `at_return` says that the returns of calls are to be seen as well; `pids` are processes that use the file.
+///
+/// # Errors
+/// The file cannot be read, or no probe can be put there, and why.
+pub fn places(object: &Object, elf: &ElfFile, what: &What, at_return: bool, pids: &[u32]) -> Result<Found> {
+    match what {
+        What::Usdt { provider, name } => Ok(usdt_places(elf, provider, name, at_return)?.into()),
+        What::Address(addr) => address_place(object, elf, *addr, at_return),
+        What::Function { name, offset } => {
+            let found = functions::select(elf, &object.path, name)?;
+            let found = resolved(object, elf, name, found, pids)?;
+            if *offset == 0 {
+                return starts(object, elf, &found, at_return);
+            }
+            no_return_inside(at_return)?;
+            let places: Result<Vec<Place>> = found
+                .iter()
+                .map(|function| inside(elf, function, *offset))
+                .collect();
+            Ok(places?.into())
+        }
+    }
+}
+
+/// The starts of functions. Those whose returns cannot be seen are left out, unless they are all.
+fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: bool) -> Result<Found> {
+    let by_instructions = at_return && (elf.is_go() || elf.may_unwind());
+    let cold = match by_instructions {
+        true => functions::cold_parts(elf, &object.path)?,
+        false => HashMap::new(),
+    };
+    let mut found = Found::default();
+    for function in functions {
+        let returns = match (at_return, by_instructions) {
+            (false, _) => Ok(Returns::Unseen),
+            (true, false) => Ok(Returns::ReturnProbe),
+            (true, true) => {
+                let parts = cold.get(&function.name).map_or(&[][..], Vec::as_slice);
+                return_instructions(elf, function, parts)
+            }
+        };
+        match returns {
+            Ok(returns) => found.places.push(start(function, returns)),
+            Err(error) if functions.len() == 1 => return Err(error),
+            Err(error) => found.left_out.push(error),
+        }
+    }
+    match found.left_out.pop() {
+        Some(error) if found.places.is_empty() => Err(error),
+        last => {
+            found.left_out.extend(last);
+            Ok(found)
+        }
+    }
+}
+
+/// The instructions of a function that return, and of its parts that are elsewhere.
+fn return_instructions(elf: &ElfFile, function: &Function, parts: &[Function]) -> Result<Returns> {
+    let failed = || format!("failed to see {} return", function.demangled());
+    ensure!(
+        function.size > 0,
+        "{}: where it ends is not known, and a return probe would end the program at an exception or a panic\n\
+         hint: its entry can be traced",
+        failed()
+    );
+    let parts: Vec<&Function> = std::iter::once(function).chain(parts).collect();
+    let is_own = |addr: u64| parts.iter().any(|part| addr.wrapping_sub(part.addr) < part.size);
+    let mut exits = Vec::new();
+    for part in &parts {
+        let code = elf.code(part.addr, part.size)?;
+        let found = instructions::exits(&code, |at| is_own(part.addr.wrapping_add_signed(at)));
+        exits.extend(found.with_context(failed)?.into_iter().map(|exit| Exit {
+            at: part.offset + exit.at,
+            ..exit
+        }));
+    }
+    ensure!(
+        !exits.is_empty(),
+        "{}: it has no instruction that returns, and a return probe would end the program at an exception or a panic\n\
+         hint: its entry can be traced",
+        failed()
+    );
+    Ok(Returns::Instructions(exits))
+}
+
+fn start(function: &Function, returns: Returns) -> Place {
     Place {
-        name: demangle(&function.name).as_ref().into(),
+        name: function.demangled().as_ref().into(),
         offset: function.offset,
         addr: function.addr,
         symbol: Some(function.name.as_str().into()),
+        returns,
         usdt: None,
     }
 }
 
 /// The instruction `offset` bytes behind the start of a function.
 fn inside(elf: &ElfFile, function: &Function, offset: u64) -> Result<Place> {
-    let name = demangle(&function.name);
+    let name = function.demangled();
     let code = elf.code(function.addr, function.size)?;
     instructions::check(&code, offset).with_context(|| format!("failed to probe {name}+{offset:#x}"))?;
     Ok(Place {
@@ -80,26 +164,24 @@ fn inside(elf: &ElfFile, function: &Function, offset: u64) -> Result<Place> {
         offset: function.offset + offset,
         addr: function.addr + offset,
         symbol: None,
+        returns: Returns::Unseen,
         usdt: None,
     })
 }
 
-/// The instruction at an address; None when the file has none there.
-fn address_place(object: &Object, elf: &ElfFile, addr: u64, at_return: bool) -> Result<Option<Place>> {
+/// The instruction at an address; none when the file has none there.
+fn address_place(object: &Object, elf: &ElfFile, addr: u64, at_return: bool) -> Result<Found> {
     if elf.offset_of(addr).is_none() {
-        return Ok(None);
+        return Ok(Found::default());
     }
-    let Some(function) = functions::containing(elf, &object.path, addr)? else {
-        bail!(
-            "failed to probe {addr:#x}: no function is known there, so that nothing tells whether an instruction begins \
-             at that address"
-        );
-    };
+    let function = functions::containing(elf, &object.path, addr)?.with_context(|| {
+        format!("failed to probe {addr:#x}: no function is known there, so nothing tells where its instructions begin")
+    })?;
     if function.addr == addr {
-        return Ok(Some(start(&function)));
+        return starts(object, elf, &[function], at_return);
     }
     no_return_inside(at_return)?;
-    inside(elf, &function, addr - function.addr).map(Some)
+    Ok(vec![inside(elf, &function, addr - function.addr)?].into())
 }
 
 fn no_return_inside(at_return: bool) -> Result<()> {
@@ -107,18 +189,6 @@ fn no_return_inside(at_return: bool) -> Result<()> {
         bail!(
             "failed to probe the return: inside of a function the return address is no longer where the kernel expects it\n\
              hint: name the function without an offset"
-        );
-    }
-    Ok(())
-}
-
-/// Go moves the stacks of its threads, and does not know the return address that the kernel puts there.
-fn refuse_go(elf: &ElfFile, object: &Object) -> Result<()> {
-    if functions::is_go(elf) {
-        bail!(
-            "failed to probe returns in {}: it is written in Go, whose programs crash under return probes\n\
-             hint: entries of Go functions can be traced: funccount, or functrace without --ret",
-            object.path.display()
         );
     }
     Ok(())
@@ -176,6 +246,7 @@ fn usdt_places(
             offset: probe.offset,
             addr: probe.addr,
             symbol: None,
+            returns: Returns::Unseen,
             usdt: Some(Rc::new(probe)),
         })
         .collect();

@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::elf::ElfFile;
 
@@ -23,7 +23,7 @@ use arm64::operand;
 use x86_64::operand;
 
 /// Most bytes of notes that are read: hundreds of times what the programs with the most probes have.
-const MAX_NOTES: u64 = 4 << 20;
+const MAX_NOTES: usize = 4 << 20;
 /// Most arguments of a probe that are read; the macros that make probes take no more.
 const MAX_ARGUMENTS: usize = 12;
 const NT_STAPSDT: u32 = 3;
@@ -88,11 +88,16 @@ pub enum Operand {
 /// # Errors
 /// The notes cannot be read, or are damaged.
 pub fn probes(elf: &ElfFile) -> Result<Vec<UsdtProbe>> {
-    let Some(notes) = elf.section_content(".note.stapsdt", MAX_NOTES)? else {
+    let Some((_, notes)) = elf.section_named(".note.stapsdt") else {
         return Ok(Vec::new());
     };
-    let base = elf.section_address(".stapsdt.base");
-    let mut rest = notes.as_slice();
+    let base = elf.section_named(".stapsdt.base").map(|(addr, _)| addr);
+    let mut rest = notes.bytes();
+    ensure!(
+        rest.len() <= MAX_NOTES,
+        "failed to read USDT probes: {} bytes are too many",
+        rest.len()
+    );
     let mut probes = Vec::new();
     while !rest.is_empty() {
         let note = Note::take(&mut rest).context("failed to read USDT probes: a note is cut off")?;

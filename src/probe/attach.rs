@@ -76,17 +76,25 @@ pub enum Ends {
     Entry,
     Return,
     Both,
+    /// The point is an instruction that returns: the program for returns runs there, without a return probe.
+    Leaving,
 }
 
 impl Ends {
     fn include(self, at_return: bool) -> bool {
         match self {
             Ends::Both => true,
-            Ends::Return => at_return,
+            Ends::Return | Ends::Leaving => at_return,
             Ends::Entry => !at_return,
         }
     }
 }
+
+/// Set in the cookie of a point that is [`Ends::Leaving`], `LEAVING` of src/bpf/calls.bpf.h: there the return address is
+/// still on the stack.
+pub const LEAVING: u64 = 1 << 32;
+/// Set beside it where the instruction is a jump to another function: what that will return is not known yet.
+pub const JUMPING: u64 = 1 << 33;
 
 /// An instruction of a file to stop at, and the number that the program sees there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +129,15 @@ pub struct Program<'a> {
 
 /// The number that `probe_cookie` of src/bpf/event.bpf.h loads where there are no cookies.
 const COOKIE_MARK: u64 = 0x7562_7066_636f_6f6b;
+
+/// Which program goes where, and how.
+#[derive(Clone, Copy)]
+struct Destination<'a> {
+    path: &'a CString,
+    /// Index of the program.
+    program: usize,
+    return_probe: bool,
+}
 
 /// Points that the kernel does not take.
 #[derive(Default)]
@@ -175,14 +192,21 @@ impl<'a> Attacher<'a> {
         for index in 0..self.programs.len() {
             let at_return = self.programs[index].at_return;
             // An entry without its return would look like a call that never ends.
-            let wanted: Vec<Point> = points
+            let wanted = points
                 .iter()
-                .filter(|point| point.ends.include(at_return) && !refused.points.contains(&point.offset))
-                .copied()
-                .collect();
-            match self.way {
-                Way::Multi => self.attach_multi(index, &path, &wanted, &mut refused)?,
-                Way::Single | Way::Plain => self.attach_each(index, &path, &wanted, &mut refused)?,
+                .filter(|point| point.ends.include(at_return) && !refused.points.contains(&point.offset));
+            let (leaving, others): (Vec<Point>, Vec<Point>) =
+                wanted.partition(|point| point.ends == Ends::Leaving);
+            for (points, return_probe) in [(leaving, false), (others, at_return)] {
+                let to = Destination {
+                    path: &path,
+                    program: index,
+                    return_probe,
+                };
+                match self.way {
+                    Way::Multi => self.attach_multi(to, &points, &mut refused)?,
+                    Way::Single | Way::Plain => self.attach_each(to, &points, &mut refused)?,
+                }
             }
         }
         match refused.first {
@@ -205,17 +229,11 @@ impl<'a> Attacher<'a> {
     }
 
     /// One link for all points. One refused instruction fails the whole link, so it is looked for by halves.
-    fn attach_multi(
-        &mut self,
-        index: usize,
-        path: &CString,
-        points: &[Point],
-        refused: &mut Refused,
-    ) -> Result<()> {
+    fn attach_multi(&mut self, to: Destination<'_>, points: &[Point], refused: &mut Refused) -> Result<()> {
         if points.is_empty() {
             return Ok(());
         }
-        match self.multi_link(index, path, points) {
+        match self.multi_link(to, points) {
             Ok(link) => self.links.push(link),
             Err(error) if !is_about_a_point(&error) => {
                 return Err(anyhow::Error::new(error).context("failed to attach"));
@@ -224,25 +242,19 @@ impl<'a> Attacher<'a> {
                 [point] => refused.add(point, error),
                 _ => {
                     let (left, right) = points.split_at(points.len() / 2);
-                    self.attach_multi(index, path, left, refused)?;
-                    self.attach_multi(index, path, right, refused)?;
+                    self.attach_multi(to, left, refused)?;
+                    self.attach_multi(to, right, refused)?;
                 }
             },
         }
         Ok(())
     }
 
-    fn attach_each(
-        &mut self,
-        index: usize,
-        path: &CString,
-        points: &[Point],
-        refused: &mut Refused,
-    ) -> Result<()> {
+    fn attach_each(&mut self, to: Destination<'_>, points: &[Point], refused: &mut Refused) -> Result<()> {
         self.require_files(points.len())?;
         for point in points {
-            let event = perf_event(path, point, self.programs[index].at_return, self.pid);
-            match event.and_then(|event| self.bind(index, event, point.cookie)) {
+            let event = perf_event(to, point, self.pid);
+            match event.and_then(|event| self.bind(to.program, event, point.cookie)) {
                 Ok(link) => self.links.push(link),
                 Err(error) if is_about_a_point(&error) => refused.add(point, error),
                 Err(error) => return Err(anyhow::Error::new(error).context("failed to attach")),
@@ -270,14 +282,14 @@ impl<'a> Attacher<'a> {
         .into())
     }
 
-    fn multi_link(&self, index: usize, path: &CString, points: &[Point]) -> io::Result<OwnedFd> {
+    fn multi_link(&self, to: Destination<'_>, points: &[Point]) -> io::Result<OwnedFd> {
         let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
         let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
         let semaphores: Vec<u64> = points.iter().map(|point| point.semaphore.unwrap_or(0)).collect();
         let mut opts = link_options();
         // SAFETY: filling the member of the union that BPF_TRACE_UPROBE_MULTI reads; it is all integers and pointers.
         let multi = unsafe { &mut opts.__bindgen_anon_1.uprobe_multi };
-        multi.path = path.as_ptr();
+        multi.path = to.path.as_ptr();
         multi.offsets = offsets.as_ptr();
         multi.cookies = cookies.as_ptr();
         if points.iter().any(|point| point.semaphore.is_some()) {
@@ -285,12 +297,17 @@ impl<'a> Attacher<'a> {
         }
         multi.cnt = points.len() as u32;
         multi.pid = self.pid.unwrap_or(0);
-        multi.flags = if self.programs[index].at_return {
+        multi.flags = if to.return_probe {
             sys_bpf::BPF_F_UPROBE_MULTI_RETURN
         } else {
             0
         };
-        link(self.program_fd(index), 0, sys_bpf::BPF_TRACE_UPROBE_MULTI, &opts)
+        link(
+            self.program_fd(to.program),
+            0,
+            sys_bpf::BPF_TRACE_UPROBE_MULTI,
+            &opts,
+        )
     }
 
     /// Makes a perf event run the program. What keeps the probe alive is the descriptor that is returned.
@@ -573,15 +590,15 @@ const PERF_EVENT_IOC_SET_BPF: u64 = 0x4004_2408;
 const PERF_FLAG_FD_CLOEXEC: u64 = 8;
 
 /// A disabled perf event at an instruction of a file.
-fn perf_event(path: &CString, point: &Point, at_return: bool, pid: Option<u32>) -> io::Result<OwnedFd> {
+fn perf_event(to: Destination<'_>, point: &Point, pid: Option<u32>) -> io::Result<OwnedFd> {
     // SAFETY: a structure of integers, for which all zeroes is the kernel's "nothing asked for".
     let mut attr: sys_bpf::perf_event_attr = unsafe { std::mem::zeroed() };
     attr.size = size_of::<sys_bpf::perf_event_attr>() as u32;
     attr.type_ = pmu_type().map_err(io::Error::other)?;
     // See .../uprobe/format/: bit 0 is retprobe, bits 32 to 63 are ref_ctr_offset.
     let semaphore = u32::try_from(point.semaphore.unwrap_or(0)).map_err(io::Error::other)?;
-    attr.config = u64::from(semaphore) << 32 | u64::from(at_return);
-    attr.__bindgen_anon_3.uprobe_path = path.as_ptr() as u64;
+    attr.config = u64::from(semaphore) << 32 | u64::from(to.return_probe);
+    attr.__bindgen_anon_3.uprobe_path = to.path.as_ptr() as u64;
     attr.__bindgen_anon_4.probe_offset = point.offset;
     let (pid, cpu) = match pid {
         Some(pid) => (pid as i32, -1),

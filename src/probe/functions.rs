@@ -8,16 +8,17 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
-use super::attach::{Ends, Point};
+use super::attach::{Ends, JUMPING, LEAVING, Point};
 use super::command::Command;
 use super::filter::Filter;
 use super::targets::{Place, Targets, Wanted};
 use crate::find::elf::ElfFile;
 use crate::find::functions::nearest;
 use crate::find::loader;
-use crate::find::places::{self, places};
+use crate::find::places::{self, Returns, places};
 use crate::find::spec::{self, At, NamePattern, Spec, What};
 use crate::find::target::{FileId, Object, Proc};
+use crate::output::escape::printable;
 use crate::sys::{FAILED, Failure, USAGE};
 
 /// Functions of files that appear later, for which there is room.
@@ -176,16 +177,12 @@ impl Functions {
         for index in 0..self.asked.len() {
             for place in self.places(index, object, elf)? {
                 let ends = self.asked[index].ends;
-                let semaphore = place.usdt.as_ref().and_then(|probe| probe.semaphore);
-                let offset = place.offset;
-                let cookie = self.cookie(object, elf, place, ends)? as u64;
-                if points.iter().all(|point| point.cookie != cookie) {
-                    points.push(Point {
-                        offset,
-                        cookie,
-                        ends,
-                        semaphore,
-                    });
+                let cookie = self.cookie(object, elf, place.clone(), ends)? as u64;
+                if points
+                    .iter()
+                    .all(|point| u64::from(point.cookie as u32) != cookie)
+                {
+                    points.extend(points_of(&place, ends, cookie));
                 }
             }
         }
@@ -211,8 +208,17 @@ impl Functions {
             &self.pids,
         ) {
             Ok(found) => {
-                asked.found |= !found.is_empty();
-                Ok(found)
+                asked.found |= !found.places.is_empty();
+                if let Some(first) = found.left_out.first() {
+                    let text = format!("{first:#}");
+                    let reason = text.lines().next().unwrap_or_default();
+                    let count = found.left_out.len();
+                    eprintln!(
+                        "warning: {count} functions are left out: {}",
+                        printable(reason.as_bytes())
+                    );
+                }
+                Ok(found.places)
             }
             Err(error) => {
                 asked.problem.get_or_insert_with(|| format!("{error:#}"));
@@ -300,6 +306,28 @@ impl Asked {
             Some(nearest(&elf, path, name, 3)).filter(|names| !names.is_empty())
         };
         self.searched.iter().find_map(of_file).unwrap_or_default()
+    }
+}
+
+/// Where programs are put for a place.
+fn points_of(place: &places::Place, ends: Ends, cookie: u64) -> Vec<Point> {
+    let semaphore = place.usdt.as_ref().and_then(|probe| probe.semaphore);
+    let point = |offset, ends, cookie| Point {
+        offset,
+        cookie,
+        ends,
+        semaphore,
+    };
+    match &place.returns {
+        Returns::Instructions(exits) => {
+            let entry = (ends == Ends::Both).then(|| point(place.offset, Ends::Entry, cookie));
+            let leaving = exits.iter().map(|exit| {
+                let jumps = if exit.jumps { JUMPING } else { 0 };
+                point(exit.at, Ends::Leaving, cookie | LEAVING | jumps)
+            });
+            entry.into_iter().chain(leaving).collect()
+        }
+        Returns::Unseen | Returns::ReturnProbe => vec![point(place.offset, ends, cookie)],
     }
 }
 

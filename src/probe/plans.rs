@@ -176,7 +176,7 @@ impl Plans {
     pub fn add(&mut self, scope: Scope<'_>, ends: Ends) {
         let flags = match ends {
             Ends::Entry => 0,
-            Ends::Return => ROW_AT_RETURN | RETURN_ALONE,
+            Ends::Return | Ends::Leaving => ROW_AT_RETURN | RETURN_ALONE,
             Ends::Both if self.asked.depth && !self.asked.returns => HAS_DEPTH,
             Ends::Both => ROW_AT_RETURN,
         };

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::attach::{Attacher, Point};
+use super::attach::{Attacher, Ends, Point};
 use super::watch::Mapped;
 use crate::find::elf::ElfFile;
+use crate::find::functions;
 use crate::find::loader;
 use crate::find::target::{FileId, FileSet, Mapping, Object, Proc};
 use crate::sys::{FAILED, Failure};
@@ -131,7 +132,8 @@ impl Targets {
             match result {
                 Ok(refused) => {
                     self.attached.files.push(object.path);
-                    self.attached.probes += points.len() - refused;
+                    let functions = points.iter().filter(|point| point.ends != Ends::Leaving).count();
+                    self.attached.probes += functions.saturating_sub(refused);
                     self.attached.refused += refused;
                 }
                 Err(error) if tolerant && is_about_one_file(&error) => {
@@ -330,7 +332,7 @@ impl Targets {
             FAILED,
             format!("failed to find {what} in {}: no function {names}", path.display()),
         )
-        .hint(near(elf, self.wanted.names.first().copied()))
+        .hint(near(elf, path, self.wanted.names.first().copied()))
         .into()
     }
 
@@ -356,13 +358,16 @@ impl Targets {
             },
         );
         let program = self.proc.executable(pid).ok();
-        let elf = program.and_then(|object| ElfFile::open(object.file, &object.path).ok());
-        let hint = match elf {
-            Some(elf) if elf.is_static() => {
+        let first = program.and_then(|object| {
+            let elf = ElfFile::open(object.file, &object.path).ok()?;
+            Some((elf, object.path))
+        });
+        let hint = match first {
+            Some((elf, _)) if elf.is_static() => {
                 "the program is linked statically, and its symbols are stripped or have other names"
                     .to_owned()
             }
-            Some(elf) => near(&elf, self.wanted.names.first().copied()),
+            Some((elf, path)) => near(&elf, &path, self.wanted.names.first().copied()),
             None => "a kernel thread, or a process that has just ended".to_owned(),
         };
         Failure::new(FAILED, message).hint(hint).into()
@@ -385,8 +390,10 @@ fn is_about_one_file(error: &anyhow::Error) -> bool {
 }
 
 /// What a person may have meant.
-fn near(elf: &ElfFile, name: Option<&str>) -> String {
-    let names = name.map(|name| elf.nearest(name, 3)).unwrap_or_default();
+fn near(elf: &ElfFile, path: &Path, name: Option<&str>) -> String {
+    let names = name
+        .map(|name| functions::nearest(elf, path, name, 3))
+        .unwrap_or_default();
     match names.is_empty() {
         true => "no function of that file has a similar name".to_owned(),
         false => format!("similar functions there: {}", names.join(", ")),

@@ -15,9 +15,10 @@ use plain::Plain;
 use crate::bpf::functrace::{FunctraceSkelBuilder, OpenFunctraceSkel, types};
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration, parse_size};
 use crate::find::elf::ElfFile;
+use crate::find::signatures::Signatures;
 use crate::find::spec::{self, At};
 use crate::find::symbolize::Symbolizer;
-use crate::find::target::Object;
+use crate::find::target::{FileId, Object};
 use crate::output::escape::printable;
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::attach::{Attacher, Ends, Program, Way};
@@ -135,7 +136,9 @@ pub fn run(args: Args) -> Result<u8> {
     let command = args.command.hold(&mut filter)?;
     let way = Way::choose(args.run.attach)?;
     let scope = Scope { filter: &filter, command: command.as_ref().map(|held| (&args.command.command[..], held)) };
-    let (functions, targets) = Functions::resolve(&specs, &scope, ends, learn(&plans))?;
+    let last_file = LastFile::default();
+    let (functions, targets) = Functions::resolve(&specs, &scope, ends, learn(&plans, &last_file))?;
+    last_file.take(); // debug information can be large
     if let Some(problem) = plans.borrow_mut().take_problem()? {
         eprintln!("warning: {}", printable(problem.as_bytes()));
     }
@@ -262,11 +265,26 @@ fn ends(asked: &Asked) -> impl Fn(At) -> Ends + use<> {
     }
 }
 
+/// The signatures of the file that was looked at last: its functions come one after the other.
+type LastFile = Rc<RefCell<Option<(FileId, Signatures)>>>;
+
 /// Plans each function that is found.
-fn learn(plans: &Rc<RefCell<Plans>>) -> Box<Learn> {
-    let plans = Rc::clone(plans);
-    Box::new(move |_, site: &Site, _: &Object, _: &ElfFile| {
-        let scope = expr::Scope { function: &site.place.name, signature: None, probe: site.place.usdt.as_deref() };
+fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile) -> Box<Learn> {
+    let (plans, last) = (Rc::clone(plans), Rc::clone(last));
+    Box::new(move |_, site: &Site, object: &Object, elf: &ElfFile| {
+        let place = &site.place;
+        let mut last = last.borrow_mut();
+        let signature = place.symbol.as_ref().and_then(|symbol| {
+            if last.as_ref().is_none_or(|(id, _)| *id != object.id) {
+                *last = Some((object.id, Signatures::read(&object.file, elf, &object.path)));
+            }
+            last.as_ref().and_then(|(_, signatures)| signatures.at(place.addr, symbol))
+        });
+        let scope = expr::Scope {
+            function: &place.name,
+            signature: signature.as_ref(),
+            probe: place.usdt.as_deref(),
+        };
         plans.borrow_mut().add(scope, site.ends);
     })
 }
@@ -341,7 +359,7 @@ impl Printer {
         let words = bytes.get(size_of::<types::expr_record>()..)?.get(..record.used as usize)?;
         let plans = self.plans.borrow();
         let plan = plans.get(header.func.into())?;
-        self.values.read(plan, &Record { words, faulted: record.faulted, cut: record.cut, comm: header.comm() });
+        self.values.read(plan, &Record { words, faulted: record.faulted, cut: record.cut, comm: header.comm(), no_result: record.no_result != 0 });
         let stack = match record.stack_at {
             0 => None,
             at => decode::<types::stack>(words.get(at as usize..)?),

@@ -27,6 +27,7 @@ tools! {
     bashreadline
     funccount
     funclatency
+    funclist
     functrace
     mallocsnoop
 }

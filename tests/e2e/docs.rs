@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{Run, Tool, Way};
+use crate::funclist::rows;
+use crate::harness::{Run, Tool, Way, skip};
 use crate::pty::Shell;
 
 const PAGE: &str = include_str!("../../docs/json.md");
@@ -94,4 +95,24 @@ fn the_records_of_bashreadline_are_described() {
     tool.wait_rows(1);
     tool.signal(Signal::SIGINT);
     assert_eq!(written(&tool.finish().rows), described("bashreadline"));
+}
+
+#[test]
+fn the_records_of_funclist_are_described() {
+    let functions = rows(&["libc:malloc"]);
+    let mut expected = described("funclist");
+    // Not every machine has a program with probes; the page is right about them wherever there is one.
+    let probes = match std::path::Path::new("/usr/bin/python3").exists() {
+        true => crate::funclist::funclist(["-j", "--usdt", "/usr/bin/python3"]).stdout,
+        false => String::new(),
+    };
+    let probes: Vec<Value> = probes
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    if probes.is_empty() {
+        expected.remove("usdt");
+        skip("the records of probes: /usr/bin/python3 has none");
+    }
+    assert_eq!(written(functions.iter().chain(&probes)), expected);
 }

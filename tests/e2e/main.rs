@@ -5,6 +5,7 @@ mod bashreadline;
 mod docs;
 mod funccount;
 mod funclatency;
+mod funclist;
 mod harness;
 mod mallocsnoop;
 mod pty;

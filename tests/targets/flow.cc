@@ -5,6 +5,8 @@
  *   WHAT COUNT [NUMBER]     do it COUNT times
  *   threads N ORDER         N threads do it at the same time
  *
+ * Built twice: with exceptions, as C++ programs are, and without them, as C programs are.
+ *
  * WHAT: count, nap (NUMBER milliseconds), spin (NUMBER microseconds), recurse (NUMBER deep), nest, tail, jump, throw,
  * leave (a thread that ends within a call).
  */
@@ -107,6 +109,7 @@ TRACED void landed(unsigned long number)
 	counted(number);
 }
 
+#ifdef __cpp_exceptions
 TRACED void throwing(unsigned long number)
 {
 	if (number < ~0UL)
@@ -122,6 +125,8 @@ TRACED void catching(unsigned long number)
 		sink = caught;
 	}
 }
+
+#endif
 
 TRACED void leaving(unsigned long number)
 {
@@ -162,9 +167,12 @@ static const struct {
 	const char *what;
 	void (*function)(unsigned long);
 } orders[] = {
+#ifdef __cpp_exceptions
+	{ "throw", catching },
+#endif
 	{ "count", count },	{ "nap", napping },	  { "spin", spinning },
 	{ "recurse", recurse }, { "nest", nested_outer }, { "tail", tail },
-	{ "jump", landed },	{ "throw", catching },	  { "leave", leave_thread },
+	{ "jump", landed },	{ "leave", leave_thread },
 };
 
 static void answer(const char *text)

@@ -1,12 +1,8 @@
-//! Pieces of a file: code, data and whole sections.
+//! Pieces of a file: code and data.
 
-use anyhow::{Context, Result, ensure};
-use object::LittleEndian;
-use object::elf::{self, SectionHeader64};
+use anyhow::{Result, ensure};
 
-use super::{ElfFile, Extent, LE, read_file_header};
-
-type Section = SectionHeader64<LittleEndian>;
+use super::ElfFile;
 
 /// Largest function that is read, in bytes.
 const MAX_CODE: u64 = 1 << 20;
@@ -38,54 +34,5 @@ impl ElfFile {
     pub fn word(&self, addr: u64) -> Option<u64> {
         let block = self.read_at_address(addr, 8, "data").ok()?;
         block.bytes().try_into().ok().map(u64::from_le_bytes)
-    }
-
-    /// The content of the section of that name, at most `limit` bytes, or `None` if there is no such section or the
-    /// file does not hold its content.
-    ///
-    /// # Errors
-    /// It is larger, or lies outside of the file.
-    pub fn section_content(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        let Some(section) = self.section_named(name) else {
-            return Ok(None);
-        };
-        if section.sh_type.get(LE) == elf::SHT_NOBITS {
-            return Ok(None);
-        }
-        let Extent { offset, size } = extent_of(&section);
-        let what = || format!("failed to read {name} of {}", self.shown.display());
-        ensure!(size <= limit, "{}: {size} bytes are too many", what());
-        let block = self.source.read(offset, size).with_context(what)?;
-        Ok(Some(block.bytes().to_vec()))
-    }
-
-    /// The virtual address of the section of that name.
-    pub fn section_address(&self, name: &str) -> Option<u64> {
-        self.section_named(name).map(|section| section.sh_addr.get(LE))
-    }
-
-    fn section_named(&self, name: &str) -> Option<Section> {
-        let (offset, count, _) = self.sections;
-        let header = read_file_header(&self.source).ok()?;
-        let headers = self
-            .source
-            .read(offset, u64::from(count) * size_of::<Section>() as u64)
-            .ok()?;
-        let sections = headers.table::<Section>();
-        let names = extent_of(sections.get(usize::from(header.e_shstrndx.get(LE)))?);
-        let names = self.source.read(names.offset, names.size).ok()?;
-        let is_named = |section: &&Section| {
-            let rest = names.bytes().get(section.sh_name.get(LE) as usize..);
-            let rest = rest.and_then(|rest| rest.strip_prefix(name.as_bytes()));
-            rest.is_some_and(|rest| rest.first() == Some(&0))
-        };
-        sections.iter().find(is_named).copied()
-    }
-}
-
-fn extent_of(section: &Section) -> Extent {
-    Extent {
-        offset: section.sh_offset.get(LE),
-        size: section.sh_size.get(LE),
     }
 }

@@ -59,7 +59,7 @@ impl ElfFile {
             .max();
         let names = self.dynamic_names(last_symbol)?;
         // Slots may share one long name.
-        let mut budget = self.source.len;
+        let mut budget = self.view.source.len();
         let mut slots = Vec::new();
         for relocation in &relocations {
             let kind = relocation.r_type(LE, false);
@@ -93,7 +93,7 @@ impl ElfFile {
             return Ok(HashSet::new());
         };
         let mut names = HashSet::new();
-        let mut budget = self.source.len;
+        let mut budget = self.view.source.len();
         for symbol in symbols.functions().filter(|symbol| symbol.hidden) {
             let name = symbols.name(&symbol).map_or(&b""[..], |(name, _)| name);
             let left = budget.checked_sub(name.len() as u64);
@@ -114,9 +114,9 @@ impl ElfFile {
             }
         }
         if self.dynamic_addr.is_none()
-            && let Some((extent, _)) = self.section(elf::SHT_RELA)
+            && let Some(extent) = self.view.section(elf::SHT_RELA)
         {
-            let block = self.source.read(extent.offset, extent.size);
+            let block = self.view.source.read(extent.offset, extent.size);
             relocations.extend_from_slice(block.with_context(|| self.damaged(WHAT))?.table());
         }
         Ok(relocations)

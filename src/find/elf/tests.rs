@@ -2,6 +2,7 @@ use std::os::unix::fs::FileExt;
 
 use super::image::{CODE_SHIFT, CODE_SIZE, Hash, Image, Sym, file_with};
 use super::*;
+use crate::find::functions;
 use crate::find::loader::find_library;
 use crate::find::target::open_regular;
 
@@ -21,13 +22,17 @@ fn function(elf: &ElfFile, name: &str) -> Result<Option<Function>> {
     Ok(elf.lookup(&[name])?.pop().flatten())
 }
 
+fn functions(elf: &ElfFile) -> Result<Vec<Function>> {
+    functions::all(elf, Path::new("made-up"))
+}
+
 /// Everything a file can be asked.
 fn ask_everything(file: File) {
     let Ok(elf) = ElfFile::open(file, Path::new("made-up")) else {
         return;
     };
     let _ = elf.lookup(&["alpha", "gamma_long_name", "malloc", "absent", ""]);
-    let _ = (elf.functions(), elf.defines("beta"), elf.defines("malloc"));
+    let _ = (functions(&elf), elf.defines("beta"), elf.defines("malloc"));
     let _ = (
         elf.soname(),
         elf.needed(),
@@ -39,7 +44,9 @@ fn ask_everything(file: File) {
         elf.is_static(),
         elf.address_of(0),
         elf.offset_of(u64::MAX),
-        elf.nearest("alpa", 3),
+        functions::nearest(&elf, Path::new("made-up"), "alpa", 3),
+        elf.is_go(),
+        elf.build_id(),
     );
 }
 
@@ -108,8 +115,7 @@ fn functions_by_every_kind_of_hash_table() {
             hash,
             ..Image::default()
         });
-        let names: Vec<String> = elf
-            .functions()
+        let names: Vec<String> = functions(&elf)
             .unwrap()
             .into_iter()
             .map(|function| function.name)
@@ -136,7 +142,7 @@ fn without_any_table_of_symbols() {
         hash: Hash::None,
         ..Image::default()
     });
-    assert_eq!(elf.functions().unwrap(), []);
+    assert_eq!(functions(&elf).unwrap(), []);
     assert_eq!(function(&elf, "alpha").unwrap(), None);
 }
 
@@ -171,7 +177,7 @@ fn only_code_counts() {
         flags: elf::PF_R,
         ..Image::default()
     };
-    assert_eq!(opened(&data).functions().unwrap(), []);
+    assert_eq!(functions(&opened(&data)).unwrap(), []);
     let object = Image {
         dynamic: vec![Sym {
             kind: elf::STT_OBJECT,
@@ -226,7 +232,7 @@ fn the_default_version_wins() {
             });
             let expected = elf.entry() + 16;
             assert_eq!(function(&elf, "cond").unwrap().unwrap().addr, expected);
-            let all = elf.functions().unwrap();
+            let all = functions(&elf).unwrap();
             assert_eq!((all.len(), all[0].addr), (1, expected));
         }
     }
@@ -239,7 +245,7 @@ fn the_default_version_wins() {
         ..Image::default()
     });
     assert!(function(&elf, "cond").unwrap().is_some() && elf.defines("cond"));
-    assert_eq!(elf.functions().unwrap().len(), 1);
+    assert_eq!(functions(&elf).unwrap().len(), 1);
 }
 
 #[test]
@@ -251,8 +257,7 @@ fn symtab_adds_what_is_not_exported() {
     );
     assert!(!elf.defines("hidden_helper"));
     assert_eq!(function(&elf, "old").unwrap().unwrap().addr, elf.entry() + 80);
-    let names: Vec<String> = elf
-        .functions()
+    let names: Vec<String> = functions(&elf)
         .unwrap()
         .into_iter()
         .map(|function| function.name)
@@ -273,8 +278,7 @@ fn one_name_with_several_versions_in_symtab() {
         ..Image::default()
     });
     assert_eq!(function(&elf, "f").unwrap().unwrap().addr, elf.entry() + 16);
-    let found: Vec<(String, u64)> = elf
-        .functions()
+    let found: Vec<(String, u64)> = functions(&elf)
         .unwrap()
         .into_iter()
         .map(|f| (f.name, f.addr - elf.entry()))
@@ -283,7 +287,7 @@ fn one_name_with_several_versions_in_symtab() {
 }
 
 #[test]
-fn local_functions_of_one_name_are_all_listed_and_aliases_too() {
+fn local_functions_of_one_name_are_all_listed_and_aliases_once() {
     let twin = |at| Sym {
         local: true,
         ..Sym::new("init", at)
@@ -301,50 +305,18 @@ fn local_functions_of_one_name_are_all_listed_and_aliases_too() {
         dynamic: vec![],
         ..Image::default()
     });
-    let found: Vec<(String, u64)> = elf
-        .functions()
+    let found: Vec<(String, u64)> = functions(&elf)
         .unwrap()
         .into_iter()
         .map(|f| (f.name, f.addr - elf.entry()))
         .collect();
-    let expected = [("alias", 16), ("init", 0), ("init", 16), ("init", 32)];
+    let expected = [("init", 0), ("alias", 16), ("init", 32)];
     assert_eq!(found, expected.map(|(name, at)| (name.to_owned(), at)));
     assert_eq!(
         function(&elf, "init").unwrap().unwrap().addr,
         elf.entry() + 32,
         "exported before local"
     );
-}
-
-#[test]
-fn near_names() {
-    let names = [
-        "malloc",
-        "calloc",
-        "malloc_usable_size",
-        "__libc_malloc",
-        "free",
-        "readline",
-    ];
-    let dynamic = names
-        .iter()
-        .zip(0..)
-        .map(|(name, at)| Sym::new(name, at * 16))
-        .collect();
-    let elf = opened(&Image {
-        dynamic,
-        ..Image::default()
-    });
-    assert_eq!(elf.nearest("mallok", 2), ["malloc", "calloc"]);
-    assert_eq!(
-        elf.nearest("MALLOC", 9),
-        ["malloc", "calloc", "malloc_usable_size", "__libc_malloc"]
-    );
-    assert_eq!(elf.nearest("readlines", 3), ["readline"]);
-    assert_eq!(elf.nearest("read", 3), ["readline"]);
-    assert!(elf.nearest("getaddrinfo", 3).is_empty());
-    assert!(elf.nearest("", 3).is_empty());
-    assert!(elf.nearest("malloc", 0).is_empty());
 }
 
 #[test]
@@ -403,7 +375,7 @@ fn headers_that_point_past_the_end() {
         changed(60, &u16::MAX.to_le_bytes()),
     ] {
         let elf = ElfFile::open(file_with(&bytes), Path::new("made-up")).unwrap();
-        assert_eq!(elf.functions().unwrap().len(), 3);
+        assert_eq!(functions(&elf).unwrap().len(), 3);
         assert_eq!(function(&elf, "hidden_helper").unwrap(), None);
     }
 }
@@ -421,7 +393,7 @@ fn symbol_counts_and_strings_out_of_range() {
     assert_eq!(bytes[count_at], 2);
     bytes[count_at..count_at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     let elf = ElfFile::open(file_with(&bytes), Path::new("made-up")).unwrap();
-    let error = format!("{:#}", elf.functions().unwrap_err());
+    let error = format!("{:#}", functions(&elf).unwrap_err());
     assert_eq!(
         error,
         "failed to read symbols of made-up: dynamic symbols are longer than the file"
@@ -431,7 +403,7 @@ fn symbol_counts_and_strings_out_of_range() {
     let name_at = 64 + 6 * 56 + 24;
     bytes[name_at..name_at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     let elf = ElfFile::open(file_with(&bytes), Path::new("made-up")).unwrap();
-    assert_eq!(elf.functions().unwrap(), []);
+    assert_eq!(functions(&elf).unwrap(), []);
     assert_eq!(function(&elf, "alpha").unwrap(), None);
 }
 
@@ -450,7 +422,7 @@ fn a_hash_chain_without_an_end() {
     bytes[chains_at - 8..chains_at].copy_from_slice(&[0xff; 8]);
     let elf = ElfFile::open(file_with(&bytes), Path::new("made-up")).unwrap();
     let expected = "failed to read symbols of made-up: a hash chain has no end";
-    assert_eq!(format!("{:#}", elf.functions().unwrap_err()), expected);
+    assert_eq!(format!("{:#}", functions(&elf).unwrap_err()), expected);
     assert_eq!(format!("{:#}", function(&elf, "alpha").unwrap_err()), expected);
     assert!(!elf.defines("alpha"));
 }
@@ -465,7 +437,7 @@ fn a_small_file_cannot_ask_for_a_flood_of_names() {
         ..Image::default()
     });
     let expected = "failed to read symbols of made-up: symbol names are longer than the file";
-    assert_eq!(format!("{:#}", elf.functions().unwrap_err()), expected);
+    assert_eq!(format!("{:#}", functions(&elf).unwrap_err()), expected);
     assert!(function(&elf, long).unwrap().is_some());
 }
 
@@ -479,7 +451,7 @@ fn a_file_of_holes_does_not_fill_the_memory() {
     // The symbol table: from 0, a terabyte.
     file.write_all_at(&sections, sections_at + 64 + 24).unwrap();
     let elf = ElfFile::open(file, Path::new("made-up")).unwrap();
-    assert!(format!("{:#}", elf.functions().unwrap_err()).contains("too large"));
+    assert!(format!("{:#}", functions(&elf).unwrap_err()).contains("too large"));
 }
 
 #[test]
@@ -532,7 +504,7 @@ fn a_file_that_shrinks_while_it_is_open() {
     let file = rich().file();
     let elf = ElfFile::open(file.try_clone().unwrap(), Path::new("made-up")).unwrap();
     file.set_len(100).unwrap();
-    assert!(elf.functions().is_err());
+    assert!(functions(&elf).is_err());
     assert!(elf.lookup(&["alpha"]).is_err());
     assert!(!elf.defines("alpha"));
     assert_eq!(elf.soname(), None);
@@ -547,14 +519,13 @@ fn libc_has_what_it_is_known_for() {
     let present: Vec<bool> = found.iter().map(Option::is_some).collect();
     assert_eq!(present, [true, true, false, true]);
     assert!(elf.defines("malloc") && !elf.defines("mallok"));
-    let all = elf.functions().unwrap();
-    assert!(all.len() > 1000 && all.is_sorted_by_key(|function| &function.name));
+    let all = functions(&elf).unwrap();
+    assert!(all.len() > 1000 && all.is_sorted_by_key(|function| function.addr));
     for function in found.iter().flatten() {
         assert!(
             all.iter()
                 .any(|other| other.name == function.name && other.offset == function.offset)
         );
     }
-    assert_eq!(elf.nearest("mallok", 1), ["malloc"]);
     assert!(elf.soname().is_some());
 }

@@ -5,22 +5,19 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::find::functions;
 use crate::find::loader::find_library;
 
 fn libc() -> (Object, ElfFile, Vec<Function>) {
     let object = Object::at(&find_library("libc").unwrap()).unwrap();
     let elf = ElfFile::open(object.file.try_clone().unwrap(), &object.path).unwrap();
-    let mut ifuncs = elf.functions().unwrap();
+    let mut ifuncs = functions::all(&elf, &object.path).unwrap();
     ifuncs.retain(|function| function.ifunc);
     (object, elf, ifuncs)
 }
 
-fn addr_of(functions: &[Function], name: &str) -> u64 {
-    functions
-        .iter()
-        .find(|function| function.name == name)
-        .unwrap()
-        .addr
+fn addr_of(elf: &ElfFile, name: &str) -> u64 {
+    elf.lookup(&[name]).unwrap()[0].as_ref().unwrap().addr
 }
 
 /// A `/proc` of one process that maps libc's code, and whose memory holds what the test wrote.
@@ -39,10 +36,7 @@ impl MadeUp {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&process).unwrap();
         symlink("/", process.join("root")).unwrap();
-        let code = elf
-            .offset_of(addr_of(&elf.functions().unwrap(), "malloc"))
-            .unwrap()
-            & !0xfff;
+        let code = elf.offset_of(addr_of(elf, "malloc")).unwrap() & !0xfff;
         let start = elf.address_of(code).unwrap() + Self::MOVED;
         let path = object.path.canonicalize().unwrap();
         let maps = format!(
@@ -87,8 +81,8 @@ impl Drop for MadeUp {
 fn only_code_of_the_file_counts() {
     let (object, elf, ifuncs) = libc();
     let process = MadeUp::new("code", &object, &elf);
-    let resolver = addr_of(&ifuncs, "strlen");
-    let malloc = addr_of(&elf.functions().unwrap(), "malloc");
+    let resolver = addr_of(&elf, "strlen");
+    let malloc = addr_of(&elf, "malloc");
     let strlen = |value: u64| {
         process.fill(&elf, resolver, |_| value);
         process.resolve(&object, &elf, &ifuncs).get(&resolver).copied()
@@ -130,7 +124,7 @@ fn a_real_process_tells_which_functions_it_calls() {
     cat.wait().unwrap();
     let resolvers: HashSet<u64> = ifuncs.iter().map(|function| function.addr).collect();
     for name in ["strlen", "memcpy", "memset", "strchr"] {
-        let target = found[&addr_of(&ifuncs, name)];
+        let target = found[&addr_of(&elf, name)];
         assert!(
             elf.offset_of(target).is_some() && !resolvers.contains(&target),
             "{name}"

@@ -156,7 +156,7 @@ fn damaged_notes() {
             assert!(found.len() <= 2);
         }
     }
-    let endless = note(OWNER, NT_STAPSDT, &vec![0; MAX_NOTES as usize]);
+    let endless = note(OWNER, NT_STAPSDT, &vec![0; MAX_NOTES]);
     let error = format!("{:#}", probes_of(&endless, PROBES).unwrap_err());
     assert!(error.contains("too many"), "{error}");
 }

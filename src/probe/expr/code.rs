@@ -466,6 +466,7 @@ impl Planner<'_> {
                 depth.add();
                 ops.push(Op {
                     a: *register,
+                    skip: TO_LAST,
                     ..op(Code::Register)
                 });
             }

@@ -21,6 +21,8 @@ pub struct Record<'a> {
     /// Bit n: slot n leads to less text than there is.
     pub cut: u64,
     pub comm: &'a [u8],
+    /// The function has jumped to another one, whose result will be its own.
+    pub no_result: bool,
 }
 
 /// What is shown of a call, and which of it is not all.
@@ -206,6 +208,7 @@ mod tests {
             faulted,
             cut,
             comm: b"bash",
+            no_result: false,
         };
         values.read(&plan, &record);
         values

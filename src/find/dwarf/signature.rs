@@ -1,0 +1,298 @@
+//! From the address of a function to its parameters.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use gimli::constants as dw;
+
+use super::entries::{Entries, Entry, Place as Spot};
+use super::kinds::Types;
+use super::location::{self, Frame, MOVED, OPTIMIZED_OUT};
+use crate::find::abi::{Arguments, NATIVE, Shape};
+use crate::find::demangle::demangle;
+use crate::find::types::{Param, Place, Signature};
+
+/// Parameters of one function that are looked at.
+const MAX_PARAMETERS: usize = 64;
+/// Steps from a function to what it was made from: the function that was inlined or cloned, its declaration.
+const MAX_ORIGINS: usize = 8;
+
+/// The debug information of a file and of what it shares with others, and the types that were asked for.
+pub struct Decoder<'a> {
+    main: Entries<'a>,
+    shared: Option<Entries<'a>>,
+    pub types: RefCell<Types>,
+    /// What calling conventions ask of types.
+    pub shapes: RefCell<HashMap<Spot, Rc<Shape>>>,
+}
+
+/// An entry, the one it was made from, and so on.
+type Layers<'d, 'a> = Vec<Entry<'d, 'a>>;
+
+/// A parameter, as the function itself lists it or only the one it was made from.
+struct Parameter<'d, 'a> {
+    layers: Layers<'d, 'a>,
+    is_own: bool,
+}
+
+impl Parameter<'_, '_> {
+    fn is_placed(&self) -> bool {
+        self.is_own && self.layers.first().is_some_and(location::is_placed)
+    }
+
+    fn is_artificial(&self) -> bool {
+        self.layers.iter().any(|entry| entry.is_set(dw::DW_AT_artificial))
+    }
+}
+
+impl<'a> Decoder<'a> {
+    pub fn new(main: Entries<'a>, shared: Option<Entries<'a>>) -> Decoder<'a> {
+        Decoder {
+            main,
+            shared,
+            types: RefCell::default(),
+            shapes: RefCell::default(),
+        }
+    }
+
+    fn entries(&self, spot: Spot) -> Option<&Entries<'a>> {
+        if spot.shared {
+            self.shared.as_ref()
+        } else {
+            Some(&self.main)
+        }
+    }
+
+    pub fn entry(&self, spot: Spot) -> Option<Entry<'_, 'a>> {
+        self.entries(spot)?.entry(spot)
+    }
+
+    /// What an attribute refers to.
+    pub fn reference(&self, entry: &Entry<'_, 'a>, name: gimli::DwAt) -> Option<Spot> {
+        self.entries(entry.place)?.reference(entry, name)
+    }
+
+    /// The text of an attribute, cut at 256 bytes.
+    pub fn text(&self, entry: &Entry<'_, 'a>, name: gimli::DwAt) -> Option<String> {
+        let entries = self.entries(entry.place)?;
+        let text = entries.text(self.shared.as_ref(), entry.unit, entry.value(name)?)?;
+        (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
+    }
+
+    /// The names of the namespaces around an entry, the outermost first.
+    pub fn namespaces(&self, entry: &Entry<'_, 'a>) -> Vec<String> {
+        let Some(entries) = self.entries(entry.place) else {
+            return Vec::new();
+        };
+        let spots = entries.namespaces(entry.place.at).map(|namespace| Spot {
+            at: namespace.start,
+            ..entry.place
+        });
+        let mut names: Vec<String> = spots
+            .take(MAX_ORIGINS)
+            .filter_map(|spot| self.text(&self.entry(spot)?, dw::DW_AT_name))
+            .collect();
+        names.reverse();
+        names
+    }
+
+    /// Calls `visit` with each child of an entry, until it breaks.
+    pub fn children<'d>(
+        &'d self,
+        parent: &Entry<'d, 'a>,
+        visit: impl FnMut(Entry<'d, 'a>) -> ControlFlow<()>,
+    ) -> Option<()> {
+        self.entries(parent.place)?.children(parent, visit)
+    }
+
+    fn layers(&self, spot: Spot) -> Layers<'_, 'a> {
+        let origin = |entry: &Entry<'_, 'a>| {
+            self.reference(entry, dw::DW_AT_abstract_origin)
+                .or_else(|| self.reference(entry, dw::DW_AT_specification))
+        };
+        let mut layers = Vec::new();
+        let mut next = Some(spot);
+        while let Some(entry) = next.and_then(|spot| self.entry(spot))
+            && layers.len() < MAX_ORIGINS
+        {
+            next = origin(&entry);
+            layers.push(entry);
+        }
+        layers
+    }
+
+    /// What the first of the layers that has the attribute refers to.
+    fn inherited(&self, layers: &Layers<'_, 'a>, name: gimli::DwAt) -> Option<Spot> {
+        layers.iter().find_map(|entry| self.reference(entry, name))
+    }
+
+    pub fn signature(&self, addr: u64) -> Option<Signature> {
+        let functions = &self.main.index.functions;
+        let first = functions.partition_point(|function| function.0 < addr);
+        let &(_, at) = functions.get(first).filter(|function| function.0 == addr)?;
+        let function = self.layers(Spot { shared: false, at });
+        let own = function.first()?;
+        let (parameters, variadic) = self.parameters(&function);
+        let result = self.inherited(&function, dw::DW_AT_type);
+
+        let mut arguments = match own.is_rust() {
+            true => Arguments::rust(NATIVE),
+            false => Arguments::new(NATIVE),
+        };
+        if let Some(result) = result {
+            arguments.result(&self.shape(result));
+        }
+        let frame = Frame::new(own, addr);
+        Some(Signature {
+            params: self.places(&parameters, &frame, arguments),
+            returns: result.map(|result| self.ty(Some(result))),
+            variadic,
+        })
+    }
+
+    /// The parameters in the order of the source, and whether more may follow.
+    fn parameters<'d>(&'d self, function: &Layers<'d, 'a>) -> (Vec<Parameter<'d, 'a>>, bool) {
+        let Some((own, origins)) = function.split_first() else {
+            return (Vec::new(), false);
+        };
+        let (mut listed, variadic) = self.listed(own, true);
+        let Some(origin) = origins.first() else {
+            return (listed, variadic);
+        };
+        let (made_from, origin_variadic) = self.listed(origin, false);
+        let mut ordered = Vec::new();
+        for parameter in made_from {
+            let Some(spot) = parameter.layers.first().map(|entry| entry.place) else {
+                continue;
+            };
+            let mine = |own: &Parameter<'_, '_>| own.layers.iter().any(|entry| entry.place == spot);
+            if let Some(index) = listed.iter().position(mine) {
+                ordered.push(listed.remove(index));
+            } else if own.value(dw::DW_AT_abstract_origin).is_some() && !parameter.is_artificial() {
+                ordered.push(parameter);
+            }
+        }
+        // The definition of a method repeats the parameters of its declaration without a reference.
+        ordered.append(&mut listed);
+        (ordered, variadic || origin_variadic)
+    }
+
+    fn listed<'d>(&'d self, function: &Entry<'d, 'a>, is_own: bool) -> (Vec<Parameter<'d, 'a>>, bool) {
+        let mut parameters = Vec::new();
+        let mut variadic = false;
+        self.children(function, |child| {
+            match child.tag() {
+                dw::DW_TAG_formal_parameter => parameters.push(Parameter {
+                    layers: self.layers(child.place),
+                    is_own,
+                }),
+                dw::DW_TAG_unspecified_parameters => variadic = true,
+                // These come after the parameters.
+                dw::DW_TAG_lexical_block
+                | dw::DW_TAG_inlined_subroutine
+                | dw::DW_TAG_call_site
+                | dw::DW_TAG_GNU_call_site => return ControlFlow::Break(()),
+                _ => {}
+            }
+            match parameters.len() {
+                MAX_PARAMETERS.. => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        (parameters, variadic)
+    }
+
+    /// Where the debug information says nothing of a parameter, the calling convention does, unless the compiler has
+    /// evidently not kept to it.
+    fn places(
+        &self,
+        parameters: &[Parameter<'_, 'a>],
+        frame: &Frame,
+        mut arguments: Arguments,
+    ) -> Vec<Param> {
+        let any_placed = parameters.iter().any(Parameter::is_placed);
+        let mut is_regular = true;
+        let mut decoded = Vec::new();
+        for parameter in parameters {
+            let spot = self.inherited(&parameter.layers, dw::DW_AT_type);
+            let shape = spot.map(|spot| self.shape(spot)).unwrap_or_default();
+            let usual = arguments.next(&shape);
+            let said = match parameter.layers.first() {
+                // It is nowhere, and that is said in many ways.
+                _ if spot.is_some() && shape.bytes == 0 => None,
+                Some(own) if parameter.is_placed() || (parameter.is_own && !any_placed) => {
+                    location::place(&self.main, own, frame, shape.bytes)
+                }
+                _ => Some(Place::Nowhere(OPTIMIZED_OUT)),
+            };
+            let said = said.map(|said| completed(said, &usual, shape.bytes));
+            is_regular &= said.as_ref().is_none_or(|said| *said == usual);
+            let name = parameter
+                .layers
+                .iter()
+                .find_map(|entry| self.text(entry, dw::DW_AT_name));
+            decoded.push((name, self.ty(spot), usual, said));
+        }
+        let place = |usual, said: Option<Place>| match said {
+            Some(said) => said,
+            None if is_regular || usual == Place::Pieces(Vec::new()) => usual,
+            None => Place::Nowhere(MOVED),
+        };
+        let param = |(name, ty, usual, said): (Option<String>, _, _, _)| Param {
+            name: name.map(Rc::from),
+            ty,
+            place: place(usual, said),
+        };
+        decoded.into_iter().map(param).collect()
+    }
+
+    /// Whether a function of that name was put into its callers and has no address of its own.
+    pub fn inlined(&self, name: &str) -> bool {
+        let is_named = |layers: &Layers<'_, 'a>| layers.iter().any(|entry| self.is_named(entry, name));
+        let index = &self.main.index;
+        let spot = |at| Spot { shared: false, at };
+        let mut candidates = index.inlined.iter().map(|&at| self.layers(spot(at)));
+        candidates.any(|layers| is_named(&layers))
+            && !index
+                .functions
+                .iter()
+                .any(|&(_, at)| is_named(&self.layers(spot(at))))
+    }
+
+    fn is_named(&self, entry: &Entry<'_, 'a>, name: &str) -> bool {
+        let is_plain = self
+            .text(entry, dw::DW_AT_name)
+            .is_some_and(|plain| plain == name);
+        is_plain || {
+            let linked = self.text(entry, dw::DW_AT_linkage_name);
+            let linked = linked.or_else(|| self.text(entry, dw::DW_AT_MIPS_linkage_name));
+            linked.is_some_and(|linked| linked == name || without_parameters(&demangle(&linked)) == name)
+        }
+    }
+}
+
+/// Compilers leave out words of a parameter that the function does not use, although the caller filled them in.
+fn completed(said: Place, usual: &Place, bytes: u64) -> Place {
+    match (said, usual) {
+        (Place::Pieces(some), Place::Pieces(all)) if all.starts_with(&some) => usual.clone(),
+        (Place::Pieces(some), _) if (some.len() as u64) < bytes.div_ceil(8) => Place::Nowhere(OPTIMIZED_OUT),
+        (said, _) => said,
+    }
+}
+
+/// `net::read` of `net::read(int)`.
+fn without_parameters(name: &str) -> &str {
+    name.split_once('(').map_or(name, |(name, _)| name)
+}
+#[cfg(test)]
+impl Decoder<'_> {
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let i = &self.main.index;
+        (i.functions.len(), i.inlined.len(), i.namespaces.len())
+    }
+    pub fn addrs(&self) -> Vec<u64> {
+        self.main.index.functions.iter().map(|f| f.0).collect()
+    }
+}

@@ -1,0 +1,224 @@
+//! An ELF file as a linker sees it: made of sections. Debuggers' files have little else: their segments describe the
+//! file that they were taken from.
+//!
+//! Running a program does not take section headers, and some packers leave nonsense. So headers that lie outside of the
+//! file count as absent.
+
+use std::ops::Range;
+
+use anyhow::{Context, Result, bail, ensure};
+use object::LittleEndian;
+use object::elf::{self, FileHeader64, SectionHeader64};
+
+use super::MACHINE;
+use super::source::{Block, Extent, Source};
+use super::symbols::Symbols;
+
+const LE: LittleEndian = LittleEndian;
+type Section = SectionHeader64<LittleEndian>;
+const HEADER_SIZE: u64 = size_of::<Section>() as u64;
+
+/// Longest build id that is believed, in bytes; linkers make 8, 16 or 20.
+const MAX_BUILD_ID: usize = 64;
+
+/// The bytes of an ELF file of this machine's architecture, and its header.
+#[derive(Debug)]
+pub struct LinkView {
+    pub source: Source,
+    pub header: FileHeader64<LittleEndian>,
+}
+
+impl LinkView {
+    /// # Errors
+    /// It is not ELF, or of another class or machine.
+    pub fn open(source: Source) -> Result<LinkView> {
+        let header = read_file_header(&source)?;
+        Ok(LinkView { source, header })
+    }
+
+    /// The symbols of `.symtab`, or `None` if the file is stripped.
+    pub fn symbols(&self) -> Result<Option<Symbols>> {
+        let found = self.sections().and_then(|sections| {
+            let section = sections
+                .table()
+                .iter()
+                .find(|section| kind(section) == elf::SHT_SYMTAB)?;
+            let strings = sections.table().get(section.sh_link.get(LE) as usize)?;
+            Some((extent(section), extent(strings)))
+        });
+        let Some((table, strings)) = found else {
+            return Ok(None);
+        };
+        let read = |extent: Extent| self.source.read(extent.offset, extent.size);
+        let symbols = Symbols::new(read(table)?, read(strings)?, None, self.source.len());
+        Ok(Some(symbols))
+    }
+
+    /// Where the first section of that type is.
+    pub fn section(&self, wanted: u32) -> Option<Extent> {
+        let sections = self.sections()?;
+        sections
+            .table()
+            .iter()
+            .find(|section| kind(section) == wanted)
+            .map(extent)
+    }
+
+    /// Where the section of that name is, if it has content.
+    pub fn section_named(&self, name: &str) -> Option<Place> {
+        let sections = self.sections()?;
+        let is_wanted = |section: &&Section| {
+            kind(section) != elf::SHT_NOBITS && sections.name(section) == Some(name.as_bytes())
+        };
+        sections.table().iter().find(is_wanted).map(|section| Place {
+            addr: section.sh_addr.get(LE),
+            extent: extent(section),
+            compressed: section.sh_flags.get(LE) & u64::from(elf::SHF_COMPRESSED) != 0,
+        })
+    }
+
+    /// The sections whose names begin with `start`, as ranges of virtual addresses.
+    pub fn sections_starting(&self, start: &str) -> Vec<Range<u64>> {
+        let Some(sections) = self.sections() else {
+            return Vec::new();
+        };
+        let is_wanted = |section: &&Section| {
+            sections
+                .name(section)
+                .is_some_and(|name| name.starts_with(start.as_bytes()))
+        };
+        let range = |section: &Section| {
+            let start = section.sh_addr.get(LE);
+            start..start.saturating_add(section.sh_size.get(LE))
+        };
+        sections.table().iter().filter(is_wanted).map(range).collect()
+    }
+
+    /// What the linker called this file, and what was stripped off it.
+    pub fn build_id(&self) -> Option<Vec<u8>> {
+        let extent = self.section_named(".note.gnu.build-id")?.extent;
+        build_id(self.source.read(extent.offset, extent.size).ok()?.bytes())
+    }
+
+    fn sections(&self) -> Option<Sections> {
+        let offset = self.header.e_shoff.get(LE);
+        if offset == 0 || u64::from(self.header.e_shentsize.get(LE)) != HEADER_SIZE {
+            return None;
+        }
+        let first = self.source.read(offset, HEADER_SIZE).ok()?;
+        let first = first.table::<Section>().first()?;
+        // With 65280 sections or more, the numbers are in section 0.
+        let count = match self.header.e_shnum.get(LE) {
+            0 => first.sh_size.get(LE),
+            count => u64::from(count),
+        };
+        let names = match self.header.e_shstrndx.get(LE) {
+            elf::SHN_XINDEX => first.sh_link.get(LE) as usize,
+            index => usize::from(index),
+        };
+        let headers = self.source.read(offset, count.checked_mul(HEADER_SIZE)?).ok()?;
+        let names = headers.table::<Section>().get(names).map(extent);
+        let names = names.and_then(|names| self.source.read(names.offset, names.size).ok());
+        Some(Sections { headers, names })
+    }
+}
+
+/// Where a section is in memory, before relocation, and in the file.
+pub struct Place {
+    pub addr: u64,
+    pub extent: Extent,
+    /// The content begins with a header that says how.
+    pub compressed: bool,
+}
+
+struct Sections {
+    headers: Block,
+    names: Option<Block>,
+}
+
+impl Sections {
+    fn table(&self) -> &[Section] {
+        self.headers.table()
+    }
+
+    fn name(&self, section: &Section) -> Option<&[u8]> {
+        let rest = self
+            .names
+            .as_ref()?
+            .bytes()
+            .get(section.sh_name.get(LE) as usize..)?;
+        rest.split(|&byte| byte == 0).next()
+    }
+}
+
+fn kind(section: &Section) -> u32 {
+    section.sh_type.get(LE)
+}
+
+fn extent(section: &Section) -> Extent {
+    Extent {
+        offset: section.sh_offset.get(LE),
+        size: section.sh_size.get(LE),
+    }
+}
+
+/// The build id among these notes.
+pub fn build_id(notes: &[u8]) -> Option<Vec<u8>> {
+    let content = note(notes, b"GNU\0", elf::NT_GNU_BUILD_ID)?;
+    (2..=MAX_BUILD_ID)
+        .contains(&content.len())
+        .then(|| content.to_vec())
+}
+
+/// The content of the first note of that owner and type.
+pub fn note<'n>(mut notes: &'n [u8], owner: &[u8], kind: u32) -> Option<&'n [u8]> {
+    loop {
+        let (header, rest) = notes.split_at_checked(12)?;
+        let number = |at: usize| Some(u32::from_le_bytes(header.get(at..at + 4)?.try_into().ok()?));
+        let (name_len, len) = (number(0)? as usize, number(4)? as usize);
+        let content = rest.get(name_len.next_multiple_of(4)..)?;
+        if number(8)? == kind && rest.get(..name_len)? == owner {
+            return content.get(..len);
+        }
+        notes = content.get(len.next_multiple_of(4)..)?;
+    }
+}
+
+fn read_file_header(source: &Source) -> Result<FileHeader64<LittleEndian>> {
+    let ident = source.read(0, source.len().min(16))?;
+    let ident = ident.bytes();
+    ensure!(ident.starts_with(&elf::ELFMAG), "not an ELF file");
+    ensure!(ident.len() == 16, "truncated ELF file");
+    match ident[4] {
+        elf::ELFCLASS64 => {}
+        elf::ELFCLASS32 => bail!("a 32-bit ELF file"),
+        other => bail!("an ELF file of unknown class {other}"),
+    }
+    ensure!(ident[5] == elf::ELFDATA2LSB, "a big-endian ELF file");
+    let block = source.read(0, size_of::<FileHeader64<LittleEndian>>() as u64)?;
+    let header = *block
+        .table::<FileHeader64<LittleEndian>>()
+        .first()
+        .context("truncated ELF file")?;
+    let machine = header.e_machine.get(LE);
+    let (expected, this) = MACHINE;
+    ensure!(
+        machine == expected,
+        "an ELF file for {}, this is {this}",
+        machine_name(machine)
+    );
+    Ok(header)
+}
+
+fn machine_name(machine: u16) -> String {
+    match machine {
+        elf::EM_386 => "i386".to_owned(),
+        elf::EM_ARM => "arm".to_owned(),
+        elf::EM_X86_64 => "x86_64".to_owned(),
+        elf::EM_AARCH64 => "aarch64".to_owned(),
+        elf::EM_RISCV => "riscv".to_owned(),
+        elf::EM_PPC64 => "ppc64".to_owned(),
+        elf::EM_S390 => "s390".to_owned(),
+        other => format!("machine {other}"),
+    }
+}

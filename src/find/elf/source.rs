@@ -1,0 +1,125 @@
+//! The bytes of an ELF file, read piece by piece.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use anyhow::{Context, Result, ensure};
+use object::{LittleEndian, Pod, U32, pod};
+
+/// Largest table that is read, in bytes. Browsers with all their symbols have half of it; a file of holes can claim
+/// any size without taking up a disk.
+const MAX_TABLE: u64 = 1 << 30;
+
+/// A file and its length, as it was when it was opened, or one that was unpacked into memory.
+#[derive(Debug)]
+pub struct Source {
+    content: Content,
+    len: u64,
+}
+
+#[derive(Debug)]
+enum Content {
+    File(File),
+    Memory(Vec<u8>),
+}
+
+impl Source {
+    pub fn new(file: File) -> Result<Source> {
+        let len = file.metadata()?.len();
+        Ok(Source {
+            content: Content::File(file),
+            len,
+        })
+    }
+
+    pub fn in_memory(bytes: Vec<u8>) -> Source {
+        let len = bytes.len() as u64;
+        Source {
+            content: Content::Memory(bytes),
+            len,
+        }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// `size` bytes from `offset` on. Nothing is allocated unless the file is as long as that.
+    pub fn read(&self, offset: u64, size: u64) -> Result<Block> {
+        let len = self.checked_len(offset, size)?;
+        let mut words = vec![0_u64; len.div_ceil(8)];
+        self.read_into(&mut pod::bytes_of_slice_mut(&mut words)[..len], offset)?;
+        Ok(Block { words, len })
+    }
+
+    /// The same, for what is no table.
+    pub fn read_bytes(&self, offset: u64, size: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.checked_len(offset, size)?];
+        self.read_into(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    fn checked_len(&self, offset: u64, size: u64) -> Result<usize> {
+        let end = offset.checked_add(size).filter(|&end| end <= self.len);
+        ensure!(end.is_some(), "truncated ELF file");
+        ensure!(size <= MAX_TABLE, "a table of {size} bytes is too large");
+        Ok(usize::try_from(size)?)
+    }
+
+    fn read_into(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        match &self.content {
+            Content::File(file) => file.read_exact_at(bytes, offset)?,
+            Content::Memory(all) => {
+                let rest = usize::try_from(offset).ok().and_then(|start| all.get(start..));
+                let part = rest.and_then(|rest| rest.get(..bytes.len()));
+                bytes.copy_from_slice(part.context("truncated ELF file")?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes from `offset` to the next NUL, which must be among the next `room` bytes.
+    pub fn string(&self, offset: u64, room: u64) -> Option<Vec<u8>> {
+        let block = self.read(offset, room.min(self.len.checked_sub(offset)?)).ok()?;
+        let text = block.bytes();
+        Some(text[..text.iter().position(|&byte| byte == 0)?].to_vec())
+    }
+}
+
+/// A piece of the file, aligned in memory for the 8-byte fields of ELF tables.
+pub struct Block {
+    words: Vec<u64>,
+    len: usize,
+}
+
+impl Block {
+    pub fn bytes(&self) -> &[u8] {
+        &pod::bytes_of_slice(&self.words)[..self.len]
+    }
+
+    /// The piece as a table; an incomplete entry at the end is dropped.
+    pub fn table<T: Pod>(&self) -> &[T] {
+        let count = self.len / size_of::<T>();
+        pod::slice_from_bytes(self.bytes(), count).map_or(&[], |(table, _)| table)
+    }
+
+    /// The number at byte `at`, or 0 past the end.
+    pub fn u32_at(&self, at: usize) -> u32 {
+        self.table::<U32<LittleEndian>>()
+            .get(at / 4)
+            .map_or(0, |number| number.get(LittleEndian))
+    }
+}
+
+/// A range of the file, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    pub offset: u64,
+    pub size: u64,
+}
+
+impl Extent {
+    pub fn end(self) -> u64 {
+        self.offset.saturating_add(self.size)
+    }
+}

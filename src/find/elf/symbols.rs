@@ -1,0 +1,120 @@
+//! Tables of symbols.
+
+use object::elf::{self, Sym64};
+use object::{LittleEndian, U16};
+
+use super::Function;
+use super::source::Block;
+
+const LE: LittleEndian = LittleEndian;
+pub type RawSymbol = Sym64<LittleEndian>;
+
+/// A symbol table with its strings.
+pub struct Symbols {
+    table: Block,
+    strings: Block,
+    /// Bytes of the strings up to the last NUL. What follows is the end of no name, and is not searched for it again and
+    /// again.
+    terminated: usize,
+    /// One number a symbol; only dynamic symbols have them.
+    versions: Option<Block>,
+    /// Bytes of the file that they are from.
+    pub file_len: u64,
+}
+
+/// A defined function symbol.
+pub struct Symbol {
+    pub addr: u64,
+    pub size: u64,
+    pub ifunc: bool,
+    /// Where its name starts in the strings.
+    pub name: usize,
+    pub local: bool,
+    /// An old version, kept for programs that were linked against it.
+    pub hidden: bool,
+}
+
+impl Symbol {
+    /// `None` unless it is a function that the file defines.
+    pub fn new(raw: &RawSymbol, hidden: bool) -> Option<Symbol> {
+        let ifunc = raw.st_type() == elf::STT_GNU_IFUNC;
+        let function = ifunc || raw.st_type() == elf::STT_FUNC;
+        let addr = raw.st_value.get(LE);
+        let defined = addr != 0 && raw.st_shndx.get(LE) != elf::SHN_UNDEF;
+        (function && defined).then(|| Symbol {
+            addr,
+            size: raw.st_size.get(LE),
+            ifunc,
+            name: raw.st_name.get(LE) as usize,
+            local: raw.st_bind() == elf::STB_LOCAL,
+            hidden,
+        })
+    }
+
+    pub fn function(&self, name: &str, offset: u64) -> Function {
+        Function {
+            name: name.to_owned(),
+            offset,
+            addr: self.addr,
+            size: self.size,
+            ifunc: self.ifunc,
+        }
+    }
+}
+
+impl Symbols {
+    pub fn new(table: Block, strings: Block, versions: Option<Block>, file_len: u64) -> Symbols {
+        let last = strings.bytes().iter().rposition(|&byte| byte == 0);
+        Symbols {
+            terminated: last.map_or(0, |last| last + 1),
+            table,
+            strings,
+            versions,
+            file_len,
+        }
+    }
+
+    /// The first byte of a symbol's name.
+    pub fn first_byte(&self, symbol: &Symbol) -> Option<u8> {
+        self.strings.bytes().get(symbol.name).copied()
+    }
+
+    /// The defined functions, in the order of the table.
+    pub fn functions(&self) -> impl Iterator<Item = Symbol> {
+        let versions: &[U16<LittleEndian>] = self.versions.as_ref().map_or(&[], Block::table);
+        let table = self.table.table::<RawSymbol>();
+        table.iter().enumerate().filter_map(move |(index, raw)| {
+            Symbol::new(
+                raw,
+                versions.get(index).is_some_and(|version| is_hidden(*version)),
+            )
+        })
+    }
+
+    /// The name without its version, and whether this is the default version of it.
+    pub fn name(&self, symbol: &Symbol) -> Option<(&[u8], bool)> {
+        let rest = self.strings.bytes().get(symbol.name..self.terminated)?;
+        let full = &rest[..rest.iter().position(|&byte| byte == 0)?];
+        let (name, default) = match full.iter().position(|&byte| byte == b'@') {
+            Some(at) if at > 0 => (&full[..at], full.get(at + 1) == Some(&b'@')),
+            _ => (full, true),
+        };
+        (!name.is_empty()).then_some((name, default && !symbol.hidden))
+    }
+
+    /// Whether the symbol has this name, and in which version: `Some(true)` for the default one. Unlike
+    /// [`Symbols::name`] this looks at no more bytes than it takes.
+    pub fn is_named(&self, symbol: &Symbol, name: &[u8]) -> Option<bool> {
+        let rest = self.strings.bytes().get(symbol.name..)?.strip_prefix(name)?;
+        match rest {
+            [0, ..] | [b'@', b'@', ..] => Some(!symbol.hidden),
+            [b'@', ..] => Some(false),
+            _ => None,
+        }
+    }
+}
+
+/// Whether the number of a version marks it as an old one.
+pub fn is_hidden(version: U16<LittleEndian>) -> bool {
+    version.get(LE) & elf::VERSYM_HIDDEN != 0
+}

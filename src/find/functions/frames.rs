@@ -1,0 +1,97 @@
+//! Where functions start and end by the tables that unwind the stack. A program needs them to run, so they stay when its
+//! symbols are stripped.
+
+use gimli::{
+    BaseAddresses, CallFrameInstruction, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, Pointer,
+};
+use gimli::{FrameDescriptionEntry, UnwindSection};
+
+use crate::find::elf::{Block, ElfFile};
+
+/// What the sections begin with whose code is no function's: stubs for calls into libraries, and what BOLT has replaced.
+const NOT_CALLED: [&str; 2] = [".plt", ".bolt.org"];
+
+type Bytes<'b> = EndianSlice<'b, LittleEndian>;
+
+/// The code of a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Extent {
+    /// Virtual address of the first instruction.
+    pub addr: u64,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// The functions in the unwind tables, by address, each once. What cannot be read is left out.
+pub fn functions(elf: &ElfFile) -> Vec<Extent> {
+    let Some((addr, block)) = unwind_table(elf) else {
+        return Vec::new();
+    };
+    let not_called: Vec<_> = NOT_CALLED
+        .iter()
+        .flat_map(|name| elf.sections_starting(name))
+        .collect();
+    let mut found = read(addr, block.bytes());
+    found.retain(|extent| !not_called.iter().any(|range| range.contains(&extent.addr)));
+    found.sort_unstable();
+    found.dedup_by_key(|extent| extent.addr);
+    found
+}
+
+/// The virtual address and the content of `.eh_frame`, and maybe something after it.
+fn unwind_table(elf: &ElfFile) -> Option<(u64, Block)> {
+    elf.section_named(".eh_frame").or_else(|| {
+        let addr = elf.frame_index()?;
+        let index = elf.content_from(addr)?;
+        let bases = BaseAddresses::default().set_eh_frame_hdr(addr);
+        let index = EhFrameHdr::new(index.bytes(), LittleEndian)
+            .parse(&bases, 8)
+            .ok()?;
+        let Pointer::Direct(addr) = index.eh_frame_ptr() else {
+            return None;
+        };
+        Some((addr, elf.content_from(addr)?))
+    })
+}
+
+pub fn read(addr: u64, bytes: &[u8]) -> Vec<Extent> {
+    let table = EhFrame::new(bytes, LittleEndian);
+    let bases = BaseAddresses::default().set_eh_frame(addr);
+    let mut entries = table.entries(&bases);
+    let mut found = Vec::new();
+    while let Ok(Some(entry)) = entries.next() {
+        let CieOrFde::Fde(entry) = entry else {
+            continue;
+        };
+        let entry = entry.parse(EhFrame::cie_from_offset);
+        if let Ok(entry) = entry
+            && is_function(&entry, &table, &bases)
+        {
+            found.push(Extent {
+                addr: entry.initial_address(),
+                size: entry.len(),
+            });
+        }
+    }
+    found
+}
+
+/// Whether the entry is about a function from its start: what begins with a frame that is built already is the cold part
+/// of another function, or the stubs of `.plt`. The code that signal handlers return to is called by nobody.
+fn is_function(entry: &FrameDescriptionEntry<Bytes>, table: &EhFrame<Bytes>, bases: &BaseAddresses) -> bool {
+    use CallFrameInstruction::{AdvanceLoc, DefCfa, DefCfaExpression, DefCfaOffset, DefCfaRegister, SetLoc};
+    if entry.is_signal_trampoline() || entry.len() == 0 {
+        return false;
+    }
+    let mut instructions = entry.instructions(table, bases);
+    while let Ok(Some(instruction)) = instructions.next() {
+        match instruction {
+            AdvanceLoc { .. } | SetLoc { .. } => return true,
+            DefCfa { .. } | DefCfaOffset { .. } | DefCfaRegister { .. } | DefCfaExpression { .. } => {
+                return false;
+            }
+            _ => {}
+        }
+    }
+    true
+}

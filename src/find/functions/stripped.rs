@@ -1,0 +1,222 @@
+//! Symbols that were stripped off a file, from where distributions put them.
+//!
+//! A debug file is looked for as gdb does: by build id, then by `.gnu_debuglink`. It counts only if its build id or its
+//! checksum is the right one. Without any there may be MiniDebugInfo: a compressed ELF file inside the file, with symbols
+//! alone.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Cursor, Read};
+use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use xz4rust::{XzDecoder, XzReader};
+
+use crate::find::elf::{ElfFile, LinkView, Source, Symbols};
+use crate::find::target::open_regular;
+
+/// Where debug files are, in the root directory of this tool and in that of a process.
+const DEBUG_DIR: &str = "usr/lib/debug";
+/// The section that names the file with what several debug files share.
+const SHARED_LINK: &str = ".gnu_debugaltlink";
+/// Longest file whose checksum is computed, in bytes.
+const MAX_CHECKED: u64 = 4 << 30;
+/// Bytes read at a time for a checksum.
+const CHUNK: usize = 1 << 16;
+/// Most bytes that MiniDebugInfo is unpacked to, and the window that this may need. `xz -9` has one of 64 MiB.
+const MAX_UNPACKED: u64 = 256 << 20;
+const MAX_WINDOW: usize = 64 << 20;
+
+/// The symbols that were stripped off `elf`, whose name is `path`. Whatever is damaged counts as absent.
+pub fn symbols(elf: &ElfFile, path: &Path) -> Option<Symbols> {
+    separate(elf, path).or_else(|| packed(elf))
+}
+
+/// The debug file of `elf`, whose name is `path`, and the file that `dwz` made of what several debug files share.
+pub fn debug_files(elf: &ElfFile, path: &Path) -> Option<(File, Option<File>)> {
+    let place = Place::of(path);
+    let found = place.debug_file(elf)?;
+    let shared = found.view.section_named(SHARED_LINK).and_then(|section| {
+        let link = found.view.source.read(section.extent.offset, section.extent.size);
+        place.shared_file(link.ok()?.bytes(), &found.path)
+    });
+    Some((found.file, shared))
+}
+
+/// The file that the debug information of `elf` itself shares with others.
+pub fn shared_file(elf: &ElfFile, path: &Path) -> Option<File> {
+    let (_, link) = elf.section_named(SHARED_LINK)?;
+    Place::of(path).shared_file(link.bytes(), path)
+}
+
+fn separate(elf: &ElfFile, path: &Path) -> Option<Symbols> {
+    Place::of(path).debug_file(elf)?.symbols()
+}
+struct DebugFile {
+    path: PathBuf,
+    file: File,
+    view: LinkView,
+}
+
+impl DebugFile {
+    fn open(path: PathBuf) -> Option<DebugFile> {
+        let file = open_regular(&path).ok()?;
+        let view = LinkView::open(Source::new(file.try_clone().ok()?).ok()?).ok()?;
+        Some(DebugFile { path, file, view })
+    }
+
+    fn symbols(&self) -> Option<Symbols> {
+        self.view.symbols().ok().flatten()
+    }
+}
+
+/// Where a file is: in the root directory of this tool, or in that of a process, through `/proc/PID/root`.
+struct Place {
+    /// Root directories, the file's own first.
+    roots: Vec<PathBuf>,
+    /// The directory of the file, as this tool reaches it.
+    directory: PathBuf,
+    /// The same, below the root directory.
+    below_root: PathBuf,
+}
+
+impl Place {
+    fn of(path: &Path) -> Place {
+        let parts: Vec<Component> = path.components().take(4).collect();
+        let root: PathBuf = parts.iter().collect();
+        let is_foreign = root.starts_with("/proc") && parts.len() == 4 && root.ends_with("root");
+        // Through the link `/proc/PID/root` links would lead into the wrong root directory.
+        let (root, path) = match is_foreign {
+            true => (root, path.to_owned()),
+            false => (
+                "/".into(),
+                fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+            ),
+        };
+        let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
+        let below_root = directory.strip_prefix(&root).unwrap_or(Path::new("")).to_owned();
+        let mut roots = vec![root, "/".into()];
+        roots.dedup();
+        Place {
+            roots,
+            directory,
+            below_root,
+        }
+    }
+
+    fn debug_file(&self, elf: &ElfFile) -> Option<DebugFile> {
+        let id = elf.build_id();
+        id.as_ref().and_then(|id| self.with_id(id)).or_else(|| {
+            let (_, link) = elf.section_named(".gnu_debuglink")?;
+            let link = Link::parse(link.bytes())?;
+            let is_right = |file: &DebugFile| match (&id, file.view.build_id()) {
+                (Some(wanted), Some(id)) => *wanted == id,
+                _ => checksum(&file.file) == Some(link.checksum),
+            };
+            let files = self.by_name(link.name).into_iter().filter_map(DebugFile::open);
+            files.into_iter().find(is_right)
+        })
+    }
+
+    fn with_id(&self, id: &[u8]) -> Option<DebugFile> {
+        let files = self.by_id(id).into_iter().filter_map(DebugFile::open);
+        files
+            .into_iter()
+            .find(|file| file.view.build_id().as_deref() == Some(id))
+    }
+
+    /// The file that `.gnu_debugaltlink` of the debug information in `path` is about: its name and its build id.
+    fn shared_file(&self, link: &[u8], path: &Path) -> Option<File> {
+        let (name, id) = link.split_at_checked(link.iter().position(|&byte| byte == 0)?)?;
+        let name = Path::new(OsStr::from_bytes(name));
+        let id = id.get(1..)?;
+        let beside = match name.strip_prefix("/") {
+            Ok(below) => self.roots.iter().map(|root| root.join(below)).collect(),
+            Err(_) => vec![fs::canonicalize(path).ok()?.parent()?.join(name)],
+        };
+        let mut named = beside.into_iter().filter_map(DebugFile::open);
+        let found = named.find(|file| file.view.build_id().as_deref() == Some(id));
+        found.or_else(|| self.with_id(id)).map(|found| found.file)
+    }
+
+    /// Where the debug file of that build id may be.
+    fn by_id(&self, id: &[u8]) -> Vec<PathBuf> {
+        let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let Some((directory, file)) = digits.split_at_checked(2) else {
+            return Vec::new();
+        };
+        let below = Path::new(DEBUG_DIR)
+            .join(".build-id")
+            .join(directory)
+            .join(format!("{file}.debug"));
+        self.roots.iter().map(|root| root.join(&below)).collect()
+    }
+
+    /// Where the debug file of that name may be.
+    fn by_name(&self, name: &OsStr) -> Vec<PathBuf> {
+        let in_debug_dir = self
+            .roots
+            .iter()
+            .map(|root| root.join(DEBUG_DIR).join(&self.below_root));
+        let directories = [self.directory.clone(), self.directory.join(".debug")];
+        directories
+            .into_iter()
+            .chain(in_debug_dir)
+            .map(|directory| directory.join(name))
+            .collect()
+    }
+}
+
+/// The content of `.gnu_debuglink`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Link<'l> {
+    pub name: &'l OsStr,
+    /// CRC-32 of the debug file.
+    pub checksum: u32,
+}
+
+impl Link<'_> {
+    /// A name, a NUL, and at the next multiple of four bytes the checksum.
+    pub fn parse(bytes: &[u8]) -> Option<Link<'_>> {
+        let name = &bytes[..bytes.iter().position(|&byte| byte == 0)?];
+        let at = (name.len() + 1).next_multiple_of(4);
+        let checksum = u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?);
+        let is_plain = !name.is_empty() && !name.contains(&b'/') && name != b"." && name != b"..";
+        is_plain.then_some(Link {
+            name: OsStr::from_bytes(name),
+            checksum,
+        })
+    }
+}
+
+fn checksum(file: &File) -> Option<u32> {
+    if file.metadata().ok()?.len() > MAX_CHECKED {
+        return None;
+    }
+    let mut file = file.try_clone().ok()?.take(MAX_CHECKED);
+    let mut chunk = vec![0; CHUNK];
+    let mut sum = crc32fast::Hasher::new();
+    loop {
+        match file.read(&mut chunk).ok()? {
+            0 => return Some(sum.finalize()),
+            len => sum.update(&chunk[..len]),
+        }
+    }
+}
+
+/// The symbols in MiniDebugInfo.
+fn packed(elf: &ElfFile) -> Option<Symbols> {
+    let (_, section) = elf.section_named(".gnu_debugdata")?;
+    let view = LinkView::open(Source::in_memory(unpacked(section.bytes())?)).ok()?;
+    view.symbols().ok().flatten()
+}
+
+pub fn unpacked(xz: &[u8]) -> Option<Vec<u8>> {
+    let decoder = Box::new(XzDecoder::with_alloc_dict_size(0, MAX_WINDOW));
+    let buffer = NonZeroUsize::new(CHUNK)?;
+    let reader = XzReader::new_with_buffer_size_and_decoder(Cursor::new(xz.to_vec()), buffer, decoder);
+    let mut bytes = Vec::new();
+    reader.take(MAX_UNPACKED + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 <= MAX_UNPACKED).then_some(bytes)
+}

@@ -1,0 +1,575 @@
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use object::elf as format;
+
+use super::*;
+use crate::find::elf::image::{Image, Sym, file_with};
+use crate::find::spec::{What, parse};
+
+fn opened(image: &Image) -> ElfFile {
+    ElfFile::open(image.file(), Path::new("made-up")).unwrap()
+}
+
+fn open(path: &Path) -> ElfFile {
+    ElfFile::open(fs::File::open(path).unwrap(), path).unwrap()
+}
+
+fn pattern(text: &str) -> NamePattern {
+    match parse(&format!("app:{text}")).unwrap().what {
+        What::Function { name, .. } => name,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The names that are meant, in the order of addresses.
+fn names(elf: &ElfFile, path: &Path, text: &str) -> Vec<String> {
+    let found = select(elf, path, &pattern(text)).unwrap();
+    assert!(
+        found.windows(2).all(|pair| pair[0].addr < pair[1].addr),
+        "{found:?}"
+    );
+    found.into_iter().map(|function| function.name).collect()
+}
+
+fn near(elf: &ElfFile, name: &str, n: usize) -> Vec<String> {
+    nearest(elf, Path::new("made-up"), name, n)
+}
+
+/// A directory that goes away with the value.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("find-functions-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    /// Whether the commands of a shell script succeed, in this directory.
+    fn run(&self, script: &str) -> bool {
+        let mut shell = Command::new("sh");
+        let status = shell
+            .args(["-ec", script])
+            .current_dir(&self.0)
+            .stderr(Stdio::null())
+            .status();
+        status.is_ok_and(|status| status.success())
+    }
+
+    /// The program `app`, whose two functions `visit` and `inner` are local. `None`, and a word about it, without a
+    /// compiler.
+    fn with_program(name: &str, options: &str) -> Option<Folder> {
+        const SOURCE: &str = "
+            static int __attribute__((noinline)) inner(int n) { __asm__ volatile(\"\"); return n * 3; }
+            static int __attribute__((noinline)) visit(int n) { return inner(n) + inner(n + 1); }
+            int main(int argc, char **argv) { (void)argv; return visit(argc) + visit(2); }";
+        let folder = Folder::new(name);
+        fs::write(folder.0.join("app.c"), SOURCE).unwrap();
+        let built = folder.run(&format!("cc -O1 -g {options} -o app app.c"));
+        if !built {
+            eprintln!("skipped: no C compiler");
+        }
+        built.then_some(folder)
+    }
+
+    fn app(&self) -> PathBuf {
+        self.0.join("app")
+    }
+
+    fn finds(&self, name: &str) -> Vec<String> {
+        let path = self.app();
+        names(&open(&path), &path, name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `xz` of `PLAIN`.
+const XZ: [u8; 92] = [
+    0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x04, 0xe6, 0xd6, 0xb4, 0x46, 0x02, 0x00, 0x21, 0x01, 0x16,
+    0x00, 0x00, 0x00, 0x74, 0x2f, 0xe5, 0xa3, 0xe0, 0x00, 0x2c, 0x00, 0x20, 0x5d, 0x00, 0x33, 0x1d, 0x49,
+    0xff, 0xa9, 0x61, 0xfb, 0x13, 0x08, 0x4c, 0x4d, 0xe6, 0x7a, 0x8f, 0x6b, 0xea, 0xe4, 0x18, 0xc3, 0x39,
+    0xfe, 0x25, 0x73, 0x08, 0x34, 0x82, 0xf3, 0x5c, 0xff, 0x73, 0x6a, 0x00, 0x00, 0x2c, 0x6a, 0xd8, 0x6b,
+    0x60, 0x91, 0x94, 0x7c, 0x00, 0x01, 0x3c, 0x2d, 0xa1, 0x90, 0xaa, 0x16, 0x1f, 0xb6, 0xf3, 0x7d, 0x01,
+    0x00, 0x00, 0x00, 0x00, 0x04, 0x59, 0x5a,
+];
+const PLAIN: &[u8] = b"functions functions functions of an ELF file\n";
+
+/// Random enough, and the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % sides
+    }
+
+    /// Changes a few of the bytes, or cuts some off.
+    fn spoil(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut spoilt = bytes.to_vec();
+        for _ in 0..1 + self.roll(4) {
+            let at = self.roll(spoilt.len());
+            match self.roll(5) {
+                0 => spoilt[at] = 0xff,
+                1 => spoilt[at] = 0,
+                2 => spoilt[at] ^= 1 << self.roll(8),
+                3 => spoilt[at] = self.roll(256) as u8,
+                _ => spoilt.truncate(at.max(1)),
+            }
+        }
+        spoilt
+    }
+}
+
+fn local(name: &'static str, at: u64) -> Sym {
+    Sym {
+        local: true,
+        ..Sym::new(name, at)
+    }
+}
+
+fn image(dynamic: Vec<Sym>, local: Vec<Sym>) -> ElfFile {
+    opened(&Image {
+        dynamic,
+        local,
+        sections: true,
+        ..Image::default()
+    })
+}
+
+fn made_up() -> ElfFile {
+    image(
+        vec![
+            Sym::new("memalign", 0),
+            Sym::new("aligned_alloc", 0),
+            Sym::new("malloc", 16),
+        ],
+        vec![
+            local("__libc_malloc", 16),
+            local("_ZN3net5Proxy4readEi", 32),
+            local("_ZN3net5Proxy4readEl", 48),
+            local("_RNvMC3appNtB2_3Box4open", 64),
+            local("twin", 80),
+            local("twin", 96),
+            local("visit.cold", 112),
+            local("visit.cold.3", 128),
+            local("visit.part.0", 144),
+        ],
+    )
+}
+
+#[test]
+fn exact_names() {
+    let (elf, path) = (made_up(), Path::new("made-up"));
+    let names = |text| names(&elf, path, text);
+    assert_eq!(names("malloc"), ["malloc"]);
+    assert_eq!(names("aligned_alloc"), ["aligned_alloc"], "as it was asked for");
+    assert_eq!(names("__libc_malloc"), ["__libc_malloc"]);
+    assert_eq!(
+        names("twin"),
+        ["twin", "twin"],
+        "local functions of several source files"
+    );
+    assert_eq!(names("absent"), [""; 0]);
+    let overloads = ["_ZN3net5Proxy4readEi", "_ZN3net5Proxy4readEl"];
+    assert_eq!(names("net::Proxy::read"), overloads);
+    assert_eq!(names("net::Proxy::read(int)"), overloads[..1]);
+    assert_eq!(names("_ZN3net5Proxy4readEl"), overloads[1..]);
+    assert_eq!(names("Proxy::read"), [""; 0]);
+    assert_eq!(names("app::Box::open"), ["_RNvMC3appNtB2_3Box4open"]);
+    assert_eq!(names("<app::Box>::open"), ["_RNvMC3appNtB2_3Box4open"]);
+}
+
+#[test]
+fn an_exported_function_hides_local_ones_of_its_name() {
+    let elf = image(vec![], vec![local("f", 0), Sym::new("f", 16), local("f", 32)]);
+    let found = select(&elf, Path::new("made-up"), &pattern("f")).unwrap();
+    assert_eq!(
+        found.iter().map(|f| f.addr - elf.entry()).collect::<Vec<_>>(),
+        [16]
+    );
+}
+
+#[test]
+fn patterns() {
+    let (elf, path) = (made_up(), Path::new("made-up"));
+    let names = |text| names(&elf, path, text);
+    assert_eq!(names("*al*"), ["memalign", "malloc"], "the best name of each");
+    assert_eq!(names("__*"), ["__libc_malloc"], "the best name of those that fit");
+    assert_eq!(
+        names("net::Proxy::*"),
+        ["_ZN3net5Proxy4readEi", "_ZN3net5Proxy4readEl"]
+    );
+    assert_eq!(
+        names("net::Proxy::r??d"),
+        ["_ZN3net5Proxy4readEi", "_ZN3net5Proxy4readEl"]
+    );
+    assert_eq!(names("*(long)"), ["_ZN3net5Proxy4readEl"]);
+    assert_eq!(names("app::*::open"), ["_RNvMC3appNtB2_3Box4open"]);
+    assert_eq!(names("/read.int.$/"), ["_ZN3net5Proxy4readEi"]);
+    assert_eq!(names("/^malloc$/"), ["malloc"]);
+    assert_eq!(names("visit*"), ["visit.part.0"], "cold parts are jumped to");
+    assert_eq!(names("fn_*"), [""; 0]);
+    assert_eq!(all(&elf, path).unwrap().len(), 8);
+}
+
+#[test]
+fn indirect_functions_are_told_by_each_of_their_names() {
+    let chosen = Sym {
+        kind: format::STT_GNU_IFUNC,
+        ..Sym::new("memcpy", 0)
+    };
+    let elf = image(vec![chosen], vec![local("a", 0)]);
+    for text in ["memcpy", "*"] {
+        let found = select(&elf, Path::new("made-up"), &pattern(text)).unwrap();
+        assert!(found.len() == 1 && found[0].ifunc, "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn old_versions() {
+    let versioned = |name, at| local(name, at);
+    let elf = image(
+        vec![],
+        vec![
+            versioned("f@OLD", 0),
+            versioned("f@@NEW", 16),
+            versioned("g@OLD", 32),
+        ],
+    );
+    let found: Vec<_> = all(&elf, Path::new("made-up")).unwrap();
+    let found: Vec<_> = found
+        .iter()
+        .map(|f| (f.name.as_str(), f.addr - elf.entry()))
+        .collect();
+    assert_eq!(found, [("f", 16), ("g", 32)]);
+}
+
+#[test]
+fn which_function_an_address_is_in() {
+    let (elf, path) = (made_up(), Path::new("made-up"));
+    let name = |at| containing(&elf, path, elf.entry() + at).unwrap().map(|f| f.name);
+    assert_eq!(name(0).as_deref(), Some("memalign"));
+    assert_eq!(name(16 + 7).as_deref(), Some("malloc"));
+    assert_eq!(name(16 + 8), None, "behind its end");
+    assert_eq!(name(112 + 4).as_deref(), Some("visit.cold"));
+    assert_eq!(containing(&elf, path, 0).unwrap(), None);
+    assert_eq!(containing(&elf, path, u64::MAX).unwrap(), None);
+}
+
+#[test]
+fn near_names() {
+    let names = [
+        "malloc",
+        "calloc",
+        "malloc_usable_size",
+        "__libc_malloc",
+        "free",
+        "readline",
+    ];
+    let dynamic = names
+        .iter()
+        .zip(0..)
+        .map(|(name, at)| Sym::new(name, at * 16))
+        .collect();
+    let elf = opened(&Image {
+        dynamic,
+        ..Image::default()
+    });
+    assert_eq!(near(&elf, "mallok", 2), ["malloc", "calloc"]);
+    assert_eq!(
+        near(&elf, "MALLOC", 9),
+        ["malloc", "calloc", "malloc_usable_size", "__libc_malloc"]
+    );
+    assert_eq!(near(&elf, "readlines", 3), ["readline"]);
+    assert_eq!(near(&elf, "read", 3), ["readline"]);
+    assert!(near(&elf, "getaddrinfo", 3).is_empty());
+    assert!(near(&elf, "", 3).is_empty());
+    assert!(near(&elf, "malloc", 0).is_empty());
+}
+
+#[test]
+fn near_names_as_people_write_them() {
+    let elf = made_up();
+    assert_eq!(near(&elf, "net::Proxy::raed", 3), ["net::Proxy::read"]);
+    assert_eq!(near(&elf, "Proxy::raed", 3), ["net::Proxy::read"]);
+    assert_eq!(near(&elf, "app::Bx::open", 3), ["app::Box::open"]);
+}
+
+#[test]
+fn functions_of_a_stripped_program() {
+    let Some(folder) = Folder::with_program("stripped", "") else {
+        return;
+    };
+    let path = folder.app();
+    let whole: Vec<Function> = ["inner", "visit", "main"]
+        .iter()
+        .flat_map(|name| select(&open(&path), &path, &pattern(name)).unwrap())
+        .collect();
+    assert_eq!(whole.len(), 3);
+    assert_eq!(folder.finds("fn_*"), [""; 0], "everything has a name");
+    assert!(folder.run("strip -s app"));
+    let elf = open(&path);
+    for function in whole {
+        let name = format!("fn_{:#x}", function.addr);
+        let found = select(&elf, &path, &pattern(&name)).unwrap();
+        assert_eq!(
+            found,
+            [Function {
+                name,
+                ..function.clone()
+            }],
+            "{}",
+            function.name
+        );
+        assert_eq!(
+            containing(&elf, &path, function.addr + 1).unwrap(),
+            found.first().cloned()
+        );
+    }
+    assert_eq!(names(&elf, &path, "inner"), [""; 0]);
+    assert!(!elf.is_go());
+    // Without section headers the tables are found as the program itself finds them.
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[40..48].fill(0);
+    let headless = ElfFile::open(file_with(&bytes), &path).unwrap();
+    let found = all(&headless, &path).unwrap();
+    assert!(
+        all(&elf, &path)
+            .unwrap()
+            .iter()
+            .all(|function| found.contains(function)),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn debug_files() {
+    let Some(folder) = Folder::with_program("debug", "-Wl,--build-id=none") else {
+        return;
+    };
+    let linked = "objcopy --only-keep-debug app app.debug && strip -s app && objcopy --add-gnu-debuglink=app.debug app";
+    assert!(folder.run(linked));
+    assert_eq!(folder.finds("inner"), ["inner"]);
+    assert_eq!(folder.finds("vis*"), ["visit"]);
+    assert_eq!(nearest(&open(&folder.app()), &folder.app(), "vist", 1), ["visit"]);
+    assert!(folder.run("mkdir .debug && mv app.debug .debug"));
+    assert_eq!(folder.finds("inner"), ["inner"]);
+    assert!(folder.run("echo >> .debug/app.debug"));
+    assert_eq!(folder.finds("inner"), [""; 0], "another checksum");
+    assert!(folder.run("rm .debug/app.debug && mkfifo .debug/app.debug"));
+    assert_eq!(folder.finds("inner"), [""; 0], "a pipe that nobody writes to");
+}
+
+#[test]
+fn a_debug_file_of_another_build_does_not_count() {
+    let Some(folder) = Folder::with_program("build", "-Wl,--build-id=0x1234567890abcdef") else {
+        return;
+    };
+    assert_eq!(
+        open(&folder.app()).build_id().unwrap(),
+        0x1234567890abcdef_u64.to_be_bytes()
+    );
+    assert!(folder.run("objcopy --only-keep-debug app app.debug; cc -O1 -Wl,--build-id=0xfe -o other app.c"));
+    assert!(folder.run("strip -s app && objcopy --add-gnu-debuglink=app.debug app"));
+    assert!(folder.run("echo >> app.debug"));
+    assert_eq!(
+        folder.finds("inner"),
+        ["inner"],
+        "the build id is right, whatever the checksum"
+    );
+    assert!(folder.run("mv other app.debug"));
+    assert_eq!(folder.finds("inner"), [""; 0]);
+}
+
+#[test]
+fn mini_debug_info() {
+    let Some(folder) = Folder::with_program("mini", "") else {
+        return;
+    };
+    let packed = "objcopy --strip-debug app mini && strip -s app && xz mini &&
+        objcopy --add-section .gnu_debugdata=mini.xz app";
+    if !folder.run(packed) {
+        eprintln!("skipped: no xz");
+        return;
+    }
+    assert_eq!(folder.finds("inner"), ["inner"]);
+    assert_eq!(folder.finds("vis*"), ["visit"]);
+    let bytes = fs::read(folder.app()).unwrap();
+    let mut dice = Dice(1);
+    for _ in 0..300 {
+        ask_everything(&dice.spoil(&bytes));
+    }
+}
+
+fn ask_everything(bytes: &[u8]) {
+    let path = Path::new("made-up");
+    let Ok(elf) = ElfFile::open(file_with(bytes), path) else {
+        return;
+    };
+    let _ = (all(&elf, path), containing(&elf, path, elf.entry()));
+    let _ = (elf.is_go(), elf.build_id());
+    for text in ["inner", "fn_0x1000", "net::f", "*n?r*"] {
+        let _ = select(&elf, path, &pattern(text));
+    }
+}
+
+#[test]
+fn unpacking() {
+    assert_eq!(stripped::unpacked(&XZ).as_deref(), Some(PLAIN));
+    assert_eq!(stripped::unpacked(b""), None);
+    let mut dice = Dice(1);
+    for _ in 0..4000 {
+        let spoilt = dice.spoil(&XZ);
+        // Whatever slips through the checksums must be what was packed.
+        assert!(
+            stripped::unpacked(&spoilt).is_none_or(|bytes| bytes == PLAIN),
+            "{spoilt:x?}"
+        );
+    }
+}
+
+#[test]
+fn links_to_debug_files() {
+    let name = |bytes: &[u8]| stripped::Link::parse(bytes).map(|link| (link.name.to_owned(), link.checksum));
+    assert_eq!(
+        name(b"app.dbg\0\x01\x02\x03\x04"),
+        Some(("app.dbg".into(), 0x0403_0201))
+    );
+    assert_eq!(name(b"app\0\x01\0\0\0"), Some(("app".into(), 1)));
+    assert_eq!(name(b"app.d\0\0\0\x01\0\0\0"), Some(("app.d".into(), 1)));
+    for bad in [
+        "",
+        "app",
+        "app\0",
+        "app.d\0\0\0\x01\0\0",
+        "\0\0\0\0\x01\0\0\0",
+        "../x\0\0\0\0\x01\0\0\0",
+        "..\0\0\x01\0\0\0",
+    ] {
+        assert_eq!(name(bad.as_bytes()), None, "{bad:?}");
+    }
+}
+
+/// Unwind tables of: a function of 16 bytes at 0x1000, the rest of it at 0x2000 where its frame stands already, and another
+/// function at 0x1010.
+fn unwind_tables() -> Vec<u8> {
+    let mut table = Vec::new();
+    let mut add = |content: &[u8]| {
+        table.extend((content.len() as u32).to_le_bytes());
+        table.extend(content);
+    };
+    // Version 1, no augmentation, alignments 1 and -8, return address in 16; the frame is at rsp + 8.
+    add(&[0, 0, 0, 0, 1, 0, 1, 0x78, 16, 0x0c, 7, 8, 0, 0, 0, 0]);
+    let mut at = 20;
+    for (start, instructions) in [
+        (0x1000_u64, [0x41, 0x0e, 16, 0]),
+        (0x2000, [0x0e, 16, 0, 0]),
+        (0x1010, [0; 4]),
+    ] {
+        let mut content = (at as u32 + 4).to_le_bytes().to_vec();
+        content.extend(start.to_le_bytes());
+        content.extend(16_u64.to_le_bytes());
+        content.extend(instructions);
+        add(&content);
+        at += 4 + content.len();
+    }
+    table.extend([0; 4]);
+    table
+}
+
+#[test]
+fn unwinding() {
+    let extent = |addr| Extent { addr, size: 16 };
+    let table = unwind_tables();
+    assert_eq!(frames::read(0x5000, &table), [extent(0x1000), extent(0x1010)]);
+    let mut dice = Dice(1);
+    for _ in 0..20_000 {
+        let spoilt = dice.spoil(&table);
+        assert!(frames::read(0x5000, &spoilt).len() <= spoilt.len() / 8);
+    }
+}
+
+/// The table of a Go program with two functions, as Go 1.16 or 1.20 writes it.
+fn go_table(is_old: bool) -> Vec<u8> {
+    let (magic, width): (u32, usize) = if is_old {
+        (0xffff_fffa, 8)
+    } else {
+        (0xffff_fff1, 4)
+    };
+    let number = |number: u64| number.to_le_bytes()[..width].to_vec();
+    let base = if is_old { 0x40_1000 } else { 0 };
+    let names = b"main.main\0main.visit\0";
+    let list: Vec<u8> = [base, 40, base + 32, 60, base + 48]
+        .into_iter()
+        .flat_map(number)
+        .collect();
+    let records = [(40, base, 0_u32), (60, base + 32, 10)];
+    let mut functions = list;
+    for (at, start, name) in records {
+        functions.resize(at, 0);
+        functions.extend(number(start));
+        functions.extend(name.to_le_bytes());
+    }
+    let header = if is_old { 64 } else { 72 };
+    let mut words = vec![2_u64, 0, 0x40_1000, header, 0, 0, 0, header + names.len() as u64];
+    if is_old {
+        words.remove(2);
+    }
+    let mut table = magic.to_le_bytes().to_vec();
+    table.extend([0, 0, 1, 8]);
+    table.extend(words.into_iter().flat_map(u64::to_le_bytes));
+    table.extend(names);
+    table.extend(functions);
+    table
+}
+
+#[test]
+fn go_programs() {
+    for is_old in [false, true] {
+        let table = go_table(is_old);
+        let layout = go::Layout::parse(&table).unwrap();
+        let found: Vec<_> = layout
+            .functions(&table)
+            .map(|f| (f.name, f.addr, f.size))
+            .collect();
+        assert_eq!(
+            found,
+            [(&b"main.main"[..], 0x40_1000, 32), (b"main.visit", 0x40_1020, 16)]
+        );
+        let mut dice = Dice(1);
+        for _ in 0..20_000 {
+            let spoilt = dice.spoil(&table);
+            let found = go::Layout::parse(&spoilt).map_or(0, |layout| layout.functions(&spoilt).count());
+            assert!(found <= spoilt.len());
+        }
+    }
+}
+
+#[test]
+fn words_that_mangled_names_have() {
+    let certain = |text| words::certain(&pattern(text)).map(str::to_owned);
+    assert_eq!(certain("net::Proxy::read(int)").as_deref(), Some("Proxy"));
+    assert_eq!(certain("*oxy*").as_deref(), Some("oxy"));
+    for nothing in [
+        "*",
+        "std::string",
+        "operator*",
+        "*[clone*",
+        "{closure*",
+        "1*2",
+        "/Proxy/",
+    ] {
+        assert_eq!(certain(nothing), None, "{nothing}");
+    }
+}

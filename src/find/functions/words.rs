@@ -1,0 +1,33 @@
+//! Which text a mangled name must contain to stand for a readable one: most symbols are dismissed by that, and need not
+//! be demangled.
+//!
+//! Manglings keep identifiers as they are, but abbreviate what languages and compilers know by themselves.
+
+use crate::find::spec::NamePattern;
+
+/// What appears in readable names and not in mangled ones, from C++ and Rust, operators and the wording of demanglers
+/// included. A part of one of these, such as `str`, says nothing either.
+const ABBREVIATED: &str = "std allocator basic_string string basic_istream istream basic_ostream ostream basic_iostream \
+    iostream char_traits signed unsigned char short long int float double bool void wchar_t char8_t char16_t char32_t \
+    __int128 __float128 decimal16 decimal32 decimal64 decimal128 ellipsis half auto decltype decltype(auto) nullptr_t \
+    const volatile restrict true false nullptr sizeof alignof typeid throw noexcept this template typename operator new \
+    delete co_await and clone (anonymous namespace) anonymous namespace vtable for VTT typeinfo name guard variable \
+    reference temporary non-virtual virtual thunk to covariant return construction in initialization transaction safe \
+    dynamic_cast static_cast reinterpret_cast const_cast complex imaginary lambda unnamed type default arg literal \
+    constructor destructor vector extern unsafe dyn mut impl closure shim as str usize isize i8 i16 i32 i64 i128 u8 u16 \
+    u32 u64 u128 f16 f32 f64 f128 global TLS init wrapper function hidden alias java Class resource [abi: enable_if pixel \
+    {closure_env} {vtable} _GLOBAL__N_ _Float16 _BitInt";
+
+/// The longest text that the mangled form of every name that fits `pattern` contains. None if nothing certain can be said.
+pub fn certain(pattern: &NamePattern) -> Option<&str> {
+    let text = match pattern {
+        NamePattern::Exact(text) | NamePattern::Glob(text) => text,
+        NamePattern::Regex(_) => return None,
+    };
+    let words = text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+    let is_certain = |word: &&str| {
+        let is_name = word.starts_with(|char: char| char.is_ascii_alphabetic() || char == '_');
+        is_name && !ABBREVIATED.contains(word)
+    };
+    words.filter(is_certain).max_by_key(|word| word.len())
+}

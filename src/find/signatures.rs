@@ -1,0 +1,48 @@
+//! The parameters of the functions of a file, from whatever knows of them: debug information in the file itself or in its
+//! debug file, else the table of well-known prototypes.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::dwarf::DebugInfo;
+use super::elf::{ElfFile, Function};
+use super::functions::{debug_files, shared_file};
+use super::prototypes;
+use super::types::Signature;
+
+/// What is known of the functions of one file.
+pub struct Signatures {
+    debug: Option<DebugInfo>,
+    /// What the prototypes know the file as.
+    library: String,
+}
+
+impl Signatures {
+    /// Reads the debug information of `file`, which `elf` is made of. `path` tells where to look for debug files. Debug
+    /// information that is damaged counts as absent.
+    pub fn read(file: &File, elf: &ElfFile, path: &Path) -> Signatures {
+        let own = DebugInfo::open(file, shared_file(elf, path).as_ref());
+        let debug = own.ok().flatten().or_else(|| {
+            let (file, shared) = debug_files(elf, path)?;
+            DebugInfo::open(&file, shared.as_ref()).ok()?
+        });
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Signatures {
+            debug,
+            library: elf.soname().unwrap_or_else(|| name.into_owned()),
+        }
+    }
+
+    /// None where nothing is known.
+    pub fn of(&self, function: &Function) -> Option<Signature> {
+        self.at(function.addr, &function.name)
+    }
+
+    /// The same by the address of the function's first instruction and its name in the symbol table.
+    pub fn at(&self, addr: u64, symbol: &str) -> Option<Signature> {
+        let debug = self.debug.as_ref();
+        debug
+            .and_then(|debug| debug.signature(addr))
+            .or_else(|| prototypes::signature(&self.library, symbol))
+    }
+}

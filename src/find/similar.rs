@@ -1,0 +1,67 @@
+//! What a person may have meant who mistyped a name.
+
+/// At most `n` of `candidates` that look like `wanted`, whatever the case, best first and each once: a few letters away,
+/// or with more text before or after.
+pub fn similar<T: AsRef<str>>(
+    wanted: &str,
+    candidates: impl IntoIterator<Item = T>,
+    n: usize,
+) -> Vec<String> {
+    let wanted = wanted.to_lowercase();
+    let near = candidates.into_iter().filter_map(|candidate| {
+        let name = candidate.as_ref();
+        Some((distance(&wanted, name)?, name.len(), name.to_owned()))
+    });
+    let mut near: Vec<(usize, usize, String)> = near.collect();
+    near.sort_unstable();
+    near.dedup();
+    near.into_iter().take(n).map(|(.., name)| name).collect()
+}
+
+/// How far `candidate` is from `wanted` (in lower case), or `None` if nobody would take one for the other. Beyond
+/// the edit distance, a name counts as near if it contains the wanted one, or is the greater part of it.
+fn distance(wanted: &str, candidate: &str) -> Option<usize> {
+    /// A shorter name is part of too many others to mean anything.
+    const MIN_PART: usize = 3;
+    let candidate = candidate.to_lowercase();
+    if wanted.len() >= MIN_PART && candidate.contains(wanted) {
+        let extra = candidate.len() - wanted.len();
+        return Some(if candidate.starts_with(wanted) {
+            extra.min(2)
+        } else {
+            extra.min(3)
+        });
+    }
+    if candidate.len() >= MIN_PART && candidate.len() * 2 >= wanted.len() && wanted.contains(&candidate) {
+        return Some((wanted.len() - candidate.len()).min(3));
+    }
+    let limit = wanted.len().div_ceil(3);
+    if wanted.len().abs_diff(candidate.len()) > limit {
+        return None;
+    }
+    Some(strsim::damerau_levenshtein(wanted, &candidate)).filter(|&distance| distance <= limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_come_first() {
+        let names = [
+            "free",
+            "malloc",
+            "mallopt",
+            "__libc_malloc",
+            "Malloc",
+            "calloc",
+            "malloc",
+            "realpath",
+        ];
+        assert_eq!(similar("malloc", names, 3), ["Malloc", "malloc", "calloc"]);
+        assert_eq!(similar("libc_malloc", names, 1), ["__libc_malloc"]);
+        assert_eq!(similar("mallok", names, 2), ["Malloc", "malloc"]);
+        assert_eq!(similar("frobnicate", names, 3), [""; 0]);
+        assert_eq!(similar("", names, 3), [""; 0]);
+    }
+}

@@ -1,0 +1,439 @@
+//! Which functions and USDT probes a program or library has, and where. Needs no privileges for files that may be read.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::cli::{OutputArgs, named_file, process_of};
+use crate::find::container::find_container;
+use crate::find::demangle::Readable;
+use crate::find::elf::{ElfFile, Function};
+use crate::find::functions;
+use crate::find::ifunc;
+use crate::find::instructions;
+use crate::find::signatures::Signatures;
+use crate::find::similar::similar;
+use crate::find::spec::{NamePattern, Spec, What, parse_list};
+use crate::find::target::{FileSet, Object, Proc};
+use crate::find::types::{Param, Signature};
+use crate::find::usdt::{self, Argument, Number, UsdtProbe};
+use crate::output::{Column, Output, Table, Value};
+use crate::sys::{FAILED, Failure, USAGE};
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+    funclist libc                      # every function of the C library
+    funclist 'libc:*alloc*'            # those of such names
+    funclist 'app:net::*' 'app:/send$/'   # names as C++ and Rust write them; a regular expression
+    funclist -p 1234 ':SSL_*'          # in any file that a process has mapped
+    funclist libc:malloc+4             # does an instruction begin there?
+    funclist --usdt python3            # the places that its authors marked for tracing";
+
+/// List the functions and USDT probes of a program or library.
+#[derive(Parser, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// A program, a library or a path, and which of its functions: a name, with * and ? for any text
+    /// and character, or /REGEX/; NAME+OFFSET, 0xADDRESS; all without
+    #[arg(value_name = "TARGET[:PATTERN]")]
+    specs: Vec<String>,
+    /// USDT probes instead; their pattern is [PROVIDER:]NAME
+    #[arg(long)]
+    usdt: bool,
+    /// The files that these processes have mapped; TARGET can be left out then
+    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Vec<u32>,
+    /// The files that the processes of this container have mapped
+    #[arg(long, value_name = "NAME|ID", conflicts_with = "pid")]
+    container: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+const FUNCTIONS: &[Column] = &[
+    Column::right("ADDR", "addr", 10),
+    Column::right("SIZE", "size_bytes", 7),
+    Column::left("FILE", "file", 36).data_only(),
+    Column::left("FUNCTION", "", 0).text_only(),
+    Column::left("FUNCTION", "function", 0).data_only(),
+    Column::left("", "symbol", 0).data_only(),
+    Column::left("", "params", 0).data_only(),
+    Column::left("", "returns", 0).data_only(),
+    Column::left("", "ifunc", 0).data_only(),
+    Column::left("", "ifunc_target", 0).data_only(),
+];
+
+const PROBES: &[Column] = &[
+    Column::right("ADDR", "addr", 10),
+    Column::left("FILE", "file", 36).data_only(),
+    Column::left("PROVIDER", "provider", 10),
+    Column::left("NAME", "name", 24),
+    Column::left("", "semaphore", 0).data_only(),
+    Column::left("ARGS", "args", 0).text_only(),
+    Column::left("ARGS", "args", 0).data_only(),
+];
+
+pub fn run(args: Args) -> Result<u8> {
+    let pids = args.processes()?;
+    let specs = args.parsed(!pids.is_empty())?;
+    let many = specs.len() > 1 || specs.iter().any(|spec| spec.target.is_none());
+    let mut list = List {
+        out: args.output.open()?,
+        functions: Table::new("function", FUNCTIONS).in_text("file", many),
+        probes: Table::new("usdt", PROBES).in_text("file", many),
+        headed: None,
+        proc: Proc::host(),
+        pids,
+    };
+    for spec in &specs {
+        list.spec(spec)?;
+    }
+    list.out.flush()?;
+    Ok(0)
+}
+
+impl Args {
+    fn processes(&self) -> Result<Vec<u32>> {
+        if let Some(container) = &self.container {
+            return Ok(find_container(container)?.pids);
+        }
+        self.pid.iter().map(|&pid| process_of(pid)).collect()
+    }
+
+    /// What to list; with processes and nothing else, everything.
+    fn parsed(&self, has_processes: bool) -> Result<Vec<Spec>> {
+        let everything = || vec![":*".to_owned()];
+        let texts = match self.specs.is_empty() && has_processes {
+            true => everything(),
+            false => self.specs.clone(),
+        };
+        let is_usdt = |text: &str| text.starts_with("usdt:") || text.starts_with("u:");
+        let specs = texts.iter().map(|text| match self.usdt && !is_usdt(text) {
+            true => parse_list(&format!("usdt:{text}")),
+            false => parse_list(text),
+        });
+        let specs: Vec<Spec> = specs
+            .collect::<Result<_>>()
+            .map_err(|error| Failure::new(USAGE, format!("{error:#}")))?;
+        if specs.is_empty() || (!has_processes && specs.iter().any(|spec| spec.target.is_none())) {
+            let message = "failed to choose a file: no TARGET, no process";
+            let hint = "name a program or library, such as libc, or a process with -p";
+            return Err(Failure::new(USAGE, message).hint(hint).into());
+        }
+        Ok(specs)
+    }
+}
+
+/// A file to list.
+struct Listed {
+    object: Object,
+    elf: ElfFile,
+    /// Where this tool reaches it.
+    path: PathBuf,
+}
+
+impl Listed {
+    fn new(object: Object, path: PathBuf) -> Result<Listed> {
+        let elf = ElfFile::open(object.file.try_clone()?, &object.path)?;
+        Ok(Listed { object, elf, path })
+    }
+
+    /// The name that its processes have for it.
+    fn shown(&self) -> Value<'_> {
+        Value::Bytes(self.object.path.as_os_str().as_bytes())
+    }
+}
+
+struct List {
+    out: Output,
+    functions: Table,
+    probes: Table,
+    /// Whether the last header was that of probes.
+    headed: Option<bool>,
+    proc: Proc,
+    pids: Vec<u32>,
+}
+
+impl List {
+    fn spec(&mut self, spec: &Spec) -> Result<()> {
+        let files = match &spec.target {
+            Some(target) => vec![self.named(target)?],
+            None => self.mapped()?,
+        };
+        self.header(matches!(spec.what, What::Usdt { .. }));
+        let rows = self.out.rows();
+        for file in &files {
+            match &spec.what {
+                What::Usdt { provider, name } => self.usdt(file, provider, name)?,
+                what => self.functions(file, what)?,
+            }
+        }
+        match self.out.rows() == rows {
+            true => Err(nothing(spec, &files).into()),
+            false => Ok(()),
+        }
+    }
+
+    fn header(&mut self, of_probes: bool) {
+        if self.headed.replace(of_probes) != Some(of_probes) {
+            self.out.header(if of_probes { &self.probes } else { &self.functions });
+        }
+    }
+
+    fn named(&self, target: &str) -> Result<Listed> {
+        let path = named_file(Path::new(target), &self.pids)?;
+        let object = Object::at(&path).with_context(|| format!("failed to open {}", path.display()))?;
+        Listed::new(object, path)
+    }
+
+    /// The files of the processes, each once. What cannot be read is left out: programs map odd things.
+    fn mapped(&self) -> Result<Vec<Listed>> {
+        let mut seen = FileSet::default();
+        let mut files = Vec::new();
+        for &pid in &self.pids {
+            let objects = self.proc.link_order(pid);
+            for object in objects.with_context(|| format!("failed to look into pid {pid}"))? {
+                if seen.insert(&object)? {
+                    let below = object.path.strip_prefix("/").unwrap_or(&object.path);
+                    let path = Path::new(&format!("/proc/{pid}/root")).join(below);
+                    files.extend(Listed::new(object, path));
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    fn functions(&mut self, file: &Listed, what: &What) -> Result<()> {
+        let found = chosen(file, what)?;
+        let targets = match found.iter().any(|function| function.ifunc) {
+            true => ifunc::resolve(&self.proc, &file.object, &file.elf, &found, &self.pids),
+            false => HashMap::new(),
+        };
+        let signatures = Signatures::read(&file.object.file, &file.elf, &file.path);
+        for function in &found {
+            let target = targets.get(&function.addr).copied();
+            self.function(file, function, signatures.of(function), target)?;
+        }
+        Ok(())
+    }
+
+    /// `target` is what an IFUNC symbol stands for, if that is known.
+    fn function(
+        &mut self,
+        file: &Listed,
+        function: &Function,
+        signature: Option<Signature>,
+        target: Option<u64>,
+    ) -> Result<()> {
+        let name = function.demangled();
+        let params = signature.as_ref().map(params);
+        let returns = signature.as_ref().and_then(|signature| signature.returns.as_ref());
+        let mut shown = match &params {
+            Some(params) => format!("{}({})", bare(&function.name), params.join(", ")),
+            None => name.clone().into_owned(),
+        };
+        if let Some(returns) = returns {
+            shown.push_str(" -> ");
+            shown.push_str(&returns.name);
+        }
+        match target {
+            Some(addr) => shown.push_str(&format!(" [ifunc: {addr:#x}]")),
+            None if function.ifunc => shown.push_str(" [ifunc]"),
+            None => {}
+        }
+        let values = [
+            Value::Hex(function.addr),
+            Some(function.size)
+                .filter(|&size| size != 0)
+                .map_or(Value::Null, Value::U64),
+            file.shown(),
+            Value::Bytes(shown.as_bytes()),
+            Value::Bytes(name.as_bytes()),
+            Value::Bytes(function.name.as_bytes()),
+            params.as_deref().map_or(Value::Null, Value::Lines),
+            returns.map_or(Value::Null, |returns| Value::Bytes(returns.name.as_bytes())),
+            Value::Bool(function.ifunc),
+            target.map_or(Value::Null, Value::Hex),
+        ];
+        push(&mut self.out, &self.functions, &values)
+    }
+
+    fn usdt(&mut self, file: &Listed, provider: &NamePattern, name: &NamePattern) -> Result<()> {
+        let fits = |probe: &UsdtProbe| provider.matches(&probe.provider) && name.matches(&probe.name);
+        for probe in usdt::probes(&file.elf)?.iter().filter(|probe| fits(probe)) {
+            let arguments: Vec<Rc<str>> = probe.arguments.iter().map(described).collect();
+            let joined = arguments.join(", ");
+            let values = [
+                Value::Hex(probe.addr),
+                file.shown(),
+                Value::Bytes(probe.provider.as_bytes()),
+                Value::Bytes(probe.name.as_bytes()),
+                probe.semaphore.map_or(Value::Null, Value::Hex),
+                Value::Bytes(joined.as_bytes()),
+                Value::Lines(&arguments),
+            ];
+            push(&mut self.out, &self.probes, &values)?;
+        }
+        Ok(())
+    }
+}
+
+/// The functions that are meant, or the places in them.
+fn chosen(file: &Listed, what: &What) -> Result<Vec<Function>> {
+    let Listed { elf, path, .. } = file;
+    match what {
+        What::Function { name, offset: 0 } => functions::select(elf, path, name),
+        What::Function { name, offset } => {
+            let found = functions::select(elf, path, name)?;
+            found.iter().map(|function| place(elf, function, *offset)).collect()
+        }
+        What::Address(addr) => {
+            let function = functions::containing(elf, path, *addr)?;
+            let found = function.map(|function| place(elf, &function, addr - function.addr));
+            found.into_iter().collect()
+        }
+        What::Usdt { .. } => Ok(Vec::new()),
+    }
+}
+
+/// The instruction that is `offset` bytes behind the start of a function, as if it were one.
+fn place(elf: &ElfFile, function: &Function, offset: u64) -> Result<Function> {
+    instructions::check_function(elf, function, offset)?;
+    Ok(Function {
+        name: format!("{}+{offset:#x}", function.demangled()),
+        offset: function.offset + offset,
+        addr: function.addr + offset,
+        size: function.size - offset,
+        ifunc: false,
+    })
+}
+
+/// A name without the parameters that C++ puts into it.
+fn bare(symbol: &str) -> Cow<'_, str> {
+    match Readable::new(symbol) {
+        Some(readable) => Cow::Owned(readable.bare().to_owned()),
+        None => Cow::Borrowed(symbol),
+    }
+}
+
+/// Type and name of each parameter: `size_t bytes`, `const char *path`.
+fn params(signature: &Signature) -> Vec<Rc<str>> {
+    let declared = |param: &Param| -> Rc<str> {
+        let ty = &param.ty.name;
+        match &param.name {
+            Some(name) if ty.ends_with('*') => format!("{ty}{name}").into(),
+            Some(name) => format!("{ty} {name}").into(),
+            None => Rc::clone(ty),
+        }
+    };
+    let more = signature.variadic.then(|| Rc::from("..."));
+    signature.params.iter().map(declared).chain(more).collect()
+}
+
+/// Type and place of an argument: `int32 %edi`.
+fn described(argument: &Argument) -> Rc<str> {
+    let kind = match argument.number {
+        Number::Signed => "int",
+        Number::Unsigned => "uint",
+        Number::Float => "float",
+    };
+    match argument.text.split_once('@') {
+        Some((_, place)) if argument.bytes > 0 => {
+            format!("{kind}{} {place}", u32::from(argument.bytes) * 8).into()
+        }
+        _ => Rc::clone(&argument.text),
+    }
+}
+
+fn push(out: &mut Output, table: &Table, values: &[Value]) -> Result<()> {
+    out.row(table, values);
+    if out.is_full() {
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// Nothing fits.
+fn nothing(spec: &Spec, files: &[Listed]) -> Failure {
+    let place = match files {
+        [file] => file.object.path.display().to_string(),
+        _ => "any file of the process".to_owned(),
+    };
+    let (kind, pattern, near) = match &spec.what {
+        What::Function { name, .. } => ("function", name.to_string(), near_functions(files, name)),
+        What::Address(addr) => ("function", format!("at {addr:#x}"), Vec::new()),
+        What::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}"), near_probes(files, name)),
+    };
+    let hint = match near.is_empty() {
+        true => "without a pattern, everything is listed".to_owned(),
+        false => format!("similar names there: {}", near.join(", ")),
+    };
+    match pattern.trim_matches(['*', ':']).is_empty() {
+        true => Failure::new(FAILED, format!("failed to find any {kind} in {place}")),
+        false => Failure::new(FAILED, format!("failed to find {kind} {pattern} in {place}")).hint(hint),
+    }
+}
+
+/// How many names a hint has.
+const NEAR: usize = 3;
+
+fn near_functions(files: &[Listed], name: &NamePattern) -> Vec<String> {
+    let near = |file: &Listed| functions::nearest(&file.elf, &file.path, &plain(name), NEAR);
+    files.iter().flat_map(near).take(NEAR).collect()
+}
+
+fn near_probes(files: &[Listed], name: &NamePattern) -> Vec<String> {
+    let probes = files.iter().flat_map(|file| usdt::probes(&file.elf).unwrap_or_default());
+    similar(&plain(name), probes.map(|probe| probe.name), NEAR)
+}
+
+/// A pattern without what makes it one.
+fn plain(pattern: &NamePattern) -> String {
+    pattern.to_string().replace(['*', '?', '/', '^', '$', '.'], "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn specs(args: &[&str]) -> Result<Vec<Spec>> {
+        let args = Args::parse_from(["funclist"].iter().chain(args));
+        let has_processes = !args.pid.is_empty();
+        args.parsed(has_processes)
+    }
+
+    #[test]
+    fn what_is_listed() {
+        let any = || NamePattern::Glob("*".to_owned());
+        let all = What::Function { name: any(), offset: 0 };
+        let one = |args| specs(args).unwrap().remove(0);
+        assert_eq!((one(&["libc"]).target.as_deref(), one(&["libc"]).what), (Some("libc"), all.clone()));
+        assert_eq!((one(&["-p", "1"]).target, one(&["-p", "1"]).what), (None, all));
+        let probes = What::Usdt { provider: any(), name: any() };
+        assert_eq!(one(&["--usdt", "python3"]).what, probes);
+        assert_eq!(one(&["--usdt", "-p", "1"]).what, probes);
+        assert_eq!(one(&["--usdt", "usdt:python3"]).what, probes);
+        assert_eq!(specs(&["libc:malloc", "bash"]).unwrap().len(), 2);
+        assert!(specs(&[]).is_err() && specs(&[":malloc"]).is_err() && specs(&["-p", "1", ":malloc"]).is_ok());
+    }
+
+    #[test]
+    fn arguments_have_a_type_and_a_place() {
+        let argument = |bytes, number, text: &str| Argument {
+            bytes,
+            number,
+            operand: usdt::Operand::Unknown,
+            text: text.into(),
+        };
+        assert_eq!(&*described(&argument(4, Number::Signed, "-4@%edi")), "int32 %edi");
+        assert_eq!(&*described(&argument(8, Number::Unsigned, "8@-16(%rbp)")), "uint64 -16(%rbp)");
+        assert_eq!(&*described(&argument(8, Number::Float, "8f@%xmm0")), "float64 %xmm0");
+        assert_eq!(&*described(&argument(0, Number::Unsigned, "3@%rax")), "3@%rax");
+        assert_eq!(&*described(&argument(8, Number::Unsigned, "%rax")), "%rax");
+    }
+}
