@@ -157,8 +157,8 @@ fn start(function: &Function, returns: Returns) -> Place {
 /// The instruction `offset` bytes behind the start of a function.
 fn inside(elf: &ElfFile, function: &Function, offset: u64) -> Result<Place> {
     let name = function.demangled();
-    let code = elf.code(function.addr, function.size)?;
-    instructions::check(&code, offset).with_context(|| format!("failed to probe {name}+{offset:#x}"))?;
+    instructions::check_function(elf, function, offset)
+        .with_context(|| format!("failed to probe {name}+{offset:#x}"))?;
     Ok(Place {
         name: format!("{name}+{offset:#x}").into(),
         offset: function.offset + offset,

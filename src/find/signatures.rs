@@ -33,6 +33,11 @@ impl Signatures {
         }
     }
 
+    /// Whether a function of this name has no code of its own, because the compiler put it into all of its callers.
+    pub fn is_inlined(&self, name: &str) -> bool {
+        self.debug.as_ref().is_some_and(|debug| debug.inlined(name))
+    }
+
     /// None where nothing is known.
     pub fn of(&self, function: &Function) -> Option<Signature> {
         self.at(function.addr, &function.name)

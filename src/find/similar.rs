@@ -1,21 +1,30 @@
 //! What a person may have meant who mistyped a name.
 
 /// At most `n` of `candidates` that look like `wanted`, whatever the case, best first and each once: a few letters away,
-/// or with more text before or after.
+/// or with more text before or after. Of names with `::` in them the first parts may be missing.
 pub fn similar<T: AsRef<str>>(
     wanted: &str,
     candidates: impl IntoIterator<Item = T>,
     n: usize,
 ) -> Vec<String> {
     let wanted = wanted.to_lowercase();
+    let parts = wanted.matches("::").count() + 1;
     let near = candidates.into_iter().filter_map(|candidate| {
         let name = candidate.as_ref();
-        Some((distance(&wanted, name)?, name.len(), name.to_owned()))
+        let forms = [Some(name), last_parts(name, parts)].into_iter().flatten();
+        let nearest = forms.filter_map(|form| distance(&wanted, form)).min()?;
+        Some((nearest, name.len(), name.to_owned()))
     });
     let mut near: Vec<(usize, usize, String)> = near.collect();
     near.sort_unstable();
     near.dedup();
     near.into_iter().take(n).map(|(.., name)| name).collect()
+}
+
+/// The last `n` parts of a name that has more of them, with `::` in between.
+fn last_parts(name: &str, n: usize) -> Option<&str> {
+    let (at, colons) = name.rmatch_indices("::").nth(n - 1)?;
+    name.get(at + colons.len()..)
 }
 
 /// How far `candidate` is from `wanted` (in lower case), or `None` if nobody would take one for the other. Beyond

@@ -16,6 +16,7 @@ use crate::find::elf::ElfFile;
 use crate::find::functions::nearest;
 use crate::find::loader;
 use crate::find::places::{self, Returns, places};
+use crate::find::signatures::Signatures;
 use crate::find::spec::{self, At, NamePattern, Spec, What};
 use crate::find::target::{FileId, Object, Proc};
 use crate::output::escape::printable;
@@ -298,6 +299,23 @@ impl Asked {
             true => "funclist shows what there is".to_owned(),
             false => format!("similar names there: {}", near.join(", ")),
         }
+    }
+
+    fn is_inlined(&self) -> bool {
+        let What::Function {
+            name: NamePattern::Exact(name),
+            ..
+        } = &self.spec.what
+        else {
+            return false;
+        };
+        self.searched.iter().any(|(path, file)| {
+            let elf = file
+                .try_clone()
+                .ok()
+                .and_then(|file| ElfFile::open(file, path).ok());
+            elf.is_some_and(|elf| Signatures::read(file, &elf, path).is_inlined(name))
+        })
     }
 
     fn near(&self, name: &str) -> Vec<String> {
