@@ -96,9 +96,13 @@ fn run(tool: &Tool, matches: &ArgMatches) -> Result<u8, u8> {
         let Explained {
             status,
             message,
+            shown,
             hint,
         } = sys::explain(&error);
         eprintln!("error: {}", printable(message.as_bytes()));
+        for line in shown {
+            eprintln!("    {}", printable(line.as_bytes()));
+        }
         if let Some(hint) = hint {
             eprintln!("hint: {}", printable(hint.as_bytes()));
         }

@@ -19,6 +19,8 @@ pub const DENIED: u8 = 3;
 pub struct Failure {
     pub status: u8,
     message: String,
+    /// Lines that show what it is about.
+    pub shown: Vec<String>,
     pub hint: Option<String>,
 }
 
@@ -27,8 +29,15 @@ impl Failure {
         Self {
             status,
             message: message.into(),
+            shown: Vec::new(),
             hint: None,
         }
+    }
+
+    /// Adds lines that show what it is about, such as a text and a caret below it.
+    pub fn show(mut self, lines: impl IntoIterator<Item = String>) -> Self {
+        self.shown.extend(lines);
+        self
     }
 
     /// Adds what a person can do.
@@ -51,6 +60,8 @@ pub struct Explained {
     pub status: u8,
     /// One line.
     pub message: String,
+    /// Lines below it.
+    pub shown: Vec<String>,
     pub hint: Option<String>,
 }
 
@@ -66,6 +77,7 @@ pub fn explain(error: &anyhow::Error) -> Explained {
         return Explained {
             status: failure.status,
             message,
+            shown: failure.shown.clone(),
             hint: failure.hint.clone().or(hint),
         };
     }
@@ -73,11 +85,13 @@ pub fn explain(error: &anyhow::Error) -> Explained {
         true => Explained {
             status: DENIED,
             message,
+            shown: Vec::new(),
             hint: Some(permission_hint()),
         },
         false => Explained {
             status: FAILED,
             message,
+            shown: Vec::new(),
             hint,
         },
     }

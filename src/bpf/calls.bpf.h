@@ -12,6 +12,11 @@
 #define CALL_ARGS 1
 #endif
 
+/* For the tool to release what a call's `args` refer to, when it will not be seen to return. */
+#ifndef CALL_DROPPED
+#define CALL_DROPPED(call)
+#endif
+
 struct call {
 	__u64 sp; /* where the return address lies, or would lie: tells one live call of a thread from every other */
 	__u64 start_ns;
@@ -54,6 +59,12 @@ static __always_inline void add_unmatched(void)
 	__sync_fetch_and_add(&unmatched, 1);
 }
 
+static __always_inline void call_dropped(struct call *call)
+{
+	CALL_DROPPED(call);
+	add_unmatched();
+}
+
 /*
  * Is the function that begins here one that another has jumped to at its end? Then both return at once, and the
  * return address is already the kernel's trampoline: the start of a page above the stack.
@@ -85,15 +96,15 @@ static __always_inline __u64 alive(struct pt_regs *ctx, struct thread *thread)
 	__u64 depth = thread->depth;
 
 	for (int i = 0; i < MAX_DEPTH; i++) {
-		__u64 top;
+		struct call *top;
 
 		if (!depth)
 			break;
-		top = call_at(thread, depth - 1)->sp;
-		if (top > sp || (top == sp && is_tail_call(ctx)))
+		top = call_at(thread, depth - 1);
+		if (top->sp > sp || (top->sp == sp && is_tail_call(ctx)))
 			break;
 		depth--;
-		add_unmatched();
+		call_dropped(top);
 	}
 	return depth;
 }
@@ -163,7 +174,7 @@ static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cooki
 		thread->depth = *depth;
 		if (top->sp == sp && top->func == func)
 			return top;
-		add_unmatched();
+		call_dropped(top);
 	}
 	return NULL;
 }
@@ -192,7 +203,8 @@ static __always_inline void thread_ends(__u64 id)
 
 	if (!thread)
 		return;
-	__sync_fetch_and_add(&unmatched, thread->depth);
+	for (__u64 i = 0; i < MAX_DEPTH && i < thread->depth; i++)
+		call_dropped(call_at(thread, i));
 	bpf_map_delete_elem(&threads, &id);
 }
 

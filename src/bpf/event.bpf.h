@@ -47,21 +47,15 @@ const volatile bool has_cookies = true;
 /*
  * Since 6.13, a tracing program with more than 64 bytes of stack gets one per CPU instead of its task's, although at a
  * uprobe another task can preempt it and run the same program: both then write over each other (seen on 7.2 as look-ups
- * that miss). Programs with a tail call are excepted; this one is never made, and the verifier removes it.
+ * that miss). Programs with a tail call are excepted; this one is never made, needs no map, and the verifier removes
+ * it.
  */
 const volatile bool never = false;
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} nowhere SEC(".maps");
 
 static __always_inline void keep_task_stack(void *ctx)
 {
 	if (never)
-		bpf_tail_call(ctx, &nowhere, 0);
+		bpf_tail_call(ctx, NULL, 0);
 }
 
 /*
@@ -104,16 +98,29 @@ static __always_inline void event_header(struct event_header *h, __u16 kind, __u
 }
 
 /*
- * Hands the record over. The kernel wakes a reader that has caught up; ours never looks so while it is busy (see
- * src/probe/ring.rs), so a burst costs no wakeup an event. When the ring fills faster than the reader's rest lasts,
- * the record that crosses `wake_at` ends the rest.
+ * How to hand over `size` bytes. The kernel wakes a reader that has caught up; ours never looks so while it is busy
+ * (see src/probe/ring.rs), so a burst costs no wakeup an event. When the ring fills faster than the reader's rest
+ * lasts, the record that crosses `wake_at` ends the rest.
  */
-static __always_inline void event_submit(void *event, __u64 size)
+static __always_inline __u64 event_wakeup(__u64 size)
 {
 	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
 	bool crosses = waiting >= wake_at && waiting < wake_at + size + RECORD_HEADER_BYTES;
 
-	bpf_ringbuf_submit(event, crosses ? BPF_RB_FORCE_WAKEUP : 0);
+	return crosses ? BPF_RB_FORCE_WAKEUP : 0;
+}
+
+/* Hands over what was reserved. */
+static __always_inline void event_submit(void *event, __u64 size)
+{
+	bpf_ringbuf_submit(event, event_wakeup(size));
+}
+
+/* Copies a record into the ring: for those whose size is not known before. */
+static __always_inline void event_output(void *event, __u64 size)
+{
+	if (bpf_ringbuf_output(&events, event, size, event_wakeup(size)))
+		__sync_fetch_and_add(&lost, 1);
 }
 
 #endif

@@ -57,8 +57,8 @@ static __always_inline bool cgroup_wanted(void)
 	return false;
 }
 
-/* Is the current thread one that this run is about? Cheap tests first. */
-static __always_inline bool is_wanted(void)
+/* Is the current thread one that this run is about, whatever its control group? Cheap tests first. */
+static __always_inline bool is_wanted_anywhere(void)
 {
 	__u32 pid = 0;
 
@@ -70,11 +70,13 @@ static __always_inline bool is_wanted(void)
 		return false;
 	if (filter_comms && !comm_wanted())
 		return false;
-	if (filter_pids && !bpf_map_lookup_elem(&pids, &pid))
-		return false;
-	if (filter_cgroups && !cgroup_wanted())
-		return false;
-	return true;
+	return !filter_pids || bpf_map_lookup_elem(&pids, &pid);
+}
+
+/* Is the current thread one that this run is about? */
+static __always_inline bool is_wanted(void)
+{
+	return is_wanted_anywhere() && (!filter_cgroups || cgroup_wanted());
 }
 
 #endif

@@ -40,9 +40,14 @@ impl Signatures {
 
     /// None where nothing is known.
     pub fn of(&self, function: &Function) -> Option<Signature> {
+        self.at(function.addr, &function.name)
+    }
+
+    /// The same by the address of the function's first instruction and its name in the symbol table.
+    pub fn at(&self, addr: u64, symbol: &str) -> Option<Signature> {
         let debug = self.debug.as_ref();
         debug
-            .and_then(|debug| debug.signature(function.addr))
-            .or_else(|| prototypes::signature(&self.library, &function.name))
+            .and_then(|debug| debug.signature(addr))
+            .or_else(|| prototypes::signature(&self.library, symbol))
     }
 }

@@ -4,6 +4,7 @@
 //! [`Value`]s to [`Output::row`]. Rows collect in one buffer that [`Output::flush`] writes out, once a batch.
 
 mod csv;
+mod datum;
 pub mod distribution;
 pub mod escape;
 pub mod histogram;
@@ -16,6 +17,7 @@ use std::cell::Cell;
 use std::io;
 use std::sync::atomic::AtomicBool;
 
+pub use datum::Datum;
 pub use sink::Destination;
 pub use table::{Column, Table};
 pub use value::Value;

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::datum::{Datum, push_fields, push_json_fields};
 use super::escape::{push_hex, push_hex_number, push_json, push_json_key, push_text};
 use super::histogram::Bucket;
 use super::time::{Stamps, push_padded};
@@ -32,6 +33,10 @@ pub enum Value<'a> {
     /// A [histogram](super::histogram). JSON has an array of `{"lo":..,"hi":..,"count":..}`, CSV and text
     /// `lo-hi:count` with `;` between them.
     Buckets(&'a [Bucket]),
+    /// What is known only when it is there. An address is a string in JSON, what could not be read is `null`.
+    Datum(&'a Datum),
+    /// Several of them with their names: `name=value, ...`, in JSON an object.
+    Fields(&'a [(Rc<str>, Datum)]),
 }
 
 impl Value<'_> {
@@ -57,6 +62,8 @@ impl Value<'_> {
             Self::Lines(lines) => push_joined(out, lines, |out, line| push_text(out, line.as_bytes())),
             Self::Time(epoch_ns) => stamps.push_utc(out, epoch_ns),
             Self::Buckets(buckets) => push_joined(out, buckets, push_range),
+            Self::Datum(datum) => datum.push_plain(out),
+            Self::Fields(fields) => push_fields(out, fields),
         }
     }
 
@@ -94,6 +101,8 @@ impl Value<'_> {
             Self::Bytes(bytes) => push_json_bytes(out, key, bytes),
             Self::Lines(lines) => push_array(out, lines, |out, line| _ = push_json(out, line.as_bytes())),
             Self::Buckets(buckets) => push_array(out, buckets, push_bucket),
+            Self::Datum(datum) => datum.push_json(out, key),
+            Self::Fields(fields) => push_json_fields(out, fields),
         }
     }
 }
@@ -106,20 +115,20 @@ fn push_indented(out: &mut Vec<u8>, line: &[u8]) {
     out.push(b'\n');
 }
 
-fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+pub(super) fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-fn push_address(out: &mut Vec<u8>, address: u64) {
+pub(super) fn push_address(out: &mut Vec<u8>, address: u64) {
     out.extend_from_slice(b"0x");
     push_hex_number(out, address);
 }
 
-fn push_bool(out: &mut Vec<u8>, yes: bool) {
+pub(super) fn push_bool(out: &mut Vec<u8>, yes: bool) {
     out.extend_from_slice(if yes { b"true" } else { b"false" });
 }
 
-fn quoted(out: &mut Vec<u8>, push: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn quoted(out: &mut Vec<u8>, push: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
     push(out);
     out.push(b'"');

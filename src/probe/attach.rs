@@ -9,13 +9,13 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::thread::JoinHandle;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use libbpf_rs::libbpf_sys as sys_bpf;
+use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
 use crate::sys::{self, DENIED, FAILED, Failure};
 
@@ -53,6 +53,11 @@ impl Way {
     /// Can programs ask for the cookie of the probe that runs them?
     pub fn has_cookies(self) -> bool {
         self != Way::Plain
+    }
+
+    /// Can programs wait for pages that are not in memory?
+    pub fn can_sleep(self) -> bool {
+        self != Way::Plain && has_sleepable()
     }
 
     /// Tells libbpf, before it loads them, what these programs are for.
@@ -327,7 +332,6 @@ impl<'a> Attacher<'a> {
     }
 
     fn program_fd(&self, index: usize) -> RawFd {
-        use std::os::fd::AsFd;
         self.programs[index].program.as_fd().as_raw_fd()
     }
 
@@ -335,9 +339,7 @@ impl<'a> Attacher<'a> {
         if let Some(copy) = self.copies.get(&(index, cookie)) {
             return Ok(copy.as_raw_fd());
         }
-        let mut insns = self.programs[index].program.insns().to_vec();
-        write_cookie(&mut insns, cookie);
-        let copy = load_program(&insns, 0)?;
+        let copy = load_copy(self.programs[index].program, cookie)?;
         let fd = copy.as_raw_fd();
         self.copies.insert((index, cookie), copy);
         Ok(fd)
@@ -409,12 +411,21 @@ fn owned(fd: i32) -> io::Result<OwnedFd> {
 }
 
 fn load_program(insns: &[sys_bpf::bpf_insn], attach_type: sys_bpf::bpf_attach_type) -> io::Result<OwnedFd> {
+    load_with(
+        insns,
+        sys_bpf::bpf_prog_load_opts {
+            expected_attach_type: attach_type,
+            ..Default::default()
+        },
+    )
+}
+
+fn load_with(insns: &[sys_bpf::bpf_insn], opts: sys_bpf::bpf_prog_load_opts) -> io::Result<OwnedFd> {
     let mut opts = sys_bpf::bpf_prog_load_opts {
         sz: size_of::<sys_bpf::bpf_prog_load_opts>() as sys_bpf::size_t,
-        expected_attach_type: attach_type,
-        ..Default::default()
+        ..opts
     };
-    // SAFETY: the strings are constants, and the instructions outlive the call.
+    // SAFETY: the strings are constants; the instructions, and what the options refer to, outlive the call.
     owned(unsafe {
         sys_bpf::bpf_prog_load(
             sys_bpf::BPF_PROG_TYPE_KPROBE,
@@ -425,6 +436,82 @@ fn load_program(insns: &[sys_bpf::bpf_insn], attach_type: sys_bpf::bpf_attach_ty
             &mut opts,
         )
     })
+}
+
+/// Loads a program once more, with this cookie in it. It keeps the description of its functions: the verifier looks at
+/// each of those that are described as global once, not at each call.
+fn load_copy(program: &libbpf_rs::Program<'_>, cookie: u64) -> io::Result<OwnedFd> {
+    let mut insns = program.insns().to_vec();
+    write_cookie(&mut insns, cookie);
+    let raw = program.as_libbpf_object().as_ptr();
+    // SAFETY: the program lives, and what is returned lives as long.
+    let (functions, count) = unsafe {
+        (
+            sys_bpf::bpf_program__func_info(raw),
+            sys_bpf::bpf_program__func_info_cnt(raw),
+        )
+    };
+    let Some(types) = types_of(program).filter(|_| !functions.is_null()) else {
+        return load_program(&insns, 0);
+    };
+    load_with(
+        &insns,
+        sys_bpf::bpf_prog_load_opts {
+            prog_btf_fd: types.as_raw_fd() as u32,
+            func_info: functions.cast(),
+            func_info_cnt: count,
+            func_info_rec_size: size_of::<sys_bpf::bpf_func_info>() as u32,
+            ..Default::default()
+        },
+    )
+}
+
+/// The type information that a program was loaded with.
+fn types_of(program: &libbpf_rs::Program<'_>) -> Option<OwnedFd> {
+    let mut info = sys_bpf::bpf_prog_info::default();
+    let mut bytes = size_of::<sys_bpf::bpf_prog_info>() as u32;
+    // SAFETY: the kernel writes no more than `bytes`.
+    let result =
+        unsafe { sys_bpf::bpf_prog_get_info_by_fd(program.as_fd().as_raw_fd(), &mut info, &mut bytes) };
+    if result < 0 || info.btf_id == 0 {
+        return None;
+    }
+    // SAFETY: only a number is passed.
+    owned(unsafe { sys_bpf::bpf_btf_get_fd_by_id(info.btf_id) }).ok()
+}
+
+/// Can uprobe programs sleep (6.0), and use a map of free numbers nevertheless (6.9)? Found by loading one.
+fn has_sleepable() -> bool {
+    const LOAD_IMMEDIATE_64: u8 = 0x18;
+    const MAP_FD: u8 = 1; // BPF_PSEUDO_MAP_FD
+    // SAFETY: no options are passed, and the name is a constant.
+    let map = owned(unsafe {
+        sys_bpf::bpf_map_create(
+            sys_bpf::BPF_MAP_TYPE_STACK,
+            c"ubpf_tools".as_ptr(),
+            0,
+            4,
+            1,
+            ptr::null(),
+        )
+    });
+    let Ok(map) = map else { return false };
+    let mut load = sys_bpf::bpf_insn {
+        code: LOAD_IMMEDIATE_64,
+        imm: map.as_raw_fd(),
+        ..Default::default()
+    };
+    load.set_dst_reg(1);
+    load.set_src_reg(MAP_FD);
+    let insns = [&[load, sys_bpf::bpf_insn::default()][..], &empty_program()].concat();
+    load_with(
+        &insns,
+        sys_bpf::bpf_prog_load_opts {
+            prog_flags: sys_bpf::BPF_F_SLEEPABLE,
+            ..Default::default()
+        },
+    )
+    .is_ok()
 }
 
 /// Does this kernel have multi-uprobe links that filter by process? Found by making links that must fail, each in

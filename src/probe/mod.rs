@@ -3,10 +3,12 @@
 pub mod attach;
 pub mod command;
 pub mod event;
+pub mod expr;
 pub mod filter;
 pub mod follow;
 pub mod functions;
 pub mod group;
+pub mod plans;
 pub mod ring;
 pub mod session;
 pub mod signals;

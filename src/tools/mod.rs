@@ -28,5 +28,6 @@ tools! {
     funccount
     funclatency
     funclist
+    functrace
     mallocsnoop
 }

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Calls of any function: arguments, and with the return its result and duration, as src/probe/expr.rs plans them. */
+#define CALL_ARGS 1 /* the machine that knows what the entry found out */
+#define CALL_DROPPED(call) expr_give_back((call)->args[0])
+#include "event.bpf.h"
+#include "expr.bpf.h"
+#include "filter.bpf.h"
+#include "calls.bpf.h"
+
+/* How a function is traced; FLAGS of src/probe/plans.rs. */
+#define ROW_AT_RETURN 1
+#define HAS_DEPTH 2 /* its calls are followed until they return, to know what is nested in them */
+#define RETURN_ALONE 4 /* there is no probe at its entry */
+
+/* A function, and where the operations for it begin; FUNCTION_BYTES of src/probe/plans.rs. */
+struct trace_function {
+	__u32 entry_pc;
+	__u32 return_pc;
+	__u32 slots;
+	__u32 flags;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* as many as there are functions */
+	__type(key, __u32);
+	__type(value, struct trace_function);
+} functions SEC(".maps");
+
+const volatile __u64 min_latency = 0; /* ns */
+const volatile bool with_stack = false;
+
+static __always_inline void emit(struct pt_regs *ctx, struct expr_machine *m, bool at_entry)
+{
+	if (with_stack)
+		expr_add_stack(ctx, m, at_entry);
+	expr_emit(m);
+}
+
+/* The call is under way. True when the machine goes on with it. */
+static __always_inline bool enter(struct pt_regs *ctx, struct expr_machine *m, __u32 id, __u32 index, __u32 flags)
+{
+	bool waits = flags & ROW_AT_RETURN;
+	__u64 depth = 0;
+	struct call *call = call_enter(ctx, id, &depth);
+
+	m->record.depth = depth;
+	if (call) {
+		call->args[0] = waits ? index : NO_MACHINE;
+		m->record.header.time_ns = call->start_ns;
+	}
+	if (!waits)
+		emit(ctx, m, true);
+	return call && waits;
+}
+
+/* Programs that may sleep can have no map of control groups. */
+static __always_inline bool wanted(bool may_sleep)
+{
+	return may_sleep ? is_wanted_anywhere() : is_wanted();
+}
+
+static __always_inline int entry(struct pt_regs *ctx, __u32 id, bool may_sleep)
+{
+	struct trace_function *function = bpf_map_lookup_elem(&functions, &id);
+	struct expr_machine *m;
+	__u32 index;
+
+	if (!function || !wanted(may_sleep) || !expr_take(&index))
+		return 0;
+	m = expr_begin(index, function->slots);
+	if (!m)
+		return 0;
+	if (expr_run(ctx, m, index, function->entry_pc, may_sleep) == EXPR_YES) {
+		event_header(&m->record.header, 0, id, bpf_ktime_get_ns());
+		if (!function->flags)
+			emit(ctx, m, true);
+		else if (enter(ctx, m, id, index, function->flags))
+			return 0;
+	}
+	expr_give_back(index);
+	return 0;
+}
+
+/* The machine of the call that returns here; false when there is none. */
+static __always_inline bool leave(struct pt_regs *ctx, __u64 cookie, __u32 flags, __u32 *index, bool may_sleep)
+{
+	struct call *call;
+	__u64 depth;
+
+	if (flags & RETURN_ALONE)
+		return wanted(may_sleep) && expr_take(index);
+	call = call_return(ctx, cookie, &depth);
+	if (!call || call->args[0] == NO_MACHINE)
+		return false;
+	*index = call->args[0];
+	return true;
+}
+
+static __always_inline int finish(struct pt_regs *ctx, __u64 cookie, bool may_sleep)
+{
+	__u32 id = cookie;
+	struct trace_function *function = bpf_map_lookup_elem(&functions, &id);
+	struct expr_machine *m;
+	__u64 now = bpf_ktime_get_ns();
+	__u32 index;
+
+	if (!function || !leave(ctx, cookie, function->flags, &index, may_sleep))
+		return 0;
+	if (function->flags & RETURN_ALONE) {
+		m = expr_begin(index, function->slots);
+		if (m)
+			event_header(&m->record.header, 0, id, now);
+	} else {
+		m = expr_machine(index);
+	}
+	if (!m)
+		return 0;
+	m->record.lat_ns = now - m->record.header.time_ns;
+	m->record.no_result = !!(cookie & JUMPING);
+	if (m->record.lat_ns >= min_latency && expr_run(ctx, m, index, function->return_pc, may_sleep) == EXPR_YES)
+		emit(ctx, m, false);
+	expr_give_back(index);
+	return 0;
+}
+
+SEC("uprobe")
+int trace_entry(struct pt_regs *ctx)
+{
+	return entry(ctx, probe_cookie(ctx), false);
+}
+
+SEC("uretprobe")
+int trace_return(struct pt_regs *ctx)
+{
+	return finish(ctx, probe_cookie(ctx), false);
+}
+
+/* The same where pages that are not in memory can be waited for. */
+SEC("uprobe.s")
+int trace_entry_sleepable(struct pt_regs *ctx)
+{
+	return entry(ctx, probe_cookie(ctx), true);
+}
+
+SEC("uretprobe.s")
+int trace_return_sleepable(struct pt_regs *ctx)
+{
+	return finish(ctx, probe_cookie(ctx), true);
+}

@@ -1,0 +1,160 @@
+//! Values whose shape is known only when they are there, such as the arguments of a traced function.
+
+use std::rc::Rc;
+
+use super::escape::{push_hex, push_json, push_json_key, push_text};
+use super::value::{push_address, push_bool, push_number, quoted};
+
+/// A value, with all that belongs to it. Names and text are from outside.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Datum {
+    U64(u64),
+    I64(i64),
+    /// An address: `0x7f00`, in JSON a string.
+    Hex(u64),
+    F64(f64),
+    Bool(bool),
+    /// A name that stands for a number.
+    Name(Rc<str>),
+    /// Text, in quotes. `cut`: there is more of it.
+    Text {
+        bytes: Vec<u8>,
+        cut: bool,
+    },
+    Fields(Vec<(Rc<str>, Datum)>),
+    /// The address of nothing.
+    Nothing,
+    /// It could not be read.
+    Fault,
+    /// It cannot be read, and why.
+    Unknown(&'static str),
+}
+
+impl Datum {
+    /// Appends it as text and CSV have it.
+    pub(super) fn push_plain(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::U64(number) => push_number(out, *number),
+            Self::I64(number) => push_number(out, *number),
+            Self::Hex(number) => push_address(out, *number),
+            Self::F64(number) => out.extend_from_slice(number.to_string().as_bytes()),
+            Self::Bool(yes) => push_bool(out, *yes),
+            Self::Name(name) => push_text(out, name.as_bytes()),
+            Self::Text { bytes, cut } => {
+                push_quoted(out, bytes);
+                out.extend_from_slice(if *cut { b"..." } else { b"" });
+            }
+            Self::Fields(fields) => {
+                out.push(b'{');
+                push_fields(out, fields);
+                out.push(b'}');
+            }
+            Self::Nothing => out.extend_from_slice(b"NULL"),
+            Self::Fault => out.extend_from_slice(b"<fault>"),
+            Self::Unknown(why) => out.extend_from_slice(format!("<{why}>").as_bytes()),
+        }
+    }
+
+    /// Appends it as the member `key` has it; broken UTF-8 needs a second member, as [`super::Value::Bytes`].
+    pub(super) fn push_json(&self, out: &mut Vec<u8>, key: &str) {
+        match self {
+            Self::U64(_) | Self::I64(_) | Self::Bool(_) => self.push_plain(out),
+            Self::F64(number) if number.is_finite() => self.push_plain(out),
+            Self::Hex(_) => quoted(out, |out| self.push_plain(out)),
+            Self::Name(name) => _ = push_json(out, name.as_bytes()),
+            Self::Text { bytes, .. } => {
+                if !push_json(out, bytes) {
+                    push_json_key(out, &format!("{key}_hex"));
+                    quoted(out, |out| push_hex(out, bytes));
+                }
+            }
+            Self::Fields(fields) => push_json_fields(out, fields),
+            Self::F64(_) | Self::Nothing | Self::Fault | Self::Unknown(_) => out.extend_from_slice(b"null"),
+        }
+    }
+}
+
+/// Appends `name=value, ...`.
+pub(super) fn push_fields(out: &mut Vec<u8>, fields: &[(Rc<str>, Datum)]) {
+    for (index, (name, datum)) in fields.iter().enumerate() {
+        if index > 0 {
+            out.extend_from_slice(b", ");
+        }
+        push_text(out, name.as_bytes());
+        out.push(b'=');
+        datum.push_plain(out);
+    }
+}
+
+/// Appends an object.
+pub(super) fn push_json_fields(out: &mut Vec<u8>, fields: &[(Rc<str>, Datum)]) {
+    let start = out.len();
+    for (name, datum) in fields {
+        push_json_key(out, name);
+        datum.push_json(out, name);
+    }
+    // The comma before the first member makes room for the bracket.
+    match out.get_mut(start) {
+        Some(comma) => *comma = b'{',
+        None => out.push(b'{'),
+    }
+    out.push(b'}');
+}
+
+/// Appends text between quotes, so that it can be told from what surrounds it.
+fn push_quoted(out: &mut Vec<u8>, bytes: &[u8]) {
+    quoted(out, |out| {
+        for part in bytes.split_inclusive(|byte| matches!(byte, b'"' | b'\\')) {
+            match part {
+                [rest @ .., special @ (b'"' | b'\\')] => {
+                    push_text(out, rest);
+                    out.extend_from_slice(&[b'\\', *special]);
+                }
+                part => push_text(out, part),
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: &[u8], cut: bool) -> Datum {
+        Datum::Text {
+            bytes: bytes.to_vec(),
+            cut,
+        }
+    }
+
+    #[test]
+    fn each_kind_as_text_and_in_json() {
+        let fields = Datum::Fields(vec![
+            ("len".into(), Datum::U64(3)),
+            ("name".into(), text(b"x", false)),
+        ]);
+        let all = [
+            (Datum::I64(-1), "-1", "-1"),
+            (Datum::Hex(0x7f00), "0x7f00", "\"0x7f00\""),
+            (Datum::F64(0.5), "0.5", "0.5"),
+            (Datum::F64(f64::NAN), "NaN", "null"),
+            (Datum::Bool(true), "true", "true"),
+            (Datum::Name("O_RDONLY\n".into()), "O_RDONLY\\n", "\"O_RDONLY\\n\""),
+            (text(b"a\"b\\\x1b", false), r#""a\"b\\\x1b""#, r#""a\"b\\\u001b""#),
+            (text(b"ab", true), "\"ab\"...", "\"ab\""),
+            (text(b"\xff", false), "\"\\xff\"", "\"\u{fffd}\",\"k_hex\":\"ff\""),
+            (fields, "{len=3, name=\"x\"}", r#"{"len":3,"name":"x"}"#),
+            (Datum::Fields(Vec::new()), "{}", "{}"),
+            (Datum::Nothing, "NULL", "null"),
+            (Datum::Fault, "<fault>", "null"),
+            (Datum::Unknown("optimized out"), "<optimized out>", "null"),
+        ];
+        for (datum, expected, json) in all {
+            let (mut plain, mut member) = (Vec::new(), Vec::new());
+            datum.push_plain(&mut plain);
+            datum.push_json(&mut member, "k");
+            assert_eq!(String::from_utf8_lossy(&plain), expected, "{datum:?}");
+            assert_eq!(String::from_utf8_lossy(&member), json, "{datum:?}");
+        }
+    }
+}

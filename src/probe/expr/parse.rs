@@ -1,0 +1,529 @@
+//! Text to tree. The grammar and its precedence are those of C, as in bpftrace, without assignment; `^=` is "begins with".
+
+use std::ops::Range;
+
+use super::Mistake;
+
+/// Bytes of a text.
+const MOST_TEXT: usize = 4096;
+/// Parentheses, casts and signs inside each other.
+const MOST_NESTED: usize = 32;
+/// Names, numbers and operators of a text.
+const MOST_NODES: usize = 512;
+
+/// A part of the text that has a value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Expr {
+    pub node: Node,
+    /// Which bytes of the text.
+    pub at: Range<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Node {
+    Number(u64),
+    Text(Vec<u8>),
+    Name(String),
+    Unary(Unary, Box<Expr>),
+    Binary(Binary, Box<Expr>, Box<Expr>),
+    Cast(Cast, Box<Expr>),
+    Member {
+        of: Box<Expr>,
+        name: String,
+        arrow: bool,
+    },
+    Call(String, Vec<Expr>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unary {
+    Negate,
+    Not,
+    Invert,
+    Follow,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    Or,
+    And,
+    BitOr,
+    BitXor,
+    BitAnd,
+    Equal,
+    NotEqual,
+    Begins,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+    ShiftLeft,
+    ShiftRight,
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+}
+
+impl Binary {
+    /// How tightly it binds.
+    fn level(self) -> u8 {
+        match self {
+            Self::Or => 1,
+            Self::And => 2,
+            Self::BitOr => 3,
+            Self::BitXor => 4,
+            Self::BitAnd => 5,
+            Self::Equal | Self::NotEqual | Self::Begins => EQUALITY,
+            Self::Less | Self::LessEqual | Self::Greater | Self::GreaterEqual => RELATION,
+            Self::ShiftLeft | Self::ShiftRight => 8,
+            Self::Add | Self::Subtract => 9,
+            Self::Multiply | Self::Divide | Self::Remainder => 10,
+        }
+    }
+}
+
+const EQUALITY: u8 = 6;
+const RELATION: u8 = 7;
+
+/// `(u32)` and, with `pointer`, `(u32*)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cast {
+    pub bytes: u8,
+    pub signed: bool,
+    pub pointer: bool,
+}
+
+/// Longer operators first.
+const OPERATORS: [(&str, Binary); 19] = [
+    ("||", Binary::Or),
+    ("&&", Binary::And),
+    ("==", Binary::Equal),
+    ("!=", Binary::NotEqual),
+    ("^=", Binary::Begins),
+    ("<<", Binary::ShiftLeft),
+    (">>", Binary::ShiftRight),
+    ("<=", Binary::LessEqual),
+    (">=", Binary::GreaterEqual),
+    ("<", Binary::Less),
+    (">", Binary::Greater),
+    ("|", Binary::BitOr),
+    ("^", Binary::BitXor),
+    ("&", Binary::BitAnd),
+    ("+", Binary::Add),
+    ("-", Binary::Subtract),
+    ("*", Binary::Multiply),
+    ("/", Binary::Divide),
+    ("%", Binary::Remainder),
+];
+
+/// Bytes and sign of the types that a value can be cast to.
+const TYPES: [(&str, u8, bool); 14] = [
+    ("u8", 1, false),
+    ("u16", 2, false),
+    ("u32", 4, false),
+    ("u64", 8, false),
+    ("i8", 1, true),
+    ("i16", 2, true),
+    ("i32", 4, true),
+    ("i64", 8, true),
+    ("bool", 1, false),
+    ("char", 1, true),
+    ("short", 2, true),
+    ("int", 4, true),
+    ("long", 8, true),
+    ("size_t", 8, false),
+];
+
+/// `u32`, and as bpftrace and C write it: `uint32`, `uint32_t`, `int32`.
+fn type_named(name: &str) -> Option<(u8, bool)> {
+    let plain = name.strip_suffix("_t").unwrap_or(name);
+    let short = match (plain.strip_prefix("uint"), plain.strip_prefix("int")) {
+        (Some(bits), _) if !bits.is_empty() => format!("u{bits}"),
+        (_, Some(bits)) if !bits.is_empty() => format!("i{bits}"),
+        _ => name.to_owned(),
+    };
+    TYPES
+        .iter()
+        .find(|(known, ..)| *known == short)
+        .map(|&(_, bytes, signed)| (bytes, signed))
+}
+
+/// Parses one expression.
+pub fn parse(text: &str) -> Result<Expr, Mistake> {
+    let mut parser = Parser::new(text)?;
+    let expr = parser.expr(0)?;
+    match parser.rest().is_empty() {
+        true => Ok(expr),
+        false => Err(parser.unexpected("an operator such as && or ==")),
+    }
+}
+
+/// Parses expressions with commas between them.
+pub fn parse_list(text: &str) -> Result<Vec<Expr>, Mistake> {
+    let mut parser = Parser::new(text)?;
+    let mut list = vec![parser.expr(0)?];
+    while !parser.rest().is_empty() {
+        if !parser.take(",") {
+            return Err(parser.unexpected("an operator or a comma"));
+        }
+        list.push(parser.expr(0)?);
+    }
+    Ok(list)
+}
+
+impl Expr {
+    /// Does it ask for what is only known when the call has returned?
+    pub fn needs_return(&self) -> bool {
+        self.names(&|name| matches!(name, "retval" | "lat" | "duration"))
+    }
+
+    /// Does it ask for what is known when the call begins and not later?
+    pub fn needs_entry(&self) -> bool {
+        self.names(&|name| {
+            !matches!(
+                name,
+                "retval" | "pid" | "tid" | "uid" | "cpu" | "comm" | "true" | "false"
+            )
+        })
+    }
+
+    fn names(&self, wanted: &impl Fn(&str) -> bool) -> bool {
+        match &self.node {
+            Node::Number(_) | Node::Text(_) => false,
+            Node::Name(name) => wanted(name),
+            Node::Unary(_, of) | Node::Cast(_, of) | Node::Member { of, .. } => of.names(wanted),
+            Node::Binary(_, left, right) => left.names(wanted) || right.names(wanted),
+            Node::Call(_, args) => args.iter().any(|arg| arg.names(wanted)),
+        }
+    }
+}
+
+/// Reads from the front. Before each step, blanks are behind.
+struct Parser<'a> {
+    text: &'a str,
+    at: usize,
+    nested: usize,
+    nodes: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn new(text: &'a str) -> Result<Self, Mistake> {
+        if text.len() > MOST_TEXT {
+            return Err(Mistake::new(0, format!("longer than {MOST_TEXT} bytes")));
+        }
+        let mut parser = Self {
+            text,
+            at: 0,
+            nested: 0,
+            nodes: 0,
+        };
+        parser.skip_blanks();
+        Ok(parser)
+    }
+
+    fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    fn skip_blanks(&mut self) {
+        let rest = self.rest();
+        self.at += rest.len() - rest.trim_start().len();
+    }
+
+    /// Steps over these bytes.
+    fn step(&mut self, bytes: usize) {
+        self.at += bytes;
+        self.skip_blanks();
+    }
+
+    fn take(&mut self, word: &str) -> bool {
+        let found = self.rest().starts_with(word);
+        if found {
+            self.step(word.len());
+        }
+        found
+    }
+
+    fn expect(&mut self, word: &str) -> Result<(), Mistake> {
+        match self.take(word) {
+            true => Ok(()),
+            false => Err(self.unexpected(&format!("`{word}`"))),
+        }
+    }
+
+    fn unexpected(&self, wanted: &str) -> Mistake {
+        let found = match self.rest().chars().next() {
+            None => "the end".to_owned(),
+            Some('=') if !self.rest().starts_with("==") => {
+                return Mistake::new(self.at, "`=` does not compare").hint("use == for equal");
+            }
+            Some(_) => match self.word() {
+                "" => format!("`{}`", self.rest().chars().next().unwrap_or(' ')),
+                word => format!("`{word}`"),
+            },
+        };
+        Mistake::new(self.at, format!("{wanted} is expected here, not {found}"))
+    }
+
+    /// The letters, digits and underscores that come next.
+    fn word(&self) -> &'a str {
+        let rest = self.rest();
+        let end = rest
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(rest.len());
+        &rest[..end]
+    }
+
+    fn node(&mut self, start: usize, node: Node) -> Result<Expr, Mistake> {
+        self.nodes += 1;
+        if self.nodes > MOST_NODES {
+            return Err(Mistake::new(
+                start,
+                format!("more than {MOST_NODES} names, numbers and operators"),
+            ));
+        }
+        let end = start + self.text[start..self.at].trim_end().len();
+        Ok(Expr { node, at: start..end })
+    }
+
+    /// An expression whose operators all bind more tightly than `level`.
+    fn expr(&mut self, level: u8) -> Result<Expr, Mistake> {
+        let start = self.at;
+        let mut left = self.operand()?;
+        let mut compared = 0;
+        while let Some((sign, operator)) = self.operator().filter(|(_, operator)| operator.level() > level) {
+            if matches!(operator.level(), EQUALITY | RELATION) && compared == operator.level() {
+                return Err(Mistake::new(self.at, "comparisons do not chain").hint("join two with &&"));
+            }
+            compared = operator.level();
+            self.step(sign.len());
+            let right = self.expr(operator.level())?;
+            left = self.node(start, Node::Binary(operator, Box::new(left), Box::new(right)))?;
+        }
+        Ok(left)
+    }
+
+    fn operator(&self) -> Option<(&'static str, Binary)> {
+        OPERATORS
+            .iter()
+            .copied()
+            .find(|(sign, _)| self.rest().starts_with(sign))
+    }
+
+    /// What stands between binary operators. Every way of nesting comes through here.
+    fn operand(&mut self) -> Result<Expr, Mistake> {
+        self.nested += 1;
+        if self.nested > MOST_NESTED {
+            return Err(Mistake::new(
+                self.at,
+                format!("more than {MOST_NESTED} levels inside each other"),
+            ));
+        }
+        let operand = self.unary();
+        self.nested -= 1;
+        operand
+    }
+
+    fn unary(&mut self) -> Result<Expr, Mistake> {
+        let start = self.at;
+        for (sign, unary) in [
+            ("-", Unary::Negate),
+            ("!", Unary::Not),
+            ("~", Unary::Invert),
+            ("*", Unary::Follow),
+        ] {
+            if self.take(sign) {
+                let of = self.operand()?;
+                return self.node(start, Node::Unary(unary, Box::new(of)));
+            }
+        }
+        if let Some(cast) = self.cast()? {
+            let of = self.operand()?;
+            return self.node(start, Node::Cast(cast, Box::new(of)));
+        }
+        self.members(start)
+    }
+
+    /// `(u32)` or `(u32*)`, if it is one.
+    fn cast(&mut self) -> Result<Option<Cast>, Mistake> {
+        let start = self.at;
+        if !self.take("(") {
+            return Ok(None);
+        }
+        let (name_at, name) = (self.at, self.word());
+        self.step(name.len());
+        let pointer = self.take("*");
+        let closed = self.take(")");
+        match type_named(name) {
+            Some((bytes, signed)) if closed => {
+                return Ok(Some(Cast {
+                    bytes,
+                    signed,
+                    pointer,
+                }));
+            }
+            // Only a cast looks like `(name*)`.
+            None if closed && pointer && !name.is_empty() => return Err(unknown_type(name_at, name)),
+            _ => {}
+        }
+        self.at = start;
+        Ok(None)
+    }
+
+    /// A value and the members behind it.
+    fn members(&mut self, start: usize) -> Result<Expr, Mistake> {
+        let mut of = self.primary()?;
+        loop {
+            let arrow = self.rest().starts_with("->");
+            if !arrow && !self.rest().starts_with('.') {
+                return Ok(of);
+            }
+            self.step(if arrow { 2 } else { 1 });
+            let name = self.word().to_owned();
+            if name.is_empty() {
+                return Err(self.unexpected("the name of a member"));
+            }
+            self.step(name.len());
+            of = self.node(
+                start,
+                Node::Member {
+                    of: Box::new(of),
+                    name,
+                    arrow,
+                },
+            )?;
+        }
+    }
+
+    fn primary(&mut self) -> Result<Expr, Mistake> {
+        let start = self.at;
+        match self.rest().chars().next() {
+            Some('(') => {
+                self.step(1);
+                let inner = self.expr(0)?;
+                self.expect(")")?;
+                Ok(inner)
+            }
+            Some('"') => {
+                let text = self.quoted('"')?;
+                self.node(start, Node::Text(text))
+            }
+            Some('\'') => {
+                let text = self.quoted('\'')?;
+                match text[..] {
+                    [byte] => self.node(start, Node::Number(byte.into())),
+                    _ => Err(Mistake::new(start, "one character stands between '...'")
+                        .hint("text stands between \"...\"")),
+                }
+            }
+            Some(c) if c.is_ascii_digit() => {
+                let number = self.number()?;
+                self.node(start, Node::Number(number))
+            }
+            Some(c) if c.is_alphabetic() || c == '_' => self.named(),
+            _ => Err(self.unexpected("a value")),
+        }
+    }
+
+    /// A name or a call.
+    fn named(&mut self) -> Result<Expr, Mistake> {
+        let start = self.at;
+        let name = self.word().to_owned();
+        self.step(name.len());
+        if !self.take("(") {
+            return self.node(start, Node::Name(name));
+        }
+        let mut args = Vec::new();
+        while !self.take(")") {
+            if !args.is_empty() {
+                self.expect(",")?;
+            }
+            args.push(self.expr(0)?);
+        }
+        self.node(start, Node::Call(name, args))
+    }
+
+    /// Text up to the closing quote, with C's escapes.
+    fn quoted(&mut self, quote: char) -> Result<Vec<u8>, Mistake> {
+        let mut text = Vec::new();
+        let mut chars = self.rest().char_indices().skip(1);
+        while let Some((index, c)) = chars.next() {
+            match c {
+                _ if c == quote => {
+                    self.step(index + 1);
+                    return Ok(text);
+                }
+                '\\' => text.push(escaped(&mut chars).ok_or_else(|| {
+                    Mistake::new(self.at + index, "this escape is not known")
+                        .hint("known are \\n \\t \\r \\\\ \\\" \\' and two hexadecimal digits: \\x1b")
+                })?),
+                _ => text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        Err(Mistake::new(self.at, format!("the closing {quote} is missing")))
+    }
+
+    /// A number with its unit: `0x10`, `64K`, `10ms`.
+    fn number(&mut self) -> Result<u64, Mistake> {
+        let word = self.word();
+        let wrong = |message: String| {
+            Mistake::new(self.at, message).hint("numbers are such as 4096, 0x1f, 64K, 1M, 10ms, 5us")
+        };
+        let number = match word.strip_prefix("0x").or_else(|| word.strip_prefix("0X")) {
+            Some(digits) => {
+                u64::from_str_radix(digits, 16).map_err(|_| wrong(format!("`{word}` is no number")))?
+            }
+            None => {
+                let digits = word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len());
+                let (digits, unit) = word.split_at(digits);
+                let scale = scale(unit).ok_or_else(|| wrong(format!("`{unit}` is no unit")))?;
+                digits
+                    .parse::<u64>()
+                    .ok()
+                    .and_then(|number| number.checked_mul(scale))
+                    .ok_or_else(|| wrong(format!("`{word}` needs more than 64 bits")))?
+            }
+        };
+        self.step(word.len());
+        Ok(number)
+    }
+}
+
+fn unknown_type(at: usize, name: &str) -> Mistake {
+    let known: Vec<&str> = TYPES.iter().map(|(name, ..)| *name).collect();
+    Mistake::new(at, format!("the type `{name}` is not known")).hint(format!("known are {}", known.join(" ")))
+}
+
+/// Sizes have powers of 1024; durations are nanoseconds.
+fn scale(unit: &str) -> Option<u64> {
+    Some(match unit {
+        "" | "ns" => 1,
+        "K" | "k" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        "T" => 1 << 40,
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        _ => return None,
+    })
+}
+
+/// What stands behind a backslash.
+fn escaped(chars: &mut impl Iterator<Item = (usize, char)>) -> Option<u8> {
+    let (_, c) = chars.next()?;
+    Some(match c {
+        'n' => b'\n',
+        't' => b'\t',
+        'r' => b'\r',
+        '\\' | '"' | '\'' => c as u8,
+        'x' => {
+            let mut digit = || chars.next().and_then(|(_, c)| c.to_digit(16));
+            let (high, low) = (digit()?, digit()?);
+            (high << 4 | low) as u8
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,879 @@
+//! The operations mean what the text says: they run here on an interpreter of their own. That the kernel's does the same
+//! is for the end-to-end tests to show.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::code::{Code, Fetched, MOST_OPS, STACK};
+use super::*;
+use crate::find::types::{Kind, Member, Param, Piece, Place, Signature, Type};
+use crate::find::usdt::{Argument, Number, Operand, UsdtProbe};
+
+/// A call to evaluate against.
+#[derive(Clone, Default)]
+struct Call {
+    args: [u64; 6],
+    result: u64,
+    lat_ns: u64,
+    comm: &'static str,
+    stack: Vec<u64>,
+    memory: BTreeMap<u64, Vec<u8>>,
+}
+
+const STACK_AT: u64 = 0x7ffc_0000;
+const PID: u64 = 4099;
+
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Yes,
+    No,
+    Fault,
+}
+
+impl Call {
+    fn with(args: &[u64]) -> Call {
+        let mut call = Call::default();
+        call.args[..args.len()].copy_from_slice(args);
+        call
+    }
+
+    fn memory(mut self, at: u64, bytes: &[u8]) -> Call {
+        self.memory.insert(at, bytes.to_vec());
+        self
+    }
+
+    fn register(&self, number: u8, returned: bool) -> u64 {
+        const ORDER: &[u8] = if cfg!(target_arch = "x86_64") {
+            &[5, 4, 1, 2, 8, 9]
+        } else {
+            &[0, 1, 2, 3, 4, 5]
+        };
+        const POINTER: u8 = if cfg!(target_arch = "x86_64") { 7 } else { 31 };
+        if returned {
+            return if number == 0 { self.result } else { 0 };
+        }
+        match ORDER.iter().position(|register| *register == number) {
+            Some(index) => self.args[index],
+            None if number == POINTER => STACK_AT,
+            None => 0,
+        }
+    }
+
+    fn read(&self, at: u64, bytes: usize) -> Option<Vec<u8>> {
+        if at >= STACK_AT && (at - STACK_AT).is_multiple_of(8) && bytes <= 8 {
+            let word = *self.stack.get(((at - STACK_AT) / 8) as usize)?;
+            return Some(word.to_le_bytes()[..bytes].to_vec());
+        }
+        let (start, memory) = self.memory.range(..=at).next_back()?;
+        let from = (at - start) as usize;
+        memory.get(from..from.checked_add(bytes)?).map(<[u8]>::to_vec)
+    }
+
+    fn text(&self, at: u64) -> Option<Vec<u8>> {
+        let (start, memory) = self.memory.range(..=at).next_back()?;
+        let rest = memory.get((at - start) as usize..)?;
+        let end = rest.iter().position(|byte| *byte == 0)?;
+        Some(rest[..=end].to_vec())
+    }
+
+    /// Runs the operations of one end of the call.
+    fn run(&self, ops: &[Op], literals: &[Literal], returned: bool, slots: &mut [Option<u64>]) -> Outcome {
+        let code_of = |op: &Op| {
+            ALL.iter()
+                .copied()
+                .find(|code| *code as u8 == op.code)
+                .expect("a code that is known")
+        };
+        let mut stack: Vec<u64> = Vec::new();
+        let mut faulted = false;
+        let mut at = 0;
+        while let Some(op) = ops.get(at) {
+            at += 1;
+            let mut wrong = false;
+            let extend = |number: u64| match (op.a, op.signed) {
+                (1, false) => number as u8 as u64,
+                (2, false) => number as u16 as u64,
+                (4, false) => number as u32 as u64,
+                (1, true) => number as i8 as u64,
+                (2, true) => number as i16 as u64,
+                (4, true) => number as i32 as u64,
+                _ => number,
+            };
+            let literal = || &literals[op.number as usize];
+            let matches = |text: &[u8]| {
+                let Literal { bytes, whole } = literal();
+                text.starts_with(bytes) && (!whole || text.len() == bytes.len() || text[bytes.len()] == 0)
+            };
+            match code_of(op) {
+                Code::End => break,
+                Code::Test => {
+                    if faulted {
+                        return Outcome::Fault;
+                    }
+                    if stack.pop() == Some(0) {
+                        return Outcome::No;
+                    }
+                }
+                Code::Store => {
+                    slots[usize::from(op.a)] = (!faulted).then(|| stack.pop().expect("a number"));
+                    faulted = false;
+                }
+                Code::StoreText | Code::StoreBytes => {
+                    stack.truncate(stack.len().saturating_sub(2));
+                    faulted = false;
+                }
+                Code::Push => stack.push(op.number),
+                Code::Register => stack.push(self.register(op.a, returned)),
+                Code::Slot => match slots[usize::from(op.a)] {
+                    Some(number) => stack.push(number),
+                    None => wrong = true,
+                },
+                Code::Task => stack.push(if op.a == 0 { PID } else { op.a.into() }),
+                Code::Latency => stack.push(self.lat_ns),
+                Code::Load => match self.read(stack.pop().expect("an address"), op.a.into()) {
+                    Some(mut bytes) => {
+                        bytes.resize(8, 0);
+                        stack.push(extend(u64::from_le_bytes(bytes.try_into().expect("8 bytes"))));
+                    }
+                    None => wrong = true,
+                },
+                Code::MatchText => match self.text(stack.pop().expect("an address")) {
+                    Some(text) => stack.push(matches(&text).into()),
+                    None => wrong = true,
+                },
+                Code::MatchBytes => match self.read(stack.pop().expect("an address"), op.a.into()) {
+                    Some(bytes) => stack.push(matches(&bytes).into()),
+                    None => wrong = true,
+                },
+                Code::MatchComm => stack.push(matches(self.comm.as_bytes()).into()),
+                Code::Low => {
+                    let number = stack.pop().expect("a number");
+                    stack.push(extend(number));
+                }
+                Code::Not => {
+                    let number = stack.pop().expect("a number");
+                    stack.push((number == 0).into());
+                }
+                Code::Truth => {
+                    let number = stack.pop().expect("a number");
+                    stack.push((number != 0).into());
+                }
+                code @ (Code::SkipIfFalse | Code::SkipIfTrue) => {
+                    if (*stack.last().expect("a number") != 0) == (code == Code::SkipIfTrue) {
+                        at += usize::from(op.skip);
+                    } else {
+                        stack.pop();
+                    }
+                }
+                code => {
+                    let (b, a) = (stack.pop().expect("a number"), stack.pop().expect("a number"));
+                    match arithmetic(code, op.signed, a, b) {
+                        Some(number) => stack.push(number),
+                        None => wrong = true,
+                    }
+                }
+            }
+            if wrong {
+                faulted = true;
+                at += usize::from(op.skip);
+                stack.clear();
+            }
+            assert!(stack.len() <= STACK, "the stack overflows");
+        }
+        assert!(stack.is_empty(), "{stack:?} is left over");
+        Outcome::Yes
+    }
+}
+
+const ALL: [Code; 32] = [
+    Code::End,
+    Code::Test,
+    Code::Store,
+    Code::StoreText,
+    Code::StoreBytes,
+    Code::Push,
+    Code::Register,
+    Code::Slot,
+    Code::Task,
+    Code::Latency,
+    Code::Load,
+    Code::Low,
+    Code::Not,
+    Code::Add,
+    Code::Subtract,
+    Code::Multiply,
+    Code::Divide,
+    Code::Remainder,
+    Code::And,
+    Code::Or,
+    Code::Xor,
+    Code::ShiftLeft,
+    Code::ShiftRight,
+    Code::Equal,
+    Code::Less,
+    Code::LessEqual,
+    Code::SkipIfFalse,
+    Code::SkipIfTrue,
+    Code::Truth,
+    Code::MatchText,
+    Code::MatchBytes,
+    Code::MatchComm,
+];
+
+fn arithmetic(code: Code, signed: bool, a: u64, b: u64) -> Option<u64> {
+    let (sa, sb) = (a as i64, b as i64);
+    Some(match code {
+        Code::Add => a.wrapping_add(b),
+        Code::Subtract => a.wrapping_sub(b),
+        Code::Multiply => a.wrapping_mul(b),
+        Code::Divide if b == 0 => return None,
+        Code::Remainder if b == 0 => return None,
+        Code::Divide if signed => sa.wrapping_div(sb) as u64,
+        Code::Remainder if signed => sa.wrapping_rem(sb) as u64,
+        Code::Divide => a / b,
+        Code::Remainder => a % b,
+        Code::And => a & b,
+        Code::Or => a | b,
+        Code::Xor => a ^ b,
+        Code::ShiftLeft => a << (b & 63),
+        Code::ShiftRight if signed => (sa >> (b & 63)) as u64,
+        Code::ShiftRight => a >> (b & 63),
+        Code::Equal => (a == b).into(),
+        Code::Less if signed => (sa < sb).into(),
+        Code::Less => (a < b).into(),
+        Code::LessEqual if signed => (sa <= sb).into(),
+        Code::LessEqual => (a <= b).into(),
+        _ => panic!("{code:?} has no two numbers"),
+    })
+}
+
+const UNKNOWN: Scope = Scope {
+    function: "f",
+    signature: None,
+    probe: None,
+};
+
+fn plan_for(scope: Scope<'_>, text: &str) -> Result<(Plan, Vec<Literal>), Mistake> {
+    let condition = parse(text)?;
+    let mut literals = Vec::new();
+    let request = Request {
+        condition: Some(&condition),
+        args: Some(&[]),
+        returns: condition.needs_return(),
+        result: false,
+    };
+    match Plan::new(scope, &request, &mut literals) {
+        Ok(plan) => Ok((plan, literals)),
+        Err(PlanError::Condition(mistake)) => Err(mistake),
+        Err(PlanError::Args(mistake)) => panic!("nothing was asked for: {mistake:?}"),
+    }
+}
+
+fn decide_in(scope: Scope<'_>, text: &str, call: &Call) -> Outcome {
+    let (plan, literals) = plan_for(scope, text).unwrap_or_else(|mistake| panic!("{text}: {mistake:?}"));
+    let mut slots = vec![None; plan.slots.into()];
+    match call.run(&plan.entry, &literals, false, &mut slots) {
+        Outcome::Yes => call.run(&plan.at_return, &literals, true, &mut slots),
+        other => other,
+    }
+}
+
+fn decide(text: &str, call: &Call) -> Outcome {
+    decide_in(UNKNOWN, text, call)
+}
+
+#[track_caller]
+fn assert_all(outcome: Outcome, call: &Call, texts: &[&str]) {
+    for text in texts {
+        assert_eq!(decide(text, call), outcome, "{text}");
+    }
+}
+
+#[test]
+fn numbers_have_units_and_operators_the_precedence_of_c() {
+    let call = Call {
+        comm: "python3",
+        ..Call::with(&[1 << 20, 7])
+    };
+    assert_all(
+        Outcome::Yes,
+        &call,
+        &[
+            "arg0 == 1M",
+            "arg0 == 1024K && arg1 < 8",
+            "arg0 >= 0x100000",
+            "arg1 + 2 * 3 == 13",
+            "(arg1 + 2) * 3 == 27",
+            "arg1 - 2 - 1 == 4",
+            "arg1 << 2 == 28",
+            "arg1 & 3 | 8",
+            "arg1 ^ 1 ^ 2",
+            "arg1 / 2 == 3 && arg1 % 4 == 3",
+            "~arg1 == 0xfffffffffffffff8",
+            "-arg1 + 7 == 0",
+            "arg1 == '\\x07'",
+            "5us == 5000 && 10ms == 10000us && 1s == 1000ms",
+            "arg1 == 1 || arg1 == 7",
+            "true || arg1 / 0",
+            "!(arg1 == 1) && !!arg1",
+            "pid == 4099",
+            "comm == \"python3\" && comm ^= \"pyth\" && comm != \"python\" && \"python3\" == comm",
+            "comm ^= \"\"",
+        ],
+    );
+    assert_all(
+        Outcome::No,
+        &call,
+        &[
+            "arg0 > 1M",
+            "arg1 == 1 || arg1 == 8",
+            "comm == \"python\"",
+            "comm ^= \"ython\"",
+            "comm == \"\"",
+            "arg0 == 1M && !arg1",
+            "false",
+        ],
+    );
+}
+
+#[test]
+fn a_value_has_a_sign_only_when_something_says_so() {
+    let call = Call::with(&[u64::MAX, 0xffff_fffe]);
+    assert_all(
+        Outcome::Yes,
+        &call,
+        &[
+            "arg0 > 0",
+            "arg0 == -1",
+            "arg0 > -2 && arg0 < -0 + 1",
+            "(i32)arg1 == -2",
+            "(i32)arg1 < 0",
+            "(u8)arg1 == 254",
+            "(i64)arg0 >> 60 == -1",
+            "arg0 >> 60 == 15",
+            "(i64)arg0 / 2 == 0 && arg0 / 2 > 1M",
+        ],
+    );
+    assert_all(Outcome::No, &call, &["(i64)arg0 > 0", "arg1 == -2"]);
+}
+
+#[test]
+fn the_right_side_is_not_looked_at_when_the_left_one_decides() {
+    let call = Call::with(&[0, 0x1000]).memory(0x1000, &[5, 0, 0, 0]);
+    assert_all(
+        Outcome::No,
+        &call,
+        &["arg0 != 0 && *(u32*)arg0 == 5", "(arg0 != 0 && *(u32*)arg0) | 0"],
+    );
+    assert_all(
+        Outcome::Yes,
+        &call,
+        &[
+            "arg0 == 0 || *(u32*)arg0 == 5",
+            "*(u32*)arg1 == 5",
+            "*((u8*)arg1 + 1) == 0",
+        ],
+    );
+    assert_all(
+        Outcome::Fault,
+        &call,
+        &[
+            "*(u32*)arg0 == 5",
+            "*(u64*)arg1 == 5",
+            "arg1 / arg0 == 1",
+            "str(arg0) == \"\"",
+            "!*(u8*)arg0",
+        ],
+    );
+}
+
+#[test]
+fn text_of_the_process_is_compared() {
+    let call = Call::with(&[0x1000, 0x2000, 4])
+        .memory(0x1000, b"/tmp/x\0")
+        .memory(0x2000, b"GET /");
+    assert_all(
+        Outcome::Yes,
+        &call,
+        &[
+            "str(arg0) == \"/tmp/x\"",
+            "str(arg0) ^= \"/tmp/\"",
+            "str(arg0) != \"/tmp\"",
+            "buf(arg1, 4) == \"GET \"",
+            "buf(arg1, arg2) ^= \"GE\"",
+            "buf(arg1, 3) != \"GET \"",
+            "buf(arg1, 0) == \"\"",
+        ],
+    );
+    assert_all(
+        Outcome::No,
+        &call,
+        &[
+            "str(arg0) == \"/tmp\"",
+            "str(arg0) ^= \"tmp\"",
+            "buf(arg1, 2) ^= \"GET\"",
+        ],
+    );
+}
+
+#[test]
+fn arguments_past_the_registers_are_on_the_stack() {
+    let call = Call {
+        stack: (100..150).collect(),
+        ..Call::default()
+    };
+    let (first, skipped) = if cfg!(target_arch = "x86_64") {
+        (6, 1)
+    } else {
+        (8, 0)
+    };
+    assert_eq!(
+        decide(&format!("arg{first} == {}", 100 + skipped), &call),
+        Outcome::Yes
+    );
+    assert_eq!(
+        decide(&format!("arg31 == {}", 131 - first + skipped), &call),
+        Outcome::Yes
+    );
+    let mistake = plan_for(UNKNOWN, "arg32").expect_err("too far");
+    assert!(
+        mistake.hint.is_some_and(|hint| hint.contains("arg31")),
+        "{}",
+        mistake.message
+    );
+}
+
+#[test]
+fn what_only_the_return_knows_is_decided_there_and_the_rest_before() {
+    let call = Call {
+        result: 0,
+        lat_ns: 10_000_001,
+        ..Call::with(&[0, 9])
+    };
+    assert_all(
+        Outcome::Yes,
+        &call,
+        &[
+            "lat > 10ms",
+            "retval == 0 && arg1 == 9",
+            "arg1 > retval",
+            "arg1 == 9 && lat >= 10ms || retval",
+            "retval + arg1 * 2 == 18",
+        ],
+    );
+    assert_all(
+        Outcome::No,
+        &call,
+        // The memory that cannot be read is no fault where the left side decides.
+        &[
+            "retval != 0 && *(u8*)arg0 == 1",
+            "retval != 0 && retval < *(u8*)arg0",
+            "lat > 1s",
+        ],
+    );
+    assert_all(
+        Outcome::Fault,
+        &call,
+        &["retval == 0 && *(u8*)arg0 == 1", "retval < *(u8*)arg0"],
+    );
+    let (plan, _) = plan_for(UNKNOWN, "retval == 0 && arg0 > 1M").expect("a plan");
+    assert_eq!(decide("retval == 0 && arg0 > 1M", &call), Outcome::No);
+    assert!(
+        plan.entry.iter().any(|op| op.code == Code::Test as u8),
+        "the entry can tell already"
+    );
+    let request = Request {
+        condition: Some(&parse("retval").expect("an expression")),
+        ..Request::default()
+    };
+    assert!(
+        Plan::new(UNKNOWN, &request, &mut Vec::new()).is_err(),
+        "nothing waits for it"
+    );
+}
+
+fn ty(name: &str, bytes: u64, kind: Kind) -> Type {
+    Type {
+        name: name.into(),
+        bytes,
+        kind,
+    }
+}
+
+fn signature() -> Signature {
+    let int = ty("int", 4, Kind::Int { signed: true });
+    let member = |name: &str, offset, ty: &Type| Member {
+        name: name.into(),
+        offset,
+        ty: ty.clone(),
+    };
+    let request = ty(
+        "request",
+        16,
+        Kind::Struct(Rc::new([
+            member("fd", 0, &int),
+            member("len", 4, &int),
+            member("next", 8, &ty("void*", 8, Kind::Pointer(None))),
+        ])),
+    );
+    let mode = Kind::Enum {
+        signed: false,
+        values: Rc::new([(1, "READ".into()), (2, "WRITE".into())]),
+    };
+    let string = Kind::Text {
+        pointer_at: 0,
+        length_at: 8,
+    };
+    let param = |name: &str, ty: Type, place| Param {
+        name: Some(name.into()),
+        ty,
+        place,
+    };
+    let at = |number| Place::Pieces(vec![Piece::Argument(number)]);
+    Signature {
+        params: vec![
+            param("fd", int.clone(), at(0)),
+            param(
+                "req",
+                ty("request*", 8, Kind::Pointer(Some(Rc::new(request.clone())))),
+                at(1),
+            ),
+            param("mode", ty("mode", 4, mode), at(2)),
+            param("path", ty("const char*", 8, Kind::CString), at(3)),
+            param(
+                "both",
+                request,
+                Place::Pieces(vec![Piece::Argument(4), Piece::Argument(5)]),
+            ),
+            param(
+                "name",
+                ty("std::string", 32, string),
+                Place::Behind(Piece::Argument(1)),
+            ),
+            param(
+                "ratio",
+                ty("double", 8, Kind::Float),
+                Place::Nowhere("in a floating-point register"),
+            ),
+        ],
+        returns: Some(int),
+        variadic: false,
+    }
+}
+
+#[test]
+fn parameters_have_names_types_and_members() {
+    let signature = signature();
+    let scope = Scope {
+        function: "serve",
+        signature: Some(&signature),
+        probe: None,
+    };
+    let request = [
+        &3_u32.to_le_bytes()[..],
+        &(-7_i32).to_le_bytes(),
+        &0x3000_u64.to_le_bytes(),
+    ]
+    .concat();
+    let call = Call {
+        result: 0xffff_ffff,
+        ..Call::with(&[
+            0xdead_beef_ffff_ffff,
+            0x2000,
+            0x5555_0000_0002,
+            0x1000,
+            5 << 32 | 4,
+            6,
+        ])
+    }
+    .memory(0x1000, b"/etc/passwd\0")
+    .memory(0x2000, &request);
+    for text in [
+        "fd < 0 && fd == -1",
+        "arg0 == -1",
+        "(u64)arg0 > 1M",
+        "req->fd == 3 && req->len == -7 && (*req).len < 0",
+        "mode == WRITE && READ != mode",
+        "path ^= \"/etc/\" && *path == '/' && *(path + 1) == 'e'",
+        "both.fd == 4 && both.len == 5 && both.next == 6",
+        "retval == -1 && retval < 0",
+        "req + 1 == 0x2010",
+        "retval < req->fd",
+    ] {
+        assert_eq!(decide_in(scope, text, &call), Outcome::Yes, "{text}");
+    }
+    // A std::string whose bytes are 3 at 0x3000.
+    let text = [0x3000_u64.to_le_bytes(), 3_u64.to_le_bytes()].concat();
+    let call = call.memory(0x2000, &text).memory(0x3000, b"abcd");
+    assert_eq!(
+        decide_in(scope, "name == \"abc\" && name ^= \"ab\"", &call),
+        Outcome::Yes
+    );
+    assert_eq!(decide_in(scope, "name == \"abcd\"", &call), Outcome::No);
+    for (text, part) in [
+        ("size > 1", "fd req mode path"),
+        ("req->size > 1", "it has fd len next"),
+        ("req.len > 1", "write ->len"),
+        ("both > 1", "it has fd len next"),
+        ("ratio > 1", "floating-point register"),
+        ("fd->len > 1", "not known to point"),
+        ("mode == EXECUTE", "no `EXECUTE`"),
+        ("*fd == 1", "what it points to"),
+        ("path > 1 && path", ""),
+    ] {
+        match plan_for(scope, text) {
+            Ok(_) => assert!(part.is_empty(), "{text}"),
+            Err(mistake) => {
+                let told = format!("{} {}", mistake.message, mistake.hint.unwrap_or_default());
+                assert!(told.contains(part), "{text}: {told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_arguments_of_a_probe_are_those_of_its_note() {
+    let argument = |bytes, number, operand| Argument {
+        bytes,
+        number,
+        operand,
+        text: "".into(),
+    };
+    let (first, second) = if cfg!(target_arch = "x86_64") {
+        (5, 4)
+    } else {
+        (0, 1)
+    };
+    let probe = UsdtProbe {
+        provider: "p".into(),
+        name: "n".into(),
+        offset: 0,
+        addr: 0,
+        semaphore: None,
+        arguments: vec![
+            argument(
+                4,
+                Number::Signed,
+                Operand::Register {
+                    register: second,
+                    shift: 0,
+                },
+            ),
+            argument(
+                1,
+                Number::Unsigned,
+                Operand::Register {
+                    register: second,
+                    shift: 8,
+                },
+            ),
+            argument(
+                2,
+                Number::Signed,
+                Operand::Memory {
+                    base: Some(first),
+                    index: Some((second, 2)),
+                    offset: -0x1_ffff_fffe,
+                },
+            ),
+            argument(8, Number::Signed, Operand::Constant(-7)),
+            argument(8, Number::Unsigned, Operand::Unknown),
+        ],
+    };
+    let scope = Scope {
+        function: "p:n",
+        signature: None,
+        probe: Some(&probe),
+    };
+    // 0x1000 + 0xffffff2a * 2 - 0x1fffffffe
+    let call = Call::with(&[0x1000, 0xffff_ff2a]).memory(0xe56, &[0xfe, 0xff]);
+    for text in ["arg0 == -214", "arg1 == 0xff", "arg2 == -2", "arg3 == -7"] {
+        assert_eq!(decide_in(scope, text, &call), Outcome::Yes, "{text}");
+    }
+    assert!(plan_for(scope, "arg4 == 1").is_err_and(|mistake| mistake.message.contains("not understood")));
+    assert!(plan_for(scope, "arg5 == 1").is_err_and(|mistake| mistake.message.contains("has 5 arguments")));
+    let plan = Plan::new(scope, &Request::default(), &mut Vec::new()).expect("a plan");
+    let names: Vec<&str> = plan.shown.iter().map(|shown| &*shown.name).collect();
+    assert_eq!(names, ["arg0", "arg1", "arg2", "arg3", "arg4"]);
+}
+
+#[test]
+fn what_is_shown_is_found_in_the_record() {
+    let signature = signature();
+    let scope = Scope {
+        function: "serve",
+        signature: Some(&signature),
+        probe: None,
+    };
+    let request = Request {
+        returns: true,
+        result: true,
+        ..Request::default()
+    };
+    let plan = Plan::new(scope, &request, &mut Vec::new()).expect("a plan");
+    let names: Vec<&str> = plan.shown.iter().map(|shown| &*shown.name).collect();
+    assert_eq!(names, ["fd", "req", "mode", "path", "both", "name", "ratio"]);
+    let kinds: Vec<String> = plan
+        .shown
+        .iter()
+        .map(|shown| format!("{:?}", shown.fetched))
+        .collect();
+    for (kind, start) in kinds.iter().zip([
+        "Number(0",
+        "Bytes(1",
+        "Number(2",
+        "Text(3",
+        "Slots(4, 2",
+        "Text(6",
+        "Nowhere",
+    ]) {
+        assert!(kind.starts_with(start), "{kind} is no {start}");
+    }
+    assert!(
+        matches!(plan.result, Some(Fetched::Number(7, _))),
+        "{:?}",
+        plan.result
+    );
+    assert!(plan.has_text && plan.reads && plan.slots == 8);
+    let ends: Vec<usize> = [&plan.entry, &plan.at_return].map(Vec::len).to_vec();
+    assert!(ends.iter().all(|length| *length < MOST_OPS), "{ends:?}");
+}
+
+#[test]
+fn a_mistake_points_at_its_place() {
+    for (text, column, part) in [
+        ("arg0 >", 7, "a value is expected here, not the end"),
+        ("arg0 > && 1", 8, "not `&`"),
+        ("", 1, "a value"),
+        ("arg0 = 1", 6, "does not compare"),
+        ("arg0 1", 6, "not `1`"),
+        ("(arg0 > 1", 10, "`)`"),
+        ("1 < arg0 < 5", 10, "do not chain"),
+        ("arg0 == 1Q", 9, "no unit"),
+        ("arg0 == 99999999999999999999", 9, "64 bits"),
+        ("*(float*)arg0 == 1", 3, "`float` is not known"),
+        ("comm == \"bash", 9, "closing \" is missing"),
+        ("comm == \"\\q\"", 10, "escape"),
+        ("comm > \"a\"", 1, "text can only be compared"),
+        ("arg0 == \"a\"", 1, "a number is compared with text"),
+        ("comm == 1", 1, "this is text"),
+        ("comm", 1, "neither true nor false"),
+        ("arg0 ^= 1", 1, "beginning"),
+        ("é == 1", 1, "has no `é`"),
+        ("comm == \"é\" && x", 16, "has no `x`"),
+        ("foo(1)", 1, "no function `foo`"),
+        ("str() == \"\"", 1, "str(ADDRESS)"),
+        ("arg0 < 0", 1, "never true"),
+        ("arg0 == 'ab'", 9, "one character"),
+        ("arg0->x == 1", 1, "not known to point"),
+        ("arg0. == 1", 7, "name of a member"),
+        ("#", 1, "not `#`"),
+    ] {
+        let mistake = plan_for(UNKNOWN, text).expect_err(text);
+        assert!(
+            mistake.message.contains(part) || mistake.hint.as_ref().is_some_and(|hint| hint.contains(part)),
+            "{text}: {mistake:?}"
+        );
+        assert_eq!(mistake.column(text), column, "{text}: {mistake:?}");
+        let [shown, caret] = mistake.picture(text);
+        assert_eq!((shown.as_str(), caret.len()), (text, column), "{text}");
+    }
+}
+
+#[test]
+fn limits_are_said() {
+    let nested = format!("{}1{}", "(".repeat(40), ")".repeat(40));
+    let chain = format!("arg0{}", " + arg0".repeat(200));
+    let deep = (0..20).fold("arg0".to_owned(), |text, _| format!("arg0 + ({text})"));
+    let long = format!("comm == \"{}\"", "a".repeat(128));
+    let many = "1 + ".repeat(600) + "1";
+    let huge = " ".repeat(5000);
+    for (text, part) in [
+        (nested, "32 levels"),
+        (chain, "256 operations"),
+        (deep, "too many values"),
+        (long, "127 bytes"),
+        (many, "512 names"),
+        (huge, "4096 bytes"),
+    ] {
+        let mistake = plan_for(UNKNOWN, &text).expect_err(part);
+        assert!(mistake.message.contains(part), "{part}: {mistake:?}");
+    }
+}
+
+#[test]
+fn lists_have_commas() {
+    let text = "arg0, str(arg1), buf(arg2, arg3), *(u32*)(arg0+8), retval";
+    let list = parse_list(text).expect("a list");
+    let parts: Vec<&str> = list.iter().map(|expr| &text[expr.at.clone()]).collect();
+    assert_eq!(
+        parts,
+        [
+            "arg0",
+            "str(arg1)",
+            "buf(arg2, arg3)",
+            "*(u32*)(arg0+8)",
+            "retval"
+        ]
+    );
+    for (text, column) in [("arg0,", 6), ("arg0 arg1", 6), (",", 1), ("arg0,,arg1", 6)] {
+        assert_eq!(parse_list(text).expect_err(text).column(text), column, "{text}");
+    }
+}
+
+/// Whatever is typed: no panic, and what is accepted runs.
+#[test]
+fn mutated_texts_are_refused_or_run() {
+    const SEEDS: [&str; 6] = [
+        "arg0 > 1M && comm == \"python3\"",
+        "arg0 != 0 && *(u32*)(arg0+8) == 5 || !(retval < -1)",
+        "str(arg0, 16) ^= \"/t\\x6dp\" && buf(arg2, arg3) != \"a\"",
+        "(i8)fd % 3 << 2 >= lat / 10ms | ~both.len ^ req->fd",
+        "mode == WRITE && path == \"/etc\" && name ^= \"x\" && -ratio",
+        "((arg6 & 0xff) - 'c') * 7 <= pid + tid",
+    ];
+    const PARTS: [&str; 24] = [
+        "(", ")", "*", "&&", "||", "!", "-", "\"", "'", "\\", "arg1", "retval", "(u8*)", "str(", "buf(", ",",
+        ".", "->", "0x", "9", "K", "\u{202e}", "^=", " ",
+    ];
+    let signature = signature();
+    let scope = Scope {
+        function: "serve",
+        signature: Some(&signature),
+        probe: None,
+    };
+    let call = Call::with(&[1, 0x1000, 2, 0x1000, 4, 5]).memory(0x1000, &[7; 64]);
+    let mut state: u64 = 0x2545_f491_4f6c_dd1d;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    let mut accepted = 0;
+    for round in 0..20_000 {
+        let mut text: Vec<char> = SEEDS[round % SEEDS.len()].chars().collect();
+        for _ in 0..=random(4) {
+            let at = random(text.len() + 1);
+            match random(3) {
+                0 => _ = text.splice(at..at, PARTS[random(PARTS.len())].chars()),
+                1 => _ = text.drain(at..(at + random(4)).min(text.len())),
+                _ => {
+                    let from = random(text.len() + 1);
+                    let copied: Vec<char> = text[from..(from + random(12)).min(text.len())].to_vec();
+                    text.splice(at..at, copied);
+                }
+            }
+        }
+        let text: String = text.into_iter().collect();
+        let _ = parse_list(&text);
+        match plan_for(scope, &text) {
+            Ok(_) => {
+                accepted += 1;
+                decide_in(scope, &text, &call);
+            }
+            Err(mistake) => assert!(mistake.column(&text) <= text.chars().count() + 1, "{text}"),
+        }
+    }
+    assert!(accepted > 500, "{accepted} of the texts were right");
+}
