@@ -26,10 +26,8 @@ use super::types::Signature;
 use entries::Entries;
 use signature::Decoder;
 
-/// Most bytes of debug information that are kept in memory. Browsers have about a third of it.
-const MAX_BYTES: u64 = 3 << 30;
-/// Most bytes of one section.
-const MAX_SECTION: u64 = 1 << 30;
+/// Most bytes of debug information that are kept in memory, decompressed. Browsers have less.
+const MAX_BYTES: u64 = 1 << 30;
 /// Bytes of a text that are looked at. Mangled names are long.
 const MAX_NAME: usize = 4096;
 
@@ -59,9 +57,7 @@ fn read(file: &File, budget: &mut u64) -> Result<Option<Content>> {
         if !SECTIONS.contains(&id) {
             return Ok(Vec::new());
         }
-        let content = sections
-            .read(id.name(), MAX_SECTION.min(*budget))?
-            .unwrap_or_default();
+        let content = sections.read(id.name(), *budget)?.unwrap_or_default();
         *budget = budget.saturating_sub(content.len() as u64);
         Ok(content)
     })?;

@@ -26,13 +26,17 @@ impl Sections {
         let source = Source::new(file)?;
         let header = read_file_header(&source)?;
         let (offset, entry_size) = (header.e_shoff.get(LE), header.e_shentsize.get(LE));
+        if offset == 0 {
+            return Ok(Sections {
+                headers: source.read(0, 0)?,
+                names: source.read(0, 0)?,
+                source,
+            });
+        }
         let header_size = size_of::<Header>() as u64;
-        ensure!(
-            offset == 0 || u64::from(entry_size) == header_size,
-            "odd section headers"
-        );
+        ensure!(u64::from(entry_size) == header_size, "odd section headers");
         // With 65280 sections or more, their number and the index of the names are in section 0.
-        let first = source.read(offset, if offset == 0 { 0 } else { header_size })?;
+        let first = source.read(offset, header_size)?;
         let first = first.table::<Header>().first();
         let count = match u64::from(header.e_shnum.get(LE)) {
             0 => first.map_or(0, |first| first.sh_size.get(LE)),
