@@ -2,7 +2,7 @@
 //!
 //! The sections are read into memory and every unit is walked once, to find the functions by address; parameters and types
 //! are decoded when somebody asks. Units with the code split off into `.dwo` files and DWARF 4 type units
-//! (`.debug_types`) are not looked at.
+//! (`.debug_types`) are not looked at, and a class that a unit only declares has no members.
 //!
 //! The file is not believed: references are followed to a limited depth, and all decoding together ends after a number of
 //! entries that goes with the size of the file.

@@ -38,7 +38,7 @@ impl<'a> Deref for Unit<'a> {
 }
 
 impl<'a> Unit<'a> {
-    /// `gimli` would read the line table too.
+    /// `None` if its first entry cannot be read. `gimli::Unit::new` would read the line table too.
     fn new(
         dwarf: &Dwarf<Bytes<'a>>,
         header: UnitHeader<Bytes<'a>>,
@@ -182,7 +182,7 @@ impl<'a> Entries<'a> {
         Some(Entry { entry, unit, spot })
     }
 
-    /// Calls `visit` with each child of the entry, in order, until it breaks. The child has the depth 1.
+    /// Calls `visit` with each child of the entry, in order, until it breaks.
     pub fn children<'e>(
         &'e self,
         parent: &Entry<'e, 'a>,

@@ -85,7 +85,6 @@ impl<'a> Decoder<'a> {
         let mut entry = self.entry(spot)?;
         for _ in 0..MAX_DEPTH {
             if !(is_transparent(entry.tag()) && strip(entry.tag())) {
-                // A class may be declared in one unit and defined in another.
                 return Some(entry);
             }
             entry = self.entry(self.reference(&entry, dw::DW_AT_type)?)?;
