@@ -74,6 +74,7 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
 ///
 /// # Errors
 /// As for [`select`].
+#[cfg(test)]
 pub fn all(elf: &ElfFile, path: &Path) -> Result<Vec<Function>> {
     select(elf, path, &NamePattern::any())
 }
