@@ -33,11 +33,17 @@ impl Signatures {
         }
     }
 
-    /// None where nothing is known.
+    /// None where nothing is known. Of an IFUNC symbol debug information tells how the code that chooses is called, which
+    /// is of no use.
     pub fn of(&self, function: &Function) -> Option<Signature> {
-        let debug = self.debug.as_ref();
+        let debug = self.debug.as_ref().filter(|_| !function.ifunc);
         debug
             .and_then(|debug| debug.signature(function.addr))
             .or_else(|| prototypes::signature(&self.library, &function.name))
+    }
+
+    /// Whether there is a function of that name without code of its own, as it was put into all of its callers.
+    pub fn inlined(&self, name: &str) -> bool {
+        self.debug.as_ref().is_some_and(|debug| debug.inlined(name))
     }
 }

@@ -143,6 +143,10 @@ impl Listed {
         Ok(Listed { object, elf, path })
     }
 
+    fn signatures(&self) -> Signatures {
+        Signatures::read(&self.object.file, &self.elf, &self.path)
+    }
+
     /// The name that its processes have for it.
     fn shown(&self) -> Value<'_> {
         Value::Bytes(self.object.path.as_os_str().as_bytes())
@@ -214,7 +218,7 @@ impl List {
             true => ifunc::resolve(&self.proc, &file.object, &file.elf, &found, &self.pids),
             false => HashMap::new(),
         };
-        let signatures = Signatures::read(&file.object.file, &file.elf, &file.path);
+        let signatures = file.signatures();
         for function in &found {
             let target = targets.get(&function.addr).copied();
             self.function(file, function, signatures.of(function), target)?;
@@ -369,6 +373,12 @@ fn nothing(spec: &Spec, files: &[Listed]) -> Failure {
         What::Address(addr) => ("function", format!("at {addr:#x}"), Vec::new()),
         What::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}"), near_probes(files, name)),
     };
+    if let What::Function { name, .. } = &spec.what
+        && name.exact().is_some_and(|name| files.iter().any(|file| file.signatures().inlined(name)))
+    {
+        let why = "the compiler put it into all of its callers";
+        return Failure::new(FAILED, format!("failed to find function {name} in {place}: {why}"));
+    }
     let hint = match near.is_empty() {
         true => "without a pattern, everything is listed".to_owned(),
         false => format!("similar names there: {}", near.join(", ")),
@@ -400,6 +410,7 @@ fn plain(pattern: &NamePattern) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::find::types::{Kind, Place, Type};
 
     fn specs(args: &[&str]) -> Result<Vec<Spec>> {
         let args = Args::parse_from(["funclist"].iter().chain(args));
@@ -420,6 +431,28 @@ mod tests {
         assert_eq!(one(&["--usdt", "usdt:python3"]).what, probes);
         assert_eq!(specs(&["libc:malloc", "bash"]).unwrap().len(), 2);
         assert!(specs(&[]).is_err() && specs(&[":malloc"]).is_err() && specs(&["-p", "1", ":malloc"]).is_ok());
+    }
+
+    #[test]
+    fn parameters_are_written_as_in_c() {
+        let ty = |name: &str| Type { name: name.into(), bytes: 8, kind: Kind::Other };
+        let param = |name: Option<&str>, ty| Param {
+            name: name.map(Rc::from),
+            ty,
+            place: Place::Nowhere("optimized out"),
+        };
+        let signature = Signature {
+            params: vec![
+                param(Some("bytes"), ty("size_t")),
+                param(Some("path"), ty("const char *")),
+                param(None, ty("int")),
+            ],
+            returns: None,
+            variadic: true,
+        };
+        let params: Vec<Rc<str>> = params(&signature);
+        assert_eq!(params.join(", "), "size_t bytes, const char *path, int, ...");
+        assert_eq!((&*bare("_ZN3net4sendEi"), &*bare("malloc")), ("net::send", "malloc"));
     }
 
     #[test]
