@@ -1,4 +1,4 @@
-//! The functions of one ELF file, and what it tells the dynamic loader.
+//! One ELF file: its exported functions, what it tells the dynamic loader, and the tables that `functions` reads.
 //!
 //! The file belongs to whoever runs the traced program, so nothing in it is believed: every table is checked
 //! against the length of the file before memory is allocated for it, and every walk has an end. The file is
@@ -85,6 +85,7 @@ pub struct ElfFile {
     /// Virtual address of `PT_DYNAMIC`.
     dynamic_addr: Option<u64>,
     dynamic: Dynamic,
+    /// `PT_NOTE`: what the linker and the compiler left about the file.
     notes: Vec<Extent>,
     /// Virtual address of `PT_GNU_EH_FRAME`, the index of how to unwind the stack.
     frame_index: Option<u64>,

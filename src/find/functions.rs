@@ -1,8 +1,8 @@
 //! The functions of an ELF file by name, from whatever the file and the machine still know of them.
 //!
 //! In this order: dynamic symbols; `.symtab` or, if that was stripped off, a debug file or MiniDebugInfo or Go's own
-//! table; and for code that no symbol covers, the tables that unwind the stack, whose functions are called `fn_0x1234` after their virtual
-//! address.
+//! table; and for code that no symbol covers, the tables that unwind the stack. Their functions are called `fn_0x1234`,
+//! after their virtual address.
 
 mod frames;
 mod go;
@@ -49,17 +49,14 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
     if let Some(name) = pattern.exact()
         && let Some(function) = elf.dynamic_function(name)?
     {
-        return Ok(vec![function]);
+        return Ok(with_sizes(elf, vec![function]));
     }
     let tables = Tables::read(elf, path)?;
     let names = tables.names()?;
     if let Some(name) = pattern.exact() {
-        let mut found = functions(elf, called(&names, name));
+        let found = functions(elf, called(&names, name));
         if !found.is_empty() {
-            if found.iter().any(|function| function.size == 0) {
-                add_sizes(&mut found, &frames::functions(elf));
-            }
-            return Ok(found);
+            return Ok(with_sizes(elf, found));
         }
     }
     let filter = Filter::new(pattern);
@@ -110,7 +107,9 @@ pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> 
         Some(readable) => readable.bare().to_owned(),
         None => name.text.to_owned(),
     };
-    similar(name, tables.names().unwrap_or_default().iter().map(bare), n)
+    let names = tables.names().unwrap_or_default();
+    let whole = names.iter().filter(|name| !is_part(name.text));
+    similar(name, whole.map(bare), n)
 }
 
 /// The symbol tables that tell about a file, the best first.
@@ -132,7 +131,7 @@ struct Name<'t> {
 }
 
 /// How good a name is; more is better.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     dynamic: bool,
     exported: bool,
@@ -143,10 +142,9 @@ impl<'e> Tables<'e> {
     fn read(elf: &'e ElfFile, path: &Path) -> Result<Tables<'e>> {
         let dynamic = elf.dynamic_symbols()?;
         let others = elf.static_symbols()?.or_else(|| stripped::symbols(elf, path));
-        let go = if others.is_none() {
-            go::Table::read(elf)
-        } else {
-            None
+        let go = match &others {
+            Some(_) => None,
+            None => go::Table::read(elf),
         };
         Ok(Tables {
             elf,
@@ -169,15 +167,14 @@ impl<'e> Tables<'e> {
                 let Some((name, default)) = table.name(&symbol) else {
                     continue;
                 };
-                let rank = Rank {
-                    dynamic,
-                    exported: !symbol.local,
-                    default,
-                };
-                let text = budget.take(name)?;
-                names.extend(text.map(|text| Name {
+                let exported = !symbol.local;
+                names.extend(budget.take(name)?.map(|text| Name {
                     text,
-                    rank,
+                    rank: Rank {
+                        dynamic,
+                        exported,
+                        default,
+                    },
                     addr: symbol.addr,
                     size: symbol.size,
                     ifunc: symbol.ifunc,
@@ -188,15 +185,9 @@ impl<'e> Tables<'e> {
         if let Some(table) = &self.go {
             let mut budget = Budget::new(self.elf, table.len());
             for function in table.functions() {
-                let rank = Rank {
-                    dynamic: false,
-                    exported: false,
-                    default: true,
-                };
-                let text = budget.take(function.name)?;
-                names.extend(text.map(|text| Name {
+                names.extend(budget.take(function.name)?.map(|text| Name {
                     text,
-                    rank,
+                    rank: Rank::default(),
                     addr: function.addr,
                     size: function.size,
                     ifunc: false,
@@ -246,7 +237,8 @@ fn leave_out_old_versions(names: &mut Vec<Name>) {
 
 /// The functions of exactly that name: exported ones, else local ones.
 fn called<'t>(names: &[Name<'t>], wanted: &str) -> Vec<Name<'t>> {
-    let mut found: Vec<Name> = names.iter().filter(|name| name.text == wanted).copied().collect();
+    let is_wanted = |name: &&Name| name.text == wanted && !is_part(name.text);
+    let mut found: Vec<Name> = names.iter().filter(is_wanted).copied().collect();
     let is_exported = found.iter().any(|name| name.rank.exported);
     found.retain(|name| name.rank.exported || !is_exported);
     found
@@ -298,6 +290,13 @@ fn add_sizes(functions: &mut [Function], frames: &[Extent]) {
             function.size = frames[at].size;
         }
     }
+}
+
+fn with_sizes(elf: &ElfFile, mut functions: Vec<Function>) -> Vec<Function> {
+    if functions.iter().any(|function| function.size == 0) {
+        add_sizes(&mut functions, &frames::functions(elf));
+    }
+    functions
 }
 
 /// The functions in the unwind tables that no symbol covers.

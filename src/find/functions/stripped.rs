@@ -72,7 +72,7 @@ impl DebugFile {
 }
 
 /// Where a file is: in the root directory of this tool, or in that of a process, through `/proc/PID/root`.
-struct Place {
+pub struct Place {
     /// Root directories, the file's own first.
     roots: Vec<PathBuf>,
     /// The directory of the file, as this tool reaches it.
@@ -82,7 +82,7 @@ struct Place {
 }
 
 impl Place {
-    fn of(path: &Path) -> Place {
+    pub fn of(path: &Path) -> Place {
         let parts: Vec<Component> = path.components().take(4).collect();
         let root: PathBuf = parts.iter().collect();
         let is_foreign = root.starts_with("/proc") && parts.len() == 4 && root.ends_with("root");
@@ -141,7 +141,7 @@ impl Place {
     }
 
     /// Where the debug file of that build id may be.
-    fn by_id(&self, id: &[u8]) -> Vec<PathBuf> {
+    pub fn by_id(&self, id: &[u8]) -> Vec<PathBuf> {
         let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         let Some((directory, file)) = digits.split_at_checked(2) else {
             return Vec::new();
@@ -154,7 +154,7 @@ impl Place {
     }
 
     /// Where the debug file of that name may be.
-    fn by_name(&self, name: &OsStr) -> Vec<PathBuf> {
+    pub fn by_name(&self, name: &OsStr) -> Vec<PathBuf> {
         let in_debug_dir = self
             .roots
             .iter()

@@ -181,6 +181,7 @@ fn exact_names() {
         "local functions of several source files"
     );
     assert_eq!(names("absent"), [""; 0]);
+    assert_eq!(names("visit.cold"), [""; 0]);
     let overloads = ["_ZN3net5Proxy4readEi", "_ZN3net5Proxy4readEl"];
     assert_eq!(names("net::Proxy::read"), overloads);
     assert_eq!(names("net::Proxy::read(int)"), overloads[..1]);
@@ -238,16 +239,9 @@ fn indirect_functions_are_told_by_each_of_their_names() {
 
 #[test]
 fn old_versions() {
-    let versioned = |name, at| local(name, at);
-    let elf = image(
-        vec![],
-        vec![
-            versioned("f@OLD", 0),
-            versioned("f@@NEW", 16),
-            versioned("g@OLD", 32),
-        ],
-    );
-    let found: Vec<_> = all(&elf, Path::new("made-up")).unwrap();
+    let versions = vec![local("f@OLD", 0), local("f@@NEW", 16), local("g@OLD", 32)];
+    let elf = image(vec![], versions);
+    let found = all(&elf, Path::new("made-up")).unwrap();
     let found: Vec<_> = found
         .iter()
         .map(|f| (f.name.as_str(), f.addr - elf.entry()))
@@ -304,6 +298,9 @@ fn near_names_as_people_write_them() {
     assert_eq!(near(&elf, "net::Proxy::raed", 3), ["net::Proxy::read"]);
     assert_eq!(near(&elf, "Proxy::raed", 3), ["net::Proxy::read"]);
     assert_eq!(near(&elf, "app::Bx::open", 3), ["app::Box::open"]);
+    assert_eq!(near(&elf, "proxy", 3), ["net::Proxy::read"]);
+    assert_eq!(near(&elf, "opan", 3), ["app::Box::open"]);
+    assert_eq!(near(&elf, "visit.col", 3), [""; 0], "cold parts are no functions");
 }
 
 #[test]
@@ -459,6 +456,34 @@ fn links_to_debug_files() {
     ] {
         assert_eq!(name(bad.as_bytes()), None, "{bad:?}");
     }
+}
+
+#[test]
+fn where_debug_files_are() {
+    let of = |path: &str| {
+        let place = stripped::Place::of(Path::new(path));
+        let paths = [place.by_id(&[0xab, 0xcd]), place.by_name("app.debug".as_ref())].concat();
+        paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect::<Vec<_>>()
+    };
+    let host = [
+        "/usr/lib/debug/.build-id/ab/cd.debug",
+        "/nowhere/bin/app.debug",
+        "/nowhere/bin/.debug/app.debug",
+        "/usr/lib/debug/nowhere/bin/app.debug",
+    ];
+    assert_eq!(of("/nowhere/bin/app"), host);
+    let container = [
+        "/proc/17/root/usr/lib/debug/.build-id/ab/cd.debug",
+        "/usr/lib/debug/.build-id/ab/cd.debug",
+        "/proc/17/root/nowhere/bin/app.debug",
+        "/proc/17/root/nowhere/bin/.debug/app.debug",
+        "/proc/17/root/usr/lib/debug/nowhere/bin/app.debug",
+        "/usr/lib/debug/nowhere/bin/app.debug",
+    ];
+    assert_eq!(of("/proc/17/root/nowhere/bin/app"), container);
 }
 
 /// Unwind tables of: a function of 16 bytes at 0x1000, the rest of it at 0x2000 where its frame stands already, and another
