@@ -124,6 +124,11 @@ impl<'a> Entry<'_, 'a> {
         self.value(name) == Some(AttributeValue::Flag(true))
     }
 
+    /// Assemblers tell of functions, but not of parameters.
+    pub fn is_assembly(&self) -> bool {
+        self.unit.language == Some(dw::DW_LANG_Mips_Assembler)
+    }
+
     pub fn is_rust(&self) -> bool {
         self.unit.language == Some(dw::DW_LANG_Rust)
     }

@@ -613,14 +613,18 @@ fn cut(mut name: String) -> String {
 
 /// What calling conventions ask of types.
 impl<'a> Decoder<'a> {
-    pub fn shape(&self, spot: Spot) -> Rc<Shape> {
+    /// `None` if the type is not in the debug information, or only its name is.
+    pub fn shape(&self, spot: Spot) -> Option<Rc<Shape>> {
         if let Some(known) = self.shapes.borrow().get(&spot) {
-            return Rc::clone(known);
+            return Some(Rc::clone(known));
         }
-        let core = self.core(spot, |_| true);
-        let shape = Rc::new(core.map(|core| self.core_shape(&core)).unwrap_or_default());
+        let core = self.core(spot, |_| true)?;
+        if core.is_set(dw::DW_AT_declaration) {
+            return None;
+        }
+        let shape = Rc::new(self.core_shape(&core));
         self.shapes.borrow_mut().insert(spot, Rc::clone(&shape));
-        shape
+        Some(shape)
     }
 
     fn core_shape(&self, core: &Entry<'_, 'a>) -> Shape {

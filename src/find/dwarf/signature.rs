@@ -9,7 +9,7 @@ use gimli::constants as dw;
 
 use super::entries::{Entries, Entry, Place as Spot};
 use super::kinds::Types;
-use super::location::{self, Frame, MOVED, OPTIMIZED_OUT};
+use super::location::{self, Frame, MOVED, OPTIMIZED_OUT, UNKNOWN_TYPE};
 use crate::find::abi::{Arguments, NATIVE, Shape};
 use crate::find::demangle::demangle;
 use crate::find::types::{Param, Place, Signature};
@@ -21,7 +21,7 @@ const MAX_ORIGINS: usize = 8;
 
 /// The debug information of a file and of what it shares with others, and the types that were asked for.
 pub struct Decoder<'a> {
-    main: Entries<'a>,
+    pub(super) main: Entries<'a>,
     shared: Option<Entries<'a>>,
     pub types: RefCell<Types>,
     /// What calling conventions ask of types.
@@ -133,16 +133,19 @@ impl<'a> Decoder<'a> {
         let first = functions.partition_point(|function| function.0 < addr);
         let &(_, at) = functions.get(first).filter(|function| function.0 == addr)?;
         let function = self.layers(Spot { shared: false, at });
-        let own = function.first()?;
+        let own = function.first().filter(|own| !own.is_assembly())?;
         let (parameters, variadic) = self.parameters(&function);
         let result = self.inherited(&function, dw::DW_AT_type);
 
-        let mut arguments = match own.is_rust() {
+        let mut arguments = Some(match own.is_rust() {
             true => Arguments::rust(NATIVE),
             false => Arguments::new(NATIVE),
-        };
+        });
         if let Some(result) = result {
-            arguments.result(&self.shape(result));
+            arguments = arguments.zip(self.shape(result)).map(|(mut arguments, shape)| {
+                arguments.result(&shape);
+                arguments
+            });
         }
         let frame = Frame::new(own, addr);
         Some(Signature {
@@ -205,40 +208,48 @@ impl<'a> Decoder<'a> {
     }
 
     /// Where the debug information says nothing of a parameter, the calling convention does, unless the compiler has
-    /// evidently not kept to it.
+    /// evidently not kept to it. `arguments` is none where it is not known what came before.
     fn places(
         &self,
         parameters: &[Parameter<'_, 'a>],
         frame: &Frame,
-        mut arguments: Arguments,
+        mut arguments: Option<Arguments>,
     ) -> Vec<Param> {
         let any_placed = parameters.iter().any(Parameter::is_placed);
         let mut is_regular = true;
         let mut decoded = Vec::new();
         for parameter in parameters {
             let spot = self.inherited(&parameter.layers, dw::DW_AT_type);
-            let shape = spot.map(|spot| self.shape(spot)).unwrap_or_default();
-            let usual = arguments.next(&shape);
+            let shape = spot.and_then(|spot| self.shape(spot));
+            let bytes = shape.as_ref().map(|shape| shape.bytes);
+            let usual = arguments
+                .as_mut()
+                .zip(shape)
+                .map(|(arguments, shape)| arguments.next(&shape));
+            if usual.is_none() {
+                arguments = None;
+            }
             let said = match parameter.layers.first() {
                 // It is nowhere, and that is said in many ways.
-                _ if spot.is_some() && shape.bytes == 0 => None,
+                _ if bytes == Some(0) => Some(Place::Pieces(Vec::new())),
                 Some(own) if parameter.is_placed() || (parameter.is_own && !any_placed) => {
-                    location::place(&self.main, own, frame, shape.bytes)
+                    let said = location::place(&self.main, own, frame, bytes.unwrap_or(0));
+                    said.map(|said| completed(said, usual.as_ref(), bytes.unwrap_or(0)))
                 }
                 _ => Some(Place::Nowhere(OPTIMIZED_OUT)),
             };
-            let said = said.map(|said| completed(said, &usual, shape.bytes));
-            is_regular &= said.as_ref().is_none_or(|said| *said == usual);
+            is_regular &= said.is_none() || usual.is_none() || said == usual;
             let name = parameter
                 .layers
                 .iter()
                 .find_map(|entry| self.text(entry, dw::DW_AT_name));
             decoded.push((name, self.ty(spot), usual, said));
         }
-        let place = |usual, said: Option<Place>| match said {
-            Some(said) => said,
-            None if is_regular || usual == Place::Pieces(Vec::new()) => usual,
-            None => Place::Nowhere(MOVED),
+        let place = |usual: Option<Place>, said: Option<Place>| match (said, usual) {
+            (Some(said), _) => said,
+            (None, Some(usual)) if is_regular => usual,
+            (None, Some(_)) => Place::Nowhere(MOVED),
+            (None, None) => Place::Nowhere(UNKNOWN_TYPE),
         };
         let param = |(name, ty, usual, said): (Option<String>, _, _, _)| Param {
             name: name.map(Rc::from),
@@ -274,9 +285,11 @@ impl<'a> Decoder<'a> {
 }
 
 /// Compilers leave out words of a parameter that the function does not use, although the caller filled them in.
-fn completed(said: Place, usual: &Place, bytes: u64) -> Place {
+fn completed(said: Place, usual: Option<&Place>, bytes: u64) -> Place {
     match (said, usual) {
-        (Place::Pieces(some), Place::Pieces(all)) if all.starts_with(&some) => usual.clone(),
+        (Place::Pieces(some), Some(Place::Pieces(all))) if all.starts_with(&some) => {
+            Place::Pieces(all.clone())
+        }
         (Place::Pieces(some), _) if (some.len() as u64) < bytes.div_ceil(8) => Place::Nowhere(OPTIMIZED_OUT),
         (said, _) => said,
     }
@@ -285,14 +298,4 @@ fn completed(said: Place, usual: &Place, bytes: u64) -> Place {
 /// `net::read` of `net::read(int)`.
 fn without_parameters(name: &str) -> &str {
     name.split_once('(').map_or(name, |(name, _)| name)
-}
-#[cfg(test)]
-impl Decoder<'_> {
-    pub fn counts(&self) -> (usize, usize, usize) {
-        let i = &self.main.index;
-        (i.functions.len(), i.inlined.len(), i.namespaces.len())
-    }
-    pub fn addrs(&self) -> Vec<u64> {
-        self.main.index.functions.iter().map(|f| f.0).collect()
-    }
 }
