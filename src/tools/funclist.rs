@@ -171,14 +171,18 @@ impl List {
         };
         self.header(matches!(spec.what, What::Usdt { .. }));
         let rows = self.out.rows();
+        let mut failed = None;
         for file in &files {
-            match &spec.what {
-                What::Usdt { provider, name } => self.usdt(file, provider, name)?,
-                what => self.functions(file, what)?,
+            match Found::new(file, &spec.what) {
+                Ok(Found::Functions(functions)) => self.functions(file, &functions)?,
+                Ok(Found::Probes(probes)) => self.usdt(file, &probes)?,
+                // Programs map odd things: one of many files is no reason to give up.
+                Err(error) if spec.target.is_none() => _ = failed.get_or_insert(error),
+                Err(error) => return Err(error),
             }
         }
         match self.out.rows() == rows {
-            true => Err(nothing(spec, &files).into()),
+            true => Err(failed.unwrap_or_else(|| nothing(spec, &files).into())),
             false => Ok(()),
         }
     }
@@ -195,13 +199,17 @@ impl List {
         Listed::new(object, path)
     }
 
-    /// The files of the processes, each once. What cannot be read is left out: programs map odd things.
+    /// The files of the processes, each once. Those that cannot be read are left out, and so are processes that have
+    /// ended, unless that is all.
     fn mapped(&self) -> Result<Vec<Listed>> {
         let mut seen = FileSet::default();
         let mut files = Vec::new();
+        let mut failed = None;
         for &pid in &self.pids {
             let objects = self.proc.link_order(pid);
-            for object in objects.with_context(|| format!("failed to look into pid {pid}"))? {
+            let objects = objects.with_context(|| format!("failed to look into pid {pid}"));
+            let objects = objects.map_err(|error| failed.insert(error)).unwrap_or_default();
+            for object in objects {
                 if seen.insert(&object)? {
                     let below = object.path.strip_prefix("/").unwrap_or(&object.path);
                     let path = Path::new(&format!("/proc/{pid}/root")).join(below);
@@ -209,17 +217,19 @@ impl List {
                 }
             }
         }
-        Ok(files)
+        match failed {
+            Some(error) if files.is_empty() => Err(error),
+            _ => Ok(files),
+        }
     }
 
-    fn functions(&mut self, file: &Listed, what: &What) -> Result<()> {
-        let found = chosen(file, what)?;
-        let targets = match found.iter().any(|function| function.ifunc) {
-            true => ifunc::resolve(&self.proc, &file.object, &file.elf, &found, &self.pids),
+    fn functions(&mut self, file: &Listed, functions: &[Function]) -> Result<()> {
+        let targets = match functions.iter().any(|function| function.ifunc) {
+            true => ifunc::resolve(&self.proc, &file.object, &file.elf, functions, &self.pids),
             false => HashMap::new(),
         };
         let signatures = file.signatures();
-        for function in &found {
+        for function in functions {
             let target = targets.get(&function.addr).copied();
             self.function(file, function, signatures.of(function), target)?;
         }
@@ -267,9 +277,8 @@ impl List {
         push(&mut self.out, &self.functions, &values)
     }
 
-    fn usdt(&mut self, file: &Listed, provider: &NamePattern, name: &NamePattern) -> Result<()> {
-        let fits = |probe: &UsdtProbe| provider.matches(&probe.provider) && name.matches(&probe.name);
-        for probe in usdt::probes(&file.elf)?.iter().filter(|probe| fits(probe)) {
+    fn usdt(&mut self, file: &Listed, probes: &[UsdtProbe]) -> Result<()> {
+        for probe in probes {
             let arguments: Vec<Rc<str>> = probe.arguments.iter().map(described).collect();
             let joined = arguments.join(", ");
             let values = [
@@ -287,21 +296,34 @@ impl List {
     }
 }
 
-/// The functions that are meant, or the places in them.
-fn chosen(file: &Listed, what: &What) -> Result<Vec<Function>> {
-    let Listed { elf, path, .. } = file;
-    match what {
-        What::Function { name, offset: 0 } => functions::select(elf, path, name),
-        What::Function { name, offset } => {
-            let found = functions::select(elf, path, name)?;
-            found.iter().map(|function| place(elf, function, *offset)).collect()
-        }
-        What::Address(addr) => {
-            let function = functions::containing(elf, path, *addr)?;
-            let found = function.map(|function| place(elf, &function, addr - function.addr));
-            found.into_iter().collect()
-        }
-        What::Usdt { .. } => Ok(Vec::new()),
+/// What is meant in one file.
+enum Found {
+    /// Functions, or places in them.
+    Functions(Vec<Function>),
+    Probes(Vec<UsdtProbe>),
+}
+
+impl Found {
+    fn new(Listed { elf, path, .. }: &Listed, what: &What) -> Result<Found> {
+        let functions = match what {
+            What::Function { name, offset: 0 } => functions::select(elf, path, name)?,
+            What::Function { name, offset } => {
+                let found = functions::select(elf, path, name)?;
+                let places = found.iter().map(|function| place(elf, function, *offset));
+                places.collect::<Result<_>>()?
+            }
+            What::Address(addr) => {
+                let function = functions::containing(elf, path, *addr)?;
+                let place = function.map(|function| place(elf, &function, addr - function.addr));
+                place.into_iter().collect::<Result<_>>()?
+            }
+            What::Usdt { provider, name } => {
+                let mut probes = usdt::probes(elf)?;
+                probes.retain(|probe| provider.matches(&probe.provider) && name.matches(&probe.name));
+                return Ok(Found::Probes(probes));
+            }
+        };
+        Ok(Found::Functions(functions))
     }
 }
 
