@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use gimli::constants as dw;
 
-use super::entries::{Entries, Entry, Place as Spot};
+use super::entries::{Entries, Entry, Spot};
 use super::kinds::Types;
 use super::location::{self, Frame, MOVED, OPTIMIZED_OUT, UNKNOWN_TYPE};
 use crate::find::abi::{Arguments, NATIVE, Shape};
@@ -71,24 +71,24 @@ impl<'a> Decoder<'a> {
 
     /// What an attribute refers to.
     pub fn reference(&self, entry: &Entry<'_, 'a>, name: gimli::DwAt) -> Option<Spot> {
-        self.entries(entry.place)?.reference(entry, name)
+        self.entries(entry.spot)?.reference(entry, name)
     }
 
     /// The text of an attribute, cut at 256 bytes.
     pub fn text(&self, entry: &Entry<'_, 'a>, name: gimli::DwAt) -> Option<String> {
-        let entries = self.entries(entry.place)?;
+        let entries = self.entries(entry.spot)?;
         let text = entries.text(self.shared.as_ref(), entry.unit, entry.value(name)?)?;
         (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
     }
 
     /// The names of the namespaces around an entry, the outermost first.
     pub fn namespaces(&self, entry: &Entry<'_, 'a>) -> Vec<String> {
-        let Some(entries) = self.entries(entry.place) else {
+        let Some(entries) = self.entries(entry.spot) else {
             return Vec::new();
         };
-        let spots = entries.namespaces(entry.place.at).map(|namespace| Spot {
+        let spots = entries.namespaces(entry.spot.at).map(|namespace| Spot {
             at: namespace.start,
-            ..entry.place
+            ..entry.spot
         });
         let mut names: Vec<String> = spots
             .take(MAX_ORIGINS)
@@ -104,7 +104,7 @@ impl<'a> Decoder<'a> {
         parent: &Entry<'d, 'a>,
         visit: impl FnMut(Entry<'d, 'a>) -> ControlFlow<()>,
     ) -> Option<()> {
-        self.entries(parent.place)?.children(parent, visit)
+        self.entries(parent.spot)?.children(parent, visit)
     }
 
     fn layers(&self, spot: Spot) -> Layers<'_, 'a> {
@@ -167,10 +167,10 @@ impl<'a> Decoder<'a> {
         let (made_from, origin_variadic) = self.listed(origin, false);
         let mut ordered = Vec::new();
         for parameter in made_from {
-            let Some(spot) = parameter.layers.first().map(|entry| entry.place) else {
+            let Some(spot) = parameter.layers.first().map(|entry| entry.spot) else {
                 continue;
             };
-            let mine = |own: &Parameter<'_, '_>| own.layers.iter().any(|entry| entry.place == spot);
+            let mine = |own: &Parameter<'_, '_>| own.layers.iter().any(|entry| entry.spot == spot);
             if let Some(index) = listed.iter().position(mine) {
                 ordered.push(listed.remove(index));
             } else if own.value(dw::DW_AT_abstract_origin).is_some() && !parameter.is_artificial() {
@@ -188,7 +188,7 @@ impl<'a> Decoder<'a> {
         self.children(function, |child| {
             match child.tag() {
                 dw::DW_TAG_formal_parameter => parameters.push(Parameter {
-                    layers: self.layers(child.place),
+                    layers: self.layers(child.spot),
                     is_own,
                 }),
                 dw::DW_TAG_unspecified_parameters => variadic = true,
@@ -273,14 +273,17 @@ impl<'a> Decoder<'a> {
     }
 
     fn is_named(&self, entry: &Entry<'_, 'a>, name: &str) -> bool {
-        let is_plain = self
-            .text(entry, dw::DW_AT_name)
-            .is_some_and(|plain| plain == name);
-        is_plain || {
-            let linked = self.text(entry, dw::DW_AT_linkage_name);
-            let linked = linked.or_else(|| self.text(entry, dw::DW_AT_MIPS_linkage_name));
-            linked.is_some_and(|linked| linked == name || without_parameters(&demangle(&linked)) == name)
+        let plain = self.text(entry, dw::DW_AT_name);
+        if plain.as_ref().is_some_and(|plain| plain == name) {
+            return true;
         }
+        let linked = self.text(entry, dw::DW_AT_linkage_name);
+        let linked = linked.or_else(|| self.text(entry, dw::DW_AT_MIPS_linkage_name));
+        // Demangling all of them would take a second in a large program.
+        let is_likely = plain.is_none_or(|plain| name.ends_with(&plain));
+        linked.is_some_and(|linked| {
+            linked == name || (is_likely && without_parameters(&demangle(&linked)) == name)
+        })
     }
 }
 
