@@ -131,7 +131,8 @@ pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> 
         None => name.text.to_owned(),
     };
     let names = tables.names().unwrap_or_default();
-    similar(name, names.iter().filter(|name| !is_part(name.text)).map(bare), n)
+    let whole = names.iter().filter(|name| !is_part(name.text));
+    similar(name, whole.map(bare), n)
 }
 
 /// The symbol tables that tell about a file, the best first.

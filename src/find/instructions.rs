@@ -15,7 +15,7 @@ use super::elf::{ElfFile, Function};
 /// # Errors
 /// None does, or it cannot be known.
 pub fn check_function(elf: &ElfFile, function: &Function, offset: u64) -> Result<()> {
-    let what = || format!("failed to put a probe at {}+{offset:#x}", function.name);
+    let what = || format!("failed to put a probe at {}+{offset:#x}", function.demangled());
     ensure!(
         function.size > 0,
         "{}: nothing tells how long the function is",

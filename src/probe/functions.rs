@@ -321,7 +321,7 @@ impl Asked {
                 .try_clone()
                 .ok()
                 .and_then(|file| ElfFile::open(file, path).ok());
-            elf.is_some_and(|elf| Signatures::read(file, &elf, path).is_inlined(name))
+            elf.is_some_and(|elf| Signatures::read(file, &elf, path).inlined(name))
         })
     }
 
