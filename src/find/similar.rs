@@ -51,12 +51,6 @@ fn distance(wanted: &str, candidate: &str) -> Option<usize> {
     Some(strsim::damerau_levenshtein(wanted, &candidate)).filter(|&distance| distance <= limit)
 }
 
-/// The last `n` parts of a name that has more of them, with `::` in between.
-fn last_parts(name: &str, n: usize) -> Option<&str> {
-    let (at, colons) = name.rmatch_indices("::").nth(n - 1)?;
-    Some(&name[at + colons.len()..])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
