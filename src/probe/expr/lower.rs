@@ -685,24 +685,23 @@ impl Scope<'_> {
             ));
         }
         let whole = operator != Binary::Begins;
-        let ir = match self.value(expr)? {
-            Value::Comm => Ir::CommMatches(comm_literal(literal, whole)),
-            Value::Text(text) => text_matches(text, literal, whole),
-            Value::Scalar(at, ty) if ty.kind == Kind::CString => text_matches(
-                Text::Ended {
-                    at,
-                    most: Ir::Const(u64::MAX),
-                },
-                literal,
-                whole,
-            ),
+        let text = match self.value(expr)? {
+            Value::Comm => None,
+            Value::Text(text) => Some(text),
+            Value::Scalar(at, ty) => Some(text_behind(&at, &ty).ok_or_else(|| {
+                Mistake::new(expr.at.start, "a number is compared with text")
+                    .hint("if it is the address of text, write str(...) around it")
+            })?),
             Value::Nowhere(why) => {
                 return Err(Mistake::new(expr.at.start, format!("this cannot be read: {why}")));
             }
-            _ => {
-                return Err(Mistake::new(expr.at.start, "a number is compared with text")
-                    .hint("if it is the address of text, write str(...) around it"));
+            Value::Object(..) | Value::Literal(_) => {
+                return Err(Mistake::new(expr.at.start, "this cannot be compared with text"));
             }
+        };
+        let ir = match text {
+            Some(text) => text_matches(text, literal, whole),
+            None => Ir::CommMatches(comm_literal(literal, whole)),
         };
         let ir = if operator == Binary::NotEqual {
             ir.not()
@@ -710,6 +709,21 @@ impl Scope<'_> {
             ir
         };
         Ok(Some(Value::Scalar(ir, boolean())))
+    }
+}
+
+/// The text that a pointer leads to, if its type says that it does.
+pub fn text_behind(at: &Ir, ty: &Type) -> Option<Text> {
+    match &ty.kind {
+        Kind::CString => Some(Text::Ended {
+            at: at.clone(),
+            most: Ir::Const(u64::MAX),
+        }),
+        Kind::Pointer(Some(to)) => match Object::Memory(at.clone()).value(0, to) {
+            Value::Text(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
