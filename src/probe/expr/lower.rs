@@ -84,6 +84,9 @@ pub enum Operation {
     LessEqual { signed: bool },
 }
 
+/// A number in the making, and its type.
+type Number = (Ir, Type);
+
 /// Text to compare with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Literal {
@@ -396,7 +399,7 @@ impl Scope<'_> {
     }
 
     /// Its value as a number.
-    fn scalar(&self, expr: &Expr) -> Result<(Ir, Type), Mistake> {
+    fn scalar(&self, expr: &Expr) -> Result<Number, Mistake> {
         number(self.value(expr)?, expr)
     }
 
@@ -645,7 +648,7 @@ impl Scope<'_> {
     }
 
     /// Both sides as numbers. A name that is not known otherwise can be that of an enumeration's value.
-    fn operands(&self, left: &Expr, right: &Expr) -> Result<((Ir, Type), (Ir, Type)), Mistake> {
+    fn operands(&self, left: &Expr, right: &Expr) -> Result<(Number, Number), Mistake> {
         match (self.scalar(left), self.scalar(right)) {
             (Ok(left), Ok(right)) => Ok((left, right)),
             (Ok(left), Err(mistake)) => {
@@ -728,7 +731,7 @@ pub fn text_behind(at: &Ir, ty: &Type) -> Option<Text> {
 }
 
 /// A value as a number; `expr` is what it was written as.
-fn number(value: Value, expr: &Expr) -> Result<(Ir, Type), Mistake> {
+fn number(value: Value, expr: &Expr) -> Result<Number, Mistake> {
     let start = expr.at.start;
     match value {
         Value::Scalar(_, ty) if ty.kind == Kind::Float => Err(Mistake::new(
@@ -792,7 +795,7 @@ fn known_answer(operator: Binary, left: &Ir, right: &Ir, signed: bool) -> Option
     }
 }
 
-fn enumerator(ty: &Type, expr: &Expr) -> Option<(Ir, Type)> {
+fn enumerator(ty: &Type, expr: &Expr) -> Option<Number> {
     let (Kind::Enum { values, .. }, Node::Name(name)) = (&ty.kind, &expr.node) else {
         return None;
     };
