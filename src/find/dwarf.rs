@@ -2,7 +2,7 @@
 //!
 //! The sections are read into memory and every unit is walked once, to find the functions by address; parameters and types
 //! are decoded when somebody asks. Units with the code split off into `.dwo` files and DWARF 4 type units
-//! (`.debug_types`) are not looked at.
+//! (`.debug_types`) are not looked at, and a class that a unit only declares has no members.
 //!
 //! The file is not believed: references are followed to a limited depth, and all decoding together ends after a number of
 //! entries that goes with the size of the file.
@@ -26,10 +26,8 @@ use super::types::Signature;
 use entries::Entries;
 use signature::Decoder;
 
-/// Most bytes of debug information that are kept in memory. Browsers have about a third of it.
-const MAX_BYTES: u64 = 3 << 30;
-/// Most bytes of one section.
-const MAX_SECTION: u64 = 1 << 30;
+/// Most bytes of debug information that are kept in memory, decompressed. Browsers have less.
+const MAX_BYTES: u64 = 1 << 30;
 /// Bytes of a text that are looked at. Mangled names are long.
 const MAX_NAME: usize = 4096;
 
@@ -59,9 +57,7 @@ fn read(file: &File, budget: &mut u64) -> Result<Option<Content>> {
         if !SECTIONS.contains(&id) {
             return Ok(Vec::new());
         }
-        let content = sections
-            .read(id.name(), MAX_SECTION.min(*budget))?
-            .unwrap_or_default();
+        let content = sections.read(id.name(), *budget)?.unwrap_or_default();
         *budget = budget.saturating_sub(content.len() as u64);
         Ok(content)
     })?;

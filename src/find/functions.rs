@@ -74,6 +74,7 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
 ///
 /// # Errors
 /// As for [`select`].
+#[cfg(test)]
 pub fn all(elf: &ElfFile, path: &Path) -> Result<Vec<Function>> {
     select(elf, path, &NamePattern::any())
 }
@@ -130,7 +131,8 @@ pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> 
         None => name.text.to_owned(),
     };
     let names = tables.names().unwrap_or_default();
-    similar(name, names.iter().filter(|name| !is_part(name.text)).map(bare), n)
+    let whole = names.iter().filter(|name| !is_part(name.text));
+    similar(name, whole.map(bare), n)
 }
 
 /// The symbol tables that tell about a file, the best first.

@@ -108,17 +108,21 @@ impl<'a> Search<'a> {
     }
 
     fn image<'m>(&self, pid: u32, mappings: &'m [Mapping]) -> Option<Image<'m>> {
-        let code: Vec<&Mapping> = mappings
-            .iter()
-            .filter(|mapping| mapping.exec && mapping.is_file() && mapping.inode as u32 == self.inode)
-            .collect();
-        let first = code.first()?;
-        let file = self.proc.open(pid, first).ok()?;
-        (FileId::of(&file).ok()? == self.object.id).then_some(())?;
+        // Other files may have such a number as well.
+        let is_ours = |mapping: &&Mapping| {
+            let file = self.proc.open(pid, mapping).and_then(|file| FileId::of(&file));
+            file.is_ok_and(|id| id == self.object.id)
+        };
+        let numbered =
+            |mapping: &&Mapping| mapping.exec && mapping.is_file() && mapping.inode as u32 == self.inode;
+        let first = mappings.iter().filter(numbered).find(is_ours)?;
+        let same = |mapping: &&Mapping| {
+            (mapping.dev, mapping.inode, &mapping.path) == (first.dev, first.inode, &first.path)
+        };
         Some(Image {
             memory: self.proc.memory(pid).ok()?,
             moved: moved(self.elf, first)?,
-            code,
+            code: mappings.iter().filter(numbered).filter(same).collect(),
         })
     }
 

@@ -15,7 +15,7 @@ use super::elf::{ElfFile, Function};
 /// # Errors
 /// None does, or it cannot be known.
 pub fn check_function(elf: &ElfFile, function: &Function, offset: u64) -> Result<()> {
-    let what = || format!("failed to put a probe at {}+{offset:#x}", function.name);
+    let what = || format!("failed to put a probe at {}+{offset:#x}", function.demangled());
     ensure!(
         function.size > 0,
         "{}: nothing tells how long the function is",
@@ -193,7 +193,7 @@ mod arm64 {
     }
 
     /// `ret` to the address in any register, and its two forms that check the address first; `b`.
-    pub fn leads(word: u32, start: usize) -> Leads {
+    pub fn leads(word: u32, start: u64) -> Leads {
         const REGISTER: u32 = 31 << 5;
         if word & !REGISTER == 0xd65f_0000 || matches!(word, 0xd65f_0bff | 0xd65f_0fff) {
             return Leads::Back;

@@ -33,14 +33,13 @@ impl Signatures {
         }
     }
 
-    /// Whether a function of this name has no code of its own, because the compiler put it into all of its callers.
-    pub fn is_inlined(&self, name: &str) -> bool {
-        self.debug.as_ref().is_some_and(|debug| debug.inlined(name))
-    }
-
-    /// None where nothing is known.
+    /// None where nothing is known. Of an IFUNC symbol debug information tells how the code that chooses is called, which
+    /// is of no use.
     pub fn of(&self, function: &Function) -> Option<Signature> {
-        self.at(function.addr, &function.name)
+        match function.ifunc {
+            true => prototypes::signature(&self.library, &function.name),
+            false => self.at(function.addr, &function.name),
+        }
     }
 
     /// The same by the address of the function's first instruction and its name in the symbol table.
@@ -50,6 +49,11 @@ impl Signatures {
             .and_then(|debug| debug.signature(addr))
             .filter(is_told)
             .or_else(|| prototypes::signature(&self.library, symbol))
+    }
+
+    /// Whether there is a function of that name without code of its own, as it was put into all of its callers.
+    pub fn inlined(&self, name: &str) -> bool {
+        self.debug.as_ref().is_some_and(|debug| debug.inlined(name))
     }
 }
 

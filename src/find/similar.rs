@@ -1,7 +1,7 @@
 //! What a person may have meant who mistyped a name.
 
 /// At most `n` of `candidates` that look like `wanted`, whatever the case, best first and each once: a few letters away,
-/// or with more text before or after. Of names with `::` in them the first parts may be missing.
+/// or with more text before or after, or with parts of a name such as `net::Proxy::read` left out at its start.
 pub fn similar<T: AsRef<str>>(
     wanted: &str,
     candidates: impl IntoIterator<Item = T>,
@@ -12,8 +12,8 @@ pub fn similar<T: AsRef<str>>(
     let near = candidates.into_iter().filter_map(|candidate| {
         let name = candidate.as_ref();
         let forms = [Some(name), last_parts(name, parts)].into_iter().flatten();
-        let nearest = forms.filter_map(|form| distance(&wanted, form)).min()?;
-        Some((nearest, name.len(), name.to_owned()))
+        let nearest = forms.filter_map(|form| distance(&wanted, form)).min();
+        Some((nearest?, name.len(), name.to_owned()))
     });
     let mut near: Vec<(usize, usize, String)> = near.collect();
     near.sort_unstable();
@@ -70,6 +70,10 @@ mod tests {
         assert_eq!(similar("malloc", names, 3), ["Malloc", "malloc", "calloc"]);
         assert_eq!(similar("libc_malloc", names, 1), ["__libc_malloc"]);
         assert_eq!(similar("mallok", names, 2), ["Malloc", "malloc"]);
+        assert_eq!(
+            similar("Proxy::raed", ["net::Proxy::read", "raed"], 2),
+            ["net::Proxy::read"]
+        );
         assert_eq!(similar("frobnicate", names, 3), [""; 0]);
         assert_eq!(similar("", names, 3), [""; 0]);
     }

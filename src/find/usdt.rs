@@ -274,7 +274,6 @@ fn integer(text: &str) -> Option<i64> {
 }
 
 /// The number behind the letter of a register, as in `r8`, `x29`.
-#[cfg(any(test, target_arch = "x86_64", target_arch = "aarch64"))]
 fn register_number(digits: &str) -> Option<u16> {
     let plain = !digits.starts_with('+') && (digits.len() == 1 || !digits.starts_with('0'));
     digits.parse().ok().filter(|_| plain)

@@ -281,6 +281,13 @@ impl Asked {
             [file] => file.clone(),
             [first, others @ ..] => format!("{first} and {} more files", others.len()),
         };
+        if self.is_inlined() {
+            let message =
+                format!("failed to trace {name} in {place}: it is inlined everywhere, and has no address");
+            return Failure::new(FAILED, message)
+                .hint("trace a function that calls it")
+                .into();
+        }
         Failure::new(FAILED, format!("failed to find {what} {name} in {place}"))
             .hint(self.advice())
             .into()
@@ -314,7 +321,7 @@ impl Asked {
                 .try_clone()
                 .ok()
                 .and_then(|file| ElfFile::open(file, path).ok());
-            elf.is_some_and(|elf| Signatures::read(file, &elf, path).is_inlined(name))
+            elf.is_some_and(|elf| Signatures::read(file, &elf, path).inlined(name))
         })
     }
 

@@ -30,8 +30,9 @@ use crate::probe::session::{Parts, Session, Step, THREADS, attach_all, configure
 use crate::sys;
 
 const EXAMPLES: &str = "\
-A call that never returns (longjmp, an exception, exit) is counted as unmatched and in no histogram. Percentiles are at \
-most 1.6 % off, whatever is drawn.
+A call that never returns (longjmp, an exception, exit) is counted as unmatched and in no histogram. Where exceptions, \
+panics or Go would make a return probe end the program, returns are seen at the instructions that end a call; one that \
+ends with a jump to another function is timed up to that jump. Percentiles are at most 1.6 % off.
 
 EXAMPLES:
     funclatency libc:getaddrinfo                # look-ups of every process, until Ctrl-C

@@ -143,6 +143,10 @@ impl Listed {
         Ok(Listed { object, elf, path })
     }
 
+    fn signatures(&self) -> Signatures {
+        Signatures::read(&self.object.file, &self.elf, &self.path)
+    }
+
     /// The name that its processes have for it.
     fn shown(&self) -> Value<'_> {
         Value::Bytes(self.object.path.as_os_str().as_bytes())
@@ -167,14 +171,18 @@ impl List {
         };
         self.header(matches!(spec.what, What::Usdt { .. }));
         let rows = self.out.rows();
+        let mut failed = None;
         for file in &files {
-            match &spec.what {
-                What::Usdt { provider, name } => self.usdt(file, provider, name)?,
-                what => self.functions(file, what)?,
+            match Found::new(file, &spec.what) {
+                Ok(Found::Functions(functions)) => self.functions(file, &functions)?,
+                Ok(Found::Probes(probes)) => self.usdt(file, &probes)?,
+                // Programs map odd things: one of many files is no reason to give up.
+                Err(error) if spec.target.is_none() => _ = failed.get_or_insert(error),
+                Err(error) => return Err(error),
             }
         }
         match self.out.rows() == rows {
-            true => Err(nothing(spec, &files).into()),
+            true => Err(failed.unwrap_or_else(|| nothing(spec, &files).into())),
             false => Ok(()),
         }
     }
@@ -191,13 +199,17 @@ impl List {
         Listed::new(object, path)
     }
 
-    /// The files of the processes, each once. What cannot be read is left out: programs map odd things.
+    /// The files of the processes, each once. Those that cannot be read are left out, and so are processes that have
+    /// ended, unless that is all.
     fn mapped(&self) -> Result<Vec<Listed>> {
         let mut seen = FileSet::default();
         let mut files = Vec::new();
+        let mut failed = None;
         for &pid in &self.pids {
             let objects = self.proc.link_order(pid);
-            for object in objects.with_context(|| format!("failed to look into pid {pid}"))? {
+            let objects = objects.with_context(|| format!("failed to look into pid {pid}"));
+            let objects = objects.map_err(|error| failed.insert(error)).unwrap_or_default();
+            for object in objects {
                 if seen.insert(&object)? {
                     let below = object.path.strip_prefix("/").unwrap_or(&object.path);
                     let path = Path::new(&format!("/proc/{pid}/root")).join(below);
@@ -205,17 +217,19 @@ impl List {
                 }
             }
         }
-        Ok(files)
+        match failed {
+            Some(error) if files.is_empty() => Err(error),
+            _ => Ok(files),
+        }
     }
 
-    fn functions(&mut self, file: &Listed, what: &What) -> Result<()> {
-        let found = chosen(file, what)?;
-        let targets = match found.iter().any(|function| function.ifunc) {
-            true => ifunc::resolve(&self.proc, &file.object, &file.elf, &found, &self.pids),
+    fn functions(&mut self, file: &Listed, functions: &[Function]) -> Result<()> {
+        let targets = match functions.iter().any(|function| function.ifunc) {
+            true => ifunc::resolve(&self.proc, &file.object, &file.elf, functions, &self.pids),
             false => HashMap::new(),
         };
-        let signatures = Signatures::read(&file.object.file, &file.elf, &file.path);
-        for function in &found {
+        let signatures = file.signatures();
+        for function in functions {
             let target = targets.get(&function.addr).copied();
             self.function(file, function, signatures.of(function), target)?;
         }
@@ -263,9 +277,8 @@ impl List {
         push(&mut self.out, &self.functions, &values)
     }
 
-    fn usdt(&mut self, file: &Listed, provider: &NamePattern, name: &NamePattern) -> Result<()> {
-        let fits = |probe: &UsdtProbe| provider.matches(&probe.provider) && name.matches(&probe.name);
-        for probe in usdt::probes(&file.elf)?.iter().filter(|probe| fits(probe)) {
+    fn usdt(&mut self, file: &Listed, probes: &[UsdtProbe]) -> Result<()> {
+        for probe in probes {
             let arguments: Vec<Rc<str>> = probe.arguments.iter().map(described).collect();
             let joined = arguments.join(", ");
             let values = [
@@ -283,21 +296,34 @@ impl List {
     }
 }
 
-/// The functions that are meant, or the places in them.
-fn chosen(file: &Listed, what: &What) -> Result<Vec<Function>> {
-    let Listed { elf, path, .. } = file;
-    match what {
-        What::Function { name, offset: 0 } => functions::select(elf, path, name),
-        What::Function { name, offset } => {
-            let found = functions::select(elf, path, name)?;
-            found.iter().map(|function| place(elf, function, *offset)).collect()
-        }
-        What::Address(addr) => {
-            let function = functions::containing(elf, path, *addr)?;
-            let found = function.map(|function| place(elf, &function, addr - function.addr));
-            found.into_iter().collect()
-        }
-        What::Usdt { .. } => Ok(Vec::new()),
+/// What is meant in one file.
+enum Found {
+    /// Functions, or places in them.
+    Functions(Vec<Function>),
+    Probes(Vec<UsdtProbe>),
+}
+
+impl Found {
+    fn new(Listed { elf, path, .. }: &Listed, what: &What) -> Result<Found> {
+        let functions = match what {
+            What::Function { name, offset: 0 } => functions::select(elf, path, name)?,
+            What::Function { name, offset } => {
+                let found = functions::select(elf, path, name)?;
+                let places = found.iter().map(|function| place(elf, function, *offset));
+                places.collect::<Result<_>>()?
+            }
+            What::Address(addr) => {
+                let function = functions::containing(elf, path, *addr)?;
+                let place = function.map(|function| place(elf, &function, addr - function.addr));
+                place.into_iter().collect::<Result<_>>()?
+            }
+            What::Usdt { provider, name } => {
+                let mut probes = usdt::probes(elf)?;
+                probes.retain(|probe| provider.matches(&probe.provider) && name.matches(&probe.name));
+                return Ok(Found::Probes(probes));
+            }
+        };
+        Ok(Found::Functions(functions))
     }
 }
 
@@ -369,6 +395,12 @@ fn nothing(spec: &Spec, files: &[Listed]) -> Failure {
         What::Address(addr) => ("function", format!("at {addr:#x}"), Vec::new()),
         What::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}"), near_probes(files, name)),
     };
+    if let What::Function { name, .. } = &spec.what
+        && name.exact().is_some_and(|name| files.iter().any(|file| file.signatures().inlined(name)))
+    {
+        let why = "the compiler put it into all of its callers";
+        return Failure::new(FAILED, format!("failed to find function {name} in {place}: {why}"));
+    }
     let hint = match near.is_empty() {
         true => "without a pattern, everything is listed".to_owned(),
         false => format!("similar names there: {}", near.join(", ")),
@@ -400,6 +432,7 @@ fn plain(pattern: &NamePattern) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::find::types::{Kind, Place, Type};
 
     fn specs(args: &[&str]) -> Result<Vec<Spec>> {
         let args = Args::parse_from(["funclist"].iter().chain(args));
@@ -420,6 +453,28 @@ mod tests {
         assert_eq!(one(&["--usdt", "usdt:python3"]).what, probes);
         assert_eq!(specs(&["libc:malloc", "bash"]).unwrap().len(), 2);
         assert!(specs(&[]).is_err() && specs(&[":malloc"]).is_err() && specs(&["-p", "1", ":malloc"]).is_ok());
+    }
+
+    #[test]
+    fn parameters_are_written_as_in_c() {
+        let ty = |name: &str| Type { name: name.into(), bytes: 8, kind: Kind::Other };
+        let param = |name: Option<&str>, ty| Param {
+            name: name.map(Rc::from),
+            ty,
+            place: Place::Nowhere("optimized out"),
+        };
+        let signature = Signature {
+            params: vec![
+                param(Some("bytes"), ty("size_t")),
+                param(Some("path"), ty("const char *")),
+                param(None, ty("int")),
+            ],
+            returns: None,
+            variadic: true,
+        };
+        let params: Vec<Rc<str>> = params(&signature);
+        assert_eq!(params.join(", "), "size_t bytes, const char *path, int, ...");
+        assert_eq!((&*bare("_ZN3net4sendEi"), &*bare("malloc")), ("net::send", "malloc"));
     }
 
     #[test]

@@ -97,6 +97,34 @@ fn the_records_of_bashreadline_are_described() {
     assert_eq!(written(&tool.finish().rows), described("bashreadline"));
 }
 
+/// The rows of every way to group calls.
+fn grouped(tool: &str) -> Records {
+    let by = |whom: Option<&str>| {
+        let whom: Vec<&str> = whom.into_iter().flat_map(|whom| ["--by", whom]).collect();
+        let args = [&["libc:malloc"][..], &whom, &["--", "bash", "--version"]].concat();
+        run_of(tool, &args).rows
+    };
+    let all = [
+        None,
+        Some("thread"),
+        Some("process"),
+        Some("user"),
+        Some("container"),
+    ]
+    .map(by);
+    written(all.iter().flatten())
+}
+
+#[test]
+fn the_records_of_funccount_are_described() {
+    assert_eq!(grouped("funccount"), described("funccount"));
+}
+
+#[test]
+fn the_records_of_funclatency_are_described() {
+    assert_eq!(grouped("funclatency"), described("funclatency"));
+}
+
 #[test]
 fn the_records_of_funclist_are_described() {
     let functions = rows(&["libc:malloc"]);

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use object::{Object, ObjectSymbol, SymbolKind};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{Ended, TOOLS, Target, program, run_to_end, skip};
+use crate::harness::{Ended, TOOLS, Target, program, program_if_built, run_to_end, skip};
 
 /// Runs it to its end.
 pub fn funclist<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Ended {
@@ -129,6 +129,23 @@ fn a_process_has_the_functions_of_all_its_files() {
     let text = funclist(["-p", &pid, ":malloc"]).stdout;
     assert!(text.starts_with("      ADDR    SIZE FILE"), "{text}");
     target.end();
+}
+
+#[test]
+fn debug_information_tells_parameters() {
+    let Some(path) = program_if_built("stack-rust") else {
+        return skip("there was no rustc to build stack-rust");
+    };
+    let leaf = rows(&[&format!("{}:stack::orchard::leaf", path.display())]).remove(0);
+    assert_eq!(
+        (&leaf["params"], &leaf["returns"]),
+        (&json!(["u64 bytes"]), &json!("usize"))
+    );
+    let text = funclist([format!("{}:stack::orchard::leaf", path.display())]).stdout;
+    assert!(
+        text.ends_with(" stack::orchard::leaf(u64 bytes) -> usize\n"),
+        "{text}"
+    );
 }
 
 #[test]

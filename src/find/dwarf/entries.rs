@@ -38,7 +38,7 @@ impl<'a> Deref for Unit<'a> {
 }
 
 impl<'a> Unit<'a> {
-    /// `gimli` would read the line table too.
+    /// `None` if its first entry cannot be read. `gimli::Unit::new` would read the line table too.
     fn new(
         dwarf: &Dwarf<Bytes<'a>>,
         header: UnitHeader<Bytes<'a>>,
@@ -95,7 +95,7 @@ impl<'a> Unit<'a> {
 
 /// Where an entry is: in which file, and in bytes from the start of its debug information.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct Spot {
     pub shared: bool,
     pub at: usize,
 }
@@ -104,7 +104,7 @@ pub struct Place {
 pub struct Entry<'e, 'a> {
     pub entry: DebuggingInformationEntry<Bytes<'a>>,
     pub unit: &'e Unit<'a>,
-    pub place: Place,
+    pub spot: Spot,
 }
 
 impl<'a> Entry<'_, 'a> {
@@ -122,6 +122,11 @@ impl<'a> Entry<'_, 'a> {
 
     pub fn is_set(&self, name: gimli::DwAt) -> bool {
         self.value(name) == Some(AttributeValue::Flag(true))
+    }
+
+    /// Assemblers tell of functions, but not of parameters.
+    pub fn is_assembly(&self) -> bool {
+        self.unit.language == Some(dw::DW_LANG_Mips_Assembler)
     }
 
     pub fn is_rust(&self) -> bool {
@@ -170,14 +175,14 @@ impl<'a> Entries<'a> {
         self.units.get(after.checked_sub(1)?).filter(|unit| at < unit.end)
     }
 
-    pub fn entry(&self, place: Place) -> Option<Entry<'_, 'a>> {
+    pub fn entry(&self, spot: Spot) -> Option<Entry<'_, 'a>> {
         self.count_read()?;
-        let unit = self.unit_at(place.at)?;
-        let entry = unit.entry(UnitOffset(place.at - unit.start)).ok()?;
-        Some(Entry { entry, unit, place })
+        let unit = self.unit_at(spot.at)?;
+        let entry = unit.entry(UnitOffset(spot.at - unit.start)).ok()?;
+        Some(Entry { entry, unit, spot })
     }
 
-    /// Calls `visit` with each child of the entry, in order, until it breaks. The child has the depth 1.
+    /// Calls `visit` with each child of the entry, in order, until it breaks.
     pub fn children<'e>(
         &'e self,
         parent: &Entry<'e, 'a>,
@@ -192,14 +197,14 @@ impl<'a> Entries<'a> {
         cursor.next_entry().ok()?;
         while let Some(entry) = cursor.current().filter(|entry| !entry.is_null()) {
             self.count_read()?;
-            let place = Place {
+            let spot = Spot {
                 at: unit.global(entry.offset()),
-                ..parent.place
+                ..parent.spot
             };
             let child = Entry {
                 entry: entry.clone(),
                 unit,
-                place,
+                spot,
             };
             if visit(child).is_break() {
                 break;
@@ -217,8 +222,8 @@ impl<'a> Entries<'a> {
     }
 
     /// What an attribute refers to.
-    pub fn reference(&self, entry: &Entry<'_, 'a>, name: gimli::DwAt) -> Option<Place> {
-        let Place { shared, .. } = entry.place;
+    pub fn reference(&self, entry: &Entry<'_, 'a>, name: gimli::DwAt) -> Option<Spot> {
+        let Spot { shared, .. } = entry.spot;
         let (shared, at) = match entry.value(name)? {
             AttributeValue::UnitRef(at) => (shared, entry.unit.start.checked_add(at.0)?),
             AttributeValue::DebugInfoRef(at) => (shared, at.0),
@@ -226,7 +231,7 @@ impl<'a> Entries<'a> {
             AttributeValue::DebugTypesRef(signature) => (shared, *self.types.get(&signature.0)?),
             _ => return None,
         };
-        Some(Place { shared, at })
+        Some(Spot { shared, at })
     }
 
     /// The first `MAX_NAME` bytes of a text; `shared` are the entries of the file with what several share.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use gimli::constants as dw;
 use gimli::{AttributeValue, DwTag};
 
-use super::entries::{Entry, Place as Spot};
+use super::entries::{Entry, Spot};
 use super::signature::Decoder;
 use crate::find::abi::{Leaf, Shape};
 use crate::find::types::{Kind, Member, Type};
@@ -85,7 +85,6 @@ impl<'a> Decoder<'a> {
         let mut entry = self.entry(spot)?;
         for _ in 0..MAX_DEPTH {
             if !(is_transparent(entry.tag()) && strip(entry.tag())) {
-                // A class may be declared in one unit and defined in another.
                 return Some(entry);
             }
             entry = self.entry(self.reference(&entry, dw::DW_AT_type)?)?;
@@ -431,7 +430,7 @@ impl<'a> Decoder<'a> {
 
     /// The name of a parameter's type: whether the function may change its own copy is nobody's business.
     fn shown_name(&self, spot: Spot) -> String {
-        let stripped = self.core(spot, is_qualifier).map(|entry| entry.place);
+        let stripped = self.core(spot, is_qualifier).map(|entry| entry.spot);
         self.name(stripped.or(Some(spot)), 0)
     }
 
@@ -613,14 +612,18 @@ fn cut(mut name: String) -> String {
 
 /// What calling conventions ask of types.
 impl<'a> Decoder<'a> {
-    pub fn shape(&self, spot: Spot) -> Rc<Shape> {
+    /// `None` if the type is not in the debug information, or only its name is.
+    pub fn shape(&self, spot: Spot) -> Option<Rc<Shape>> {
         if let Some(known) = self.shapes.borrow().get(&spot) {
-            return Rc::clone(known);
+            return Some(Rc::clone(known));
         }
-        let core = self.core(spot, |_| true);
-        let shape = Rc::new(core.map(|core| self.core_shape(&core)).unwrap_or_default());
+        let core = self.core(spot, |_| true)?;
+        if core.is_set(dw::DW_AT_declaration) {
+            return None;
+        }
+        let shape = Rc::new(self.core_shape(&core));
         self.shapes.borrow_mut().insert(spot, Rc::clone(&shape));
-        shape
+        Some(shape)
     }
 
     fn core_shape(&self, core: &Entry<'_, 'a>) -> Shape {

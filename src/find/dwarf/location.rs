@@ -14,6 +14,8 @@ const MAX_OPERATIONS: usize = 32;
 pub const OPTIMIZED_OUT: &str = "optimized out";
 /// The compiler put some arguments elsewhere than the calling convention does, and does not say where this one is.
 pub const MOVED: &str = "moved by the optimizer";
+/// Its type, or one before it, is not in the debug information.
+pub const UNKNOWN_TYPE: &str = "behind an unknown type";
 
 /// Whether anything is said of the place of a parameter, for the first instruction or another.
 pub fn is_placed(parameter: &Entry<'_, '_>) -> bool {
@@ -73,6 +75,8 @@ enum Value {
     Memory(u16, i64),
     /// In memory, that far from the stack pointer before the call.
     Caller(i64),
+    /// The content of a register, and over it a mask of its low bytes.
+    Masked(u16),
     /// A number that is not yet said to be the value and not its address.
     Number(u64),
     /// Where it is put by instructions after the first one.
@@ -116,7 +120,8 @@ fn step(
 ) -> Value {
     let is_later = |register| everywhere && NATIVE.argument_register(register).is_none();
     match (operation, value) {
-        (Operation::Nop, value) => value,
+        // The type changes, the lowest bytes do not.
+        (Operation::Nop | Operation::Convert { .. } | Operation::Reinterpret { .. }, value) => value,
         (Operation::Register { register }, _) if NATIVE.is_float(register.0) => Value::Register(register.0),
         (Operation::Register { register }, _) if is_later(register.0) => Value::Later,
         (Operation::Register { register }, _) => Value::Register(register.0),
@@ -126,6 +131,12 @@ fn step(
         (Operation::FrameOffset { offset }, _) if frame.from_caller && *offset >= 0 => Value::Caller(*offset),
         (Operation::FrameOffset { .. }, _) => Value::Later,
         (Operation::CallFrameCFA, _) => Value::Caller(0),
+        (Operation::UnsignedConstant { value }, Value::Memory(register, 0))
+            if value.wrapping_add(1).is_power_of_two() =>
+        {
+            Value::Masked(register)
+        }
+        (Operation::And, Value::Masked(register)) => Value::Memory(register, 0),
         (Operation::UnsignedConstant { value }, _) => Value::Number(*value),
         (Operation::SignedConstant { value }, _) => Value::Number(value.cast_unsigned()),
         (Operation::ImplicitValue { data }, _) => little_endian(data.slice()),
@@ -204,7 +215,7 @@ fn piece(value: Value) -> Option<Piece> {
         Value::Memory(number, offset) if number == NATIVE.stack_pointer() => {
             u64::try_from(offset).ok().map(Piece::Stack)
         }
-        Value::Memory(..) | Value::Number(_) | Value::Later | Value::Lost => None,
+        _ => None,
     }
 }
 

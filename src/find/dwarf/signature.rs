@@ -7,9 +7,9 @@ use std::rc::Rc;
 
 use gimli::constants as dw;
 
-use super::entries::{Entries, Entry, Place as Spot};
+use super::entries::{Entries, Entry, Spot};
 use super::kinds::Types;
-use super::location::{self, Frame, MOVED, OPTIMIZED_OUT};
+use super::location::{self, Frame, MOVED, OPTIMIZED_OUT, UNKNOWN_TYPE};
 use crate::find::abi::{Arguments, NATIVE, Shape};
 use crate::find::demangle::demangle;
 use crate::find::types::{Param, Place, Signature};
@@ -21,7 +21,7 @@ const MAX_ORIGINS: usize = 8;
 
 /// The debug information of a file and of what it shares with others, and the types that were asked for.
 pub struct Decoder<'a> {
-    main: Entries<'a>,
+    pub(super) main: Entries<'a>,
     shared: Option<Entries<'a>>,
     pub types: RefCell<Types>,
     /// What calling conventions ask of types.
@@ -71,24 +71,24 @@ impl<'a> Decoder<'a> {
 
     /// What an attribute refers to.
     pub fn reference(&self, entry: &Entry<'_, 'a>, name: gimli::DwAt) -> Option<Spot> {
-        self.entries(entry.place)?.reference(entry, name)
+        self.entries(entry.spot)?.reference(entry, name)
     }
 
     /// The text of an attribute, cut at 256 bytes.
     pub fn text(&self, entry: &Entry<'_, 'a>, name: gimli::DwAt) -> Option<String> {
-        let entries = self.entries(entry.place)?;
+        let entries = self.entries(entry.spot)?;
         let text = entries.text(self.shared.as_ref(), entry.unit, entry.value(name)?)?;
         (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
     }
 
     /// The names of the namespaces around an entry, the outermost first.
     pub fn namespaces(&self, entry: &Entry<'_, 'a>) -> Vec<String> {
-        let Some(entries) = self.entries(entry.place) else {
+        let Some(entries) = self.entries(entry.spot) else {
             return Vec::new();
         };
-        let spots = entries.namespaces(entry.place.at).map(|namespace| Spot {
+        let spots = entries.namespaces(entry.spot.at).map(|namespace| Spot {
             at: namespace.start,
-            ..entry.place
+            ..entry.spot
         });
         let mut names: Vec<String> = spots
             .take(MAX_ORIGINS)
@@ -104,7 +104,7 @@ impl<'a> Decoder<'a> {
         parent: &Entry<'d, 'a>,
         visit: impl FnMut(Entry<'d, 'a>) -> ControlFlow<()>,
     ) -> Option<()> {
-        self.entries(parent.place)?.children(parent, visit)
+        self.entries(parent.spot)?.children(parent, visit)
     }
 
     fn layers(&self, spot: Spot) -> Layers<'_, 'a> {
@@ -133,16 +133,19 @@ impl<'a> Decoder<'a> {
         let first = functions.partition_point(|function| function.0 < addr);
         let &(_, at) = functions.get(first).filter(|function| function.0 == addr)?;
         let function = self.layers(Spot { shared: false, at });
-        let own = function.first()?;
+        let own = function.first().filter(|own| !own.is_assembly())?;
         let (parameters, variadic) = self.parameters(&function);
         let result = self.inherited(&function, dw::DW_AT_type);
 
-        let mut arguments = match own.is_rust() {
+        let mut arguments = Some(match own.is_rust() {
             true => Arguments::rust(NATIVE),
             false => Arguments::new(NATIVE),
-        };
+        });
         if let Some(result) = result {
-            arguments.result(&self.shape(result));
+            arguments = arguments.zip(self.shape(result)).map(|(mut arguments, shape)| {
+                arguments.result(&shape);
+                arguments
+            });
         }
         let frame = Frame::new(own, addr);
         Some(Signature {
@@ -164,10 +167,10 @@ impl<'a> Decoder<'a> {
         let (made_from, origin_variadic) = self.listed(origin, false);
         let mut ordered = Vec::new();
         for parameter in made_from {
-            let Some(spot) = parameter.layers.first().map(|entry| entry.place) else {
+            let Some(spot) = parameter.layers.first().map(|entry| entry.spot) else {
                 continue;
             };
-            let mine = |own: &Parameter<'_, '_>| own.layers.iter().any(|entry| entry.place == spot);
+            let mine = |own: &Parameter<'_, '_>| own.layers.iter().any(|entry| entry.spot == spot);
             if let Some(index) = listed.iter().position(mine) {
                 ordered.push(listed.remove(index));
             } else if own.value(dw::DW_AT_abstract_origin).is_some() && !parameter.is_artificial() {
@@ -185,7 +188,7 @@ impl<'a> Decoder<'a> {
         self.children(function, |child| {
             match child.tag() {
                 dw::DW_TAG_formal_parameter => parameters.push(Parameter {
-                    layers: self.layers(child.place),
+                    layers: self.layers(child.spot),
                     is_own,
                 }),
                 dw::DW_TAG_unspecified_parameters => variadic = true,
@@ -205,40 +208,48 @@ impl<'a> Decoder<'a> {
     }
 
     /// Where the debug information says nothing of a parameter, the calling convention does, unless the compiler has
-    /// evidently not kept to it.
+    /// evidently not kept to it. `arguments` is none where it is not known what came before.
     fn places(
         &self,
         parameters: &[Parameter<'_, 'a>],
         frame: &Frame,
-        mut arguments: Arguments,
+        mut arguments: Option<Arguments>,
     ) -> Vec<Param> {
         let any_placed = parameters.iter().any(Parameter::is_placed);
         let mut is_regular = true;
         let mut decoded = Vec::new();
         for parameter in parameters {
             let spot = self.inherited(&parameter.layers, dw::DW_AT_type);
-            let shape = spot.map(|spot| self.shape(spot)).unwrap_or_default();
-            let usual = arguments.next(&shape);
+            let shape = spot.and_then(|spot| self.shape(spot));
+            let bytes = shape.as_ref().map(|shape| shape.bytes);
+            let usual = arguments
+                .as_mut()
+                .zip(shape)
+                .map(|(arguments, shape)| arguments.next(&shape));
+            if usual.is_none() {
+                arguments = None;
+            }
             let said = match parameter.layers.first() {
                 // It is nowhere, and that is said in many ways.
-                _ if spot.is_some() && shape.bytes == 0 => None,
+                _ if bytes == Some(0) => Some(Place::Pieces(Vec::new())),
                 Some(own) if parameter.is_placed() || (parameter.is_own && !any_placed) => {
-                    location::place(&self.main, own, frame, shape.bytes)
+                    let said = location::place(&self.main, own, frame, bytes.unwrap_or(0));
+                    said.map(|said| completed(said, usual.as_ref(), bytes.unwrap_or(0)))
                 }
                 _ => Some(Place::Nowhere(OPTIMIZED_OUT)),
             };
-            let said = said.map(|said| completed(said, &usual, shape.bytes));
-            is_regular &= said.as_ref().is_none_or(|said| *said == usual);
+            is_regular &= said.is_none() || usual.is_none() || said == usual;
             let name = parameter
                 .layers
                 .iter()
                 .find_map(|entry| self.text(entry, dw::DW_AT_name));
             decoded.push((name, self.ty(spot), usual, said));
         }
-        let place = |usual, said: Option<Place>| match said {
-            Some(said) => said,
-            None if is_regular || usual == Place::Pieces(Vec::new()) => usual,
-            None => Place::Nowhere(MOVED),
+        let place = |usual: Option<Place>, said: Option<Place>| match (said, usual) {
+            (Some(said), _) => said,
+            (None, Some(usual)) if is_regular => usual,
+            (None, Some(_)) => Place::Nowhere(MOVED),
+            (None, None) => Place::Nowhere(UNKNOWN_TYPE),
         };
         let param = |(name, ty, usual, said): (Option<String>, _, _, _)| Param {
             name: name.map(Rc::from),
@@ -262,21 +273,26 @@ impl<'a> Decoder<'a> {
     }
 
     fn is_named(&self, entry: &Entry<'_, 'a>, name: &str) -> bool {
-        let is_plain = self
-            .text(entry, dw::DW_AT_name)
-            .is_some_and(|plain| plain == name);
-        is_plain || {
-            let linked = self.text(entry, dw::DW_AT_linkage_name);
-            let linked = linked.or_else(|| self.text(entry, dw::DW_AT_MIPS_linkage_name));
-            linked.is_some_and(|linked| linked == name || without_parameters(&demangle(&linked)) == name)
+        let plain = self.text(entry, dw::DW_AT_name);
+        if plain.as_ref().is_some_and(|plain| plain == name) {
+            return true;
         }
+        let linked = self.text(entry, dw::DW_AT_linkage_name);
+        let linked = linked.or_else(|| self.text(entry, dw::DW_AT_MIPS_linkage_name));
+        // Demangling all of them would take a second in a large program.
+        let is_likely = plain.is_none_or(|plain| name.ends_with(&plain));
+        linked.is_some_and(|linked| {
+            linked == name || (is_likely && without_parameters(&demangle(&linked)) == name)
+        })
     }
 }
 
 /// Compilers leave out words of a parameter that the function does not use, although the caller filled them in.
-fn completed(said: Place, usual: &Place, bytes: u64) -> Place {
+fn completed(said: Place, usual: Option<&Place>, bytes: u64) -> Place {
     match (said, usual) {
-        (Place::Pieces(some), Place::Pieces(all)) if all.starts_with(&some) => usual.clone(),
+        (Place::Pieces(some), Some(Place::Pieces(all))) if all.starts_with(&some) => {
+            Place::Pieces(all.clone())
+        }
         (Place::Pieces(some), _) if (some.len() as u64) < bytes.div_ceil(8) => Place::Nowhere(OPTIMIZED_OUT),
         (said, _) => said,
     }
@@ -285,14 +301,4 @@ fn completed(said: Place, usual: &Place, bytes: u64) -> Place {
 /// `net::read` of `net::read(int)`.
 fn without_parameters(name: &str) -> &str {
     name.split_once('(').map_or(name, |(name, _)| name)
-}
-#[cfg(test)]
-impl Decoder<'_> {
-    pub fn counts(&self) -> (usize, usize, usize) {
-        let i = &self.main.index;
-        (i.functions.len(), i.inlined.len(), i.namespaces.len())
-    }
-    pub fn addrs(&self) -> Vec<u64> {
-        self.main.index.functions.iter().map(|f| f.0).collect()
-    }
 }

@@ -6,6 +6,7 @@ use object::elf as format;
 
 use super::*;
 use crate::find::elf::image::{Image, Sym, file_with};
+use crate::find::loader::find_library;
 use crate::find::spec::{What, parse};
 
 fn opened(image: &Image) -> ElfFile {
@@ -597,4 +598,39 @@ fn words_that_mangled_names_have() {
     ] {
         assert_eq!(certain(nothing), None, "{nothing}");
     }
+}
+
+/// How many forms of the mangled names of a file there are, and those that the filter would miss.
+fn missed_forms(path: &Path) -> (usize, Vec<String>) {
+    let elf = open(path);
+    let tables = Tables::read(&elf, path).unwrap();
+    let names = tables.names().unwrap();
+    let readable = names
+        .iter()
+        .filter_map(|name| Some((name.text, Readable::new(name.text)?)));
+    let forms = readable.flat_map(|(symbol, name)| {
+        let forms = [name.bare().to_owned(), name.full, name.short];
+        forms.map(|form| (symbol, form))
+    });
+    let mut count = 0;
+    let missed = forms.filter(|(symbol, form)| {
+        count += 1;
+        let pattern = NamePattern::Exact(form.clone());
+        words::certain(&pattern).is_some_and(|word| !symbol.contains(word))
+    });
+    let missed = missed
+        .map(|(symbol, form)| format!("{form} of {symbol}"))
+        .collect();
+    (count, missed)
+}
+
+#[test]
+fn no_readable_name_is_missed() {
+    let Some(path) = find_library("libstdc++") else {
+        eprintln!("skipped: no libstdc++");
+        return;
+    };
+    let (count, missed) = missed_forms(&path);
+    assert_eq!(missed, [""; 0]);
+    assert!(count > 1000, "{count}");
 }

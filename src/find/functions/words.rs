@@ -12,7 +12,7 @@ const ABBREVIATED: &str = "std allocator basic_string string basic_istream istre
     __int128 __float128 decimal16 decimal32 decimal64 decimal128 ellipsis half auto decltype decltype(auto) nullptr_t \
     const volatile restrict true false nullptr sizeof alignof typeid throw noexcept this template typename operator new \
     delete co_await and clone (anonymous namespace) anonymous namespace vtable for VTT typeinfo name guard variable \
-    reference temporary non-virtual virtual thunk to covariant return construction in initialization transaction safe \
+    reference temporary non-virtual virtual override thunk to offset covariant return construction in initialization transaction safe \
     dynamic_cast static_cast reinterpret_cast const_cast complex imaginary lambda unnamed type default arg literal \
     constructor destructor vector extern unsafe dyn mut impl closure shim as str usize isize i8 i16 i32 i64 i128 u8 u16 \
     u32 u64 u128 f16 f32 f64 f128 global TLS init wrapper function hidden alias java Class resource [abi: enable_if pixel \

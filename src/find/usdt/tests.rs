@@ -89,7 +89,7 @@ fn a_probe_with_a_semaphore() {
     let notes = [
         probe([ADDR + 5, PROBES, 0], b"mine\0start\0\0"),
         note(b"GNU\0", 3, b"something else"),
-        probe([ADDR + 9, PROBES, DATA + 2], b"mine\0end\04@5\0"),
+        probe([ADDR + 9, PROBES, DATA + 2], b"mine\0end\x004@5\0"),
     ];
     let found = probes_of(&notes.concat(), PROBES).unwrap();
     let [start, end] = found.as_slice() else {
@@ -134,7 +134,7 @@ fn what_no_probe_can_be_at_is_left_out() {
 #[test]
 fn damaged_notes() {
     let whole = [
-        probe([ADDR, PROBES, DATA], b"mine\0start\08@%rax -4@[sp, 8]\0"),
+        probe([ADDR, PROBES, DATA], b"mine\0start\x008@%rax -4@[sp, 8]\0"),
         probe([ADDR, PROBES, DATA], b"mine\0end\0\0"),
     ]
     .concat();
