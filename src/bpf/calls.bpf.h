@@ -83,6 +83,8 @@ static __always_inline bool is_tail_call(struct pt_regs *ctx)
 
 static __always_inline struct call *call_at(struct thread *thread, __u64 index)
 {
+	barrier_var(
+		index); /* or clang, who knows the bound, leaves the mask out, and 5.10's verifier does not know it */
 	return &thread->calls[index & (MAX_DEPTH - 1)];
 }
 

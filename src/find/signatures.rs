@@ -8,7 +8,7 @@ use super::dwarf::DebugInfo;
 use super::elf::{ElfFile, Function};
 use super::functions::{debug_files, shared_file};
 use super::prototypes;
-use super::types::Signature;
+use super::types::{Kind, Signature, Type};
 
 /// What is known of the functions of one file.
 pub struct Signatures {
@@ -47,6 +47,7 @@ impl Signatures {
         let debug = self.debug.as_ref();
         debug
             .and_then(|debug| debug.signature(addr))
+            .filter(is_told)
             .or_else(|| prototypes::signature(&self.library, symbol))
     }
 
@@ -54,4 +55,10 @@ impl Signatures {
     pub fn inlined(&self, name: &str) -> bool {
         self.debug.as_ref().is_some_and(|debug| debug.inlined(name))
     }
+}
+
+/// Of what was written in assembler, debug information knows the name alone.
+fn is_told(signature: &Signature) -> bool {
+    let unknown = |ty: &Type| ty.kind == Kind::Other;
+    !(signature.params.is_empty() && signature.returns.as_ref().is_some_and(unknown))
 }

@@ -15,66 +15,15 @@
 
 mod code;
 mod lower;
+mod mistake;
 mod parse;
 mod show;
 
-use std::fmt;
-
 pub use code::{LITERAL_BYTES, MOST_SLOTS, Op, Plan, PlanError, Request};
 pub use lower::{Literal, Scope};
+pub use mistake::Mistake;
 pub use parse::{Expr, parse, parse_list};
 pub use show::{Record, Values};
-
-/// A mistake in a text, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
-    pub message: String,
-    /// What a person can do.
-    pub hint: Option<String>,
-    /// Where in the text, bytes.
-    at: usize,
-}
-
-impl Mistake {
-    fn new(at: usize, message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            hint: None,
-            at,
-        }
-    }
-
-    fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-
-    /// The text, and below it a caret under the place.
-    pub fn picture(&self, text: &str) -> [String; 2] {
-        // One column a character, whatever it is.
-        let shown = text
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        [shown, format!("{:>1$}", '^', self.column(text))]
-    }
-
-    /// Counted from 1, in characters.
-    pub fn column(&self, text: &str) -> usize {
-        text.char_indices()
-            .take_while(|(index, _)| *index < self.at)
-            .count()
-            + 1
-    }
-}
-
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Mistake {}
 
 #[cfg(test)]
 mod tests;

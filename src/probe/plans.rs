@@ -25,10 +25,13 @@ const ROW_AT_RETURN: u32 = 1;
 const HAS_DEPTH: u32 = 2;
 const RETURN_ALONE: u32 = 4;
 
+/// Expressions and what their values are called.
+type NamedExprs = Vec<(Rc<str>, Expr)>;
+
 /// What a person asked for, the same of every function.
 pub struct Asked {
     condition: Option<(String, Expr)>,
-    args: Option<(String, Vec<(Rc<str>, Expr)>)>,
+    args: Option<(String, NamedExprs)>,
     /// Rows come when calls return.
     pub returns: bool,
     /// The result is shown.
@@ -93,7 +96,7 @@ impl Asked {
 }
 
 /// Expressions with their texts as their names.
-fn named(text: &str) -> Result<Vec<(Rc<str>, Expr)>> {
+fn named(text: &str) -> Result<NamedExprs> {
     let list = parse_list(text).map_err(|mistake| told(&mistake, "--args", text))?;
     let name = |expr: &Expr| Rc::from(text.get(expr.at.clone()).unwrap_or_default());
     Ok(list.into_iter().map(|expr| (name(&expr), expr)).collect())

@@ -32,14 +32,14 @@ use crate::sys;
 
 const EXAMPLES: &str = "\
 EXPRESSIONS, in --where and --args:
-    arg0 arg1 ...           arguments, those past the registers too; NAME: a parameter, where debug information or a
-                            table of well-known functions tells its name; NAME->MEMBER, NAME.MEMBER
-    retval lat              what came back, and how long the call took; rows then come at the return
-    pid tid uid cpu comm    who calls
-    64K 1M 0x1f 'a' 10ms    sizes, numbers, characters, durations
-    *(u32*)(arg0+8)         memory: u8 to u64, i8 to i64; (i32)arg0 is a cast
-    str(arg0) buf(arg1,16)  text, bytes; with == != and ^= (begins with) in --where
-    && || ! == < + - * / % & | ^ << >> ~
+    arg0 arg1 ...            arguments, also those past the registers
+    NAME NAME->MEMBER        parameters whose names are known: funclist shows them
+    retval lat               what came back, and how long it took: rows come at the return
+    pid tid uid cpu comm     who calls
+    64K 1M 0x1f 'a' 10ms     sizes, numbers, characters, durations
+    *(u32*)(arg0+8)          memory, u8 to u64 and i8 to i64; (i32)arg0 is a cast
+    str(arg0) buf(arg1,16)   text up to a NUL, and bytes; to be compared with == != ^=
+    && || ! == != ^= < <= > >= + - * / % & | ^ << >> ~      ^= is \"begins with\"
 
 What does not mention the return is read when the call begins.
 

@@ -144,3 +144,34 @@ fn the_records_of_funclist_are_described() {
     }
     assert_eq!(written(functions.iter().chain(&probes)), expected);
 }
+
+#[test]
+fn the_records_of_functrace_are_described() {
+    let all = run_of(
+        "functrace",
+        &[
+            "libc:malloc",
+            "--ret",
+            "--indent",
+            "--stack",
+            "--",
+            "bash",
+            "--version",
+        ],
+    );
+    let undecided = run_of(
+        "functrace",
+        &[
+            "libc:malloc",
+            "--where",
+            "*(u8*)1 == 1",
+            "--",
+            "bash",
+            "--version",
+        ],
+    );
+    assert_eq!(
+        written(all.rows.iter().chain(&undecided.rows)),
+        described("functrace")
+    );
+}

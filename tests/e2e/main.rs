@@ -6,6 +6,7 @@ mod docs;
 mod funccount;
 mod funclatency;
 mod funclist;
+mod functrace;
 mod harness;
 mod mallocsnoop;
 mod pty;

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use super::Mistake;
-use super::lower::{Ir, Literal, Object, Operation, Scope, Text, Value, parameter, probe_argument, result};
+use super::lower::{
+    Ir, Literal, Object, Operation, Scope, Text, Value, parameter, probe_argument, result, text_behind,
+};
 use super::parse::{Binary, Expr, Node};
 use crate::find::types::{Kind, Param, Type};
 
@@ -333,16 +335,10 @@ impl Planner<'_> {
             Value::Nowhere(why) => Fetched::Nowhere(why),
             Value::Literal(_) => return Err(Mistake::new(at, "text of your own is not worth showing")),
             Value::Text(text) => Fetched::Text(self.fetch_text(text, at)?),
-            Value::Scalar(ir, ty) => match pointee(&ty) {
-                Some(Target::Text) => {
-                    let text = Text::Ended {
-                        at: ir,
-                        most: Ir::Const(u64::MAX),
-                    };
-                    Fetched::Text(self.fetch_text(text, at)?)
-                }
-                Some(Target::Struct(to)) => self.fetch_bytes(ir, to, at)?,
-                None => {
+            Value::Scalar(ir, ty) => match (text_behind(&ir, &ty), structure_behind(&ty)) {
+                (Some(text), _) => Fetched::Text(self.fetch_text(text, at)?),
+                (None, Some(to)) => self.fetch_bytes(ir, to, at)?,
+                (None, None) => {
                     let slot = self.slot(at)?;
                     self.store(&[&ir], Code::Store, slot, at)?;
                     Fetched::Number(slot, ty)
@@ -652,17 +648,11 @@ fn conjuncts<'e>(expr: &'e Expr, parts: &mut Vec<&'e Expr>) {
     }
 }
 
-/// What is worth reading behind a pointer.
-enum Target {
-    Text,
-    Struct(Type),
-}
-
-fn pointee(ty: &Type) -> Option<Target> {
+/// The structure that a pointer leads to, if its type says that it does.
+fn structure_behind(ty: &Type) -> Option<Type> {
     match &ty.kind {
-        Kind::CString => Some(Target::Text),
         Kind::Pointer(Some(to)) if matches!(to.kind, Kind::Struct(_)) && to.bytes > 0 => {
-            Some(Target::Struct(Type::clone(to)))
+            Some(Type::clone(to))
         }
         _ => None,
     }

@@ -84,6 +84,9 @@ pub enum Operation {
     LessEqual { signed: bool },
 }
 
+/// A number in the making, and its type.
+type Number = (Ir, Type);
+
 /// Text to compare with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Literal {
@@ -396,7 +399,7 @@ impl Scope<'_> {
     }
 
     /// Its value as a number.
-    fn scalar(&self, expr: &Expr) -> Result<(Ir, Type), Mistake> {
+    fn scalar(&self, expr: &Expr) -> Result<Number, Mistake> {
         number(self.value(expr)?, expr)
     }
 
@@ -645,7 +648,7 @@ impl Scope<'_> {
     }
 
     /// Both sides as numbers. A name that is not known otherwise can be that of an enumeration's value.
-    fn operands(&self, left: &Expr, right: &Expr) -> Result<((Ir, Type), (Ir, Type)), Mistake> {
+    fn operands(&self, left: &Expr, right: &Expr) -> Result<(Number, Number), Mistake> {
         match (self.scalar(left), self.scalar(right)) {
             (Ok(left), Ok(right)) => Ok((left, right)),
             (Ok(left), Err(mistake)) => {
@@ -685,24 +688,23 @@ impl Scope<'_> {
             ));
         }
         let whole = operator != Binary::Begins;
-        let ir = match self.value(expr)? {
-            Value::Comm => Ir::CommMatches(comm_literal(literal, whole)),
-            Value::Text(text) => text_matches(text, literal, whole),
-            Value::Scalar(at, ty) if ty.kind == Kind::CString => text_matches(
-                Text::Ended {
-                    at,
-                    most: Ir::Const(u64::MAX),
-                },
-                literal,
-                whole,
-            ),
+        let text = match self.value(expr)? {
+            Value::Comm => None,
+            Value::Text(text) => Some(text),
+            Value::Scalar(at, ty) => Some(text_behind(&at, &ty).ok_or_else(|| {
+                Mistake::new(expr.at.start, "a number is compared with text")
+                    .hint("if it is the address of text, write str(...) around it")
+            })?),
             Value::Nowhere(why) => {
                 return Err(Mistake::new(expr.at.start, format!("this cannot be read: {why}")));
             }
-            _ => {
-                return Err(Mistake::new(expr.at.start, "a number is compared with text")
-                    .hint("if it is the address of text, write str(...) around it"));
+            Value::Object(..) | Value::Literal(_) => {
+                return Err(Mistake::new(expr.at.start, "this cannot be compared with text"));
             }
+        };
+        let ir = match text {
+            Some(text) => text_matches(text, literal, whole),
+            None => Ir::CommMatches(comm_literal(literal, whole)),
         };
         let ir = if operator == Binary::NotEqual {
             ir.not()
@@ -713,8 +715,23 @@ impl Scope<'_> {
     }
 }
 
+/// The text that a pointer leads to, if its type says that it does.
+pub fn text_behind(at: &Ir, ty: &Type) -> Option<Text> {
+    match &ty.kind {
+        Kind::CString => Some(Text::Ended {
+            at: at.clone(),
+            most: Ir::Const(u64::MAX),
+        }),
+        Kind::Pointer(Some(to)) => match Object::Memory(at.clone()).value(0, to) {
+            Value::Text(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// A value as a number; `expr` is what it was written as.
-fn number(value: Value, expr: &Expr) -> Result<(Ir, Type), Mistake> {
+fn number(value: Value, expr: &Expr) -> Result<Number, Mistake> {
     let start = expr.at.start;
     match value {
         Value::Scalar(_, ty) if ty.kind == Kind::Float => Err(Mistake::new(
@@ -778,7 +795,7 @@ fn known_answer(operator: Binary, left: &Ir, right: &Ir, signed: bool) -> Option
     }
 }
 
-fn enumerator(ty: &Type, expr: &Expr) -> Option<(Ir, Type)> {
+fn enumerator(ty: &Type, expr: &Expr) -> Option<Number> {
     let (Kind::Enum { values, .. }, Node::Name(name)) = (&ty.kind, &expr.node) else {
         return None;
     };

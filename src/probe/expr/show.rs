@@ -44,10 +44,10 @@ impl Values {
             let datum = self.value(&shown.name, &shown.fetched, record);
             self.args.push((Rc::clone(&shown.name), datum));
         }
-        self.result = plan
-            .result
-            .as_ref()
-            .map(|fetched| self.value(&"retval".into(), fetched, record));
+        self.result = plan.result.as_ref().map(|fetched| match record.no_result {
+            true => Datum::Unknown("of the function it jumped to"),
+            false => self.value(&"retval".into(), fetched, record),
+        });
     }
 
     fn value(&mut self, name: &Rc<str>, fetched: &Fetched, record: &Record<'_>) -> Datum {

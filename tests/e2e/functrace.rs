@@ -1,0 +1,350 @@
+//! functrace: every call once, with the values that its program gave it.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Run, Target, Tool, Way, best_way, build_dir, each_way, kernel_version, program, run_to_end, skip,
+    tool_command,
+};
+use crate::pty::Shell;
+
+/// Traces functions of tests/targets/values.c while it follows orders, and another one that must not be seen.
+fn trace(way: Way, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
+    let mut target = Target::start(Command::new(program("values")));
+    let mut other = Target::start(Command::new(program("values")));
+    let pid = target.pid().to_string();
+    let file = program("values").display().to_string();
+    let specs: Vec<String> = functions
+        .iter()
+        .map(|function| format!("{file}:{function}"))
+        .collect();
+    let mut args: Vec<&str> = specs.iter().map(String::as_str).collect();
+    args.extend(["-p", &pid]);
+    args.extend(options);
+    let tool = Tool::start("functrace", way, args);
+    for order in orders {
+        other.ask(order);
+        target.ask(order);
+    }
+    let run = tool.stop();
+    assert_eq!(
+        run.with("pid", target.pid()).len(),
+        run.with("type", "event").len(),
+        "{:?}",
+        run.rows
+    );
+    run
+}
+
+fn args(run: &Run) -> Vec<&Value> {
+    run.rows.iter().map(|row| &row["args"]).collect()
+}
+
+each_way! {
+    arguments_are_shown_as_their_types_say
+    structures_have_their_members
+    only_calls_for_which_the_condition_is_true_are_shown
+    text_is_whole_or_marked
+    what_cannot_be_read_is_a_fault
+    results_and_durations_belong_to_their_calls
+    calls_are_indented_by_those_that_called_them
+    a_condition_on_unreadable_memory_is_neither_true_nor_false
+}
+
+fn arguments_are_shown_as_their_types_say(way: Way) {
+    let run = trace(way, &["nine", "pass"], &[], &["nine 97", "text 89"]);
+    run.assert_clean();
+    let nine = run.with("function", "nine");
+    assert_eq!((nine.len(), run.rows.len()), (97, 97 + 89));
+    let expected =
+        json!({"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6, "g": -7, "h": "h", "i": 4_000_000_000_u32});
+    assert!(nine.iter().all(|row| row["args"] == expected), "{}", nine[0]);
+    for (number, row) in run.with("function", "pass").into_iter().enumerate() {
+        assert_eq!(
+            row["args"],
+            json!({"text": format!("text {number}"), "number": number})
+        );
+    }
+}
+
+fn structures_have_their_members(way: Way) {
+    let run = trace(way, &["serve"], &[], &["struct 7"]);
+    run.assert_clean();
+    assert_eq!(run.rows.len(), 7);
+    for (number, args) in args(&run).into_iter().enumerate() {
+        assert_eq!(args["pair"], json!({"first": -(number as i64), "second": 200}));
+        let request = &args["request"];
+        match number % 2 {
+            0 => assert!(request.is_null(), "{args}"),
+            _ => assert_eq!(
+                [&request["fd"], &request["length"], &request["mode"]],
+                [&json!(number), &json!(-7), &json!("WRITING")]
+            ),
+        }
+    }
+}
+
+fn only_calls_for_which_the_condition_is_true_are_shown(way: Way) {
+    for (condition, orders, rows) in [
+        ("number >= 89", ["text 97", "nine 3"], 8),
+        (
+            "(i32)arg1 % 7 == 3 && comm == \"values\"",
+            ["text 97", "nine 3"],
+            14,
+        ),
+        (
+            "text == \"text 41\" || str(arg0) ^= \"text 9\"",
+            ["text 97", "nine 3"],
+            1 + 8,
+        ),
+        (
+            "g < 0 && i > 3G && arg6 == -7 && (u8)arg7 == 'h'",
+            ["nine 31", "text 3"],
+            31,
+        ),
+        (
+            "request != 0 && request->mode == WRITING && pair.second == 200",
+            ["struct 7", "text 3"],
+            3,
+        ),
+        (
+            "retval == -5 && number == 5 && lat < 10s",
+            ["text 97", "nine 3"],
+            1,
+        ),
+        ("comm == \"value\"", ["text 97", "nine 3"], 0),
+        ("arg0 == 0 && *(u8*)arg0 == 1", ["text 97", "nine 3"], 0),
+    ] {
+        let function = match orders[0].split(' ').next() {
+            Some("nine") => "nine",
+            Some("struct") => "serve",
+            _ => "pass",
+        };
+        let run = trace(way, &[function], &["--where", condition], &orders);
+        run.assert_clean();
+        assert_eq!(run.rows.len(), rows, "{condition}");
+    }
+}
+
+fn text_is_whole_or_marked(way: Way) {
+    let run = trace(
+        way,
+        &["pass"],
+        &["--str-len", "64K"],
+        &["edge 3", "long 65536 5", "long 65537 2", "long 0 1"],
+    );
+    run.assert_clean();
+    let lengths: Vec<(usize, bool)> = run
+        .rows
+        .iter()
+        .map(|row| {
+            (
+                row["args"]["text"].as_str().map_or(0, str::len),
+                row["truncated"] == json!(["text"]),
+            )
+        })
+        .collect();
+    assert_eq!(
+        lengths,
+        [
+            vec![(4, false); 3],
+            vec![(65536, false); 5],
+            vec![(65536, true); 2],
+            vec![(0, false)]
+        ]
+        .concat()
+    );
+    assert!(run.rows.iter().all(|row| row["faults"] == json!([])));
+    let run = trace(
+        way,
+        &["pass"],
+        &["--args", "str(text, 3), buf(arg0, number), number"],
+        &["text 3"],
+    );
+    run.assert_clean();
+    for (number, row) in run.rows.iter().enumerate() {
+        let bytes = &"text"[..number];
+        assert_eq!(
+            row["args"],
+            json!({"str(text, 3)": "tex", "buf(arg0, number)": bytes, "number": number})
+        );
+        assert_eq!(row["truncated"], json!(["str(text, 3)"]));
+    }
+}
+
+fn what_cannot_be_read_is_a_fault(way: Way) {
+    let run = trace(way, &["pass"], &[], &["broken 7"]);
+    run.assert_clean();
+    assert_eq!(run.rows.len(), 21);
+    for (index, row) in run.rows.iter().enumerate() {
+        let fault = if index % 3 == 2 {
+            json!([])
+        } else {
+            json!(["text"])
+        };
+        assert_eq!(
+            (&row["args"]["text"], &row["faults"]),
+            (&Value::Null, &fault),
+            "{row}"
+        );
+    }
+}
+
+fn results_and_durations_belong_to_their_calls(way: Way) {
+    let run = trace(way, &["pass", "recurse"], &["--ret"], &["text 31", "recurse 5 7"]);
+    run.assert_clean();
+    assert_eq!(run.summary["unmatched"], 0);
+    let pass = run.with("function", "pass");
+    assert!(
+        pass.iter()
+            .all(|row| row["args"]["number"].as_i64() == row["retval"].as_i64().map(|n| -n)),
+        "{pass:?}"
+    );
+    let recursion = run.with("function", "recurse");
+    assert_eq!((pass.len(), recursion.len()), (31, 35));
+    assert!(
+        recursion.iter().all(|row| row["args"]["depth"] == row["retval"]),
+        "{recursion:?}"
+    );
+    for calls in recursion.chunks(5) {
+        // The inner ones return first, and take less time.
+        let times: Vec<u64> = calls
+            .iter()
+            .map(|row| row["lat_ns"].as_u64().unwrap_or(0))
+            .collect();
+        assert!(times[0] > 0 && times.is_sorted(), "{times:?}");
+    }
+}
+
+fn calls_are_indented_by_those_that_called_them(way: Way) {
+    for options in [&["--indent"][..], &["--indent", "--ret"]] {
+        let run = trace(way, &["recurse", "pass"], options, &["recurse 3 7", "text 5"]);
+        run.assert_clean();
+        let depths: Vec<_> = run.rows.iter().filter_map(|row| row["depth"].as_u64()).collect();
+        let mut expected = [0, 1, 2].repeat(7);
+        if options.len() > 1 {
+            expected = [2, 1, 0].repeat(7);
+        }
+        expected.extend([0; 5]);
+        assert_eq!(depths, expected);
+    }
+}
+
+fn a_condition_on_unreadable_memory_is_neither_true_nor_false(way: Way) {
+    let run = trace(
+        way,
+        &["pass"],
+        &["--where", "*(u8*)text == 'x' || number == 1"],
+        &["broken 7"],
+    );
+    let undecided = run.with("type", "undecided");
+    assert_eq!(undecided.len(), 1, "{:?}", run.rows);
+    // Two of three addresses are none.
+    assert_eq!(
+        (&undecided[0]["count"], run.with("type", "event").len()),
+        (&json!(14), 7)
+    );
+    assert!(run.stderr.contains("14 calls are not shown"), "{}", run.stderr);
+}
+
+best_way! {
+    text_that_is_not_in_memory_is_waited_for
+    big_blocks_of_python_are_shown
+    lines_of_bash_are_shown
+}
+
+fn text_that_is_not_in_memory_is_waited_for(way: Way) {
+    if kernel_version() < (6, 9) {
+        return skip("programs that wait for pages and have a map of free numbers: since 6.9");
+    }
+    let run = trace(way, &["pass"], &[], &["paged 7"]);
+    run.assert_clean();
+    assert_eq!(run.rows.len(), 7);
+    assert!(
+        args(&run).iter().all(|args| args["text"] == "from a file"),
+        "{:?}",
+        run.rows
+    );
+}
+
+/// The first one-liner: `comm == "python3" && arg0 > 1048576`.
+fn big_blocks_of_python_are_shown(way: Way) {
+    let python =
+        run_to_end(Command::new("sh").args(["-c", "ls /usr/bin/python3 || command -v python3"])).stdout;
+    let Some(path) = python.lines().next() else {
+        return skip("there is no python3");
+    };
+    let name = format!("py{}", std::process::id());
+    let link = build_dir().join(&name);
+    std::os::unix::fs::symlink(path, &link).expect("a link");
+    let condition = format!("comm == \"{name}\" && arg0 > 1048576");
+    let tool = Tool::start(
+        "functrace",
+        way,
+        ["libc:malloc", "--args", "arg0", "--where", &condition],
+    );
+    // A byte more is asked for: Python keeps a NUL behind the bytes.
+    let script = "for i in range(97): bytearray(3000017)\nfor i in range(31): bytearray(1048575)";
+    let ended = run_to_end(Command::new(&link).args(["-c", script]));
+    std::fs::remove_file(&link).expect("the link");
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!(run.rows.len(), 97);
+    assert!(args(&run).iter().all(|args| **args == json!({"arg0": 3_000_018})));
+}
+
+/// The second one-liner.
+fn lines_of_bash_are_shown(way: Way) {
+    let mut shell = Shell::bash();
+    let condition = format!("pid == {}", shell.pid());
+    let mut tool = Tool::start(
+        "functrace",
+        way,
+        ["r:bash:readline", "--args", "str(retval)", "--where", &condition],
+    );
+    // The shell waits in a call that began before there were probes.
+    for line in [":", "echo one", "# two \u{202e}"] {
+        shell.enter(line);
+    }
+    tool.wait_rows(2);
+    let run = tool.stop();
+    run.assert_clean();
+    let lines: Vec<&Value> = args(&run).iter().map(|args| &args["str(retval)"]).collect();
+    assert_eq!(lines, [&json!("echo one"), &json!("# two \u{202e}")]);
+}
+
+#[test]
+fn mistakes_are_pointed_at() {
+    for (option, text, column, hint) in [
+        ("--where", "arg0 > ", 8, ""),
+        ("--where", "arg0 == 1 && nothing", 14, "arg0 to arg31"),
+        ("--where", "arg99 == 1", 1, "arg0 to arg31"),
+        ("--args", "arg0, *(f32*)arg1", 9, "u8 u16"),
+    ] {
+        let ended = run_to_end(&mut tool_command(
+            "functrace",
+            Way::best(),
+            ["libc:malloc", option, text],
+        ));
+        assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+        let lines: Vec<&str> = ended.stderr.lines().collect();
+        assert!(
+            lines[0].starts_with(&format!("error: {option}, column {column}: ")),
+            "{lines:?}"
+        );
+        assert_eq!(
+            (lines[1].trim_end(), lines[2]),
+            (
+                format!("    {}", text.trim_end()).as_str(),
+                format!("{:>1$}", '^', column + 4).as_str()
+            )
+        );
+        assert!(
+            lines.get(3).map_or(hint.is_empty(), |line| line.contains(hint)),
+            "{lines:?}"
+        );
+    }
+}

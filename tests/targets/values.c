@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Calls functions with known values, as often as it is told to. A line of standard input is an order, answered by ".".
+ *
+ *   text COUNT          pass("text N", N), N counting from 0
+ *   edge COUNT          text whose NUL is the last byte of a page, behind which there is nothing
+ *   broken COUNT        text that goes on where there is nothing; an address that is none; none at all
+ *   long BYTES COUNT    text of so many bytes
+ *   paged COUNT         text in a page of a file that is not in this process's memory
+ *   nine COUNT          nine arguments
+ *   struct COUNT        structures, by address and by value
+ *   recurse DEPTH COUNT
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define KEEP __attribute__((noinline, noclone))
+#define USE(x) asm volatile("" : "+r"(x)::"memory")
+
+enum mode { READING = 1, WRITING = 2 };
+
+struct request {
+	int fd;
+	short length;
+	enum mode mode;
+	const char *name;
+};
+
+struct pair {
+	int first;
+	unsigned char second;
+};
+
+KEEP int pass(const char *text, int number)
+{
+	USE(text);
+	return -number;
+}
+
+KEEP long nine(long a, long b, long c, long d, long e, long f, int g, char h, unsigned int i)
+{
+	USE(a);
+	return a + b + c + d + e + f + g + h + i;
+}
+
+KEEP int serve(struct request *request, struct pair pair)
+{
+	USE(request);
+	return request ? request->fd + pair.first : -1;
+}
+
+KEEP int recurse(int depth)
+{
+	int result = depth > 1 ? recurse(depth - 1) + 1 : 1;
+
+	USE(result);
+	return result;
+}
+
+/* A page, and behind it one that cannot be read. */
+static char *page_with_end(void)
+{
+	char *page = mmap(NULL, 2 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (page == MAP_FAILED || mprotect(page + 4096, 4096, PROT_NONE))
+		_exit(3);
+	memset(page, 'x', 4096);
+	return page;
+}
+
+/* A page of a file that nobody has touched yet. */
+static char *paged_out(void)
+{
+	char name[] = "/tmp/ubpf-tools-values-XXXXXX";
+	int file = mkstemp(name);
+	char *page;
+
+	unlink(name);
+	if (file < 0 || write(file, "from a file", 12) != 12)
+		_exit(3);
+	page = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, file, 0);
+	close(file);
+	return page;
+}
+
+static void texts(int count)
+{
+	char text[32];
+
+	for (int i = 0; i < count; i++) {
+		snprintf(text, sizeof(text), "text %d", i);
+		pass(text, i);
+	}
+}
+
+static void edges(int count)
+{
+	char *page = page_with_end();
+
+	strcpy(page + 4096 - 5, "edge");
+	for (int i = 0; i < count; i++)
+		pass(page + 4096 - 5, i);
+}
+
+static void broken(int count)
+{
+	char *page = page_with_end();
+
+	for (int i = 0; i < count; i++) {
+		pass(page + 4096 - 5, i);
+		pass((const char *)16, i);
+		pass(NULL, i);
+	}
+}
+
+static void long_text(int bytes, int count)
+{
+	char *text = malloc(bytes + 1);
+
+	if (!text)
+		_exit(3);
+	memset(text, 'l', bytes);
+	text[bytes] = '\0';
+	for (int i = 0; i < count; i++)
+		pass(text, i);
+	free(text);
+}
+
+static void structures(int count)
+{
+	for (int i = 0; i < count; i++) {
+		struct request request = { i, -7, WRITING, "name" };
+		struct pair pair = { -i, 200 };
+
+		serve(i % 2 ? &request : NULL, pair);
+	}
+}
+
+static void obey(const char *order)
+{
+	int a = 0, b = 0;
+
+	if (sscanf(order, "text %d", &a) == 1)
+		texts(a);
+	else if (sscanf(order, "edge %d", &a) == 1)
+		edges(a);
+	else if (sscanf(order, "broken %d", &a) == 1)
+		broken(a);
+	else if (sscanf(order, "long %d %d", &a, &b) == 2)
+		long_text(a, b);
+	else if (sscanf(order, "paged %d", &a) == 1)
+		while (a-- > 0)
+			pass(paged_out(), a);
+	else if (sscanf(order, "nine %d", &a) == 1)
+		while (a-- > 0)
+			nine(1, 2, 3, 4, 5, 6, -7, 'h', 4000000000u);
+	else if (sscanf(order, "struct %d", &a) == 1)
+		structures(a);
+	else if (sscanf(order, "recurse %d %d", &a, &b) == 2)
+		while (b-- > 0)
+			recurse(a);
+	else if (strncmp(order, "spin", 4))
+		_exit(2);
+}
+
+int main(void)
+{
+	char order[256];
+
+	while (fgets(order, sizeof(order), stdin)) {
+		obey(order);
+		if (write(1, ".\n", 2) != 2)
+			_exit(3);
+	}
+	return 0;
+}
