@@ -282,8 +282,11 @@ impl Asked {
             [first, others @ ..] => format!("{first} and {} more files", others.len()),
         };
         if self.is_inlined() {
-            let message = format!("failed to trace {name} in {place}: it is inlined everywhere, and has no address");
-            return Failure::new(FAILED, message).hint("trace a function that calls it").into();
+            let message =
+                format!("failed to trace {name} in {place}: it is inlined everywhere, and has no address");
+            return Failure::new(FAILED, message)
+                .hint("trace a function that calls it")
+                .into();
         }
         Failure::new(FAILED, format!("failed to find {what} {name} in {place}"))
             .hint(self.advice())

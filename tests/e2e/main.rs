@@ -9,3 +9,4 @@ mod funclist;
 mod harness;
 mod mallocsnoop;
 mod pty;
+mod real;
