@@ -153,18 +153,8 @@ fn moment(at: At) -> Ends {
 }
 
 fn table(args: &Args) -> Table {
-    let shown: &[&str] = match args.by {
-        None => &[],
-        Some(By::Process) => &["pid", "comm"],
-        Some(By::Thread) => &["pid", "tid", "comm"],
-        Some(By::User) => &["user"],
-        Some(By::Container) => &["container"],
-    };
     let table = Table::new("count", COLUMNS).in_text("time", args.timestamp);
-    ["pid", "tid", "user", "container", "comm"]
-        .into_iter()
-        .filter(|key| !shown.contains(key))
-        .fold(table, Table::without)
+    By::hidden_columns(args.by).fold(table, Table::without)
 }
 
 /// A group, or 0, and a row of the output: calls of functions that have one name in files of one name are one row.

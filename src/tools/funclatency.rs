@@ -230,7 +230,7 @@ pub fn run(args: Args) -> Result<u8> {
         unit: Unit::of(&args),
         functions,
         groups: args.by.map(Groups::new),
-        table: table(args.by),
+        table: By::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
         before: HashMap::new(),
     };
     while let Some(step) = session.next(&mut out)? {
@@ -247,20 +247,6 @@ pub fn run(args: Args) -> Result<u8> {
 fn most_slots() -> u32 {
     let cpus = libbpf_rs::num_possible_cpus().unwrap_or(1);
     (SLOTS_BYTES / (cpus * size_of::<types::slot_value>())).clamp(4096, MOST_SLOTS) as u32
-}
-
-fn table(by: Option<By>) -> Table {
-    let shown: &[&str] = match by {
-        None => &[],
-        Some(By::Process) => &["pid", "comm"],
-        Some(By::Thread) => &["pid", "tid", "comm"],
-        Some(By::User) => &["user"],
-        Some(By::Container) => &["container"],
-    };
-    ["pid", "tid", "user", "container", "comm"]
-        .into_iter()
-        .filter(|key| !shown.contains(key))
-        .fold(Table::new("latency", COLUMNS), Table::without)
 }
 
 /// A group, or 0, and the function and its file; None for all functions together.
