@@ -61,7 +61,8 @@ fn main() -> Result<()> {
     println!("\n| what | median (from - to) | n | goal |\n|---|--:|--:|---|");
     print_starts(&target, has_bpftrace, &effort)?;
     print_quiet(&mut target, &effort)?;
-    print_two_threads(&program, &effort)
+    print_two_threads(&program, &effort)?;
+    print_many_functions(&effort)
 }
 
 // ---- what is compared ----
@@ -74,9 +75,9 @@ enum Case {
     Floor {
         with_return: bool,
     },
-    /// mallocsnoop with these arguments.
-    Ours(&'static str, Rows),
-    /// bpftrace with this on malloc.
+    /// A tool with these arguments.
+    Ours(&'static str, &'static str, Rows),
+    /// bpftrace with this program.
     Bpftrace(&'static str, Rows),
 }
 
@@ -87,28 +88,66 @@ enum Rows {
     None,
     /// Lines with this in them.
     With(&'static str),
-    /// The number of calls in the row of the process.
-    Summed,
+    /// The sum of a number in JSON records of one type: type and key.
+    Summed(&'static str, &'static str),
 }
 
 const CASES: &[Case] = &[
     Case::NoProbe,
     Case::Floor { with_return: false },
     Case::Floor { with_return: true },
-    Case::Ours("-p PID", Rows::With(" malloc ")),
-    Case::Ours("-p PID --format json", Rows::With("\"call\":\"malloc\"")),
-    Case::Ours("-p PID --format csv", Rows::With(",malloc,")),
-    Case::Ours("-p PID --min-size 1G", Rows::None),
-    Case::Ours("--comm nosuch", Rows::None),
-    Case::Ours("-p PID --summary -j", Rows::Summed),
-    Case::Ours("-p PID --ret", Rows::With(" malloc ")),
-    Case::Ours("-p PID --stack", Rows::With(" malloc ")),
+    Case::Ours("mallocsnoop", "-p PID", Rows::With(" malloc ")),
+    Case::Ours(
+        "mallocsnoop",
+        "-p PID --format json",
+        Rows::With("\"call\":\"malloc\""),
+    ),
+    Case::Ours("mallocsnoop", "-p PID --format csv", Rows::With(",malloc,")),
+    Case::Ours("mallocsnoop", "-p PID --min-size 1G", Rows::None),
+    Case::Ours("mallocsnoop", "--comm nosuch", Rows::None),
+    Case::Ours(
+        "mallocsnoop",
+        "-p PID --summary -j",
+        Rows::Summed("process", "calls"),
+    ),
+    Case::Ours("mallocsnoop", "-p PID --ret", Rows::With(" malloc ")),
+    Case::Ours("mallocsnoop", "-p PID --stack", Rows::With(" malloc ")),
+    Case::Ours(
+        "funccount",
+        "libc:malloc -p PID -j",
+        Rows::Summed("count", "count"),
+    ),
+    Case::Ours(
+        "funccount",
+        "libc:malloc -p PID --by thread -j",
+        Rows::Summed("count", "count"),
+    ),
+    Case::Ours(
+        "funclatency",
+        "libc:malloc -p PID -j",
+        Rows::Summed("latency", "count"),
+    ),
+    Case::Ours(
+        "funclatency",
+        "libc:malloc -p PID -u -j",
+        Rows::Summed("latency", "count"),
+    ),
+    Case::Ours("functrace", "libc:malloc -p PID", Rows::With(" malloc ")),
+    Case::Ours("functrace", "libc:malloc -p PID --where arg0>1G", Rows::None),
+    Case::Ours("functrace", "libc:malloc -p PID --ret", Rows::With(" malloc ")),
+    Case::Ours("functrace", "libc:malloc -p PID --min-latency 1s", Rows::None),
     Case::Bpftrace(
-        "/pid == PID/ { printf(\"%-6d%10d\\n\", pid, arg0); }",
+        "uprobe:LIBC:malloc /pid == PID/ { printf(\"%-6d%10d\\n\", pid, arg0); }",
         Rows::With(" 100"),
     ),
     Case::Bpftrace(
-        "/pid == PID && arg0 > 1073741824/ { printf(\"%-6d%10d\\n\", pid, arg0); }",
+        "uprobe:LIBC:malloc /pid == PID && arg0 > 1073741824/ { printf(\"%-6d%10d\\n\", pid, arg0); }",
+        Rows::None,
+    ),
+    Case::Bpftrace("uprobe:LIBC:malloc /pid == PID/ { @ = count(); }", Rows::None),
+    Case::Bpftrace(
+        "uprobe:LIBC:malloc /pid == PID/ { @start[tid] = nsecs; } \
+         uretprobe:LIBC:malloc /@start[tid]/ { @ = hist(nsecs - @start[tid]); delete(@start[tid]); }",
         Rows::None,
     ),
 ];
@@ -121,7 +160,7 @@ impl Case {
             Self::NoProbe => "no probe".to_owned(),
             Self::Floor { with_return: false } => "floor: an empty program at the entry".to_owned(),
             Self::Floor { with_return: true } => "an empty program at entry and return".to_owned(),
-            Self::Ours(args, _) => format!("`mallocsnoop {args}`"),
+            Self::Ours(tool, args, _) => format!("`{tool} {args}`"),
             Self::Bpftrace(action, _) => format!("bpftrace `{action}`"),
         }
     }
@@ -129,7 +168,17 @@ impl Case {
     fn rows(self) -> Rows {
         match self {
             Self::NoProbe | Self::Floor { .. } => Rows::None,
-            Self::Ours(_, rows) | Self::Bpftrace(_, rows) => rows,
+            Self::Ours(_, _, rows) | Self::Bpftrace(_, rows) => rows,
+        }
+    }
+
+    fn sees_returns(self) -> bool {
+        match self {
+            Self::Ours(tool, args, _) => {
+                tool == "funclatency" || args.contains("--ret") || args.contains("--min-latency")
+            }
+            Self::Bpftrace(program, _) => program.contains("uretprobe"),
+            _ => false,
         }
     }
 
@@ -137,14 +186,15 @@ impl Case {
     fn start(self, target: &Target, file: &Path) -> Result<Option<Tracer>> {
         match self {
             Self::NoProbe | Self::Floor { .. } => Ok(None),
-            Self::Ours(args, _) => {
-                let mut tracer = Tracer::spawn(mallocsnoop(args, target).arg("-o").arg(file))?;
+            Self::Ours(tool, args, _) => {
+                let mut tracer = Tracer::spawn(ours(tool, args, target).arg("-o").arg(file))?;
                 tracer.remark("Tracing")?;
                 Ok(Some(tracer))
             }
-            Self::Bpftrace(action, _) => {
-                let action = action.replace("PID", &target.pid().to_string());
-                let program = format!("uprobe:{}:malloc {action}", target.libc.display());
+            Self::Bpftrace(program, _) => {
+                let program = program
+                    .replace("PID", &target.pid().to_string())
+                    .replace("LIBC", &target.libc.display().to_string());
                 let mut command = Command::new("bpftrace");
                 command.args(["-e", &program, "-o"]).arg(file);
                 let tracer = Tracer::spawn(&mut command)?;
@@ -163,9 +213,9 @@ impl Case {
 }
 
 /// Called by its own name, as the links are.
-fn mallocsnoop(args: &str, target: &Target) -> Command {
+fn ours(tool: &str, args: &str, target: &Target) -> Command {
     let mut command = Command::new(TOOL);
-    command.arg0("mallocsnoop");
+    command.arg0(tool);
     command.args(args.replace("PID", &target.pid().to_string()).split(' '));
     command
 }
@@ -234,7 +284,7 @@ fn measure_once(case: Case, idle: Duration, target: &mut Target, calls: u64) -> 
         wait_until_written(&file)?;
     }
     let ended = tracer.map(Tracer::stop).transpose()?.unwrap_or_default();
-    let delivered = count(&file, case.rows(), target.pid())?;
+    let delivered = count(&file, case.rows())?;
     let cpu = ended.cpu.as_secs_f64() - idle.as_secs_f64();
     Ok(Sample {
         ns_per_call: burst.cpu_ns as f64 / calls as f64,
@@ -258,15 +308,17 @@ fn wait_until_written(file: &Path) -> Result<()> {
 }
 
 /// How many calls the file tells of. Line by line: what this process takes would count as its children's peak.
-fn count(file: &Path, rows: Rows, pid: u32) -> Result<u64> {
+fn count(file: &Path, rows: Rows) -> Result<u64> {
     let calls_in = |line: &str| -> Result<u64> {
         match rows {
             Rows::None => Ok(0),
             Rows::With(mark) => Ok(line.contains(mark).into()),
-            Rows::Summed => {
+            Rows::Summed(kind, key) => {
                 let record: serde_json::Value = serde_json::from_str(line)?;
-                let of_target = record["type"] == "process" && record["pid"] == pid;
-                Ok(record["calls"].as_u64().filter(|_| of_target).unwrap_or(0))
+                Ok(record[key]
+                    .as_u64()
+                    .filter(|_| record["type"] == kind)
+                    .unwrap_or(0))
             }
         }
     };
@@ -294,7 +346,7 @@ fn print_costs(cases: &[Case], samples: &[Vec<Sample>], effort: &Effort) {
             Spread::of(ratios).show(2)
         };
         let mut ratio = ratio_to(FLOOR);
-        if matches!(case, Case::Ours(args, _) if args.contains("--ret")) {
+        if case.sees_returns() {
             ratio += &format!("; of that with a return: {}", ratio_to(FLOOR_WITH_RETURN));
         }
         let spread = |of: fn(&Sample) -> f64| Spread::of(own.iter().map(of));
@@ -335,7 +387,7 @@ fn print_starts(target: &Target, has_bpftrace: bool, effort: &Effort) -> Result<
     for args in ["-j -p PID", "-j --comm nosuch"] {
         let (mut starts, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..effort.times {
-            let mut tracer = Tracer::spawn(&mut mallocsnoop(args, target))?;
+            let mut tracer = Tracer::spawn(&mut ours("mallocsnoop", args, target))?;
             tracer.row("\"attached\"")?;
             starts.push(ms(tracer.spawned.elapsed()));
             ends.push(ms(tracer.stop()?.stopping));
@@ -344,7 +396,10 @@ fn print_starts(target: &Target, has_bpftrace: bool, effort: &Effort) -> Result<
         print_row("SIGINT to the end, ms", &ends, 1, "");
     }
     if has_bpftrace {
-        let case = Case::Bpftrace("/pid == PID/ { printf(\"%d\\n\", arg0); }", Rows::None);
+        let case = Case::Bpftrace(
+            "uprobe:LIBC:malloc /pid == PID/ { printf(\"%d\\n\", arg0); }",
+            Rows::None,
+        );
         let (mut starts, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..effort.times.div_ceil(4) {
             target.wait_for_breakpoint(false)?;
@@ -361,7 +416,7 @@ fn print_starts(target: &Target, has_bpftrace: bool, effort: &Effort) -> Result<
 
 /// One event now and then, and none at all.
 fn print_quiet(target: &mut Target, effort: &Effort) -> Result<()> {
-    let mut tracer = Tracer::spawn(&mut mallocsnoop("-j -p PID", target))?;
+    let mut tracer = Tracer::spawn(&mut ours("mallocsnoop", "-j -p PID", target))?;
     tracer.row("\"attached\"")?;
     let mut delays = Vec::new();
     for _ in 0..effort.times {
@@ -399,14 +454,64 @@ fn print_two_threads(program: &Path, effort: &Effort) -> Result<()> {
     let rows = Rows::With(" malloc ");
     let mut delivered = Vec::new();
     for _ in 0..effort.rounds {
-        let tracer = Case::Ours("-p PID", rows).start(&target, &file)?;
+        let tracer = Case::Ours("mallocsnoop", "-p PID", rows).start(&target, &file)?;
         target.call(effort.calls / 2)?;
         tracer.map(Tracer::stop).transpose()?;
-        delivered.push(count(&file, rows, target.pid())? as f64);
+        delivered.push(count(&file, rows)? as f64);
     }
     let what = format!("lines of 2 x {} calls from two threads at once", effort.calls / 2);
     print_row(&what, &delivered, 0, &effort.calls.to_string());
     Ok(())
+}
+
+/// Ten thousand functions at once, of a process that calls none of them, and of a file that nobody runs.
+fn print_many_functions(effort: &Effort) -> Result<()> {
+    const FUNCTIONS: usize = 10_007;
+    let program = compile_many(FUNCTIONS)?;
+    let mut child = Command::new(&program).stdin(Stdio::piped()).spawn()?;
+    for tool in ["funccount", "funclatency"] {
+        for whose in [Some(child.id()), None] {
+            let (mut starts, mut ends) = (Vec::new(), Vec::new());
+            for _ in 0..effort.times.div_ceil(4) {
+                let mut command = Command::new(TOOL);
+                command.args([tool, "-j", &format!("{}:many_*", program.display())]);
+                command.args(whose.map(|pid| format!("-p{pid}")));
+                let mut tracer = Tracer::spawn(&mut command)?;
+                tracer.row(&format!("\"probes\":{FUNCTIONS}"))?;
+                starts.push(ms(tracer.spawned.elapsed()));
+                ends.push(ms(tracer.stop()?.stopping));
+            }
+            let of = whose.map_or("a file", |_| "a process");
+            print_row(
+                &format!("exec to attached: {FUNCTIONS} functions of {of}, `{tool}`, ms"),
+                &starts,
+                0,
+                "1000",
+            );
+            print_row("SIGINT to the end, ms", &ends, 0, "");
+        }
+    }
+    drop(child.stdin.take());
+    child.wait()?;
+    Ok(())
+}
+
+/// A program with so many functions, which runs until its input ends.
+fn compile_many(functions: usize) -> Result<PathBuf> {
+    let source = Path::new(SCRATCH).join("many.c");
+    let program = source.with_extension("");
+    let mut text: String = (0..functions)
+        .map(|number| format!("void many_{number}(void) {{}}\n"))
+        .collect();
+    text.push_str("int getchar(void);\nint main(void) { return getchar() != -1; }\n");
+    fs::write(&source, text)?;
+    let status = Command::new("cc").arg("-o").args([&program, &source]).status();
+    ensure!(
+        status.context("failed to run cc")?.success(),
+        "failed to compile {}",
+        source.display()
+    );
+    Ok(program)
 }
 
 fn rows_file() -> PathBuf {

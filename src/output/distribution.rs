@@ -93,7 +93,7 @@ pub fn range(slot: u32) -> (u64, u64) {
 
 /// Does a bucket begin at `lo` when each power of two has `steps` of them?
 fn begins_bucket(lo: u64, steps: u64) -> bool {
-    lo % width_at(lo, steps) == 0
+    lo.is_multiple_of(width_at(lo, steps))
 }
 
 fn bucket_end(lo: u64, steps: u64) -> u64 {

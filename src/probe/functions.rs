@@ -146,7 +146,8 @@ impl Functions {
             may_hold: Box::new(move |path| in_path.borrow().asked.iter().any(|asked| asked.may_be_in(path))),
             points: Box::new(move |object, elf| in_object.borrow_mut().points(object, elf)),
             first_only: false,
-            likely: files,
+            likely: Vec::new(),
+            named: files,
         };
         let mut targets = Targets::new(wanted, place, scope.filter.follow);
         targets.find()?;

@@ -28,6 +28,19 @@ impl By {
         by.map_or(0, |by| by as u32)
     }
 
+    /// The columns of a row that say nothing of its group, by their keys.
+    pub fn hidden_columns(by: Option<By>) -> impl Iterator<Item = &'static str> {
+        let shown: &[&str] = match by {
+            None => &[],
+            Some(By::Process) => &["pid", "comm"],
+            Some(By::Thread) => &["pid", "tid", "comm"],
+            Some(By::User) => &["user"],
+            Some(By::Container) => &["container"],
+        };
+        let all = ["pid", "tid", "user", "container", "comm"];
+        all.into_iter().filter(|key| !shown.contains(key))
+    }
+
     /// How many entries the map `groups` needs.
     pub fn map_entries(by: Option<By>) -> u32 {
         if by.is_some() { MOST_GROUPS } else { 1 }

@@ -33,8 +33,10 @@ pub struct Wanted {
     /// Only the first object that has points, in the order in which the loader looks symbols up, is the one that a
     /// process calls.
     pub first_only: bool,
-    /// Files that are worth having although nobody runs them yet, whatever the place.
+    /// Files that are worth having although nobody runs them yet, when the place is everywhere.
     pub likely: Vec<PathBuf>,
+    /// Files that were named, whatever the place.
+    pub named: Vec<PathBuf>,
 }
 
 /// Where to look.
@@ -113,11 +115,7 @@ impl Targets {
             Place::Files(paths) => self.find_in_files(&paths.clone())?,
             Place::Command(argv, pid) => self.find_in_command(&argv.clone(), *pid)?,
         }
-        for path in std::mem::take(&mut self.wanted.likely) {
-            if let Ok(object) = open_path(&path) {
-                self.consider_tolerantly(object);
-            }
-        }
+        self.consider_paths(&self.wanted.named.clone());
         Ok(())
     }
 
@@ -221,6 +219,7 @@ impl Targets {
         for object in self.proc.all_objects(|mapping| may_hold(&mapping.path)) {
             self.consider_tolerantly(object);
         }
+        self.consider_paths(&self.wanted.likely.clone());
     }
 
     fn find_in_processes(&mut self, pids: &[u32]) -> Result<()> {
@@ -278,6 +277,12 @@ impl Targets {
         }
         self.settled.remove(&pid);
         Ok(())
+    }
+
+    fn consider_paths(&mut self, paths: &[PathBuf]) {
+        for object in paths.iter().filter_map(|path| open_path(path).ok()) {
+            self.consider_tolerantly(object);
+        }
     }
 
     fn consider_tolerantly(&mut self, object: Object) {

@@ -152,6 +152,7 @@ fn wanted(bash_only: bool, programs: Rc<RefCell<Programs>>) -> Wanted {
         }),
         first_only: false,
         likely: shells.chain(loader::find_library("libreadline")).collect(),
+        named: Vec::new(),
     }
 }
 

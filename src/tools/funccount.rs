@@ -29,7 +29,7 @@ EXAMPLES:
     funccount libc:malloc libc:free             # two functions of every process, until Ctrl-C
     funccount 'libc:mem*' -p 1234 -i 1          # in one process, every second
     funccount -r 'libssl:^SSL_(read|write)' --by process
-    funccount '*' -p 1234 -d 10s --top 20       # the busiest functions of a process and its libraries
+    funccount '*' -p 1234 -d 10s --top 20       # the busiest functions of a process
     funccount 'app:tokio::runtime::*' -d 10s    # Rust and C++ functions as their authors wrote them
     funccount usdt:python3:function__entry      # USDT probes
     funccount libc:malloc libc:free -- ls /     # a command from its first call on";
@@ -76,8 +76,8 @@ const COLUMNS: &[Column] = &[
 
 /// Pairs of group and function that are counted with --by.
 const MOST_COUNTS: u32 = 65536;
-/// Only groups are announced through the ring.
-const RING_BYTES: u32 = 1 << 18;
+/// Only groups are announced through the ring; without --by there are none.
+const NO_RING_BYTES: u32 = 1 << 16;
 
 pub fn run(args: Args) -> Result<u8> {
     sys::require_privileges()?;
@@ -89,13 +89,14 @@ pub fn run(args: Args) -> Result<u8> {
     let scope = Scope { filter: &filter, command: command.as_ref().map(|held| (&args.command.command[..], held)) };
     let (functions, targets) = Functions::resolve(&args.functions.specs(), &scope, moment, Box::new(|_, _, _, _| {}))?;
 
+    let ring_bytes = if args.by.is_some() { args.run.ring_bytes() } else { NO_RING_BYTES };
     let mut storage = MaybeUninit::uninit();
     let mut open = FunccountSkelBuilder::default().open(&mut storage)?;
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
-        configure!(rodata, &filter, RING_BYTES, way);
+        configure!(rodata, &filter, ring_bytes, way);
         rodata.group_by = By::number(args.by);
     }
-    open.maps.events.set_max_entries(RING_BYTES)?;
+    open.maps.events.set_max_entries(ring_bytes)?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
     open.maps.counts.set_max_entries(if args.by.is_none() { functions.borrow().capacity() } else { 1 })?;
     open.maps.group_counts.set_max_entries(if args.by.is_some() { MOST_COUNTS } else { 1 })?;
@@ -113,7 +114,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut session = Session::start(
         Parts {
             events: skel.maps.events.as_fd(),
-            ring_bytes: RING_BYTES,
+            ring_bytes,
             lost: &bss.lost,
             unmatched: &bss.unmatched,
             targets,
@@ -152,18 +153,8 @@ fn moment(at: At) -> Ends {
 }
 
 fn table(args: &Args) -> Table {
-    let shown: &[&str] = match args.by {
-        None => &[],
-        Some(By::Process) => &["pid", "comm"],
-        Some(By::Thread) => &["pid", "tid", "comm"],
-        Some(By::User) => &["user"],
-        Some(By::Container) => &["container"],
-    };
     let table = Table::new("count", COLUMNS).in_text("time", args.timestamp);
-    ["pid", "tid", "user", "container", "comm"]
-        .into_iter()
-        .filter(|key| !shown.contains(key))
-        .fold(table, Table::without)
+    By::hidden_columns(args.by).fold(table, Table::without)
 }
 
 /// A group, or 0, and a row of the output: calls of functions that have one name in files of one name are one row.

@@ -163,8 +163,8 @@ const DRAWN: u32 = 1 << 31;
 const MOST_SLOTS: usize = 65536;
 /// Bytes that they may take on all CPUs.
 const SLOTS_BYTES: usize = 64 << 20;
-/// Only groups are announced through the ring.
-const RING_BYTES: u32 = 1 << 18;
+/// Only groups are announced through the ring; without --by there are none.
+const NO_RING_BYTES: u32 = 1 << 16;
 
 // SAFETY: integers, every bit pattern is valid.
 unsafe impl Plain for types::slot_key {}
@@ -182,17 +182,18 @@ pub fn run(args: Args) -> Result<u8> {
     let (functions, targets) =
         Functions::resolve(&args.functions.specs(), &scope, |_| Ends::Both, Box::new(|_, _, _, _| {}))?;
 
+    let ring_bytes = if args.by.is_some() { args.run.ring_bytes() } else { NO_RING_BYTES };
     let mut storage = MaybeUninit::uninit();
     let mut open = FunclatencySkelBuilder::default().open(&mut storage)?;
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
-        configure!(rodata, &filter, RING_BYTES, way);
+        configure!(rodata, &filter, ring_bytes, way);
         rodata.group_by = By::number(args.by);
         rodata.per_function = args.per_function;
         rodata.outermost = args.recursion == Recursion::Outermost;
         rodata.unit_ns = Unit::of(&args).ns;
         rodata.linear_width = args.linear.unwrap_or(0);
     }
-    open.maps.events.set_max_entries(RING_BYTES)?;
+    open.maps.events.set_max_entries(ring_bytes)?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
     open.maps.threads.set_max_entries(THREADS)?;
     open.maps.slots.set_max_entries(most_slots())?;
@@ -211,7 +212,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut session = Session::start(
         Parts {
             events: skel.maps.events.as_fd(),
-            ring_bytes: RING_BYTES,
+            ring_bytes,
             lost: &bss.lost,
             unmatched: &bss.unmatched,
             targets,
@@ -229,7 +230,7 @@ pub fn run(args: Args) -> Result<u8> {
         unit: Unit::of(&args),
         functions,
         groups: args.by.map(Groups::new),
-        table: table(args.by),
+        table: By::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
         before: HashMap::new(),
     };
     while let Some(step) = session.next(&mut out)? {
@@ -246,20 +247,6 @@ pub fn run(args: Args) -> Result<u8> {
 fn most_slots() -> u32 {
     let cpus = libbpf_rs::num_possible_cpus().unwrap_or(1);
     (SLOTS_BYTES / (cpus * size_of::<types::slot_value>())).clamp(4096, MOST_SLOTS) as u32
-}
-
-fn table(by: Option<By>) -> Table {
-    let shown: &[&str] = match by {
-        None => &[],
-        Some(By::Process) => &["pid", "comm"],
-        Some(By::Thread) => &["pid", "tid", "comm"],
-        Some(By::User) => &["user"],
-        Some(By::Container) => &["container"],
-    };
-    ["pid", "tid", "user", "container", "comm"]
-        .into_iter()
-        .filter(|key| !shown.contains(key))
-        .fold(Table::new("latency", COLUMNS), Table::without)
 }
 
 /// A group, or 0, and the function and its file; None for all functions together.

@@ -236,6 +236,7 @@ fn wanted(args: &Args) -> Wanted {
         points: Box::new(move |_, elf| allocator_points(elf, &chosen)),
         first_only: true,
         likely: loader::find_library("libc").into_iter().collect(),
+        named: Vec::new(),
     }
 }
 

@@ -8,14 +8,14 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use chrono::{DateTime, Utc};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    self, Ended, Owned, Run, TOOLS, Tool, Way, build_dir, copy, each_way, run_to_end, skip, wait_until,
+    self, Ended, Folder, Owned, Run, TOOLS, Tool, Way, build_dir, copy, each_way, run_to_end, skip,
+    wait_until,
 };
 use crate::pty::{BASH_ARGUMENTS, Shell, Terminal, state_of};
 
@@ -132,7 +132,7 @@ fn an_empty_line_is_a_row_and_keys_that_enter_nothing_are_none() {
 #[test]
 fn the_last_line_has_its_facts_although_the_process_is_gone() {
     let folder = Folder::new();
-    let copy = folder.copy_of_bash("last-words");
+    let copy = folder.copy_of("/bin/bash", "last-words");
     let mut bash = Shell::at(&copy);
     let tool = start(NOTHING);
     let halted = Halted::new(&tool);
@@ -149,7 +149,7 @@ fn the_last_line_has_its_facts_although_the_process_is_gone() {
 #[test]
 fn a_line_that_replaces_the_shell_is_still_one_of_the_shell() {
     let folder = Folder::new();
-    let copy = folder.copy_of_bash("replaced");
+    let copy = folder.copy_of("/bin/bash", "replaced");
     let mut bash = Shell::at(&copy);
     let tool = start(NOTHING);
     let halted = Halted::new(&tool);
@@ -166,7 +166,7 @@ fn a_line_that_replaces_the_shell_is_still_one_of_the_shell() {
 
 fn a_copy_of_bash_that_starts_later_is_seen(way: Way) {
     let folder = Folder::new();
-    let copy = folder.copy_of_bash(&format!("later-{}", way.name()));
+    let copy = folder.copy_of("/bin/bash", &format!("later-{}", way.name()));
     // Only this bash has the name, so that any row is its row.
     let mut tool = Tool::start(TOOL, way, ["--comm", &format!("later-{}", way.name())]);
     let mut bash = Shell::at(&copy);
@@ -194,7 +194,7 @@ fn a_copy_of_bash_that_starts_later_is_seen(way: Way) {
 #[test]
 fn a_bash_whose_file_was_removed_is_seen() {
     let folder = Folder::new();
-    let copy = folder.copy_of_bash("removed");
+    let copy = folder.copy_of("/bin/bash", "removed");
     let mut bash = Shell::at(&copy);
     fs::remove_file(&copy).expect("the copy is there");
     let tool = start(NOTHING);
@@ -221,7 +221,7 @@ fn a_bash_written_over_another_program_is_seen() {
 #[test]
 fn one_file_under_two_names_is_named_as_each_process_names_it() {
     let folder = Folder::new();
-    let first = folder.copy_of_bash("first-name");
+    let first = folder.copy_of("/bin/bash", "first-name");
     let second = folder.path.join("second-name");
     fs::hard_link(&first, &second).expect("a hard link");
     let mut shells = [Shell::at(&first), Shell::at(&second)];
@@ -434,7 +434,7 @@ fn text_has_the_name_of_the_program_only_with_readline() {
 #[test]
 fn a_named_file_is_the_only_one() {
     let folder = Folder::new();
-    let copy = folder.copy_of_bash("named");
+    let copy = folder.copy_of("/bin/bash", "named");
     let (mut named, mut neighbour) = (Shell::at(&copy), Shell::bash());
     let tool = start([OsStr::new("-s"), copy.as_os_str()]);
     assert_eq!(tool.attached["files"], json!([copy]));
@@ -635,7 +635,10 @@ fn with_a_user_only_that_user_is_seen() {
 #[test]
 fn with_a_name_only_threads_of_that_name_are_seen() {
     let folder = Folder::new();
-    let (mut named, mut neighbour) = (Shell::at(folder.copy_of_bash("a-name-of-its-own")), Shell::bash());
+    let (mut named, mut neighbour) = (
+        Shell::at(folder.copy_of("/bin/bash", "a-name-of-its-own")),
+        Shell::bash(),
+    );
     for name in ["a-name-of-its-own", "a-name-of*", "other,a-name-of*"] {
         let tool = start(["--comm", name]);
         neighbour.enter(": not mine");
@@ -1052,35 +1055,6 @@ impl<'a> Halted<'a> {
 impl Drop for Halted<'_> {
     fn drop(&mut self) {
         self.0.signal(Signal::SIGCONT);
-    }
-}
-
-/// A new folder that every user can read; gone at the end, with what is in it.
-struct Folder {
-    path: PathBuf,
-}
-
-impl Folder {
-    fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("ubpf-tools-{}-{number}", std::process::id()));
-        fs::create_dir(&path).expect("a new folder");
-        Self { path }
-    }
-
-    /// Another inode. Copied by another process: a descriptor that a child of this one inherited while it was open for
-    /// writing would keep the file from being run.
-    fn copy_of_bash(&self, name: &str) -> PathBuf {
-        let bash = self.path.join(name);
-        copy(Path::new("/bin/bash"), &bash);
-        bash
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
     }
 }
 

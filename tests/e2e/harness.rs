@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -506,6 +507,35 @@ pub fn build_dir() -> &'static Path {
         folder
     });
     &FOLDER
+}
+
+/// A new folder that every user can read; gone at the end, with what is in it.
+pub struct Folder {
+    pub path: PathBuf,
+}
+
+impl Folder {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("ubpf-tools-{}-{number}", std::process::id()));
+        fs::create_dir(&path).expect("a new folder");
+        Self { path }
+    }
+
+    /// Another inode with the same in it.
+    #[track_caller]
+    pub fn copy_of(&self, file: impl AsRef<Path>, name: &str) -> PathBuf {
+        let to = self.path.join(name);
+        copy(file.as_ref(), &to);
+        to
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
 }
 
 /// Copies a program. By another process, as one that a thread of this one forks meanwhile would hold it open for writing,

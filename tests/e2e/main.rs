@@ -10,3 +10,4 @@ mod functrace;
 mod harness;
 mod mallocsnoop;
 mod pty;
+mod real;

@@ -1,0 +1,73 @@
+//! A Rust program with debug information: tests/targets/flow.rs.
+
+use std::path::PathBuf;
+
+use super::{beside, calls, spec, start};
+use crate::funclist::rows;
+use crate::harness::{Way, each_way, program_if_built, skip};
+
+fn flow() -> Option<PathBuf> {
+    let program = program_if_built("flow-rust");
+    if program.is_none() {
+        skip("there was no rustc to build with");
+    }
+    program
+}
+
+each_way! { names_are_those_of_the_source panics_do_not_end_the_program }
+
+fn names_are_those_of_the_source(way: Way) {
+    let Some(flow) = flow() else { return };
+    let specs = ["flow::inner::*", "*::Shape>::area"].map(|name| spec(&flow, name));
+    let specs = specs.each_ref().map(String::as_str);
+    let orders = ["count 1009", "shape 211"];
+    let run = beside("funccount", way, &specs, &mut start(&flow), &orders);
+    let names = [
+        "flow::inner::counted",
+        // Both kinds of it.
+        "flow::inner::generic",
+        "<flow::inner::Circle as flow::inner::Shape>::area",
+        "flow::inner::catching",
+    ];
+    assert_eq!(
+        names.map(|name| calls(&run, name)),
+        [1009, 422, 211, 0],
+        "{:?}",
+        run.rows
+    );
+}
+
+/// Return probes would: a panic unwinds by return addresses, and finds the kernel's.
+fn panics_do_not_end_the_program(way: Way) {
+    let Some(flow) = flow() else { return };
+    let specs = [spec(&flow, "flow::inner::*")];
+    let specs = specs.each_ref().map(String::as_str);
+    let orders = ["panic 103", "count 211", "panic 4"];
+    let run = beside("funclatency", way, &specs, &mut start(&flow), &orders);
+    let names = ["panicking", "passing", "catching", "counted"].map(|name| format!("flow::inner::{name}"));
+    assert_eq!(
+        names.map(|name| calls(&run, &name)),
+        [0, 0, 107, 211],
+        "{:?}",
+        run.rows
+    );
+    assert_eq!(run.summary["unmatched"], 2 * 107);
+}
+
+#[test]
+fn parameters_have_names_and_types() {
+    let Some(flow) = flow() else { return };
+    let row = rows(&[&spec(&flow, "flow::inner::counted")]).remove(0);
+    let params: Vec<_> = row["params"]
+        .as_array()
+        .expect("parameters")
+        .iter()
+        .map(|param| (param["type"].as_str(), param["name"].as_str()))
+        .collect();
+    assert_eq!(
+        params,
+        [(Some("u64"), Some("number")), (Some("&str"), Some("name"))],
+        "{row}"
+    );
+    assert_eq!(row["returns"], "u64", "{row}");
+}

@@ -1,0 +1,100 @@
+// Calls functions from goroutines, as often as it is told to: tests/targets/flow.cc says how orders look.
+//
+//	WHAT COUNT [NUMBER]    do it COUNT times
+//	threads N ORDER        N goroutines do it at the same time
+//
+// WHAT: count, nest, fill (NUMBER calls deep, so that the stack grows and moves), panic, spin (which is nothing).
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+var sink [64]int
+
+//go:noinline
+func counted(number int) int {
+	return number + 1
+}
+
+//go:noinline
+func inner(number int) int {
+	if number%2 == 0 {
+		return counted(number)
+	}
+	return number
+}
+
+// Its frame is large enough that a few calls outgrow a new goroutine's stack.
+//
+//go:noinline
+func filling(depth int) int {
+	var frame [64]int
+	frame[depth%64] = depth
+	if depth > 1 {
+		frame[0] += filling(depth - 1)
+	}
+	return frame[0] + frame[depth%64]
+}
+
+//go:noinline
+func panicking(number int) int {
+	if number >= 0 {
+		panic(number)
+	}
+	return number
+}
+
+//go:noinline
+func recovering(number int) (result int) {
+	defer func() {
+		if recover() != nil {
+			result = -1
+		}
+	}()
+	return panicking(number)
+}
+
+func obey(order string, slot int) {
+	var what string
+	var times, number int
+	fmt.Sscan(order, &what, &times, &number)
+	for i := 0; i < times; i++ {
+		switch what {
+		case "count":
+			sink[slot] = counted(i)
+		case "nest":
+			sink[slot] = inner(i)
+		case "fill":
+			sink[slot] = filling(number)
+		case "panic":
+			sink[slot] = recovering(i)
+		}
+	}
+}
+
+func main() {
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		goroutines, order := 1, lines.Text()
+		if words := strings.SplitN(order, " ", 3); words[0] == "threads" && len(words) == 3 {
+			goroutines, _ = strconv.Atoi(words[1])
+			order = words[2]
+		}
+		var all sync.WaitGroup
+		for slot := 0; slot < goroutines && slot < len(sink); slot++ {
+			all.Add(1)
+			go func(slot int) {
+				defer all.Done()
+				obey(order, slot)
+			}(slot)
+		}
+		all.Wait()
+		fmt.Println(".")
+	}
+}

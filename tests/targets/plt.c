@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Calls functions of the C library as often as it is told to, and no others that share their code: FUNCTION COUNT,
+ * by line or as arguments; a line is answered by a dot. FUNCTION: strlen, memcpy, getpgid, spin (which is nothing).
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Read without the library's buffers, which would call memcpy. */
+static char order[64];
+
+static void obey(const char *text)
+{
+	static char copy[sizeof(order)];
+	char *number = strchr(text, ' ');
+
+	for (unsigned long i = number ? strtoul(number, NULL, 10) : 0; i; i--) {
+		if (text[0] == 's' && text[1] == 't')
+			/* Else the compiler would call it once for all. */
+			__asm__ volatile("" : : "r"(strlen(order)) : "memory");
+		else if (text[0] == 'm')
+			memcpy(copy, order, sizeof(copy));
+		else if (text[0] == 'g')
+			getpgid(0);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++)
+		obey(argv[i]);
+	while (argc == 1 && read(0, order, sizeof(order) - 1) > 0) {
+		obey(order);
+		if (write(1, ".\n", 2) < 0)
+			return 3;
+	}
+	return 0;
+}
