@@ -52,11 +52,37 @@ fn open(name: &str, object: &[u8]) -> OpenObject {
 }
 
 /// libbpf prints the verifier's reasons on stderr.
-fn load(name: &str, open: OpenObject) {
+fn load(name: &str, mut open: OpenObject) {
+    leave_out_sleepable(name, &mut open);
     let object = open
         .load()
         .unwrap_or_else(|error| panic!("failed to load {name}: {error}"));
     assert!(object.progs().count() > 0, "{name} has no program");
+}
+
+/// Uprobe programs that sleep, and have a map of free numbers, are for kernels from 6.9 on; tools load others elsewhere.
+fn leave_out_sleepable(name: &str, open: &mut OpenObject) {
+    const SINCE: (u32, u32) = (6, 9);
+    for mut program in open.progs_mut() {
+        let section = program.section().to_string_lossy().into_owned();
+        if section.ends_with(".s") && kernel_version() < SINCE {
+            eprintln!(
+                "left out: {section} of {name}, for kernels from {}.{} on",
+                SINCE.0, SINCE.1
+            );
+            program.set_autoload(false);
+        }
+    }
+}
+
+/// Major and minor number of the running kernel.
+fn kernel_version() -> (u32, u32) {
+    let release = nix::sys::utsname::uname().expect("the kernel's release");
+    let release = release.release().to_string_lossy().into_owned();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Sets the constant that says so, where there is one; where it lies is in the object's symbols.

@@ -100,6 +100,12 @@ struct {
 #define TEXT_AT(offset, bytes) ((__u64)(offset) << 32 | (bytes))
 #define NO_TEXT (~0ULL) /* the address was 0 */
 
+/* `kind` of a record's header. */
+enum expr_kind {
+	KIND_CALL,
+	KIND_CALL_JUMPED, /* at its end, to another function, whose result will be its own */
+};
+
 /* What is found out about a call. User space gets it from `header` on, as far as `used` says. */
 struct expr_record {
 	struct event_header header;
@@ -109,7 +115,7 @@ struct expr_record {
 	__u32 used; /* bytes behind this structure */
 	__u32 depth; /* traced calls that this one is nested in */
 	__u32 stack_at; /* where in them `struct stack` is; 0: nowhere */
-	__u32 no_result; /* the function has jumped to another one, whose result will be its own */
+	__u32 function; /* the whole of what `header.func` has the low bits of */
 	__u64 words[]; /* the slots, then what they lead to */
 };
 
@@ -123,7 +129,7 @@ struct expr_machine {
 	__u32 top; /* numbers on the stack */
 	__u32 pc;
 	__u32 faulted; /* memory could not be read, or a divisor is 0 */
-	__u32 pad;
+	__u32 no_result; /* the function has jumped to another one, whose result will be its own */
 	struct expr_record record;
 };
 
@@ -187,8 +193,8 @@ static __always_inline void expr_give_back(__u32 index)
 		bpf_map_push_elem(&expr_free, &index, 0);
 }
 
-/* A machine that was taken, with an empty record. */
-static __always_inline struct expr_machine *expr_begin(__u32 index, __u32 slots)
+/* A machine that was taken, with an empty record of a function. */
+static __always_inline struct expr_machine *expr_begin(__u32 index, __u32 function, __u32 slots)
 {
 	struct expr_machine *m = expr_machine(index);
 
@@ -200,7 +206,8 @@ static __always_inline struct expr_machine *expr_begin(__u32 index, __u32 slots)
 	m->record.used = slots * sizeof(__u64);
 	m->record.depth = 0;
 	m->record.stack_at = 0;
-	m->record.no_result = 0;
+	m->record.function = function;
+	m->no_result = 0;
 	return m;
 }
 
@@ -450,7 +457,7 @@ static __always_inline enum expr_outcome expr_step(struct expr_machine *m, const
 		expr_push(m, op->number);
 		break;
 	case EXPR_REGISTER:
-		if (m->record.no_result)
+		if (m->no_result)
 			expr_fault(m, op);
 		else
 			expr_push(m, m->registers[op->a & (REGISTERS - 1)]);

@@ -68,11 +68,11 @@ static __always_inline int entry(struct pt_regs *ctx, __u32 id, bool may_sleep)
 
 	if (!function || !wanted(may_sleep) || !expr_take(&index))
 		return 0;
-	m = expr_begin(index, function->slots);
+	m = expr_begin(index, id, function->slots);
 	if (!m)
 		return 0;
 	if (expr_run(ctx, m, index, function->entry_pc, may_sleep) == EXPR_YES) {
-		event_header(&m->record.header, 0, id, bpf_ktime_get_ns());
+		event_header(&m->record.header, KIND_CALL, id, bpf_ktime_get_ns());
 		if (!function->flags)
 			emit(ctx, m, true);
 		else if (enter(ctx, m, id, index, function->flags))
@@ -108,16 +108,19 @@ static __always_inline int finish(struct pt_regs *ctx, __u64 cookie, bool may_sl
 	if (!function || !leave(ctx, cookie, function->flags, &index, may_sleep))
 		return 0;
 	if (function->flags & RETURN_ALONE) {
-		m = expr_begin(index, function->slots);
+		m = expr_begin(index, id, function->slots);
 		if (m)
-			event_header(&m->record.header, 0, id, now);
+			event_header(&m->record.header, KIND_CALL, id, now);
 	} else {
 		m = expr_machine(index);
 	}
 	if (!m)
 		return 0;
 	m->record.lat_ns = now - m->record.header.time_ns;
-	m->record.no_result = !!(cookie & JUMPING);
+	if (cookie & JUMPING) {
+		m->no_result = 1;
+		m->record.header.kind = KIND_CALL_JUMPED;
+	}
 	if (m->record.lat_ns >= min_latency && expr_run(ctx, m, index, function->return_pc, may_sleep) == EXPR_YES)
 		emit(ctx, m, false);
 	expr_give_back(index);

@@ -28,6 +28,10 @@ const RETURN_ALONE: u32 = 4;
 /// Expressions and what their values are called.
 type NamedExprs = Vec<(Rc<str>, Expr)>;
 
+/// Where the operations begin that do nothing, and those of functions that are never shown.
+const NOTHING: u32 = 0;
+const NEVER: u32 = 1;
+
 /// What a person asked for, the same of every function.
 pub struct Asked {
     condition: Option<(String, Expr)>,
@@ -159,8 +163,7 @@ impl Plans {
             plans: Vec::new(),
             entries: Vec::new(),
             literals: Vec::new(),
-            // Where nothing is to be done: the first operation is the end.
-            ops: vec![Op::END],
+            ops: [vec![Op::END], Plan::never().entry].concat(),
             starts: HashMap::new(),
             capacity: usize::MAX,
             maps: None,
@@ -212,21 +215,17 @@ impl Plans {
     /// The index of the first of these operations.
     fn place(&mut self, ops: &[Op]) -> u32 {
         if ops.is_empty() {
-            return 0;
+            return NOTHING;
         }
         if let Some(&start) = self.starts.get(ops) {
             return start;
         }
         let start = self.ops.len();
         if start + ops.len() >= self.capacity {
-            self.problem.get_or_insert_with(|| {
-                Failure::new(
-                    FAILED,
-                    "too many functions appeared: arguments of some are not shown",
-                )
-                .into()
-            });
-            return 0;
+            let problem = || Failure::new(FAILED, "there are too many").into();
+            self.problem.get_or_insert_with(problem);
+            self.refused += 1;
+            return NEVER;
         }
         self.ops.extend_from_slice(ops);
         self.ops.push(Op::END);
@@ -346,7 +345,7 @@ mod tests {
         }
         assert_eq!(
             plans.entries,
-            [[1, 0, 1, 0], [1, 0, 1, 0], [1, 0, 1, ROW_AT_RETURN]]
+            [[3, 0, 1, 0], [3, 0, 1, 0], [3, 0, 1, ROW_AT_RETURN]]
         );
         let room = plans.room(4096, 1000, 100, false);
         assert_eq!(

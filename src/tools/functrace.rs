@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use libbpf_rs::skel::SkelBuilder;
 use libbpf_rs::MapHandle;
+use libbpf_rs::skel::SkelBuilder;
 use plain::Plain;
 
 use crate::bpf::functrace::{FunctraceSkelBuilder, OpenFunctraceSkel, types};
@@ -139,9 +139,7 @@ pub fn run(args: Args) -> Result<u8> {
     let last_file = LastFile::default();
     let (functions, targets) = Functions::resolve(&specs, &scope, ends, learn(&plans, &last_file))?;
     last_file.take(); // debug information can be large
-    if let Some(problem) = plans.borrow_mut().take_problem()? {
-        eprintln!("warning: {}", printable(problem.as_bytes()));
-    }
+    tell_refused(&plans)?;
     let ends_of_sites: Vec<Ends> = functions.borrow().sites().iter().map(|site| site.ends).collect();
     let follows_calls = ends_of_sites.contains(&Ends::Both);
     let at_return = follows_calls || ends_of_sites.contains(&Ends::Return);
@@ -235,10 +233,13 @@ pub fn run(args: Args) -> Result<u8> {
         printer.print(&call, &frames, &mut out);
     }
     tell_undecided(undecided.get(), &mut out);
+    tell_refused(&printer.plans)?;
     session.finish(&mut out)
 }
 
-/// `TEXT_SLACK` of src/bpf/expr.bpf.h.
+/// `KIND_CALL_JUMPED` of src/bpf/expr.bpf.h.
+const KIND_CALL_JUMPED: u16 = 1;
+/// `TEXT_SLACK` of the same.
 const TEXT_SLACK: usize = 16;
 
 /// What is asked for of every function.
@@ -255,7 +256,7 @@ fn asked(args: &Args, specs: &[String]) -> Result<Asked> {
 
 /// Which ends of calls are watched for a moment that was asked for.
 fn ends(asked: &Asked) -> impl Fn(At) -> Ends + use<> {
-    let alone = asked.needs_no_entry() ;
+    let alone = asked.needs_no_entry();
     let both = asked.returns || asked.depth;
     move |at| match at {
         At::Return if alone => Ends::Return,
@@ -280,11 +281,7 @@ fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile) -> Box<Learn> {
             }
             last.as_ref().and_then(|(_, signatures)| signatures.at(place.addr, symbol))
         });
-        let scope = expr::Scope {
-            function: &place.name,
-            signature: signature.as_ref(),
-            probe: place.usdt.as_deref(),
-        };
+        let scope = expr::Scope { function: &place.name, signature: signature.as_ref(), probe: place.usdt.as_deref() };
         plans.borrow_mut().add(scope, site.ends);
     })
 }
@@ -320,6 +317,14 @@ fn table(args: &Args, with_return: bool) -> Table {
     table
 }
 
+/// Functions for which what was asked makes no sense. It is an error when it makes none for any.
+fn tell_refused(plans: &RefCell<Plans>) -> Result<()> {
+    if let Some(problem) = plans.borrow_mut().take_problem()? {
+        eprintln!("warning: {}", printable(problem.as_bytes()));
+    }
+    Ok(())
+}
+
 /// A predicate that met memory which could not be read is neither true nor false.
 fn tell_undecided(calls: u64, out: &mut Output) {
     if calls > 0 {
@@ -334,6 +339,8 @@ fn tell_undecided(calls: u64, out: &mut Output) {
 /// What every row has, whatever is fetched.
 struct Call {
     header: Header,
+    /// Its cookie.
+    function: u32,
     lat_ns: u64,
     depth: u32,
     /// Return addresses, innermost first; empty without --stack.
@@ -358,19 +365,26 @@ impl Printer {
         let (header, record) = (decode::<Header>(bytes)?, decode::<types::expr_record>(bytes)?);
         let words = bytes.get(size_of::<types::expr_record>()..)?.get(..record.used as usize)?;
         let plans = self.plans.borrow();
-        let plan = plans.get(header.func.into())?;
-        self.values.read(plan, &Record { words, faulted: record.faulted, cut: record.cut, comm: header.comm(), no_result: record.no_result != 0 });
+        let plan = plans.get(record.function as usize)?;
+        let found = Record {
+            words,
+            faulted: record.faulted,
+            cut: record.cut,
+            comm: header.comm(),
+            no_result: header.kind == KIND_CALL_JUMPED,
+        };
+        self.values.read(plan, &found);
         let stack = match record.stack_at {
             0 => None,
             at => decode::<types::stack>(words.get(at as usize..)?),
         };
         let callers = stack.map(|stack| callers(stack.caller, stack.bytes, &stack.frames)).unwrap_or_default();
-        Some(Call { header: *header, lat_ns: record.lat_ns, depth: record.depth, callers })
+        Some(Call { header: *header, function: record.function, lat_ns: record.lat_ns, depth: record.depth, callers })
     }
 
     fn print(&mut self, call: &Call, frames: &[Rc<str>], out: &mut Output) {
         let functions = self.functions.borrow();
-        let Some(site) = functions.site(call.header.func.into()) else {
+        let Some(site) = functions.site(call.function as usize) else {
             return;
         };
         let name = site.name();

@@ -321,7 +321,7 @@ fn mistakes_are_pointed_at() {
     for (option, text, column, hint) in [
         ("--where", "arg0 > ", 8, ""),
         ("--where", "arg0 == 1 && nothing", 14, "arg0 to arg31"),
-        ("--where", "arg99 == 1", 1, "arg0 to arg31"),
+        ("--where", "arg99 == 1", 1, "up to arg31"),
         ("--args", "arg0, *(f32*)arg1", 9, "u8 u16"),
     ] {
         let ended = run_to_end(&mut tool_command(
