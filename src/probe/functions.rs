@@ -374,10 +374,9 @@ fn target_of(spec: &Spec, scope: &Scope<'_>, files: &mut Vec<PathBuf>) -> Result
     };
     if name.contains('/') {
         let path = path_of(name, &scope.filter.pids);
-        let object = Object::at(&path).with_context(|| format!("failed to open {}", path.display()))?;
-        ElfFile::open(object.file.try_clone()?, &path)?;
+        let id = traceable(&path)?;
         files.push(path);
-        return Ok(Target::File(object.id));
+        return Ok(Target::File(id));
     }
     let mut names = vec![name.clone()];
     if is_mapped(name, &scope.filter.pids) {
@@ -385,7 +384,15 @@ fn target_of(spec: &Spec, scope: &Scope<'_>, files: &mut Vec<PathBuf>) -> Result
     }
     let program = loader::find_program(name);
     match loader::find_library(name).or_else(|| program.clone()) {
-        Some(path) => files.push(path),
+        Some(path) => {
+            // A script of that name, as pyenv has them, does not stand for the program that it runs.
+            if let Err(error) = traceable(&path)
+                && !runs(name)
+            {
+                return Err(error);
+            }
+            files.push(path);
+        }
         None if scope.command.is_some() || (scope.filter.pids.is_empty() && runs(name)) => {}
         None => return Err(no_such_file(name)),
     }
@@ -393,6 +400,13 @@ fn target_of(spec: &Spec, scope: &Scope<'_>, files: &mut Vec<PathBuf>) -> Result
     let real = program.and_then(|path| path.canonicalize().ok());
     names.extend(real.and_then(|path| Some(path.file_name()?.to_str()?.to_owned())));
     Ok(Target::Named(names))
+}
+
+/// What identifies a file, if it can be read as an ELF file.
+fn traceable(path: &Path) -> Result<FileId> {
+    let object = Object::at(path).with_context(|| format!("failed to open {}", path.display()))?;
+    ElfFile::open(object.file, path)?;
+    Ok(object.id)
 }
 
 /// A path as the first process that was named sees it, where this one does not see it.

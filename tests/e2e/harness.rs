@@ -459,7 +459,11 @@ impl Target {
     /// Gives an order without waiting for the answer.
     pub fn tell(&mut self, order: &str) {
         let input = self.input.as_mut().expect("an open input");
-        writeln!(input, "{order}").unwrap_or_else(|error| panic!("{order}: {error}"));
+        // At once, for programs that read what there is.
+        let line = format!("{order}\n");
+        input
+            .write_all(line.as_bytes())
+            .unwrap_or_else(|error| panic!("{order}: {error}"));
     }
 
     /// Waits for the answer to an order: one entry a thread or process that worked.

@@ -28,9 +28,12 @@ static void obey(const char *text)
 
 int main(int argc, char **argv)
 {
+	ssize_t length;
+
 	for (int i = 1; i < argc; i++)
 		obey(argv[i]);
-	while (argc == 1 && read(0, order, sizeof(order) - 1) > 0) {
+	while (argc == 1 && (length = read(0, order, sizeof(order) - 1)) > 0) {
+		order[length] = '\0';
 		obey(order);
 		if (write(1, ".\n", 2) < 0)
 			return 3;

@@ -187,6 +187,10 @@ pub fn note<'n>(mut notes: &'n [u8], owner: &[u8], kind: u32) -> Option<&'n [u8]
 fn read_file_header(source: &Source) -> Result<FileHeader64<LittleEndian>> {
     let ident = source.read(0, source.len().min(16))?;
     let ident = ident.bytes();
+    ensure!(
+        !ident.starts_with(b"#!"),
+        "a script has no functions that can be traced\nhint: name the program that it runs"
+    );
     ensure!(ident.starts_with(&elf::ELFMAG), "not an ELF file");
     ensure!(ident.len() == 16, "truncated ELF file");
     match ident[4] {

@@ -41,10 +41,9 @@ fn returns_are_seen_at_their_instructions(way: Way) {
         let Some(run) = run("funclatency", way, name, &functions, &orders) else {
             return;
         };
-        // A goroutine that is moved to another thread in the middle of a call leaves it unmatched.
-        let unmatched = run.summary["unmatched"].as_u64().expect("a number");
-        assert_eq!(calls(&run, "main.counted") + unmatched, 1009 + 8 * 503);
-        assert!(unmatched < 50, "{:?}", run.summary);
+        // A goroutine that is moved to another thread in the middle of a call leaves it open.
+        let missed = (1009 + 8 * 503) - calls(&run, "main.counted");
+        assert!(missed < 50, "{name}: {missed}");
     }
 }
 

@@ -92,13 +92,7 @@ fn a_command_fires_probes_from_its_start(way: Way) {
     let more = |name: &str| calls(&many, name) - calls(&few, name);
     assert!(calls(&few, "python:function__entry") > 2);
     let found = ["python:function__entry", "python:function__return"].map(more);
-    // The line with the loop and the one of the function.
-    assert_eq!(
-        (found, more("python:line")),
-        ([1009; 2], 2 * 1009),
-        "{:?}",
-        many.rows
-    );
+    assert_eq!(found, [1009; 2], "{:?}", many.rows);
 }
 
 best_way! { the_name_of_a_link_will_do a_script_is_no_target }
@@ -128,7 +122,7 @@ fn a_script_is_no_target(way: Way) {
     funclist.args(["funclist", "pythonic:main"]);
     for mut command in [funclist, tool_command("funccount", way, ["pythonic:main"])] {
         let ended = run_to_end(command.env("PATH", &folder.path));
-        let said = format!("{} is a script", script.display());
+        let said = format!("failed to read {}: a script ", script.display());
         let is_explained = ended.stderr.contains(&said) && ended.stderr.contains("\nhint: ");
         assert!(is_explained && ended.status.code() == Some(1), "{ended:?}");
     }
