@@ -41,9 +41,10 @@ each_way! { counts_are_exact returns_are_counted_too threads_lose_nothing a_comm
 
 fn counts_are_exact(way: Way) {
     let mut other = flow();
+    // What is named twice is counted once.
     let run = count_orders(
         way,
-        &["counted", "nested_*", "/^tail_/"],
+        &["counted", "count?d", "nested_*", "/^tail_/"],
         &["count 10007", "nest 101", "tail 13"],
     );
     other.ask("count 5");
@@ -122,7 +123,7 @@ fn row_of(stdout: &str, function: &str) -> u64 {
 
 best_way! {
     threads_processes_and_users_are_told_apart intervals_add_up_to_the_whole the_busiest_come_first
-    a_stripped_program_has_functions_without_names mistakes_are_explained
+    a_stripped_program_has_functions_without_names instructions_are_counted more_probes_than_files_are_refused mistakes_are_explained
 }
 
 fn threads_processes_and_users_are_told_apart(way: Way) {
@@ -210,6 +211,46 @@ fn a_stripped_program_has_functions_without_names(way: Way) {
         "counted() and what calls it: {:?}",
         run.rows
     );
+}
+
+fn instructions_are_counted(way: Way) {
+    let flow = program("flow").display().to_string();
+    let listed = crate::funclist::rows(&[&format!("{flow}:counted")]);
+    let address = listed[0]["addr"].as_str().expect("an address").to_owned();
+    let mut target = self::flow();
+    let pid = target.pid().to_string();
+    let regex = format!("{flow}:^count(ed|ing)$");
+    let run = |args: &[&str], target: &mut Target| {
+        let tool = Tool::start("funccount", way, [args, &["-p", &pid]].concat());
+        target.ask("count 1009");
+        tool.stop()
+    };
+    assert_eq!(
+        calls(&run(&[&format!("{flow}:{address}")], &mut target), "counted"),
+        1009
+    );
+    assert_eq!(calls(&run(&["-r", &regex], &mut target), "counted"), 1009);
+    // mov %rdi,%rax or lea 1(%rdi),%rax: the second instruction, wherever it begins.
+    let second = (1..16).map(|offset| format!("{flow}:counted+{offset}"));
+    let inside: Vec<String> = second
+        .filter(|spec| crate::funclist::funclist([spec]).status.success())
+        .collect();
+    if let Some(spec) = inside.first() {
+        let run = run(&[spec], &mut target);
+        assert_eq!(run.rows[0]["count"], 1009, "{:?}", run.rows);
+    }
+}
+
+fn more_probes_than_files_are_refused(_: Way) {
+    let script = "ulimit -n 256; exec \"$0\" \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(&*crate::harness::TOOLS);
+    command.args(["funccount", "--attach", "plain", "libc:*", "-d", "1"]);
+    let ended = run_to_end(&mut command);
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    for part in ["without multi-uprobe links", "hint: name fewer functions"] {
+        assert!(ended.stderr.contains(part), "{}", ended.stderr);
+    }
 }
 
 fn mistakes_are_explained(way: Way) {

@@ -86,6 +86,10 @@ fn the_one_liner_of_bpftrace_shows_the_same() {
         Way::Plain,
         &["--comm", &name, "--min-size", "1048577", "--calls", "malloc"],
     );
+    // functrace takes the one-liner nearly as it stands.
+    let condition = format!("comm == \"{name}\" && arg0 > 1048576");
+    let options = ["libc:malloc", "--where", &condition, "--args", "arg0"];
+    let mut general = Tool::start("functrace", Way::Plain, options);
     // Bpftrace does not say when it is ready, so it is asked until it answers.
     let marker = 1_200_007;
     let is_marker = |line: &str| line.ends_with(&(marker + 1).to_string());
@@ -112,6 +116,7 @@ fn the_one_liner_of_bpftrace_shows_the_same() {
     let last = 1_300_021;
     target.ask(&format!("bytes {last} 1"));
     tool.wait_for(|row| row["size_bytes"] == last + 1);
+    general.wait_for(|row| row["args"]["arg0"] == last + 1);
     let mut theirs = Vec::new();
     loop {
         let line = lines.recv_timeout(DEADLINE).expect("a line of bpftrace");
@@ -122,16 +127,14 @@ fn the_one_liner_of_bpftrace_shows_the_same() {
             theirs.push(line);
         }
     }
-    let run = tool.stop();
-    run.assert_clean();
-    let number = |row: &Value, key: &str| row[key].as_u64().unwrap_or(0);
-    let shown = |row: &Value| format!("{:<6}{:>10}", number(row, "pid"), number(row, "size_bytes"));
-    let ours: Vec<String> = run
-        .rows
-        .iter()
-        .map(shown)
-        .filter(|line| !is_marker(line))
-        .collect();
-    assert_eq!(ours[..ours.len() - 1], theirs);
+    let sizes: [fn(&Value) -> &Value; 2] = [|row| &row["size_bytes"], |row| &row["args"]["arg0"]];
+    for (run, size) in [tool.stop(), general.stop()].into_iter().zip(sizes) {
+        run.assert_clean();
+        let number = |value: &Value| value.as_u64().unwrap_or(0);
+        let shown = |row: &Value| format!("{:<6}{:>10}", number(&row["pid"]), number(size(row)));
+        let lines = run.rows.iter().map(shown);
+        let ours: Vec<String> = lines.filter(|line| !is_marker(line)).collect();
+        assert_eq!(ours[..ours.len() - 1], theirs);
+    }
     assert!(theirs.len() >= 97 + 2);
 }
