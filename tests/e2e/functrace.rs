@@ -86,6 +86,11 @@ fn structures_have_their_members(way: Way) {
     }
 }
 
+/// Every operator, on the arguments of `nine`.
+const CALCULATIONS: &str = "a + b * c - d == 3 && e % c == 2 && f / b == 3 && (a | b) == 3 && (c & f) == 2 && (c ^ f) == 5 \
+     && a << 4 == 16 && g >> 1 == -4 && i >> 4 == 250000000 && g / 2 == -3 && g % 2 == -1 && ~a == -2 && -a < 0 \
+     && a <= 1 && b >= 2 && !(a > b) && (i8)i == 0 && (u16)g == 65529 && pid == tid && uid == 0 && cpu < 65536";
+
 fn only_calls_for_which_the_condition_is_true_are_shown(way: Way) {
     for (condition, orders, rows) in [
         ("number >= 89", ["text 97", "nine 3"], 8),
@@ -114,6 +119,7 @@ fn only_calls_for_which_the_condition_is_true_are_shown(way: Way) {
             ["text 97", "nine 3"],
             1,
         ),
+        (CALCULATIONS, ["nine 31", "text 3"], 31),
         ("comm == \"value\"", ["text 97", "nine 3"], 0),
         ("arg0 == 0 && *(u8*)arg0 == 1", ["text 97", "nine 3"], 0),
     ] {
