@@ -30,10 +30,16 @@ struct thread {
 	struct call calls[MAX_DEPTH];
 };
 
+/* Whose calls they are. */
+struct stack_owner {
+	__u64 thread; /* process << 32 | thread; the process alone where there is a goroutine */
+	__u64 goroutine; /* address of Go's `struct g`, or 0 */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1); /* THREADS of src/probe/session.rs, when the tool uses return probes */
-	__type(key, __u64); /* process << 32 | thread */
+	__type(key, struct stack_owner);
 	__type(value, struct thread);
 } threads SEC(".maps");
 
@@ -53,6 +59,41 @@ static const struct thread no_calls = {};
 #define LEAVING (1ULL << 32)
 /* Beside it where that instruction jumps to another function. */
 #define JUMPING (1ULL << 33)
+
+/*
+ * In the cookie of a function of a Go program. Its calls belong to a goroutine, which goes from one thread to another,
+ * with a stack that is moved when it grows. `GOROUTINE` of src/probe/attach.rs.
+ */
+#define GOROUTINE (1ULL << 34)
+
+/* Go's register ABI (since 1.17) has the current `struct g` in a register of its own; its second word is the end of the
+ * stack (runtime/runtime2.go). */
+#if defined(__TARGET_ARCH_x86)
+#define CURRENT_G(ctx) ((ctx)->r14)
+#else
+#define CURRENT_G(ctx) (((struct user_pt_regs *)(ctx))->regs[28])
+#endif
+
+static __always_inline struct stack_owner owner_of(struct pt_regs *ctx, __u64 cookie)
+{
+	struct stack_owner owner = { bpf_get_current_pid_tgid(), 0 };
+
+	if (cookie & GOROUTINE) {
+		owner.thread &= ~0xffffffffULL;
+		owner.goroutine = CURRENT_G(ctx);
+	}
+	return owner;
+}
+
+/* The stack pointer; of a goroutine, how far it is from the end of its stack, which stays when that is moved. */
+static __always_inline __u64 stack_pointer(struct pt_regs *ctx, __u64 cookie)
+{
+	__u64 end = 0;
+
+	if (cookie & GOROUTINE)
+		bpf_probe_read_user(&end, sizeof(end), (void *)CURRENT_G(ctx) + sizeof(end));
+	return PT_REGS_SP(ctx) - end;
+}
 
 static __always_inline void add_unmatched(void)
 {
@@ -83,8 +124,8 @@ static __always_inline bool is_tail_call(struct pt_regs *ctx)
 
 static __always_inline struct call *call_at(struct thread *thread, __u64 index)
 {
-	barrier_var(
-		index); /* or clang, who knows the bound, leaves the mask out, and 5.10's verifier does not know it */
+	/* Or clang, who knows the bound, leaves the mask out, and 5.10's verifier does not know it. */
+	barrier_var(index);
 	return &thread->calls[index & (MAX_DEPTH - 1)];
 }
 
@@ -92,9 +133,9 @@ static __always_inline struct call *call_at(struct thread *thread, __u64 index)
  * Forgets calls that longjmp, an exception or a switch of stacks has left without a return: the stack has been cut
  * back below them. The kernel knows its own return probes by the same rule (arch_uretprobe_is_alive).
  */
-static __always_inline __u64 alive(struct pt_regs *ctx, struct thread *thread)
+static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, struct thread *thread)
 {
-	__u64 sp = PT_REGS_SP(ctx);
+	__u64 sp = stack_pointer(ctx, cookie);
 	__u64 depth = thread->depth;
 
 	for (int i = 0; i < MAX_DEPTH; i++) {
@@ -106,19 +147,23 @@ static __always_inline __u64 alive(struct pt_regs *ctx, struct thread *thread)
 		if (top->sp > sp || (top->sp == sp && is_tail_call(ctx)))
 			break;
 		depth--;
-		call_dropped(top);
+		/* A Go function that has to make its stack larger first begins anew after that: the same call. */
+		if (cookie & GOROUTINE && top->sp == sp && top->func == (__u32)cookie)
+			CALL_DROPPED(top);
+		else
+			call_dropped(top);
 	}
 	return depth;
 }
 
-static __always_inline struct thread *thread_of(__u64 id)
+static __always_inline struct thread *thread_of(struct stack_owner *owner)
 {
-	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+	struct thread *thread = bpf_map_lookup_elem(&threads, owner);
 
 	if (thread)
 		return thread;
-	bpf_map_update_elem(&threads, &id, &no_calls, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&threads, &id);
+	bpf_map_update_elem(&threads, owner, &no_calls, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&threads, owner);
 }
 
 /*
@@ -126,25 +171,26 @@ static __always_inline struct thread *thread_of(__u64 id)
  * which counts as unmatched: the thread has too many calls under way, or there are too many threads. `depth` is set
  * to the number of calls that it is nested in.
  */
-static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 func, __u64 *depth)
+static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie, __u64 *depth)
 {
-	struct thread *thread = thread_of(bpf_get_current_pid_tgid());
+	struct stack_owner owner = owner_of(ctx, cookie);
+	struct thread *thread = thread_of(&owner);
 	struct call *call;
 
 	if (!thread) {
 		add_unmatched();
 		return NULL;
 	}
-	*depth = alive(ctx, thread);
+	*depth = alive(ctx, cookie, thread);
 	if (*depth >= MAX_DEPTH) {
 		thread->depth = MAX_DEPTH;
 		add_unmatched();
 		return NULL;
 	}
 	call = call_at(thread, *depth);
-	call->sp = PT_REGS_SP(ctx);
+	call->sp = stack_pointer(ctx, cookie);
 	call->start_ns = bpf_ktime_get_ns();
-	call->func = func;
+	call->func = (__u32)cookie;
 	thread->depth = *depth + 1;
 	return call;
 }
@@ -156,10 +202,9 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 func, 
  */
 static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cookie, __u64 *depth)
 {
-	__u64 id = bpf_get_current_pid_tgid();
-	__u64 sp = PT_REGS_SP(ctx) - (cookie & LEAVING ? 0 : RETURN_ADDRESS_BYTES);
-	__u64 func = (__u32)cookie;
-	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+	struct stack_owner owner = owner_of(ctx, cookie);
+	__u64 sp = stack_pointer(ctx, cookie) - (cookie & LEAVING ? 0 : RETURN_ADDRESS_BYTES);
+	struct thread *thread = bpf_map_lookup_elem(&threads, &owner);
 
 	if (!thread)
 		return NULL;
@@ -174,7 +219,7 @@ static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cooki
 			break;
 		*depth -= 1;
 		thread->depth = *depth;
-		if (top->sp == sp && top->func == func)
+		if (top->sp == sp && top->func == (__u32)cookie)
 			return top;
 		call_dropped(top);
 	}
@@ -182,17 +227,17 @@ static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cooki
 }
 
 /* Is one of the `depth` calls that the current thread began first one of this function? */
-static __always_inline bool is_under_way(__u64 func, __u64 depth)
+static __always_inline bool is_under_way(struct pt_regs *ctx, __u64 cookie, __u64 depth)
 {
-	__u64 id = bpf_get_current_pid_tgid();
-	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+	struct stack_owner owner = owner_of(ctx, cookie);
+	struct thread *thread = bpf_map_lookup_elem(&threads, &owner);
 
 	if (!thread)
 		return false;
 	for (__u64 i = 0; i < MAX_DEPTH; i++) {
 		if (i >= depth)
 			break;
-		if (call_at(thread, i)->func == func)
+		if (call_at(thread, i)->func == (__u32)cookie)
 			return true;
 	}
 	return false;
@@ -201,13 +246,14 @@ static __always_inline bool is_under_way(__u64 func, __u64 depth)
 /* The calls of a thread that ends, or becomes another program, do not return. */
 static __always_inline void thread_ends(__u64 id)
 {
-	struct thread *thread = bpf_map_lookup_elem(&threads, &id);
+	struct stack_owner owner = { id, 0 };
+	struct thread *thread = bpf_map_lookup_elem(&threads, &owner);
 
 	if (!thread)
 		return;
 	for (__u64 i = 0; i < MAX_DEPTH && i < thread->depth; i++)
 		call_dropped(call_at(thread, i));
-	bpf_map_delete_elem(&threads, &id);
+	bpf_map_delete_elem(&threads, &owner);
 }
 
 SEC("raw_tp/sched_process_exit")

@@ -76,15 +76,15 @@ static __always_inline __u32 drawn_slot(__u64 value)
 SEC("uprobe")
 int latency_entry(struct pt_regs *ctx)
 {
-	__u64 func = probe_cookie(ctx);
+	__u64 cookie = probe_cookie(ctx);
 	struct call *call;
 	__u64 depth;
 
 	if (!is_wanted())
 		return 0;
-	call = call_enter(ctx, func, &depth);
+	call = call_enter(ctx, cookie, &depth);
 	if (call && outermost)
-		call->args[0] = is_under_way(func, depth);
+		call->args[0] = is_under_way(ctx, cookie, depth);
 	return 0;
 }
 

@@ -38,11 +38,11 @@ static __always_inline void emit(struct pt_regs *ctx, struct expr_machine *m, bo
 }
 
 /* The call is under way. True when the machine goes on with it. */
-static __always_inline bool enter(struct pt_regs *ctx, struct expr_machine *m, __u32 id, __u32 index, __u32 flags)
+static __always_inline bool enter(struct pt_regs *ctx, struct expr_machine *m, __u64 cookie, __u32 index, __u32 flags)
 {
 	bool waits = flags & ROW_AT_RETURN;
 	__u64 depth = 0;
-	struct call *call = call_enter(ctx, id, &depth);
+	struct call *call = call_enter(ctx, cookie, &depth);
 
 	m->record.depth = depth;
 	if (call) {
@@ -60,8 +60,9 @@ static __always_inline bool wanted(bool may_sleep)
 	return may_sleep ? is_wanted_anywhere() : is_wanted();
 }
 
-static __always_inline int entry(struct pt_regs *ctx, __u32 id, bool may_sleep)
+static __always_inline int entry(struct pt_regs *ctx, __u64 cookie, bool may_sleep)
 {
+	__u32 id = cookie;
 	struct trace_function *function = bpf_map_lookup_elem(&functions, &id);
 	struct expr_machine *m;
 	__u32 index;
@@ -75,7 +76,7 @@ static __always_inline int entry(struct pt_regs *ctx, __u32 id, bool may_sleep)
 		event_header(&m->record.header, KIND_CALL, id, bpf_ktime_get_ns());
 		if (!function->flags)
 			emit(ctx, m, true);
-		else if (enter(ctx, m, id, index, function->flags))
+		else if (enter(ctx, m, cookie, index, function->flags))
 			return 0;
 	}
 	expr_give_back(index);

@@ -24,6 +24,8 @@ pub struct Place {
     /// The function's name in the symbol table; None for what is no start of a function.
     pub symbol: Option<Rc<str>>,
     pub returns: Returns,
+    /// The function belongs to a Go program: not the thread is what calls it, but a goroutine.
+    pub is_go: bool,
     pub usdt: Option<Rc<UsdtProbe>>,
 }
 
@@ -100,7 +102,7 @@ fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: boo
             }
         };
         match returns {
-            Ok(returns) => found.places.push(start(function, returns)),
+            Ok(returns) => found.places.push(start(elf, function, returns)),
             Err(error) if functions.len() == 1 => return Err(error),
             Err(error) => found.left_out.push(error),
         }
@@ -143,13 +145,14 @@ fn return_instructions(elf: &ElfFile, function: &Function, parts: &[Function]) -
     Ok(Returns::Instructions(exits))
 }
 
-fn start(function: &Function, returns: Returns) -> Place {
+fn start(elf: &ElfFile, function: &Function, returns: Returns) -> Place {
     Place {
         name: function.demangled().as_ref().into(),
         offset: function.offset,
         addr: function.addr,
         symbol: Some(function.name.as_str().into()),
         returns,
+        is_go: elf.is_go(),
         usdt: None,
     }
 }
@@ -165,6 +168,7 @@ fn inside(elf: &ElfFile, function: &Function, offset: u64) -> Result<Place> {
         addr: function.addr + offset,
         symbol: None,
         returns: Returns::Unseen,
+        is_go: false,
         usdt: None,
     })
 }
@@ -247,6 +251,7 @@ fn usdt_places(
             addr: probe.addr,
             symbol: None,
             returns: Returns::Unseen,
+            is_go: false,
             usdt: Some(Rc::new(probe)),
         })
         .collect();

@@ -95,6 +95,8 @@ impl Ends {
 pub const LEAVING: u64 = 1 << 32;
 /// Set beside it where the instruction is a jump to another function: what that will return is not known yet.
 pub const JUMPING: u64 = 1 << 33;
+/// Set in the cookies of a Go function: its calls belong to goroutines, which go from thread to thread.
+pub const GOROUTINE: u64 = 1 << 34;
 
 /// An instruction of a file to stop at, and the number that the program sees there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
-use super::attach::{Ends, JUMPING, LEAVING, Point};
+use super::attach::{Ends, GOROUTINE, JUMPING, LEAVING, Point};
 use super::command::Command;
 use super::filter::Filter;
 use super::targets::{Place, Targets, Wanted};
@@ -338,6 +338,7 @@ impl Asked {
 /// Where programs are put for a place.
 fn points_of(place: &places::Place, ends: Ends, cookie: u64) -> Vec<Point> {
     let semaphore = place.usdt.as_ref().and_then(|probe| probe.semaphore);
+    let cookie = cookie | if place.is_go { GOROUTINE } else { 0 };
     let point = |offset, ends, cookie| Point {
         offset,
         cookie,

@@ -14,8 +14,10 @@ use crate::sys::{FAILED, Failure, USAGE};
 
 /// Operations of functions that are found later.
 const LATER_OPS: usize = 16384;
-/// Memory that the machines may take, bytes.
+/// Memory that the machines may take beside a ring of the usual size or less, bytes. A larger ring brings more of them,
+/// as those that find none count as lost for want of room.
 const MACHINES_BYTES: usize = 32 << 20;
+const USUAL_RING_BYTES: usize = 8 << 20;
 /// Texts of the full length that a record has room for beside the first.
 const MORE_TEXTS: u32 = 3;
 
@@ -253,8 +255,9 @@ impl Plans {
     }
 
     /// The room for these plans, and for others if more functions may come. `most_text` is the longest text that is
-    /// wanted, bytes; `machine` the size of `struct expr_machine`; `tail` what follows the texts.
-    pub fn room(&mut self, most_text: u32, machine: usize, tail: usize, may_grow: bool) -> Room {
+    /// wanted, bytes; `machine` the size of `struct expr_machine`; `tail` what follows the texts; `ring` the size of the
+    /// ring.
+    pub fn room(&mut self, most_text: u32, machine: usize, tail: usize, ring: u32, may_grow: bool) -> Room {
         self.capacity = self.ops.len() + if may_grow { LATER_OPS } else { 0 };
         let slots = 8 * MOST_SLOTS as u32;
         let text = if self.plans.iter().any(|plan| plan.has_text) {
@@ -264,12 +267,13 @@ impl Plans {
         };
         let begin = slots + MORE_TEXTS * text;
         let bytes = begin + text + tail as u32;
-        let most = MACHINES_BYTES / (machine + bytes as usize);
+        let times = (ring as usize).div_ceil(USUAL_RING_BYTES);
+        let most = times * MACHINES_BYTES / (machine + bytes as usize);
         let machines = match self.entries.iter().any(|[.., flags]| flags & ROW_AT_RETURN != 0) {
             // One for each call that is under way.
-            true => most.min(4096),
+            true => most.min(times * 4096),
             // One for each thread that is in a program, most of which the scheduler has stopped there.
-            false => most.min(512),
+            false => most.min(times * 512),
         };
         Room {
             ops: self.capacity as u32,
@@ -347,7 +351,7 @@ mod tests {
             plans.entries,
             [[3, 0, 1, 0], [3, 0, 1, 0], [3, 0, 1, ROW_AT_RETURN]]
         );
-        let room = plans.room(4096, 1000, 100, false);
+        let room = plans.room(4096, 1000, 100, 4096, false);
         assert_eq!(
             (room.ops as usize, room.text, room.begin, room.bytes),
             (plans.ops.len(), 0, 512, 612)
@@ -360,7 +364,7 @@ mod tests {
     fn texts_have_room() {
         let mut plans = plans("true", "str(arg1)");
         plans.add(SCOPE, Ends::Entry);
-        let room = plans.room(64 << 10, 1000, 0, true);
+        let room = plans.room(64 << 10, 1000, 0, 8 << 20, true);
         assert_eq!((room.text, room.bytes), (64 << 10, 512 + (256 << 10)));
         assert!((64..=128).contains(&room.machines), "{room:?}");
         assert!(plans.reads());

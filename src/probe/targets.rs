@@ -73,8 +73,8 @@ pub struct Targets {
     proc: Proc,
     /// Files that are wanted, by what identifies them to the kernel.
     seen: FileSet,
-    /// Whether a file that was looked at is wanted.
-    answers: HashMap<FileId, bool>,
+    /// Whether a file that was looked at is wanted, as it was when it had last changed then.
+    answers: HashMap<(FileId, (i64, i64)), bool>,
     /// Wanted files that have no probes yet.
     found: Vec<(Object, Vec<Point>)>,
     /// The same by what reports of new mappings say, and when they last changed then: neither a known file nor one that
@@ -293,7 +293,9 @@ impl Targets {
 
     /// True when the object is what is wanted, whether or not it was met before.
     fn consider(&mut self, object: Object) -> Result<bool> {
-        if let Some(&answer) = self.answers.get(&object.id) {
+        let meta = object.file.metadata()?;
+        let key = (object.id, (meta.ctime(), meta.ctime_nsec()));
+        if let Some(&answer) = self.answers.get(&key) {
             return Ok(answer);
         }
         if self.answers.len() >= MOST_KNOWN {
@@ -305,7 +307,7 @@ impl Targets {
             Err(_) => return Ok(false),
         };
         let points = (self.wanted.points)(&object, &elf)?;
-        self.answers.insert(object.id, !points.is_empty());
+        self.answers.insert(key, !points.is_empty());
         if points.is_empty() {
             return Ok(false);
         }

@@ -150,16 +150,17 @@ pub fn run(args: Args) -> Result<u8> {
     let mut open = FunctraceSkelBuilder::default().open(&mut storage)?;
     let tail = size_of::<types::stack>() + TEXT_SLACK;
     let machine = size_of::<types::expr_machine>();
-    let room = plans.borrow_mut().room(args.str_len, machine, tail, targets.may_grow());
+    let ring_bytes = args.run.ring_bytes();
+    let room = plans.borrow_mut().room(args.str_len, machine, tail, ring_bytes, targets.may_grow());
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
-        configure!(rodata, &filter, args.run.ring_bytes(), way);
+        configure!(rodata, &filter, ring_bytes, way);
         rodata.min_latency = args.min_latency.map_or(0, |time| time.as_nanos() as u64);
         rodata.with_stack = args.stack;
         rodata.expr_room = room.begin;
         rodata.expr_most_text = room.text;
     }
     make_room(&mut open, &room, functions.borrow().capacity())?;
-    open.maps.events.set_max_entries(args.run.ring_bytes())?;
+    open.maps.events.set_max_entries(ring_bytes)?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
     open.maps.threads.set_max_entries(if follows_calls { THREADS } else { 1 })?;
     let progs = &mut open.progs;
@@ -201,7 +202,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut session = Session::start(
         Parts {
             events: skel.maps.events.as_fd(),
-            ring_bytes: args.run.ring_bytes(),
+            ring_bytes: ring_bytes,
             lost: &bss.lost,
             unmatched: &bss.unmatched,
             targets,
