@@ -76,6 +76,37 @@ fn check(function: &[u8], offset: u64) -> Result<(), Misplaced> {
     Err(Misplaced::Outside { size })
 }
 
+/// Bytes of an instruction that [`may_be_refused`] wants to see.
+pub const BEGINNING: usize = 8;
+
+/// Is this the beginning of an instruction that the kernel may be unable to execute out of its place, and then refuses to
+/// probe? Which ones those are differs between kernels. On x86-64 they are mostly instructions with a lock or segment
+/// prefix, and those of AVX (`is_prefix_bad` and `good_insns_64` in arch/x86/kernel/uprobes.c); on arm64, loads relative
+/// to themselves and exclusive ones (arch/arm64/kernel/probes/decode-insn.c).
+pub fn may_be_refused(code: &[u8]) -> bool {
+    refusal::is_likely(code)
+}
+
+#[cfg(target_arch = "x86_64")]
+mod refusal {
+    pub fn is_likely(code: &[u8]) -> bool {
+        let is_harmless = |byte: &&u8| matches!(byte, 0x66 | 0x67 | 0xf2 | 0xf3 | 0x40..=0x4f);
+        // lock, the segments es, cs, ss and ds, VEX and EVEX
+        let first = code.iter().find(|byte| !is_harmless(byte));
+        matches!(first, Some(0xf0 | 0x26 | 0x2e | 0x36 | 0x3e | 0xc4 | 0xc5 | 0x62))
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod refusal {
+    pub fn is_likely(code: &[u8]) -> bool {
+        let word = code.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let is_literal_load = word & 0x3b00_0000 == 0x1800_0000;
+        let is_exclusive = word & 0x3f00_0000 == 0x0800_0000;
+        is_literal_load || is_exclusive
+    }
+}
+
 /// An instruction that ends a call of its function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
@@ -253,6 +284,23 @@ mod tests {
             let own = |target: i64| (0..code.len() as i64).contains(&target);
             assert_eq!(exits(&code, own), Ok(vec![Exit { at: 6, jumps: true }]));
             assert_eq!(exits(&code, |_| true), Ok(vec![]));
+        }
+
+        #[test]
+        fn what_the_kernel_may_refuse() {
+            // lock xadd; cs je; vmovd; vpxor with 64-bit prefix-less VEX
+            for code in [
+                [0xf0, 0x0f, 0xc1],
+                [0x2e, 0x74, 0x00],
+                [0xc5, 0xf9, 0x6e],
+                [0xc4, 0xe2, 0x7d],
+            ] {
+                assert!(may_be_refused(&code), "{code:x?}");
+            }
+            // endbr64; push; rep stos; nothing
+            for code in [&[0xf3, 0x0f, 0x1e, 0xfa][..], &[0x55], &[0xf3, 0x48, 0xab], &[]] {
+                assert!(!may_be_refused(code), "{code:x?}");
+            }
         }
 
         #[test]

@@ -10,6 +10,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::thread::JoinHandle;
 
@@ -17,6 +18,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
+use crate::find::instructions::{BEGINNING, may_be_refused};
 use crate::sys::{self, DENIED, FAILED, Failure};
 
 /// How programs are attached.
@@ -155,6 +157,13 @@ impl Refused {
     }
 }
 
+/// May the kernel refuse the instruction at this point?
+fn is_doubtful(file: &File, point: &Point) -> bool {
+    let mut beginning = [0; BEGINNING];
+    let read = file.read_at(&mut beginning, point.offset).unwrap_or(0);
+    may_be_refused(beginning.get(..read).unwrap_or_default())
+}
+
 /// Is the error one of this instruction, so that others may do? Else it would come again with each of them.
 fn is_about_a_point(error: &io::Error) -> bool {
     !matches!(
@@ -206,7 +215,7 @@ impl<'a> Attacher<'a> {
                     return_probe,
                 };
                 match self.way {
-                    Way::Multi => self.attach_multi(to, &points, &mut refused)?,
+                    Way::Multi => self.attach_multi_all(to, file, &points, &mut refused)?,
                     Way::Single | Way::Plain => self.attach_each(to, &points, &mut refused)?,
                 }
             }
@@ -230,7 +239,24 @@ impl<'a> Attacher<'a> {
         std::thread::Builder::new().spawn(move || close_all(links)).ok()
     }
 
-    /// One link for all points. One refused instruction fails the whole link, so it is looked for by halves.
+    /// One link for all points but those that the kernel may refuse: one refused point fails its whole link, and to
+    /// search it out among thousands takes the kernel half a minute.
+    fn attach_multi_all(
+        &mut self,
+        to: Destination<'_>,
+        file: &File,
+        points: &[Point],
+        refused: &mut Refused,
+    ) -> Result<()> {
+        let (doubtful, others): (Vec<Point>, Vec<Point>) =
+            points.iter().partition(|point| is_doubtful(file, point));
+        for point in doubtful {
+            self.attach_multi(to, &[point], refused)?;
+        }
+        self.attach_multi(to, &others, refused)
+    }
+
+    /// One link for all points. If one is refused all the same, it is looked for by halves.
     fn attach_multi(&mut self, to: Destination<'_>, points: &[Point], refused: &mut Refused) -> Result<()> {
         if points.is_empty() {
             return Ok(());
