@@ -220,7 +220,7 @@ mod arm64 {
     }
 
     /// `ret` to the address in any register, and its two forms that check the address first; `b`.
-    pub fn leads(word: u32, start: usize) -> Leads {
+    pub fn leads(word: u32, start: u64) -> Leads {
         const REGISTER: u32 = 31 << 5;
         if word & !REGISTER == 0xd65f_0000 || matches!(word, 0xd65f_0bff | 0xd65f_0fff) {
             return Leads::Back;
