@@ -25,6 +25,33 @@ pub fn check_function(elf: &ElfFile, function: &Function, offset: u64) -> Result
     check(&code, offset).with_context(what)
 }
 
+/// Whether the kernel can run the instruction at `addr` with a probe on it.
+///
+/// # Errors
+/// It would run another one in its place.
+pub fn check_kernel_runs(elf: &ElfFile, addr: u64) -> Result<()> {
+    // What is too short to be read is too short to be one of them.
+    let is_mistaken = elf.code(addr, 5).is_ok_and(|code| is_mistaken(&code));
+    ensure!(
+        !is_mistaken || cfg!(not(target_arch = "x86_64")),
+        "the kernel would mistake its first instruction, a vector one, for another, and the program would crash\n\
+         hint: trace a function that calls it"
+    );
+    Ok(())
+}
+
+/// Whether this is an instruction of AVX whose opcode x86's kernel takes for that of a push, jump, call, return or popf:
+/// it looks at the byte and not at the VEX or EVEX prefix (seen on Linux 6.18 with memset for AVX-512).
+fn is_mistaken(code: &[u8]) -> bool {
+    let ([0xc5, _, opcode, ..] | [0xc4, _, _, opcode, ..] | [0x62, _, _, _, opcode, ..]) = code else {
+        return false;
+    };
+    matches!(
+        opcode,
+        0x50..=0x57 | 0x70..=0x7f | 0x90 | 0x9a | 0x9d | 0xc2 | 0xc3 | 0xca | 0xcb | 0xe8..=0xeb | 0xff
+    )
+}
+
 /// Why no probe can be at an offset. All numbers are bytes from the function's first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misplaced {
@@ -241,6 +268,25 @@ mod arm64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vector_instructions_with_the_opcodes_of_jumps_are_known() {
+        // vpbroadcastb %esi,%zmm16; vpbroadcastd %esi,%ymm17; vpcmpeqb %ymm0,%ymm1,%ymm2
+        let mistaken: [&[u8]; 3] = [
+            &[0x62, 0xe2, 0x7d, 0x48, 0x7a, 0xc6],
+            &[0x62, 0xe2, 0x7d, 0x28, 0x7c, 0xce],
+            &[0xc5, 0xf5, 0x74, 0xd0],
+        ];
+        // vmovd %esi,%xmm0; a real jump; a real push; nothing
+        let others: [&[u8]; 4] = [
+            &[0xc5, 0xf9, 0x6e, 0xc6],
+            &[0x7c, 0xce, 0, 0, 0],
+            &[0x55, 0x48, 0x89, 0xe5],
+            &[],
+        ];
+        assert!(mistaken.iter().all(|code| is_mistaken(code)));
+        assert!(!others.iter().any(|code| is_mistaken(code)));
+    }
 
     #[cfg(target_arch = "x86_64")]
     mod on_x86_64 {

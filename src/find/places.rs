@@ -84,7 +84,8 @@ pub fn places(object: &Object, elf: &ElfFile, what: &What, at_return: bool, pids
     }
 }
 
-/// The starts of functions. Those whose returns cannot be seen are left out, unless they are all.
+/// The starts of functions. Those that cannot be probed, or whose returns cannot be seen, are left out, unless they are
+/// all.
 fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: bool) -> Result<Found> {
     let by_instructions = at_return && (elf.is_go() || elf.may_unwind());
     let cold = match by_instructions {
@@ -93,14 +94,16 @@ fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: boo
     };
     let mut found = Found::default();
     for function in functions {
-        let returns = match (at_return, by_instructions) {
+        let runs = instructions::check_kernel_runs(elf, function.addr)
+            .with_context(|| format!("failed to trace {}", function.demangled()));
+        let returns = runs.and_then(|()| match (at_return, by_instructions) {
             (false, _) => Ok(Returns::Unseen),
             (true, false) => Ok(Returns::ReturnProbe),
             (true, true) => {
                 let parts = cold.get(&function.name).map_or(&[][..], Vec::as_slice);
                 return_instructions(elf, function, parts)
             }
-        };
+        });
         match returns {
             Ok(returns) => found.places.push(start(elf, function, returns)),
             Err(error) if functions.len() == 1 => return Err(error),
@@ -161,6 +164,7 @@ fn start(elf: &ElfFile, function: &Function, returns: Returns) -> Place {
 fn inside(elf: &ElfFile, function: &Function, offset: u64) -> Result<Place> {
     let name = function.demangled();
     instructions::check_function(elf, function, offset)
+        .and_then(|()| instructions::check_kernel_runs(elf, function.addr + offset))
         .with_context(|| format!("failed to probe {name}+{offset:#x}"))?;
     Ok(Place {
         name: format!("{name}+{offset:#x}").into(),
