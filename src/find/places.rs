@@ -1,9 +1,9 @@
 //! What a spec means in one file: the instructions to probe.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::elf::{ElfFile, Function};
 use super::instructions::Exit;
@@ -92,12 +92,17 @@ fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: boo
         true => functions::cold_parts(elf, &object.path)?,
         false => HashMap::new(),
     };
+    let odd = match at_return && !by_instructions {
+        true => functions::without_return_address(elf),
+        false => HashSet::new(),
+    };
     let mut found = Found::default();
     for function in functions {
         let runs = instructions::check_kernel_runs(elf, function.addr)
             .with_context(|| format!("failed to trace {}", function.demangled()));
         let returns = runs.and_then(|()| match (at_return, by_instructions) {
             (false, _) => Ok(Returns::Unseen),
+            (true, false) if odd.contains(&function.addr) => Err(no_return_address(function)),
             (true, false) => Ok(Returns::ReturnProbe),
             (true, true) => {
                 let parts = cold.get(&function.name).map_or(&[][..], Vec::as_slice);
@@ -117,6 +122,15 @@ fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: boo
             Ok(found)
         }
     }
+}
+
+fn no_return_address(function: &Function) -> anyhow::Error {
+    let name = function.demangled();
+    anyhow!(
+        "failed to see {name} return: nobody calls it, so that a return probe would take something else for its return \
+         address\n\
+         hint: its entry can be traced"
+    )
 }
 
 /// The instructions of a function that return, and of its parts that are elsewhere.

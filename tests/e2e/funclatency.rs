@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Run, Target, Tool, Way, best_way, each_way, program};
+use crate::harness::{Run, Target, Tool, Way, best_way, each_way, program, run_to_end, tool_command};
 
 /// Measures functions of tests/targets/flow.cc, built without exceptions, while it follows orders.
 fn measure(way: Way, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
@@ -160,7 +160,34 @@ fn threads_pair(way: Way) {
 }
 
 best_way! {
-    units_and_steps processes_are_told_apart intervals_add_up deep_recursion_says_what_it_missed
+    a_command_survives_probes_on_all_its_returns units_and_steps processes_are_told_apart intervals_add_up deep_recursion_says_what_it_missed
+}
+
+/// What nobody calls has no return address that could be replaced: where a program starts is its number of arguments.
+fn a_command_survives_probes_on_all_its_returns(way: Way) {
+    for name in ["flow", "flow-stripped", "flow-throws"] {
+        let spec = format!("{}:*", program(name).display());
+        let mut command = tool_command("funclatency", way, ["-F", &spec, "--"]);
+        let ended = run_to_end(
+            command
+                .arg(program(name))
+                .args(["count 101", "nest 13", "jump 7", "tail 3"]),
+        );
+        assert_eq!(ended.status.code(), Some(0), "{name}: {}", ended.stderr);
+        assert_eq!(
+            ended
+                .stdout
+                .lines()
+                .filter(|line| line.contains("\"count\":101,"))
+                .count(),
+            1,
+            "{name}"
+        );
+    }
+    let spec = format!("{}:_start", program("flow").display());
+    let ended = run_to_end(&mut tool_command("funclatency", way, [&spec]));
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.stderr.contains("nobody calls it"), "{}", ended.stderr);
 }
 
 fn units_and_steps(way: Way) {

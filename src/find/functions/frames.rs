@@ -1,6 +1,8 @@
 //! Where functions start and end by the tables that unwind the stack. A program needs them to run, so they stay when its
 //! symbols are stripped.
 
+use std::collections::HashSet;
+
 use gimli::{
     BaseAddresses, CallFrameInstruction, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, Pointer,
 };
@@ -22,6 +24,14 @@ pub struct Extent {
     pub size: u64,
 }
 
+/// Where code begins that does not find a return address on top of its stack, or on arm64 in its register: cold parts of
+/// functions, the start of a program, and what is jumped to with a frame of its own.
+pub fn without_return_address(elf: &ElfFile) -> HashSet<u64> {
+    let odd = unwind_table(elf).map(|(addr, block)| read(addr, block.bytes(), false));
+    let odd = odd.unwrap_or_default().into_iter().map(|extent| extent.addr);
+    odd.chain([elf.entry()]).collect()
+}
+
 /// The functions in the unwind tables, by address, each once. What cannot be read is left out.
 pub fn functions(elf: &ElfFile) -> Vec<Extent> {
     let Some((addr, block)) = unwind_table(elf) else {
@@ -31,7 +41,7 @@ pub fn functions(elf: &ElfFile) -> Vec<Extent> {
         .iter()
         .flat_map(|name| elf.sections_starting(name))
         .collect();
-    let mut found = read(addr, block.bytes());
+    let mut found = read(addr, block.bytes(), true);
     found.retain(|extent| !not_called.iter().any(|range| range.contains(&extent.addr)));
     found.sort_unstable();
     found.dedup_by_key(|extent| extent.addr);
@@ -54,7 +64,8 @@ fn unwind_table(elf: &ElfFile) -> Option<(u64, Block)> {
     })
 }
 
-pub fn read(addr: u64, bytes: &[u8]) -> Vec<Extent> {
+/// The entries of a table that are about functions, or all others.
+pub fn read(addr: u64, bytes: &[u8], functions: bool) -> Vec<Extent> {
     let table = EhFrame::new(bytes, LittleEndian);
     let bases = BaseAddresses::default().set_eh_frame(addr);
     let mut entries = table.entries(&bases);
@@ -65,7 +76,7 @@ pub fn read(addr: u64, bytes: &[u8]) -> Vec<Extent> {
         };
         let entry = entry.parse(EhFrame::cie_from_offset);
         if let Ok(entry) = entry
-            && is_function(&entry, &table, &bases)
+            && is_function(&entry, &table, &bases) == functions
         {
             found.push(Extent {
                 addr: entry.initial_address(),
@@ -79,10 +90,13 @@ pub fn read(addr: u64, bytes: &[u8]) -> Vec<Extent> {
 /// Whether the entry is about a function from its start: what begins with a frame that is built already is the cold part
 /// of another function, or the stubs of `.plt`. The code that signal handlers return to is called by nobody.
 fn is_function(entry: &FrameDescriptionEntry<Bytes>, table: &EhFrame<Bytes>, bases: &BaseAddresses) -> bool {
-    use CallFrameInstruction::{AdvanceLoc, DefCfa, DefCfaExpression, DefCfaOffset, DefCfaRegister, SetLoc};
+    use CallFrameInstruction::{
+        AdvanceLoc, DefCfa, DefCfaExpression, DefCfaOffset, DefCfaRegister, SetLoc, Undefined,
+    };
     if entry.is_signal_trampoline() || entry.len() == 0 {
         return false;
     }
+    let return_address = entry.cie().return_address_register();
     let mut instructions = entry.instructions(table, bases);
     while let Ok(Some(instruction)) = instructions.next() {
         match instruction {
@@ -90,6 +104,8 @@ fn is_function(entry: &FrameDescriptionEntry<Bytes>, table: &EhFrame<Bytes>, bas
             DefCfa { .. } | DefCfaOffset { .. } | DefCfaRegister { .. } | DefCfaExpression { .. } => {
                 return false;
             }
+            // Where a program or a thread begins, nobody has called.
+            Undefined { register } if register == return_address => return false,
             _ => {}
         }
     }
