@@ -130,30 +130,57 @@ static __always_inline struct call *call_at(struct thread *thread, __u64 index)
 }
 
 /*
- * Forgets calls that longjmp, an exception or a switch of stacks has left without a return: the stack has been cut
- * back below them. The kernel knows its own return probes by the same rule (arch_uretprobe_is_alive).
+ * Forgets the calls of a thread, innermost first, as long as they are below `sp` on the stack, or just there and not of
+ * function `keep`. Those of function `again` that are just there are not counted as unmatched. Returns how many are
+ * left.
+ *
+ * A global function, which the verifier looks at once by itself: as a part of the programs, 7.2 took seconds for each
+ * of its 64 turns together with all that follows. Such a function takes numbers alone on 5.10, hence the look-up.
  */
-static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, struct thread *thread)
+#define NO_FUNCTION (~0ULL)
+__noinline int forget_calls(__u64 of_thread, __u64 of_goroutine, __u64 sp, __u64 keep, __u64 again)
 {
-	__u64 sp = stack_pointer(ctx, cookie);
-	__u64 depth = thread->depth;
+	struct stack_owner owner = { of_thread, of_goroutine };
+	struct thread *thread = bpf_map_lookup_elem(&threads, &owner);
 
+	if (!thread)
+		return 0;
 	for (int i = 0; i < MAX_DEPTH; i++) {
 		struct call *top;
 
-		if (!depth)
+		if (!thread->depth)
 			break;
-		top = call_at(thread, depth - 1);
-		if (top->sp > sp || (top->sp == sp && is_tail_call(ctx)))
+		top = call_at(thread, thread->depth - 1);
+		if (top->sp > sp || (top->sp == sp && top->func == keep))
 			break;
-		depth--;
-		/* A Go function that has to make its stack larger first begins anew after that: the same call. */
-		if (cookie & GOROUTINE && top->sp == sp && top->func == (__u32)cookie)
+		thread->depth--;
+		if (top->sp == sp && top->func == again)
 			CALL_DROPPED(top);
 		else
 			call_dropped(top);
 	}
-	return depth;
+	return thread->depth;
+}
+
+/*
+ * Before a call begins: forgets those that longjmp, an exception or a switch of stacks has left without a return, as
+ * the stack has been cut back below them. The kernel knows its own return probes by the same rule
+ * (arch_uretprobe_is_alive). Returns how many are alive.
+ */
+static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, struct stack_owner *owner, struct thread *thread)
+{
+	__u64 sp = stack_pointer(ctx, cookie);
+	__u64 depth = thread->depth;
+	__u64 top;
+
+	if (!depth)
+		return 0;
+	top = call_at(thread, depth - 1)->sp;
+	if (top > sp || (top == sp && is_tail_call(ctx)))
+		return depth;
+	/* A Go function that has to make its stack larger first begins anew after that: the same call. */
+	return forget_calls(owner->thread, owner->goroutine, sp, NO_FUNCTION,
+			    cookie & GOROUTINE ? (__u32)cookie : NO_FUNCTION);
 }
 
 static __always_inline struct thread *thread_of(struct stack_owner *owner)
@@ -181,7 +208,7 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie
 		add_unmatched();
 		return NULL;
 	}
-	*depth = alive(ctx, cookie, thread);
+	*depth = alive(ctx, cookie, &owner, thread);
 	if (*depth >= MAX_DEPTH) {
 		thread->depth = MAX_DEPTH;
 		add_unmatched();
@@ -206,41 +233,45 @@ static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cooki
 	__u64 sp = stack_pointer(ctx, cookie) - (cookie & LEAVING ? 0 : RETURN_ADDRESS_BYTES);
 	struct thread *thread = bpf_map_lookup_elem(&threads, &owner);
 
-	if (!thread)
-		return NULL;
-	*depth = thread->depth;
-	for (int i = 0; i < MAX_DEPTH; i++) {
-		struct call *top;
+	struct call *top;
 
-		if (!*depth)
-			break;
-		top = call_at(thread, *depth - 1);
-		if (top->sp > sp)
-			break;
-		*depth -= 1;
-		thread->depth = *depth;
-		if (top->sp == sp && top->func == (__u32)cookie)
-			return top;
-		call_dropped(top);
+	if (!thread || !thread->depth)
+		return NULL;
+	top = call_at(thread, thread->depth - 1);
+	if (top->sp < sp || (top->sp == sp && top->func != (__u32)cookie)) {
+		/* Calls that it made have been left without a return. */
+		if (!forget_calls(owner.thread, owner.goroutine, sp, (__u32)cookie, NO_FUNCTION))
+			return NULL;
+		top = call_at(thread, thread->depth - 1);
 	}
-	return NULL;
+	if (top->sp != sp || top->func != (__u32)cookie)
+		return NULL;
+	*depth = --thread->depth;
+	return top;
 }
 
-/* Is one of the `depth` calls that the current thread began first one of this function? */
-static __always_inline bool is_under_way(struct pt_regs *ctx, __u64 cookie, __u64 depth)
+/* Is one of the `depth` calls that a thread began first one of this function? Global as above. */
+__noinline int has_call_of(__u64 of_thread, __u64 of_goroutine, __u64 func, __u64 depth)
 {
-	struct stack_owner owner = owner_of(ctx, cookie);
+	struct stack_owner owner = { of_thread, of_goroutine };
 	struct thread *thread = bpf_map_lookup_elem(&threads, &owner);
 
 	if (!thread)
-		return false;
+		return 0;
 	for (__u64 i = 0; i < MAX_DEPTH; i++) {
 		if (i >= depth)
 			break;
-		if (call_at(thread, i)->func == (__u32)cookie)
-			return true;
+		if (call_at(thread, i)->func == func)
+			return 1;
 	}
-	return false;
+	return 0;
+}
+
+static __always_inline bool is_under_way(struct pt_regs *ctx, __u64 cookie, __u64 depth)
+{
+	struct stack_owner owner = owner_of(ctx, cookie);
+
+	return has_call_of(owner.thread, owner.goroutine, (__u32)cookie, depth);
 }
 
 /* The calls of a thread that ends, or becomes another program, do not return. */

@@ -202,7 +202,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut session = Session::start(
         Parts {
             events: skel.maps.events.as_fd(),
-            ring_bytes: ring_bytes,
+            ring_bytes,
             lost: &bss.lost,
             unmatched: &bss.unmatched,
             targets,
