@@ -134,6 +134,54 @@ mod refusal {
     }
 }
 
+/// Does a function look at its return address, as setjmp and getcontext do, which keep it to return a second time? Under a
+/// return probe that is the kernel's own, and nothing is there for the second time. Not seen on arm64, where every
+/// function that calls others keeps it.
+pub fn reads_return_address(function: &[u8]) -> bool {
+    on_return_address::is_read(function)
+}
+
+#[cfg(target_arch = "x86_64")]
+mod on_return_address {
+    use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind, Register};
+
+    /// As long as the stack pointer is as it was, the return address is where it points to.
+    pub fn is_read(function: &[u8]) -> bool {
+        let mut decoder = Decoder::new(64, function, DecoderOptions::NONE);
+        while decoder.can_decode() {
+            let instruction = decoder.decode();
+            let moves_stack = matches!(
+                instruction.mnemonic(),
+                Mnemonic::Push
+                    | Mnemonic::Pop
+                    | Mnemonic::Call
+                    | Mnemonic::Ret
+                    | Mnemonic::Enter
+                    | Mnemonic::Leave
+            );
+            let sets_stack =
+                instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::RSP;
+            if moves_stack || sets_stack || instruction.is_invalid() {
+                return false;
+            }
+            let from_top = instruction.op1_kind() == OpKind::Memory
+                && (instruction.memory_base(), instruction.memory_index()) == (Register::RSP, Register::None)
+                && instruction.memory_displacement64() == 0;
+            if from_top && instruction.mnemonic() != Mnemonic::Lea {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod on_return_address {
+    pub fn is_read(_: &[u8]) -> bool {
+        false
+    }
+}
+
 /// An instruction that ends a call of its function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
@@ -330,6 +378,18 @@ mod tests {
             let own = |target: i64| (0..code.len() as i64).contains(&target);
             assert_eq!(exits(&code, own), Ok(vec![Exit { at: 6, jumps: true }]));
             assert_eq!(exits(&code, |_| true), Ok(vec![]));
+        }
+
+        #[test]
+        fn who_looks_at_its_return_address() {
+            // lea 8(%rsp),%rdx; mov (%rsp),%rax; ret
+            let keeps = [0x48, 0x8d, 0x54, 0x24, 8, 0x48, 0x8b, 0x04, 0x24, 0xc3];
+            assert!(reads_return_address(&keeps));
+            // lea (%rsp),%rax; mov 8(%rsp),%rax; push %rbx; mov (%rsp),%rax
+            let others = [
+                0x48, 0x8d, 0x04, 0x24, 0x48, 0x8b, 0x44, 0x24, 8, 0x53, 0x48, 0x8b, 0x04, 0x24,
+            ];
+            assert!(!reads_return_address(&others));
         }
 
         #[test]

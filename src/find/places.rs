@@ -55,7 +55,8 @@ pub enum Returns {
     /// By return probes: the kernel puts the address of its own code in the place of the return address.
     ReturnProbe,
     /// By probes on the instructions that end calls, at these offsets in the file. Exceptions and panics unwind by return
-    /// addresses, and end the program when they meet the kernel's; Go programs, whose stacks move, crash likewise.
+    /// addresses, and end the program when they meet the kernel's; Go programs, whose stacks move, and functions that
+    /// keep it to return a second time, do likewise.
     Instructions(Vec<Exit>),
 }
 
@@ -103,6 +104,7 @@ fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: boo
         let returns = runs.and_then(|()| match (at_return, by_instructions) {
             (false, _) => Ok(Returns::Unseen),
             (true, false) if odd.contains(&function.addr) => Err(no_return_address(function)),
+            (true, false) if keeps_return_address(elf, function) => return_instructions(elf, function, &[]),
             (true, false) => Ok(Returns::ReturnProbe),
             (true, true) => {
                 let parts = cold.get(&function.name).map_or(&[][..], Vec::as_slice);
@@ -133,12 +135,36 @@ fn no_return_address(function: &Function) -> anyhow::Error {
     )
 }
 
+/// Functions that return twice, the second time to where they were called from the first time.
+const RETURN_TWICE: [&str; 10] = [
+    "setjmp",
+    "_setjmp",
+    "__setjmp",
+    "sigsetjmp",
+    "__sigsetjmp",
+    "getcontext",
+    "__getcontext",
+    "swapcontext",
+    "__swapcontext",
+    "savectx",
+];
+
+/// Would the program end when it returns from this function to the kernel's address a second time?
+fn keeps_return_address(elf: &ElfFile, function: &Function) -> bool {
+    /// Those that do are short.
+    const MOST: u64 = 512;
+    RETURN_TWICE.contains(&function.name.as_str())
+        || elf
+            .code(function.addr, function.size.min(MOST))
+            .is_ok_and(|code| instructions::reads_return_address(&code))
+}
+
 /// The instructions of a function that return, and of its parts that are elsewhere.
 fn return_instructions(elf: &ElfFile, function: &Function, parts: &[Function]) -> Result<Returns> {
     let failed = || format!("failed to see {} return", function.demangled());
     ensure!(
         function.size > 0,
-        "{}: where it ends is not known, and a return probe would end the program at an exception or a panic\n\
+        "{}: where it ends is not known, and a return probe would end the program\n\
          hint: its entry can be traced",
         failed()
     );
@@ -155,7 +181,7 @@ fn return_instructions(elf: &ElfFile, function: &Function, parts: &[Function]) -
     }
     ensure!(
         !exits.is_empty(),
-        "{}: it has no instruction that returns, and a return probe would end the program at an exception or a panic\n\
+        "{}: it has no instruction that returns, and a return probe would end the program\n\
          hint: its entry can be traced",
         failed()
     );

@@ -184,6 +184,10 @@ fn a_command_survives_probes_on_all_its_returns(way: Way) {
             "{name}"
         );
     }
+    // Return probes on these, which keep it to return again, would have the program jump to the kernel's address.
+    let mut command = tool_command("funclatency", way, ["libc:*setjmp", "--"]);
+    let ended = run_to_end(command.arg(program("flow")).arg("jump 101"));
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
     let spec = format!("{}:_start", program("flow").display());
     let ended = run_to_end(&mut tool_command("funclatency", way, [&spec]));
     assert_eq!(ended.status.code(), Some(1));
