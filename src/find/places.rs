@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::elf::{ElfFile, Function};
 use super::instructions::Exit;
@@ -93,8 +93,8 @@ fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: boo
         true => functions::cold_parts(elf, &object.path)?,
         false => HashMap::new(),
     };
-    let odd = match at_return && !by_instructions {
-        true => functions::without_return_address(elf),
+    let called = match at_return && !by_instructions {
+        true => functions::called_starts(elf),
         false => HashSet::new(),
     };
     let mut found = Found::default();
@@ -103,8 +103,9 @@ fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: boo
             .with_context(|| format!("failed to trace {}", function.demangled()));
         let returns = runs.and_then(|()| match (at_return, by_instructions) {
             (false, _) => Ok(Returns::Unseen),
-            (true, false) if odd.contains(&function.addr) => Err(no_return_address(function)),
-            (true, false) if keeps_return_address(elf, function) => return_instructions(elf, function, &[]),
+            (true, false) if !called.contains(&function.addr) || keeps_return_address(elf, function) => {
+                return_instructions(elf, function, &[])
+            }
             (true, false) => Ok(Returns::ReturnProbe),
             (true, true) => {
                 let parts = cold.get(&function.name).map_or(&[][..], Vec::as_slice);
@@ -124,15 +125,6 @@ fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: boo
             Ok(found)
         }
     }
-}
-
-fn no_return_address(function: &Function) -> anyhow::Error {
-    let name = function.demangled();
-    anyhow!(
-        "failed to see {name} return: nobody calls it, so that a return probe would take something else for its return \
-         address\n\
-         hint: its entry can be traced"
-    )
 }
 
 /// Functions that return twice, the second time to where they were called from the first time.

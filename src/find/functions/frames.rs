@@ -13,6 +13,12 @@ use crate::find::elf::{Block, ElfFile};
 /// What the sections begin with whose code is no function's: stubs for calls into libraries, and what BOLT has replaced.
 const NOT_CALLED: [&str; 2] = [".plt", ".bolt.org"];
 
+/// Bytes that a call puts on the stack.
+#[cfg(target_arch = "x86_64")]
+const CALLED_FRAME: u64 = 8;
+#[cfg(target_arch = "aarch64")]
+const CALLED_FRAME: u64 = 0;
+
 type Bytes<'b> = EndianSlice<'b, LittleEndian>;
 
 /// The code of a function.
@@ -24,12 +30,11 @@ pub struct Extent {
     pub size: u64,
 }
 
-/// Where code begins that does not find a return address on top of its stack, or on arm64 in its register: cold parts of
-/// functions, the start of a program, and what is jumped to with a frame of its own.
-pub fn without_return_address(elf: &ElfFile) -> HashSet<u64> {
-    let odd = unwind_table(elf).map(|(addr, block)| read(addr, block.bytes(), false));
-    let odd = odd.unwrap_or_default().into_iter().map(|extent| extent.addr);
-    odd.chain([elf.entry()]).collect()
+/// Where calls are sure to begin, with a return address on top of the stack, or on arm64 in its register. That is not
+/// so where programs start, in cold parts of functions, and at labels inside of functions.
+pub fn called_starts(elf: &ElfFile) -> HashSet<u64> {
+    let starts = functions(elf).into_iter().map(|extent| extent.addr);
+    starts.filter(|&addr| addr != elf.entry()).collect()
 }
 
 /// The functions in the unwind tables, by address, each once. What cannot be read is left out.
@@ -41,7 +46,7 @@ pub fn functions(elf: &ElfFile) -> Vec<Extent> {
         .iter()
         .flat_map(|name| elf.sections_starting(name))
         .collect();
-    let mut found = read(addr, block.bytes(), true);
+    let mut found = read(addr, block.bytes());
     found.retain(|extent| !not_called.iter().any(|range| range.contains(&extent.addr)));
     found.sort_unstable();
     found.dedup_by_key(|extent| extent.addr);
@@ -64,8 +69,7 @@ fn unwind_table(elf: &ElfFile) -> Option<(u64, Block)> {
     })
 }
 
-/// The entries of a table that are about functions, or all others.
-pub fn read(addr: u64, bytes: &[u8], functions: bool) -> Vec<Extent> {
+pub fn read(addr: u64, bytes: &[u8]) -> Vec<Extent> {
     let table = EhFrame::new(bytes, LittleEndian);
     let bases = BaseAddresses::default().set_eh_frame(addr);
     let mut entries = table.entries(&bases);
@@ -76,7 +80,7 @@ pub fn read(addr: u64, bytes: &[u8], functions: bool) -> Vec<Extent> {
         };
         let entry = entry.parse(EhFrame::cie_from_offset);
         if let Ok(entry) = entry
-            && is_function(&entry, &table, &bases) == functions
+            && is_function(&entry, &table, &bases)
         {
             found.push(Extent {
                 addr: entry.initial_address(),
@@ -95,6 +99,13 @@ fn is_function(entry: &FrameDescriptionEntry<Bytes>, table: &EhFrame<Bytes>, bas
     };
     if entry.is_signal_trampoline() || entry.len() == 0 {
         return false;
+    }
+    // The rules that several entries begin with: those of functions have nothing but the return address in the frame.
+    let mut common = entry.cie().instructions(table, bases);
+    while let Ok(Some(instruction)) = common.next() {
+        if matches!(instruction, DefCfa { offset, .. } | DefCfaOffset { offset } if offset != CALLED_FRAME) {
+            return false;
+        }
     }
     let return_address = entry.cie().return_address_register();
     let mut instructions = entry.instructions(table, bases);
