@@ -17,6 +17,7 @@ use crate::output::{Destination, Format, Output};
 use crate::probe::attach::Way;
 use crate::probe::command::Command;
 use crate::probe::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS};
+use crate::probe::placing::Placing;
 use crate::probe::ring::page_size;
 use crate::probe::session::Limits;
 use crate::probe::signals::Signals;
@@ -171,6 +172,9 @@ pub struct RunArgs {
     /// Room for events that wait to be printed
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_size)]
     pub buffer_size: u64,
+    /// Where in a function its probe is
+    #[arg(long, value_name = "WHERE", default_value = "best")]
+    pub placement: Placing,
     /// How probes are attached, for tests
     #[arg(long, hide = true)]
     pub attach: Option<Way>,

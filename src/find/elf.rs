@@ -365,6 +365,16 @@ impl ElfFile {
             .with_context(|| self.damaged("cannot read the symbol table"))
     }
 
+    /// The addresses of all symbols in the file, in order. Tables that cannot be read have none.
+    pub(super) fn symbol_addresses(&self) -> Vec<u64> {
+        let tables = [self.dynamic_symbols(), self.static_symbols()];
+        let tables = tables.iter().flatten().flatten();
+        let mut addresses: Vec<u64> = tables.flat_map(Symbols::addresses).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+
     /// The symbols the loader knows, or `None` if there are none.
     pub(super) fn dynamic_symbols(&self) -> Result<Option<Symbols>> {
         let (Some(symtab), Some(strtab)) = (self.dynamic.symtab, self.dynamic.strtab) else {

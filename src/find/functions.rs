@@ -25,7 +25,7 @@ use super::elf::{ElfFile, Function, Symbols};
 use super::similar::similar;
 use super::spec::NamePattern;
 use frames::Extent;
-pub use frames::called_starts;
+pub use frames::{called_starts, sizes};
 
 /// What functions are called that have no name, followed by their address.
 const NAMELESS: &str = "fn_";

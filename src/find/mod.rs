@@ -9,6 +9,7 @@ pub mod functions;
 pub mod ifunc;
 pub mod instructions;
 pub mod loader;
+pub mod placement;
 pub mod places;
 pub mod prototypes;
 pub mod signatures;

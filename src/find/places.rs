@@ -23,6 +23,8 @@ pub struct Place {
     pub addr: u64,
     /// The function's name in the symbol table; None for what is no start of a function.
     pub symbol: Option<Rc<str>>,
+    /// Bytes of the function; 0 when that is not known, or for what is no start of a function.
+    pub size: u64,
     pub returns: Returns,
     /// The function belongs to a Go program: not the thread is what calls it, but a goroutine.
     pub is_go: bool,
@@ -186,6 +188,7 @@ fn start(elf: &ElfFile, function: &Function, returns: Returns) -> Place {
         offset: function.offset,
         addr: function.addr,
         symbol: Some(function.name.as_str().into()),
+        size: function.size,
         returns,
         is_go: elf.is_go(),
         usdt: None,
@@ -203,6 +206,7 @@ fn inside(elf: &ElfFile, function: &Function, offset: u64) -> Result<Place> {
         offset: function.offset + offset,
         addr: function.addr + offset,
         symbol: None,
+        size: 0,
         returns: Returns::Unseen,
         is_go: false,
         usdt: None,
@@ -246,6 +250,7 @@ fn resolved(
         return Ok(found);
     }
     let real = ifunc::resolve(&Proc::host(), object, elf, &found, pids);
+    let sizes = functions::sizes(elf);
     let mut missing = None;
     found.retain_mut(|function| {
         if !function.ifunc {
@@ -255,7 +260,11 @@ fn resolved(
             .get(&function.addr)
             .and_then(|&addr| Some((addr, elf.offset_of(addr)?)));
         match target {
-            Some((addr, offset)) => (function.addr, function.offset) = (addr, offset),
+            // The symbol's size is that of the code which chooses.
+            Some((addr, offset)) => {
+                let size = sizes.get(&addr).copied().unwrap_or(0);
+                (function.addr, function.offset, function.size) = (addr, offset, size);
+            }
             None => missing = Some(function.name.clone()),
         }
         target.is_some()
@@ -286,6 +295,7 @@ fn usdt_places(
             offset: probe.offset,
             addr: probe.addr,
             symbol: None,
+            size: 0,
             returns: Returns::Unseen,
             is_go: false,
             usdt: Some(Rc::new(probe)),

@@ -18,7 +18,9 @@ use anyhow::Result;
 use clap::ValueEnum;
 use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
+use crate::find::elf::Function;
 use crate::find::instructions::{BEGINNING, may_be_refused};
+use crate::find::placement::Needs;
 use crate::sys::{self, DENIED, FAILED, Failure};
 
 /// How programs are attached.
@@ -110,16 +112,34 @@ pub struct Point {
     /// Offset in the file of the number that says how many watch this point, as some USDT probes have one: they are
     /// dead while it is 0. None where there is none.
     pub semaphore: Option<u64>,
+    /// Where a later instruction of the function that begins here would do as well. None where it has to be this one.
+    pub movable: Option<Movable>,
+    /// The kernel has to step over the instruction. Not known before [`Placing::place`](super::placing::Placing::place).
+    pub stepped: bool,
+}
+
+/// What there is to know of a function for its probe to be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Movable {
+    /// Bytes of the function; 0 when that is not known.
+    pub size: u64,
+    /// What the programs read there.
+    pub needs: Needs,
 }
 
 impl Point {
-    /// Both ends of a function.
-    pub fn function(offset: u64, cookie: u64) -> Point {
+    /// Both ends of a function, whose beginning tells `needs`.
+    pub fn function(function: &Function, cookie: u64, needs: Needs) -> Point {
         Point {
-            offset,
+            offset: function.offset,
             cookie,
             ends: Ends::Both,
             semaphore: None,
+            movable: Some(Movable {
+                size: function.size,
+                needs,
+            }),
+            stepped: true,
         }
     }
 }

@@ -8,13 +8,15 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
-use super::attach::{Ends, GOROUTINE, JUMPING, LEAVING, Point};
+use super::attach::{Ends, GOROUTINE, JUMPING, LEAVING, Movable, Point};
 use super::command::Command;
 use super::filter::Filter;
+use super::placing::Placing;
 use super::targets::{Place, Targets, Wanted};
 use crate::find::elf::ElfFile;
 use crate::find::functions::nearest;
 use crate::find::loader;
+use crate::find::placement::Needs;
 use crate::find::places::{self, Returns, places};
 use crate::find::signatures::Signatures;
 use crate::find::spec::{self, At, NamePattern, Spec, What};
@@ -50,6 +52,8 @@ impl Site {
 pub struct Functions {
     asked: Vec<Asked>,
     sites: Vec<Site>,
+    /// What each site's probe reads.
+    needs: Vec<Needs>,
     cookies: HashMap<(FileId, u64, Ends), usize>,
     /// Processes that were named.
     pids: Vec<u32>,
@@ -58,8 +62,8 @@ pub struct Functions {
     learn: Box<Learn>,
 }
 
-/// Told of each site when it is found, with its file.
-pub type Learn = dyn FnMut(usize, &Site, &Object, &ElfFile);
+/// Told of each site when it is found, with its file; tells what its probe reads at the beginning of the function.
+pub type Learn = dyn FnMut(usize, &Site, &Object, &ElfFile) -> Needs;
 
 struct Asked {
     spec: Spec,
@@ -102,6 +106,7 @@ impl Asked {
 pub struct Scope<'a> {
     pub filter: &'a Filter,
     pub command: Option<(&'a [std::ffi::OsString], &'a Command)>,
+    pub placing: Placing,
 }
 
 impl Functions {
@@ -134,12 +139,13 @@ impl Functions {
         let functions = Rc::new(RefCell::new(Functions {
             asked,
             sites: Vec::new(),
+            needs: Vec::new(),
             cookies: HashMap::new(),
             pids: scope.filter.pids.clone(),
             capacity: None,
             learn,
         }));
-        let (in_path, in_object) = (Rc::clone(&functions), Rc::clone(&functions));
+        let [in_path, in_object, names] = [(); 3].map(|()| Rc::clone(&functions));
         let wanted = Wanted {
             what: "functions",
             names: Vec::new(),
@@ -148,8 +154,14 @@ impl Functions {
             first_only: false,
             likely: Vec::new(),
             named: files,
+            name: Box::new(move |cookie| {
+                let functions = names.borrow();
+                functions
+                    .site(cookie as u32 as usize)
+                    .map_or_else(|| "?".into(), Site::name)
+            }),
         };
-        let mut targets = Targets::new(wanted, place, scope.filter.follow);
+        let mut targets = Targets::new(wanted, place, scope.placing, scope.filter.follow);
         targets.find()?;
         functions.borrow_mut().require_all()?;
         let spare = if targets.may_grow() { LATER } else { 0 };
@@ -179,12 +191,13 @@ impl Functions {
         for index in 0..self.asked.len() {
             for place in self.places(index, object, elf)? {
                 let ends = self.asked[index].ends;
-                let cookie = self.cookie(object, elf, place.clone(), ends)? as u64;
+                let site = self.cookie(object, elf, place.clone(), ends)?;
+                let (cookie, needs) = (site as u64, self.needs[site]);
                 if points
                     .iter()
                     .all(|point| u64::from(point.cookie as u32) != cookie)
                 {
-                    points.extend(points_of(&place, ends, cookie));
+                    points.extend(points_of(&place, ends, cookie, needs));
                 }
             }
         }
@@ -248,7 +261,7 @@ impl Functions {
             module: module.as_ref().into(),
             ends,
         };
-        (self.learn)(cookie, &site, object, elf);
+        self.needs.push((self.learn)(cookie, &site, object, elf));
         self.sites.push(site);
         self.cookies.insert(key, cookie);
         Ok(cookie)
@@ -336,14 +349,26 @@ impl Asked {
 }
 
 /// Where programs are put for a place.
-fn points_of(place: &places::Place, ends: Ends, cookie: u64) -> Vec<Point> {
+fn points_of(place: &places::Place, ends: Ends, cookie: u64, needs: Needs) -> Vec<Point> {
     let semaphore = place.usdt.as_ref().and_then(|probe| probe.semaphore);
     let cookie = cookie | if place.is_go { GOROUTINE } else { 0 };
+    // Entries that are to be matched with returns are told from others by the stack.
+    let needs = match (ends, place.is_go) {
+        (Ends::Entry, _) => needs,
+        (_, false) => needs.and(Needs::STACK),
+        (_, true) => needs.and(Needs::goroutine()),
+    };
+    let start = place.symbol.is_some().then_some(Movable {
+        size: place.size,
+        needs,
+    });
     let point = |offset, ends, cookie| Point {
         offset,
         cookie,
         ends,
         semaphore,
+        movable: start.filter(|_| offset == place.offset && ends != Ends::Leaving),
+        stepped: true,
     };
     match &place.returns {
         Returns::Instructions(exits) => {

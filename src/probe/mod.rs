@@ -8,6 +8,7 @@ pub mod filter;
 pub mod follow;
 pub mod functions;
 pub mod group;
+pub mod placing;
 pub mod plans;
 pub mod ring;
 pub mod session;

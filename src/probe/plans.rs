@@ -10,6 +10,7 @@ use super::attach::Ends;
 use super::expr::{
     Expr, LITERAL_BYTES, Literal, MOST_SLOTS, Mistake, Op, Plan, PlanError, Request, Scope, parse, parse_list,
 };
+use crate::find::placement::Needs;
 use crate::sys::{FAILED, Failure, USAGE};
 
 /// Operations of functions that are found later.
@@ -180,8 +181,9 @@ impl Plans {
         self.plans.get(cookie)
     }
 
-    /// Plans the next function. One for which what was asked makes no sense is never shown.
-    pub fn add(&mut self, scope: Scope<'_>, ends: Ends) {
+    /// Plans the next function; tells what has to be read when it is called. One for which what was asked makes no sense
+    /// is never shown.
+    pub fn add(&mut self, scope: Scope<'_>, ends: Ends) -> Needs {
         let flags = match ends {
             Ends::Entry => 0,
             Ends::Return | Ends::Leaving => ROW_AT_RETURN | RETURN_ALONE,
@@ -207,11 +209,13 @@ impl Plans {
         let entry_pc = self.place(&plan.entry);
         let return_pc = self.place(&plan.at_return);
         let entry = [entry_pc, return_pc, plan.slots.into(), flags];
+        let needs = plan.needs();
         self.plans.push(plan);
         self.entries.push(entry);
         if let Err(error) = self.write(known, self.entries.len() - 1) {
             self.problem.get_or_insert(error);
         }
+        needs
     }
 
     /// The index of the first of these operations.

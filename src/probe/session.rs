@@ -459,9 +459,10 @@ impl<'a> Session<'a> {
             Err(error) => eprintln!("warning: {}", printable(format!("{error:#}").as_bytes())),
         }
         warn_of_refused(self.targets.attached.refused - refused);
+        self.tell_placed();
     }
 
-    fn announce(&self, out: &mut Output) -> Result<()> {
+    fn announce(&mut self, out: &mut Output) -> Result<()> {
         let attached = &self.targets.attached;
         let files: Vec<Rc<str>> = attached
             .files
@@ -472,6 +473,7 @@ impl<'a> Session<'a> {
             "attached",
             &[
                 ("probes", Value::U64(attached.probes as u64)),
+                ("stepped", Value::U64(attached.stepped as u64)),
                 ("files", Value::Lines(&files)),
             ],
         );
@@ -494,7 +496,17 @@ impl<'a> Session<'a> {
             eprintln!("warning: {}", printable(failure.as_bytes()));
         }
         warn_of_refused(attached.refused);
+        self.tell_placed();
         Ok(())
+    }
+
+    fn tell_placed(&mut self) {
+        let placed = self.targets.take_placed();
+        if self.limits.verbose {
+            placed
+                .iter()
+                .for_each(|line| eprintln!("probe at {}", printable(line.as_bytes())));
+        }
     }
 
     fn say(&self, text: &str) {

@@ -6,10 +6,12 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
 use super::attach::{Attacher, Ends, Point};
+use super::placing::{Placed, Placing};
 use super::watch::Mapped;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
@@ -37,6 +39,8 @@ pub struct Wanted {
     pub likely: Vec<PathBuf>,
     /// Files that were named, whatever the place.
     pub named: Vec<PathBuf>,
+    /// What the function with this cookie is called.
+    pub name: Box<dyn Fn(u64) -> Rc<str>>,
 }
 
 /// Where to look.
@@ -62,12 +66,15 @@ pub struct Attached {
     pub refused: usize,
     /// Why files have no probes although they should.
     pub failed: Vec<String>,
+    /// Probes on instructions that the kernel has to step over.
+    pub stepped: usize,
 }
 
 /// Finds what is wanted, and remembers what it has seen.
 pub struct Targets {
     wanted: Wanted,
     place: Place,
+    placing: Placing,
     /// Children count as well: then files are looked for as everywhere.
     follow: bool,
     proc: Proc,
@@ -82,14 +89,17 @@ pub struct Targets {
     known: HashMap<Reported, (i64, i64)>,
     /// Processes whose object is already chosen (`first_only`).
     settled: HashSet<u32>,
+    /// Where probes went in the files found last.
+    placed: Vec<Placed>,
     pub attached: Attached,
 }
 
 impl Targets {
-    pub fn new(wanted: Wanted, place: Place, follow: bool) -> Self {
+    pub fn new(wanted: Wanted, place: Place, placing: Placing, follow: bool) -> Self {
         Self {
             wanted,
             place,
+            placing,
             follow,
             proc: Proc::host(),
             seen: FileSet::default(),
@@ -97,6 +107,7 @@ impl Targets {
             found: Vec::new(),
             known: HashMap::new(),
             settled: HashSet::new(),
+            placed: Vec::new(),
             attached: Attached::default(),
         }
     }
@@ -133,6 +144,7 @@ impl Targets {
                     let functions = points.iter().filter(|point| point.ends != Ends::Leaving).count();
                     self.attached.probes += functions.saturating_sub(refused);
                     self.attached.refused += refused;
+                    self.attached.stepped += points.iter().filter(|point| point.stepped).count();
                 }
                 Err(error) if tolerant && is_about_one_file(&error) => {
                     self.attached.failed.push(format!("{error:#}"));
@@ -179,6 +191,14 @@ impl Targets {
             self.settled.insert(mapped.pid);
         }
         Ok(!self.found.is_empty())
+    }
+
+    /// Where the probes of functions went since the last call, as lines of text.
+    pub fn take_placed(&mut self) -> Vec<String> {
+        let placed = std::mem::take(&mut self.placed).into_iter();
+        placed
+            .map(|placed| format!("{}{}", (self.wanted.name)(placed.cookie), placed.placement))
+            .collect()
     }
 
     /// The process runs another program from now on.
@@ -306,12 +326,13 @@ impl Targets {
             Err(error) if matches!(self.place, Place::Files(_)) => return Err(error),
             Err(_) => return Ok(false),
         };
-        let points = (self.wanted.points)(&object, &elf)?;
+        let mut points = (self.wanted.points)(&object, &elf)?;
         self.answers.insert(key, !points.is_empty());
         if points.is_empty() {
             return Ok(false);
         }
         if self.seen.insert(&object)? {
+            self.placed.extend(self.placing.place(&elf, &mut points));
             self.found.push((object, points));
         }
         Ok(true)

@@ -19,6 +19,7 @@ use crate::cli::{FilterArgs, OutputArgs, RunArgs, named_file};
 use crate::find::container::{Cgroups, container_id};
 use crate::find::elf::ElfFile;
 use crate::find::loader;
+use crate::find::placement::Needs;
 use crate::find::target::{Object, Proc};
 use crate::find::users::Users;
 use crate::output::{Column, Output, Table, Value};
@@ -118,7 +119,7 @@ pub fn run(args: Args) -> Result<u8> {
             ring_bytes: args.run.ring_bytes(),
             lost: &bss.lost,
             unmatched: &bss.unmatched,
-            targets: Targets::new(wanted(bash_only, Rc::clone(&programs)), place, false),
+            targets: Targets::new(wanted(bash_only, Rc::clone(&programs)), place, args.run.placement, false),
             attacher,
             command: None,
             follow: None,
@@ -153,6 +154,7 @@ fn wanted(bash_only: bool, programs: Rc<RefCell<Programs>>) -> Wanted {
         first_only: false,
         likely: shells.chain(loader::find_library("libreadline")).collect(),
         named: Vec::new(),
+        name: Box::new(|_| "readline".into()),
     }
 }
 
@@ -170,7 +172,7 @@ fn line_points(elf: &ElfFile, bash_only: bool) -> Result<Vec<Point>> {
     }
     let found = elf.lookup(&FUNCTIONS)?.into_iter().flatten().next();
     let cookie = if bash { IN_BASH } else { IN_LIBRARY };
-    Ok(found.map(|function| Point::function(function.offset, cookie)).into_iter().collect())
+    Ok(found.map(|function| Point::function(&function, cookie, Needs::STACK)).into_iter().collect())
 }
 
 /// bash exports its functions, for builtins that are loaded at run time.

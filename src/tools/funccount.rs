@@ -15,6 +15,7 @@ use libbpf_rs::{MapCore, MapFlags, MapMut};
 
 use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration};
+use crate::find::placement::Needs;
 use crate::find::spec::At;
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::attach::{Attacher, Ends, Program, Way};
@@ -86,8 +87,8 @@ pub fn run(args: Args) -> Result<u8> {
     filter.follow = args.functions.follow;
     let command = args.command.hold(&mut filter)?;
     let way = Way::choose(args.run.attach)?;
-    let scope = Scope { filter: &filter, command: command.as_ref().map(|held| (&args.command.command[..], held)) };
-    let (functions, targets) = Functions::resolve(&args.functions.specs(), &scope, moment, Box::new(|_, _, _, _| {}))?;
+    let scope = Scope { filter: &filter, command: command.as_ref().map(|held| (&args.command.command[..], held)), placing: args.run.placement };
+    let (functions, targets) = Functions::resolve(&args.functions.specs(), &scope, moment, Box::new(|_, _, _, _| Needs::NOTHING))?;
 
     let ring_bytes = if args.by.is_some() { args.run.ring_bytes() } else { NO_RING_BYTES };
     let mut storage = MaybeUninit::uninit();

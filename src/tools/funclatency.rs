@@ -17,6 +17,7 @@ use plain::Plain;
 
 use crate::bpf::funclatency::{FunclatencySkelBuilder, types};
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration};
+use crate::find::placement::Needs;
 use crate::output::distribution::{Distribution, range};
 use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
@@ -178,9 +179,9 @@ pub fn run(args: Args) -> Result<u8> {
     filter.follow = args.functions.follow;
     let command = args.command.hold(&mut filter)?;
     let way = Way::choose(args.run.attach)?;
-    let scope = Scope { filter: &filter, command: command.as_ref().map(|held| (&args.command.command[..], held)) };
+    let scope = Scope { filter: &filter, command: command.as_ref().map(|held| (&args.command.command[..], held)), placing: args.run.placement };
     let (functions, targets) =
-        Functions::resolve(&args.functions.specs(), &scope, |_| Ends::Both, Box::new(|_, _, _, _| {}))?;
+        Functions::resolve(&args.functions.specs(), &scope, |_| Ends::Both, Box::new(|_, _, _, _| Needs::NOTHING))?;
 
     let ring_bytes = if args.by.is_some() { args.run.ring_bytes() } else { NO_RING_BYTES };
     let mut storage = MaybeUninit::uninit();

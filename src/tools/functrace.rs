@@ -15,6 +15,7 @@ use plain::Plain;
 use crate::bpf::functrace::{FunctraceSkelBuilder, OpenFunctraceSkel, types};
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration, parse_size};
 use crate::find::elf::ElfFile;
+use crate::find::placement::Needs;
 use crate::find::signatures::Signatures;
 use crate::find::spec::{self, At};
 use crate::find::symbolize::Symbolizer;
@@ -135,9 +136,10 @@ pub fn run(args: Args) -> Result<u8> {
     let plans = Rc::new(RefCell::new(Plans::new(asked)));
     let command = args.command.hold(&mut filter)?;
     let way = Way::choose(args.run.attach)?;
-    let scope = Scope { filter: &filter, command: command.as_ref().map(|held| (&args.command.command[..], held)) };
+    let scope = Scope { filter: &filter, command: command.as_ref().map(|held| (&args.command.command[..], held)), placing: args.run.placement };
     let last_file = LastFile::default();
-    let (functions, targets) = Functions::resolve(&specs, &scope, ends, learn(&plans, &last_file))?;
+    let learn = learn(&plans, &last_file, if args.stack { Needs::STACK } else { Needs::NOTHING });
+    let (functions, targets) = Functions::resolve(&specs, &scope, ends, learn)?;
     last_file.take(); // debug information can be large
     tell_refused(&plans)?;
     let ends_of_sites: Vec<Ends> = functions.borrow().sites().iter().map(|site| site.ends).collect();
@@ -270,8 +272,8 @@ fn ends(asked: &Asked) -> impl Fn(At) -> Ends + use<> {
 /// The signatures of the file that was looked at last: its functions come one after the other.
 type LastFile = Rc<RefCell<Option<(FileId, Signatures)>>>;
 
-/// Plans each function that is found.
-fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile) -> Box<Learn> {
+/// Plans each function that is found. Its probe needs what the plan reads, and `others`.
+fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile, others: Needs) -> Box<Learn> {
     let (plans, last) = (Rc::clone(plans), Rc::clone(last));
     Box::new(move |_, site: &Site, object: &Object, elf: &ElfFile| {
         let place = &site.place;
@@ -283,7 +285,7 @@ fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile) -> Box<Learn> {
             last.as_ref().and_then(|(_, signatures)| signatures.at(place.addr, symbol))
         });
         let scope = expr::Scope { function: &place.name, signature: signature.as_ref(), probe: place.usdt.as_deref() };
-        plans.borrow_mut().add(scope, site.ends);
+        plans.borrow_mut().add(scope, site.ends).and(others)
     })
 }
 

@@ -17,6 +17,7 @@ use crate::bpf::mallocsnoop::{MallocsnoopSkelBuilder, types};
 use crate::cli::{CommandArgs, FilterArgs, OutputArgs, RunArgs, named_file, parse_duration, parse_size};
 use crate::find::elf::ElfFile;
 use crate::find::loader;
+use crate::find::placement::Needs;
 use crate::find::symbolize::Symbolizer;
 use crate::output::{Column, Output, Table, Value, histogram};
 use crate::probe::attach::{Attacher, Point, Program, Way};
@@ -193,7 +194,8 @@ pub fn run(args: Args) -> Result<u8> {
     }
     programs.push(Program { program: &skel.progs.alloc_entry, at_return: false });
     let attacher = Attacher::new(way, filter.only_pid(), programs);
-    let targets = Targets::new(wanted(&args), place(&args, library, &filter, &command), args.follow);
+    let place = place(&args, library, &filter, &command);
+    let targets = Targets::new(wanted(&args), place, args.run.placement, args.follow);
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let mut session = Session::start(
         Parts {
@@ -229,14 +231,16 @@ fn chosen(args: &Args) -> Vec<(usize, &'static str)> {
 
 fn wanted(args: &Args) -> Wanted {
     let chosen = chosen(args);
+    let stack = if args.ret || args.stack { Needs::STACK } else { Needs::NOTHING };
     Wanted {
         what: "an allocator",
         names: chosen.iter().map(|(_, name)| *name).collect(),
         may_hold: Box::new(is_c_library),
-        points: Box::new(move |_, elf| allocator_points(elf, &chosen)),
+        points: Box::new(move |_, elf| allocator_points(elf, &chosen, stack)),
         first_only: true,
         likely: loader::find_library("libc").into_iter().collect(),
         named: Vec::new(),
+        name: Box::new(|cookie| CALLS.get(cookie as usize).map_or("?", |(_, name)| name).into()),
     }
 }
 
@@ -258,8 +262,17 @@ fn is_c_library(path: &Path) -> bool {
     ["libc.so", "libc-", "libc.musl-", "ld-musl-", "libuClibc"].iter().any(|start| name.starts_with(start))
 }
 
+/// What the probe of a call reads to know how much is asked for.
+fn needs(call: Call) -> Needs {
+    Needs::arguments(match call {
+        Call::Malloc | Call::Valloc | Call::Pvalloc | Call::Free => 1,
+        Call::Calloc | Call::Realloc | Call::AlignedAlloc | Call::Memalign => 2,
+        Call::Reallocarray | Call::PosixMemalign => 3,
+    })
+}
+
 /// Where the chosen functions are in a file; none when it has no malloc of its own. Each address once.
-fn allocator_points(elf: &ElfFile, chosen: &[(usize, &str)]) -> Result<Vec<Point>> {
+fn allocator_points(elf: &ElfFile, chosen: &[(usize, &str)], others: Needs) -> Result<Vec<Point>> {
     // The loader has a malloc for its own start (glibc before 2.34), which no program calls.
     if elf.soname().is_some_and(|name| name.starts_with("ld-linux")) {
         return Ok(Vec::new());
@@ -279,7 +292,7 @@ fn allocator_points(elf: &ElfFile, chosen: &[(usize, &str)]) -> Result<Vec<Point
                 && !function.ifunc
                 && points.iter().all(|point| point.offset != function.offset)
             {
-                points.push(Point::function(function.offset, *cookie as u64));
+                points.push(Point::function(function, *cookie as u64, needs(CALLS[*cookie].0).and(others)));
             }
         }
         return Ok(points);

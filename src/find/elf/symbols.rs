@@ -91,6 +91,13 @@ impl Symbols {
         })
     }
 
+    /// Where symbols of any kind are.
+    pub fn addresses(&self) -> impl Iterator<Item = u64> {
+        let table = self.table.table::<RawSymbol>();
+        let defined = table.iter().filter(|raw| raw.st_shndx.get(LE) != elf::SHN_UNDEF);
+        defined.map(|raw| raw.st_value.get(LE))
+    }
+
     /// The name without its version, and whether this is the default version of it.
     pub fn name(&self, symbol: &Symbol) -> Option<(&[u8], bool)> {
         let rest = self.strings.bytes().get(symbol.name..self.terminated)?;

@@ -1,7 +1,7 @@
 //! Where functions start and end by the tables that unwind the stack. A program needs them to run, so they stay when its
 //! symbols are stripped.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use gimli::{
     BaseAddresses, CallFrameInstruction, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, Pointer,
@@ -35,6 +35,14 @@ pub struct Extent {
 pub fn called_starts(elf: &ElfFile) -> HashSet<u64> {
     let starts = functions(elf).into_iter().map(|extent| extent.addr);
     starts.filter(|&addr| addr != elf.entry()).collect()
+}
+
+/// How many bytes the functions in the unwind tables have, by their addresses.
+pub fn sizes(elf: &ElfFile) -> HashMap<u64, u64> {
+    let sizes = functions(elf)
+        .into_iter()
+        .map(|extent| (extent.addr, extent.size));
+    sizes.collect()
 }
 
 /// The functions in the unwind tables, by address, each once. What cannot be read is left out.

@@ -7,6 +7,7 @@ use super::lower::{
     Ir, Literal, Object, Operation, Scope, Text, Value, parameter, probe_argument, result, text_behind,
 };
 use super::parse::{Binary, Expr, Node};
+use crate::find::placement::Needs;
 use crate::find::types::{Kind, Param, Type};
 
 /// Operations for one function at one end of its calls: `EXPR_STEPS` of the header.
@@ -222,6 +223,16 @@ impl Plan {
             at_return: ops,
             ..Plan::default()
         }
+    }
+
+    /// What is read when the call begins.
+    pub fn needs(&self) -> Needs {
+        let registers = self.entry.iter().filter(|op| op.code == Code::Register as u8);
+        let memory = Needs {
+            memory: self.reads,
+            ..Needs::NOTHING
+        };
+        registers.fold(memory, |needs, op| needs.and(Needs::register(op.a)))
     }
 
     /// `literals` are those of every function so far; the operations refer to them by index.

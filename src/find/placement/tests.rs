@@ -1,0 +1,370 @@
+use super::*;
+
+/// The placement in a function that is known whole.
+fn place(code: &[u8], needs: Needs) -> Placement {
+    let near = &code[..code.len().min((MOST_BYTES + LONGEST) as usize)];
+    let placement = nearest(near, code.len() as u64, needs).expect("an instruction");
+    match placement.why {
+        Why::Moved => machine::check_jumps(code, placement.ahead)
+            .map_or_else(|why| placement.stays(why), |()| placement),
+        _ => placement,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod on_x86_64 {
+    use super::*;
+
+    const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+    const PUSH_RBX: [u8; 1] = [0x53];
+    const RET: [u8; 1] = [0xc3];
+    const EVERYTHING: Needs = Needs {
+        registers: u32::MAX,
+        memory: true,
+    };
+
+    fn code(parts: &[&[u8]]) -> Vec<u8> {
+        parts.concat()
+    }
+
+    #[track_caller]
+    fn moves(parts: &[&[u8]], needs: Needs, ahead: u64) {
+        let placement = place(&code(parts), needs);
+        assert_eq!(
+            (placement.ahead, placement.why),
+            (ahead, Why::Moved),
+            "{placement}"
+        );
+        assert!(!placement.is_stepped() && placement.at_entry().is_stepped());
+    }
+
+    #[track_caller]
+    fn stays(parts: &[&[u8]], needs: Needs, because: &str) {
+        let placement = place(&code(parts), needs);
+        assert!(placement.is_stepped() && placement.ahead == 0, "{placement}");
+        let text = placement.to_string();
+        assert!(text.ends_with(&format!("; {because})")), "{text}");
+    }
+
+    #[test]
+    fn what_is_emulated_stays() {
+        let emulated: [&[u8]; 11] = [
+            &[0x55],
+            &[0x41, 0x57],
+            &[0x90],
+            &[0x66, 0x90],
+            &[0x74, 2],
+            &[0x0f, 0x85, 0, 0, 0, 0],
+            &[0xeb, 2],
+            &[0xe9, 0, 1, 0, 0],
+            &[0xf2, 0xe9, 0, 1, 0, 0],
+            &[0xe8, 0, 1, 0, 0],
+            &[0xf2, 0x75, 2],
+        ];
+        for first in emulated {
+            let placement = place(&code(&[first, &RET]), EVERYTHING);
+            assert_eq!((placement.ahead, placement.why), (0, Why::Emulated), "{first:x?}");
+        }
+    }
+
+    #[test]
+    fn what_is_stepped_is_passed() {
+        moves(&[&ENDBR, &PUSH_RBX, &RET], EVERYTHING, 4);
+        // test %rdi,%rdi; je
+        moves(&[&[0x48, 0x85, 0xff], &[0x74, 1], &RET, &RET], EVERYTHING, 3);
+        // cmpb $0,__libc_single_threaded(%rip); je
+        moves(&[&[0x80, 0x3d, 0, 0, 0, 0, 0], &[0x74, 0], &RET], EVERYTHING, 7);
+        // nopl 0(%rax,%rax,1), which not every kernel emulates, is none to land on; it reads nothing
+        moves(
+            &[&ENDBR, &[0x0f, 0x1f, 0x44, 0, 0], &PUSH_RBX, &RET],
+            EVERYTHING,
+            9,
+        );
+        // mov %fs:40,%rax; push
+        moves(
+            &[&[0x64, 0x48, 0x8b, 0x04, 0x25, 0x28, 0, 0, 0], &PUSH_RBX, &RET],
+            Needs::STACK,
+            9,
+        );
+    }
+
+    #[test]
+    fn what_the_probe_reads_stays_as_it_was() {
+        let first_two = Needs::arguments(2);
+        // mov %rdi,%rsi; push: the second argument is gone
+        let copies: [&[u8]; 3] = [&[0x48, 0x89, 0xfe], &PUSH_RBX, &RET];
+        stays(&copies, first_two, "mov changes what is read");
+        moves(&copies, Needs::arguments(1), 3);
+        moves(&copies, Needs::NOTHING, 3);
+        // xor %edi,%edi writes the whole register
+        stays(
+            &[&[0x31, 0xff], &PUSH_RBX, &RET],
+            first_two,
+            "xor changes what is read",
+        );
+        // sub $24,%rsp; push
+        let frame: [&[u8]; 3] = [&[0x48, 0x83, 0xec, 0x18], &PUSH_RBX, &RET];
+        stays(&frame, Needs::STACK, "sub changes what is read");
+        moves(&frame, first_two, 4);
+        // xor %ebp,%ebp: the frames cannot be walked any more
+        stays(
+            &[&[0x31, 0xed], &PUSH_RBX, &RET],
+            Needs::STACK,
+            "xor changes what is read",
+        );
+    }
+
+    #[test]
+    fn memory_that_the_probe_reads_stays_as_it_was() {
+        let memory = Needs {
+            memory: true,
+            ..Needs::NOTHING
+        };
+        // mov %rdi,-8(%rsp): nobody's but the function's
+        let red_zone: [&[u8]; 3] = [&[0x48, 0x89, 0x7c, 0x24, 0xf8], &PUSH_RBX, &RET];
+        moves(&red_zone, EVERYTHING, 5);
+        // mov %rdi,8(%rsp): may be an argument
+        let argument: [&[u8]; 3] = [&[0x48, 0x89, 0x7c, 0x24, 0x08], &PUSH_RBX, &RET];
+        stays(&argument, Needs::STACK, "mov changes what is read");
+        moves(&argument, memory, 5);
+        // mov %edi,global(%rip)
+        let global: [&[u8]; 3] = [&[0x89, 0x3d, 0, 0, 0, 0], &PUSH_RBX, &RET];
+        stays(&global, memory, "mov changes what is read");
+        moves(&global, Needs::NOTHING, 6);
+    }
+
+    #[test]
+    fn a_call_that_ends_the_program_is_seen() {
+        // mov (%rdi),%rax; cmpb $0,(%rdi,%rsi); mov %rax,(%rbp)
+        for load in [
+            &[0x48, 0x8b, 0x07][..],
+            &[0x80, 0x3c, 0x37, 0x00],
+            &[0x48, 0x89, 0x45, 0],
+        ] {
+            let name = if load[0] == 0x80 { "cmp" } else { "mov" };
+            stays(
+                &[load, &PUSH_RBX, &RET],
+                Needs::NOTHING,
+                &format!("{name} may fault"),
+            );
+        }
+        // lea (%rdi),%rax reads nothing; cmp 16(%r14),%rsp is Go's look at its own stack
+        moves(&[&[0x48, 0x8d, 0x07], &PUSH_RBX, &RET], EVERYTHING.without(0), 3);
+        moves(&[&[0x49, 0x3b, 0x66, 0x10], &[0x76, 0], &RET], Needs::STACK, 4);
+        // mov 16(%r14),%rax is nobody's look at anything
+        stays(
+            &[&[0x49, 0x8b, 0x46, 0x10], &PUSH_RBX, &RET],
+            Needs::NOTHING,
+            "mov may fault",
+        );
+    }
+
+    #[test]
+    fn nothing_is_passed_that_leads_elsewhere() {
+        let leaders: [(&[u8], &str); 9] = [
+            (&[0xc3], "ret"),
+            (&[0x0f, 0x05], "syscall"),
+            (&[0xff, 0xe0], "jmp"),
+            (&[0xff, 0xd0], "call"),
+            (&[0x5b], "pop"),
+            (&[0xf0, 0xff, 0x00], "inc"),
+            (&[0xf3, 0x48, 0xab], "stosq"),
+            (&[0x0f, 0xae, 0xf0], "mfence"),
+            (&[0x0f, 0x0b], "ud2"),
+        ];
+        for (leader, name) in leaders {
+            stays(
+                &[&ENDBR, leader, &PUSH_RBX, &RET],
+                Needs::NOTHING,
+                &format!("{name} comes first"),
+            );
+        }
+    }
+
+    #[test]
+    fn a_jump_in_between_would_be_counted_again() {
+        // endbr64; push; jmp to the push: behind the endbr64
+        let back = |to: u8| code(&[&ENDBR, &PUSH_RBX, &[0xeb, to.wrapping_sub(7)], &RET]);
+        stays(&[&back(4)], Needs::NOTHING, "a jump leads in between");
+        // to the start: there, each is counted at either place
+        moves(&[&back(0)], Needs::NOTHING, 4);
+        // behind the probe
+        moves(&[&back(5)], Needs::NOTHING, 4);
+        // je; call; loop
+        for jump in [&[0x74, 0xfd][..], &[0xe8, 0xfa, 0xff, 0xff, 0xff], &[0xe2, 0xfd]] {
+            stays(
+                &[&ENDBR, &PUSH_RBX, jump, &RET],
+                Needs::NOTHING,
+                "a jump leads in between",
+            );
+        }
+        // jmp *%rax; notrack jmp *%rax
+        for jump in [&[0xff, 0xe0][..], &[0x3e, 0xff, 0xe0]] {
+            stays(
+                &[&ENDBR, &PUSH_RBX, jump],
+                Needs::NOTHING,
+                "it has a jump to where a register says",
+            );
+        }
+        stays(
+            &[&ENDBR, &PUSH_RBX, &[0x06], &RET],
+            Needs::NOTHING,
+            "its code is not known whole",
+        );
+    }
+
+    #[test]
+    fn it_is_not_far() {
+        let mov: [u8; 2] = [0x89, 0xc0];
+        let many = mov.repeat(MOST_STEPS + 1);
+        stays(
+            &[&many, &PUSH_RBX, &RET],
+            Needs::NOTHING,
+            "nothing near is emulated",
+        );
+        moves(&[&many[2..], &PUSH_RBX, &RET], Needs::NOTHING, 32);
+        // movabs $0,%rax
+        let long = [&[0x48, 0xb8][..], &[0; 8]].concat().repeat(7);
+        stays(
+            &[&long, &PUSH_RBX, &RET],
+            Needs::NOTHING,
+            "nothing near is emulated",
+        );
+        stays(&[&ENDBR], Needs::NOTHING, "nothing near is emulated");
+    }
+
+    #[test]
+    fn without_a_size_it_stays() {
+        let code = code(&[&ENDBR, &PUSH_RBX, &RET]);
+        let placement = nearest(&code, 0, Needs::NOTHING).expect("an instruction");
+        assert_eq!(
+            placement.to_string(),
+            " (endbr64 is single-stepped; its code is not known whole)"
+        );
+        assert_eq!(nearest(&[], 8, Needs::NOTHING), None);
+        assert_eq!(nearest(&[0x06], 8, Needs::NOTHING), None);
+    }
+
+    impl Needs {
+        fn without(self, register: u8) -> Needs {
+            Needs {
+                registers: self.registers & !(1 << register),
+                ..self
+            }
+        }
+    }
+}
+
+/// The symbols of the file are `alpha`, `beta` 16 bytes behind it, and more.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn another_function_in_between_is_no_part_of_this_one() {
+    use crate::find::elf::image::{Image, file_with};
+    let nops = |bytes: &[u8]| bytes.windows(64).position(|window| window == [0x90; 64]);
+    let mut image = Image::default().bytes();
+    let code = nops(&image).expect("the code");
+    // mov %eax,%eax; push %rbx
+    let place = |image: &[u8], size| {
+        let elf = ElfFile::open(file_with(image), "made up".as_ref()).expect("an ELF file");
+        let alpha = elf.lookup(&["alpha"]).expect("symbols").remove(0).expect("alpha");
+        Placer::new(&elf)
+            .place(alpha.addr, size, Needs::NOTHING)
+            .map(|placement| (placement.ahead, placement.why))
+    };
+    for (movs, expected) in [(7, (14, Why::Moved)), (8, (0, Why::Stays(Reason::OtherFunction)))] {
+        image[code..code + 20].fill(0x90);
+        for at in (0..2 * movs).step_by(2) {
+            image[code + at..code + at + 2].copy_from_slice(&[0x89, 0xc0]);
+        }
+        assert_eq!(place(&image, 64), Some(expected), "{movs} moves");
+    }
+}
+
+/// What the rules say on arm64, for which the tests of other machines stand in.
+mod on_arm64 {
+    use super::*;
+
+    const BTI_C: u32 = 0xd503_245f;
+    const CBZ_X0_NEXT: u32 = 0xb400_0020;
+    const RET: u32 = 0xd65f_03c0;
+
+    fn bytes(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// What is said of the first instruction: emulated, passable, and what it writes.
+    fn first(word: u32) -> (bool, bool, u32) {
+        let step = arm64::steps(&bytes(&[word])).next().expect("an instruction");
+        (step.emulated, !step.leaves, step.writes)
+    }
+
+    #[test]
+    fn instructions_are_what_they_are() {
+        // b; bl; b.ne; cbz; cbnz; tbz; tbnz; adrp x3; adr x3
+        for word in [
+            0x1400_0001,
+            0x9400_0001,
+            0x5400_0021,
+            CBZ_X0_NEXT,
+            0x3500_0020,
+            0x3600_0020,
+            0x3708_0020,
+            0x9000_0003,
+            0x1000_0003,
+        ] {
+            assert!(first(word).0, "{word:#x}");
+        }
+        // bti c, bti j; cmp x0, #0; cmp w1, w2; cmn x0, #1; tst x0, #1; tst x0, x1
+        for word in [
+            BTI_C,
+            0xd503_249f,
+            0xf100_001f,
+            0x6b02_003f,
+            0xb100_041f,
+            0xf240_001f,
+            0xea01_001f,
+        ] {
+            assert_eq!(first(word), (false, true, 0), "{word:#x}");
+        }
+        // mov x19, x0; mov w2, #5; mov x3, #-1
+        for (word, register) in [(0xaa00_03f3, 19), (0x5280_00a2, 2), (0x9280_0003, 3)] {
+            assert_eq!(first(word), (false, true, 1 << register), "{word:#x}");
+        }
+        // paciasp; stp x29, x30, [sp, #-32]!; sub sp, sp, #32; subs x0, x0, #1; add x0, x0, #1; and x0, x0, #1;
+        // ldr x0, [x0]; ret; br x1; svc #0; ldr x0, =...
+        for word in [
+            0xd503_233f,
+            0xa9be_7bfd,
+            0xd100_83ff,
+            0xf100_0400,
+            0x9100_0400,
+            0x9240_0000,
+            0xf940_0000,
+            RET,
+            0xd61f_0020,
+            0xd400_0001,
+            0x5800_0040,
+        ] {
+            assert_eq!(first(word), (false, false, 0), "{word:#x}");
+        }
+    }
+
+    #[test]
+    fn jumps_into_the_stretch_are_seen() {
+        // bti c; cbz x0, +4; b -4; ret
+        let back = bytes(&[BTI_C, CBZ_X0_NEXT, 0x17ff_ffff, RET]);
+        assert_eq!(arm64::check_jumps(&back, 4), Err(Reason::JumpedInto));
+        // b -8: to the start
+        let again = bytes(&[BTI_C, CBZ_X0_NEXT, 0x17ff_fffe, RET]);
+        assert_eq!(arm64::check_jumps(&again, 4), Ok(()));
+        // br x1; braaz x1
+        for jump in [0xd61f_0020, 0xd61f_083f] {
+            let table = bytes(&[BTI_C, CBZ_X0_NEXT, jump]);
+            assert_eq!(
+                arm64::check_jumps(&table, 4),
+                Err(Reason::JumpsAnywhere),
+                "{jump:#x}"
+            );
+        }
+    }
+}

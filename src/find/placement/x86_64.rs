@@ -1,0 +1,180 @@
+//! x86-64: what the kernel emulates, and what instructions do.
+
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register,
+};
+
+use super::{Name, Reason, Step, Stores};
+
+/// The stack pointer, and the frame pointer, by which the kernel walks the stack.
+pub const STACK: u32 = 1 << 7 | 1 << 6;
+/// Go keeps `g` in r14.
+pub const GOROUTINE: u8 = 14;
+/// By their DWARF numbers: rdi, rsi, rdx, rcx, r8, r9.
+pub const ARGUMENTS: &[u8] = &[5, 4, 1, 2, 8, 9];
+
+/// The instruction's mnemonic.
+pub fn name(name: Name) -> String {
+    let mnemonic = Mnemonic::try_from(name.0 as usize).unwrap_or_default();
+    format!("{mnemonic:?}").to_lowercase()
+}
+
+/// The instructions of a function in order, as long as they are known.
+pub fn steps(code: &[u8]) -> impl Iterator<Item = Step> {
+    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    let mut factory = InstructionInfoFactory::new();
+    std::iter::from_fn(move || {
+        let instruction = decoder.can_decode().then(|| decoder.decode())?;
+        if instruction.is_invalid() {
+            return None;
+        }
+        let bytes = code.get(instruction.ip() as usize..instruction.next_ip() as usize)?;
+        Some(step(&instruction, bytes, &mut factory))
+    })
+}
+
+fn step(instruction: &Instruction, bytes: &[u8], factory: &mut InstructionInfoFactory) -> Step {
+    let info = factory.info(instruction);
+    let mut step = Step {
+        end: instruction.next_ip(),
+        name: Name(instruction.mnemonic() as u32),
+        emulated: is_emulated(bytes),
+        leaves: leaves(instruction),
+        writes: 0,
+        stores: Stores::Nothing,
+        may_fault: false,
+    };
+    for used in info.used_registers() {
+        if writes(used.access()) {
+            step.writes |= dwarf_bit(used.register().full_register());
+        }
+    }
+    for used in info.used_memory() {
+        let accesses = !matches!(used.access(), OpAccess::None | OpAccess::NoMemAccess);
+        let plain = used.index() == Register::None && !is_thread_segment(used.segment());
+        let on_stack = plain && used.base() == Register::RSP;
+        if writes(used.access()) {
+            let below = (used.displacement() as i64) < 0;
+            step.stores = step.stores.max(match (on_stack, below) {
+                (true, true) => Stores::BelowStack,
+                (true, false) => Stores::Stack,
+                (false, _) => Stores::Anything,
+            });
+        }
+        // The stack, the program's own variables, those of the thread, and those of a goroutine are there.
+        let is_there = on_stack
+            || matches!(used.base(), Register::RIP | Register::None) && used.index() == Register::None
+            || plain && used.base() == Register::R14 && is_stack_check(instruction);
+        step.may_fault |= accesses && !is_there;
+    }
+    step
+}
+
+/// `cmp 16(%r14),%rsp`, with which Go's functions begin: is there room on the goroutine's stack?
+fn is_stack_check(instruction: &Instruction) -> bool {
+    instruction.mnemonic() == Mnemonic::Cmp && instruction.op0_register() == Register::RSP
+}
+
+fn is_thread_segment(segment: Register) -> bool {
+    matches!(segment, Register::FS | Register::GS)
+}
+
+fn writes(access: OpAccess) -> bool {
+    matches!(
+        access,
+        OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+    )
+}
+
+fn dwarf_bit(register: Register) -> u32 {
+    const ORDER: [Register; 16] = [
+        Register::RAX,
+        Register::RDX,
+        Register::RCX,
+        Register::RBX,
+        Register::RSI,
+        Register::RDI,
+        Register::RBP,
+        Register::RSP,
+        Register::R8,
+        Register::R9,
+        Register::R10,
+        Register::R11,
+        Register::R12,
+        Register::R13,
+        Register::R14,
+        Register::R15,
+    ];
+    ORDER
+        .iter()
+        .position(|&known| known == register)
+        .map_or(0, |number| 1 << number)
+}
+
+/// Branches, calls, returns and system calls; and what other threads or the time could tell from what follows: locked
+/// instructions, fences, those that wait, and repeated ones, which may be interrupted half-way. A `pop` takes something
+/// off the stack that a probe may still be looking for.
+fn leaves(instruction: &Instruction) -> bool {
+    instruction.flow_control() != FlowControl::Next
+        || instruction.has_lock_prefix()
+        || instruction.has_rep_prefix()
+        || instruction.has_repne_prefix()
+        || instruction.is_privileged()
+        || matches!(
+            instruction.mnemonic(),
+            Mnemonic::Pop
+                | Mnemonic::Popfq
+                | Mnemonic::Leave
+                | Mnemonic::Enter
+                | Mnemonic::Mfence
+                | Mnemonic::Lfence
+                | Mnemonic::Sfence
+                | Mnemonic::Pause
+                | Mnemonic::Cpuid
+                | Mnemonic::Rdtsc
+                | Mnemonic::Rdtscp
+                | Mnemonic::Xchg
+        )
+}
+
+/// What `arch/x86/kernel/uprobes.c` emulates on every kernel from 5.10 to 7.2 (tried on 6.18): one-byte `nop`, `push` of a
+/// register, and direct jumps and calls, with `bnd` or without. Longer forms of `nop` are emulated by some kernels, and one
+/// of five bytes is rewritten to a call by 6.18, which writes below the stack pointer.
+fn is_emulated(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix(&[0xf2]).unwrap_or(bytes);
+    matches!(
+        bytes,
+        [0x90]
+            | [0x66, 0x90]
+            | [0x50..=0x57]
+            | [0x41, 0x50..=0x57]
+            | [0x70..=0x7f | 0xeb, _]
+            | [0xe8 | 0xe9, _, _, _, _]
+            | [0x0f, 0x80..=0x8f, _, _, _, _]
+    )
+}
+
+/// Whether a direct jump of the function leads behind its start, up to the instruction `ahead` bytes from there.
+///
+/// # Errors
+/// One does, or it cannot be known.
+pub fn check_jumps(function: &[u8], ahead: u64) -> Result<(), Reason> {
+    let mut decoder = Decoder::new(64, function, DecoderOptions::NONE);
+    let mut instruction = Instruction::default();
+    while decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        match instruction.flow_control() {
+            _ if instruction.is_invalid() => return Err(Reason::Unknown),
+            FlowControl::IndirectBranch => return Err(Reason::JumpsAnywhere),
+            FlowControl::Next | FlowControl::Return | FlowControl::IndirectCall => {}
+            _ if instruction.op0_kind() == OpKind::NearBranch64
+                && (1..=ahead).contains(&instruction.near_branch64()) =>
+            {
+                return Err(Reason::JumpedInto);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
