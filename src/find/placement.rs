@@ -8,9 +8,10 @@
 //!   into it, and nothing in it can end the program;
 //! * what the probe reads (its [`Needs`]) is there what it was at the beginning.
 //!
-//! Where that cannot be proven from the code of the whole function, the probe stays where it is.
+//! Where the code of the whole function and what lies around it leave a doubt, the probe stays where it is.
 
 use std::fmt;
+use std::ops::Range;
 
 use super::elf::ElfFile;
 
@@ -31,8 +32,11 @@ const MOST_STEPS: usize = 16;
 const MOST_BYTES: u64 = 64;
 /// Bytes of the longest instruction.
 const LONGEST: u64 = 16;
-/// Functions that are longer are not looked through for jumps into the stretch.
+/// Functions that are longer are not looked through.
 const MOST_CODE: u64 = 1 << 20;
+/// How far from a function jumps to it are looked for, in bytes: what can jump into the middle of another function is
+/// hand-written and in the same piece of code, or a part of the function that the compiler put elsewhere.
+const REACH: u64 = 1 << 20;
 
 /// What a probe reads where it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -223,58 +227,120 @@ enum Stores {
     Anything,
 }
 
-/// Where the probes of one file's functions go.
-pub struct Placer<'e> {
-    elf: &'e ElfFile,
-    /// Addresses of all symbols, in order; read when they are first wanted.
-    symbols: Option<Vec<u64>>,
+/// A function whose probe may move.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject {
+    /// Virtual address of its first instruction.
+    pub addr: u64,
+    /// Bytes; 0 when that is not known.
+    pub size: u64,
+    /// What its probe reads.
+    pub needs: Needs,
 }
 
-impl<'e> Placer<'e> {
-    pub fn new(elf: &'e ElfFile) -> Placer<'e> {
-        Placer { elf, symbols: None }
+/// Where the probes of these functions of a file go; None for those whose code cannot be read.
+pub fn place(elf: &ElfFile, subjects: &[Subject]) -> Vec<Option<Placement>> {
+    let mut placements: Vec<Option<Placement>> =
+        subjects.iter().map(|subject| first_look(elf, *subject)).collect();
+    let moved =
+        |placement: &Option<Placement>| placement.is_some_and(|placement| placement.why == Why::Moved);
+    if !placements.iter().any(moved) {
+        return placements;
     }
+    let symbols = elf.symbol_addresses();
+    for (subject, placement) in subjects.iter().zip(&mut placements) {
+        if let Some(found) = placement
+            && found.why == Why::Moved
+            && let Err(reason) = check_function(elf, *subject, found.ahead, &symbols)
+        {
+            *found = found.stays(reason);
+        }
+    }
+    check_jumps(elf, subjects, &mut placements);
+    placements
+}
 
-    /// The place of a probe for the function at virtual address `addr`, `size` bytes long, or 0 where that is not known.
-    /// None when its code cannot be read.
-    pub fn place(&mut self, addr: u64, size: u64, needs: Needs) -> Option<Placement> {
-        let near = match size {
-            // Enough to tell what the first instruction is.
-            0 => LONGEST,
-            _ => size.min(MOST_BYTES + LONGEST),
+/// Does the kernel have to step over the instruction at virtual address `addr`? Yes where it cannot be read.
+pub fn is_stepped(elf: &ElfFile, addr: u64) -> bool {
+    let code = (1..=LONGEST).rev().find_map(|size| elf.code(addr, size).ok());
+    let step = code.and_then(|code| machine::steps(&code).next());
+    step.is_none_or(|step| !step.emulated)
+}
+
+/// By the beginning of the function alone.
+fn first_look(elf: &ElfFile, subject: Subject) -> Option<Placement> {
+    let near = match subject.size {
+        // Enough to tell what the first instruction is.
+        0 => LONGEST,
+        size => size.min(MOST_BYTES + LONGEST),
+    };
+    nearest(&elf.code(subject.addr, near).ok()?, subject.size, subject.needs)
+}
+
+/// Does control stay within what is known of the function, up to the instruction `ahead` bytes from its start?
+fn check_function(elf: &ElfFile, subject: Subject, ahead: u64, symbols: &[u64]) -> Result<(), Reason> {
+    let next = symbols.partition_point(|&symbol| symbol <= subject.addr);
+    if symbols
+        .get(next)
+        .is_some_and(|&symbol| symbol <= subject.addr + ahead)
+    {
+        return Err(Reason::OtherFunction);
+    }
+    if subject.size > MOST_CODE {
+        return Err(Reason::Unknown);
+    }
+    let code = elf
+        .code(subject.addr, subject.size)
+        .map_err(|_| Reason::Unknown)?;
+    machine::check_whole(&code)
+}
+
+/// Takes back what a direct jump leads into, be it from the function itself or from another one: glibc's mempcpy jumps to
+/// behind the first instruction of memcpy.
+fn check_jumps(elf: &ElfFile, subjects: &[Subject], placements: &mut [Option<Placement>]) {
+    let mut stretches: Vec<(u64, u64, &mut Placement)> = subjects
+        .iter()
+        .zip(placements)
+        .filter_map(|(subject, placement)| placement.as_mut().map(|placement| (subject.addr, placement)))
+        .filter(|(_, placement)| placement.why == Why::Moved)
+        .map(|(addr, placement)| (addr, addr + placement.ahead, placement))
+        .collect();
+    stretches.sort_unstable_by_key(|&(start, ..)| start);
+    for window in windows(elf, stretches.iter().map(|&(start, ..)| start)) {
+        let Some(code) = elf.content_of(&window) else {
+            stretches
+                .iter_mut()
+                .for_each(|(.., placement)| **placement = placement.stays(Reason::Unknown));
+            return;
         };
-        let code = self.elf.code(addr, near).ok()?;
-        let placement = nearest(&code, size, needs)?;
-        if placement.why != Why::Moved {
-            return Some(placement);
-        }
-        Some(match self.check(addr, size, placement.ahead) {
-            Ok(()) => placement,
-            Err(reason) => placement.stays(reason),
-        })
+        machine::jumps(code.bytes(), |target| {
+            let addr = window.start.wrapping_add_signed(target);
+            let after = stretches.partition_point(|&(start, ..)| start < addr);
+            if let Some((_, last, placement)) =
+                after.checked_sub(1).and_then(|index| stretches.get_mut(index))
+                && addr <= *last
+            {
+                **placement = placement.stays(Reason::JumpedInto);
+            }
+        });
     }
+}
 
-    /// Does the kernel have to step over the instruction at virtual address `addr`? Yes where it cannot be read.
-    pub fn is_stepped(&self, addr: u64) -> bool {
-        let lengths = (1..=LONGEST).rev();
-        let code = lengths.filter_map(|size| self.elf.code(addr, size).ok()).next();
-        let step = code.and_then(|code| machine::steps(&code).next());
-        step.is_none_or(|step| !step.emulated)
-    }
-
-    /// Does every way to the instruction `ahead` bytes from the start lead through the start?
-    fn check(&mut self, addr: u64, size: u64, ahead: u64) -> Result<(), Reason> {
-        if size > MOST_CODE {
-            return Err(Reason::Unknown);
+/// Ranges of addresses around these, which are in order, in which jumps to them are looked for. None goes beyond a segment.
+fn windows(elf: &ElfFile, addrs: impl Iterator<Item = u64>) -> Vec<Range<u64>> {
+    let mut windows: Vec<Range<u64>> = Vec::new();
+    for addr in addrs {
+        let Some(segment) = elf.code_segment(addr) else {
+            continue;
+        };
+        let start = addr.saturating_sub(REACH).max(segment.start);
+        let end = addr.saturating_add(REACH).min(segment.end);
+        match windows.last_mut() {
+            Some(last) if start < last.end => last.end = end,
+            _ => windows.push(start..end),
         }
-        let symbols = self.symbols.get_or_insert_with(|| self.elf.symbol_addresses());
-        let next = symbols.partition_point(|&symbol| symbol <= addr);
-        if symbols.get(next).is_some_and(|&symbol| symbol <= addr + ahead) {
-            return Err(Reason::OtherFunction);
-        }
-        let code = self.elf.code(addr, size).map_err(|_| Reason::Unknown)?;
-        machine::check_jumps(&code, ahead)
     }
+    windows
 }
 
 /// The first instruction that the kernel emulates and before which nothing happens that the probe would miss. Whether

@@ -5,7 +5,7 @@ use clap::ValueEnum;
 
 use super::attach::Point;
 use crate::find::elf::ElfFile;
-use crate::find::placement::{Placement, Placer};
+use crate::find::placement::{Placement, Subject, is_stepped, place};
 
 /// Where in a function its probe is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -24,32 +24,43 @@ pub struct Placed {
 }
 
 impl Placing {
-    /// Moves those points of `elf` that may move. Returns where functions have their probes.
+    /// Moves those points of `elf` that may move, and finds out which are on instructions to be stepped over. Returns where
+    /// functions have their probes.
     pub fn place(self, elf: &ElfFile, points: &mut [Point]) -> Vec<Placed> {
-        let mut placer = Placer::new(elf);
-        let mut all = Vec::new();
+        let (mut movable, mut subjects) = (Vec::new(), Vec::new());
         for point in points {
             let Some(addr) = elf.address_of(point.offset) else {
                 continue;
             };
-            let Some(movable) = point.movable else {
-                point.stepped = placer.is_stepped(addr);
-                continue;
-            };
-            let Some(placement) = placer.place(addr, movable.size, movable.needs) else {
-                continue;
-            };
-            let placement = match self {
-                Placing::Entry => placement.at_entry(),
-                Placing::Best => placement,
-            };
-            point.offset += placement.ahead;
-            point.stepped = placement.is_stepped();
-            all.push(Placed {
-                cookie: point.cookie,
-                placement,
-            });
+            match point.movable {
+                Some(known) => {
+                    subjects.push(Subject {
+                        addr,
+                        size: known.size,
+                        needs: known.needs,
+                    });
+                    movable.push(point);
+                }
+                None => point.stepped = is_stepped(elf, addr),
+            }
         }
-        all
+        let placements = place(elf, &subjects).into_iter().zip(movable);
+        let found = placements.filter_map(|(placement, point)| Some((placement?, point)));
+        found
+            .map(|(placement, point)| self.moved(point, placement))
+            .collect()
+    }
+
+    fn moved(self, point: &mut Point, placement: Placement) -> Placed {
+        let placement = match self {
+            Placing::Entry => placement.at_entry(),
+            Placing::Best => placement,
+        };
+        point.offset += placement.ahead;
+        point.stepped = placement.is_stepped();
+        Placed {
+            cookie: point.cookie,
+            placement,
+        }
     }
 }

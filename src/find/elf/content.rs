@@ -1,8 +1,11 @@
 //! Pieces of a file: code and data.
 
+use std::ops::Range;
+
 use anyhow::{Result, ensure};
 
 use super::ElfFile;
+use super::source::Block;
 
 /// Largest function that is read, in bytes.
 const MAX_CODE: u64 = 1 << 20;
@@ -22,6 +25,19 @@ impl ElfFile {
             what()
         );
         Ok(self.read_at_address(addr, size, "code")?.bytes().to_vec())
+    }
+
+    /// The virtual addresses of the executable segment that `addr` is in, as far as they come from the file.
+    pub(in crate::find) fn code_segment(&self, addr: u64) -> Option<Range<u64>> {
+        let load = self.load_at(addr).filter(|load| load.exec)?;
+        Some(load.addr..load.addr + load.extent.size)
+    }
+
+    /// What the file holds at a range of virtual addresses within one segment. None when it cannot be read.
+    pub(in crate::find) fn content_of(&self, addrs: &Range<u64>) -> Option<Block> {
+        let extent = self.content_at(addrs.start)?;
+        let size = addrs.end.checked_sub(addrs.start)?;
+        self.view.source.read(extent.offset, size.min(extent.size)).ok()
     }
 
     /// Where in the file the byte at virtual address `addr` is, be it code or data. `None` if it does not come from

@@ -92,19 +92,22 @@ fn jumps_anywhere(word: u32) -> bool {
     matches!(word & 0xffff_f000, 0xd61f_0000 | 0xd71f_0000)
 }
 
-/// Whether a direct branch of the function leads behind its start, up to the instruction `ahead` bytes from there.
+/// Is it known where every instruction of a function leads?
 ///
 /// # Errors
-/// One does, or it cannot be known.
-pub fn check_jumps(function: &[u8], ahead: u64) -> Result<(), Reason> {
-    for (start, word) in words(function) {
-        if jumps_anywhere(word) {
-            return Err(Reason::JumpsAnywhere);
-        }
-        let target = branch(word).and_then(|distance| start.checked_add_signed(distance));
-        if target.is_some_and(|target| (1..=ahead).contains(&target)) {
-            return Err(Reason::JumpedInto);
+/// One jumps to an address in a register.
+pub fn check_whole(function: &[u8]) -> Result<(), Reason> {
+    match words(function).any(|(_, word)| jumps_anywhere(word)) {
+        true => Err(Reason::JumpsAnywhere),
+        false => Ok(()),
+    }
+}
+
+/// Where direct branches lead, in bytes from the start of `code`.
+pub fn jumps(code: &[u8], mut leads: impl FnMut(i64)) {
+    for (start, word) in words(code) {
+        if let Some(distance) = branch(word) {
+            leads(start as i64 + distance);
         }
     }
-    Ok(())
 }

@@ -4,11 +4,16 @@ use super::*;
 fn place(code: &[u8], needs: Needs) -> Placement {
     let near = &code[..code.len().min((MOST_BYTES + LONGEST) as usize)];
     let placement = nearest(near, code.len() as u64, needs).expect("an instruction");
-    match placement.why {
-        Why::Moved => machine::check_jumps(code, placement.ahead)
-            .map_or_else(|why| placement.stays(why), |()| placement),
-        _ => placement,
+    if placement.why != Why::Moved {
+        return placement;
     }
+    let mut checked = machine::check_whole(code);
+    machine::jumps(code, |target| {
+        if (1..=placement.ahead as i64).contains(&target) {
+            checked = Err(Reason::JumpedInto);
+        }
+    });
+    checked.map_or_else(|why| placement.stays(why), |()| placement)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -255,29 +260,64 @@ mod on_x86_64 {
     }
 }
 
-/// The symbols of the file are `alpha`, `beta` 16 bytes behind it, and more.
+/// A file whose symbols are `alpha`, `beta` 16 bytes behind it, and more, and what becomes of a probe on alpha, of which
+/// only the beginning is written.
+#[cfg(target_arch = "x86_64")]
+fn place_alpha(beginning: &[u8], others: impl FnOnce(&mut [u8])) -> (u64, Why) {
+    use crate::find::elf::image::{CODE_SIZE, Image, file_with};
+    let mut image = Image::default().bytes();
+    let nops = image.windows(64).position(|window| window == [0x90; 64]);
+    let code = &mut image[nops.expect("the code")..][..CODE_SIZE as usize];
+    code[..beginning.len()].copy_from_slice(beginning);
+    others(code);
+    let elf = ElfFile::open(file_with(&image), "made up".as_ref()).expect("an ELF file");
+    let alpha = elf.lookup(&["alpha"]).expect("symbols").remove(0).expect("alpha");
+    let subject = Subject {
+        addr: alpha.addr,
+        size: 64,
+        needs: Needs::NOTHING,
+    };
+    let placement = super::place(&elf, &[subject]).remove(0).expect("a placement");
+    (placement.ahead, placement.why)
+}
+
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn another_function_in_between_is_no_part_of_this_one() {
-    use crate::find::elf::image::{Image, file_with};
-    let nops = |bytes: &[u8]| bytes.windows(64).position(|window| window == [0x90; 64]);
-    let mut image = Image::default().bytes();
-    let code = nops(&image).expect("the code");
-    // mov %eax,%eax; push %rbx
-    let place = |image: &[u8], size| {
-        let elf = ElfFile::open(file_with(image), "made up".as_ref()).expect("an ELF file");
-        let alpha = elf.lookup(&["alpha"]).expect("symbols").remove(0).expect("alpha");
-        Placer::new(&elf)
-            .place(alpha.addr, size, Needs::NOTHING)
-            .map(|placement| (placement.ahead, placement.why))
-    };
-    for (movs, expected) in [(7, (14, Why::Moved)), (8, (0, Why::Stays(Reason::OtherFunction)))] {
-        image[code..code + 20].fill(0x90);
-        for at in (0..2 * movs).step_by(2) {
-            image[code + at..code + at + 2].copy_from_slice(&[0x89, 0xc0]);
+    // mov %eax,%eax; the image goes on with nops
+    let mov = [0x89, 0xc0];
+    assert_eq!(place_alpha(&mov.repeat(7), |_| ()), (14, Why::Moved));
+    assert_eq!(
+        place_alpha(&mov.repeat(8), |_| ()),
+        (0, Why::Stays(Reason::OtherFunction))
+    );
+}
+
+/// As glibc's mempcpy does with memcpy.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn jumps_from_other_functions_count_as_well() {
+    let beginning = [0x89, 0xc0, 0x89, 0xc0, 0x53];
+    // jmp, je and call at 128, to the second instruction, to the probe, to the start, to behind the probe
+    for (target, expected) in [
+        (2_i64, (0, Why::Stays(Reason::JumpedInto))),
+        (4, (0, Why::Stays(Reason::JumpedInto))),
+        (0, (4, Why::Moved)),
+        (5, (4, Why::Moved)),
+    ] {
+        for opcode in [&[0xe9][..], &[0x0f, 0x84], &[0xe8]] {
+            let distance = target - (128 + opcode.len() as i64 + 4);
+            let jump = [opcode, &(distance as i32).to_le_bytes()].concat();
+            let found = place_alpha(&beginning, |code| {
+                code[128..128 + jump.len()].copy_from_slice(&jump)
+            });
+            assert_eq!(found, expected, "{target} {opcode:x?}");
         }
-        assert_eq!(place(&image, 64), Some(expected), "{movs} moves");
     }
+    let short = place_alpha(&beginning, |code| {
+        code[100..102].copy_from_slice(&[0xeb, 2_u8.wrapping_sub(102)])
+    });
+    assert_eq!(short, (0, Why::Stays(Reason::JumpedInto)));
 }
 
 /// What the rules say on arm64, for which the tests of other machines stand in.
@@ -350,18 +390,28 @@ mod on_arm64 {
     }
 
     #[test]
-    fn jumps_into_the_stretch_are_seen() {
-        // bti c; cbz x0, +4; b -4; ret
-        let back = bytes(&[BTI_C, CBZ_X0_NEXT, 0x17ff_ffff, RET]);
-        assert_eq!(arm64::check_jumps(&back, 4), Err(Reason::JumpedInto));
-        // b -8: to the start
-        let again = bytes(&[BTI_C, CBZ_X0_NEXT, 0x17ff_fffe, RET]);
-        assert_eq!(arm64::check_jumps(&again, 4), Ok(()));
+    fn jumps_lead_where_they_say() {
+        let targets = |words: &[u32]| {
+            let mut targets = Vec::new();
+            arm64::jumps(&bytes(words), |target| targets.push(target));
+            targets
+        };
+        // bti c; cbz x0, +4; b -4; tbz w0, #5, -8; b.ne +4; bl -20; ret
+        let code = [
+            BTI_C,
+            CBZ_X0_NEXT,
+            0x17ff_ffff,
+            0x362f_ffc0,
+            0x5400_0021,
+            0x97ff_fffb,
+            RET,
+        ];
+        assert_eq!(targets(&code), [8, 4, 4, 20, 0]);
+        assert_eq!(arm64::check_whole(&bytes(&code)), Ok(()));
         // br x1; braaz x1
         for jump in [0xd61f_0020, 0xd61f_083f] {
-            let table = bytes(&[BTI_C, CBZ_X0_NEXT, jump]);
             assert_eq!(
-                arm64::check_jumps(&table, 4),
+                arm64::check_whole(&bytes(&[BTI_C, jump])),
                 Err(Reason::JumpsAnywhere),
                 "{jump:#x}"
             );

@@ -1,8 +1,7 @@
 //! x86-64: what the kernel emulates, and what instructions do.
 
 use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
-    Register,
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register,
 };
 
 use super::{Name, Reason, Step, Stores};
@@ -155,26 +154,40 @@ fn is_emulated(bytes: &[u8]) -> bool {
     )
 }
 
-/// Whether a direct jump of the function leads behind its start, up to the instruction `ahead` bytes from there.
+/// Is it known where every instruction of a function leads?
 ///
 /// # Errors
-/// One does, or it cannot be known.
-pub fn check_jumps(function: &[u8], ahead: u64) -> Result<(), Reason> {
+/// One is none, or jumps to an address in a register.
+pub fn check_whole(function: &[u8]) -> Result<(), Reason> {
     let mut decoder = Decoder::new(64, function, DecoderOptions::NONE);
     let mut instruction = Instruction::default();
     while decoder.can_decode() {
         decoder.decode_out(&mut instruction);
-        match instruction.flow_control() {
-            _ if instruction.is_invalid() => return Err(Reason::Unknown),
-            FlowControl::IndirectBranch => return Err(Reason::JumpsAnywhere),
-            FlowControl::Next | FlowControl::Return | FlowControl::IndirectCall => {}
-            _ if instruction.op0_kind() == OpKind::NearBranch64
-                && (1..=ahead).contains(&instruction.near_branch64()) =>
-            {
-                return Err(Reason::JumpedInto);
-            }
-            _ => {}
+        if instruction.is_invalid() {
+            return Err(Reason::Unknown);
+        }
+        if instruction.flow_control() == FlowControl::IndirectBranch {
+            return Err(Reason::JumpsAnywhere);
         }
     }
     Ok(())
+}
+
+/// Where direct jumps and calls lead, in bytes from the start of `code`. Any bytes that could be one are taken for one, as
+/// nobody knows where the instructions of whatever there is begin.
+pub fn jumps(code: &[u8], mut leads: impl FnMut(i64)) {
+    for (at, byte) in code.iter().enumerate() {
+        let (from, is_far) = match (byte, code.get(at + 1)) {
+            (0x70..=0x7f | 0xe0..=0xe3 | 0xeb, _) => (at + 1, false),
+            (0xe8 | 0xe9, _) => (at + 1, true),
+            (0x0f, Some(0x80..=0x8f)) | (0xc7, Some(0xf8)) => (at + 2, true),
+            _ => continue,
+        };
+        let rest = code.get(from..).unwrap_or_default();
+        if is_far && let Some(distance) = rest.first_chunk() {
+            leads(from as i64 + 4 + i64::from(i32::from_le_bytes(*distance)));
+        } else if !is_far && let Some(&distance) = rest.first() {
+            leads(from as i64 + 1 + i64::from(distance as i8));
+        }
+    }
 }

@@ -1,0 +1,253 @@
+//! Probes that were moved to cheaper instructions see what those at the entries see: two tools trace the same calls at the
+//! same time, one at each of the places.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::{Run, Target, Tool, Way, best_way, program, skip, wait_until};
+
+/// Does what programs do with their libraries, once for each order.
+const WORK: &str = "
+import ctypes, hashlib, json, os, pickle, re, socket, sqlite3, ssl, threading, zlib
+from datetime import datetime
+try: ctypes.CDLL('libstdc++.so.6').__cxa_get_globals()
+except OSError: pass
+def work(seed):
+    data = [{'a': i + seed, 'b': str(i) * 9, 'c': [i / 3, None, True]} for i in range(5)]
+    text = json.dumps(data)
+    assert json.loads(text) == data and pickle.loads(pickle.dumps(data)) == data
+    re.sub(r'(\\d+)-\\1', 'x', text)
+    assert zlib.decompress(zlib.compress(text.encode())) == text.encode()
+    hashlib.sha256(text.encode()).hexdigest()
+    db = sqlite3.connect(':memory:')
+    db.execute('create table t (a, b)')
+    db.executemany('insert into t values (?, ?)', [(r['a'], r['b']) for r in data])
+    assert db.execute('select count(*), max(b) from t order by a').fetchone()[0] == 5
+    db.close()
+    datetime.now().strftime('%c')
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    a, b = socket.socketpair()
+    a.sendall(b'x' * 99); b.recv(99); a.close(); b.close()
+    with open(__file__ if '__file__' in globals() else '/etc/passwd', 'rb') as file: file.read()
+while True:
+    words = os.read(0, 99).split()
+    if not words: break
+    if words[0] == b'work':
+        for i in range(int(words[1])): work(i)
+    if words[0] == b'threads':
+        threads = [threading.Thread(target=work, args=(i + 1,)) for i in range(int(words[1]))]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+    os.write(1, b'.\\n')";
+
+fn python() -> Option<Target> {
+    const PYTHON: &str = "/usr/bin/python3";
+    if !Path::new(PYTHON).exists() {
+        skip("there is no /usr/bin/python3");
+        return None;
+    }
+    let mut command = Command::new(PYTHON);
+    command.args(["-S", "-c", WORK]);
+    Some(Target::start(command))
+}
+
+/// The same run twice at the same time: with probes at the entries, and where they cost least.
+fn at_both(tool: &str, way: Way, target: &mut Target, args: &[&str], orders: &[&str]) -> [Run; 2] {
+    let pid = target.pid().to_string();
+    let tools = ["entry", "best"].map(|place| {
+        let mut all = vec!["--placement", place, "-p", &pid, "--buffer-size", "256M"];
+        all.extend(args);
+        Tool::start(tool, way, all)
+    });
+    let number = |tool: &Tool, key: &str| tool.attached[key].as_u64().expect("a number");
+    let [entry, best] = &tools;
+    assert!(number(entry, "stepped") > number(best, "stepped"));
+    // Some of the instructions that the kernel refuses to probe are left behind.
+    assert!(number(entry, "probes") <= number(best, "probes"));
+    for order in orders {
+        target.ask(order);
+    }
+    // It still has to go back to where it waits for orders, and threads that were joined to give back what they had.
+    wait_until("a program at rest", || is_at_rest(&pid).then_some(()));
+    tools.map(Tool::stop)
+}
+
+/// Does a process have one thread, which sleeps?
+fn is_at_rest(pid: &str) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    threads == 1
+        && stat
+            .rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.starts_with(" S"))
+}
+
+/// How often each function was called.
+fn counts(run: &Run) -> BTreeMap<(String, String), u64> {
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+    run.rows
+        .iter()
+        .map(|row| {
+            (
+                (text(row, "file"), text(row, "function")),
+                row["count"].as_u64().expect("a count"),
+            )
+        })
+        .collect()
+}
+
+/// The functions that were called from the one place must have been called as often from the other.
+#[track_caller]
+fn assert_same(entry: &Run, best: &Run, functions: usize) {
+    let (entry, best) = (counts(entry.assert_clean()), counts(best.assert_clean()));
+    let differing = entry
+        .iter()
+        .map(|(function, count)| (function, count, best.get(function)))
+        .find(|(_, count, other)| *other != Some(count));
+    assert_eq!(differing, None);
+    assert!(entry.len() > functions, "{entry:?}");
+}
+
+/// What a call was given and gave, thread by thread in the order of the returns.
+fn calls(run: &Run) -> BTreeMap<u64, Vec<String>> {
+    let mut threads: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for row in &run.rows {
+        let call = format!(
+            "{} {} {} {}",
+            row["function"], row["args"], row["faults"], row["retval"]
+        );
+        threads
+            .entry(row["tid"].as_u64().expect("a thread"))
+            .or_default()
+            .push(call);
+    }
+    threads
+}
+
+best_way! {
+    every_function_of_python_is_called_as_often
+    every_function_of_other_programs_is_called_as_often
+    every_call_has_the_same_arguments_and_the_same_result
+    returns_of_threads_are_those_of_their_calls
+    programs_stand_probes_that_come_and_go
+}
+
+/// Where the kernel has links for all functions of all files.
+fn has_many(way: Way) -> bool {
+    if way != Way::Multi {
+        skip("this kernel has no multi-uprobes: one by one so many take minutes");
+    }
+    way == Way::Multi
+}
+
+fn every_function_of_python_is_called_as_often(way: Way) {
+    let Some(mut target) = python().filter(|_| has_many(way)) else {
+        return;
+    };
+    target.ask("work 1"); // what is done once
+    let [entry, best] = at_both("funccount", way, &mut target, &[":*"], &["work 2"]);
+    assert_same(&entry, &best, 500);
+    for file in ["libc.so", "libssl.so", "libcrypto.so", "libsqlite3.so", "libz.so"] {
+        let is_there = |row: &Value| row["file"].as_str().is_some_and(|name| name.starts_with(file));
+        assert!(entry.rows.iter().any(is_there), "{file}");
+    }
+}
+
+/// Of bash, and of libstdc++ by a program that throws.
+fn every_function_of_other_programs_is_called_as_often(way: Way) {
+    const SHELL: &str = "while read -r what n; do \
+        for ((i = 0; i < n; i++)); do x=${what//o/$i}; y=$(printf '%s' \"$x\"); [[ $y == w* ]] || z=($x $y); done; \
+        echo .; done";
+    if !has_many(way) {
+        return;
+    }
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "-c", SHELL]);
+    let orders: [(Command, &str, usize); 2] = [
+        (bash, "work 13", 100),
+        (Command::new(program("flow-throws")), "throw 211", 10),
+    ];
+    for (command, order, functions) in orders {
+        let mut target = Target::start(command);
+        target.ask(order);
+        let [entry, best] = at_both("funccount", way, &mut target, &[":*"], &[order]);
+        assert_same(&entry, &best, functions);
+    }
+}
+
+fn every_call_has_the_same_arguments_and_the_same_result(way: Way) {
+    let functions: &[&str] = match way {
+        Way::Multi => &["libc:*", "ssl:*", "sqlite3:*"],
+        // One by one.
+        _ => &["libc:mem*", "libc:*alloc", "libc:free", "sqlite3:sqlite3_b*"],
+    };
+    let Some(mut target) = python() else { return };
+    target.ask("work 1");
+    let asked = ["--ret", "--args", "arg0, arg1, arg2, arg3, arg4, arg5"];
+    let [entry, best] = at_both(
+        "functrace",
+        way,
+        &mut target,
+        &[functions, &asked].concat(),
+        &["work 1"],
+    );
+    let (entry, best) = (calls(entry.assert_clean()), calls(best.assert_clean()));
+    assert!(entry.values().map(Vec::len).sum::<usize>() > 1000);
+    for (thread, calls) in &entry {
+        let others = best.get(thread).map_or(&[][..], Vec::as_slice);
+        let differs = calls.iter().zip(others).find(|(one, other)| one != other);
+        assert!(differs.is_none(), "{differs:?}");
+        assert_eq!(calls.len(), others.len());
+    }
+}
+
+fn returns_of_threads_are_those_of_their_calls(way: Way) {
+    let Some(mut target) = python() else { return };
+    let functions = [
+        "libc:free",
+        "libc:read",
+        "libc:write",
+        "libc:mem*",
+        "libc:pthread_*",
+    ];
+    let args = [&["-F"], &functions[..]].concat();
+    let [entry, best] = at_both(
+        "funclatency",
+        way,
+        &mut target,
+        &args,
+        &["threads 7", "threads 13"],
+    );
+    assert_same(&entry, &best, 10);
+    assert_eq!(entry.summary["unmatched"], best.summary["unmatched"]);
+}
+
+/// Tools come and go while threads call what they probe.
+fn programs_stand_probes_that_come_and_go(way: Way) {
+    const TOOLS: usize = 4;
+    let cycles = if way == Way::Multi { 50 } else { 3 };
+    let mut target = Target::start(Command::new(program("calls")));
+    let pid = target.pid().to_string();
+    let calls = if way == Way::Multi { 3_000_000 } else { 500_000 };
+    target.tell(&format!("threads 4 calloc {calls} 1 16"));
+    std::thread::scope(|scope| {
+        for tool in 0..TOOLS {
+            let args = match tool % 2 {
+                0 => ["libc:c*", "libc:f*", "-p", &pid],
+                _ => ["r:libc:c*", "r:libc:f*", "-p", &pid],
+            };
+            scope.spawn(move || {
+                for _ in 0..cycles {
+                    Tool::start("funccount", way, args).stop().assert_clean();
+                }
+            });
+        }
+    });
+    assert_eq!(target.answer().len(), 4);
+    assert_eq!(target.ask("calloc 1 1 16").len(), 1);
+    assert!(target.end().success());
+}
