@@ -1,17 +1,50 @@
 /*
- * The traced program. Each line on standard input is a number of calls, which every thread makes at once; the answer
- * is the moment before the first of them (CLOCK_MONOTONIC) and the CPU time that they took in the main thread, both in
+ * The traced program. Each line on standard input is a number of calls, which every thread makes at once: of malloc and
+ * free, or of the function that is named behind it. The answer is the moment before the first of them (CLOCK_MONOTONIC) and the CPU time that they took in the main thread, both in
  * nanoseconds. Nothing else in here allocates once the first line is out, so a tracer has to see exactly these calls.
  */
 #include <gnu/libc-version.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 static pthread_barrier_t together;
 static unsigned long calls;
+
+/* Functions that differ in their first instruction; the second one is the same. */
+#if defined(__x86_64__)
+#define BEGINS_WITH(name, instruction) \
+	asm(".globl " #name "\n.type " #name ", @function\n" #name ":\n" instruction \
+	    "\npush %rbx\npop %rbx\nret\n.size " #name ", . - " #name "\n"); \
+	void name(void)
+
+BEGINS_WITH(begins_push, "");
+BEGINS_WITH(begins_endbr64, "endbr64");
+BEGINS_WITH(begins_test, "test %rdi,%rdi");
+
+static const struct {
+	const char *name;
+	void (*function)(void);
+} functions[] = {
+	{ "begins_push", begins_push },
+	{ "begins_endbr64", begins_endbr64 },
+	{ "begins_test", begins_test },
+};
+#endif
+static void (*function)(void);
+
+static void choose(const char *name)
+{
+	function = NULL;
+#if defined(__x86_64__)
+	for (unsigned int i = 0; i < sizeof(functions) / sizeof(functions[0]); i++)
+		if (!strcmp(functions[i].name, name))
+			function = functions[i].function;
+#endif
+}
 
 static unsigned long long now_ns(clockid_t clock)
 {
@@ -23,7 +56,9 @@ static unsigned long long now_ns(clockid_t clock)
 
 static void burst(void)
 {
-	for (unsigned long i = 0; i < calls; i++) {
+	for (unsigned long i = 0; function && i < calls; i++)
+		function();
+	for (unsigned long i = 0; !function && i < calls; i++) {
 		void *volatile block = malloc(100); /* volatile: or the compiler leaves both calls out */
 
 		free(block);
@@ -64,11 +99,14 @@ int main(int argc, char **argv)
 	for (;;) {
 		ssize_t length = read(0, line, sizeof(line) - 1);
 		unsigned long long start, cpu;
+		char *rest;
 
 		if (length <= 0)
 			return 0;
 		line[length] = 0;
-		calls = strtoul(line, NULL, 10);
+		line[strcspn(line, "\n")] = 0;
+		calls = strtoul(line, &rest, 10);
+		choose(rest + strspn(rest, " "));
 		pthread_barrier_wait(&together);
 		start = now_ns(CLOCK_MONOTONIC);
 		cpu = now_ns(CLOCK_THREAD_CPUTIME_ID);

@@ -62,6 +62,7 @@ fn main() -> Result<()> {
     print_starts(&target, has_bpftrace, &effort)?;
     print_quiet(&mut target, &effort)?;
     print_two_threads(&program, &effort)?;
+    print_entries(&program, &effort)?;
     print_many_functions(&effort)
 }
 
@@ -464,6 +465,37 @@ fn print_two_threads(program: &Path, effort: &Effort) -> Result<()> {
     Ok(())
 }
 
+/// The first instruction decides what a probe costs, unless the probe is moved to the second one.
+fn print_entries(program: &Path, effort: &Effort) -> Result<()> {
+    const FUNCTIONS: [&str; 3] = ["begins_push", "begins_endbr64", "begins_test"];
+    if !cfg!(target_arch = "x86_64") {
+        return Ok(());
+    }
+    let mut target = Target::start(program, 1)?;
+    for placement in ["entry", "best"] {
+        let mut costs = FUNCTIONS.map(|_| Vec::new());
+        for _ in 0..effort.rounds {
+            for (function, costs) in FUNCTIONS.iter().zip(&mut costs) {
+                let args = format!("{}:{function} -p PID --placement {placement}", program.display());
+                let mut tracer = Tracer::spawn(&mut ours("funccount", &args, &target))?;
+                tracer.remark("Tracing")?;
+                costs.push(target.call_of(effort.calls, function)?.cpu_ns as f64 / effort.calls as f64);
+                tracer.stop()?;
+            }
+        }
+        for (function, own) in FUNCTIONS.iter().zip(&costs).skip(1) {
+            let ratios: Vec<f64> = own.iter().zip(&costs[0]).map(|(one, push)| one / push).collect();
+            let goal = if placement == "best" { "1.2" } else { "" };
+            let what = format!(
+                "`--placement {placement}`: a call that {function}, x one that {}",
+                FUNCTIONS[0]
+            );
+            print_row(&what.replace('_', " with "), &ratios, 2, goal);
+        }
+    }
+    Ok(())
+}
+
 /// Ten thousand functions at once, of a process that calls none of them, and of a file that nobody runs.
 fn print_many_functions(effort: &Effort) -> Result<()> {
     const FUNCTIONS: usize = 10_007;
@@ -597,7 +629,13 @@ impl Target {
 
     /// Makes every thread call malloc so often.
     fn call(&mut self, calls: u64) -> Result<Burst> {
-        self.orders.write_all(format!("{calls}\n").as_bytes())?;
+        self.call_of(calls, "")
+    }
+
+    /// The same of a function of its own.
+    fn call_of(&mut self, calls: u64, function: &str) -> Result<Burst> {
+        self.orders
+            .write_all(format!("{calls} {function}\n").as_bytes())?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
         let (start, cpu) = line.trim().split_once(' ').context("the loop has ended")?;

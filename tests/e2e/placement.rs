@@ -132,6 +132,7 @@ best_way! {
     every_function_of_python_is_called_as_often
     every_function_of_other_programs_is_called_as_often
     every_call_has_the_same_arguments_and_the_same_result
+    stacks_are_the_same
     returns_of_threads_are_those_of_their_calls
     programs_stand_probes_that_come_and_go
 }
@@ -203,6 +204,29 @@ fn every_call_has_the_same_arguments_and_the_same_result(way: Way) {
         assert!(differs.is_none(), "{differs:?}");
         assert_eq!(calls.len(), others.len());
     }
+}
+
+/// With the direct caller, of which the kernel knows nothing at either place.
+fn stacks_are_the_same(way: Way) {
+    let mut target = Target::start(Command::new(program("calls")));
+    let args = ["libc:free", "libc:posix_memalign", "--stack"];
+    let orders = [
+        "calloc 101 1 16",
+        "posix_memalign 13 64 100",
+        "threads 3 malloc 7 100",
+    ];
+    let runs = at_both("functrace", way, &mut target, &args, &orders);
+    let stacks = runs.map(|run| {
+        let of_row = |row: &Value| (row["function"].to_string(), row["stack"].to_string());
+        let mut stacks: Vec<_> = run.assert_clean().rows.iter().map(of_row).collect();
+        stacks.sort();
+        stacks
+    });
+    assert!(stacks[0].len() >= 135 && stacks[0] == stacks[1], "{stacks:?}");
+    // The functions of the program that call these are the first frames.
+    let is_own = |(_, stack): &&(String, String)| stack.starts_with("[\"") && stack.contains("[calls]");
+    let own = stacks[0].iter().filter(is_own).count();
+    assert!(own >= 135, "{own} {stacks:?}");
 }
 
 fn returns_of_threads_are_those_of_their_calls(way: Way) {
