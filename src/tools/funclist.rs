@@ -247,6 +247,7 @@ impl List {
         let name = function.demangled();
         let params = signature.as_ref().map(params);
         let returns = signature.as_ref().and_then(|signature| signature.returns.as_ref());
+        let returns = returns.map(|returned| &returned.ty);
         let mut shown = match &params {
             Some(params) => format!("{}({})", bare(&function.name), params.join(", ")),
             None => name.clone().into_owned(),

@@ -12,7 +12,7 @@ use super::kinds::Types;
 use super::location::{self, Frame, MOVED, OPTIMIZED_OUT, UNKNOWN_TYPE};
 use crate::find::abi::{Arguments, NATIVE, Shape};
 use crate::find::demangle::demangle;
-use crate::find::types::{Param, Place, Signature};
+use crate::find::types::{Param, Place, Returned, Signature};
 
 /// Parameters of one function that are looked at.
 const MAX_PARAMETERS: usize = 64;
@@ -141,16 +141,24 @@ impl<'a> Decoder<'a> {
             true => Arguments::rust(NATIVE),
             false => Arguments::new(NATIVE),
         });
-        if let Some(result) = result {
-            arguments = arguments.zip(self.shape(result)).map(|(mut arguments, shape)| {
-                arguments.result(&shape);
-                arguments
-            });
-        }
+        let returns = result.map(|result| {
+            let shape = self.shape(result);
+            let place = arguments
+                .as_mut()
+                .zip(shape)
+                .map(|(all, shape)| all.result(&shape));
+            if place.is_none() {
+                arguments = None;
+            }
+            Returned {
+                ty: self.ty(Some(result)),
+                place: place.unwrap_or(Place::Nowhere(UNKNOWN_TYPE)),
+            }
+        });
         let frame = Frame::new(own, addr);
         Some(Signature {
             params: self.places(&parameters, &frame, arguments),
-            returns: result.map(|result| self.ty(Some(result))),
+            returns,
             variadic,
         })
     }

@@ -204,7 +204,17 @@ fn piece(piece: Piece) -> Result<Ir, &'static str> {
     }
 }
 
-fn object(place: &Place) -> Result<Object, &'static str> {
+/// The same when the call returns.
+fn result_piece(piece: Piece) -> Result<Ir, &'static str> {
+    match piece {
+        Piece::Register(number) if number < machine::REGISTERS => Ok(Ir::Result(number as u8)),
+        _ => Err("in a register that cannot be read"),
+    }
+}
+
+type ReadPiece = fn(Piece) -> Result<Ir, &'static str>;
+
+fn object(place: &Place, piece: ReadPiece) -> Result<Object, &'static str> {
     match place {
         Place::Pieces(pieces) => Ok(Object::Pieces(
             pieces.iter().map(|&at| piece(at)).collect::<Result<_, _>>()?,
@@ -306,7 +316,7 @@ fn boolean() -> Type {
 
 /// The value of a parameter, as its type says.
 pub fn parameter(param: &Param) -> Value {
-    match object(&param.place) {
+    match object(&param.place, piece) {
         Ok(object) => object.value(0, &param.ty),
         Err(why) => Value::Nowhere(why),
     }
@@ -375,12 +385,15 @@ pub fn probe_argument(argument: &Argument) -> Value {
 
 /// The result of the call; None when there is none.
 pub fn result(scope: &Scope<'_>) -> Option<Value> {
-    let object = Object::Pieces(vec![Ir::Result(machine::RESULT)]);
-    match scope.signature {
+    let Some(signature) = scope.signature else {
         // Nothing is known, and an error is a negative number more often than an address is one.
-        None => Some(object.value(0, &int(8, true))),
-        Some(signature) => signature.returns.as_ref().map(|ty| object.value(0, ty)),
-    }
+        return Some(Value::Scalar(Ir::Result(machine::RESULT), int(8, true)));
+    };
+    let returned = signature.returns.as_ref()?;
+    Some(match object(&returned.place, result_piece) {
+        Ok(object) => object.value(0, &returned.ty),
+        Err(why) => Value::Nowhere(why),
+    })
 }
 
 impl Scope<'_> {

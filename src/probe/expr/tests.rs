@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::code::{Code, Fetched, MOST_OPS, STACK};
 use super::*;
-use crate::find::types::{Kind, Member, Param, Piece, Place, Signature, Type};
+use crate::find::types::{Kind, Member, Param, Piece, Place, Returned, Signature, Type};
 use crate::find::usdt::{Argument, Number, Operand, UsdtProbe};
 
 /// A call to evaluate against.
@@ -556,7 +556,10 @@ fn signature() -> Signature {
                 Place::Nowhere("in a floating-point register"),
             ),
         ],
-        returns: Some(int),
+        returns: Some(Returned {
+            ty: int,
+            place: Place::Pieces(vec![Piece::Register(0)]),
+        }),
         variadic: false,
     }
 }
