@@ -607,6 +607,15 @@ impl Scope<'_> {
         if let Some(value) = self.text_comparison(operator, left, right)? {
             return Ok(value);
         }
+        if operator.compares_text()
+            && self.names_text(left)
+            && let Node::Name(name) = &right.node
+            && self.named(name, right).is_err()
+        {
+            let message = format!("{} has no `{name}`", self.function);
+            return Err(Mistake::new(right.at.start, message)
+                .hint(format!("text to compare with stands in quotes: \"{name}\"")));
+        }
         if operator == Binary::Begins {
             return Err(Mistake::new(expr.at.start, "^= compares text with a beginning")
                 .hint("for example comm ^= \"python\"; exclusive or is ^"));
@@ -660,6 +669,15 @@ impl Scope<'_> {
         Ok(Value::Scalar(Ir::binary(operation, a, b), int(8, signed)))
     }
 
+    /// Is it plain text, such as `comm`, `str(arg0)` or a parameter?
+    fn names_text(&self, expr: &Expr) -> bool {
+        match &expr.node {
+            Node::Name(name) => matches!(self.named(name, expr), Ok(Value::Comm | Value::Text(_))),
+            Node::Call(name, _) => matches!(name.as_str(), "str" | "buf"),
+            _ => false,
+        }
+    }
+
     /// Both sides as numbers. A name that is not known otherwise can be that of an enumeration's value.
     fn operands(&self, left: &Expr, right: &Expr) -> Result<(Number, Number), Mistake> {
         match (self.scalar(left), self.scalar(right)) {
@@ -683,7 +701,7 @@ impl Scope<'_> {
             (Node::Text(literal), _) if operator != Binary::Begins => (literal, right),
             _ => return Ok(None),
         };
-        if !matches!(operator, Binary::Equal | Binary::NotEqual | Binary::Begins) {
+        if !operator.compares_text() {
             return Err(Mistake::new(
                 left.at.start,
                 "text can only be compared with == != and ^= (begins with)",

@@ -764,6 +764,8 @@ fn a_mistake_points_at_its_place() {
         ("arg0 ^= 1", 1, "beginning"),
         ("é == 1", 1, "has no `é`"),
         ("comm == \"é\" && x", 16, "has no `x`"),
+        ("comm == python3", 9, "stands in quotes: \"python3\""),
+        ("comm ^= python3", 9, "stands in quotes: \"python3\""),
         ("foo(1)", 1, "no function `foo`"),
         ("str() == \"\"", 1, "str(ADDRESS)"),
         ("arg0 < 0", 1, "never true"),
