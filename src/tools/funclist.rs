@@ -353,7 +353,7 @@ fn params(signature: &Signature) -> Vec<Rc<str>> {
     let declared = |param: &Param| -> Rc<str> {
         let ty = &param.ty.name;
         match &param.name {
-            Some(name) if ty.ends_with('*') => format!("{ty}{name}").into(),
+            Some(name) if ty.ends_with(['*', '&']) => format!("{ty}{name}").into(),
             Some(name) => format!("{ty} {name}").into(),
             None => Rc::clone(ty),
         }
