@@ -130,8 +130,7 @@ impl Targets {
             match result {
                 Ok(refused) => {
                     self.attached.files.push(object.path);
-                    let functions = points.iter().filter(|point| point.ends != Ends::Leaving).count();
-                    self.attached.probes += functions.saturating_sub(refused);
+                    self.attached.probes += functions_at(&points).saturating_sub(refused);
                     self.attached.refused += refused;
                 }
                 Err(error) if tolerant && is_about_one_file(&error) => {
@@ -394,6 +393,20 @@ fn reported(mapped: &Mapped) -> Reported {
 /// Does the error say something of one file, so that others may do?
 fn is_about_one_file(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Failure>().is_none()
+}
+
+/// How many functions the points are about: of one whose returns alone are watched, each instruction that returns is one.
+fn functions_at(points: &[Point]) -> usize {
+    let is_leaving = |point: &&Point| point.ends == Ends::Leaving;
+    let number = |point: &Point| point.cookie as u32;
+    let entered: HashSet<u32> = points
+        .iter()
+        .filter(|point| !is_leaving(point))
+        .map(number)
+        .collect();
+    let mut left: HashSet<u32> = points.iter().filter(is_leaving).map(number).collect();
+    left.retain(|number| !entered.contains(number));
+    points.iter().filter(|point| !is_leaving(point)).count() + left.len()
 }
 
 /// What a person may have meant.

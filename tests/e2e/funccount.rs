@@ -70,6 +70,7 @@ fn returns_are_counted_too(way: Way) {
     let [entry, exit, caught] = [("", "throwing"), ("r:", "throwing"), ("r:", "catching")]
         .map(|(prefix, name)| format!("{prefix}{}:{name}", throws.display()));
     let tool = Tool::start("funccount", way, [&entry, &exit, &caught, "-p", &pid]);
+    assert_eq!(tool.attached["probes"], 3);
     target.ask("throw 17");
     let run = tool.stop();
     assert_eq!(
