@@ -278,10 +278,38 @@ fn mistakes_are_explained(way: Way) {
         ],
     );
     expect("counted", 2, &["names no program or library", "-p PID"]);
+    expect("libc", 2, &["libc names no function", "hint: write libc:NAME"]);
+    expect(
+        "usdt:counted",
+        2,
+        &["names no program or library", "hint: write usdt:TARGET:counted"],
+    );
     expect("libnosuch:f", 1, &["failed to find libnosuch"]);
+    expect(
+        "libcc:malloc",
+        1,
+        &["failed to find libcc", "hint: similar names: libc, "],
+    );
+    expect(
+        "libc:*mallok*",
+        1,
+        &[
+            "failed to find function *mallok* in",
+            "hint: similar names there: malloc",
+        ],
+    );
+    let mut command = tool_command("funccount", way, ["libcc:malloc", "--", "true"]);
+    let ended = run_to_end(&mut command);
+    let is_said =
+        ended.stderr.contains("failed to find libcc: ") && ended.stderr.contains("similar names: libc");
+    assert!(is_said && ended.status.code() == Some(1), "{ended:?}");
     expect("/no/such/file:f", 1, &["failed to open /no/such/file"]);
     expect(&of_flow("/(/"), 2, &["regular expression"]);
-    expect(&of_flow("counted+1"), 1, &["not the start of an instruction"]);
+    expect(
+        &of_flow("counted+1"),
+        1,
+        &["error: failed to put a probe at counted+0x1: not the start of an instruction"],
+    );
     expect(&format!("r:{}", of_flow("counted+4")), 1, &["return"]);
     expect("/etc/passwd:f", 1, &["not an ELF file"]);
 }
