@@ -11,6 +11,7 @@ pub const MAX_ON_STACK: u64 = 512;
 pub const IN_FLOAT: &str = "in a floating-point register";
 pub const SCATTERED: &str = "in pieces of odd sizes";
 pub const TOO_LARGE: &str = "too large";
+pub const ON_STACK: &str = "on the stack of the caller";
 pub const RESULT_IN_MEMORY: &str = "in memory whose address the function does not return";
 
 /// The registers of results by their DWARF numbers, which on both machines are rax and rdx, x0 and x1.
@@ -337,6 +338,25 @@ impl Arguments {
     }
 }
 
+/// Where the first result of a Go function is at the return, in a program whose functions return in registers.
+/// See <https://go.dev/s/regabi>.
+pub fn go_result(machine: Machine, shape: &Shape) -> Place {
+    // rax, rbx, rcx; x0, x1, x2: texts and slices have three words at most.
+    let registers: [u16; 3] = match machine {
+        Machine::X86_64 => [0, 3, 2],
+        Machine::Aarch64 => [0, 1, 2],
+    };
+    if shape.leaves.iter().any(|leaf| leaf.float) {
+        return Place::Nowhere(IN_FLOAT);
+    }
+    let words = registers.map(Piece::Register);
+    let is_word = |(index, leaf): (u64, &Leaf)| leaf.bytes <= WORD && leaf.offset == index * WORD;
+    match words.get(..shape.leaves.len()) {
+        Some(words) if (0..).zip(&shape.leaves).all(is_word) => Place::Pieces(words.to_vec()),
+        _ => Place::Nowhere(SCATTERED),
+    }
+}
+
 /// A `long double`, which is passed on the stack but returned in a register.
 fn is_x87(shape: &Shape) -> bool {
     matches!(shape.leaves[..], [leaf] if leaf.float)
@@ -496,6 +516,32 @@ mod tests {
                 expected,
                 "{arguments:?} {shape:?}"
             );
+        }
+    }
+
+    #[test]
+    fn go_returns_words_in_registers_of_its_own() {
+        let pieces =
+            |numbers: &[u16]| Place::Pieces(numbers.iter().map(|&number| Piece::Register(number)).collect());
+        let text = structure(16, &[(0, 8, false), (8, 8, false)]);
+        let small = structure(8, &[(0, 4, false), (4, 4, false)]);
+        let four = structure(
+            32,
+            &[(0, 8, false), (8, 8, false), (16, 8, false), (24, 8, false)],
+        );
+        for (shape, x86, arm) in [
+            (&Shape::scalar(4, false), pieces(&[0]), pieces(&[0])),
+            (&text, pieces(&[0, 3]), pieces(&[0, 1])),
+            (&small, Place::Nowhere(SCATTERED), Place::Nowhere(SCATTERED)),
+            (&four, Place::Nowhere(SCATTERED), Place::Nowhere(SCATTERED)),
+            (
+                &Shape::scalar(8, true),
+                Place::Nowhere(IN_FLOAT),
+                Place::Nowhere(IN_FLOAT),
+            ),
+        ] {
+            assert_eq!(go_result(Machine::X86_64, shape), x86, "{shape:?}");
+            assert_eq!(go_result(Machine::Aarch64, shape), arm, "{shape:?}");
         }
     }
 

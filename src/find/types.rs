@@ -83,7 +83,7 @@ pub enum Kind {
     Pointer(Option<Rc<Type>>),
     /// Structures, classes and unions.
     Struct(Rc<[Member]>),
-    /// Text that does not end with a NUL, such as `std::string`, `&str` and `String`: at these offsets in the value are the
+    /// Text that does not end with a NUL, such as `std::string`, `&str`, `String` and Go's `string`: at these offsets in the value are the
     /// address of the bytes and their number.
     Text {
         pointer_at: u64,

@@ -22,6 +22,8 @@ pub struct Scope<'a> {
     pub signature: Option<&'a Signature>,
     /// It is no function but a USDT probe, which has arguments of its own.
     pub probe: Option<&'a UsdtProbe>,
+    /// It belongs to a Go program, and finds its arguments where no C function does.
+    pub is_go: bool,
 }
 
 /// A number in the making.
@@ -478,6 +480,16 @@ impl Scope<'_> {
                     probe.arguments.len()
                 );
                 Mistake::new(expr.at.start, message)
+            });
+        }
+        if self.is_go {
+            let param = usize::try_from(number)
+                .ok()
+                .and_then(|number| self.params().get(number));
+            return param.map(parameter).ok_or_else(|| {
+                let message = format!("what arg{number} of {} is, is not known", self.function);
+                Mistake::new(expr.at.start, message)
+                    .hint("Go passes arguments in ways of its own, of which only debug information tells")
             });
         }
         let in_registers = machine::ARGUMENTS.len() as u64;
