@@ -156,6 +156,15 @@ const FLOOR: usize = 1;
 const FLOOR_WITH_RETURN: usize = 2;
 
 impl Case {
+    /// Tools that count in maps, and have nothing to look up meanwhile, do without.
+    fn has_ring(self) -> bool {
+        match self {
+            Self::Ours("funccount" | "funclatency", args, _) => args.contains("--by"),
+            Self::Ours(..) => true,
+            _ => false,
+        }
+    }
+
     fn name(self) -> String {
         match self {
             Self::NoProbe => "no probe".to_owned(),
@@ -361,13 +370,13 @@ fn print_costs(cases: &[Case], samples: &[Vec<Sample>], effort: &Effort) {
             _ => String::new(),
         };
         let peak = match case {
-            Case::Ours(..) => {
+            Case::Ours(..) if case.has_ring() => {
                 format!(
                     "{} + ring",
                     spread(|sample| (sample.peak_kib - RING_TWICE_KIB) / 1024.0).show(1)
                 )
             }
-            Case::Bpftrace(..) => spread(|sample| sample.peak_kib / 1024.0).show(1),
+            Case::Ours(..) | Case::Bpftrace(..) => spread(|sample| sample.peak_kib / 1024.0).show(1),
             _ => String::new(),
         };
         let ns = spread(|sample| sample.ns_per_call).show(0);

@@ -10,13 +10,13 @@ use clap::Args;
 
 use crate::find::container::{Cgroups, find_container};
 use crate::find::loader;
-use crate::find::similar::similar;
 use crate::find::target::Proc;
 use crate::find::users::Users;
 use crate::output::{Destination, Format, Output};
 use crate::probe::attach::Way;
 use crate::probe::command::Command;
 use crate::probe::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS};
+use crate::probe::functions::no_such_file;
 use crate::probe::placing::Placing;
 use crate::probe::ring::page_size;
 use crate::probe::session::Limits;
@@ -242,19 +242,7 @@ pub fn named_file(name: &Path, pids: &[u32]) -> Result<PathBuf> {
     }
     loader::find_library(&text)
         .or_else(|| loader::find_program(&text))
-        .ok_or_else(|| {
-            Failure::new(
-                FAILED,
-                format!(
-                    "failed to find {text}: no such library in the loader's cache, no such program in PATH"
-                ),
-            )
-            .hint(match similar(&text, loader::names(), 3).as_slice() {
-                [] => "give its path; `cat /proc/PID/maps` shows what a process uses".to_owned(),
-                names => format!("similar names: {}; or give its path", names.join(", ")),
-            })
-            .into()
-        })
+        .ok_or_else(|| no_such_file(&text))
 }
 
 /// Parses `4096`, `64K`, `1M`, `2G`, `1T`, with powers of 1024.

@@ -11,6 +11,11 @@ pub const MAX_ON_STACK: u64 = 512;
 pub const IN_FLOAT: &str = "in a floating-point register";
 pub const SCATTERED: &str = "in pieces of odd sizes";
 pub const TOO_LARGE: &str = "too large";
+pub const ON_STACK: &str = "on the stack of the caller";
+pub const RESULT_IN_MEMORY: &str = "in memory whose address the function does not return";
+
+/// The registers of results by their DWARF numbers, which on both machines are rax and rdx, x0 and x1.
+const RESULTS: [u16; 2] = [0, 1];
 
 /// A machine, with its calling convention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,8 +177,9 @@ impl Arguments {
         }
     }
 
-    /// Must come before the first argument: a result that does not fit in registers takes the place of one.
-    pub fn result(&mut self, shape: &Shape) {
+    /// Where the result is at the return. Must come before the first argument: on x86-64 the address of a result that
+    /// does not fit in registers takes the place of one, and is returned.
+    pub fn result(&mut self, shape: &Shape) -> Place {
         let in_memory = match self.machine {
             Machine::Aarch64 => false,
             Machine::X86_64 if self.rust => shape.bytes > 2 * WORD,
@@ -181,6 +187,29 @@ impl Arguments {
         };
         if in_memory {
             self.integers += 1;
+            return Place::Behind(Piece::Register(RESULTS[0]));
+        }
+        if self.machine == Machine::X86_64 && is_x87(shape) {
+            return Place::Nowhere(IN_FLOAT);
+        }
+        // What fits in registers is in as many of them as if it were the first argument.
+        let mut alike = Arguments {
+            rust: self.rust,
+            ..Arguments::new(self.machine)
+        };
+        match alike.next(shape) {
+            Place::Pieces(pieces) => {
+                let registers = pieces.iter().map(|piece| match piece {
+                    Piece::Argument(number) => RESULTS.get(usize::from(*number)).copied(),
+                    _ => None,
+                });
+                match registers.map(|register| register.map(Piece::Register)).collect() {
+                    Some(pieces) => Place::Pieces(pieces),
+                    None => Place::Nowhere(RESULT_IN_MEMORY),
+                }
+            }
+            Place::Behind(_) => Place::Nowhere(RESULT_IN_MEMORY),
+            nowhere => nowhere,
         }
     }
 
@@ -309,6 +338,25 @@ impl Arguments {
     }
 }
 
+/// Where the first result of a Go function is at the return, in a program whose functions return in registers.
+/// See <https://go.dev/s/regabi>.
+pub fn go_result(machine: Machine, shape: &Shape) -> Place {
+    // rax, rbx, rcx; x0, x1, x2: texts and slices have three words at most.
+    let registers: [u16; 3] = match machine {
+        Machine::X86_64 => [0, 3, 2],
+        Machine::Aarch64 => [0, 1, 2],
+    };
+    if shape.leaves.iter().any(|leaf| leaf.float) {
+        return Place::Nowhere(IN_FLOAT);
+    }
+    let words = registers.map(Piece::Register);
+    let is_word = |(index, leaf): (u64, &Leaf)| leaf.bytes <= WORD && leaf.offset == index * WORD;
+    match words.get(..shape.leaves.len()) {
+        Some(words) if (0..).zip(&shape.leaves).all(is_word) => Place::Pieces(words.to_vec()),
+        _ => Place::Nowhere(SCATTERED),
+    }
+}
+
 /// A `long double`, which is passed on the stack but returned in a register.
 fn is_x87(shape: &Shape) -> bool {
     matches!(shape.leaves[..], [leaf] if leaf.float)
@@ -418,6 +466,82 @@ mod tests {
             let mut arguments = Arguments::new(machine);
             arguments.result(shape);
             assert_eq!(arguments.next(&class), Place::Behind(Piece::Argument(first)));
+        }
+    }
+
+    #[test]
+    fn results_are_in_two_registers_or_behind_one() {
+        let registers =
+            |numbers: &[u16]| Place::Pieces(numbers.iter().map(|&number| Piece::Register(number)).collect());
+        let behind = Place::Behind(Piece::Register(0));
+        let pair = structure(16, &[(0, 8, false), (8, 8, false)]);
+        let large = structure(24, &[(0, 8, false), (8, 8, false), (16, 8, false)]);
+        let small = structure(8, &[(0, 4, false), (4, 4, false)]);
+        let class = Shape {
+            by_reference: true,
+            ..structure(8, &[(0, 8, false)])
+        };
+        let (x86, arm) = (Machine::X86_64, Machine::Aarch64);
+        for (arguments, shape, expected) in [
+            (Arguments::new(x86), &Shape::scalar(4, false), registers(&[0])),
+            (Arguments::new(arm), &Shape::scalar(4, false), registers(&[0])),
+            (Arguments::new(x86), &pair, registers(&[0, 1])),
+            (Arguments::new(arm), &pair, registers(&[0, 1])),
+            (Arguments::new(x86), &large, behind.clone()),
+            (Arguments::new(arm), &large, Place::Nowhere(RESULT_IN_MEMORY)),
+            (Arguments::new(x86), &class, behind.clone()),
+            (Arguments::new(arm), &class, Place::Nowhere(RESULT_IN_MEMORY)),
+            (
+                Arguments::new(x86),
+                &Shape::scalar(8, true),
+                Place::Nowhere(IN_FLOAT),
+            ),
+            (
+                Arguments::new(arm),
+                &Shape::scalar(8, true),
+                Place::Nowhere(IN_FLOAT),
+            ),
+            (
+                Arguments::new(x86),
+                &Shape::scalar(16, true),
+                Place::Nowhere(IN_FLOAT),
+            ),
+            (Arguments::rust(x86), &pair, registers(&[0, 1])),
+            (Arguments::rust(x86), &small, Place::Nowhere(SCATTERED)),
+            (Arguments::rust(x86), &large, behind),
+            (Arguments::rust(arm), &large, Place::Nowhere(RESULT_IN_MEMORY)),
+        ] {
+            assert_eq!(
+                arguments.clone().result(shape),
+                expected,
+                "{arguments:?} {shape:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn go_returns_words_in_registers_of_its_own() {
+        let pieces =
+            |numbers: &[u16]| Place::Pieces(numbers.iter().map(|&number| Piece::Register(number)).collect());
+        let text = structure(16, &[(0, 8, false), (8, 8, false)]);
+        let small = structure(8, &[(0, 4, false), (4, 4, false)]);
+        let four = structure(
+            32,
+            &[(0, 8, false), (8, 8, false), (16, 8, false), (24, 8, false)],
+        );
+        for (shape, x86, arm) in [
+            (&Shape::scalar(4, false), pieces(&[0]), pieces(&[0])),
+            (&text, pieces(&[0, 3]), pieces(&[0, 1])),
+            (&small, Place::Nowhere(SCATTERED), Place::Nowhere(SCATTERED)),
+            (&four, Place::Nowhere(SCATTERED), Place::Nowhere(SCATTERED)),
+            (
+                &Shape::scalar(8, true),
+                Place::Nowhere(IN_FLOAT),
+                Place::Nowhere(IN_FLOAT),
+            ),
+        ] {
+            assert_eq!(go_result(Machine::X86_64, shape), x86, "{shape:?}");
+            assert_eq!(go_result(Machine::Aarch64, shape), arm, "{shape:?}");
         }
     }
 

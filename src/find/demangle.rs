@@ -44,7 +44,7 @@ impl Readable {
         let write = |options| Bounded::collect(|text| symbol.structured_demangle(text, &options));
         Some(Readable {
             full: write(DemangleOptions::new())?,
-            short: write(DemangleOptions::new().no_params().no_return_type())?,
+            short: unqualified(write(DemangleOptions::new().no_params().no_return_type())?),
         })
     }
 
@@ -52,6 +52,19 @@ impl Readable {
     pub fn bare(&self) -> &str {
         without_arguments(&self.short).unwrap_or(&self.short)
     }
+}
+
+/// `A::take` for `A::take &&`, which can be called on what goes away.
+fn unqualified(mut name: String) -> String {
+    let kept = [" &&", " &"]
+        .iter()
+        .find_map(|end| name.strip_suffix(end))
+        .map(str::len);
+    // `A::operator B &` converts.
+    if let Some(kept) = kept.filter(|_| !name.contains("operator ")) {
+        name.truncate(kept);
+    }
+    name
 }
 
 /// `app::Type::method` for `<app::Type>::method`; `<Type as Trait>::method` has no such form.
@@ -166,6 +179,8 @@ mod tests {
                 "A::operator bool",
                 "A::operator bool",
             ),
+            ("_ZNKR1A3refEv", "A::ref() const &", "A::ref", "A::ref"),
+            ("_ZNO1A4takeEv", "A::take() &&", "A::take", "A::take"),
             ("_ZN1AptEv", "A::operator->()", "A::operator->", "A::operator->"),
             (
                 "_ZN1AgtERKS_",

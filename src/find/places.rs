@@ -198,8 +198,8 @@ fn start(elf: &ElfFile, function: &Function, returns: Returns) -> Place {
 /// The instruction `offset` bytes behind the start of a function.
 fn inside(elf: &ElfFile, function: &Function, offset: u64) -> Result<Place> {
     let name = function.demangled();
-    instructions::check_function(elf, function, offset)
-        .and_then(|()| instructions::check_kernel_runs(elf, function.addr + offset))
+    instructions::check_function(elf, function, offset)?;
+    instructions::check_kernel_runs(elf, function.addr + offset)
         .with_context(|| format!("failed to probe {name}+{offset:#x}"))?;
     Ok(Place {
         name: format!("{name}+{offset:#x}").into(),

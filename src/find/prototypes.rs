@@ -6,7 +6,7 @@
 //! the tables call `const void *`.
 
 use super::abi::{Arguments, NATIVE, Shape};
-use super::types::{Kind, Param, Signature, Type};
+use super::types::{Kind, Param, Returned, Signature, Type};
 
 /// How the names of the files of a library begin, and its functions.
 const LIBRARIES: [(&str, &str); 16] = [
@@ -53,11 +53,14 @@ fn name(line: &str) -> Option<&str> {
 fn parse(line: &str) -> Option<Signature> {
     let (result, parameters) = line.strip_suffix(");")?.split_once('(')?;
     let (result, _) = split_name(result)?;
+    let mut arguments = Arguments::new(NATIVE);
     let mut signature = Signature {
-        returns: (result != "void").then(|| returned(result)).flatten(),
+        returns: returned(result).map(|ty| Returned {
+            place: arguments.result(&shape(&ty)),
+            ty,
+        }),
         ..Signature::default()
     };
-    let mut arguments = Arguments::new(NATIVE);
     for parameter in parameters.split(", ").filter(|parameter| !parameter.is_empty()) {
         if parameter == "..." {
             signature.variadic = true;
@@ -65,14 +68,17 @@ fn parse(line: &str) -> Option<Signature> {
         }
         let (ty, name) = split_name(parameter)?;
         let ty = typed(ty)?;
-        let shape = Shape::scalar(ty.bytes, ty.kind == Kind::Float);
         signature.params.push(Param {
             name: Some(name.into()),
-            place: arguments.next(&shape),
+            place: arguments.next(&shape(&ty)),
             ty,
         });
     }
     Some(signature)
+}
+
+fn shape(ty: &Type) -> Shape {
+    Shape::scalar(ty.bytes, ty.kind == Kind::Float)
 }
 
 /// `("const char *", "path")` of `const char *path`.
@@ -82,7 +88,7 @@ fn split_name(declaration: &str) -> Option<(&str, &str)> {
     Some((ty.trim_end(), name))
 }
 
-/// Text that a function returns is there.
+/// None for `void`. Text that a function returns is there.
 fn returned(name: &str) -> Option<Type> {
     let mut ty = typed(name)?;
     if name == "char *" {
@@ -184,7 +190,7 @@ mod tests {
         );
         assert!(signature("libc.so.6", "printf").is_some_and(|signature| signature.variadic));
         let getenv = signature("libc.so.6", "getenv").and_then(|signature| signature.returns);
-        assert!(getenv.is_some_and(|ty| ty.kind == Kind::CString && &*ty.name == "char *"));
+        assert!(getenv.is_some_and(|result| result.ty.kind == Kind::CString && &*result.ty.name == "char *"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::dwarf::DebugInfo;
 use super::elf::{ElfFile, Function};
 use super::functions::{debug_files, shared_file};
 use super::prototypes;
-use super::types::{Kind, Signature, Type};
+use super::types::{Kind, Returned, Signature};
 
 /// What is known of the functions of one file.
 pub struct Signatures {
@@ -59,6 +59,6 @@ impl Signatures {
 
 /// Of what was written in assembler, debug information knows the name alone.
 fn is_told(signature: &Signature) -> bool {
-    let unknown = |ty: &Type| ty.kind == Kind::Other;
+    let unknown = |returned: &Returned| returned.ty.kind == Kind::Other;
     !(signature.params.is_empty() && signature.returns.as_ref().is_some_and(unknown))
 }

@@ -81,6 +81,14 @@ impl NamePattern {
         }
     }
 
+    /// The text of a pattern without what makes it one, to look for similar names.
+    pub fn letters(&self) -> String {
+        match self {
+            NamePattern::Exact(text) => text.clone(),
+            pattern => pattern.to_string().replace(['*', '?', '/', '^', '$', '.'], ""),
+        }
+    }
+
     /// The one name that fits, if it is no pattern.
     pub fn exact(&self) -> Option<&str> {
         match self {

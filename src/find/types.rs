@@ -8,9 +8,17 @@ use std::rc::Rc;
 pub struct Signature {
     pub params: Vec<Param>,
     /// None for `void`, and where it is not known.
-    pub returns: Option<Type>,
+    pub returns: Option<Returned>,
     /// More arguments may follow, as with `printf`.
     pub variadic: bool,
+}
+
+/// What a function returns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Returned {
+    pub ty: Type,
+    /// Where it is when the function returns: registers have the values of that moment.
+    pub place: Place,
 }
 
 /// One parameter.
@@ -21,7 +29,7 @@ pub struct Param {
     pub place: Place,
 }
 
-/// Where a parameter is at the first instruction of its function.
+/// Where a parameter is at the first instruction of its function, or a result at the return.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Place {
     /// Its bytes, eight in each piece.
@@ -75,7 +83,7 @@ pub enum Kind {
     Pointer(Option<Rc<Type>>),
     /// Structures, classes and unions.
     Struct(Rc<[Member]>),
-    /// Text that does not end with a NUL, such as `std::string`, `&str` and `String`: at these offsets in the value are the
+    /// Text that does not end with a NUL, such as `std::string`, `&str`, `String` and Go's `string`: at these offsets in the value are the
     /// address of the bytes and their number.
     Text {
         pointer_at: u64,

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 
 use super::elf::ElfFile;
+use super::similar::similar;
 
 #[cfg(any(test, target_arch = "aarch64"))]
 mod arm64;
@@ -80,6 +81,12 @@ pub enum Operand {
     Constant(i64),
     /// In a place that is not understood: relative to a symbol or a segment, in a vector register.
     Unknown,
+}
+
+/// At most `n` names of probes that look like `name`, best first. Empty if the probes cannot be read.
+pub fn nearest(elf: &ElfFile, name: &str, n: usize) -> Vec<String> {
+    let probes = probes(elf).unwrap_or_default();
+    similar(name, probes.iter().map(|probe| &*probe.name), n)
 }
 
 /// All probes of a file, in the order of its notes; none if it has no section of them. Probes outside of the code and

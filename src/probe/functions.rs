@@ -14,13 +14,15 @@ use super::filter::Filter;
 use super::placing::Placing;
 use super::targets::{Place, Targets, Wanted};
 use crate::find::elf::ElfFile;
-use crate::find::functions::nearest;
+use crate::find::functions;
 use crate::find::loader;
 use crate::find::placement::Needs;
 use crate::find::places::{self, Returns, places};
 use crate::find::signatures::Signatures;
+use crate::find::similar::similar;
 use crate::find::spec::{self, At, NamePattern, Spec, What};
 use crate::find::target::{FileId, Object, Proc};
+use crate::find::usdt;
 use crate::output::escape::printable;
 use crate::sys::{FAILED, Failure, USAGE};
 
@@ -28,6 +30,8 @@ use crate::sys::{FAILED, Failure, USAGE};
 const LATER: usize = 4096;
 /// Files in which names similar to one that was not found are looked for.
 const SEARCHED: usize = 8;
+/// How many similar names a hint has.
+const NEAR: usize = 3;
 
 /// A place that is probed. Its index is the cookie.
 #[derive(Clone, Debug)]
@@ -280,6 +284,11 @@ impl Asked {
         if let Some(problem) = &self.problem {
             return anyhow::anyhow!("{problem}");
         }
+        if let (Target::Named(names), []) = (&self.target, &self.searched[..])
+            && let Some(name) = names.first()
+        {
+            return no_such_file(name);
+        }
         let (what, name) = match &self.spec.what {
             What::Function { name, .. } => ("function", name.to_string()),
             What::Address(addr) => ("function at", format!("{addr:#x}")),
@@ -310,11 +319,11 @@ impl Asked {
     /// What a person may have meant.
     fn advice(&self) -> String {
         let near = match &self.spec.what {
-            What::Function {
-                name: NamePattern::Exact(name),
-                ..
-            } => self.near(name),
-            _ => Vec::new(),
+            What::Function { name, .. } => {
+                self.near(|elf, path| functions::nearest(elf, path, &name.letters(), NEAR))
+            }
+            What::Usdt { name, .. } => self.near(|elf, _| usdt::nearest(elf, &name.letters(), NEAR)),
+            What::Address(_) => Vec::new(),
         };
         match near.is_empty() {
             true => "funclist shows what there is".to_owned(),
@@ -339,10 +348,11 @@ impl Asked {
         })
     }
 
-    fn near(&self, name: &str) -> Vec<String> {
+    /// The names that the first file has that has any.
+    fn near(&self, nearest: impl Fn(&ElfFile, &Path) -> Vec<String>) -> Vec<String> {
         let of_file = |(path, file): &(PathBuf, File)| {
             let elf = ElfFile::open(file.try_clone().ok()?, path).ok()?;
-            Some(nearest(&elf, path, name, 3)).filter(|names| !names.is_empty())
+            Some(nearest(&elf, path)).filter(|names| !names.is_empty())
         };
         self.searched.iter().find_map(of_file).unwrap_or_default()
     }
@@ -387,14 +397,7 @@ fn points_of(place: &places::Place, ends: Ends, cookie: u64, needs: Needs) -> Ve
 fn target_of(spec: &Spec, scope: &Scope<'_>, files: &mut Vec<PathBuf>) -> Result<Target> {
     let Some(name) = &spec.target else {
         if scope.filter.pids.is_empty() && scope.filter.container_pids.is_empty() {
-            return Err(
-                Failure::new(USAGE, format!("{} names no program or library", spec.text))
-                    .hint(format!(
-                        "write TARGET:{0}, such as libc:{0}, or choose a process with -p PID",
-                        spec.text
-                    ))
-                    .into(),
-            );
+            return Err(no_target(spec));
         }
         return Ok(Target::Any);
     };
@@ -460,12 +463,35 @@ fn runs(name: &str) -> bool {
         .is_empty()
 }
 
-fn no_such_file(name: &str) -> anyhow::Error {
+/// Nobody knows a library or program of that name.
+pub fn no_such_file(name: &str) -> anyhow::Error {
     Failure::new(
         FAILED,
         format!("failed to find {name}: no such library in the loader's cache, no such program in PATH"),
     )
-    .hint("give its path; `cat /proc/PID/maps` shows what a process uses")
+    .hint(match similar(name, loader::names(), NEAR).as_slice() {
+        [] => "give its path; `cat /proc/PID/maps` shows what a process uses".to_owned(),
+        names => format!("similar names: {}; or give its path", names.join(", ")),
+    })
+    .into()
+}
+
+/// A function, or a file, was named alone.
+fn no_target(spec: &Spec) -> anyhow::Error {
+    let (usdt, name) = match &spec.what {
+        What::Function { name, .. } => ("", name.to_string()),
+        What::Address(addr) => ("", format!("{addr:#x}")),
+        What::Usdt { name, .. } => ("usdt:", name.to_string()),
+    };
+    let is_file = loader::find_library(&name).is_some() || loader::find_program(&name).is_some();
+    match is_file {
+        true => Failure::new(USAGE, format!("{} names no function", spec.text))
+            .hint(format!("write {usdt}{name}:NAME; funclist shows the names")),
+        false => Failure::new(USAGE, format!("{} names no program or library", spec.text)).hint(format!(
+            "write {usdt}TARGET:{name}, such as {usdt}{}:{name}, or choose a process with -p PID",
+            if usdt.is_empty() { "libc" } else { "python3" }
+        )),
+    }
     .into()
 }
 

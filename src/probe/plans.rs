@@ -339,6 +339,7 @@ mod tests {
         function: "f",
         signature: None,
         probe: None,
+        is_go: false,
     };
 
     fn plans(condition: &str, args: &str) -> Plans {

@@ -141,8 +141,7 @@ impl Targets {
             match result {
                 Ok(refused) => {
                     self.attached.files.push(object.path);
-                    let functions = points.iter().filter(|point| point.ends != Ends::Leaving).count();
-                    self.attached.probes += functions.saturating_sub(refused);
+                    self.attached.probes += functions_at(&points).saturating_sub(refused);
                     self.attached.refused += refused;
                     self.attached.stepped += points.iter().filter(|point| point.stepped).count();
                 }
@@ -247,7 +246,7 @@ impl Targets {
             let objects = self
                 .proc
                 .link_order(pid)
-                .map_err(|error| self.no_process(pid, error))?;
+                .map_err(|error| no_process(&self.proc, pid, error))?;
             let looked_at: Vec<PathBuf> = objects.iter().map(|object| object.path.clone()).collect();
             let mut found = false;
             for object in objects {
@@ -342,18 +341,6 @@ impl Targets {
         self.wanted.names.join(", ")
     }
 
-    fn no_process(&self, pid: u32, error: std::io::Error) -> anyhow::Error {
-        if !self.proc.exists(pid) {
-            return Failure::new(FAILED, format!("failed to trace pid {pid}: no such process")).into();
-        }
-        if error.kind() == std::io::ErrorKind::NotFound {
-            return Failure::new(FAILED, format!("failed to trace pid {pid}: it has no program"))
-                .hint("it is a kernel thread, or has just ended")
-                .into();
-        }
-        anyhow::Error::new(error).context(format!("failed to read the memory map of pid {pid}"))
-    }
-
     fn nothing_in_file(&self, path: &Path, elf: &ElfFile) -> anyhow::Error {
         let (what, names) = (self.wanted.what, self.names());
         Failure::new(
@@ -415,6 +402,33 @@ fn reported(mapped: &Mapped) -> Reported {
 /// Does the error say something of one file, so that others may do?
 fn is_about_one_file(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Failure>().is_none()
+}
+
+/// How many functions the points are about: of one whose returns alone are watched, each instruction that returns is one.
+fn functions_at(points: &[Point]) -> usize {
+    let is_leaving = |point: &&Point| point.ends == Ends::Leaving;
+    let number = |point: &Point| point.cookie as u32;
+    let entered: HashSet<u32> = points
+        .iter()
+        .filter(|point| !is_leaving(point))
+        .map(number)
+        .collect();
+    let mut left: HashSet<u32> = points.iter().filter(is_leaving).map(number).collect();
+    left.retain(|number| !entered.contains(number));
+    points.iter().filter(|point| !is_leaving(point)).count() + left.len()
+}
+
+/// Why the files of a process cannot be found.
+pub fn no_process(proc: &Proc, pid: u32, error: std::io::Error) -> anyhow::Error {
+    if !proc.exists(pid) {
+        return Failure::new(FAILED, format!("failed to trace pid {pid}: no such process")).into();
+    }
+    if error.kind() == std::io::ErrorKind::NotFound {
+        return Failure::new(FAILED, format!("failed to trace pid {pid}: it has no program"))
+            .hint("it is a kernel thread, or has just ended")
+            .into();
+    }
+    anyhow::Error::new(error).context(format!("failed to read the memory map of pid {pid}"))
 }
 
 /// What a person may have meant.

@@ -17,12 +17,12 @@ use crate::find::functions;
 use crate::find::ifunc;
 use crate::find::instructions;
 use crate::find::signatures::Signatures;
-use crate::find::similar::similar;
 use crate::find::spec::{NamePattern, Spec, What, parse_list};
 use crate::find::target::{FileSet, Object, Proc};
 use crate::find::types::{Param, Signature};
 use crate::find::usdt::{self, Argument, Number, UsdtProbe};
 use crate::output::{Column, Output, Table, Value};
+use crate::probe::targets::no_process;
 use crate::sys::{FAILED, Failure, USAGE};
 
 const EXAMPLES: &str = "\
@@ -207,8 +207,8 @@ impl List {
         let mut failed = None;
         for &pid in &self.pids {
             let objects = self.proc.link_order(pid);
-            let objects = objects.with_context(|| format!("failed to look into pid {pid}"));
-            let objects = objects.map_err(|error| failed.insert(error)).unwrap_or_default();
+            let objects = objects.map_err(|error| failed.insert(no_process(&self.proc, pid, error)));
+            let objects = objects.unwrap_or_default();
             for object in objects {
                 if seen.insert(&object)? {
                     let below = object.path.strip_prefix("/").unwrap_or(&object.path);
@@ -247,6 +247,7 @@ impl List {
         let name = function.demangled();
         let params = signature.as_ref().map(params);
         let returns = signature.as_ref().and_then(|signature| signature.returns.as_ref());
+        let returns = returns.map(|returned| &returned.ty);
         let mut shown = match &params {
             Some(params) => format!("{}({})", bare(&function.name), params.join(", ")),
             None => name.clone().into_owned(),
@@ -352,7 +353,7 @@ fn params(signature: &Signature) -> Vec<Rc<str>> {
     let declared = |param: &Param| -> Rc<str> {
         let ty = &param.ty.name;
         match &param.name {
-            Some(name) if ty.ends_with('*') => format!("{ty}{name}").into(),
+            Some(name) if ty.ends_with(['*', '&']) => format!("{ty}{name}").into(),
             Some(name) => format!("{ty} {name}").into(),
             None => Rc::clone(ty),
         }
@@ -415,18 +416,13 @@ fn nothing(spec: &Spec, files: &[Listed]) -> Failure {
 const NEAR: usize = 3;
 
 fn near_functions(files: &[Listed], name: &NamePattern) -> Vec<String> {
-    let near = |file: &Listed| functions::nearest(&file.elf, &file.path, &plain(name), NEAR);
+    let near = |file: &Listed| functions::nearest(&file.elf, &file.path, &name.letters(), NEAR);
     files.iter().flat_map(near).take(NEAR).collect()
 }
 
 fn near_probes(files: &[Listed], name: &NamePattern) -> Vec<String> {
-    let probes = files.iter().flat_map(|file| usdt::probes(&file.elf).unwrap_or_default());
-    similar(&plain(name), probes.map(|probe| probe.name), NEAR)
-}
-
-/// A pattern without what makes it one.
-fn plain(pattern: &NamePattern) -> String {
-    pattern.to_string().replace(['*', '?', '/', '^', '$', '.'], "")
+    let near = |file: &Listed| usdt::nearest(&file.elf, &name.letters(), NEAR);
+    files.iter().flat_map(near).take(NEAR).collect()
 }
 
 #[cfg(test)]
@@ -467,13 +463,15 @@ mod tests {
             params: vec![
                 param(Some("bytes"), ty("size_t")),
                 param(Some("path"), ty("const char *")),
+                param(Some("all"), ty("char **")),
+                param(Some("value"), ty("T &&")),
                 param(None, ty("int")),
             ],
             returns: None,
             variadic: true,
         };
         let params: Vec<Rc<str>> = params(&signature);
-        assert_eq!(params.join(", "), "size_t bytes, const char *path, int, ...");
+        assert_eq!(params.join(", "), "size_t bytes, const char *path, char **all, T &&value, int, ...");
         assert_eq!((&*bare("_ZN3net4sendEi"), &*bare("malloc")), ("net::send", "malloc"));
     }
 

@@ -284,7 +284,12 @@ fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile, others: Needs) -> Box<Lear
             }
             last.as_ref().and_then(|(_, signatures)| signatures.at(place.addr, symbol))
         });
-        let scope = expr::Scope { function: &place.name, signature: signature.as_ref(), probe: place.usdt.as_deref() };
+        let scope = expr::Scope {
+            function: &place.name,
+            signature: signature.as_ref(),
+            probe: place.usdt.as_deref(),
+            is_go: place.is_go,
+        };
         plans.borrow_mut().add(scope, site.ends).and(others)
     })
 }

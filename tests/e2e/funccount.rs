@@ -70,6 +70,7 @@ fn returns_are_counted_too(way: Way) {
     let [entry, exit, caught] = [("", "throwing"), ("r:", "throwing"), ("r:", "catching")]
         .map(|(prefix, name)| format!("{prefix}{}:{name}", throws.display()));
     let tool = Tool::start("funccount", way, [&entry, &exit, &caught, "-p", &pid]);
+    assert_eq!(tool.attached["probes"], 3);
     target.ask("throw 17");
     let run = tool.stop();
     assert_eq!(
@@ -83,8 +84,8 @@ fn returns_are_counted_too(way: Way) {
 }
 
 fn threads_lose_nothing(way: Way) {
-    let run = count_orders(way, &["counted"], &["threads 8 count 20011"]);
-    assert_eq!(calls(&run, "counted"), 8 * 20011);
+    let run = count_orders(way, &["counted"], &["threads 8 count 5003"]);
+    assert_eq!(calls(&run, "counted"), 8 * 5003);
 }
 
 fn a_command_is_counted_from_its_first_call(way: Way) {
@@ -277,10 +278,38 @@ fn mistakes_are_explained(way: Way) {
         ],
     );
     expect("counted", 2, &["names no program or library", "-p PID"]);
+    expect("libc", 2, &["libc names no function", "hint: write libc:NAME"]);
+    expect(
+        "usdt:counted",
+        2,
+        &["names no program or library", "hint: write usdt:TARGET:counted"],
+    );
     expect("libnosuch:f", 1, &["failed to find libnosuch"]);
+    expect(
+        "libcc:malloc",
+        1,
+        &["failed to find libcc", "hint: similar names: libc, "],
+    );
+    expect(
+        "libc:*mallok*",
+        1,
+        &[
+            "failed to find function *mallok* in",
+            "hint: similar names there: malloc",
+        ],
+    );
+    let mut command = tool_command("funccount", way, ["libcc:malloc", "--", "true"]);
+    let ended = run_to_end(&mut command);
+    let is_said =
+        ended.stderr.contains("failed to find libcc: ") && ended.stderr.contains("similar names: libc");
+    assert!(is_said && ended.status.code() == Some(1), "{ended:?}");
     expect("/no/such/file:f", 1, &["failed to open /no/such/file"]);
     expect(&of_flow("/(/"), 2, &["regular expression"]);
-    expect(&of_flow("counted+1"), 1, &["not the start of an instruction"]);
+    expect(
+        &of_flow("counted+1"),
+        1,
+        &["error: failed to put a probe at counted+0x1: not the start of an instruction"],
+    );
     expect(&format!("r:{}", of_flow("counted+4")), 1, &["return"]);
     expect("/etc/passwd:f", 1, &["not an ELF file"]);
 }

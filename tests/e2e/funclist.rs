@@ -186,6 +186,7 @@ fn what_is_not_there_gets_three_names() {
             "",
         ),
         (&["/proc/self/cmdline"], "not an ELF file", ""),
+        (&["/proc"], "failed to open /proc: not a regular file", ""),
         (&["--container", "no-such-container"], "no-such-container", ""),
     ] {
         let ended = funclist(args);
@@ -199,6 +200,30 @@ fn what_is_not_there_gets_three_names() {
             "{ended:?}"
         );
     }
+}
+
+#[test]
+fn a_kernel_thread_has_no_files() {
+    if !std::fs::read_to_string("/proc/2/comm").is_ok_and(|comm| comm == "kthreadd\n") {
+        return skip("pid 2 is no kernel thread here");
+    }
+    let ended = funclist(["-p", "2"]);
+    let is_said = ended
+        .stderr
+        .starts_with("error: failed to trace pid 2: it has no program\nhint: it is a kernel thread");
+    assert!(is_said && ended.status.code() == Some(1), "{ended:?}");
+}
+
+#[test]
+fn what_cannot_be_written_is_a_failure() {
+    let full = std::fs::File::create("/dev/full").expect("/dev/full");
+    let mut command = Command::new(&*TOOLS);
+    let status = command
+        .args(["funclist", "libc"])
+        .stdout(full)
+        .stderr(Stdio::null())
+        .status();
+    assert_eq!(status.expect("the tool").code(), Some(1));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::bpftrace::Bpftrace;
 use crate::harness::{
     Run, Target, Tool, Way, best_way, build_dir, each_way, kernel_version, program, run_to_end, skip,
     tool_command,
@@ -320,6 +321,52 @@ fn lines_of_bash_are_shown(way: Way) {
     run.assert_clean();
     let lines: Vec<&Value> = args(&run).iter().map(|args| &args["str(retval)"]).collect();
     assert_eq!(lines, [&json!("echo one"), &json!("# two \u{202e}")]);
+}
+
+/// The same typed into bpftrace shows the same lines.
+#[test]
+fn lines_of_bash_are_those_of_bpftrace() {
+    let mut shell = Shell::bash();
+    let pid = shell.pid();
+    let script =
+        format!(r#"uretprobe:/bin/bash:readline /pid == {pid}/ {{ printf("%d %s\n", pid, str(retval)); }}"#);
+    let Some(other) = Bpftrace::start(&script) else {
+        return;
+    };
+    let condition = format!("pid == {pid}");
+    let mut tool = Tool::start(
+        "functrace",
+        Way::best(),
+        ["r:bash:readline", "--args", "str(retval)", "--where", &condition],
+    );
+    other.until_ready(|| shell.enter(": marker"), |line| line.ends_with(" : marker"));
+    for line in [
+        "echo one",
+        ": \u{e9}\u{2603}",
+        "",
+        "for i in 1 2 3; do :; done",
+        ": last",
+    ] {
+        shell.enter(line);
+    }
+    tool.wait_for(|row| row["args"]["str(retval)"] == ": last");
+    let run = tool.stop();
+    run.assert_clean();
+    let shown = |row: &Value| {
+        format!(
+            "{} {}",
+            row["pid"],
+            row["args"]["str(retval)"].as_str().unwrap_or("?")
+        )
+    };
+    let ours: Vec<String> = run.rows.iter().map(shown).collect();
+    let theirs = other.lines_before(|line| line.ends_with(" : last"));
+    let since_marker = |lines: &[String]| -> Vec<String> {
+        let markers = lines.iter().rposition(|line| line.ends_with(" : marker"));
+        lines[markers.map_or(0, |at| at + 1)..].to_vec()
+    };
+    assert_eq!(since_marker(&ours[..ours.len() - 1]), since_marker(&theirs));
+    assert_eq!(since_marker(&theirs).len(), 4);
 }
 
 #[test]

@@ -24,8 +24,8 @@ use serde_json::Value;
 pub static TOOLS: LazyLock<PathBuf> = LazyLock::new(|| {
     env::var_os("UBPF_TOOLS_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_ubpf-tools").into(), PathBuf::from)
 });
-/// What takes longer than this has failed; the machine may be busy with other tests.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+/// What takes longer than this has failed; the machine may be emulated, and busy with other tests.
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Of a run that shows more than this, the rest is not read: the filter is broken, and memory has an end.
 const MOST_RECORDS: usize = 300_000;

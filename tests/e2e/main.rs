@@ -2,6 +2,7 @@
 //! Needs root.
 
 mod bashreadline;
+mod bpftrace;
 mod docs;
 mod funccount;
 mod funclatency;

@@ -1,6 +1,6 @@
 //! Calls functions as often as it is told to: tests/targets/flow.cc says how orders look.
 //!
-//! `WHAT COUNT`; WHAT: count, shape, panic, spin (which is nothing).
+//! `WHAT COUNT`; WHAT: count, greet, shape, panic, spin (which is nothing).
 
 mod inner {
     use std::hint::black_box;
@@ -23,6 +23,11 @@ mod inner {
     #[inline(never)]
     pub fn counted(number: u64, name: &str) -> u64 {
         black_box(number + name.len() as u64)
+    }
+
+    #[inline(never)]
+    pub fn greeting(text: &str, owned: String, mark: char) -> String {
+        black_box(format!("{text}, {owned}{mark}"))
     }
 
     #[inline(never)]
@@ -59,6 +64,7 @@ fn obey(order: &str) -> Option<()> {
     for number in 0..times.parse().ok()? {
         match what {
             "count" => inner::counted(number, what),
+            "greet" => inner::greeting(what, format!("number {number}"), 'ß').len() as u64,
             "shape" => inner::Circle { radius: 3 }.area(number) + inner::generic(7u8) + inner::generic(7u32),
             "panic" => inner::catching(number),
             _ => 0,

@@ -3,7 +3,8 @@
 //	WHAT COUNT [NUMBER]    do it COUNT times
 //	threads N ORDER        N goroutines do it at the same time
 //
-// WHAT: count, nest, fill (NUMBER calls deep, so that the stack grows and moves), panic, spin (which is nothing).
+// WHAT: count, nest, fill (NUMBER calls deep, so that the stack grows and moves), panic, join
+// (text and its number), spin (which is nothing).
 package main
 
 import (
@@ -20,6 +21,11 @@ var sink [64]int
 //go:noinline
 func counted(number int) int {
 	return number + 1
+}
+
+//go:noinline
+func joined(text string, number int, all []int) string {
+	return text + strconv.Itoa(number+len(all))
 }
 
 //go:noinline
@@ -68,6 +74,8 @@ func obey(order string, slot int) {
 		switch what {
 		case "count":
 			sink[slot] = counted(i)
+		case "join":
+			sink[slot] = len(joined(what, i, sink[:3]))
 		case "nest":
 			sink[slot] = inner(i)
 		case "fill":

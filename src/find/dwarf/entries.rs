@@ -27,6 +27,8 @@ pub struct Unit<'a> {
     pub start: usize,
     pub end: usize,
     pub language: Option<gimli::DwLang>,
+    /// Go's own code passes values in registers (since 1.17, on arm64 1.18), and the compiler's name says so.
+    pub go_in_registers: bool,
 }
 
 impl<'a> Deref for Unit<'a> {
@@ -65,7 +67,7 @@ impl<'a> Unit<'a> {
         };
         let root = unit.entry(unit.header.root_offset()).ok()?;
         let mut language = None;
-        let mut low = None;
+        let (mut low, mut producer) = (None, None);
         for attribute in root.attrs() {
             match (attribute.name(), attribute.value()) {
                 (_, AttributeValue::DebugStrOffsetsBase(base)) => unit.str_offsets_base = base,
@@ -74,16 +76,21 @@ impl<'a> Unit<'a> {
                 (_, AttributeValue::DebugRngListsBase(base)) => unit.rnglists_base = base,
                 (_, AttributeValue::Language(value)) => language = Some(value),
                 (dw::DW_AT_low_pc, value) => low = Some(value),
+                (dw::DW_AT_producer, value) => producer = Some(value),
                 _ => {}
             }
         }
         let low = low.and_then(|low| dwarf.attr_address(&unit, low).ok().flatten());
         unit.low_pc = low.unwrap_or(0);
+        let producer = producer.and_then(|producer| dwarf.attr_string(&unit, producer).ok());
+        let go_in_registers = language == Some(dw::DW_LANG_Go)
+            && producer.is_some_and(|producer| producer.slice().ends_with(b"regabi"));
         Some(Unit {
             unit,
             start,
             end: start.checked_add(length)?,
             language,
+            go_in_registers,
         })
     }
 
@@ -127,6 +134,10 @@ impl<'a> Entry<'_, 'a> {
     /// Assemblers tell of functions, but not of parameters.
     pub fn is_assembly(&self) -> bool {
         self.unit.language == Some(dw::DW_LANG_Mips_Assembler)
+    }
+
+    pub fn is_go(&self) -> bool {
+        self.unit.language == Some(dw::DW_LANG_Go)
     }
 
     pub fn is_rust(&self) -> bool {

@@ -246,6 +246,7 @@ impl<'a> Decoder<'a> {
         let name = self.text(core, dw::DW_AT_name)?;
         let (pointer, length) = match name.as_str() {
             "String" | "OsString" | "PathBuf" if core.is_rust() => return self.rust_string(core),
+            "string" if core.is_go() => ("str", "len"),
             "&str" | "&mut str" | "&std::path::Path" | "&std::ffi::os_str::OsStr" => ("data_ptr", "length"),
             name if name.starts_with("alloc::boxed::Box<str,") => ("data_ptr", "length"),
             name if name.starts_with("basic_string<char,") => ("_M_dataplus", "_M_string_length"),

@@ -10,9 +10,9 @@ use gimli::constants as dw;
 use super::entries::{Entries, Entry, Spot};
 use super::kinds::Types;
 use super::location::{self, Frame, MOVED, OPTIMIZED_OUT, UNKNOWN_TYPE};
-use crate::find::abi::{Arguments, NATIVE, Shape};
+use crate::find::abi::{Arguments, NATIVE, ON_STACK, Shape, go_result};
 use crate::find::demangle::demangle;
-use crate::find::types::{Param, Place, Signature};
+use crate::find::types::{Param, Place, Returned, Signature};
 
 /// Parameters of one function that are looked at.
 const MAX_PARAMETERS: usize = 64;
@@ -40,6 +40,14 @@ struct Parameter<'d, 'a> {
 impl Parameter<'_, '_> {
     fn is_placed(&self) -> bool {
         self.is_own && self.layers.first().is_some_and(location::is_placed)
+    }
+
+    /// Go describes results as parameters that are variables.
+    fn is_result(&self) -> bool {
+        let is_variable = |entry: &Entry<'_, '_>| entry.is_set(dw::DW_AT_variable_parameter);
+        self.layers
+            .iter()
+            .any(|entry| entry.is_go() && is_variable(entry))
     }
 
     fn is_artificial(&self) -> bool {
@@ -135,23 +143,47 @@ impl<'a> Decoder<'a> {
         let function = self.layers(Spot { shared: false, at });
         let own = function.first().filter(|own| !own.is_assembly())?;
         let (parameters, variadic) = self.parameters(&function);
+        let (results, parameters): (Vec<_>, Vec<_>) = parameters.into_iter().partition(Parameter::is_result);
         let result = self.inherited(&function, dw::DW_AT_type);
 
-        let mut arguments = Some(match own.is_rust() {
-            true => Arguments::rust(NATIVE),
-            false => Arguments::new(NATIVE),
+        let mut arguments = match () {
+            // Its debug information tells all of them.
+            () if own.is_go() => None,
+            () if own.is_rust() => Some(Arguments::rust(NATIVE)),
+            () => Some(Arguments::new(NATIVE)),
+        };
+        let returns = result.map(|result| {
+            let shape = self.shape(result);
+            let place = arguments
+                .as_mut()
+                .zip(shape)
+                .map(|(all, shape)| all.result(&shape));
+            if place.is_none() {
+                arguments = None;
+            }
+            Returned {
+                ty: self.ty(Some(result)),
+                place: place.unwrap_or(Place::Nowhere(UNKNOWN_TYPE)),
+            }
         });
-        if let Some(result) = result {
-            arguments = arguments.zip(self.shape(result)).map(|(mut arguments, shape)| {
-                arguments.result(&shape);
-                arguments
-            });
-        }
         let frame = Frame::new(own, addr);
         Some(Signature {
             params: self.places(&parameters, &frame, arguments),
-            returns: result.map(|result| self.ty(Some(result))),
+            returns: returns.or_else(|| self.result_of_go(own, results.first()?)),
             variadic,
+        })
+    }
+
+    /// The first of the results of a Go function.
+    fn result_of_go(&self, own: &Entry<'_, 'a>, result: &Parameter<'_, 'a>) -> Option<Returned> {
+        let spot = self.inherited(&result.layers, dw::DW_AT_type);
+        let shape = self.shape(spot?)?;
+        Some(Returned {
+            ty: self.ty(spot),
+            place: match own.unit.go_in_registers {
+                true => go_result(NATIVE, &shape),
+                false => Place::Nowhere(ON_STACK),
+            },
         })
     }
 

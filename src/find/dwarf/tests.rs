@@ -188,7 +188,7 @@ fn check_c(program: &Path) {
         !numbers.variadic
             && numbers
                 .returns
-                .is_some_and(|ty| &*ty.name == "int" && ty.bytes == 4)
+                .is_some_and(|result| &*result.ty.name == "int" && result.ty.bytes == 4)
     );
 
     let mixed = signature(&info, program, "mixed");
@@ -349,7 +349,10 @@ fn cpp() {
         let make = signature(&info, &program, "_ZN3net4make");
         let first = if NATIVE == Machine::X86_64 { "arg1" } else { "arg0" };
         assert_eq!(shown(&make), [format!("int n @ {first}")]);
-        assert!(make.returns.is_some_and(|ty| &*ty.name == "std::string"));
+        assert!(
+            make.returns
+                .is_some_and(|result| &*result.ty.name == "std::string")
+        );
 
         for name in ["gone", "net::gone", "_ZN3net4goneEi"] {
             assert!(info.inlined(name) || has(&program, "_ZN3net4goneEi"), "{name}");

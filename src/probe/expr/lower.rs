@@ -22,6 +22,8 @@ pub struct Scope<'a> {
     pub signature: Option<&'a Signature>,
     /// It is no function but a USDT probe, which has arguments of its own.
     pub probe: Option<&'a UsdtProbe>,
+    /// It belongs to a Go program, and finds its arguments where no C function does.
+    pub is_go: bool,
 }
 
 /// A number in the making.
@@ -204,7 +206,17 @@ fn piece(piece: Piece) -> Result<Ir, &'static str> {
     }
 }
 
-fn object(place: &Place) -> Result<Object, &'static str> {
+/// The same when the call returns.
+fn result_piece(piece: Piece) -> Result<Ir, &'static str> {
+    match piece {
+        Piece::Register(number) if number < machine::REGISTERS => Ok(Ir::Result(number as u8)),
+        _ => Err("in a register that cannot be read"),
+    }
+}
+
+type ReadPiece = fn(Piece) -> Result<Ir, &'static str>;
+
+fn object(place: &Place, piece: ReadPiece) -> Result<Object, &'static str> {
     match place {
         Place::Pieces(pieces) => Ok(Object::Pieces(
             pieces.iter().map(|&at| piece(at)).collect::<Result<_, _>>()?,
@@ -306,7 +318,7 @@ fn boolean() -> Type {
 
 /// The value of a parameter, as its type says.
 pub fn parameter(param: &Param) -> Value {
-    match object(&param.place) {
+    match object(&param.place, piece) {
         Ok(object) => object.value(0, &param.ty),
         Err(why) => Value::Nowhere(why),
     }
@@ -375,12 +387,15 @@ pub fn probe_argument(argument: &Argument) -> Value {
 
 /// The result of the call; None when there is none.
 pub fn result(scope: &Scope<'_>) -> Option<Value> {
-    let object = Object::Pieces(vec![Ir::Result(machine::RESULT)]);
-    match scope.signature {
+    let Some(signature) = scope.signature else {
         // Nothing is known, and an error is a negative number more often than an address is one.
-        None => Some(object.value(0, &int(8, true))),
-        Some(signature) => signature.returns.as_ref().map(|ty| object.value(0, ty)),
-    }
+        return Some(Value::Scalar(Ir::Result(machine::RESULT), int(8, true)));
+    };
+    let returned = signature.returns.as_ref()?;
+    Some(match object(&returned.place, result_piece) {
+        Ok(object) => object.value(0, &returned.ty),
+        Err(why) => Value::Nowhere(why),
+    })
 }
 
 impl Scope<'_> {
@@ -465,6 +480,16 @@ impl Scope<'_> {
                     probe.arguments.len()
                 );
                 Mistake::new(expr.at.start, message)
+            });
+        }
+        if self.is_go {
+            let param = usize::try_from(number)
+                .ok()
+                .and_then(|number| self.params().get(number));
+            return param.map(parameter).ok_or_else(|| {
+                let message = format!("what arg{number} of {} is, is not known", self.function);
+                Mistake::new(expr.at.start, message)
+                    .hint("Go passes arguments in ways of its own, of which only debug information tells")
             });
         }
         let in_registers = machine::ARGUMENTS.len() as u64;
@@ -594,6 +619,15 @@ impl Scope<'_> {
         if let Some(value) = self.text_comparison(operator, left, right)? {
             return Ok(value);
         }
+        if operator.compares_text()
+            && self.names_text(left)
+            && let Node::Name(name) = &right.node
+            && self.named(name, right).is_err()
+        {
+            let message = format!("{} has no `{name}`", self.function);
+            return Err(Mistake::new(right.at.start, message)
+                .hint(format!("text to compare with stands in quotes: \"{name}\"")));
+        }
         if operator == Binary::Begins {
             return Err(Mistake::new(expr.at.start, "^= compares text with a beginning")
                 .hint("for example comm ^= \"python\"; exclusive or is ^"));
@@ -647,6 +681,15 @@ impl Scope<'_> {
         Ok(Value::Scalar(Ir::binary(operation, a, b), int(8, signed)))
     }
 
+    /// Is it plain text, such as `comm`, `str(arg0)` or a parameter?
+    fn names_text(&self, expr: &Expr) -> bool {
+        match &expr.node {
+            Node::Name(name) => matches!(self.named(name, expr), Ok(Value::Comm | Value::Text(_))),
+            Node::Call(name, _) => matches!(name.as_str(), "str" | "buf"),
+            _ => false,
+        }
+    }
+
     /// Both sides as numbers. A name that is not known otherwise can be that of an enumeration's value.
     fn operands(&self, left: &Expr, right: &Expr) -> Result<(Number, Number), Mistake> {
         match (self.scalar(left), self.scalar(right)) {
@@ -670,7 +713,7 @@ impl Scope<'_> {
             (Node::Text(literal), _) if operator != Binary::Begins => (literal, right),
             _ => return Ok(None),
         };
-        if !matches!(operator, Binary::Equal | Binary::NotEqual | Binary::Begins) {
+        if !operator.compares_text() {
             return Err(Mistake::new(
                 left.at.start,
                 "text can only be compared with == != and ^= (begins with)",

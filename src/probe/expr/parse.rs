@@ -67,6 +67,10 @@ pub enum Binary {
 }
 
 impl Binary {
+    pub fn compares_text(self) -> bool {
+        matches!(self, Binary::Equal | Binary::NotEqual | Binary::Begins)
+    }
+
     /// How tightly it binds.
     fn level(self) -> u8 {
         match self {

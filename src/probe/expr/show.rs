@@ -129,7 +129,7 @@ fn scalar(number: u64, ty: &Type) -> Datum {
             odd => Datum::U64(odd),
         },
         Kind::Char => Datum::Text {
-            bytes: vec![number as u8],
+            bytes: character(number, ty.bytes),
             cut: false,
         },
         Kind::Float => match ty.bytes {
@@ -149,6 +149,15 @@ fn scalar(number: u64, ty: &Type) -> Datum {
         }
         Kind::CString | Kind::Pointer(_) if number == 0 => Datum::Nothing,
         _ => Datum::Hex(number),
+    }
+}
+
+/// A `char` of C is a byte of text; those of Rust, and `char16_t` and `char32_t`, are numbers of Unicode.
+fn character(number: u64, bytes: u64) -> Vec<u8> {
+    let wide = u32::try_from(number).ok().and_then(char::from_u32);
+    match wide.filter(|_| bytes > 1) {
+        Some(char) => char.to_string().into_bytes(),
+        None => vec![number as u8],
     }
 }
 
@@ -221,6 +230,10 @@ mod tests {
     #[test]
     fn numbers_are_shown_as_their_types_say() {
         let int = |bytes, signed| ty(bytes, Kind::Int { signed });
+        let character = |bytes: &[u8]| Datum::Text {
+            bytes: bytes.to_vec(),
+            cut: false,
+        };
         let names = Kind::Enum {
             signed: true,
             values: Rc::new([(-1, "NONE".into())]),
@@ -231,6 +244,9 @@ mod tests {
             (u64::MAX, int(8, false), Datum::U64(u64::MAX)),
             (1, ty(1, Kind::Bool), Datum::Bool(true)),
             (2, ty(1, Kind::Bool), Datum::U64(2)),
+            (0xdf, ty(1, Kind::Char), character(b"\xdf")),
+            (0xdf, ty(4, Kind::Char), character("ß".as_bytes())),
+            (0x2603, ty(2, Kind::Char), character("☃".as_bytes())),
             (0xffff_ffff, ty(4, names.clone()), Datum::Name("NONE".into())),
             (7, ty(4, names), Datum::I64(7)),
             (0, ty(8, Kind::Pointer(None)), Datum::Nothing),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::code::{Code, Fetched, MOST_OPS, STACK};
 use super::*;
-use crate::find::types::{Kind, Member, Param, Piece, Place, Signature, Type};
+use crate::find::types::{Kind, Member, Param, Piece, Place, Returned, Signature, Type};
 use crate::find::usdt::{Argument, Number, Operand, UsdtProbe};
 
 /// A call to evaluate against.
@@ -251,6 +251,7 @@ const UNKNOWN: Scope = Scope {
     function: "f",
     signature: None,
     probe: None,
+    is_go: false,
 };
 
 fn plan_for(scope: Scope<'_>, text: &str) -> Result<(Plan, Vec<Literal>), Mistake> {
@@ -556,7 +557,10 @@ fn signature() -> Signature {
                 Place::Nowhere("in a floating-point register"),
             ),
         ],
-        returns: Some(int),
+        returns: Some(Returned {
+            ty: int,
+            place: Place::Pieces(vec![Piece::Register(0)]),
+        }),
         variadic: false,
     }
 }
@@ -568,6 +572,7 @@ fn parameters_have_names_types_and_members() {
         function: "serve",
         signature: Some(&signature),
         probe: None,
+        is_go: false,
     };
     let request = [
         &3_u32.to_le_bytes()[..],
@@ -684,6 +689,7 @@ fn the_arguments_of_a_probe_are_those_of_its_note() {
         function: "p:n",
         signature: None,
         probe: Some(&probe),
+        is_go: false,
     };
     // 0x1000 + 0xffffff2a * 2 - 0x1fffffffe
     let call = Call::with(&[0x1000, 0xffff_ff2a]).memory(0xe56, &[0xfe, 0xff]);
@@ -704,6 +710,7 @@ fn what_is_shown_is_found_in_the_record() {
         function: "serve",
         signature: Some(&signature),
         probe: None,
+        is_go: false,
     };
     let request = Request {
         returns: true,
@@ -761,6 +768,8 @@ fn a_mistake_points_at_its_place() {
         ("arg0 ^= 1", 1, "beginning"),
         ("é == 1", 1, "has no `é`"),
         ("comm == \"é\" && x", 16, "has no `x`"),
+        ("comm == python3", 9, "stands in quotes: \"python3\""),
+        ("comm ^= python3", 9, "stands in quotes: \"python3\""),
         ("foo(1)", 1, "no function `foo`"),
         ("str() == \"\"", 1, "str(ADDRESS)"),
         ("arg0 < 0", 1, "never true"),
@@ -841,6 +850,7 @@ fn mutated_texts_are_refused_or_run() {
         function: "serve",
         signature: Some(&signature),
         probe: None,
+        is_go: false,
     };
     let call = Call::with(&[1, 0x1000, 2, 0x1000, 4, 5]).memory(0x1000, &[7; 64]);
     let mut state: u64 = 0x2545_f491_4f6c_dd1d;

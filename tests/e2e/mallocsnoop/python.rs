@@ -1,12 +1,10 @@
 //! What the well-known one-liner shows of a Python program, this tool shows too.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-use std::sync::mpsc::channel;
-use std::{fs, thread};
+use std::fs;
 
 use super::*;
-use crate::harness::{DEADLINE, Owned, best_way, build_dir, run_to_end, skip};
+use crate::bpftrace::Bpftrace;
+use crate::harness::{best_way, build_dir, run_to_end, skip};
 
 best_way! {
     big_blocks_of_python_are_counted
@@ -56,32 +54,15 @@ fn big_blocks_of_python_are_counted(way: Way) {
 
 #[test]
 fn the_one_liner_of_bpftrace_shows_the_same() {
-    if run_to_end(Command::new("sh").args(["-c", "command -v bpftrace"]))
-        .stdout
-        .is_empty()
-    {
-        return skip("bpftrace is not installed");
-    }
     let Some((mut target, name)) = python() else {
         return;
     };
     let script = format!(
         r#"uprobe:libc:malloc /comm == "{name}"/ {{ if (arg0 > 1048576) {{ printf("%-6d%10d\n", pid, arg0); }} }}"#
     );
-    let mut other = Command::new("bpftrace");
-    other
-        .args(["-B", "line", "-e", &script])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
-    let mut other = Owned(other.spawn().expect("bpftrace"));
-    let stdout = other.0.stdout.take().expect("a pipe");
-    let (send, lines) = channel();
-    thread::spawn(move || {
-        BufReader::new(stdout)
-            .lines()
-            .map_while(Result::ok)
-            .for_each(|line| _ = send.send(line));
-    });
+    let Some(other) = Bpftrace::start(&script) else {
+        return;
+    };
     let mut tool = trace(
         Way::Plain,
         &["--comm", &name, "--min-size", "1048577", "--calls", "malloc"],
@@ -90,20 +71,9 @@ fn the_one_liner_of_bpftrace_shows_the_same() {
     let condition = format!("comm == \"{name}\" && arg0 > 1048576");
     let options = ["libc:malloc", "--where", &condition, "--args", "arg0"];
     let mut general = Tool::start("functrace", Way::Plain, options);
-    // Bpftrace does not say when it is ready, so it is asked until it answers.
     let marker = 1_200_007;
     let is_marker = |line: &str| line.ends_with(&(marker + 1).to_string());
-    let start = std::time::Instant::now();
-    loop {
-        assert!(start.elapsed() < DEADLINE, "bpftrace shows nothing");
-        target.ask(&format!("bytes {marker} 1"));
-        if lines
-            .recv_timeout(std::time::Duration::from_millis(200))
-            .is_ok_and(|line| is_marker(&line))
-        {
-            break;
-        }
-    }
+    other.until_ready(|| _ = target.ask(&format!("bytes {marker} 1")), is_marker);
     for (bytes, times) in [
         (1_048_574, 3),
         (1_048_575, 3),
@@ -117,16 +87,8 @@ fn the_one_liner_of_bpftrace_shows_the_same() {
     target.ask(&format!("bytes {last} 1"));
     tool.wait_for(|row| row["size_bytes"] == last + 1);
     general.wait_for(|row| row["args"]["arg0"] == last + 1);
-    let mut theirs = Vec::new();
-    loop {
-        let line = lines.recv_timeout(DEADLINE).expect("a line of bpftrace");
-        if line.ends_with(&(last + 1).to_string()) {
-            break;
-        }
-        if !line.is_empty() && !is_marker(&line) {
-            theirs.push(line);
-        }
-    }
+    let mut theirs = other.lines_before(|line| line.ends_with(&(last + 1).to_string()));
+    theirs.retain(|line| !line.is_empty() && !is_marker(line));
     let sizes: [fn(&Value) -> &Value; 2] = [|row| &row["size_bytes"], |row| &row["args"]["arg0"]];
     for (run, size) in [tool.stop(), general.stop()].into_iter().zip(sizes) {
         run.assert_clean();

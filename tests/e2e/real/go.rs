@@ -3,9 +3,11 @@
 
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
+
 use super::{beside, calls, spec, start};
 use crate::funclist::rows;
-use crate::harness::{Run, Way, each_way, program_if_built, skip};
+use crate::harness::{Run, Way, each_way, program_if_built, run_to_end, skip, tool_command};
 
 fn hello(name: &str) -> Option<PathBuf> {
     let program = program_if_built(name);
@@ -15,14 +17,28 @@ fn hello(name: &str) -> Option<PathBuf> {
     program
 }
 
-fn run(tool: &str, way: Way, name: &str, functions: &[&str], orders: &[&str]) -> Option<Run> {
+/// `args` are functions and options.
+fn run(tool: &str, way: Way, name: &str, args: &[&str], orders: &[&str]) -> Option<Run> {
     let hello = hello(name)?;
-    let specs: Vec<String> = functions.iter().map(|function| spec(&hello, function)).collect();
+    let is_function = |text: &str| text.starts_with("main.");
+    let specs: Vec<String> = args
+        .iter()
+        .map(|text| {
+            if is_function(text) {
+                spec(&hello, text)
+            } else {
+                (*text).to_owned()
+            }
+        })
+        .collect();
     let specs: Vec<&str> = specs.iter().map(String::as_str).collect();
     Some(beside(tool, way, &specs, &mut start(&hello), orders))
 }
 
-each_way! { entries_are_counted returns_are_seen_at_their_instructions stacks_may_move_and_panics_pass }
+each_way! {
+    entries_are_counted returns_are_seen_at_their_instructions stacks_may_move_and_panics_pass
+    arguments_and_results_are_found
+}
 
 fn entries_are_counted(way: Way) {
     for name in ["hello-go", "hello-go-stripped"] {
@@ -66,6 +82,64 @@ fn stacks_may_move_and_panics_pass(way: Way) {
     };
     assert!(calls(&run, "main.recovering") >= 211, "{:?}", run.rows);
     assert_eq!(calls(&run, "main.panicking"), 0);
+}
+
+/// Neither arguments nor results are where C has them.
+fn arguments_and_results_are_found(way: Way) {
+    let Some(run) = run(
+        "functrace",
+        way,
+        "hello-go",
+        &["main.joined", "--ret"],
+        &["join 7"],
+    ) else {
+        return;
+    };
+    assert_eq!(run.rows.len(), 7);
+    for (number, row) in run.rows.iter().enumerate() {
+        let args = &row["args"];
+        let found = (
+            &args["text"],
+            &args["number"],
+            &args["all"]["len"],
+            &row["retval"],
+        );
+        let result = format!("join{}", number + 3);
+        assert_eq!(
+            found,
+            (&json!("join"), &json!(number), &json!(3), &json!(result)),
+            "{row}"
+        );
+    }
+    let specs = [
+        "main.joined",
+        "--args",
+        "arg1",
+        "--where",
+        "arg0 == \"join\" && arg1 >= 5",
+    ];
+    let Some(run) = self::run("functrace", way, "hello-go", &specs, &["join 7"]) else {
+        return;
+    };
+    let found: Vec<&Value> = run.rows.iter().map(|row| &row["args"]["arg1"]).collect();
+    assert_eq!(found, [5, 6]);
+}
+
+#[test]
+fn arguments_of_a_stripped_program_are_not_made_up() {
+    let Some(stripped) = hello("hello-go-stripped") else {
+        return;
+    };
+    let joined = spec(&stripped, "main.joined");
+    let ended = run_to_end(&mut tool_command(
+        "functrace",
+        Way::best(),
+        [&joined, "--args", "arg0"],
+    ));
+    let is_said = ended
+        .stderr
+        .starts_with("error: --args, column 1: what arg0 of main.joined is, is not known\n");
+    assert!(is_said && ended.status.code() == Some(2), "{ended:?}");
 }
 
 #[test]

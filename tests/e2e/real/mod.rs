@@ -1,6 +1,7 @@
 //! Programs as people have them: interpreters, servers, other languages, stripped ones. Each is made to do something a
 //! known number of times, and the tools have to say exactly that number.
 
+mod cpp;
 mod go;
 mod late;
 mod postgresql;

@@ -68,7 +68,7 @@ fn a_process_fires_probes_once_they_are_counted(way: Way) {
     let specs = ["audit", "gc__*"].map(probe);
     let specs = specs.each_ref().map(String::as_str);
     // The other one fires them as well, as their counters are in one file, and is not counted.
-    other.tell("audit 100003");
+    other.tell("audit 20011");
     let orders = ["audit 1009", "collect 13", "audit 211"];
     let run = beside("funccount", way, &specs, &mut traced, &orders);
     let found = ["python:audit", "python:gc__start", "python:gc__done"].map(|name| calls(&run, name));
@@ -95,7 +95,9 @@ fn a_command_fires_probes_from_its_start(way: Way) {
     assert_eq!(found, [1009; 2], "{:?}", many.rows);
 }
 
-best_way! { the_name_of_a_link_will_do a_script_is_no_target }
+best_way! {
+    the_name_of_a_link_will_do a_script_is_no_target a_probe_that_there_is_not_gets_names_of_others
+}
 
 /// /usr/bin/python3 is a link on Debian, and processes map what it leads to.
 fn the_name_of_a_link_will_do(way: Way) {
@@ -110,6 +112,18 @@ fn the_name_of_a_link_will_do(way: Way) {
     traced.ask("audit 503");
     let run = tool.stop();
     assert_eq!(calls(run.assert_clean(), "python:audit"), 503);
+}
+
+fn a_probe_that_there_is_not_gets_names_of_others(way: Way) {
+    if !has_probes(&["gc__start"]) {
+        return;
+    }
+    let ended = run_to_end(&mut tool_command("funccount", way, [probe("gc__strt")]));
+    let is_said = ended
+        .stderr
+        .contains("failed to find USDT probe python:gc__strt in")
+        && ended.stderr.contains("hint: similar names there: gc__start");
+    assert!(is_said && ended.status.code() == Some(1), "{ended:?}");
 }
 
 /// As pyenv puts before the programs that it manages.

@@ -16,7 +16,7 @@ fn flow() -> Option<PathBuf> {
     program
 }
 
-each_way! { names_are_those_of_the_source panics_do_not_end_the_program }
+each_way! { names_are_those_of_the_source panics_do_not_end_the_program strings_are_read }
 
 fn names_are_those_of_the_source(way: Way) {
     let Some(flow) = flow() else { return };
@@ -54,6 +54,23 @@ fn panics_do_not_end_the_program(way: Way) {
         run.rows
     );
     assert_eq!(run.summary["unmatched"], 2 * 107);
+}
+
+fn strings_are_read(way: Way) {
+    let Some(flow) = flow() else { return };
+    let specs = [&spec(&flow, "flow::inner::greeting"), "--ret"];
+    let run = beside("functrace", way, &specs, &mut start(&flow), &["greet 7"]);
+    assert_eq!(run.rows.len(), 7);
+    for (number, row) in run.rows.iter().enumerate() {
+        let owned = format!("number {number}");
+        assert_eq!(row["args"], json!({"text": "greet", "owned": owned, "mark": "ß"}));
+        // A function on arm64 does not tell where in memory it has put its result.
+        let result = match cfg!(target_arch = "x86_64") {
+            true => json!(format!("greet, {owned}ß")),
+            false => json!(null),
+        };
+        assert_eq!(row["retval"], result);
+    }
 }
 
 #[test]
