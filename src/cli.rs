@@ -171,6 +171,12 @@ pub struct RunArgs {
     /// Room for events that wait to be printed
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_size)]
     pub buffer_size: u64,
+    /// Tell at the end what the probes cost those who hit them
+    #[arg(long)]
+    pub cost: bool,
+    /// Stop when the probes take more of the CPU time of those who hit them: 5%
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    pub max_overhead: Option<f64>,
     /// How probes are attached, for tests
     #[arg(long, hide = true)]
     pub attach: Option<Way>,
@@ -182,6 +188,8 @@ impl RunArgs {
             duration: self.duration,
             interval,
             rows: self.max_rows,
+            cost: self.cost,
+            max_overhead: self.max_overhead,
             quiet: output.quiet,
             verbose: output.verbose,
         }
@@ -297,6 +305,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+/// Parses `5%` or `0.5%` as a part of the whole. Without the sign it could be either.
+pub fn parse_share(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    let percent: f64 = number.ok_or_else(|| "give a percentage, such as 5%".to_owned())?;
+    if !(percent > 0.0 && percent <= 100.0) {
+        return Err("give a percentage above 0% and up to 100%".to_owned());
+    }
+    Ok(percent / 100.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,6 +336,18 @@ mod tests {
             "1 M",
         ] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares_are_percentages() {
+        assert_eq!(parse_share("5%"), Ok(0.05));
+        assert_eq!(parse_share("0.5%"), Ok(0.005));
+        assert_eq!(parse_share("100%"), Ok(1.0));
+        for wrong in [
+            "", "%", "5", "0.05", "abc", "0%", "-1%", "101%", "NaN%", "inf%", "5%%", "5 %",
+        ] {
+            assert!(parse_share(wrong).is_err(), "{wrong}");
         }
     }
 

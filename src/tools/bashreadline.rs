@@ -118,6 +118,7 @@ pub fn run(args: Args) -> Result<u8> {
             ring_bytes: args.run.ring_bytes(),
             lost: &bss.lost,
             unmatched: &bss.unmatched,
+            hits: &bss.hits,
             targets: Targets::new(wanted(bash_only, Rc::clone(&programs)), place, false),
             attacher,
             command: None,

@@ -215,6 +215,7 @@ pub fn run(args: Args) -> Result<u8> {
             ring_bytes,
             lost: &bss.lost,
             unmatched: &bss.unmatched,
+            hits: &bss.hits,
             targets,
             attacher: Attacher::new(way, filter.only_pid(), programs),
             command,

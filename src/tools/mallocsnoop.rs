@@ -201,6 +201,7 @@ pub fn run(args: Args) -> Result<u8> {
             ring_bytes: args.run.ring_bytes(),
             lost: &bss.lost,
             unmatched: &bss.unmatched,
+            hits: &bss.hits,
             targets,
             attacher,
             command,
