@@ -377,10 +377,10 @@ impl Meter {
 
     /// What is to be said of probes that are stopped.
     pub fn excess(&self, spent: &Spent) -> (String, &'static str) {
-        let limit = self.limit.unwrap_or(1.0);
+        // As it was given: a percentage with few decimals.
+        let limit = (self.limit.unwrap_or(1.0) * 1e6).round() / 1e4;
         let text = format!(
-            "stopped, since the probes took more than {} of the CPU time in the last {:.2} s: {}",
-            percent(limit),
+            "stopped, since the probes took more than {limit} % of the CPU time in the last {:.2} s: {}",
             spent.passed.as_secs_f64(),
             spent.text()
         );

@@ -2,6 +2,7 @@
 //! Needs root.
 
 mod bashreadline;
+mod cost;
 mod docs;
 mod funccount;
 mod funclatency;
