@@ -171,10 +171,10 @@ pub struct RunArgs {
     /// Room for events that wait to be printed
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_size)]
     pub buffer_size: u64,
-    /// Tell at the end what the probes cost those who hit them
+    /// Say at the end what the probes cost those who hit them
     #[arg(long)]
     pub cost: bool,
-    /// Stop when the probes take more of the CPU time of those who hit them: 5%
+    /// Stop when probes take more of the traced CPU time than this: 5%
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     pub max_overhead: Option<f64>,
     /// How probes are attached, for tests

@@ -69,9 +69,11 @@ __u64 hits[HIT_LINES * TRAP_KINDS] __attribute__((aligned(64))) = {};
 
 static __always_inline void count_hit(__u64 cookie)
 {
-	__u32 line = bpf_get_smp_processor_id() % HIT_LINES;
+	__u64 index = bpf_get_smp_processor_id() * TRAP_KINDS + (cookie >> TRAP_SHIFT) % TRAP_KINDS;
 
-	__sync_fetch_and_add(&hits[line * TRAP_KINDS + (cookie >> TRAP_SHIFT) % TRAP_KINDS], 1);
+	/* Or clang masks the two parts, and 5.10's verifier does not know the bound of both together. */
+	barrier_var(index);
+	__sync_fetch_and_add(&hits[index % (HIT_LINES * TRAP_KINDS)], 1);
 }
 
 /*

@@ -92,7 +92,7 @@ impl Prices {
         let file = File::open("/proc/self/exe").context("failed to open this program")?;
         attacher.attach(&file, &own_points()?)?;
         let [emulated, stepped, both] =
-            [ubpf_price_emulated, ubpf_price_stepped, ubpf_price_returning].map(ns_per_call);
+            ns_per_call([ubpf_price_emulated, ubpf_price_stepped, ubpf_price_returning]);
         let (count, ns) = attacher.runs()?;
         // To take them out takes longer than all of this.
         attacher.detach_in_background();
@@ -141,21 +141,26 @@ fn own_points() -> Result<[Point; 3]> {
     ])
 }
 
-/// CPU time of a call in the best of several rounds: the others were disturbed.
-fn ns_per_call(function: unsafe extern "C" fn()) -> f64 {
-    const ROUNDS: usize = 12;
-    const CALLS: u32 = 64;
-    let round = || {
-        let start = cpu_ns(ClockId::CLOCK_THREAD_CPUTIME_ID);
-        for _ in 0..CALLS {
-            // SAFETY: one of the functions above, which change no memory and no register that a caller keeps.
-            unsafe { function() };
+/// CPU time of a call of each function, in the best of several rounds: the others were disturbed. They take turns, so that
+/// a disturbance that lasts hits all of them and not one.
+fn ns_per_call<const N: usize>(functions: [unsafe extern "C" fn(); N]) -> [f64; N] {
+    const ROUNDS: usize = 16;
+    const CALLS: u32 = 48;
+    let mut best = [f64::INFINITY; N];
+    for _ in 0..ROUNDS {
+        for (best, function) in best.iter_mut().zip(functions) {
+            let start = cpu_ns(ClockId::CLOCK_THREAD_CPUTIME_ID);
+            for _ in 0..CALLS {
+                // SAFETY: one of the functions above, which change no memory and no register that a caller keeps.
+                unsafe { function() };
+            }
+            let end = cpu_ns(ClockId::CLOCK_THREAD_CPUTIME_ID);
+            if let (Some(start), Some(end)) = (start, end) {
+                *best = best.min((end - start) as f64 / f64::from(CALLS));
+            }
         }
-        cpu_ns(ClockId::CLOCK_THREAD_CPUTIME_ID)
-            .zip(start)
-            .map_or(f64::INFINITY, |(end, start)| (end - start) as f64)
-    };
-    (0..ROUNDS).map(|_| round()).fold(f64::INFINITY, f64::min) / f64::from(CALLS)
+    }
+    best
 }
 
 fn cpu_ns(clock: ClockId) -> Option<u64> {
@@ -307,6 +312,8 @@ pub struct Meter {
     payers: Payers,
     first: Reading,
     last: Reading,
+    /// The beginning of the last period, if that cost more than allowed.
+    over_since: Option<Reading>,
     _timing: OwnedFd,
 }
 
@@ -329,6 +336,7 @@ impl Meter {
             payers,
             first: now,
             last: now,
+            over_since: None,
             _timing,
         })
     }
@@ -345,17 +353,30 @@ impl Meter {
         self.last.at + PERIOD
     }
 
-    /// Once a period, looks at what that has cost. Returns it when it is more than allowed.
+    /// Once a period, looks at what that has cost. Returns what this and the last one have cost when it was more than
+    /// allowed in both: a single one may be that of a program that starts, or of a program of ours that was interrupted.
     pub fn check(&mut self, attacher: &Attacher<'_>, hits: &Hits<'_>) -> Result<Option<Spent>> {
         if Instant::now() < self.next() {
             return Ok(None);
         }
         let before = self.last;
         let is_known = self.read(attacher, hits)?;
-        let spent = self.spent(&before, &self.last);
+        if !is_known || !self.is_over(&self.spent(&before, &self.last)) {
+            self.over_since = None;
+            return Ok(None);
+        }
+        match self.over_since {
+            Some(since) => Ok(Some(self.spent(&since, &self.last))),
+            None => {
+                self.over_since = Some(before);
+                Ok(None)
+            }
+        }
+    }
+
+    fn is_over(&self, spent: &Spent) -> bool {
         let is_noticed = spent.probes_ns() > UNNOTICED * spent.passed.as_nanos() as f64;
-        let is_over = self.limit.is_some_and(|limit| spent.share() > limit);
-        Ok((is_known && is_noticed && is_over).then_some(spent))
+        is_noticed && self.limit.is_some_and(|limit| spent.share() > limit)
     }
 
     /// Reads the counters. False when the CPU time is not known any more, and stays what it was.

@@ -160,8 +160,8 @@ fn a_loop_is_stopped_and_goes_on_as_before(way: Way) {
         ],
     );
     assert_ne!(code(pid, "counted"), before, "the probe is in");
-    // With its probe that takes minutes, and without it no second.
-    target.tell("count 300000007");
+    // With its probe that takes far longer than without it.
+    target.tell("count 20000003");
     let stopped = tool.wait_for(|record| record["type"] == "stopped");
     let run = tool.finish();
     assert!(run.status.success(), "{}", run.stderr);
@@ -211,8 +211,8 @@ fn what_everybody_pays_is_compared_with_all(way: Way) {
     second.ask("spin 1 50000");
     let used = cpu_ns(first.pid()) + cpu_ns(second.pid()) - before;
     let summary = tool.stop().summary;
-    // The kernel counts this time in hundredths of a second.
-    assert!(number(&summary, "cpu_ns") + 2e7 >= used, "{summary}, but {used}");
+    // The kernel counts this time in hundredths of a second, and by samples.
+    assert!(2.0 * number(&summary, "cpu_ns") >= used, "{summary}, but {used}");
     assert!(number(&summary, "hits") >= 15010.0, "{summary}");
 }
 
@@ -244,7 +244,7 @@ fn the_cost_is_said_in_words(_: Way) {
     );
     command.args(["-d", "60"]);
     let tool = Tool::start_as(command);
-    target.ask("count 1000003");
+    target.ask("count 10007");
     tool.signal(Signal::SIGTERM);
     let run = tool.finish();
     let line = run
@@ -252,7 +252,7 @@ fn the_cost_is_said_in_words(_: Way) {
         .lines()
         .find(|line| line.starts_with("cost: "))
         .unwrap_or(&run.stderr);
-    assert!(line.starts_with("cost: 1,000,003 hits, "), "{line}");
+    assert!(line.starts_with("cost: 10,007 hits, "), "{line}");
     assert!(
         line.ends_with(" % of the CPU time of the traced process"),
         "{line}"
