@@ -11,10 +11,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use libbpf_rs::libbpf_sys as sys_bpf;
 use libbpf_rs::skel::SkelBuilder;
-use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
+use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::attach::{Attacher, Ends, Point, Program, Way};
@@ -94,9 +94,10 @@ impl Prices {
         let [emulated, stepped, both] =
             ns_per_call([ubpf_price_emulated, ubpf_price_stepped, ubpf_price_returning]);
         let (count, ns) = attacher.runs()?;
+        ensure!(count >= u64::from(4 * ROUNDS * CALLS), "its probes were not hit");
         // To take them out takes longer than all of this.
         attacher.detach_in_background();
-        let program = ns as f64 / count.max(1) as f64;
+        let program = ns as f64 / count as f64;
         Ok(Self {
             emulated: emulated - program,
             stepped: stepped - program,
@@ -141,31 +142,25 @@ fn own_points() -> Result<[Point; 3]> {
     ])
 }
 
-/// CPU time of a call of each function, in the best of several rounds: the others were disturbed. They take turns, so that
-/// a disturbance that lasts hits all of them and not one.
+/// How often each function is called to be measured.
+const ROUNDS: u32 = 16;
+const CALLS: u32 = 48;
+
+/// How long a call of each function takes in the best of several rounds: the others were disturbed. They take turns, so
+/// that a disturbance that lasts hits all of them and not one. Not in CPU time, whose clock is coarse on some machines.
 fn ns_per_call<const N: usize>(functions: [unsafe extern "C" fn(); N]) -> [f64; N] {
-    const ROUNDS: usize = 16;
-    const CALLS: u32 = 48;
-    let mut best = [f64::INFINITY; N];
+    let mut best = [Duration::MAX; N];
     for _ in 0..ROUNDS {
         for (best, function) in best.iter_mut().zip(functions) {
-            let start = cpu_ns(ClockId::CLOCK_THREAD_CPUTIME_ID);
+            let start = Instant::now();
             for _ in 0..CALLS {
                 // SAFETY: one of the functions above, which change no memory and no register that a caller keeps.
                 unsafe { function() };
             }
-            let end = cpu_ns(ClockId::CLOCK_THREAD_CPUTIME_ID);
-            if let (Some(start), Some(end)) = (start, end) {
-                *best = best.min((end - start) as f64 / f64::from(CALLS));
-            }
+            *best = start.elapsed().min(*best);
         }
     }
-    best
-}
-
-fn cpu_ns(clock: ClockId) -> Option<u64> {
-    let time = clock_gettime(clock).ok()?;
-    Some(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+    best.map(|time| time.as_nanos() as f64 / f64::from(CALLS))
 }
 
 /// Makes the kernel time BPF programs as long as the descriptor is open (since 5.8): all programs of the machine, which
@@ -191,7 +186,11 @@ impl Payers {
     /// CPU time that they have used up to now, nanoseconds; None when the process is gone.
     fn cpu_ns(self) -> Option<u64> {
         match self {
-            Payers::Process(pid) => cpu_ns(clock_getcpuclockid(Pid::from_raw(pid as i32)).ok()?),
+            Payers::Process(pid) => {
+                let clock = clock_getcpuclockid(Pid::from_raw(pid as i32)).ok()?;
+                let time = clock_gettime(clock).ok()?;
+                Some(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+            }
             Payers::Everybody => busy_ns(&fs::read_to_string("/proc/stat").ok()?, tick_ns()),
         }
     }
@@ -480,7 +479,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -166,7 +166,7 @@ fn a_loop_is_stopped_and_goes_on_as_before(way: Way) {
     let run = tool.finish();
     assert!(run.status.success(), "{}", run.stderr);
     assert_eq!(stopped["max_overhead"], 0.05);
-    assert!(number(&stopped, "cpu_share") > 0.5, "{stopped}");
+    assert!(number(&stopped, "cpu_share") > 0.2, "{stopped}");
     assert!(number(&run.summary, "duration_ns") < 5e9, "{}", run.summary);
     assert_eq!(
         run.rows[0]["count"], run.summary["hits"],
@@ -221,13 +221,12 @@ fn a_command_that_has_ended_is_measured_too(way: Way) {
     command.arg("--").arg(program("flow")).arg("spin 3 50000");
     let ended = run_to_end(&mut command);
     assert!(ended.status.success(), "{}", ended.stderr);
-    let records = ended
+    let mut records = ended
         .stdout
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let summary = records
-        .filter(|record| record["type"] == "summary")
-        .last()
+        .rfind(|record| record["type"] == "summary")
         .expect("a summary");
     assert_eq!(summary["hits"], 3);
     // It spins by the clock, and may have had to share the CPU.
