@@ -1,6 +1,7 @@
 //! --cost and --max-overhead: hits are exact, the estimate agrees with a loop that is measured, and probes that cost too
 //! much are stopped.
 
+use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
@@ -111,10 +112,16 @@ fn the_estimate_agrees_with_a_loop(way: Way) {
         ("funccount", "nested_outer", "nest 20011"),
         ("funclatency", "nested_outer", "nest 10007"),
     ];
+    // In a guest of `make vmtest`, all instructions are emulated, and breakpoints cost what they do nowhere else.
+    let factor = if env::var_os("UBPF_TOOLS_TARGETS").is_some() {
+        4.0
+    } else {
+        2.0
+    };
     for (tool, function, order) in cases {
         let ratio = measured_over_estimated(way, tool, function, order);
         assert!(
-            (0.5..2.0).contains(&ratio),
+            (1.0 / factor..factor).contains(&ratio),
             "{tool} {function}: {ratio} of the estimate"
         );
     }
