@@ -175,6 +175,12 @@ pub struct RunArgs {
     /// Where in a function its probe is
     #[arg(long, value_name = "WHERE", default_value = "best")]
     pub placement: Placing,
+    /// Say at the end what the probes cost those who hit them
+    #[arg(long)]
+    pub cost: bool,
+    /// Stop when probes take more of the traced CPU time than this: 5%
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    pub max_overhead: Option<f64>,
     /// How probes are attached, for tests
     #[arg(long, hide = true)]
     pub attach: Option<Way>,
@@ -186,6 +192,8 @@ impl RunArgs {
             duration: self.duration,
             interval,
             rows: self.max_rows,
+            cost: self.cost,
+            max_overhead: self.max_overhead,
             quiet: output.quiet,
             verbose: output.verbose,
         }
@@ -289,6 +297,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+/// Parses `5%` or `0.5%` as a part of the whole. Without the sign it could be either.
+pub fn parse_share(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    let percent: f64 = number.ok_or_else(|| "give a percentage, such as 5%".to_owned())?;
+    if !(percent > 0.0 && percent <= 100.0) {
+        return Err("give a percentage above 0% and up to 100%".to_owned());
+    }
+    Ok(percent / 100.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,6 +328,18 @@ mod tests {
             "1 M",
         ] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares_are_percentages() {
+        assert_eq!(parse_share("5%"), Ok(0.05));
+        assert_eq!(parse_share("0.5%"), Ok(0.005));
+        assert_eq!(parse_share("100%"), Ok(1.0));
+        for wrong in [
+            "", "%", "5", "0.05", "abc", "0%", "-1%", "101%", "NaN%", "inf%", "5%%", "5 %",
+        ] {
+            assert!(parse_share(wrong).is_err(), "{wrong}");
         }
     }
 

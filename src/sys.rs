@@ -149,8 +149,8 @@ pub enum Duties {
     Attach,
 }
 
-/// Gives up every privilege that `duties` do not need, for good.
-pub fn drop_privileges(duties: Duties) -> Result<()> {
+/// Gives up every privilege that `duties` do not need, for good. `measures`: the run asks how long its programs take.
+pub fn drop_privileges(duties: Duties, measures: bool) -> Result<()> {
     const INSPECT: [Capability; 3] = [
         Capability::CAP_SYS_PTRACE,
         Capability::CAP_DAC_READ_SEARCH,
@@ -161,6 +161,8 @@ pub fn drop_privileges(duties: Duties) -> Result<()> {
         Capability::CAP_BPF,
         Capability::CAP_PERFMON,
     ];
+    // Before 5.19 bpf(2) was closed for others altogether where kernel.unprivileged_bpf_disabled is set.
+    const MEASURE: [Capability; 1] = [Capability::CAP_BPF];
     let wanted: &[&[Capability]] = match duties {
         Duties::Read => &[],
         Duties::Inspect => &[&INSPECT],
@@ -170,6 +172,7 @@ pub fn drop_privileges(duties: Duties) -> Result<()> {
     let kept: CapsHashSet = wanted
         .concat()
         .into_iter()
+        .chain(MEASURE.into_iter().filter(|_| measures))
         .filter(|capability| had.contains(capability))
         .collect();
     caps::clear(None, CapSet::Inheritable).context("failed to drop privileges")?;

@@ -263,8 +263,12 @@ pub fn place(elf: &ElfFile, subjects: &[Subject]) -> Vec<Option<Placement>> {
 /// Does the kernel have to step over the instruction at virtual address `addr`? Yes where it cannot be read.
 pub fn is_stepped(elf: &ElfFile, addr: u64) -> bool {
     let code = (1..=LONGEST).rev().find_map(|size| elf.code(addr, size).ok());
-    let step = code.and_then(|code| machine::steps(&code).next());
-    step.is_none_or(|step| !step.emulated)
+    code.is_none_or(|code| !is_emulated(&code))
+}
+
+/// Does the kernel carry out the instruction at the beginning of `code` itself?
+pub fn is_emulated(code: &[u8]) -> bool {
+    machine::steps(code).next().is_some_and(|step| step.emulated)
 }
 
 /// By the beginning of the function alone.

@@ -30,6 +30,8 @@ pub enum Value<'a> {
     /// A duration in nanoseconds. Text shows microseconds with three decimals, and the header names them; JSON and CSV
     /// have the nanoseconds.
     Micros(u64),
+    /// A part of a whole, from 0 to 1, with four decimals.
+    Share(f64),
     /// A [histogram](super::histogram). JSON has an array of `{"lo":..,"hi":..,"count":..}`, CSV and text
     /// `lo-hi:count` with `;` between them.
     Buckets(&'a [Bucket]),
@@ -61,6 +63,7 @@ impl Value<'_> {
             Self::Bytes(bytes) => push_text(out, bytes),
             Self::Lines(lines) => push_joined(out, lines, |out, line| push_text(out, line.as_bytes())),
             Self::Time(epoch_ns) => stamps.push_utc(out, epoch_ns),
+            Self::Share(share) => push_share(out, share),
             Self::Buckets(buckets) => push_joined(out, buckets, push_range),
             Self::Datum(datum) => datum.push_plain(out),
             Self::Fields(fields) => push_fields(out, fields),
@@ -98,6 +101,7 @@ impl Value<'_> {
             Self::Hex(number) => quoted(out, |out| push_address(out, number)),
             Self::Time(epoch_ns) => quoted(out, |out| stamps.push_utc(out, epoch_ns)),
             Self::Str(text) => _ = push_json(out, text.as_bytes()),
+            Self::Share(share) => push_share(out, share),
             Self::Bytes(bytes) => push_json_bytes(out, key, bytes),
             Self::Lines(lines) => push_array(out, lines, |out, line| _ = push_json(out, line.as_bytes())),
             Self::Buckets(buckets) => push_array(out, buckets, push_bucket),
@@ -117,6 +121,11 @@ fn push_indented(out: &mut Vec<u8>, line: &[u8]) {
 
 pub(super) fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Rounded to ten-thousandths.
+fn push_share(out: &mut Vec<u8>, share: f64) {
+    out.extend_from_slice(format!("{share:.4}").as_bytes());
 }
 
 pub(super) fn push_address(out: &mut Vec<u8>, address: u64) {

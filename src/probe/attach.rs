@@ -9,15 +9,16 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::thread::JoinHandle;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
+use super::trap::Trap;
 use crate::find::elf::Function;
 use crate::find::instructions::{BEGINNING, may_be_refused};
 use crate::find::placement::Needs;
@@ -198,6 +199,8 @@ pub struct Attacher<'a> {
     /// The one process that has breakpoints, or everybody.
     pid: Option<u32>,
     programs: Vec<Program<'a>>,
+    /// Hits are counted for each kind of trap.
+    marks_traps: bool,
     links: Vec<OwnedFd>,
     /// Way::Plain: (program, cookie) -> its copy.
     copies: HashMap<(usize, u64), OwnedFd>,
@@ -210,9 +213,36 @@ impl<'a> Attacher<'a> {
             way,
             pid,
             programs,
+            marks_traps: false,
             links: Vec::new(),
             copies: HashMap::new(),
         }
+    }
+
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// The one process that has breakpoints; None when everybody has.
+    pub fn only_pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// From now on, hits are counted for each kind of trap.
+    pub fn mark_traps(&mut self) {
+        self.marks_traps = true;
+    }
+
+    /// How often the programs ran, and for how long in all, nanoseconds. The kernel counts as long as it is asked to by
+    /// `bpf_enable_stats`.
+    pub fn runs(&self) -> Result<(u64, u64)> {
+        let own = self.programs.iter().map(|program| program.program.as_fd());
+        let mut sum = (0, 0);
+        for program in own.chain(self.copies.values().map(AsFd::as_fd)) {
+            let info = program_info(program).context("failed to ask how often the BPF programs ran")?;
+            sum = (sum.0 + info.run_cnt, sum.1 + info.run_time_ns);
+        }
+        Ok(sum)
     }
 
     /// Puts every program on those points of `file` that it is for. A point that the kernel refuses (an instruction that
@@ -220,6 +250,7 @@ impl<'a> Attacher<'a> {
     pub fn attach(&mut self, file: &File, points: &[Point]) -> Result<usize> {
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let mut refused = Refused::default();
+        let entered = self.entered(points);
         for index in 0..self.programs.len() {
             let at_return = self.programs[index].at_return;
             // An entry without its return would look like a call that never ends.
@@ -228,7 +259,8 @@ impl<'a> Attacher<'a> {
                 .filter(|point| point.ends.include(at_return) && !refused.points.contains(&point.offset));
             let (leaving, others): (Vec<Point>, Vec<Point>) =
                 wanted.partition(|point| point.ends == Ends::Leaving);
-            for (points, return_probe) in [(leaving, false), (others, at_return)] {
+            for (mut points, return_probe) in [(leaving, false), (others, at_return)] {
+                self.mark(file, &mut points, return_probe, &entered);
                 let to = Destination {
                     path: &path,
                     program: index,
@@ -245,6 +277,27 @@ impl<'a> Attacher<'a> {
                 Err(anyhow::Error::new(error).context("failed to attach"))
             }
             _ => Ok(refused.points.len()),
+        }
+    }
+
+    /// Offsets where a program runs when the instruction there does.
+    fn entered(&self, points: &[Point]) -> HashSet<u64> {
+        let is_entered = |point: &&Point| {
+            let mut programs = self.programs.iter();
+            programs.any(|program| !program.at_return && point.ends.include(false))
+        };
+        points
+            .iter()
+            .filter(is_entered)
+            .map(|point| point.offset)
+            .collect()
+    }
+
+    /// Makes the kernel count the hits of each kind of trap apart, if that is asked for.
+    fn mark(&self, file: &File, points: &mut [Point], return_probe: bool, entered: &HashSet<u64>) {
+        for point in points.iter_mut().filter(|_| self.marks_traps) {
+            let trap = Trap::at(file, point.offset, return_probe, entered.contains(&point.offset));
+            point.cookie = trap.mark(point.cookie);
         }
     }
 
@@ -514,16 +567,22 @@ fn load_copy(program: &libbpf_rs::Program<'_>, cookie: u64) -> io::Result<OwnedF
     )
 }
 
-/// The type information that a program was loaded with.
-fn types_of(program: &libbpf_rs::Program<'_>) -> Option<OwnedFd> {
+/// What the kernel knows of a program.
+fn program_info(program: BorrowedFd<'_>) -> io::Result<sys_bpf::bpf_prog_info> {
     let mut info = sys_bpf::bpf_prog_info::default();
     let mut bytes = size_of::<sys_bpf::bpf_prog_info>() as u32;
     // SAFETY: the kernel writes no more than `bytes`.
-    let result =
-        unsafe { sys_bpf::bpf_prog_get_info_by_fd(program.as_fd().as_raw_fd(), &mut info, &mut bytes) };
-    if result < 0 || info.btf_id == 0 {
-        return None;
+    match unsafe { sys_bpf::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut bytes) } {
+        0 => Ok(info),
+        error => Err(io::Error::from_raw_os_error(-error)),
     }
+}
+
+/// The type information that a program was loaded with.
+fn types_of(program: &libbpf_rs::Program<'_>) -> Option<OwnedFd> {
+    let info = program_info(program.as_fd())
+        .ok()
+        .filter(|info| info.btf_id != 0)?;
     // SAFETY: only a number is passed.
     owned(unsafe { sys_bpf::bpf_btf_get_fd_by_id(info.btf_id) }).ok()
 }

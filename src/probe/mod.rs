@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod command;
+pub mod cost;
 pub mod event;
 pub mod expr;
 pub mod filter;
@@ -14,4 +15,5 @@ pub mod ring;
 pub mod session;
 pub mod signals;
 pub mod targets;
+pub mod trap;
 pub mod watch;

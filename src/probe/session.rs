@@ -17,10 +17,12 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::attach::Attacher;
 use super::command::Command;
+use super::cost::Meter;
 use super::follow::Follow;
 use super::ring::Ring;
 use super::signals::Signals;
 use super::targets::Targets;
+use super::trap::Hits;
 use super::watch::{Change, Mapped, Watch};
 use crate::find::symbolize::{Frame, Symbolizer, ends_whole};
 use crate::output::escape::printable;
@@ -66,6 +68,10 @@ pub struct Limits {
     pub interval: Option<Duration>,
     /// Rows to print.
     pub rows: Option<u64>,
+    /// What the probes cost is told at the end.
+    pub cost: bool,
+    /// Share of the CPU time that the probes may take.
+    pub max_overhead: Option<f64>,
     pub quiet: bool,
     pub verbose: bool,
 }
@@ -130,6 +136,9 @@ pub struct Session<'a> {
     next_tick: Option<Instant>,
     lost: Counter<'a>,
     unmatched: Counter<'a>,
+    hits: Hits<'a>,
+    /// Measures what the probes cost, if that is of interest.
+    meter: Option<Meter>,
     reported: (u64, Option<Instant>),
     /// Events were read since the last sleep.
     busy: bool,
@@ -153,6 +162,7 @@ pub struct Parts<'a> {
     pub ring_bytes: u32,
     pub lost: &'a u64,
     pub unmatched: &'a u64,
+    pub hits: &'a [u64],
     pub targets: Targets,
     pub attacher: Attacher<'a>,
     pub command: Option<Command>,
@@ -171,6 +181,7 @@ impl<'a> Session<'a> {
             ring_bytes,
             lost,
             unmatched,
+            hits,
             mut targets,
             mut attacher,
             mut command,
@@ -198,6 +209,10 @@ impl<'a> Session<'a> {
         }
         watch_reader(&epoll, io::stdout().as_fd());
 
+        let hits = Hits::new(hits);
+        let mut meter = (limits.cost || limits.max_overhead.is_some())
+            .then(|| Meter::new(&mut attacher, &hits, limits.max_overhead))
+            .transpose()?;
         targets.find()?;
         targets.attach(&mut attacher)?;
         if let Some(symbolizer) = &mut symbolizer {
@@ -206,6 +221,9 @@ impl<'a> Session<'a> {
                 .processes()
                 .iter()
                 .for_each(|&pid| symbolizer.observe(pid));
+        }
+        if let Some(meter) = &mut meter {
+            meter.begin(&attacher, &hits)?;
         }
         let started = Instant::now();
         let mut session = Self {
@@ -226,6 +244,8 @@ impl<'a> Session<'a> {
             next_tick: limits.interval.map(|interval| started + interval),
             lost: Counter::new(lost),
             unmatched: Counter::new(unmatched),
+            hits,
+            meter,
             reported: (0, None),
             busy: false,
             phase: Phase::Running,
@@ -236,7 +256,7 @@ impl<'a> Session<'a> {
             command.start()?;
         }
         session.command = command;
-        sys::drop_privileges(session.duties(inspects))?;
+        sys::drop_privileges(session.duties(inspects), session.meter.is_some())?;
         Ok(session)
     }
 
@@ -291,18 +311,24 @@ impl<'a> Session<'a> {
     /// Takes the probes out if they still are in, and tells what the run came to. Returns the exit status.
     pub fn finish(mut self, out: &mut Output) -> Result<u8> {
         let duration = self.started.elapsed();
+        if matches!(self.phase, Phase::Running) {
+            self.read_meter()?;
+        }
         self.report_losses(out, true);
         let (lost, unmatched) = (self.lost.get(), self.unmatched.get());
-        out.record(
-            "summary",
-            &[
-                ("events", Value::U64(out.rows())),
-                ("lost", Value::U64(lost)),
-                ("unmatched", Value::U64(unmatched)),
-                ("duration_ns", Value::U64(duration.as_nanos() as u64)),
-            ],
-        );
+        let fields = [
+            ("events", Value::U64(out.rows())),
+            ("lost", Value::U64(lost)),
+            ("unmatched", Value::U64(unmatched)),
+            ("duration_ns", Value::U64(duration.as_nanos() as u64)),
+            ("hits", Value::U64(self.hits.total())),
+        ];
+        let costs = Meter::summary(self.meter.as_ref());
+        out.record("summary", &[&fields[..], &costs].concat());
         out.flush()?;
+        if let Some(meter) = self.meter.as_ref().filter(|_| self.limits.cost) {
+            eprintln!("cost: {}", meter.whole().text());
+        }
         if unmatched > 0 {
             eprintln!("{unmatched} calls were not seen to return, and are not shown");
         }
@@ -332,7 +358,7 @@ impl<'a> Session<'a> {
         };
         for event in &ready[..count] {
             match event.data() {
-                SIGNALS => self.on_signal(),
+                SIGNALS => self.on_signal()?,
                 WATCH => self.on_changes(),
                 STDOUT => return Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
                 _ => {}
@@ -348,8 +374,9 @@ impl<'a> Session<'a> {
             .duration
             .is_some_and(|duration| now >= self.started + duration)
         {
-            self.end();
+            self.end()?;
         }
+        self.check_cost(out)?;
         Ok(self.tick(now))
     }
 
@@ -391,7 +418,12 @@ impl<'a> Session<'a> {
             .filter(|_| running)
             .map(|duration| until(self.started + duration));
         let tick = self.next_tick.filter(|_| running).map(until);
-        match [rest, deadline, tick].into_iter().flatten().min() {
+        let check = self
+            .meter
+            .as_ref()
+            .filter(|_| running)
+            .map(|meter| until(meter.next()));
+        match [rest, deadline, tick, check].into_iter().flatten().min() {
             // Rounded up: a timeout that ends early would be slept again and again.
             Some(time) => {
                 EpollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(EpollTimeout::NONE)
@@ -401,23 +433,56 @@ impl<'a> Session<'a> {
     }
 
     /// Begins the end: no new events, and those on their way are still shown.
-    fn end(&mut self) {
+    fn end(&mut self) -> Result<()> {
         if matches!(self.phase, Phase::Running) {
+            self.read_meter()?;
             self.phase = match self.attacher.detach_in_background() {
                 Some(thread) => Phase::Detaching(thread),
                 None => Phase::Draining,
             };
         }
+        Ok(())
     }
 
-    fn on_signal(&mut self) {
+    /// Once more before the probes go.
+    fn read_meter(&mut self) -> Result<()> {
+        if let Some(meter) = &mut self.meter {
+            meter.read(&self.attacher, &self.hits)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the run when the probes cost more than allowed.
+    fn check_cost(&mut self, out: &mut Output) -> Result<()> {
+        let Some(meter) = self
+            .meter
+            .as_mut()
+            .filter(|_| matches!(self.phase, Phase::Running))
+        else {
+            return Ok(());
+        };
+        if let Some(spent) = meter.check(&self.attacher, &self.hits)? {
+            out.record("stopped", &meter.stopped(&spent));
+            let (text, hint) = meter.excess(&spent);
+            eprintln!("{text}\nhint: {hint}");
+            self.end()?;
+        }
+        Ok(())
+    }
+
+    fn on_signal(&mut self) -> Result<()> {
         self.signals.clear();
+        if matches!(self.phase, Phase::Running) {
+            // A child that has ended still knows what it has used, until it is asked for its status.
+            self.read_meter()?;
+        }
         if let (Some(command), None) = (&self.command, self.command_status) {
             self.command_status = command.finished();
         }
         if self.command_status.is_some() || Signals::ending().load(Ordering::Relaxed) {
-            self.end();
+            self.end()?;
         }
+        Ok(())
     }
 
     fn on_changes(&mut self) {

@@ -110,16 +110,29 @@ pub fn run(args: Args) -> Result<u8> {
 
     let programs = Rc::new(RefCell::new(Programs::default()));
     let bash_only = !args.readline && matches!(place, Place::Everywhere);
-    let program = Program { program: &skel.progs.line_return, at_return: true };
+    let program = Program {
+        program: &skel.progs.line_return,
+        at_return: true,
+    };
     let attacher = Attacher::new(way, filter.only_pid(), vec![program]);
-    let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
+    let bss = skel
+        .maps
+        .bss_data
+        .as_ref()
+        .context("the BPF object has no counters")?;
     let mut session = Session::start(
         Parts {
             events: skel.maps.events.as_fd(),
             ring_bytes: args.run.ring_bytes(),
             lost: &bss.lost,
             unmatched: &bss.unmatched,
-            targets: Targets::new(wanted(bash_only, Rc::clone(&programs)), place, args.run.placement, false),
+            hits: &bss.hits,
+            targets: Targets::new(
+                wanted(bash_only, Rc::clone(&programs)),
+                place,
+                args.run.placement,
+                false,
+            ),
             attacher,
             command: None,
             follow: None,
@@ -160,7 +173,10 @@ fn wanted(bash_only: bool, programs: Rc<RefCell<Programs>>) -> Wanted {
 
 /// Programs, under any name, and the libraries that read lines.
 fn may_read_lines(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
     !name.contains(".so") || name.starts_with("libreadline.so") || name.starts_with("libedit.so")
 }
 
@@ -172,7 +188,10 @@ fn line_points(elf: &ElfFile, bash_only: bool) -> Result<Vec<Point>> {
     }
     let found = elf.lookup(&FUNCTIONS)?.into_iter().flatten().next();
     let cookie = if bash { IN_BASH } else { IN_LIBRARY };
-    Ok(found.map(|function| Point::function(&function, cookie, Needs::STACK)).into_iter().collect())
+    Ok(found
+        .map(|function| Point::function(&function, cookie, Needs::STACK))
+        .into_iter()
+        .collect())
 }
 
 /// bash exports its functions, for builtins that are loaded at run time.
@@ -194,13 +213,21 @@ fn list(
     out.header(&table);
     while let Some(step) = session.next(out)? {
         let Step::Event(record) = step else { continue };
-        let Some((header, line, text)) = line_of(record) else { continue };
-        let program = programs.borrow_mut().look_up(header.pid, (line.exe_dev, line.exe_inode));
+        let Some((header, line, text)) = line_of(record) else {
+            continue;
+        };
+        let program = programs
+            .borrow_mut()
+            .look_up(header.pid, (line.exe_dev, line.exe_inode));
         if bash_only && u64::from(header.func) != IN_BASH && program.is_bash == Some(false) {
             continue;
         }
-        let cgroup = cgroups.as_mut().and_then(|cgroups| cgroups.path_of(line.cgroup, header.pid));
-        let user = users.name(header.uid).map_or_else(|| header.uid.to_string(), str::to_owned);
+        let cgroup = cgroups
+            .as_mut()
+            .and_then(|cgroups| cgroups.path_of(line.cgroup, header.pid));
+        let user = users
+            .name(header.uid)
+            .map_or_else(|| header.uid.to_string(), str::to_owned);
         let tty = line.tty.map(|byte| byte as u8);
         mark(&mut shown, text, line);
         out.row(
@@ -212,15 +239,29 @@ fn list(
                 Value::U64(header.uid.into()),
                 Value::Bytes(header.comm()),
                 Value::Bytes(user.as_bytes()),
-                terminal(&tty).as_deref().map_or(Value::Null, |tty| Value::Bytes(tty.as_bytes())),
+                terminal(&tty)
+                    .as_deref()
+                    .map_or(Value::Null, |tty| Value::Bytes(tty.as_bytes())),
                 Value::Bytes(&shown),
                 text.map_or(Value::Null, Value::Bytes),
                 Value::Bool(line.truncated != 0),
-                if line.login_uid == u32::MAX { Value::Null } else { Value::U64(line.login_uid.into()) },
+                if line.login_uid == u32::MAX {
+                    Value::Null
+                } else {
+                    Value::U64(line.login_uid.into())
+                },
                 Value::U64(line.parent.into()),
-                cgroup.as_deref().map_or(Value::Null, |path| Value::Bytes(path.as_bytes())),
-                cgroup.as_deref().and_then(container_id).map_or(Value::Null, |id| Value::Bytes(id.as_bytes())),
-                program.path.as_deref().map_or(Value::Null, |path| Value::Bytes(path.as_bytes())),
+                cgroup
+                    .as_deref()
+                    .map_or(Value::Null, |path| Value::Bytes(path.as_bytes())),
+                cgroup
+                    .as_deref()
+                    .and_then(container_id)
+                    .map_or(Value::Null, |id| Value::Bytes(id.as_bytes())),
+                program
+                    .path
+                    .as_deref()
+                    .map_or(Value::Null, |path| Value::Bytes(path.as_bytes())),
             ],
         );
     }
@@ -283,10 +324,18 @@ impl Programs {
     fn look_up(&mut self, pid: u32, exe: (u32, u64)) -> Executable {
         let known = self.known.get(&exe);
         // The process first: one file can have several names.
-        let Some(object) = Proc::host().executable(pid).ok().filter(|object| is_same(object, exe)) else {
+        let Some(object) = Proc::host()
+            .executable(pid)
+            .ok()
+            .filter(|object| is_same(object, exe))
+        else {
             return known.cloned().unwrap_or_default();
         };
-        let Ok(elf) = object.file.try_clone().map_err(Into::into).and_then(|file| ElfFile::open(file, &object.path))
+        let Ok(elf) = object
+            .file
+            .try_clone()
+            .map_err(Into::into)
+            .and_then(|file| ElfFile::open(file, &object.path))
         else {
             return known.cloned().unwrap_or_default();
         };
@@ -298,14 +347,20 @@ impl Programs {
 
 impl Executable {
     fn of(object: &Object, is_bash: bool) -> Self {
-        Self { path: Some(object.path.to_string_lossy().into_owned()), is_bash: Some(is_bash) }
+        Self {
+            path: Some(object.path.to_string_lossy().into_owned()),
+            is_bash: Some(is_bash),
+        }
     }
 }
 
 /// Device, as the kernel writes it, and inode of a file.
 fn kernel_key(object: &Object) -> Option<(u32, u64)> {
     let meta = object.file.metadata().ok()?;
-    Some((libc::major(meta.dev()) << 20 | libc::minor(meta.dev()), meta.ino()))
+    Some((
+        libc::major(meta.dev()) << 20 | libc::minor(meta.dev()),
+        meta.ino(),
+    ))
 }
 
 /// Is that the file that the kernel calls `exe`?
@@ -333,18 +388,43 @@ mod tests {
     #[test]
     fn a_cut_or_unreadable_line_says_so() {
         let mut shown = Vec::new();
-        mark(&mut shown, Some(b"ls"), &types::line_event { len: 2, ..Default::default() });
+        mark(
+            &mut shown,
+            Some(b"ls"),
+            &types::line_event {
+                len: 2,
+                ..Default::default()
+            },
+        );
         assert_eq!(shown, b"ls");
-        mark(&mut shown, Some(b"ls"), &types::line_event { len: 2, truncated: 1, ..Default::default() });
+        mark(
+            &mut shown,
+            Some(b"ls"),
+            &types::line_event {
+                len: 2,
+                truncated: 1,
+                ..Default::default()
+            },
+        );
         assert_eq!(shown, b"ls [cut after 2 bytes]");
-        mark(&mut shown, None, &types::line_event { len: -14, ..Default::default() });
+        mark(
+            &mut shown,
+            None,
+            &types::line_event {
+                len: -14,
+                ..Default::default()
+            },
+        );
         assert_eq!(shown, b"[the line could not be read]");
     }
 
     #[test]
     fn a_record_shorter_than_its_length_says_is_unreadable() {
         let mut record = vec![0u64; size_of::<types::line_event>() / 8 + 1];
-        let event = types::line_event { len: 9, ..Default::default() };
+        let event = types::line_event {
+            len: 9,
+            ..Default::default()
+        };
         // SAFETY: the vector is aligned and longer than the event.
         unsafe { record.as_mut_ptr().cast::<types::line_event>().write(event) };
         // SAFETY: plain integers seen as bytes.

@@ -87,10 +87,23 @@ pub fn run(args: Args) -> Result<u8> {
     filter.follow = args.functions.follow;
     let command = args.command.hold(&mut filter)?;
     let way = Way::choose(args.run.attach)?;
-    let scope = Scope { filter: &filter, command: command.as_ref().map(|held| (&args.command.command[..], held)), placing: args.run.placement };
-    let (functions, targets) = Functions::resolve(&args.functions.specs(), &scope, moment, Box::new(|_, _, _, _| Needs::NOTHING))?;
+    let scope = Scope {
+        filter: &filter,
+        command: command.as_ref().map(|held| (&args.command.command[..], held)),
+        placing: args.run.placement,
+    };
+    let (functions, targets) = Functions::resolve(
+        &args.functions.specs(),
+        &scope,
+        moment,
+        Box::new(|_, _, _, _| Needs::NOTHING),
+    )?;
 
-    let ring_bytes = if args.by.is_some() { args.run.ring_bytes() } else { NO_RING_BYTES };
+    let ring_bytes = if args.by.is_some() {
+        args.run.ring_bytes()
+    } else {
+        NO_RING_BYTES
+    };
     let mut storage = MaybeUninit::uninit();
     let mut open = FunccountSkelBuilder::default().open(&mut storage)?;
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
@@ -99,25 +112,46 @@ pub fn run(args: Args) -> Result<u8> {
     }
     open.maps.events.set_max_entries(ring_bytes)?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
-    open.maps.counts.set_max_entries(if args.by.is_none() { functions.borrow().capacity() } else { 1 })?;
-    open.maps.group_counts.set_max_entries(if args.by.is_some() { MOST_COUNTS } else { 1 })?;
+    open.maps.counts.set_max_entries(if args.by.is_none() {
+        functions.borrow().capacity()
+    } else {
+        1
+    })?;
+    open.maps
+        .group_counts
+        .set_max_entries(if args.by.is_some() { MOST_COUNTS } else { 1 })?;
     open.maps.groups.set_max_entries(By::map_entries(args.by))?;
     way.prepare([&mut open.progs.count_entry, &mut open.progs.count_return]);
     let skel = load(open)?;
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
-    let follow = args.functions.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
+    let follow = args
+        .functions
+        .follow
+        .then(|| Follow::start(&skel.maps.pids))
+        .transpose()?;
 
     let programs = vec![
-        Program { program: &skel.progs.count_entry, at_return: false },
-        Program { program: &skel.progs.count_return, at_return: true },
+        Program {
+            program: &skel.progs.count_entry,
+            at_return: false,
+        },
+        Program {
+            program: &skel.progs.count_return,
+            at_return: true,
+        },
     ];
-    let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
+    let bss = skel
+        .maps
+        .bss_data
+        .as_ref()
+        .context("the BPF object has no counters")?;
     let mut session = Session::start(
         Parts {
             events: skel.maps.events.as_fd(),
             ring_bytes,
             lost: &bss.lost,
             unmatched: &bss.unmatched,
+            hits: &bss.hits,
             targets,
             attacher: Attacher::new(way, filter.only_pid(), programs),
             command,
@@ -135,7 +169,11 @@ pub fn run(args: Args) -> Result<u8> {
         top: args.top.map_or(usize::MAX, |top| top as usize),
         before: HashMap::new(),
     };
-    let map = if args.by.is_some() { &skel.maps.group_counts } else { &skel.maps.counts };
+    let map = if args.by.is_some() {
+        &skel.maps.group_counts
+    } else {
+        &skel.maps.counts
+    };
     while let Some(step) = session.next(&mut out)? {
         match step {
             Step::Event(record) => counts.groups.iter_mut().for_each(|groups| groups.learn(record)),
@@ -183,7 +221,10 @@ impl Counts {
         let time = out.wall_now();
         out.header(&self.table);
         for ((group, function, file), count) in rows.into_iter().take(self.top) {
-            let member = self.groups.as_ref().map_or_else(Member::default, |groups| groups.member(*group));
+            let member = self
+                .groups
+                .as_ref()
+                .map_or_else(Member::default, |groups| groups.member(*group));
             out.row(
                 &self.table,
                 &[
@@ -209,7 +250,9 @@ impl Counts {
         let mut counts = HashMap::new();
         let mut add = |group: u64, cookie: usize, count: u64| {
             if let Some(site) = functions.site(cookie).filter(|_| count > 0) {
-                *counts.entry((group, site.name(), Rc::clone(&site.module))).or_default() += count;
+                *counts
+                    .entry((group, site.name(), Rc::clone(&site.module)))
+                    .or_default() += count;
             }
         };
         match self.groups {
@@ -220,9 +263,16 @@ impl Counts {
             }
             Some(_) => {
                 for key in map.keys() {
-                    let [group, cookie] = [0, 8].map(|at| key.get(at..at + 8).and_then(|half| half.try_into().ok()));
-                    let (Some(group), Some(cookie)) = (group, cookie) else { continue };
-                    add(u64::from_ne_bytes(group), u64::from_ne_bytes(cookie) as usize, sum(map, &key)?);
+                    let [group, cookie] =
+                        [0, 8].map(|at| key.get(at..at + 8).and_then(|half| half.try_into().ok()));
+                    let (Some(group), Some(cookie)) = (group, cookie) else {
+                        continue;
+                    };
+                    add(
+                        u64::from_ne_bytes(group),
+                        u64::from_ne_bytes(cookie) as usize,
+                        sum(map, &key)?,
+                    );
                 }
             }
         }
@@ -232,7 +282,12 @@ impl Counts {
 
 /// The numbers that all CPUs have for a key.
 fn sum(map: &MapMut<'_>, key: &[u8]) -> Result<u64> {
-    let values = map.lookup_percpu(key, MapFlags::ANY).context("failed to read the counts")?.unwrap_or_default();
-    let numbers = values.iter().filter_map(|value| Some(u64::from_ne_bytes(value.get(..8)?.try_into().ok()?)));
+    let values = map
+        .lookup_percpu(key, MapFlags::ANY)
+        .context("failed to read the counts")?
+        .unwrap_or_default();
+    let numbers = values
+        .iter()
+        .filter_map(|value| Some(u64::from_ne_bytes(value.get(..8)?.try_into().ok()?)));
     Ok(numbers.sum())
 }

@@ -120,8 +120,14 @@ struct Unit {
 impl Unit {
     fn of(args: &Args) -> Unit {
         match (args.microseconds, args.milliseconds) {
-            (true, _) => Unit { name: "usecs", ns: 1_000 },
-            (_, true) => Unit { name: "msecs", ns: 1_000_000 },
+            (true, _) => Unit {
+                name: "usecs",
+                ns: 1_000,
+            },
+            (_, true) => Unit {
+                name: "msecs",
+                ns: 1_000_000,
+            },
             _ => Unit { name: "nsecs", ns: 1 },
         }
     }
@@ -179,11 +185,23 @@ pub fn run(args: Args) -> Result<u8> {
     filter.follow = args.functions.follow;
     let command = args.command.hold(&mut filter)?;
     let way = Way::choose(args.run.attach)?;
-    let scope = Scope { filter: &filter, command: command.as_ref().map(|held| (&args.command.command[..], held)), placing: args.run.placement };
-    let (functions, targets) =
-        Functions::resolve(&args.functions.specs(), &scope, |_| Ends::Both, Box::new(|_, _, _, _| Needs::NOTHING))?;
+    let scope = Scope {
+        filter: &filter,
+        command: command.as_ref().map(|held| (&args.command.command[..], held)),
+        placing: args.run.placement,
+    };
+    let (functions, targets) = Functions::resolve(
+        &args.functions.specs(),
+        &scope,
+        |_| Ends::Both,
+        Box::new(|_, _, _, _| Needs::NOTHING),
+    )?;
 
-    let ring_bytes = if args.by.is_some() { args.run.ring_bytes() } else { NO_RING_BYTES };
+    let ring_bytes = if args.by.is_some() {
+        args.run.ring_bytes()
+    } else {
+        NO_RING_BYTES
+    };
     let mut storage = MaybeUninit::uninit();
     let mut open = FunclatencySkelBuilder::default().open(&mut storage)?;
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
@@ -202,20 +220,35 @@ pub fn run(args: Args) -> Result<u8> {
     way.prepare([&mut open.progs.latency_entry, &mut open.progs.latency_return]);
     let skel = load(open)?;
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
-    let follow = args.functions.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
+    let follow = args
+        .functions
+        .follow
+        .then(|| Follow::start(&skel.maps.pids))
+        .transpose()?;
     let _ends = attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])?;
 
     let programs = vec![
-        Program { program: &skel.progs.latency_return, at_return: true },
-        Program { program: &skel.progs.latency_entry, at_return: false },
+        Program {
+            program: &skel.progs.latency_return,
+            at_return: true,
+        },
+        Program {
+            program: &skel.progs.latency_entry,
+            at_return: false,
+        },
     ];
-    let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
+    let bss = skel
+        .maps
+        .bss_data
+        .as_ref()
+        .context("the BPF object has no counters")?;
     let mut session = Session::start(
         Parts {
             events: skel.maps.events.as_fd(),
             ring_bytes,
             lost: &bss.lost,
             unmatched: &bss.unmatched,
+            hits: &bss.hits,
             targets,
             attacher: Attacher::new(way, filter.only_pid(), programs),
             command,
@@ -236,7 +269,10 @@ pub fn run(args: Args) -> Result<u8> {
     };
     while let Some(step) = session.next(&mut out)? {
         match step {
-            Step::Event(record) => latencies.groups.iter_mut().for_each(|groups| groups.learn(record)),
+            Step::Event(record) => latencies
+                .groups
+                .iter_mut()
+                .for_each(|groups| groups.learn(record)),
             Step::Tick => latencies.print(&skel.maps.slots, &mut out)?,
         }
     }
@@ -279,7 +315,9 @@ impl Latencies<'_> {
     fn print(&mut self, map: &MapMut<'_>, out: &mut Output) -> Result<()> {
         let now = read(map)?;
         let mut latencies: Vec<(Key, Latency)> = self.since_last(&now).into_iter().collect();
-        latencies.sort_by(|(a_key, a), (b_key, b)| (Reverse(a.times.total), a_key).cmp(&(Reverse(b.times.total), b_key)));
+        latencies.sort_by(|(a_key, a), (b_key, b)| {
+            (Reverse(a.times.total), a_key).cmp(&(Reverse(b.times.total), b_key))
+        });
         self.before = now;
         let time = out.wall_now();
         out.header(&self.table);
@@ -295,7 +333,8 @@ impl Latencies<'_> {
     fn since_last(&self, now: &Slots) -> HashMap<Key, Latency> {
         let mut latencies: HashMap<Key, Latency> = HashMap::new();
         for (&(group, func, slot), &(count, total, max)) in now {
-            let (count_before, total_before, _) = self.before.get(&(group, func, slot)).copied().unwrap_or_default();
+            let (count_before, total_before, _) =
+                self.before.get(&(group, func, slot)).copied().unwrap_or_default();
             let (count, total) = (count - count_before, total - total_before);
             if count == 0 {
                 continue;
@@ -318,7 +357,10 @@ impl Latencies<'_> {
     }
 
     fn print_one(&self, (group, function): &Key, latency: &Latency, time: u64, out: &mut Output) {
-        let member = self.groups.as_ref().map_or_else(Member::default, |groups| groups.member(*group));
+        let member = self
+            .groups
+            .as_ref()
+            .map_or_else(Member::default, |groups| groups.member(*group));
         let buckets = self.buckets(latency);
         let times = &latency.times;
         let name = function.as_ref().map(|(name, _)| name.as_bytes());
@@ -355,7 +397,11 @@ impl Latencies<'_> {
             let bucket = |slot: u32| {
                 let lo = u64::from(slot).saturating_mul(width);
                 let count = latency.drawn.get(&slot).copied().unwrap_or(0);
-                Bucket { lo, hi: lo.saturating_add(width - 1), count }
+                Bucket {
+                    lo,
+                    hi: lo.saturating_add(width - 1),
+                    count,
+                }
             };
             return without_empty_ends((0..last).map(bucket).collect());
         }
@@ -363,13 +409,26 @@ impl Latencies<'_> {
             return latency.times.buckets(self.args.steps as u64);
         }
         let mut drawn = Distribution::default();
-        latency.drawn.iter().for_each(|(&slot, &count)| drawn.add(slot, count, 0, range(slot).1));
+        latency
+            .drawn
+            .iter()
+            .for_each(|(&slot, &count)| drawn.add(slot, count, 0, range(slot).1));
         drawn.buckets(self.args.steps as u64)
     }
 
-    fn draw(&self, text: &mut Vec<u8>, member: &Member, name: Option<&[u8]>, times: &Distribution, buckets: &[Bucket]) {
+    fn draw(
+        &self,
+        text: &mut Vec<u8>,
+        member: &Member,
+        name: Option<&[u8]>,
+        times: &Distribution,
+        buckets: &[Bucket],
+    ) {
         let mut title = Vec::new();
-        title.extend(name.filter(|_| self.args.per_function).map(|name| format!("Function = {}", printable(name))));
+        title.extend(
+            name.filter(|_| self.args.per_function)
+                .map(|name| format!("Function = {}", printable(name))),
+        );
         let comm = printable(&member.comm);
         title.extend(self.args.by.map(|by| match by {
             By::Process => format!("Process = {} {comm}", member.pid),
@@ -386,7 +445,11 @@ impl Latencies<'_> {
         let (average, total) = (show(times.average()), show(times.total));
         let _ = writeln!(text, "avg = {average}, total: {total}, count: {}", times.count);
         let [p50, p90, p99, p999] = [500, 900, 990, 999].map(|permille| show(times.percentile(permille)));
-        let _ = writeln!(text, "p50 = {p50}, p90 = {p90}, p99 = {p99}, p99.9 = {p999}, max = {}\n", show(times.max));
+        let _ = writeln!(
+            text,
+            "p50 = {p50}, p90 = {p90}, p99 = {p99}, p99.9 = {p999}, max = {}\n",
+            show(times.max)
+        );
     }
 }
 
@@ -394,10 +457,18 @@ impl Latencies<'_> {
 fn read(map: &MapMut<'_>) -> Result<Slots> {
     let mut slots = Slots::new();
     for key in map.keys() {
-        let values = map.lookup_percpu(&key, MapFlags::ANY).context("failed to read the histograms")?.unwrap_or_default();
-        let Some(key) = copied::<types::slot_key>(&key) else { continue };
+        let values = map
+            .lookup_percpu(&key, MapFlags::ANY)
+            .context("failed to read the histograms")?
+            .unwrap_or_default();
+        let Some(key) = copied::<types::slot_key>(&key) else {
+            continue;
+        };
         let (count, total, max) = slots.entry((key.group, key.func, key.slot)).or_default();
-        for value in values.iter().filter_map(|value| copied::<types::slot_value>(value)) {
+        for value in values
+            .iter()
+            .filter_map(|value| copied::<types::slot_value>(value))
+        {
             *count += value.count;
             *total += value.total_ns;
             *max = value.max_ns.max(*max);

@@ -189,7 +189,8 @@ impl List {
 
     fn header(&mut self, of_probes: bool) {
         if self.headed.replace(of_probes) != Some(of_probes) {
-            self.out.header(if of_probes { &self.probes } else { &self.functions });
+            self.out
+                .header(if of_probes { &self.probes } else { &self.functions });
         }
     }
 
@@ -246,7 +247,9 @@ impl List {
     ) -> Result<()> {
         let name = function.demangled();
         let params = signature.as_ref().map(params);
-        let returns = signature.as_ref().and_then(|signature| signature.returns.as_ref());
+        let returns = signature
+            .as_ref()
+            .and_then(|signature| signature.returns.as_ref());
         let returns = returns.map(|returned| &returned.ty);
         let mut shown = match &params {
             Some(params) => format!("{}({})", bare(&function.name), params.join(", ")),
@@ -394,13 +397,22 @@ fn nothing(spec: &Spec, files: &[Listed]) -> Failure {
     let (kind, pattern, near) = match &spec.what {
         What::Function { name, .. } => ("function", name.to_string(), near_functions(files, name)),
         What::Address(addr) => ("function", format!("at {addr:#x}"), Vec::new()),
-        What::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}"), near_probes(files, name)),
+        What::Usdt { provider, name } => (
+            "USDT probe",
+            format!("{provider}:{name}"),
+            near_probes(files, name),
+        ),
     };
     if let What::Function { name, .. } = &spec.what
-        && name.exact().is_some_and(|name| files.iter().any(|file| file.signatures().inlined(name)))
+        && name
+            .exact()
+            .is_some_and(|name| files.iter().any(|file| file.signatures().inlined(name)))
     {
         let why = "the compiler put it into all of its callers";
-        return Failure::new(FAILED, format!("failed to find function {name} in {place}: {why}"));
+        return Failure::new(
+            FAILED,
+            format!("failed to find function {name} in {place}: {why}"),
+        );
     }
     let hint = match near.is_empty() {
         true => "without a pattern, everything is listed".to_owned(),
@@ -439,21 +451,36 @@ mod tests {
     #[test]
     fn what_is_listed() {
         let any = || NamePattern::Glob("*".to_owned());
-        let all = What::Function { name: any(), offset: 0 };
+        let all = What::Function {
+            name: any(),
+            offset: 0,
+        };
         let one = |args| specs(args).unwrap().remove(0);
-        assert_eq!((one(&["libc"]).target.as_deref(), one(&["libc"]).what), (Some("libc"), all.clone()));
+        assert_eq!(
+            (one(&["libc"]).target.as_deref(), one(&["libc"]).what),
+            (Some("libc"), all.clone())
+        );
         assert_eq!((one(&["-p", "1"]).target, one(&["-p", "1"]).what), (None, all));
-        let probes = What::Usdt { provider: any(), name: any() };
+        let probes = What::Usdt {
+            provider: any(),
+            name: any(),
+        };
         assert_eq!(one(&["--usdt", "python3"]).what, probes);
         assert_eq!(one(&["--usdt", "-p", "1"]).what, probes);
         assert_eq!(one(&["--usdt", "usdt:python3"]).what, probes);
         assert_eq!(specs(&["libc:malloc", "bash"]).unwrap().len(), 2);
-        assert!(specs(&[]).is_err() && specs(&[":malloc"]).is_err() && specs(&["-p", "1", ":malloc"]).is_ok());
+        assert!(
+            specs(&[]).is_err() && specs(&[":malloc"]).is_err() && specs(&["-p", "1", ":malloc"]).is_ok()
+        );
     }
 
     #[test]
     fn parameters_are_written_as_in_c() {
-        let ty = |name: &str| Type { name: name.into(), bytes: 8, kind: Kind::Other };
+        let ty = |name: &str| Type {
+            name: name.into(),
+            bytes: 8,
+            kind: Kind::Other,
+        };
         let param = |name: Option<&str>, ty| Param {
             name: name.map(Rc::from),
             ty,
@@ -471,8 +498,14 @@ mod tests {
             variadic: true,
         };
         let params: Vec<Rc<str>> = params(&signature);
-        assert_eq!(params.join(", "), "size_t bytes, const char *path, char **all, T &&value, int, ...");
-        assert_eq!((&*bare("_ZN3net4sendEi"), &*bare("malloc")), ("net::send", "malloc"));
+        assert_eq!(
+            params.join(", "),
+            "size_t bytes, const char *path, char **all, T &&value, int, ..."
+        );
+        assert_eq!(
+            (&*bare("_ZN3net4sendEi"), &*bare("malloc")),
+            ("net::send", "malloc")
+        );
     }
 
     #[test]
@@ -484,8 +517,14 @@ mod tests {
             text: text.into(),
         };
         assert_eq!(&*described(&argument(4, Number::Signed, "-4@%edi")), "int32 %edi");
-        assert_eq!(&*described(&argument(8, Number::Unsigned, "8@-16(%rbp)")), "uint64 -16(%rbp)");
-        assert_eq!(&*described(&argument(8, Number::Float, "8f@%xmm0")), "float64 %xmm0");
+        assert_eq!(
+            &*described(&argument(8, Number::Unsigned, "8@-16(%rbp)")),
+            "uint64 -16(%rbp)"
+        );
+        assert_eq!(
+            &*described(&argument(8, Number::Float, "8f@%xmm0")),
+            "float64 %xmm0"
+        );
         assert_eq!(&*described(&argument(0, Number::Unsigned, "3@%rax")), "3@%rax");
         assert_eq!(&*described(&argument(8, Number::Unsigned, "%rax")), "%rax");
     }

@@ -136,9 +136,17 @@ pub fn run(args: Args) -> Result<u8> {
     let plans = Rc::new(RefCell::new(Plans::new(asked)));
     let command = args.command.hold(&mut filter)?;
     let way = Way::choose(args.run.attach)?;
-    let scope = Scope { filter: &filter, command: command.as_ref().map(|held| (&args.command.command[..], held)), placing: args.run.placement };
+    let scope = Scope {
+        filter: &filter,
+        command: command.as_ref().map(|held| (&args.command.command[..], held)),
+        placing: args.run.placement,
+    };
     let last_file = LastFile::default();
-    let learn = learn(&plans, &last_file, if args.stack { Needs::STACK } else { Needs::NOTHING });
+    let learn = learn(
+        &plans,
+        &last_file,
+        if args.stack { Needs::STACK } else { Needs::NOTHING },
+    );
     let (functions, targets) = Functions::resolve(&specs, &scope, ends, learn)?;
     last_file.take(); // debug information can be large
     tell_refused(&plans)?;
@@ -153,7 +161,9 @@ pub fn run(args: Args) -> Result<u8> {
     let tail = size_of::<types::stack>() + TEXT_SLACK;
     let machine = size_of::<types::expr_machine>();
     let ring_bytes = args.run.ring_bytes();
-    let room = plans.borrow_mut().room(args.str_len, machine, tail, ring_bytes, targets.may_grow());
+    let room = plans
+        .borrow_mut()
+        .room(args.str_len, machine, tail, ring_bytes, targets.may_grow());
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
         configure!(rodata, &filter, ring_bytes, way);
         rodata.min_latency = args.min_latency.map_or(0, |time| time.as_nanos() as u64);
@@ -164,7 +174,9 @@ pub fn run(args: Args) -> Result<u8> {
     make_room(&mut open, &room, functions.borrow().capacity())?;
     open.maps.events.set_max_entries(ring_bytes)?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
-    open.maps.threads.set_max_entries(if follows_calls { THREADS } else { 1 })?;
+    open.maps
+        .threads
+        .set_max_entries(if follows_calls { THREADS } else { 1 })?;
     let progs = &mut open.progs;
     progs.trace_entry.set_autoload(!sleeps);
     progs.trace_return.set_autoload(!sleeps && at_return);
@@ -187,19 +199,38 @@ pub fn run(args: Args) -> Result<u8> {
         free: MapHandle::try_from(&skel.maps.expr_free)?,
     };
     plans.borrow_mut().load(maps, room.machines)?;
-    let follow = args.functions.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
-    let _ends = follows_calls.then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])).transpose()?;
+    let follow = args
+        .functions
+        .follow
+        .then(|| Follow::start(&skel.maps.pids))
+        .transpose()?;
+    let _ends = follows_calls
+        .then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec]))
+        .transpose()?;
 
     let (entry, exit) = match sleeps {
-        true => (&skel.progs.trace_entry_sleepable, &skel.progs.trace_return_sleepable),
+        true => (
+            &skel.progs.trace_entry_sleepable,
+            &skel.progs.trace_return_sleepable,
+        ),
         false => (&skel.progs.trace_entry, &skel.progs.trace_return),
     };
     let mut programs = Vec::new();
     if at_return {
-        programs.push(Program { program: exit, at_return: true });
+        programs.push(Program {
+            program: exit,
+            at_return: true,
+        });
     }
-    programs.push(Program { program: entry, at_return: false });
-    let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
+    programs.push(Program {
+        program: entry,
+        at_return: false,
+    });
+    let bss = skel
+        .maps
+        .bss_data
+        .as_ref()
+        .context("the BPF object has no counters")?;
     let undecided = Counter::new(&bss.undecided);
     let mut session = Session::start(
         Parts {
@@ -207,6 +238,7 @@ pub fn run(args: Args) -> Result<u8> {
             ring_bytes,
             lost: &bss.lost,
             unmatched: &bss.unmatched,
+            hits: &bss.hits,
             targets,
             attacher: Attacher::new(way, filter.only_pid(), programs),
             command,
@@ -229,7 +261,9 @@ pub fn run(args: Args) -> Result<u8> {
     out.header(&printer.table);
     while let Some(step) = session.next(&mut out)? {
         let Step::Event(record) = step else { continue };
-        let Some(call) = printer.read(record) else { continue };
+        let Some(call) = printer.read(record) else {
+            continue;
+        };
         if args.stack {
             session.name_frames(call.header.pid, &call.callers, &mut frames);
         }
@@ -282,7 +316,8 @@ fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile, others: Needs) -> Box<Lear
             if last.as_ref().is_none_or(|(id, _)| *id != object.id) {
                 *last = Some((object.id, Signatures::read(&object.file, elf, &object.path)));
             }
-            last.as_ref().and_then(|(_, signatures)| signatures.at(place.addr, symbol))
+            last.as_ref()
+                .and_then(|(_, signatures)| signatures.at(place.addr, symbol))
         });
         let scope = expr::Scope {
             function: &place.name,
@@ -299,7 +334,8 @@ fn make_room(open: &mut OpenFunctraceSkel<'_>, room: &Room, functions: u32) -> R
     maps.functions.set_max_entries(functions)?;
     maps.expr_ops.set_max_entries(room.ops)?;
     let machine = size_of::<types::expr_machine>() as u32;
-    maps.expr_machines.set_value_size((machine + room.bytes).next_multiple_of(8))?;
+    maps.expr_machines
+        .set_value_size((machine + room.bytes).next_multiple_of(8))?;
     maps.expr_machines.set_max_entries(room.machines)?;
     maps.expr_free.set_max_entries(room.machines)?;
     Ok(())
@@ -371,7 +407,9 @@ impl Printer {
     /// Reads a record. None when it is none of ours.
     fn read(&mut self, bytes: &[u8]) -> Option<Call> {
         let (header, record) = (decode::<Header>(bytes)?, decode::<types::expr_record>(bytes)?);
-        let words = bytes.get(size_of::<types::expr_record>()..)?.get(..record.used as usize)?;
+        let words = bytes
+            .get(size_of::<types::expr_record>()..)?
+            .get(..record.used as usize)?;
         let plans = self.plans.borrow();
         let plan = plans.get(record.function as usize)?;
         let found = Record {
@@ -386,8 +424,16 @@ impl Printer {
             0 => None,
             at => decode::<types::stack>(words.get(at as usize..)?),
         };
-        let callers = stack.map(|stack| callers(stack.caller, stack.bytes, &stack.frames)).unwrap_or_default();
-        Some(Call { header: *header, function: record.function, lat_ns: record.lat_ns, depth: record.depth, callers })
+        let callers = stack
+            .map(|stack| callers(stack.caller, stack.bytes, &stack.frames))
+            .unwrap_or_default();
+        Some(Call {
+            header: *header,
+            function: record.function,
+            lat_ns: record.lat_ns,
+            depth: record.depth,
+            callers,
+        })
     }
 
     fn print(&mut self, call: &Call, frames: &[Rc<str>], out: &mut Output) {

@@ -161,7 +161,11 @@ pub fn run(args: Args) -> Result<u8> {
     let mut out = args.output.open()?;
     let mut filter = args.filter.resolve()?;
     filter.follow = args.follow;
-    let library = args.library.as_deref().map(|name| named_file(name, &filter.pids)).transpose()?;
+    let library = args
+        .library
+        .as_deref()
+        .map(|name| named_file(name, &filter.pids))
+        .transpose()?;
     let command = args.command.hold(&mut filter)?;
     let way = Way::choose(args.run.attach)?;
 
@@ -177,8 +181,12 @@ pub fn run(args: Args) -> Result<u8> {
     }
     open.maps.events.set_max_entries(args.run.ring_bytes())?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
-    open.maps.threads.set_max_entries(if args.ret { THREADS } else { 1 })?;
-    open.maps.usage.set_max_entries(if args.summary { USAGE_THREADS } else { 1 })?;
+    open.maps
+        .threads
+        .set_max_entries(if args.ret { THREADS } else { 1 })?;
+    open.maps
+        .usage
+        .set_max_entries(if args.summary { USAGE_THREADS } else { 1 })?;
     open.progs.alloc_return.set_autoload(args.ret);
     open.progs.thread_exit.set_autoload(args.ret);
     open.progs.thread_exec.set_autoload(args.ret);
@@ -187,22 +195,36 @@ pub fn run(args: Args) -> Result<u8> {
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
     let follow = args.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
 
-    let _ends = args.ret.then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])).transpose()?;
+    let _ends = args
+        .ret
+        .then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec]))
+        .transpose()?;
     let mut programs = Vec::new();
     if args.ret {
-        programs.push(Program { program: &skel.progs.alloc_return, at_return: true });
+        programs.push(Program {
+            program: &skel.progs.alloc_return,
+            at_return: true,
+        });
     }
-    programs.push(Program { program: &skel.progs.alloc_entry, at_return: false });
+    programs.push(Program {
+        program: &skel.progs.alloc_entry,
+        at_return: false,
+    });
     let attacher = Attacher::new(way, filter.only_pid(), programs);
     let place = place(&args, library, &filter, &command);
     let targets = Targets::new(wanted(&args), place, args.run.placement, args.follow);
-    let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
+    let bss = skel
+        .maps
+        .bss_data
+        .as_ref()
+        .context("the BPF object has no counters")?;
     let mut session = Session::start(
         Parts {
             events: skel.maps.events.as_fd(),
             ring_bytes: args.run.ring_bytes(),
             lost: &bss.lost,
             unmatched: &bss.unmatched,
+            hits: &bss.hits,
             targets,
             attacher,
             command,
@@ -226,12 +248,21 @@ fn chosen(args: &Args) -> Vec<(usize, &'static str)> {
         true => call != Call::Free || args.free,
         false => args.calls.contains(&call) || (call == Call::Free && args.free),
     };
-    CALLS.iter().enumerate().filter(|(_, (call, _))| wants(*call)).map(|(cookie, (_, name))| (cookie, *name)).collect()
+    CALLS
+        .iter()
+        .enumerate()
+        .filter(|(_, (call, _))| wants(*call))
+        .map(|(cookie, (_, name))| (cookie, *name))
+        .collect()
 }
 
 fn wanted(args: &Args) -> Wanted {
     let chosen = chosen(args);
-    let stack = if args.ret || args.stack { Needs::STACK } else { Needs::NOTHING };
+    let stack = if args.ret || args.stack {
+        Needs::STACK
+    } else {
+        Needs::NOTHING
+    };
     Wanted {
         what: "an allocator",
         names: chosen.iter().map(|(_, name)| *name).collect(),
@@ -258,8 +289,13 @@ fn place(args: &Args, library: Option<PathBuf>, filter: &Filter, command: &Optio
 
 /// glibc (`libc.so.6`, once `libc-2.31.so`), musl (`ld-musl-x86_64.so.1`, `libc.musl-...`), uClibc.
 fn is_c_library(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    ["libc.so", "libc-", "libc.musl-", "ld-musl-", "libuClibc"].iter().any(|start| name.starts_with(start))
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    ["libc.so", "libc-", "libc.musl-", "ld-musl-", "libuClibc"]
+        .iter()
+        .any(|start| name.starts_with(start))
 }
 
 /// What the probe of a call reads to know how much is asked for.
@@ -292,7 +328,11 @@ fn allocator_points(elf: &ElfFile, chosen: &[(usize, &str)], others: Needs) -> R
                 && !function.ifunc
                 && points.iter().all(|point| point.offset != function.offset)
             {
-                points.push(Point::function(function, *cookie as u64, needs(CALLS[*cookie].0).and(others)));
+                points.push(Point::function(
+                    function,
+                    *cookie as u64,
+                    needs(CALLS[*cookie].0).and(others),
+                ));
             }
         }
         return Ok(points);
@@ -316,9 +356,13 @@ fn list(args: &Args, session: &mut Session<'_>, out: &mut Output) -> Result<()> 
     let mut frames = Vec::new();
     while let Some(step) = session.next(out)? {
         let Step::Event(record) = step else { continue };
-        let Some(&header) = decode::<Header>(record) else { continue };
+        let Some(&header) = decode::<Header>(record) else {
+            continue;
+        };
         if args.stack {
-            let Some(event) = decode::<types::alloc_stack_event>(record) else { continue };
+            let Some(event) = decode::<types::alloc_stack_event>(record) else {
+                continue;
+            };
             let alloc = event.alloc;
             let callers = callers(event.stack.caller, event.stack.bytes, &event.stack.frames);
             session.name_frames(header.pid, &callers, &mut frames);
@@ -338,10 +382,17 @@ fn print(
     event: &types::alloc_event,
     stack: &[Rc<str>],
 ) {
-    let (call, name) = CALLS.get(usize::from(header.func)).copied().unwrap_or((Call::Malloc, "?"));
+    let (call, name) = CALLS
+        .get(usize::from(header.func))
+        .copied()
+        .unwrap_or((Call::Malloc, "?"));
     let freed = call == Call::Free;
     let failed = returned && !freed && event.addr == 0 && event.size != 0;
-    let addr = if (returned && !failed) || freed { Value::Hex(event.addr) } else { Value::Null };
+    let addr = if (returned && !failed) || freed {
+        Value::Hex(event.addr)
+    } else {
+        Value::Null
+    };
     out.row(
         table,
         &[
@@ -351,7 +402,11 @@ fn print(
             Value::U64(header.uid.into()),
             Value::Bytes(header.comm()),
             Value::Str(name),
-            if freed { Value::Null } else { Value::U64(event.size) },
+            if freed {
+                Value::Null
+            } else {
+                Value::U64(event.size)
+            },
             if failed { Value::Str("failed") } else { addr },
             addr,
             Value::Bool(failed),
@@ -387,7 +442,14 @@ impl Usage {
 
 impl Default for Usage {
     fn default() -> Self {
-        Self { uid: 0, comm: [0; 16], calls: 0, bytes: 0, largest: 0, sizes: [0; SIZE_SLOTS] }
+        Self {
+            uid: 0,
+            comm: [0; 16],
+            calls: 0,
+            bytes: 0,
+            largest: 0,
+            sizes: [0; SIZE_SLOTS],
+        }
     }
 }
 
@@ -470,10 +532,19 @@ mod tests {
 
     #[test]
     fn c_libraries_are_known_by_the_names_of_their_files() {
-        for path in ["/lib/x86_64-linux-gnu/libc.so.6", "/usr/lib/libc-2.31.so", "/lib/ld-musl-x86_64.so.1"] {
+        for path in [
+            "/lib/x86_64-linux-gnu/libc.so.6",
+            "/usr/lib/libc-2.31.so",
+            "/lib/ld-musl-x86_64.so.1",
+        ] {
             assert!(is_c_library(Path::new(path)), "{path}");
         }
-        for path in ["/usr/lib/libcap.so.2", "/usr/lib/libcrypto.so.3", "/usr/bin/libc", "/usr/lib/libcurl.so.4"] {
+        for path in [
+            "/usr/lib/libcap.so.2",
+            "/usr/lib/libcrypto.so.3",
+            "/usr/bin/libc",
+            "/usr/lib/libcurl.so.4",
+        ] {
             assert!(!is_c_library(Path::new(path)), "{path}");
         }
     }
@@ -482,7 +553,12 @@ mod tests {
     fn calls_are_numbered_in_the_order_of_their_cookies() {
         for (index, (call, name)) in CALLS.iter().enumerate() {
             assert_eq!(*call as usize, index);
-            assert_eq!(call.to_possible_value().map(|value| value.get_name().to_owned()).as_deref(), Some(*name));
+            assert_eq!(
+                call.to_possible_value()
+                    .map(|value| value.get_name().to_owned())
+                    .as_deref(),
+                Some(*name)
+            );
         }
     }
 }

@@ -1,12 +1,13 @@
 //! docs/json.md says what the tools write: the same records, with the same keys.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::funclist::rows;
-use crate::harness::{Run, Tool, Way, skip};
+use crate::harness::{Run, Target, Tool, Way, program, skip};
 use crate::pty::Shell;
 
 const PAGE: &str = include_str!("../../docs/json.md");
@@ -68,8 +69,20 @@ fn the_records_of_every_tool_are_described() {
     );
     let attached = std::mem::take(&mut tool.attached);
     let run = tool.finish();
+    // One that may cost nothing, in a loop.
+    let mut target = Target::start(Command::new(program("flow")));
+    let counted = format!("{}:counted", program("flow").display());
+    let pid = target.pid().to_string();
+    let mut tool = Tool::start(
+        "funccount",
+        Way::best(),
+        [&counted, "-p", &pid, "--max-overhead", "0.1%"],
+    );
+    target.tell("count 100000000");
+    let stopped = tool.wait_for(|record| record["type"] == "stopped");
+    tool.finish();
     assert_eq!(
-        written([&attached, &run.summary].into_iter().chain(&run.lost)),
+        written([&attached, &run.summary, &stopped].into_iter().chain(&run.lost)),
         described("Every tool")
     );
 }

@@ -152,7 +152,7 @@ pub struct Tool {
 /// What a run came to.
 #[derive(Debug)]
 pub struct Run {
-    /// Records that are neither `attached`, `lost` nor `summary`: events and aggregates.
+    /// Records that are none of `attached`, `lost`, `stopped` and `summary`: events and aggregates.
     pub rows: Vec<Value>,
     pub lost: Vec<Value>,
     /// Null when the run ended without one.
@@ -314,7 +314,7 @@ pub fn tool_command<S: AsRef<OsStr>>(tool: &str, way: Way, args: impl IntoIterat
 
 fn is_row(record: &Value) -> bool {
     record.is_object()
-        && !["attached", "lost", "summary"]
+        && !["attached", "lost", "stopped", "summary"]
             .iter()
             .any(|kind| record["type"] == *kind)
 }

@@ -3,6 +3,7 @@
 
 mod bashreadline;
 mod bpftrace;
+mod cost;
 mod docs;
 mod funccount;
 mod funclatency;

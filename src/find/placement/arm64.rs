@@ -51,9 +51,9 @@ pub fn steps(code: &[u8]) -> impl Iterator<Item = Step> {
 }
 
 /// What `arch/arm64/kernel/probes/decode-insn.c` has simulated on every kernel from 5.10 to 7.2: b, bl, b.cond, cbz, cbnz,
-/// tbz, tbnz, adr, adrp.
+/// tbz, tbnz, adr, adrp, br, blr and ret.
 fn is_simulated(word: u32) -> bool {
-    branch(word).is_some() || word & 0x1f00_0000 == 0x1000_0000
+    branch(word).is_some() || word & 0x1f00_0000 == 0x1000_0000 || word & 0xff9f_fc1f == 0xd61f_0000
 }
 
 /// The register that a harmless instruction writes; None for any other instruction. These are: bti; cmp, cmn and tst; mov of

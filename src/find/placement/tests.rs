@@ -340,7 +340,7 @@ mod on_arm64 {
 
     #[test]
     fn instructions_are_what_they_are() {
-        // b; bl; b.ne; cbz; cbnz; tbz; tbnz; adrp x3; adr x3
+        // b; bl; b.ne; cbz; cbnz; tbz; tbnz; adrp x3; adr x3; ret; br x1; blr x1
         for word in [
             0x1400_0001,
             0x9400_0001,
@@ -351,6 +351,9 @@ mod on_arm64 {
             0x3708_0020,
             0x9000_0003,
             0x1000_0003,
+            RET,
+            0xd61f_0020,
+            0xd63f_0020,
         ] {
             assert!(first(word).0, "{word:#x}");
         }
@@ -371,7 +374,7 @@ mod on_arm64 {
             assert_eq!(first(word), (false, true, 1 << register), "{word:#x}");
         }
         // paciasp; stp x29, x30, [sp, #-32]!; sub sp, sp, #32; subs x0, x0, #1; add x0, x0, #1; and x0, x0, #1;
-        // ldr x0, [x0]; ret; br x1; svc #0; ldr x0, =...
+        // ldr x0, [x0]; svc #0; ldr x0, =...
         for word in [
             0xd503_233f,
             0xa9be_7bfd,
@@ -380,8 +383,6 @@ mod on_arm64 {
             0x9100_0400,
             0x9240_0000,
             0xf940_0000,
-            RET,
-            0xd61f_0020,
             0xd400_0001,
             0x5800_0040,
         ] {
