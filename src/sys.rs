@@ -149,8 +149,9 @@ pub enum Duties {
     Attach,
 }
 
-/// Gives up every privilege that `duties` do not need, for good. `measures`: the run asks how long its programs take.
-pub fn drop_privileges(duties: Duties, measures: bool) -> Result<()> {
+/// Gives up every privilege that `duties` do not need, for good. `asks_kernel`: the run still reads maps, or asks how long
+/// its programs take.
+pub fn drop_privileges(duties: Duties, asks_kernel: bool) -> Result<()> {
     const INSPECT: [Capability; 3] = [
         Capability::CAP_SYS_PTRACE,
         Capability::CAP_DAC_READ_SEARCH,
@@ -162,7 +163,7 @@ pub fn drop_privileges(duties: Duties, measures: bool) -> Result<()> {
         Capability::CAP_PERFMON,
     ];
     // Before 5.19 bpf(2) was closed for others altogether where kernel.unprivileged_bpf_disabled is set.
-    const MEASURE: [Capability; 1] = [Capability::CAP_BPF];
+    const ASK: [Capability; 1] = [Capability::CAP_BPF];
     let wanted: &[&[Capability]] = match duties {
         Duties::Read => &[],
         Duties::Inspect => &[&INSPECT],
@@ -172,7 +173,7 @@ pub fn drop_privileges(duties: Duties, measures: bool) -> Result<()> {
     let kept: CapsHashSet = wanted
         .concat()
         .into_iter()
-        .chain(MEASURE.into_iter().filter(|_| measures))
+        .chain(ASK.into_iter().filter(|_| asks_kernel))
         .filter(|capability| had.contains(capability))
         .collect();
     caps::clear(None, CapSet::Inheritable).context("failed to drop privileges")?;

@@ -170,6 +170,8 @@ pub struct Parts<'a> {
     pub symbolizer: Option<Symbolizer>,
     /// The tool looks at the processes that it shows.
     pub inspects: bool,
+    /// The tool reads maps while it runs.
+    pub reads_maps: bool,
     pub limits: Limits,
 }
 
@@ -188,6 +190,7 @@ impl<'a> Session<'a> {
             follow,
             mut symbolizer,
             inspects,
+            reads_maps,
             limits,
         } = parts;
         let signals = Signals::take()?;
@@ -256,7 +259,7 @@ impl<'a> Session<'a> {
             command.start()?;
         }
         session.command = command;
-        sys::drop_privileges(session.duties(inspects), session.meter.is_some())?;
+        sys::drop_privileges(session.duties(inspects), reads_maps || session.meter.is_some())?;
         Ok(session)
     }
 

@@ -138,6 +138,7 @@ pub fn run(args: Args) -> Result<u8> {
             follow: None,
             symbolizer: None,
             inspects: true,
+            reads_maps: false,
             limits: args.run.limits(&args.output, None),
         },
         &mut out,

@@ -158,6 +158,7 @@ pub fn run(args: Args) -> Result<u8> {
             follow,
             symbolizer: None,
             inspects: args.by.is_some(),
+            reads_maps: true,
             limits: args.run.limits(&args.output, args.interval),
         },
         &mut out,

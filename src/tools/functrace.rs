@@ -245,6 +245,7 @@ pub fn run(args: Args) -> Result<u8> {
             follow,
             symbolizer: args.stack.then(Symbolizer::new),
             inspects: false,
+            reads_maps: false,
             limits: args.run.limits(&args.output, None),
         },
         &mut out,

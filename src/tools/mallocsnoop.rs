@@ -231,6 +231,7 @@ pub fn run(args: Args) -> Result<u8> {
             follow,
             symbolizer: args.stack.then(Symbolizer::new),
             inspects: false,
+            reads_maps: args.summary,
             limits: args.run.limits(&args.output, args.interval),
         },
         &mut out,

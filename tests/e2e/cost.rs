@@ -4,6 +4,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -11,7 +12,7 @@ use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::harness::{Run, Target, Tool, Way, best_way, each_way, program, run_to_end, tool_command};
+use crate::harness::{Folder, Run, Target, Tool, Way, best_way, each_way, program, run_to_end, tool_command};
 
 fn flow() -> Target {
     Target::start(Command::new(program("flow")))
@@ -19,6 +20,13 @@ fn flow() -> Target {
 
 fn of_flow(function: &str) -> String {
     format!("{}:{function}", program("flow").display())
+}
+
+/// A file of its own, which no other test traces for everybody: its probes would be in the way of what is measured.
+fn own_flow() -> (Folder, PathBuf) {
+    let folder = Folder::new();
+    let path = folder.copy_of(program("flow"), "flow");
+    (folder, path)
 }
 
 /// A run beside a program that follows an order.
@@ -79,8 +87,9 @@ fn cpu_ns(pid: u32) -> f64 {
 /// the machine has other things to do.
 fn measured_over_estimated(way: Way, tool: &str, function: &str, order: &str) -> f64 {
     const ROUNDS: usize = 5;
-    let mut target = flow();
-    let spec = of_flow(function);
+    let (_folder, path) = own_flow();
+    let mut target = Target::start(Command::new(&path));
+    let spec = format!("{}:{function}", path.display());
     let pid = target.pid();
     let mut ratios: Vec<f64> = (0..ROUNDS)
         .map(|_| {
@@ -133,9 +142,9 @@ best_way! {
 }
 
 /// The first bytes of a function in the memory of a process.
-fn code(pid: u32, function: &str) -> [u8; 16] {
+fn code(pid: u32, spec: &str) -> [u8; 16] {
     let hexadecimal = |digits: &str| u64::from_str_radix(digits, 16).expect("a number");
-    let listed = crate::funclist::rows(&[&of_flow(function)]);
+    let listed = crate::funclist::rows(&[spec]);
     let address = listed[0]["addr"].as_str().expect("an address");
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a process");
     // The program is independent of its position, and what is mapped first is its beginning.
@@ -152,21 +161,17 @@ fn code(pid: u32, function: &str) -> [u8; 16] {
 }
 
 fn a_loop_is_stopped_and_goes_on_as_before(way: Way) {
-    let mut target = flow();
+    let (_folder, path) = own_flow();
+    let mut target = Target::start(Command::new(&path));
+    let counted = format!("{}:counted", path.display());
     let pid = target.pid();
-    let before = code(pid, "counted");
+    let before = code(pid, &counted);
     let mut tool = Tool::start(
         "funccount",
         way,
-        [
-            &of_flow("counted"),
-            "-p",
-            &pid.to_string(),
-            "--max-overhead",
-            "5%",
-        ],
+        [&counted, "-p", &pid.to_string(), "--max-overhead", "5%"],
     );
-    assert_ne!(code(pid, "counted"), before, "the probe is in");
+    assert_ne!(code(pid, &counted), before, "the probe is in");
     // With its probe that takes far longer than without it.
     target.tell("count 20000003");
     let stopped = tool.wait_for(|record| record["type"] == "stopped");
@@ -185,7 +190,7 @@ fn a_loop_is_stopped_and_goes_on_as_before(way: Way) {
     ] {
         assert!(run.stderr.contains(said), "{}", run.stderr);
     }
-    assert_eq!(code(pid, "counted"), before, "the probe is out");
+    assert_eq!(code(pid, &counted), before, "the probe is out");
     target.answer();
     assert!(target.end().success());
 }

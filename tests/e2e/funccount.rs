@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Run, Target, Tool, Way, best_way, each_way, program, run_to_end, tool_command};
+use crate::harness::{Folder, Run, Target, Tool, Way, best_way, each_way, program, run_to_end, tool_command};
 
 fn flow() -> Target {
     Target::start(Command::new(program("flow")))
@@ -124,7 +124,7 @@ fn row_of(stdout: &str, function: &str) -> u64 {
 
 best_way! {
     threads_processes_and_users_are_told_apart intervals_add_up_to_the_whole the_busiest_come_first
-    a_stripped_program_has_functions_without_names instructions_are_counted more_probes_than_files_are_refused mistakes_are_explained
+    a_file_alone_is_counted a_stripped_program_has_functions_without_names instructions_are_counted more_probes_than_files_are_refused mistakes_are_explained
 }
 
 fn threads_processes_and_users_are_told_apart(way: Way) {
@@ -239,6 +239,25 @@ fn instructions_are_counted(way: Way) {
     if let Some(spec) = inside.first() {
         let run = run(&[spec], &mut target);
         assert_eq!(run.rows[0]["count"], 1009, "{:?}", run.rows);
+    }
+}
+
+/// Nothing is left to do but to read the counts, so nearly all privileges are dropped.
+fn a_file_alone_is_counted(way: Way) {
+    let folder = Folder::new();
+    let program = folder.copy_of(program("flow"), "flow");
+    for tool in ["funccount", "funclatency"] {
+        let mut target = Target::start(Command::new(&program));
+        let tool = Tool::start(tool, way, [format!("{}:counted", program.display())]);
+        target.ask("count 101");
+        let run = tool.stop();
+        let rows = run.assert_clean().with("function", "counted");
+        assert_eq!(
+            rows.first().map(|row| &row["count"]),
+            Some(&101.into()),
+            "{:?}",
+            run.rows
+        );
     }
 }
 
