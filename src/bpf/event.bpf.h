@@ -59,11 +59,13 @@ static __always_inline void keep_task_stack(void *ctx)
 }
 
 /*
- * How often the programs ran, by the kind of trap that led to them (src/probe/trap.rs), which is in the cookie. Each CPU has a cache line of its own; CPUs that are more than there are lines share them.
+ * How often the programs ran, by the kind of trap that led to them (src/probe/trap.rs), which is in the cookie. Each
+ * CPU has a cache line of its own; CPUs that are more than there are lines share them.
  */
 #define HIT_LINES 128
 #define TRAP_KINDS 8
 #define TRAP_SHIFT 36
+#define TRAP_RETURN 2ULL /* Trap::Return */
 __u64 hits[HIT_LINES * TRAP_KINDS] __attribute__((aligned(64))) = {};
 
 static __always_inline void count_hit(__u64 cookie)
@@ -75,13 +77,8 @@ static __always_inline void count_hit(__u64 cookie)
 	__sync_fetch_and_add(&hits[index % (HIT_LINES * TRAP_KINDS)], 1);
 }
 
-/*
- * The number given to this probe when it was attached: the identity of the function. bpf_get_func_ip would be an
- * alternative, but is 0 for uprobes on 6.1. Where there are no cookies, the program is loaded once for each cookie
- * with this constant replaced (COOKIE_MARK in src/probe/attach.rs). Each program begins with this, so it is also where
- * hits are counted.
- */
-static __always_inline __u64 probe_cookie(void *ctx)
+/* The cookie without the kind of trap. `at_return`: of a session, whose cookie tells the kind of its entry. */
+static __always_inline __u64 hit_cookie(void *ctx, bool at_return)
 {
 	__u64 cookie;
 
@@ -90,8 +87,19 @@ static __always_inline __u64 probe_cookie(void *ctx)
 		cookie = bpf_get_attach_cookie(ctx);
 	else
 		asm volatile("%0 = 0x75627066636f6f6b ll" : "=r"(cookie));
-	count_hit(cookie);
+	count_hit(at_return ? TRAP_RETURN << TRAP_SHIFT : cookie);
 	return cookie & ~((TRAP_KINDS - 1ULL) << TRAP_SHIFT);
+}
+
+/*
+ * The number given to this probe when it was attached: the identity of the function. bpf_get_func_ip would be an
+ * alternative, but is 0 for uprobes on 6.1. Where there are no cookies, the program is loaded once for each cookie
+ * with this constant replaced (COOKIE_MARK in src/probe/attach.rs). Each program begins with this, so it is also where
+ * hits are counted.
+ */
+static __always_inline __u64 probe_cookie(void *ctx)
+{
+	return hit_cookie(ctx, false);
 }
 
 /* Room for `size` bytes in the ring, or NULL and one more lost. `size` must be a constant. */

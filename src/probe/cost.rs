@@ -80,11 +80,11 @@ impl Prices {
         let programs = vec![
             Program {
                 program: &skel.progs.price_return,
-                at_return: true,
+                runs: Ends::Return,
             },
             Program {
                 program: &skel.progs.price_entry,
-                at_return: false,
+                runs: Ends::Entry,
             },
         ];
         // Nobody else pays: the breakpoints are in this process alone.

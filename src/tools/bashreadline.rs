@@ -23,7 +23,7 @@ use crate::find::placement::Needs;
 use crate::find::target::{Object, Proc};
 use crate::find::users::Users;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Point, Program, Way};
+use crate::probe::attach::{Attacher, Ends, Point, Program, Way};
 use crate::probe::event::{Header, decode, until_nul};
 use crate::probe::filter::Filter;
 use crate::probe::session::{Parts, Session, Step, configure, load};
@@ -112,7 +112,7 @@ pub fn run(args: Args) -> Result<u8> {
     let bash_only = !args.readline && matches!(place, Place::Everywhere);
     let program = Program {
         program: &skel.progs.line_return,
-        at_return: true,
+        runs: Ends::Return,
     };
     let attacher = Attacher::new(way, filter.only_pid(), vec![program]);
     let bss = skel

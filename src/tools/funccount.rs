@@ -121,6 +121,12 @@ pub fn run(args: Args) -> Result<u8> {
         .group_counts
         .set_max_entries(if args.by.is_some() { MOST_COUNTS } else { 1 })?;
     open.maps.groups.set_max_entries(By::map_entries(args.by))?;
+    let (at_entry, at_return) = (
+        functions.borrow().watch(Ends::Entry),
+        functions.borrow().watch(Ends::Return),
+    );
+    open.progs.count_entry.set_autoload(at_entry);
+    open.progs.count_return.set_autoload(at_return);
     way.prepare([&mut open.progs.count_entry, &mut open.progs.count_return]);
     let skel = load(open)?;
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
@@ -130,16 +136,19 @@ pub fn run(args: Args) -> Result<u8> {
         .then(|| Follow::start(&skel.maps.pids))
         .transpose()?;
 
-    let programs = vec![
-        Program {
+    let mut programs = Vec::new();
+    if at_entry {
+        programs.push(Program {
             program: &skel.progs.count_entry,
-            at_return: false,
-        },
-        Program {
+            runs: Ends::Entry,
+        });
+    }
+    if at_return {
+        programs.push(Program {
             program: &skel.progs.count_return,
-            at_return: true,
-        },
-    ];
+            runs: Ends::Return,
+        });
+    }
     let bss = skel
         .maps
         .bss_data

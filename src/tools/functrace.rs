@@ -28,7 +28,9 @@ use crate::probe::expr::{self, Record, Values};
 use crate::probe::follow::Follow;
 use crate::probe::functions::{Functions, Learn, Scope, Site};
 use crate::probe::plans::{Asked, Maps, Plans, Room};
-use crate::probe::session::{Counter, Parts, Session, Step, THREADS, attach_all, configure, load};
+use crate::probe::session::{
+    Counter, Parts, Session, Step, attach_all, configure, load, make_room_for_calls,
+};
 use crate::sys;
 
 const EXAMPLES: &str = "\
@@ -150,9 +152,13 @@ pub fn run(args: Args) -> Result<u8> {
     let (functions, targets) = Functions::resolve(&specs, &scope, ends, learn)?;
     last_file.take(); // debug information can be large
     tell_refused(&plans)?;
-    let ends_of_sites: Vec<Ends> = functions.borrow().sites().iter().map(|site| site.ends).collect();
-    let follows_calls = ends_of_sites.contains(&Ends::Both);
-    let at_return = follows_calls || ends_of_sites.contains(&Ends::Return);
+    let follows_calls = functions.borrow().watch(Ends::Both);
+    let sessions = follows_calls && way.has_sessions();
+    // Sessions are for return probes.
+    let two_programs =
+        follows_calls && (!sessions || functions.borrow().may_return_at_instructions(&targets));
+    let at_entry = two_programs || functions.borrow().watch(Ends::Entry);
+    let at_return = two_programs || functions.borrow().watch(Ends::Return);
     // Programs that can wait for pages can have no map of control groups.
     let sleeps = plans.borrow().reads() && filter.cgroups.is_empty() && way.can_sleep();
 
@@ -174,14 +180,14 @@ pub fn run(args: Args) -> Result<u8> {
     make_room(&mut open, &room, functions.borrow().capacity())?;
     open.maps.events.set_max_entries(ring_bytes)?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
-    open.maps
-        .threads
-        .set_max_entries(if follows_calls { THREADS } else { 1 })?;
+    make_room_for_calls!(open.maps, follows_calls);
     let progs = &mut open.progs;
-    progs.trace_entry.set_autoload(!sleeps);
+    progs.trace_entry.set_autoload(!sleeps && at_entry);
     progs.trace_return.set_autoload(!sleeps && at_return);
-    progs.trace_entry_sleepable.set_autoload(sleeps);
+    progs.trace_entry_sleepable.set_autoload(sleeps && at_entry);
     progs.trace_return_sleepable.set_autoload(sleeps && at_return);
+    progs.trace_session.set_autoload(!sleeps && sessions);
+    progs.trace_session_sleepable.set_autoload(sleeps && sessions);
     progs.thread_exit.set_autoload(follows_calls);
     progs.thread_exec.set_autoload(follows_calls);
     way.prepare([
@@ -208,24 +214,34 @@ pub fn run(args: Args) -> Result<u8> {
         .then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec]))
         .transpose()?;
 
-    let (entry, exit) = match sleeps {
+    let progs = &skel.progs;
+    let (entry, exit, both) = match sleeps {
         true => (
-            &skel.progs.trace_entry_sleepable,
-            &skel.progs.trace_return_sleepable,
+            &progs.trace_entry_sleepable,
+            &progs.trace_return_sleepable,
+            &progs.trace_session_sleepable,
         ),
-        false => (&skel.progs.trace_entry, &skel.progs.trace_return),
+        false => (&progs.trace_entry, &progs.trace_return, &progs.trace_session),
     };
     let mut programs = Vec::new();
+    if sessions {
+        programs.push(Program {
+            program: both,
+            runs: Ends::Both,
+        });
+    }
     if at_return {
         programs.push(Program {
             program: exit,
-            at_return: true,
+            runs: Ends::Return,
         });
     }
-    programs.push(Program {
-        program: entry,
-        at_return: false,
-    });
+    if at_entry {
+        programs.push(Program {
+            program: entry,
+            runs: Ends::Entry,
+        });
+    }
     let bss = skel
         .maps
         .bss_data

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::harness::{Run, Target, Tool, Way, best_way, each_way, program, run_to_end, tool_command};
+use crate::harness::{
+    Run, Target, Tool, Way, best_way, each_way_of_calls, program, run_to_end, tool_command,
+};
 
 /// Measures functions of tests/targets/flow.cc, built without exceptions, while it follows orders.
 fn measure(way: Way, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
@@ -41,7 +43,7 @@ fn calls(run: &Run, function: &str) -> u64 {
     rows.first().map_or(0, |row| number(row, "count"))
 }
 
-each_way! {
+each_way_of_calls! {
     known_times_are_told recursion_pairs nested_and_tail_calls_pair what_never_returns_is_unmatched threads_pair
     exceptions_do_not_end_the_program
 }
@@ -179,6 +181,7 @@ fn threads_pair(way: Way) {
 
 best_way! {
     a_command_survives_probes_on_all_its_returns units_and_steps processes_are_told_apart intervals_add_up deep_recursion_says_what_it_missed
+    threads_that_have_ended_make_room
 }
 
 /// What nobody calls has no return address that could be replaced: where a program starts is its number of arguments.
@@ -186,8 +189,8 @@ fn a_command_survives_probes_on_all_its_returns(way: Way) {
     for name in ["flow", "flow-stripped", "flow-throws"] {
         // The loader and the C library too, where the kernel has links for so many.
         let all = match way {
-            Way::Multi => "*".to_owned(),
-            _ => format!("{}:*", program(name).display()),
+            Way::Session | Way::Multi => "*".to_owned(),
+            Way::Single | Way::Plain => format!("{}:*", program(name).display()),
         };
         let mut command = tool_command("funclatency", way, ["-F", &all, "--"]);
         let ended = run_to_end(
@@ -308,6 +311,17 @@ fn intervals_add_up(way: Way) {
         counts.len() >= 2 && counts.iter().sum::<u64>() == 1512,
         "{counts:?}"
     );
+}
+
+/// There is room for the calls of 8192 threads at a time.
+fn threads_that_have_ended_make_room(way: Way) {
+    let orders = ["threads 8 nest 1"; 1103];
+    let run = measure(way, &["nested_*"], &["-F"], &orders);
+    assert_eq!(
+        [calls(&run, "nested_outer"), calls(&run, "nested_inner")],
+        [8 * 1103, 3 * 8 * 1103]
+    );
+    assert_eq!(run.summary["unmatched"], 0);
 }
 
 fn deep_recursion_says_what_it_missed(way: Way) {

@@ -12,5 +12,6 @@ mod functrace;
 mod harness;
 mod mallocsnoop;
 mod placement;
+mod programs;
 mod pty;
 mod real;

@@ -139,10 +139,10 @@ best_way! {
 
 /// Where the kernel has links for all functions of all files.
 fn has_many(way: Way) -> bool {
-    if way != Way::Multi {
+    if !way.has_multi_links() {
         skip("this kernel has no multi-uprobes: one by one so many take minutes");
     }
-    way == Way::Multi
+    way.has_multi_links()
 }
 
 fn every_function_of_python_is_called_as_often(way: Way) {
@@ -182,7 +182,7 @@ fn every_function_of_other_programs_is_called_as_often(way: Way) {
 
 fn every_call_has_the_same_arguments_and_the_same_result(way: Way) {
     let functions: &[&str] = match way {
-        Way::Multi => &["libc:*", "ssl:*", "sqlite3:*"],
+        Way::Session | Way::Multi => &["libc:*", "ssl:*", "sqlite3:*"],
         // One by one.
         _ => &["libc:mem*", "libc:*alloc", "libc:free", "sqlite3:sqlite3_b*"],
     };
@@ -256,10 +256,10 @@ fn returns_of_threads_are_those_of_their_calls(way: Way) {
 /// Tools come and go while threads call what they probe.
 fn programs_stand_probes_that_come_and_go(way: Way) {
     const TOOLS: usize = 4;
-    let cycles = if way == Way::Multi { 50 } else { 3 };
+    let cycles = if way.has_multi_links() { 50 } else { 3 };
     let mut target = Target::start(Command::new(program("calls")));
     let pid = target.pid().to_string();
-    let calls = if way == Way::Multi { 3_000_000 } else { 500_000 };
+    let calls = if way.has_multi_links() { 3_000_000 } else { 500_000 };
     target.tell(&format!("threads 4 calloc {calls} 1 16"));
     std::thread::scope(|scope| {
         for tool in 0..TOOLS {

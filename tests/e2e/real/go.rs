@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::{beside, calls, spec, start};
 use crate::funclist::rows;
-use crate::harness::{Run, Way, each_way, program_if_built, run_to_end, skip, tool_command};
+use crate::harness::{
+    Run, Way, each_way, each_way_of_calls, program_if_built, run_to_end, skip, tool_command,
+};
 
 fn hello(name: &str) -> Option<PathBuf> {
     let program = program_if_built(name);
@@ -36,9 +38,10 @@ fn run(tool: &str, way: Way, name: &str, args: &[&str], orders: &[&str]) -> Opti
 }
 
 each_way! {
-    entries_are_counted returns_are_seen_at_their_instructions stacks_may_move_and_panics_pass
-    arguments_and_results_are_found
+    entries_are_counted returns_are_seen_at_their_instructions arguments_and_results_are_found
 }
+
+each_way_of_calls! { stacks_may_move_and_panics_pass }
 
 fn entries_are_counted(way: Way) {
     for name in ["hello-go", "hello-go-stripped"] {
