@@ -1,6 +1,6 @@
 //! Every BPF object of the build passes this kernel's verifier, in each way in which it can be attached.
 
-use libbpf_rs::{ObjectBuilder, OpenObject, ProgramAttachType, ProgramType, libbpf_sys};
+use libbpf_rs::{ObjectBuilder, OpenObject, OpenProgramMut, ProgramAttachType, ProgramType, libbpf_sys};
 use object::{Object, ObjectSymbol};
 
 const OBJECTS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/objects.rs"));
@@ -24,7 +24,7 @@ fn every_object_loads_for_multi_uprobe_links() {
         let mut open = open(name, object);
         for mut program in open
             .progs_mut()
-            .filter(|program| program.prog_type() == ProgramType::Kprobe)
+            .filter(|program| program.prog_type() == ProgramType::Kprobe && !is_for_sessions(program))
         {
             program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
         }
@@ -53,26 +53,35 @@ fn open(name: &str, object: &[u8]) -> OpenObject {
 
 /// libbpf prints the verifier's reasons on stderr.
 fn load(name: &str, mut open: OpenObject) {
-    leave_out_sleepable(name, &mut open);
+    leave_out(name, &mut open);
     let object = open
         .load()
         .unwrap_or_else(|error| panic!("failed to load {name}: {error}"));
     assert!(object.progs().count() > 0, "{name} has no program");
 }
 
-/// Uprobe programs that sleep, and have a map of free numbers, are for kernels from 6.9 on; tools load others elsewhere.
-fn leave_out_sleepable(name: &str, open: &mut OpenObject) {
-    const SINCE: (u32, u32) = (6, 9);
+/// Programs of session links are for kernels from 6.13 on, and uprobe programs that sleep, and have a map of free numbers,
+/// for those from 6.9 on; tools load others elsewhere.
+fn leave_out(name: &str, open: &mut OpenObject) {
     for mut program in open.progs_mut() {
         let section = program.section().to_string_lossy().into_owned();
-        if section.ends_with(".s") && kernel_version() < SINCE {
+        let since = match section.ends_with(".s") {
+            _ if is_for_sessions(&program) => (6, 13),
+            true => (6, 9),
+            false => (0, 0),
+        };
+        if kernel_version() < since {
             eprintln!(
                 "left out: {section} of {name}, for kernels from {}.{} on",
-                SINCE.0, SINCE.1
+                since.0, since.1
             );
             program.set_autoload(false);
         }
     }
+}
+
+fn is_for_sessions(program: &OpenProgramMut<'_>) -> bool {
+    program.section().to_string_lossy().starts_with("uprobe.session")
 }
 
 /// Major and minor number of the running kernel.

@@ -36,14 +36,45 @@ struct stack_owner {
 	__u64 goroutine; /* address of Go's `struct g`, or 0 */
 };
 
+/* As many as `owner_sets` has room for. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1); /* THREADS of src/probe/session.rs, when the tool uses return probes */
-	__type(key, struct stack_owner);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* THREADS of src/probe/session.rs, when the tool watches returns */
+	__type(key, __u32);
 	__type(value, struct thread);
 } threads SEC(".maps");
 
-static const struct thread no_calls = {};
+/*
+ * Which of `threads` is whose. A hash table that is looked through without leaving the program: a look-up in a map of
+ * the kernel's takes as long as all else that a call costs beyond its breakpoints (docs/performance.md). Only its
+ * owner reads and writes an entry once it is claimed, so nothing is locked.
+ */
+#define OWNERS 8 /* of a set */
+#define OWNER_SETS_LOG2 10
+#define OWNER_SETS (1 << OWNER_SETS_LOG2)
+#define SETS_TRIED 16 /* the one that the hash says, and those behind it */
+
+struct owner_set {
+	struct stack_owner owners[OWNERS];
+	__u64 spilled; /* it was full once, so that its owners can be in the next as well */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* OWNER_SETS as above */
+	__type(key, __u32);
+	__type(value, struct owner_set);
+} owner_sets SEC(".maps");
+
+/* What is taken of `threads`: putting an index in here is what claims it, as a map does that for one alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1); /* THREADS as above */
+	__type(key, __u32);
+	__type(value, __u8);
+} claims SEC(".maps");
+
+#define NO_THREAD (-1)
 
 /* x86-64's `ret` has taken the return address off the stack when a return probe runs; arm64 keeps it in a register. */
 #if defined(__TARGET_ARCH_x86)
@@ -129,6 +160,88 @@ static __always_inline struct call *call_at(struct thread *thread, __u64 index)
 	return &thread->calls[index & (MAX_DEPTH - 1)];
 }
 
+static __always_inline struct thread *thread_at(__u32 index)
+{
+	return bpf_map_lookup_elem(&threads, &index);
+}
+
+/* Where an owner is in a set, or NO_THREAD. */
+static __always_inline int place_in(struct owner_set *set, struct stack_owner *owner)
+{
+	for (int i = 0; i < OWNERS; i++) {
+		if (set->owners[i].thread == owner->thread && set->owners[i].goroutine == owner->goroutine)
+			return i;
+	}
+	return NO_THREAD;
+}
+
+static __always_inline __u32 first_set(struct stack_owner *owner)
+{
+	/* 2^32 by the golden ratio: numbers that follow each other are spread. */
+	return ((__u32)(owner->thread ^ owner->goroutine) * 0x9e3779b1) >> (32 - OWNER_SETS_LOG2);
+}
+
+/* The index in `threads` of an owner who found its first set full, or NO_THREAD. Global, as `forget_calls` is. */
+__noinline int spilled_thread(__u64 of_thread, __u64 of_goroutine)
+{
+	struct stack_owner owner = { of_thread, of_goroutine };
+	__u32 first = first_set(&owner);
+
+	for (__u32 i = 1; i < SETS_TRIED; i++) {
+		__u32 index = (first + i) & (OWNER_SETS - 1);
+		struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &index);
+		int place;
+
+		if (!set)
+			break;
+		place = place_in(set, &owner);
+		if (place != NO_THREAD)
+			return index * OWNERS + place;
+		if (!set->spilled)
+			break;
+	}
+	return NO_THREAD;
+}
+
+/* The same for the first call of an owner: an entry becomes its own. */
+__noinline int claim_thread(__u64 of_thread, __u64 of_goroutine)
+{
+	struct stack_owner owner = { of_thread, of_goroutine };
+	__u32 first = first_set(&owner);
+
+	for (__u32 i = 0; i < SETS_TRIED * OWNERS; i++) {
+		__u32 index = (first + i / OWNERS) & (OWNER_SETS - 1);
+		__u32 claimed = index * OWNERS + i % OWNERS;
+		struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &index);
+		__u8 one = 1;
+
+		if (!set)
+			break;
+		if (!set->owners[i % OWNERS].thread && !bpf_map_update_elem(&claims, &claimed, &one, BPF_NOEXIST)) {
+			set->owners[i % OWNERS] = owner;
+			return claimed;
+		}
+		if (i % OWNERS == OWNERS - 1)
+			set->spilled = 1;
+	}
+	return NO_THREAD;
+}
+
+/* The index in `threads` of an owner, or NO_THREAD. */
+static __always_inline int thread_of(struct stack_owner *owner)
+{
+	__u32 index = first_set(owner);
+	struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &index);
+	int place;
+
+	if (!set)
+		return NO_THREAD;
+	place = place_in(set, owner);
+	if (place != NO_THREAD)
+		return index * OWNERS + place;
+	return set->spilled ? spilled_thread(owner->thread, owner->goroutine) : NO_THREAD;
+}
+
 /*
  * Forgets the calls of a thread, innermost first, as long as they are below `sp` on the stack, or just there and not of
  * function `keep`. Those of function `again` that are just there are not counted as unmatched. Returns how many are
@@ -138,10 +251,9 @@ static __always_inline struct call *call_at(struct thread *thread, __u64 index)
  * of its 64 turns together with all that follows. Such a function takes numbers alone on 5.10, hence the look-up.
  */
 #define NO_FUNCTION (~0ULL)
-__noinline int forget_calls(__u64 of_thread, __u64 of_goroutine, __u64 sp, __u64 keep, __u64 again)
+__noinline int forget_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)
 {
-	struct stack_owner owner = { of_thread, of_goroutine };
-	struct thread *thread = bpf_map_lookup_elem(&threads, &owner);
+	struct thread *thread = thread_at(index);
 
 	if (!thread)
 		return 0;
@@ -167,7 +279,7 @@ __noinline int forget_calls(__u64 of_thread, __u64 of_goroutine, __u64 sp, __u64
  * the stack has been cut back below them. The kernel knows its own return probes by the same rule
  * (arch_uretprobe_is_alive). Returns how many are alive.
  */
-static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, struct stack_owner *owner, struct thread *thread)
+static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, __u32 index, struct thread *thread)
 {
 	__u64 sp = stack_pointer(ctx, cookie);
 	__u64 depth = thread->depth;
@@ -179,18 +291,7 @@ static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, struct sta
 	if (top > sp || (top == sp && is_tail_call(ctx)))
 		return depth;
 	/* A Go function that has to make its stack larger first begins anew after that: the same call. */
-	return forget_calls(owner->thread, owner->goroutine, sp, NO_FUNCTION,
-			    cookie & GOROUTINE ? (__u32)cookie : NO_FUNCTION);
-}
-
-static __always_inline struct thread *thread_of(struct stack_owner *owner)
-{
-	struct thread *thread = bpf_map_lookup_elem(&threads, owner);
-
-	if (thread)
-		return thread;
-	bpf_map_update_elem(&threads, owner, &no_calls, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&threads, owner);
+	return forget_calls(index, sp, NO_FUNCTION, cookie & GOROUTINE ? (__u32)cookie : NO_FUNCTION);
 }
 
 /*
@@ -201,14 +302,18 @@ static __always_inline struct thread *thread_of(struct stack_owner *owner)
 static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie, __u64 *depth)
 {
 	struct stack_owner owner = owner_of(ctx, cookie);
-	struct thread *thread = thread_of(&owner);
+	int index = thread_of(&owner);
+	struct thread *thread;
 	struct call *call;
 
+	if (index == NO_THREAD)
+		index = claim_thread(owner.thread, owner.goroutine);
+	thread = thread_at(index);
 	if (!thread) {
 		add_unmatched();
 		return NULL;
 	}
-	*depth = alive(ctx, cookie, &owner, thread);
+	*depth = alive(ctx, cookie, index, thread);
 	if (*depth >= MAX_DEPTH) {
 		thread->depth = MAX_DEPTH;
 		add_unmatched();
@@ -231,7 +336,8 @@ static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cooki
 {
 	struct stack_owner owner = owner_of(ctx, cookie);
 	__u64 sp = stack_pointer(ctx, cookie) - (cookie & LEAVING ? 0 : RETURN_ADDRESS_BYTES);
-	struct thread *thread = bpf_map_lookup_elem(&threads, &owner);
+	int index = thread_of(&owner);
+	struct thread *thread = thread_at(index);
 
 	struct call *top;
 
@@ -240,7 +346,7 @@ static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cooki
 	top = call_at(thread, thread->depth - 1);
 	if (top->sp < sp || (top->sp == sp && top->func != (__u32)cookie)) {
 		/* Calls that it made have been left without a return. */
-		if (!forget_calls(owner.thread, owner.goroutine, sp, (__u32)cookie, NO_FUNCTION))
+		if (!forget_calls(index, sp, (__u32)cookie, NO_FUNCTION))
 			return NULL;
 		top = call_at(thread, thread->depth - 1);
 	}
@@ -251,10 +357,9 @@ static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cooki
 }
 
 /* Is one of the `depth` calls that a thread began first one of this function? Global as above. */
-__noinline int has_call_of(__u64 of_thread, __u64 of_goroutine, __u64 func, __u64 depth)
+__noinline int has_call_of(__u32 index, __u64 func, __u64 depth)
 {
-	struct stack_owner owner = { of_thread, of_goroutine };
-	struct thread *thread = bpf_map_lookup_elem(&threads, &owner);
+	struct thread *thread = thread_at(index);
 
 	if (!thread)
 		return 0;
@@ -271,21 +376,40 @@ static __always_inline bool is_under_way(struct pt_regs *ctx, __u64 cookie, __u6
 {
 	struct stack_owner owner = owner_of(ctx, cookie);
 
-	return has_call_of(owner.thread, owner.goroutine, (__u32)cookie, depth);
+	return has_call_of(thread_of(&owner), (__u32)cookie, depth);
 }
 
-/* The calls of a thread that ends, or becomes another program, do not return. */
+/* The calls of a thread that ends, or becomes another program, do not return. Its entry is free for others. */
 static __always_inline void thread_ends(__u64 id)
 {
 	struct stack_owner owner = { id, 0 };
-	struct thread *thread = bpf_map_lookup_elem(&threads, &owner);
+	int index = thread_of(&owner);
+	struct thread *thread = thread_at(index);
+	__u32 of_set = (__u32)index / OWNERS;
+	struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &of_set);
 
-	if (!thread)
+	if (!thread || !set)
 		return;
 	for (__u64 i = 0; i < MAX_DEPTH && i < thread->depth; i++)
 		call_dropped(call_at(thread, i));
-	bpf_map_delete_elem(&threads, &owner);
+	thread->depth = 0;
+	set->owners[(__u32)index % OWNERS].thread = 0;
+	bpf_map_delete_elem(&claims, &index);
 }
+
+/*
+ * Does a program of a session link, which is run at both ends of a call, run at its return? Then the kernel has put the
+ * program counter back into the caller. bpf_session_is_return says the same, but wants the kernel's BTF and takes an
+ * argument on some kernels and none on others.
+ */
+static __always_inline bool returns_here(struct pt_regs *ctx)
+{
+	return PT_REGS_IP(ctx) != bpf_get_func_ip(ctx);
+}
+
+/* What such a program returns at an entry whose return it does not want to see: the call then pays for no return probe.
+ */
+#define NO_RETURN 1
 
 SEC("raw_tp/sched_process_exit")
 int thread_exit(void *ctx)

@@ -73,23 +73,22 @@ static __always_inline __u32 drawn_slot(__u64 value)
 	return linear < MOST_LINEAR ? linear : MOST_LINEAR;
 }
 
-SEC("uprobe")
-int latency_entry(struct pt_regs *ctx)
+/* True when the return is awaited. */
+static __always_inline bool enter(struct pt_regs *ctx)
 {
 	__u64 cookie = probe_cookie(ctx);
 	struct call *call;
 	__u64 depth;
 
 	if (!is_wanted())
-		return 0;
+		return false;
 	call = call_enter(ctx, cookie, &depth);
 	if (call && outermost)
 		call->args[0] = is_under_way(ctx, cookie, depth);
-	return 0;
+	return call;
 }
 
-SEC("uretprobe")
-int latency_return(struct pt_regs *ctx)
+static __always_inline void leave(struct pt_regs *ctx)
 {
 	__u64 cookie = probe_cookie(ctx);
 	__u64 now = bpf_ktime_get_ns();
@@ -100,15 +99,37 @@ int latency_return(struct pt_regs *ctx)
 
 	call = call_return(ctx, cookie, &depth);
 	if (!call || (outermost && call->args[0]))
-		return 0;
+		return;
 	lat_ns = now - call->start_ns;
 	key.group = group_of_current();
 	key.func = per_function ? (__u32)cookie : 0;
 	key.slot = fine_slot(lat_ns);
 	add_to_slot(&key, lat_ns);
 	if (unit_ns == 1 && !linear_width)
-		return 0;
+		return;
 	key.slot = DRAWN | drawn_slot(lat_ns / unit_ns);
 	add_to_slot(&key, lat_ns);
+}
+
+SEC("uprobe")
+int latency_entry(struct pt_regs *ctx)
+{
+	enter(ctx);
+	return 0;
+}
+
+SEC("uretprobe")
+int latency_return(struct pt_regs *ctx)
+{
+	leave(ctx);
+	return 0;
+}
+
+SEC("uprobe.session")
+int latency_session(struct pt_regs *ctx)
+{
+	if (!returns_here(ctx))
+		return enter(ctx) ? 0 : NO_RETURN;
+	leave(ctx);
 	return 0;
 }

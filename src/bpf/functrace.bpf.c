@@ -37,14 +37,19 @@ static __always_inline void emit(struct pt_regs *ctx, struct expr_machine *m, bo
 	expr_emit(m);
 }
 
-/* The call is under way. True when the machine goes on with it. */
-static __always_inline bool enter(struct pt_regs *ctx, struct expr_machine *m, __u64 cookie, __u32 index, __u32 flags)
+/*
+ * The call is under way. True when the machine goes on with it; `follows` is set when its return is awaited, if only to
+ * know what is nested in it.
+ */
+static __always_inline bool enter(struct pt_regs *ctx, struct expr_machine *m, __u64 cookie, __u32 index, __u32 flags,
+				  bool *follows)
 {
 	bool waits = flags & ROW_AT_RETURN;
 	__u64 depth = 0;
 	struct call *call = call_enter(ctx, cookie, &depth);
 
 	m->record.depth = depth;
+	*follows = call;
 	if (call) {
 		call->args[0] = waits ? index : NO_MACHINE;
 		m->record.header.time_ns = call->start_ns;
@@ -60,27 +65,29 @@ static __always_inline bool wanted(bool may_sleep)
 	return may_sleep ? is_wanted_anywhere() : is_wanted();
 }
 
-static __always_inline int entry(struct pt_regs *ctx, __u64 cookie, bool may_sleep)
+/* True when the return is awaited. */
+static __always_inline bool entry(struct pt_regs *ctx, __u64 cookie, bool may_sleep)
 {
 	__u32 id = cookie;
 	struct trace_function *function = bpf_map_lookup_elem(&functions, &id);
 	struct expr_machine *m;
+	bool follows = false;
 	__u32 index;
 
 	if (!function || !wanted(may_sleep) || !expr_take(&index))
-		return 0;
+		return false;
 	m = expr_begin(index, id, function->slots);
 	if (!m)
-		return 0;
+		return false;
 	if (expr_run(ctx, m, index, function->entry_pc, may_sleep) == EXPR_YES) {
 		event_header(&m->record.header, KIND_CALL, id, bpf_ktime_get_ns());
 		if (!function->flags)
 			emit(ctx, m, true);
-		else if (enter(ctx, m, cookie, index, function->flags))
-			return 0;
+		else if (enter(ctx, m, cookie, index, function->flags, &follows))
+			return true;
 	}
 	expr_give_back(index);
-	return 0;
+	return follows;
 }
 
 /* The machine of the call that returns here; false when there is none. */
@@ -98,7 +105,7 @@ static __always_inline bool leave(struct pt_regs *ctx, __u64 cookie, __u32 flags
 	return true;
 }
 
-static __always_inline int finish(struct pt_regs *ctx, __u64 cookie, bool may_sleep)
+static __always_inline void finish(struct pt_regs *ctx, __u64 cookie, bool may_sleep)
 {
 	__u32 id = cookie;
 	struct trace_function *function = bpf_map_lookup_elem(&functions, &id);
@@ -107,7 +114,7 @@ static __always_inline int finish(struct pt_regs *ctx, __u64 cookie, bool may_sl
 	__u32 index;
 
 	if (!function || !leave(ctx, cookie, function->flags, &index, may_sleep))
-		return 0;
+		return;
 	if (function->flags & RETURN_ALONE) {
 		m = expr_begin(index, id, function->slots);
 		if (m)
@@ -116,7 +123,7 @@ static __always_inline int finish(struct pt_regs *ctx, __u64 cookie, bool may_sl
 		m = expr_machine(index);
 	}
 	if (!m)
-		return 0;
+		return;
 	m->record.lat_ns = now - m->record.header.time_ns;
 	if (cookie & JUMPING) {
 		m->no_result = 1;
@@ -125,30 +132,55 @@ static __always_inline int finish(struct pt_regs *ctx, __u64 cookie, bool may_sl
 	if (m->record.lat_ns >= min_latency && expr_run(ctx, m, index, function->return_pc, may_sleep) == EXPR_YES)
 		emit(ctx, m, false);
 	expr_give_back(index);
+}
+
+static __always_inline int session(struct pt_regs *ctx, bool may_sleep)
+{
+	__u64 cookie = probe_cookie(ctx);
+
+	if (!returns_here(ctx))
+		return entry(ctx, cookie, may_sleep) ? 0 : NO_RETURN;
+	finish(ctx, cookie, may_sleep);
 	return 0;
 }
 
 SEC("uprobe")
 int trace_entry(struct pt_regs *ctx)
 {
-	return entry(ctx, probe_cookie(ctx), false);
+	entry(ctx, probe_cookie(ctx), false);
+	return 0;
 }
 
 SEC("uretprobe")
 int trace_return(struct pt_regs *ctx)
 {
-	return finish(ctx, probe_cookie(ctx), false);
+	finish(ctx, probe_cookie(ctx), false);
+	return 0;
+}
+
+SEC("uprobe.session")
+int trace_session(struct pt_regs *ctx)
+{
+	return session(ctx, false);
 }
 
 /* The same where pages that are not in memory can be waited for. */
 SEC("uprobe.s")
 int trace_entry_sleepable(struct pt_regs *ctx)
 {
-	return entry(ctx, probe_cookie(ctx), true);
+	entry(ctx, probe_cookie(ctx), true);
+	return 0;
 }
 
 SEC("uretprobe.s")
 int trace_return_sleepable(struct pt_regs *ctx)
 {
-	return finish(ctx, probe_cookie(ctx), true);
+	finish(ctx, probe_cookie(ctx), true);
+	return 0;
+}
+
+SEC("uprobe.session.s")
+int trace_session_sleepable(struct pt_regs *ctx)
+{
+	return session(ctx, true);
 }

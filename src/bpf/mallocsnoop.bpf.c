@@ -173,19 +173,21 @@ static __always_inline void alloc_emit(struct pt_regs *ctx, __u16 call, __u64 si
 	}
 }
 
-static __always_inline void remember(struct pt_regs *ctx, __u64 call, __u64 size, __u64 pointer)
+/* True when the return is awaited. */
+static __always_inline bool remember(struct pt_regs *ctx, __u64 call, __u64 size, __u64 pointer)
 {
 	__u64 depth;
 	struct call *entry = call_enter(ctx, call, &depth);
 
 	if (!entry)
-		return;
+		return false;
 	entry->args[0] = size;
 	entry->args[1] = pointer;
+	return true;
 }
 
-SEC("uprobe")
-int alloc_entry(struct pt_regs *ctx)
+/* True when the return is awaited. */
+static __always_inline bool enter(struct pt_regs *ctx)
 {
 	__u64 call = probe_cookie(ctx);
 	__u64 size = requested_size(ctx, call);
@@ -193,16 +195,16 @@ int alloc_entry(struct pt_regs *ctx)
 	__u64 pointer = PT_REGS_PARM1(ctx);
 
 	if (call != CALL_FREE && (size < min_size || size > max_size))
-		return 0;
+		return false;
 	if (!is_wanted())
-		return 0;
+		return false;
+	if (with_return)
+		return remember(ctx, call, size, pointer);
 	if (summary)
 		add_up(size);
-	else if (with_return)
-		remember(ctx, call, size, pointer);
 	else
 		alloc_emit(ctx, call, size, call == CALL_FREE ? pointer : 0, bpf_ktime_get_ns(), 0, true);
-	return 0;
+	return false;
 }
 
 /* The address that a call gave, 0 when it failed. */
@@ -219,16 +221,37 @@ static __always_inline __u64 returned_address(struct pt_regs *ctx, __u64 call, _
 	return addr;
 }
 
-SEC("uretprobe")
-int alloc_return(struct pt_regs *ctx)
+static __always_inline void leave(struct pt_regs *ctx)
 {
 	__u64 call = probe_cookie(ctx);
 	__u64 depth;
 	struct call *entry = call_return(ctx, call, &depth);
 
 	if (!entry)
-		return 0;
+		return;
 	alloc_emit(ctx, call, entry->args[0], returned_address(ctx, call, entry->args[1]), entry->start_ns,
 		   bpf_ktime_get_ns() - entry->start_ns, false);
+}
+
+SEC("uprobe")
+int alloc_entry(struct pt_regs *ctx)
+{
+	enter(ctx);
+	return 0;
+}
+
+SEC("uretprobe")
+int alloc_return(struct pt_regs *ctx)
+{
+	leave(ctx);
+	return 0;
+}
+
+SEC("uprobe.session")
+int alloc_session(struct pt_regs *ctx)
+{
+	if (!returns_here(ctx))
+		return enter(ctx) ? 0 : NO_RETURN;
+	leave(ctx);
 	return 0;
 }

@@ -1,9 +1,10 @@
 //! Puts BPF programs on instructions of files, and takes them off again.
 //!
-//! Three ways, the best that the kernel is seen to have is chosen once, before the programs are loaded:
-//! one multi-uprobe link for all points of a file; a perf event and link for each point, with a cookie; or a perf
-//! event for each point without a cookie (before 5.15), where each cookie gets a copy of the program with its number
-//! written into it. tracefs is never used: what it registers survives a tracer that is killed.
+//! Four ways, the best that the kernel is seen to have is chosen once, before the programs are loaded:
+//! one multi-uprobe link for all points of a file, and where both ends of calls are watched, one session link for both;
+//! multi-uprobe links for entries and others for returns; a perf event and link for each point, with a cookie; or a
+//! perf event for each point without a cookie (before 5.15), where each cookie gets a copy of the program with its
+//! number written into it. tracefs is never used: what it registers survives a tracer that is killed.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
@@ -24,6 +25,9 @@ use crate::sys::{self, DENIED, FAILED, Failure};
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Way {
+    /// As `Multi`, and one session link a file for both ends of calls (6.13). Its program says at each entry whether the
+    /// call is worth the breakpoint at its return, and a call is seen at both ends or at none.
+    Session,
     /// One multi-uprobe link a file (6.6; with a process filter that works: about 6.10).
     Multi,
     /// One perf event and link a point (5.15).
@@ -36,20 +40,31 @@ impl Way {
     /// The best way that this kernel is seen to have, or `asked`.
     pub fn choose(asked: Option<Way>) -> Result<Way> {
         let way = match asked {
+            Some(Way::Session) if !has_sessions() => return Err(lacks("session links of uprobes", "6.13")),
             Some(Way::Multi) if !has_multi() => {
                 return Err(lacks("multi-uprobe links with a filter by process", "6.10"));
             }
             Some(Way::Single) if !has_cookies() => return Err(lacks("BPF cookies of perf events", "5.15")),
             Some(way) => way,
+            None if has_sessions() => Way::Session,
             None if has_multi() => Way::Multi,
             None if has_cookies() => Way::Single,
             None => Way::Plain,
         };
-        if way != Way::Multi {
+        if !way.has_multi_links() {
             pmu_type()?;
             sys::raise_file_limit();
         }
         Ok(way)
+    }
+
+    fn has_multi_links(self) -> bool {
+        matches!(self, Way::Session | Way::Multi)
+    }
+
+    /// Can one program run at both ends of calls?
+    pub fn has_sessions(self) -> bool {
+        self == Way::Session
     }
 
     /// Can programs ask for the cookie of the probe that runs them?
@@ -62,9 +77,9 @@ impl Way {
         self != Way::Plain && has_sleepable()
     }
 
-    /// Tells libbpf, before it loads them, what these programs are for.
+    /// Tells libbpf, before it loads them, what these programs for one end of calls are for.
     pub fn prepare<const N: usize>(self, programs: [&mut libbpf_rs::OpenProgramMut<'_>; N]) {
-        if self == Way::Multi {
+        if self.has_multi_links() {
             for program in programs {
                 program.set_attach_type(libbpf_rs::ProgramAttachType::TraceUprobeMulti);
             }
@@ -80,16 +95,6 @@ pub enum Ends {
     Both,
     /// The point is an instruction that returns: the program for returns runs there, without a return probe.
     Leaving,
-}
-
-impl Ends {
-    fn include(self, at_return: bool) -> bool {
-        match self {
-            Ends::Both => true,
-            Ends::Return | Ends::Leaving => at_return,
-            Ends::Entry => !at_return,
-        }
-    }
 }
 
 /// Set in the cookie of a point that is [`Ends::Leaving`], `LEAVING` of src/bpf/calls.bpf.h: there the return address is
@@ -127,8 +132,30 @@ impl Point {
 /// A loaded program that goes to every point whose ends include its own.
 pub struct Program<'a> {
     pub program: &'a libbpf_rs::Program<'a>,
-    /// Runs when the function returns, not when it is entered.
-    pub at_return: bool,
+    pub runs: Runs,
+}
+
+/// When a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// When a function is entered.
+    AtEntry,
+    /// When it returns.
+    AtReturn,
+    /// Both, where the way has sessions; the others are for points with one end then.
+    AtBothEnds,
+}
+
+impl Runs {
+    /// Is a program for points with these ends? `sessions` says whether there is one for both ends.
+    fn concerns(self, ends: Ends, sessions: bool) -> bool {
+        match (ends, self) {
+            (Ends::Both, Runs::AtBothEnds) => true,
+            (Ends::Both, Runs::AtEntry | Runs::AtReturn) => !sessions,
+            (Ends::Entry, runs) => runs == Runs::AtEntry,
+            (Ends::Return | Ends::Leaving, runs) => runs == Runs::AtReturn,
+        }
+    }
 }
 
 /// The number that `probe_cookie` of src/bpf/event.bpf.h loads where there are no cookies.
@@ -140,7 +167,15 @@ struct Destination<'a> {
     path: &'a CString,
     /// Index of the program.
     program: usize,
-    return_probe: bool,
+    kind: Kind,
+}
+
+/// What is put there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Probe,
+    ReturnProbe,
+    Session,
 }
 
 /// Points that the kernel does not take.
@@ -200,22 +235,31 @@ impl<'a> Attacher<'a> {
     pub fn attach(&mut self, file: &File, points: &[Point]) -> Result<usize> {
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let mut refused = Refused::default();
+        let sessions = self
+            .programs
+            .iter()
+            .any(|program| program.runs == Runs::AtBothEnds);
         for index in 0..self.programs.len() {
-            let at_return = self.programs[index].at_return;
+            let runs = self.programs[index].runs;
             // An entry without its return would look like a call that never ends.
-            let wanted = points
-                .iter()
-                .filter(|point| point.ends.include(at_return) && !refused.points.contains(&point.offset));
+            let wanted = points.iter().filter(|point| {
+                runs.concerns(point.ends, sessions) && !refused.points.contains(&point.offset)
+            });
             let (leaving, others): (Vec<Point>, Vec<Point>) =
                 wanted.partition(|point| point.ends == Ends::Leaving);
-            for (points, return_probe) in [(leaving, false), (others, at_return)] {
+            let kind = match runs {
+                Runs::AtEntry => Kind::Probe,
+                Runs::AtReturn => Kind::ReturnProbe,
+                Runs::AtBothEnds => Kind::Session,
+            };
+            for (points, kind) in [(leaving, Kind::Probe), (others, kind)] {
                 let to = Destination {
                     path: &path,
                     program: index,
-                    return_probe,
+                    kind,
                 };
                 match self.way {
-                    Way::Multi => self.attach_multi_all(to, file, &points, &mut refused)?,
+                    Way::Session | Way::Multi => self.attach_multi_all(to, file, &points, &mut refused)?,
                     Way::Single | Way::Plain => self.attach_each(to, &points, &mut refused)?,
                 }
             }
@@ -325,17 +369,14 @@ impl<'a> Attacher<'a> {
         }
         multi.cnt = points.len() as u32;
         multi.pid = self.pid.unwrap_or(0);
-        multi.flags = if to.return_probe {
-            sys_bpf::BPF_F_UPROBE_MULTI_RETURN
-        } else {
-            0
+        let attach_type = match to.kind {
+            Kind::Session => sys_bpf::BPF_TRACE_UPROBE_SESSION,
+            Kind::Probe | Kind::ReturnProbe => sys_bpf::BPF_TRACE_UPROBE_MULTI,
         };
-        link(
-            self.program_fd(to.program),
-            0,
-            sys_bpf::BPF_TRACE_UPROBE_MULTI,
-            &opts,
-        )
+        if to.kind == Kind::ReturnProbe {
+            multi.flags = sys_bpf::BPF_F_UPROBE_MULTI_RETURN;
+        }
+        link(self.program_fd(to.program), 0, attach_type, &opts)
     }
 
     /// Makes a perf event run the program. What keeps the probe alive is the descriptor that is returned.
@@ -546,23 +587,29 @@ fn has_sleepable() -> bool {
 /// its own way: a folder is no file to probe (EBADF), and pid -1 is refused (EINVAL) only since the filter is about
 /// processes and not threads (kernel commit 46ba0e49b642).
 pub fn has_multi() -> bool {
-    let Ok(program) = load_program(&empty_program(), sys_bpf::BPF_TRACE_UPROBE_MULTI) else {
-        return false;
-    };
-    let attempt = |pid: u32| {
-        let offset: u64 = 0;
-        let mut opts = link_options();
-        // SAFETY: as in `multi_link`.
-        let multi = unsafe { &mut opts.__bindgen_anon_1.uprobe_multi };
-        multi.path = c"/".as_ptr();
-        multi.offsets = &offset;
-        multi.cnt = 1;
-        multi.pid = pid;
-        link(program.as_raw_fd(), 0, sys_bpf::BPF_TRACE_UPROBE_MULTI, &opts)
-            .err()
-            .and_then(|e| e.raw_os_error())
-    };
+    let attempt = |pid| try_link(sys_bpf::BPF_TRACE_UPROBE_MULTI, pid);
     attempt(0) == Some(libc::EBADF) && attempt(u32::MAX) == Some(libc::EINVAL)
+}
+
+/// Does it have session links as well (6.13)? Found in the same way: older ones take the program and refuse the link.
+fn has_sessions() -> bool {
+    has_multi() && try_link(sys_bpf::BPF_TRACE_UPROBE_SESSION, 0) == Some(libc::EBADF)
+}
+
+/// Why a link of this type to a folder fails; None where its program does not load.
+fn try_link(attach_type: sys_bpf::bpf_attach_type, pid: u32) -> Option<i32> {
+    let program = load_program(&empty_program(), attach_type).ok()?;
+    let offset: u64 = 0;
+    let mut opts = link_options();
+    // SAFETY: as in `multi_link`.
+    let multi = unsafe { &mut opts.__bindgen_anon_1.uprobe_multi };
+    multi.path = c"/".as_ptr();
+    multi.offsets = &offset;
+    multi.cnt = 1;
+    multi.pid = pid;
+    link(program.as_raw_fd(), 0, attach_type, &opts)
+        .err()?
+        .raw_os_error()
 }
 
 /// `return 0`.
@@ -625,7 +672,7 @@ fn perf_event(to: Destination<'_>, point: &Point, pid: Option<u32>) -> io::Resul
     attr.type_ = pmu_type().map_err(io::Error::other)?;
     // See .../uprobe/format/: bit 0 is retprobe, bits 32 to 63 are ref_ctr_offset.
     let semaphore = u32::try_from(point.semaphore.unwrap_or(0)).map_err(io::Error::other)?;
-    attr.config = u64::from(semaphore) << 32 | u64::from(to.return_probe);
+    attr.config = u64::from(semaphore) << 32 | u64::from(to.kind == Kind::ReturnProbe);
     attr.__bindgen_anon_3.uprobe_path = to.path.as_ptr() as u64;
     attr.__bindgen_anon_4.probe_offset = point.offset;
     let (pid, cpu) = match pid {

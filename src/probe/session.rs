@@ -28,7 +28,9 @@ use crate::output::{Output, Value};
 use crate::sys::{self, Duties};
 
 /// Threads whose calls can be matched with their returns at a time.
-pub const THREADS: u32 = 8192;
+const THREADS: u32 = 8192;
+/// `OWNER_SETS` of src/bpf/calls.bpf.h.
+const OWNER_SETS: u32 = 1024;
 
 /// Writes the constants of `src/bpf/event.bpf.h` and `src/bpf/filter.bpf.h` into a skeleton's `.rodata`.
 macro_rules! configure {
@@ -39,6 +41,22 @@ macro_rules! configure {
     }};
 }
 pub(crate) use configure;
+
+/// Makes room in the maps of src/bpf/calls.bpf.h, if calls are watched until they return.
+macro_rules! make_room_for_calls {
+    ($maps:expr, $watched:expr) => {{
+        let [threads, owner_sets] = $crate::probe::session::room_for_calls($watched);
+        $maps.threads.set_max_entries(threads)?;
+        $maps.claims.set_max_entries(threads)?;
+        $maps.owner_sets.set_max_entries(owner_sets)?;
+    }};
+}
+pub(crate) use make_room_for_calls;
+
+/// Entries of the maps of threads, and of that of sets of their owners.
+pub fn room_for_calls(watched: bool) -> [u32; 2] {
+    if watched { [THREADS, OWNER_SETS] } else { [1, 1] }
+}
 
 /// How full a ring may get before a resting reader is woken, bytes.
 pub fn wake_at(ring_bytes: u32) -> u64 {

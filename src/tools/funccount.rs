@@ -17,7 +17,7 @@ use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration};
 use crate::find::spec::At;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Program, Way};
+use crate::probe::attach::{Attacher, Ends, Program, Runs, Way};
 use crate::probe::follow::Follow;
 use crate::probe::functions::{Functions, Scope};
 use crate::probe::group::{By, Groups, Member};
@@ -107,8 +107,8 @@ pub fn run(args: Args) -> Result<u8> {
     let follow = args.functions.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
 
     let programs = vec![
-        Program { program: &skel.progs.count_entry, at_return: false },
-        Program { program: &skel.progs.count_return, at_return: true },
+        Program { program: &skel.progs.count_entry, runs: Runs::AtEntry },
+        Program { program: &skel.progs.count_return, runs: Runs::AtReturn },
     ];
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let mut session = Session::start(

@@ -21,12 +21,12 @@ use crate::output::distribution::{Distribution, range};
 use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Program, Way};
+use crate::probe::attach::{Attacher, Ends, Program, Runs, Way};
 use crate::probe::event::copied;
 use crate::probe::follow::Follow;
 use crate::probe::functions::{Functions, Scope};
 use crate::probe::group::{By, Groups, Member};
-use crate::probe::session::{Parts, Session, Step, THREADS, attach_all, configure, load};
+use crate::probe::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
 use crate::sys;
 
 const EXAMPLES: &str = "\
@@ -195,19 +195,23 @@ pub fn run(args: Args) -> Result<u8> {
     }
     open.maps.events.set_max_entries(ring_bytes)?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
-    open.maps.threads.set_max_entries(THREADS)?;
+    make_room_for_calls!(open.maps, true);
     open.maps.slots.set_max_entries(most_slots())?;
     open.maps.groups.set_max_entries(By::map_entries(args.by))?;
+    open.progs.latency_session.set_autoload(way.has_sessions());
     way.prepare([&mut open.progs.latency_entry, &mut open.progs.latency_return]);
     let skel = load(open)?;
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
     let follow = args.functions.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
     let _ends = attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])?;
 
-    let programs = vec![
-        Program { program: &skel.progs.latency_return, at_return: true },
-        Program { program: &skel.progs.latency_entry, at_return: false },
+    let mut programs = vec![
+        Program { program: &skel.progs.latency_return, runs: Runs::AtReturn },
+        Program { program: &skel.progs.latency_entry, runs: Runs::AtEntry },
     ];
+    if way.has_sessions() {
+        programs.push(Program { program: &skel.progs.latency_session, runs: Runs::AtBothEnds });
+    }
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let mut session = Session::start(
         Parts {

@@ -21,13 +21,13 @@ use crate::find::symbolize::Symbolizer;
 use crate::find::target::{FileId, Object};
 use crate::output::escape::printable;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Program, Way};
+use crate::probe::attach::{Attacher, Ends, Program, Runs, Way};
 use crate::probe::event::{Header, callers, decode};
 use crate::probe::expr::{self, Record, Values};
 use crate::probe::follow::Follow;
 use crate::probe::functions::{Functions, Learn, Scope, Site};
 use crate::probe::plans::{Asked, Maps, Plans, Room};
-use crate::probe::session::{Counter, Parts, Session, Step, THREADS, attach_all, configure, load};
+use crate::probe::session::{Counter, Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
 use crate::sys;
 
 const EXAMPLES: &str = "\
@@ -143,6 +143,7 @@ pub fn run(args: Args) -> Result<u8> {
     let ends_of_sites: Vec<Ends> = functions.borrow().sites().iter().map(|site| site.ends).collect();
     let follows_calls = ends_of_sites.contains(&Ends::Both);
     let at_return = follows_calls || ends_of_sites.contains(&Ends::Return);
+    let sessions = follows_calls && way.has_sessions();
     // Programs that can wait for pages can have no map of control groups.
     let sleeps = plans.borrow().reads() && filter.cgroups.is_empty() && way.can_sleep();
 
@@ -162,12 +163,14 @@ pub fn run(args: Args) -> Result<u8> {
     make_room(&mut open, &room, functions.borrow().capacity())?;
     open.maps.events.set_max_entries(ring_bytes)?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
-    open.maps.threads.set_max_entries(if follows_calls { THREADS } else { 1 })?;
+    make_room_for_calls!(open.maps, follows_calls);
     let progs = &mut open.progs;
     progs.trace_entry.set_autoload(!sleeps);
     progs.trace_return.set_autoload(!sleeps && at_return);
     progs.trace_entry_sleepable.set_autoload(sleeps);
     progs.trace_return_sleepable.set_autoload(sleeps && at_return);
+    progs.trace_session.set_autoload(!sleeps && sessions);
+    progs.trace_session_sleepable.set_autoload(sleeps && sessions);
     progs.thread_exit.set_autoload(follows_calls);
     progs.thread_exec.set_autoload(follows_calls);
     way.prepare([
@@ -188,15 +191,19 @@ pub fn run(args: Args) -> Result<u8> {
     let follow = args.functions.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
     let _ends = follows_calls.then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])).transpose()?;
 
-    let (entry, exit) = match sleeps {
-        true => (&skel.progs.trace_entry_sleepable, &skel.progs.trace_return_sleepable),
-        false => (&skel.progs.trace_entry, &skel.progs.trace_return),
+    let progs = &skel.progs;
+    let (entry, exit, both) = match sleeps {
+        true => (&progs.trace_entry_sleepable, &progs.trace_return_sleepable, &progs.trace_session_sleepable),
+        false => (&progs.trace_entry, &progs.trace_return, &progs.trace_session),
     };
     let mut programs = Vec::new();
-    if at_return {
-        programs.push(Program { program: exit, at_return: true });
+    if sessions {
+        programs.push(Program { program: both, runs: Runs::AtBothEnds });
     }
-    programs.push(Program { program: entry, at_return: false });
+    if at_return {
+        programs.push(Program { program: exit, runs: Runs::AtReturn });
+    }
+    programs.push(Program { program: entry, runs: Runs::AtEntry });
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let undecided = Counter::new(&bss.undecided);
     let mut session = Session::start(

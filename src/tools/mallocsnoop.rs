@@ -19,12 +19,12 @@ use crate::find::elf::ElfFile;
 use crate::find::loader;
 use crate::find::symbolize::Symbolizer;
 use crate::output::{Column, Output, Table, Value, histogram};
-use crate::probe::attach::{Attacher, Point, Program, Way};
+use crate::probe::attach::{Attacher, Point, Program, Runs, Way};
 use crate::probe::command::Command;
 use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::filter::Filter;
 use crate::probe::follow::Follow;
-use crate::probe::session::{Parts, Session, Step, THREADS, attach_all, configure, load};
+use crate::probe::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
 use crate::probe::targets::{Place, Targets, Wanted};
 use crate::sys;
 
@@ -176,9 +176,13 @@ pub fn run(args: Args) -> Result<u8> {
     }
     open.maps.events.set_max_entries(args.run.ring_bytes())?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
-    open.maps.threads.set_max_entries(if args.ret { THREADS } else { 1 })?;
+    make_room_for_calls!(open.maps, args.ret);
     open.maps.usage.set_max_entries(if args.summary { USAGE_THREADS } else { 1 })?;
-    open.progs.alloc_return.set_autoload(args.ret);
+    let sessions = args.ret && way.has_sessions();
+    let two_probes = args.ret && !sessions;
+    open.progs.alloc_session.set_autoload(sessions);
+    open.progs.alloc_entry.set_autoload(!sessions);
+    open.progs.alloc_return.set_autoload(two_probes);
     open.progs.thread_exit.set_autoload(args.ret);
     open.progs.thread_exec.set_autoload(args.ret);
     way.prepare([&mut open.progs.alloc_entry, &mut open.progs.alloc_return]);
@@ -187,11 +191,17 @@ pub fn run(args: Args) -> Result<u8> {
     let follow = args.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
 
     let _ends = args.ret.then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])).transpose()?;
-    let mut programs = Vec::new();
-    if args.ret {
-        programs.push(Program { program: &skel.progs.alloc_return, at_return: true });
-    }
-    programs.push(Program { program: &skel.progs.alloc_entry, at_return: false });
+    let programs = match sessions {
+        true => vec![Program { program: &skel.progs.alloc_session, runs: Runs::AtBothEnds }],
+        false => {
+            let mut programs = Vec::new();
+            if two_probes {
+                programs.push(Program { program: &skel.progs.alloc_return, runs: Runs::AtReturn });
+            }
+            programs.push(Program { program: &skel.progs.alloc_entry, runs: Runs::AtEntry });
+            programs
+        }
+    };
     let attacher = Attacher::new(way, filter.only_pid(), programs);
     let targets = Targets::new(wanted(&args), place(&args, library, &filter, &command), args.follow);
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;

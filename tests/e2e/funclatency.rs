@@ -4,7 +4,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Run, Target, Tool, Way, best_way, each_way, program, run_to_end, tool_command};
+use crate::harness::{
+    Run, Target, Tool, Way, best_way, each_way_of_calls, program, run_to_end, tool_command,
+};
 
 /// Measures functions of tests/targets/flow.cc, built without exceptions, while it follows orders.
 fn measure(way: Way, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
@@ -40,7 +42,7 @@ fn calls(run: &Run, function: &str) -> u64 {
     rows.first().map_or(0, |row| number(row, "count"))
 }
 
-each_way! {
+each_way_of_calls! {
     known_times_are_told recursion_pairs nested_and_tail_calls_pair what_never_returns_is_unmatched threads_pair
     exceptions_do_not_end_the_program
 }
@@ -173,8 +175,8 @@ fn a_command_survives_probes_on_all_its_returns(way: Way) {
     for name in ["flow", "flow-stripped", "flow-throws"] {
         // The loader and the C library too, where the kernel has links for so many.
         let all = match way {
-            Way::Multi => "*".to_owned(),
-            _ => format!("{}:*", program(name).display()),
+            Way::Session | Way::Multi => "*".to_owned(),
+            Way::Single | Way::Plain => format!("{}:*", program(name).display()),
         };
         let mut command = tool_command("funclatency", way, ["-F", &all, "--"]);
         let ended = run_to_end(

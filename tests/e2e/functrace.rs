@@ -5,8 +5,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Run, Target, Tool, Way, best_way, build_dir, each_way, kernel_version, program, run_to_end, skip,
-    tool_command,
+    Run, Target, Tool, Way, best_way, build_dir, each_way, each_way_of_calls, kernel_version, program,
+    run_to_end, skip, tool_command,
 };
 use crate::pty::Shell;
 
@@ -48,9 +48,11 @@ each_way! {
     only_calls_for_which_the_condition_is_true_are_shown
     text_is_whole_or_marked
     what_cannot_be_read_is_a_fault
-    results_and_durations_belong_to_their_calls
-    calls_are_indented_by_those_that_called_them
     a_condition_on_unreadable_memory_is_neither_true_nor_false
+}
+
+each_way_of_calls! {
+    results_and_durations_belong_to_their_calls calls_are_indented_by_those_that_called_them
 }
 
 fn arguments_are_shown_as_their_types_say(way: Way) {

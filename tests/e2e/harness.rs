@@ -33,6 +33,7 @@ const MOST_RECORDS: usize = 300_000;
 /// How probes are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
+    Session,
     Multi,
     Single,
     Plain,
@@ -42,6 +43,7 @@ impl Way {
     /// The value of `--attach`.
     pub fn name(self) -> &'static str {
         match self {
+            Way::Session => "session",
             Way::Multi => "multi",
             Way::Single => "single",
             Way::Plain => "plain",
@@ -51,7 +53,7 @@ impl Way {
     /// The way that the tool takes of itself on this kernel.
     pub fn best() -> Way {
         let version = kernel_version();
-        [Way::Multi, Way::Single]
+        [Way::Session, Way::Multi, Way::Single]
             .into_iter()
             .find(|way| version >= way.since())
             .unwrap_or(Way::Plain)
@@ -60,11 +62,17 @@ impl Way {
     /// The kernel that was the first to have it.
     fn since(self) -> (u32, u32) {
         match self {
+            Way::Session => (6, 13),
             // Between 6.6 and 6.10 its filter by process was not yet right.
             Way::Multi => (6, 10),
             Way::Single => (5, 15),
             Way::Plain => (0, 0),
         }
+    }
+
+    /// Is a link enough for all points of a file?
+    pub fn has_multi_links(self) -> bool {
+        matches!(self, Way::Session | Way::Multi)
     }
 
     /// Runs a test unless this kernel is older than the way, and the tool says so.
@@ -107,6 +115,23 @@ macro_rules! each_way {
     )*};
 }
 pub(crate) use each_way;
+
+/// The same with one more way, for tests that watch both ends of calls: to others, sessions make no difference.
+macro_rules! each_way_of_calls {
+    ($($test:ident)*) => {
+        $crate::harness::each_way! { $($test)* }
+        mod in_sessions {
+            use crate::harness::Way;
+            $(
+                #[test]
+                fn $test() {
+                    Way::Session.run(super::$test);
+                }
+            )*
+        }
+    };
+}
+pub(crate) use each_way_of_calls;
 
 /// `best_way! { test ... }` makes of each such function one test, as what it is about has nothing to do with the way;
 /// to remove probes one by one takes seconds.

@@ -1,13 +1,16 @@
 //! Each function of the allocator: its name, size, outcome and duration.
 
 use super::*;
-use crate::harness::each_way;
+use crate::harness::{each_way, each_way_of_calls};
 
 each_way! {
     each_function_is_counted_once_with_its_size
     only_the_chosen_functions_are_shown
     free_shows_the_block_and_no_size
     a_row_says_who_called
+}
+
+each_way_of_calls! {
     a_call_shows_the_address_that_came_back
     a_failed_call_has_no_address
     nested_calls_are_matched_with_their_own_returns

@@ -24,7 +24,7 @@ fn the_way_is_chosen_by_what_the_kernel_has() {
         })
         .collect();
     let expected: &[&str] = match Way::best() {
-        Way::Multi => &["uprobe_multi"],
+        Way::Session | Way::Multi => &["uprobe_multi"],
         Way::Single => &["perf"],
         Way::Plain => &[],
     };

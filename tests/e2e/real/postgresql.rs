@@ -126,7 +126,7 @@ fn queries_are_counted_in_server_and_client() {
         return skip("there is no /usr/lib/postgresql/VERSION/bin/postgres");
     };
     let server = Server::start(programs);
-    for way in [Way::Multi, Way::Single, Way::Plain] {
+    for way in [Way::Session, Way::Multi, Way::Single, Way::Plain] {
         way.run(|way| {
             probes_fire_once_a_query(&server, way);
             errors_leave_calls_unmatched(&server, way);

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{beside, calls, spec, start};
 use crate::funclist::rows;
-use crate::harness::{Way, each_way, program_if_built, skip};
+use crate::harness::{Way, each_way, each_way_of_calls, program_if_built, skip};
 
 fn flow() -> Option<PathBuf> {
     let program = program_if_built("flow-rust");
@@ -16,7 +16,9 @@ fn flow() -> Option<PathBuf> {
     program
 }
 
-each_way! { names_are_those_of_the_source panics_do_not_end_the_program }
+each_way! { names_are_those_of_the_source }
+
+each_way_of_calls! { panics_do_not_end_the_program }
 
 fn names_are_those_of_the_source(way: Way) {
     let Some(flow) = flow() else { return };
