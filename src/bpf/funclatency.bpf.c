@@ -7,6 +7,7 @@
 #include "histogram.bpf.h"
 
 const volatile bool per_function = false;
+const volatile bool one_histogram = false; /* of all functions and all callers */
 const volatile bool outermost = false; /* not calls that are nested in one of the same function */
 /* What is drawn when the slots of nanoseconds do not serve: units of this many nanoseconds, in steps of this width. */
 const volatile __u64 unit_ns = 1;
@@ -36,6 +37,14 @@ EXPORT_TYPE(slot_value);
 
 /* Per CPU and added to atomically, as in funccount.bpf.c. */
 struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1); /* ALL_SLOTS of src/tools/funclatency.rs */
+	__type(key, __u32);
+	__type(value, struct slot_value);
+} all_slots SEC(".maps");
+
+/* When groups or functions are kept apart instead. */
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, 1); /* set by src/tools/funclatency.rs */
 	__type(key, struct slot_key);
@@ -44,18 +53,34 @@ struct {
 
 static const struct slot_value no_calls_yet = {};
 
-static __always_inline void add_to_slot(struct slot_key *key, __u64 lat_ns)
+static __always_inline struct slot_value *slot_apart(struct slot_key *key)
 {
 	struct slot_value *value = bpf_map_lookup_elem(&slots, key);
 
-	if (!value) {
-		bpf_map_update_elem(&slots, key, &no_calls_yet, BPF_NOEXIST);
-		value = bpf_map_lookup_elem(&slots, key);
-		if (!value) {
-			__sync_fetch_and_add(&lost, 1);
-			return;
-		}
+	if (value)
+		return value;
+	bpf_map_update_elem(&slots, key, &no_calls_yet, BPF_NOEXIST);
+	value = bpf_map_lookup_elem(&slots, key);
+	if (value)
 		announce_group(key->group);
+	return value;
+}
+
+static __always_inline struct slot_value *slot_in_all(__u32 slot)
+{
+	/* Those that are drawn lie behind those of nanoseconds. */
+	__u32 index = slot & DRAWN ? FINE_SLOTS + (slot & ~DRAWN) : slot;
+
+	return bpf_map_lookup_elem(&all_slots, &index);
+}
+
+static __always_inline void add_to_slot(struct slot_key *key, __u64 lat_ns)
+{
+	struct slot_value *value = one_histogram ? slot_in_all(key->slot) : slot_apart(key);
+
+	if (!value) {
+		__sync_fetch_and_add(&lost, 1);
+		return;
 	}
 	__sync_fetch_and_add(&value->count, 1);
 	__sync_fetch_and_add(&value->total_ns, lat_ns);

@@ -8,6 +8,8 @@
 
 #define FINE_BITS 5 /* each power of two has 2^FINE_BITS slots: a slot is at most 1/32 of its values wide */
 
+#define FINE_SLOTS 1920 /* 64 bits: as many as fine_slot has results */
+
 /* Number of significant bits: 0 for 0, 64 for 2^63 and more. */
 static __always_inline __u32 bits_of(__u64 value)
 {

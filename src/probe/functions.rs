@@ -173,6 +173,18 @@ impl Functions {
         &self.sites
     }
 
+    /// Are calls watched at just these ends? All that was asked for has been found somewhere, so none is to come.
+    pub fn watch(&self, ends: Ends) -> bool {
+        self.sites.iter().any(|site| site.ends == ends)
+    }
+
+    /// Can there be functions whose returns are seen at their instructions, in files that are known or in those to come?
+    pub fn may_return_at_instructions(&self, targets: &Targets) -> bool {
+        let at_instructions = |site: &Site| matches!(site.place.returns, Returns::Instructions(_));
+        let may_come = |asked: &Asked| !matches!(asked.target, Target::File(_));
+        self.sites.iter().any(at_instructions) || (targets.may_grow() && self.asked.iter().any(may_come))
+    }
+
     /// The points of a file.
     fn points(&mut self, object: &Object, elf: &ElfFile) -> Result<Vec<Point>> {
         let mut points: Vec<Point> = Vec::new();

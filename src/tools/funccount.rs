@@ -101,15 +101,21 @@ pub fn run(args: Args) -> Result<u8> {
     open.maps.counts.set_max_entries(if args.by.is_none() { functions.borrow().capacity() } else { 1 })?;
     open.maps.group_counts.set_max_entries(if args.by.is_some() { MOST_COUNTS } else { 1 })?;
     open.maps.groups.set_max_entries(By::map_entries(args.by))?;
+    let (at_entry, at_return) = (functions.borrow().watch(Ends::Entry), functions.borrow().watch(Ends::Return));
+    open.progs.count_entry.set_autoload(at_entry);
+    open.progs.count_return.set_autoload(at_return);
     way.prepare([&mut open.progs.count_entry, &mut open.progs.count_return]);
     let skel = load(open)?;
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
     let follow = args.functions.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
 
-    let programs = vec![
-        Program { program: &skel.progs.count_entry, runs: Runs::AtEntry },
-        Program { program: &skel.progs.count_return, runs: Runs::AtReturn },
-    ];
+    let mut programs = Vec::new();
+    if at_entry {
+        programs.push(Program { program: &skel.progs.count_entry, runs: Runs::AtEntry });
+    }
+    if at_return {
+        programs.push(Program { program: &skel.progs.count_return, runs: Runs::AtReturn });
+    }
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let mut session = Session::start(
         Parts {

@@ -159,6 +159,10 @@ const COLUMNS: &[Column] = &[
 
 /// `DRAWN` of funclatency.bpf.c.
 const DRAWN: u32 = 1 << 31;
+/// `FINE_SLOTS` of histogram.bpf.h.
+const FINE_SLOTS: u32 = 1920;
+/// Of one histogram: those of nanoseconds, and those that are drawn.
+const ALL_SLOTS: u32 = 2 * FINE_SLOTS;
 /// Slots that have values: a function has some dozens.
 const MOST_SLOTS: usize = 65536;
 /// Bytes that they may take on all CPUs.
@@ -182,6 +186,7 @@ pub fn run(args: Args) -> Result<u8> {
     let (functions, targets) =
         Functions::resolve(&args.functions.specs(), &scope, |_| Ends::Both, Box::new(|_, _, _, _| {}))?;
 
+    let one_histogram = args.by.is_none() && !args.per_function;
     let ring_bytes = if args.by.is_some() { args.run.ring_bytes() } else { NO_RING_BYTES };
     let mut storage = MaybeUninit::uninit();
     let mut open = FunclatencySkelBuilder::default().open(&mut storage)?;
@@ -189,6 +194,7 @@ pub fn run(args: Args) -> Result<u8> {
         configure!(rodata, &filter, ring_bytes, way);
         rodata.group_by = By::number(args.by);
         rodata.per_function = args.per_function;
+        rodata.one_histogram = one_histogram;
         rodata.outermost = args.recursion == Recursion::Outermost;
         rodata.unit_ns = Unit::of(&args).ns;
         rodata.linear_width = args.linear.unwrap_or(0);
@@ -196,21 +202,28 @@ pub fn run(args: Args) -> Result<u8> {
     open.maps.events.set_max_entries(ring_bytes)?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
     make_room_for_calls!(open.maps, true);
-    open.maps.slots.set_max_entries(most_slots())?;
+    open.maps.all_slots.set_max_entries(if one_histogram { ALL_SLOTS } else { 1 })?;
+    open.maps.slots.set_max_entries(if one_histogram { 1 } else { most_slots() })?;
     open.maps.groups.set_max_entries(By::map_entries(args.by))?;
-    open.progs.latency_session.set_autoload(way.has_sessions());
+    let sessions = way.has_sessions();
+    // Sessions are for return probes.
+    let two_programs = !sessions || functions.borrow().may_return_at_instructions(&targets);
+    open.progs.latency_session.set_autoload(sessions);
+    open.progs.latency_entry.set_autoload(two_programs);
+    open.progs.latency_return.set_autoload(two_programs);
     way.prepare([&mut open.progs.latency_entry, &mut open.progs.latency_return]);
     let skel = load(open)?;
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
     let follow = args.functions.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
     let _ends = attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])?;
 
-    let mut programs = vec![
-        Program { program: &skel.progs.latency_return, runs: Runs::AtReturn },
-        Program { program: &skel.progs.latency_entry, runs: Runs::AtEntry },
-    ];
-    if way.has_sessions() {
+    let mut programs = Vec::new();
+    if sessions {
         programs.push(Program { program: &skel.progs.latency_session, runs: Runs::AtBothEnds });
+    }
+    if two_programs {
+        programs.push(Program { program: &skel.progs.latency_return, runs: Runs::AtReturn });
+        programs.push(Program { program: &skel.progs.latency_entry, runs: Runs::AtEntry });
     }
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let mut session = Session::start(
@@ -237,13 +250,17 @@ pub fn run(args: Args) -> Result<u8> {
         table: By::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
         before: HashMap::new(),
     };
+    let read = || match one_histogram {
+        true => read_all(&skel.maps.all_slots),
+        false => read_apart(&skel.maps.slots),
+    };
     while let Some(step) = session.next(&mut out)? {
         match step {
             Step::Event(record) => latencies.groups.iter_mut().for_each(|groups| groups.learn(record)),
-            Step::Tick => latencies.print(&skel.maps.slots, &mut out)?,
+            Step::Tick => latencies.print(read()?, &mut out),
         }
     }
-    latencies.print(&skel.maps.slots, &mut out)?;
+    latencies.print(read()?, &mut out);
     session.finish(&mut out)
 }
 
@@ -264,8 +281,10 @@ struct Latency {
     drawn: BTreeMap<u32, u64>,
 }
 
-/// What a slot held at some time: group, function and slot; calls, their time, the longest.
-type Slots = HashMap<(u64, u32, u32), (u64, u64, u64)>;
+/// Calls, their time, the longest.
+type SlotValue = (u64, u64, u64);
+/// What a slot held at some time, by group, function and slot.
+type Slots = HashMap<(u64, u32, u32), SlotValue>;
 
 struct Latencies<'a> {
     args: &'a Args,
@@ -279,8 +298,7 @@ struct Latencies<'a> {
 
 impl Latencies<'_> {
     /// Prints what returned since the last time, the most time first.
-    fn print(&mut self, map: &MapMut<'_>, out: &mut Output) -> Result<()> {
-        let now = read(map)?;
+    fn print(&mut self, now: Slots, out: &mut Output) {
         let mut latencies: Vec<(Key, Latency)> = self.since_last(&now).into_iter().collect();
         latencies.sort_by(|(a_key, a), (b_key, b)| (Reverse(a.times.total), a_key).cmp(&(Reverse(b.times.total), b_key)));
         self.before = now;
@@ -292,7 +310,6 @@ impl Latencies<'_> {
         for (key, latency) in &latencies {
             self.print_one(key, latency, time, out);
         }
-        Ok(())
     }
 
     fn since_last(&self, now: &Slots) -> HashMap<Key, Latency> {
@@ -393,18 +410,34 @@ impl Latencies<'_> {
     }
 }
 
-/// All that was counted since the run began.
-fn read(map: &MapMut<'_>) -> Result<Slots> {
+/// All that was counted since the run began, where functions or groups are kept apart.
+fn read_apart(map: &MapMut<'_>) -> Result<Slots> {
     let mut slots = Slots::new();
-    for key in map.keys() {
-        let values = map.lookup_percpu(&key, MapFlags::ANY).context("failed to read the histograms")?.unwrap_or_default();
-        let Some(key) = copied::<types::slot_key>(&key) else { continue };
-        let (count, total, max) = slots.entry((key.group, key.func, key.slot)).or_default();
-        for value in values.iter().filter_map(|value| copied::<types::slot_value>(value)) {
-            *count += value.count;
-            *total += value.total_ns;
-            *max = value.max_ns.max(*max);
+    for bytes in map.keys() {
+        let Some(key) = copied::<types::slot_key>(&bytes) else { continue };
+        slots.insert((key.group, key.func, key.slot), read_slot(map, &bytes)?);
+    }
+    Ok(slots)
+}
+
+/// The same where there is one histogram of all.
+fn read_all(map: &MapMut<'_>) -> Result<Slots> {
+    let mut slots = Slots::new();
+    for index in 0..ALL_SLOTS {
+        let value = read_slot(map, &index.to_ne_bytes())?;
+        let slot = if index < FINE_SLOTS { index } else { DRAWN | (index - FINE_SLOTS) };
+        if value.0 > 0 {
+            slots.insert((0, 0, slot), value);
         }
     }
     Ok(slots)
+}
+
+/// What all CPUs have in a slot.
+fn read_slot(map: &MapMut<'_>, key: &[u8]) -> Result<SlotValue> {
+    let values = map.lookup_percpu(key, MapFlags::ANY).context("failed to read the histograms")?.unwrap_or_default();
+    let values = values.iter().filter_map(|value| copied::<types::slot_value>(value));
+    Ok(values.fold((0, 0, 0), |(count, total, max), value| {
+        (count + value.count, total + value.total_ns, value.max_ns.max(max))
+    }))
 }

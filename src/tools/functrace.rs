@@ -140,10 +140,12 @@ pub fn run(args: Args) -> Result<u8> {
     let (functions, targets) = Functions::resolve(&specs, &scope, ends, learn(&plans, &last_file))?;
     last_file.take(); // debug information can be large
     tell_refused(&plans)?;
-    let ends_of_sites: Vec<Ends> = functions.borrow().sites().iter().map(|site| site.ends).collect();
-    let follows_calls = ends_of_sites.contains(&Ends::Both);
-    let at_return = follows_calls || ends_of_sites.contains(&Ends::Return);
+    let follows_calls = functions.borrow().watch(Ends::Both);
     let sessions = follows_calls && way.has_sessions();
+    // Sessions are for return probes.
+    let two_programs = follows_calls && (!sessions || functions.borrow().may_return_at_instructions(&targets));
+    let at_entry = two_programs || functions.borrow().watch(Ends::Entry);
+    let at_return = two_programs || functions.borrow().watch(Ends::Return);
     // Programs that can wait for pages can have no map of control groups.
     let sleeps = plans.borrow().reads() && filter.cgroups.is_empty() && way.can_sleep();
 
@@ -165,9 +167,9 @@ pub fn run(args: Args) -> Result<u8> {
     open.maps.pids.set_max_entries(filter.map_entries())?;
     make_room_for_calls!(open.maps, follows_calls);
     let progs = &mut open.progs;
-    progs.trace_entry.set_autoload(!sleeps);
+    progs.trace_entry.set_autoload(!sleeps && at_entry);
     progs.trace_return.set_autoload(!sleeps && at_return);
-    progs.trace_entry_sleepable.set_autoload(sleeps);
+    progs.trace_entry_sleepable.set_autoload(sleeps && at_entry);
     progs.trace_return_sleepable.set_autoload(sleeps && at_return);
     progs.trace_session.set_autoload(!sleeps && sessions);
     progs.trace_session_sleepable.set_autoload(sleeps && sessions);
@@ -203,7 +205,9 @@ pub fn run(args: Args) -> Result<u8> {
     if at_return {
         programs.push(Program { program: exit, runs: Runs::AtReturn });
     }
-    programs.push(Program { program: entry, runs: Runs::AtEntry });
+    if at_entry {
+        programs.push(Program { program: entry, runs: Runs::AtEntry });
+    }
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let undecided = Counter::new(&bss.undecided);
     let mut session = Session::start(

@@ -52,7 +52,8 @@ each_way! {
 }
 
 each_way_of_calls! {
-    results_and_durations_belong_to_their_calls calls_are_indented_by_those_that_called_them
+    results_and_durations_belong_to_their_calls calls_that_are_not_shown_leave_the_others_alone
+    calls_are_indented_by_those_that_called_them
 }
 
 fn arguments_are_shown_as_their_types_say(way: Way) {
@@ -224,6 +225,16 @@ fn results_and_durations_belong_to_their_calls(way: Way) {
             .collect();
         assert!(times[0] > 0 && times.is_sorted(), "{times:?}");
     }
+}
+
+/// Of nested calls, those that the condition leaves out have no return probe in a session, and others around them do.
+fn calls_that_are_not_shown_leave_the_others_alone(way: Way) {
+    let condition = ["--ret", "--where", "depth % 3 == 1"];
+    let run = trace(way, &["recurse"], &condition, &["recurse 11 13"]);
+    run.assert_clean();
+    assert_eq!(run.summary["unmatched"], 0);
+    let returned: Vec<_> = run.rows.iter().map(|row| &row["retval"]).collect();
+    assert_eq!(returned, [1, 4, 7, 10].repeat(13));
 }
 
 fn calls_are_indented_by_those_that_called_them(way: Way) {

@@ -9,5 +9,6 @@ mod funclist;
 mod functrace;
 mod harness;
 mod mallocsnoop;
+mod programs;
 mod pty;
 mod real;

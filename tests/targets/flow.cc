@@ -8,7 +8,8 @@
  * Built twice: with exceptions, as C++ programs are, and without them, as C programs are.
  *
  * WHAT: count, nap (NUMBER milliseconds), spin (NUMBER microseconds), recurse (NUMBER deep), nest, tail, jump, throw,
- * leave (a thread that ends within a call).
+ * leave (a thread that ends within a call), look (at the own return address: the answer says behind the thread how many
+ * calls of it have not found what the first one has).
  */
 #include <cerrno>
 #include <csetjmp>
@@ -128,6 +129,25 @@ TRACED void catching(unsigned long number)
 
 #endif
 
+static void *volatile first_found;
+static thread_local unsigned long found_another;
+
+/* Not in the function itself: one that takes its return address off the stack could be such as returns twice. */
+static __attribute__((noinline)) void look_behind(void **frame)
+{
+	void *found = frame[1];
+
+	if (!first_found)
+		first_found = found;
+	found_another += found != first_found;
+}
+
+TRACED void looking(unsigned long number)
+{
+	look_behind((void **)__builtin_frame_address(0));
+	sink = number;
+}
+
 TRACED void leaving(unsigned long number)
 {
 	sink = number;
@@ -158,6 +178,12 @@ static void count(unsigned long number)
 	counted(number);
 }
 
+static void look(unsigned long number)
+{
+	looking(number);
+	sink = number;
+}
+
 static void tail(unsigned long number)
 {
 	tail_first(number);
@@ -170,9 +196,9 @@ static const struct {
 #ifdef __cpp_exceptions
 	{ "throw", catching },
 #endif
-	{ "count", count },	{ "nap", napping },	  { "spin", spinning },
-	{ "recurse", recurse }, { "nest", nested_outer }, { "tail", tail },
-	{ "jump", landed },	{ "leave", leave_thread },
+	{ "count", count },	{ "nap", napping },	   { "spin", spinning },
+	{ "recurse", recurse }, { "nest", nested_outer },  { "tail", tail },
+	{ "jump", landed },	{ "leave", leave_thread }, { "look", look },
 };
 
 static void answer(const char *text)
@@ -191,7 +217,7 @@ static void obey(const char *order)
 	for (const auto &known : orders)
 		for (unsigned long i = 0; i < times && !strcmp(known.what, what); i++)
 			known.function(number);
-	snprintf(line, sizeof(line), "%ld\n", (long)syscall(SYS_gettid));
+	snprintf(line, sizeof(line), "%ld %lu\n", (long)syscall(SYS_gettid), found_another);
 	answer(line);
 }
 
