@@ -129,31 +129,21 @@ impl Point {
     }
 }
 
-/// A loaded program that goes to every point whose ends include its own.
+/// A loaded program that goes to the points that it is for.
 pub struct Program<'a> {
     pub program: &'a libbpf_rs::Program<'a>,
-    pub runs: Runs,
+    /// Where it runs: at entries, at returns, or, in a session, at both. Where there is one for both, those for one end
+    /// are for points that have no more.
+    pub runs: Ends,
 }
 
-/// When a program runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Runs {
-    /// When a function is entered.
-    AtEntry,
-    /// When it returns.
-    AtReturn,
-    /// Both, where the way has sessions; the others are for points with one end then.
-    AtBothEnds,
-}
-
-impl Runs {
-    /// Is a program for points with these ends? `sessions` says whether there is one for both ends.
-    fn concerns(self, ends: Ends, sessions: bool) -> bool {
-        match (ends, self) {
-            (Ends::Both, Runs::AtBothEnds) => true,
-            (Ends::Both, Runs::AtEntry | Runs::AtReturn) => !sessions,
-            (Ends::Entry, runs) => runs == Runs::AtEntry,
-            (Ends::Return | Ends::Leaving, runs) => runs == Runs::AtReturn,
+impl Program<'_> {
+    /// Is it for points with these ends? `sessions` says whether there is a program for both.
+    fn concerns(&self, ends: Ends, sessions: bool) -> bool {
+        match ends {
+            Ends::Both => (self.runs == Ends::Both) == sessions,
+            Ends::Entry => self.runs == Ends::Entry,
+            Ends::Return | Ends::Leaving => self.runs == Ends::Return,
         }
     }
 }
@@ -235,22 +225,19 @@ impl<'a> Attacher<'a> {
     pub fn attach(&mut self, file: &File, points: &[Point]) -> Result<usize> {
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let mut refused = Refused::default();
-        let sessions = self
-            .programs
-            .iter()
-            .any(|program| program.runs == Runs::AtBothEnds);
+        let sessions = self.programs.iter().any(|program| program.runs == Ends::Both);
         for index in 0..self.programs.len() {
-            let runs = self.programs[index].runs;
+            let program = &self.programs[index];
             // An entry without its return would look like a call that never ends.
             let wanted = points.iter().filter(|point| {
-                runs.concerns(point.ends, sessions) && !refused.points.contains(&point.offset)
+                program.concerns(point.ends, sessions) && !refused.points.contains(&point.offset)
             });
             let (leaving, others): (Vec<Point>, Vec<Point>) =
                 wanted.partition(|point| point.ends == Ends::Leaving);
-            let kind = match runs {
-                Runs::AtEntry => Kind::Probe,
-                Runs::AtReturn => Kind::ReturnProbe,
-                Runs::AtBothEnds => Kind::Session,
+            let kind = match program.runs {
+                Ends::Both => Kind::Session,
+                Ends::Return => Kind::ReturnProbe,
+                Ends::Entry | Ends::Leaving => Kind::Probe,
             };
             for (points, kind) in [(leaving, Kind::Probe), (others, kind)] {
                 let to = Destination {

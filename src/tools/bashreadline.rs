@@ -22,7 +22,7 @@ use crate::find::loader;
 use crate::find::target::{Object, Proc};
 use crate::find::users::Users;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Point, Program, Runs, Way};
+use crate::probe::attach::{Attacher, Ends, Point, Program, Way};
 use crate::probe::event::{Header, decode, until_nul};
 use crate::probe::filter::Filter;
 use crate::probe::session::{Parts, Session, Step, configure, load};
@@ -109,7 +109,7 @@ pub fn run(args: Args) -> Result<u8> {
 
     let programs = Rc::new(RefCell::new(Programs::default()));
     let bash_only = !args.readline && matches!(place, Place::Everywhere);
-    let program = Program { program: &skel.progs.line_return, runs: Runs::AtReturn };
+    let program = Program { program: &skel.progs.line_return, runs: Ends::Return };
     let attacher = Attacher::new(way, filter.only_pid(), vec![program]);
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let mut session = Session::start(

@@ -17,7 +17,7 @@ use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration};
 use crate::find::spec::At;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Program, Runs, Way};
+use crate::probe::attach::{Attacher, Ends, Program, Way};
 use crate::probe::follow::Follow;
 use crate::probe::functions::{Functions, Scope};
 use crate::probe::group::{By, Groups, Member};
@@ -111,10 +111,10 @@ pub fn run(args: Args) -> Result<u8> {
 
     let mut programs = Vec::new();
     if at_entry {
-        programs.push(Program { program: &skel.progs.count_entry, runs: Runs::AtEntry });
+        programs.push(Program { program: &skel.progs.count_entry, runs: Ends::Entry });
     }
     if at_return {
-        programs.push(Program { program: &skel.progs.count_return, runs: Runs::AtReturn });
+        programs.push(Program { program: &skel.progs.count_return, runs: Ends::Return });
     }
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let mut session = Session::start(

@@ -21,7 +21,7 @@ use crate::output::distribution::{Distribution, range};
 use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Program, Runs, Way};
+use crate::probe::attach::{Attacher, Ends, Program, Way};
 use crate::probe::event::copied;
 use crate::probe::follow::Follow;
 use crate::probe::functions::{Functions, Scope};
@@ -219,11 +219,11 @@ pub fn run(args: Args) -> Result<u8> {
 
     let mut programs = Vec::new();
     if sessions {
-        programs.push(Program { program: &skel.progs.latency_session, runs: Runs::AtBothEnds });
+        programs.push(Program { program: &skel.progs.latency_session, runs: Ends::Both });
     }
     if two_programs {
-        programs.push(Program { program: &skel.progs.latency_return, runs: Runs::AtReturn });
-        programs.push(Program { program: &skel.progs.latency_entry, runs: Runs::AtEntry });
+        programs.push(Program { program: &skel.progs.latency_return, runs: Ends::Return });
+        programs.push(Program { program: &skel.progs.latency_entry, runs: Ends::Entry });
     }
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let mut session = Session::start(

@@ -21,7 +21,7 @@ use crate::find::symbolize::Symbolizer;
 use crate::find::target::{FileId, Object};
 use crate::output::escape::printable;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Program, Runs, Way};
+use crate::probe::attach::{Attacher, Ends, Program, Way};
 use crate::probe::event::{Header, callers, decode};
 use crate::probe::expr::{self, Record, Values};
 use crate::probe::follow::Follow;
@@ -200,13 +200,13 @@ pub fn run(args: Args) -> Result<u8> {
     };
     let mut programs = Vec::new();
     if sessions {
-        programs.push(Program { program: both, runs: Runs::AtBothEnds });
+        programs.push(Program { program: both, runs: Ends::Both });
     }
     if at_return {
-        programs.push(Program { program: exit, runs: Runs::AtReturn });
+        programs.push(Program { program: exit, runs: Ends::Return });
     }
     if at_entry {
-        programs.push(Program { program: entry, runs: Runs::AtEntry });
+        programs.push(Program { program: entry, runs: Ends::Entry });
     }
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let undecided = Counter::new(&bss.undecided);

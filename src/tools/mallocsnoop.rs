@@ -19,7 +19,7 @@ use crate::find::elf::ElfFile;
 use crate::find::loader;
 use crate::find::symbolize::Symbolizer;
 use crate::output::{Column, Output, Table, Value, histogram};
-use crate::probe::attach::{Attacher, Point, Program, Runs, Way};
+use crate::probe::attach::{Attacher, Ends, Point, Program, Way};
 use crate::probe::command::Command;
 use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::filter::Filter;
@@ -192,13 +192,13 @@ pub fn run(args: Args) -> Result<u8> {
 
     let _ends = args.ret.then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])).transpose()?;
     let programs = match sessions {
-        true => vec![Program { program: &skel.progs.alloc_session, runs: Runs::AtBothEnds }],
+        true => vec![Program { program: &skel.progs.alloc_session, runs: Ends::Both }],
         false => {
             let mut programs = Vec::new();
             if two_probes {
-                programs.push(Program { program: &skel.progs.alloc_return, runs: Runs::AtReturn });
+                programs.push(Program { program: &skel.progs.alloc_return, runs: Ends::Return });
             }
-            programs.push(Program { program: &skel.progs.alloc_entry, runs: Runs::AtEntry });
+            programs.push(Program { program: &skel.progs.alloc_entry, runs: Ends::Entry });
             programs
         }
     };

@@ -168,6 +168,7 @@ fn threads_pair(way: Way) {
 
 best_way! {
     a_command_survives_probes_on_all_its_returns units_and_steps processes_are_told_apart intervals_add_up deep_recursion_says_what_it_missed
+    threads_that_have_ended_make_room
 }
 
 /// What nobody calls has no return address that could be replaced: where a program starts is its number of arguments.
@@ -273,6 +274,17 @@ fn intervals_add_up(way: Way) {
         counts.len() >= 2 && counts.iter().sum::<u64>() == 1512,
         "{counts:?}"
     );
+}
+
+/// There is room for the calls of 8192 threads at a time.
+fn threads_that_have_ended_make_room(way: Way) {
+    let orders = ["threads 8 nest 1"; 1103];
+    let run = measure(way, &["nested_*"], &["-F"], &orders);
+    assert_eq!(
+        [calls(&run, "nested_outer"), calls(&run, "nested_inner")],
+        [8 * 1103, 3 * 8 * 1103]
+    );
+    assert_eq!(run.summary["unmatched"], 0);
 }
 
 fn deep_recursion_says_what_it_missed(way: Way) {
