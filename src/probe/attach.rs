@@ -19,7 +19,10 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
+use super::filter::Filter;
+use super::scope::{Breakpoints, Members, Site};
 use super::trap::Trap;
+use super::watch::monotonic_ns;
 use crate::find::elf::Function;
 use crate::find::instructions::{BEGINNING, may_be_refused};
 use crate::find::placement::Needs;
@@ -108,6 +111,9 @@ pub const JUMPING: u64 = 1 << 33;
 /// Set in the cookies of a Go function: its calls belong to goroutines, which go from thread to thread.
 pub const GOROUTINE: u64 = 1 << 34;
 
+/// Where in the cookie of a return probe its process is, `PROCESS_SHIFT` of src/bpf/event.bpf.h.
+const PROCESS_SHIFT: u32 = 40;
+
 /// An instruction of a file to stop at, and the number that the program sees there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Point {
@@ -158,7 +164,24 @@ pub struct Program<'a> {
     pub runs: Ends,
 }
 
-impl Program<'_> {
+/// The same for as long as it is attached, in whatever thread.
+struct Loaded {
+    fd: OwnedFd,
+    runs: Ends,
+    /// Way::Plain: what copies are made of.
+    source: Option<Source>,
+}
+
+impl Loaded {
+    fn new(of: &Program<'_>, way: Way) -> Result<Self> {
+        let fd = of.program.as_fd().try_clone_to_owned();
+        Ok(Self {
+            fd: fd.context("failed to hold a BPF program")?,
+            runs: of.runs,
+            source: (way == Way::Plain).then(|| Source::of(of.program)),
+        })
+    }
+
     /// Is it for points with these ends? `sessions` says whether there is a program for both.
     fn concerns(&self, ends: Ends, sessions: bool) -> bool {
         match ends {
@@ -179,6 +202,8 @@ struct Destination<'a> {
     /// Index of the program.
     program: usize,
     kind: Kind,
+    /// The one process that gets breakpoints, or everybody.
+    pid: Option<u32>,
 }
 
 /// What is put there.
@@ -219,38 +244,64 @@ fn is_about_a_point(error: &io::Error) -> bool {
 }
 
 /// Attaches one set of programs to points of any number of files.
-pub struct Attacher<'a> {
+pub struct Attacher {
     way: Way,
-    /// The one process that has breakpoints, or everybody.
-    pid: Option<u32>,
-    programs: Vec<Program<'a>>,
+    breakpoints: Breakpoints,
+    programs: Vec<Loaded>,
     /// Hits are counted for each kind of trap.
     marks_traps: bool,
     links: Vec<OwnedFd>,
+    /// Breakpoints::Matching: the processes, with links of their own.
+    members: Members,
     /// Way::Plain: (program, cookie) -> its copy.
     copies: HashMap<(usize, u64), OwnedFd>,
 }
 
-impl<'a> Attacher<'a> {
+impl Attacher {
     /// `programs` in the order in which they are attached: return probes go first (src/bpf/calls.bpf.h says why).
-    pub fn new(way: Way, pid: Option<u32>, programs: Vec<Program<'a>>) -> Self {
-        Self {
+    pub fn new(way: Way, filter: &Filter, programs: Vec<Program<'_>>) -> Result<Self> {
+        let breakpoints = filter.breakpoints()?;
+        if matches!(breakpoints, Breakpoints::Matching(_)) {
+            sys::raise_file_limit();
+        }
+        let programs = programs.iter().map(|program| Loaded::new(program, way));
+        Ok(Self {
             way,
-            pid,
-            programs,
+            breakpoints,
+            programs: programs.collect::<Result<_>>()?,
             marks_traps: false,
             links: Vec::new(),
+            members: Members::default(),
             copies: HashMap::new(),
-        }
+        })
+    }
+
+    /// Who gets breakpoints.
+    pub fn breakpoints(&self) -> &Breakpoints {
+        &self.breakpoints
     }
 
     pub fn way(&self) -> Way {
         self.way
     }
 
-    /// The one process that has breakpoints; None when everybody has.
+    /// Puts every program on those points of `file` that it is for, in every process that has breakpoints. A point that
+    /// the kernel refuses (an instruction that it cannot step over) is left out. Returns how many points were refused;
+    /// an error when all were.
+    pub fn attach(&mut self, file: &File, points: &[Point]) -> Result<usize> {
+        match self.breakpoints {
+            Breakpoints::Everybody => self.attach_for(None, file, points),
+            Breakpoints::Process(pid) => self.attach_for(Some(pid), file, points),
+            Breakpoints::Matching(_) => self.attach_for_members(file, points),
+        }
+    }
+
+    /// The one process that has breakpoints; None when everybody has, or all that match.
     pub fn only_pid(&self) -> Option<u32> {
-        self.pid
+        match self.breakpoints {
+            Breakpoints::Process(pid) => Some(pid),
+            Breakpoints::Everybody | Breakpoints::Matching(_) => None,
+        }
     }
 
     /// From now on, hits are counted for each kind of trap.
@@ -261,7 +312,7 @@ impl<'a> Attacher<'a> {
     /// How often the programs ran, and for how long in all, nanoseconds. The kernel counts as long as it is asked to by
     /// `bpf_enable_stats`.
     pub fn runs(&self) -> Result<(u64, u64)> {
-        let own = self.programs.iter().map(|program| program.program.as_fd());
+        let own = self.programs.iter().map(|program| program.fd.as_fd());
         let mut sum = (0, 0);
         for program in own.chain(self.copies.values().map(AsFd::as_fd)) {
             let info = program_info(program).context("failed to ask how often the BPF programs ran")?;
@@ -270,9 +321,91 @@ impl<'a> Attacher<'a> {
         Ok(sum)
     }
 
-    /// Puts every program on those points of `file` that it is for. A point that the kernel refuses (an instruction that
-    /// it cannot step over) is left out. Returns how many points were refused; an error when all were.
-    pub fn attach(&mut self, file: &File, points: &[Point]) -> Result<usize> {
+    /// Puts the points of a file into all members, and into those to come.
+    fn attach_for_members(&mut self, file: &File, points: &[Point]) -> Result<usize> {
+        let mut site = Site {
+            file: file.try_clone().context("failed to hold a file")?,
+            points: points.to_vec(),
+        };
+        for pid in self.members.pids() {
+            let links = self.links_for(pid, std::slice::from_mut(&mut site))?;
+            self.members.add(pid, links.unwrap_or_default(), monotonic_ns());
+        }
+        self.members.sites.push(site);
+        Ok(points.len() - self.members.sites.last().map_or(0, |site| site.points.len()))
+    }
+
+    /// Puts all points that were found so far into a process, which is a member from now on. False when it is gone.
+    pub fn join(&mut self, pid: u32) -> Result<bool> {
+        self.members.wait_removed(pid);
+        let mut sites = std::mem::take(&mut self.members.sites);
+        let count = |sites: &[Site]| sites.iter().map(|site| site.points.len()).sum::<usize>();
+        let asked = count(&sites);
+        let begun = monotonic_ns();
+        let links = self.links_for(pid, &mut sites);
+        self.members.refused += asked - count(&sites);
+        self.members.sites = sites;
+        let Some(links) = links? else {
+            return Ok(false);
+        };
+        self.members.add(pid, links, begun);
+        Ok(true)
+    }
+
+    /// Puts all points into everybody instead.
+    pub fn widen(&mut self) -> Result<()> {
+        self.breakpoints = Breakpoints::Everybody;
+        close_all(self.members.take_links());
+        for site in std::mem::take(&mut self.members.sites) {
+            self.attach_for(None, &site.file, &site.points)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the probes of a process out, in the background.
+    pub fn leave(&mut self, pid: u32) {
+        self.members.remove(pid);
+    }
+
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// The links of one process at these points, from which those are removed that the kernel refuses. None when the
+    /// process is gone.
+    fn links_for(&mut self, pid: u32, sites: &mut [Site]) -> Result<Option<Vec<OwnedFd>>> {
+        let others = std::mem::take(&mut self.links);
+        let result = sites.iter_mut().try_for_each(|site| {
+            let refused = self.attach_points(Some(pid), &site.file, &site.points)?;
+            site.points
+                .retain(|point| !refused.points.contains(&point.offset));
+            Ok(())
+        });
+        let links = std::mem::replace(&mut self.links, others);
+        match result {
+            Ok(()) => Ok(Some(links)),
+            Err(error) => {
+                close_all(links);
+                let is_gone = |error: &anyhow::Error| {
+                    let cause = error.downcast_ref::<io::Error>();
+                    cause.and_then(io::Error::raw_os_error) == Some(libc::ESRCH)
+                };
+                if is_gone(&error) { Ok(None) } else { Err(error) }
+            }
+        }
+    }
+
+    fn attach_for(&mut self, pid: Option<u32>, file: &File, points: &[Point]) -> Result<usize> {
+        let refused = self.attach_points(pid, file, points)?;
+        match refused.first {
+            Some(error) if points.iter().all(|point| refused.points.contains(&point.offset)) => {
+                Err(anyhow::Error::new(error).context("failed to attach"))
+            }
+            _ => Ok(refused.points.len()),
+        }
+    }
+
+    fn attach_points(&mut self, pid: Option<u32>, file: &File, points: &[Point]) -> Result<Refused> {
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let mut refused = Refused::default();
         let sessions = self.programs.iter().any(|program| program.runs == Ends::Both);
@@ -296,6 +429,7 @@ impl<'a> Attacher<'a> {
                     path: &path,
                     program: index,
                     kind,
+                    pid,
                 };
                 match self.way {
                     Way::Session | Way::Multi => self.attach_multi_all(to, file, &points, &mut refused)?,
@@ -303,12 +437,7 @@ impl<'a> Attacher<'a> {
                 }
             }
         }
-        match refused.first {
-            Some(error) if points.iter().all(|point| refused.points.contains(&point.offset)) => {
-                Err(anyhow::Error::new(error).context("failed to attach"))
-            }
-            _ => Ok(refused.points.len()),
-        }
+        Ok(refused)
     }
 
     /// Offsets where a program runs when the instruction there does.
@@ -335,12 +464,18 @@ impl<'a> Attacher<'a> {
 
     /// Takes the probes out.
     pub fn detach(&mut self) {
-        close_all(std::mem::take(&mut self.links));
+        close_all(self.take_links());
+    }
+
+    fn take_links(&mut self) -> Vec<OwnedFd> {
+        let mut links = self.members.take_links();
+        links.append(&mut self.links);
+        links
     }
 
     /// Takes the probes out while the caller goes on. None where no thread can be had: then they are out now.
     pub fn detach_in_background(&mut self) -> Option<JoinHandle<()>> {
-        let links = std::mem::take(&mut self.links);
+        let links = self.take_links();
         std::thread::Builder::new().spawn(move || close_all(links)).ok()
     }
 
@@ -385,9 +520,13 @@ impl<'a> Attacher<'a> {
 
     fn attach_each(&mut self, to: Destination<'_>, points: &[Point], refused: &mut Refused) -> Result<()> {
         self.require_files(points.len())?;
+        let no_entries = self.programs.iter().all(|program| program.runs == Ends::Return);
         for point in points {
-            let event = perf_event(to, point, self.pid);
-            match event.and_then(|event| self.bind(to.program, event, point.cookie)) {
+            let event = perf_event(to, point);
+            let alone = to.kind == Kind::ReturnProbe && (no_entries || point.ends == Ends::Return);
+            let process = to.pid.filter(|_| alone).map_or(0, u64::from);
+            let cookie = point.cookie | process << PROCESS_SHIFT;
+            match event.and_then(|event| self.bind(to.program, event, cookie)) {
                 Ok(link) => self.links.push(link),
                 Err(error) if is_about_a_point(&error) => refused.add(point, error),
                 Err(error) => return Err(anyhow::Error::new(error).context("failed to attach")),
@@ -400,7 +539,7 @@ impl<'a> Attacher<'a> {
     fn require_files(&self, probes: usize) -> Result<()> {
         const OTHERS: usize = 64;
         let each = if self.way == Way::Plain { 2 } else { 1 };
-        let room = sys::file_limit().saturating_sub(OTHERS + self.links.len() + self.copies.len());
+        let room = sys::file_limit().saturating_sub(OTHERS + self.count_files());
         if probes * each <= room {
             return Ok(());
         }
@@ -413,6 +552,11 @@ impl<'a> Attacher<'a> {
         )
         .hint("name fewer functions, or allow more descriptors with `ulimit -n`")
         .into())
+    }
+
+    /// Descriptors that the probes take.
+    fn count_files(&self) -> usize {
+        self.links.len() + self.members.count_links() + self.copies.len()
     }
 
     fn multi_link(&self, to: Destination<'_>, points: &[Point]) -> io::Result<OwnedFd> {
@@ -429,7 +573,7 @@ impl<'a> Attacher<'a> {
             multi.ref_ctr_offsets = semaphores.as_ptr();
         }
         multi.cnt = points.len() as u32;
-        multi.pid = self.pid.unwrap_or(0);
+        multi.pid = to.pid.unwrap_or(0);
         let attach_type = match to.kind {
             Kind::Session => sys_bpf::BPF_TRACE_UPROBE_SESSION,
             Kind::Probe | Kind::ReturnProbe => sys_bpf::BPF_TRACE_UPROBE_MULTI,
@@ -462,21 +606,22 @@ impl<'a> Attacher<'a> {
     }
 
     fn program_fd(&self, index: usize) -> RawFd {
-        self.programs[index].program.as_fd().as_raw_fd()
+        self.programs[index].fd.as_raw_fd()
     }
 
     fn copy_for(&mut self, index: usize, cookie: u64) -> io::Result<RawFd> {
         if let Some(copy) = self.copies.get(&(index, cookie)) {
             return Ok(copy.as_raw_fd());
         }
-        let copy = load_copy(self.programs[index].program, cookie)?;
+        let source = self.programs[index].source.as_ref();
+        let copy = source.ok_or(io::ErrorKind::Unsupported)?.load(cookie)?;
         let fd = copy.as_raw_fd();
         self.copies.insert((index, cookie), copy);
         Ok(fd)
     }
 }
 
-impl Drop for Attacher<'_> {
+impl Drop for Attacher {
     /// Many at a time: one after the other they take seconds, and the descriptors' own drop would do so.
     fn drop(&mut self) {
         self.detach();
@@ -484,7 +629,7 @@ impl Drop for Attacher<'_> {
 }
 
 /// Closes links. Each removal waits for the kernel (0.04 to 0.1 s), and the waits of several threads overlap.
-fn close_all(links: Vec<OwnedFd>) {
+pub fn close_all(links: Vec<OwnedFd>) {
     const THREADS: usize = 64;
     let mut shares: Vec<Vec<OwnedFd>> = Vec::new();
     shares.resize_with(links.len().min(THREADS), Vec::new);
@@ -568,32 +713,54 @@ fn load_with(insns: &[sys_bpf::bpf_insn], opts: sys_bpf::bpf_prog_load_opts) -> 
     })
 }
 
-/// Loads a program once more, with this cookie in it. It keeps the description of its functions: the verifier looks at
-/// each of those that are described as global once, not at each call.
-fn load_copy(program: &libbpf_rs::Program<'_>, cookie: u64) -> io::Result<OwnedFd> {
-    let mut insns = program.insns().to_vec();
-    write_cookie(&mut insns, cookie);
-    let raw = program.as_libbpf_object().as_ptr();
-    // SAFETY: the program lives, and what is returned lives as long.
-    let (functions, count) = unsafe {
-        (
-            sys_bpf::bpf_program__func_info(raw),
-            sys_bpf::bpf_program__func_info_cnt(raw),
+/// What a program was loaded from. It keeps the description of its functions: the verifier looks at each of those that
+/// are described as global once, not at each call.
+struct Source {
+    insns: Vec<sys_bpf::bpf_insn>,
+    functions: Vec<sys_bpf::bpf_func_info>,
+    types: Option<OwnedFd>,
+}
+
+impl Source {
+    fn of(program: &libbpf_rs::Program<'_>) -> Self {
+        let raw = program.as_libbpf_object().as_ptr();
+        // SAFETY: the program lives, and what is returned lives as long.
+        let (functions, count) = unsafe {
+            (
+                sys_bpf::bpf_program__func_info(raw),
+                sys_bpf::bpf_program__func_info_cnt(raw),
+            )
+        };
+        let functions = match functions.is_null() {
+            true => Vec::new(),
+            // SAFETY: so many records of this type, which libbpf owns, and which are copied.
+            false => unsafe { std::slice::from_raw_parts(functions, count as usize) }.to_vec(),
+        };
+        Self {
+            insns: program.insns().to_vec(),
+            functions,
+            types: types_of(program),
+        }
+    }
+
+    /// Loads the program once more, with this cookie in it.
+    fn load(&self, cookie: u64) -> io::Result<OwnedFd> {
+        let mut insns = self.insns.clone();
+        write_cookie(&mut insns, cookie);
+        let Some(types) = self.types.as_ref().filter(|_| !self.functions.is_empty()) else {
+            return load_program(&insns, 0);
+        };
+        load_with(
+            &insns,
+            sys_bpf::bpf_prog_load_opts {
+                prog_btf_fd: types.as_raw_fd() as u32,
+                func_info: self.functions.as_ptr().cast(),
+                func_info_cnt: self.functions.len() as u32,
+                func_info_rec_size: size_of::<sys_bpf::bpf_func_info>() as u32,
+                ..Default::default()
+            },
         )
-    };
-    let Some(types) = types_of(program).filter(|_| !functions.is_null()) else {
-        return load_program(&insns, 0);
-    };
-    load_with(
-        &insns,
-        sys_bpf::bpf_prog_load_opts {
-            prog_btf_fd: types.as_raw_fd() as u32,
-            func_info: functions.cast(),
-            func_info_cnt: count,
-            func_info_rec_size: size_of::<sys_bpf::bpf_func_info>() as u32,
-            ..Default::default()
-        },
-    )
+    }
 }
 
 /// What the kernel knows of a program.
@@ -732,7 +899,7 @@ const PERF_EVENT_IOC_SET_BPF: u64 = 0x4004_2408;
 const PERF_FLAG_FD_CLOEXEC: u64 = 8;
 
 /// A disabled perf event at an instruction of a file.
-fn perf_event(to: Destination<'_>, point: &Point, pid: Option<u32>) -> io::Result<OwnedFd> {
+fn perf_event(to: Destination<'_>, point: &Point) -> io::Result<OwnedFd> {
     // SAFETY: a structure of integers, for which all zeroes is the kernel's "nothing asked for".
     let mut attr: sys_bpf::perf_event_attr = unsafe { std::mem::zeroed() };
     attr.size = size_of::<sys_bpf::perf_event_attr>() as u32;
@@ -742,7 +909,7 @@ fn perf_event(to: Destination<'_>, point: &Point, pid: Option<u32>) -> io::Resul
     attr.config = u64::from(semaphore) << 32 | u64::from(to.kind == Kind::ReturnProbe);
     attr.__bindgen_anon_3.uprobe_path = to.path.as_ptr() as u64;
     attr.__bindgen_anon_4.probe_offset = point.offset;
-    let (pid, cpu) = match pid {
+    let (pid, cpu) = match to.pid {
         Some(pid) => (pid as i32, -1),
         None => (-1, 0), // one CPU stands for all: the probe is not per CPU
     };

@@ -18,6 +18,7 @@ use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::attach::{Attacher, Ends, Point, Program, Way};
+use super::filter::Filter;
 use super::session::load;
 use super::trap::{Hits, Trap, TrapCounts};
 use crate::bpf::price::PriceSkelBuilder;
@@ -88,7 +89,11 @@ impl Prices {
             },
         ];
         // Nobody else pays: the breakpoints are in this process alone.
-        let mut attacher = Attacher::new(way, Some(std::process::id()), programs);
+        let own = Filter {
+            pids: vec![std::process::id()],
+            ..Filter::default()
+        };
+        let mut attacher = Attacher::new(way, &own, programs)?;
         let file = File::open("/proc/self/exe").context("failed to open this program")?;
         attacher.attach(&file, &own_points()?)?;
         let [emulated, stepped, both] =
@@ -320,7 +325,7 @@ pub struct Meter {
 
 impl Meter {
     /// Measures prices. The attacher must not have attached anything yet.
-    pub fn new(attacher: &mut Attacher<'_>, hits: &Hits<'_>, limit: Option<f64>) -> Result<Self> {
+    pub fn new(attacher: &mut Attacher, hits: &Hits<'_>, limit: Option<f64>) -> Result<Self> {
         let _timing = time_programs()?;
         let prices = Prices::measure(attacher.way()).context("failed to measure the price of a probe")?;
         attacher.mark_traps();
@@ -343,7 +348,7 @@ impl Meter {
     }
 
     /// The run begins: what was before does not count.
-    pub fn begin(&mut self, attacher: &Attacher<'_>, hits: &Hits<'_>) -> Result<()> {
+    pub fn begin(&mut self, attacher: &Attacher, hits: &Hits<'_>) -> Result<()> {
         self.read(attacher, hits)?;
         self.first = self.last;
         Ok(())
@@ -356,7 +361,7 @@ impl Meter {
 
     /// Once a period, looks at what that has cost. Returns what this and the last one have cost when it was more than
     /// allowed in both: a single one may be that of a program that starts, or of a program of ours that was interrupted.
-    pub fn check(&mut self, attacher: &Attacher<'_>, hits: &Hits<'_>) -> Result<Option<Spent>> {
+    pub fn check(&mut self, attacher: &Attacher, hits: &Hits<'_>) -> Result<Option<Spent>> {
         if Instant::now() < self.next() {
             return Ok(None);
         }
@@ -381,7 +386,7 @@ impl Meter {
     }
 
     /// Reads the counters. False when the CPU time is not known any more, and stays what it was.
-    pub fn read(&mut self, attacher: &Attacher<'_>, hits: &Hits<'_>) -> Result<bool> {
+    pub fn read(&mut self, attacher: &Attacher, hits: &Hits<'_>) -> Result<bool> {
         let cpu_ns = self.payers.cpu_ns();
         self.last = Reading {
             at: Instant::now(),

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,9 @@ use super::attach::Attacher;
 use super::command::Command;
 use super::cost::Meter;
 use super::follow::Follow;
+use super::newcomers::{Joined, Newcomers, Notice, Shared, lock};
 use super::ring::Ring;
+use super::scope::Breakpoints;
 use super::signals::Signals;
 use super::targets::Targets;
 use super::trap::Hits;
@@ -132,6 +135,7 @@ const RING: u64 = 0;
 const SIGNALS: u64 = 1;
 const WATCH: u64 = 2;
 const STDOUT: u64 = 3;
+const NEWCOMERS: u64 = 4;
 
 /// A run in progress.
 pub struct Session<'a> {
@@ -140,7 +144,12 @@ pub struct Session<'a> {
     signals: Signals,
     watch: Option<Watch>,
     targets: Targets,
-    attacher: Attacher<'a>,
+    /// In front of the attacher, which its thread shares.
+    newcomers: Option<Newcomers>,
+    attacher: Shared,
+    /// Processes that had probes at the start, and what became of those that came later.
+    present: usize,
+    later: Later,
     command: Option<Command>,
     follow: Option<Follow>,
     /// Names addresses; None when no stacks are asked for.
@@ -165,12 +174,32 @@ pub struct Session<'a> {
     command_status: Option<u8>,
 }
 
+/// Processes that matched after the start.
+#[derive(Default)]
+struct Later {
+    joined: u64,
+    /// Those among them that stood still until their probes were in, and the longest time, nanoseconds.
+    held: u64,
+    held_ns: u64,
+    /// The longest that another one went without probes, nanoseconds.
+    late_ns: u64,
+    /// Those that were gone before.
+    missed: u64,
+    /// Those that have none.
+    failed: u64,
+}
+
 enum Phase {
     Running,
     /// The probes are on their way out; the ring is read meanwhile.
     Detaching(JoinHandle<()>),
     /// What is in the ring is the last of it.
     Draining,
+    /// What is in the ring now is the last that is shown: to remove many links takes a while, which a summary does not
+    /// have to wait for.
+    Leaving {
+        looked: bool,
+    },
 }
 
 /// What a session is made of.
@@ -182,7 +211,7 @@ pub struct Parts<'a> {
     pub unmatched: &'a u64,
     pub hits: &'a [u64],
     pub targets: Targets,
-    pub attacher: Attacher<'a>,
+    pub attacher: Attacher,
     pub command: Option<Command>,
     pub follow: Option<Follow>,
     pub symbolizer: Option<Symbolizer>,
@@ -229,6 +258,10 @@ impl<'a> Session<'a> {
             epoll.add(watch.fd(), EpollEvent::new(EpollFlags::EPOLLIN, WATCH))?;
         }
         watch_reader(&epoll, io::stdout().as_fd());
+        let mut newcomers = match attacher.breakpoints() {
+            Breakpoints::Matching(filter) => Some(Newcomers::watch(filter)?),
+            Breakpoints::Everybody | Breakpoints::Process(_) => None,
+        };
 
         let hits = Hits::new(hits);
         let mut meter = (limits.cost || limits.max_overhead.is_some())
@@ -236,6 +269,21 @@ impl<'a> Session<'a> {
             .transpose()?;
         targets.find()?;
         targets.attach(&mut attacher)?;
+        let present = match &newcomers {
+            Some(newcomers) => newcomers.join_present(&mut attacher)?,
+            None => None,
+        };
+        match (&newcomers, present) {
+            (Some(newcomers), Some(_)) => {
+                epoll.add(newcomers.fd(), EpollEvent::new(EpollFlags::EPOLLIN, NEWCOMERS))?;
+                targets.attached.refuse(attacher.members().refused);
+            }
+            (Some(_), None) => {
+                newcomers = None;
+                attacher.widen()?;
+            }
+            (None, _) => {}
+        }
         if let Some(symbolizer) = &mut symbolizer {
             // Now, as they may be gone when their first event is looked at. Of later ones the watch tells.
             targets
@@ -253,7 +301,10 @@ impl<'a> Session<'a> {
             signals,
             watch,
             targets,
-            attacher,
+            newcomers: None,
+            attacher: Arc::new(Mutex::new(attacher)),
+            present: present.unwrap_or(0),
+            later: Later::default(),
             command: None,
             follow,
             symbolizer,
@@ -272,12 +323,16 @@ impl<'a> Session<'a> {
             phase: Phase::Running,
             command_status: None,
         };
+        session.newcomers = newcomers;
         session.announce(out)?;
         if let Some(command) = &mut command {
             command.start()?;
         }
         session.command = command;
         sys::drop_privileges(session.duties(inspects), reads_maps || session.meter.is_some())?;
+        if let Some(newcomers) = &mut session.newcomers {
+            newcomers.start(&session.attacher)?;
+        }
         Ok(session)
     }
 
@@ -294,9 +349,13 @@ impl<'a> Session<'a> {
                 self.busy = true;
                 return Ok(Some(Step::Event(self.ring.record())));
             }
+            if matches!(self.phase, Phase::Leaving { looked: true }) {
+                return Ok(None);
+            }
             let more = self.ring.look();
-            match &self.phase {
-                Phase::Draining if !more => return Ok(None),
+            match &mut self.phase {
+                Phase::Leaving { looked } if more => *looked = true,
+                Phase::Draining | Phase::Leaving { .. } if !more => return Ok(None),
                 Phase::Detaching(thread) if thread.is_finished() && !more => self.phase = Phase::Draining,
                 _ => {
                     if self.attend(out, more)? {
@@ -336,20 +395,31 @@ impl<'a> Session<'a> {
             self.read_meter()?;
         }
         self.report_losses(out, true);
+        let newcomers = self.newcomers.take().map(|mut newcomers| {
+            newcomers.end();
+            self.on_notices(newcomers.notices(), out);
+        });
         let (lost, unmatched) = (self.lost.get(), self.unmatched.get());
-        let fields = [
+        let mut fields = vec![
             ("events", Value::U64(out.rows())),
             ("lost", Value::U64(lost)),
             ("unmatched", Value::U64(unmatched)),
             ("duration_ns", Value::U64(duration.as_nanos() as u64)),
             ("hits", Value::U64(self.hits.total())),
         ];
-        let costs = Meter::summary(self.meter.as_ref());
-        out.record("summary", &[&fields[..], &costs].concat());
+        fields.extend(Meter::summary(self.meter.as_ref()));
+        if newcomers.is_some() {
+            fields.push(("joined", Value::U64(self.later.joined)));
+            fields.push(("held", Value::U64(self.later.held)));
+            fields.push(("late_max_ns", Value::U64(self.later.late_ns)));
+            fields.push(("missed", Value::U64(self.later.missed)));
+        }
+        out.record("summary", &fields);
         out.flush()?;
         if let Some(meter) = self.meter.as_ref().filter(|_| self.limits.cost) {
             eprintln!("cost: {}", meter.whole().text());
         }
+        self.say_later();
         if unmatched > 0 {
             eprintln!("{unmatched} calls were not seen to return, and are not shown");
         }
@@ -360,7 +430,7 @@ impl<'a> Session<'a> {
         if let (Some(command), None) = (&self.command, self.command_status) {
             self.say(&format!("the command goes on as pid {}", command.pid()));
         }
-        self.attacher.detach();
+        lock(&self.attacher).detach();
         Ok(self.command_status.unwrap_or(0))
     }
 
@@ -381,6 +451,10 @@ impl<'a> Session<'a> {
             match event.data() {
                 SIGNALS => self.on_signal()?,
                 WATCH => self.on_changes(),
+                NEWCOMERS => {
+                    let notices = self.newcomers.as_ref().map(Newcomers::notices);
+                    self.on_notices(notices.unwrap_or_default(), out);
+                }
                 STDOUT => return Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
                 _ => {}
             }
@@ -457,7 +531,11 @@ impl<'a> Session<'a> {
     fn end(&mut self) -> Result<()> {
         if matches!(self.phase, Phase::Running) {
             self.read_meter()?;
-            self.phase = match self.attacher.detach_in_background() {
+            if self.newcomers.is_some() {
+                self.phase = Phase::Leaving { looked: false };
+                return Ok(());
+            }
+            self.phase = match lock(&self.attacher).detach_in_background() {
                 Some(thread) => Phase::Detaching(thread),
                 None => Phase::Draining,
             };
@@ -468,7 +546,7 @@ impl<'a> Session<'a> {
     /// Once more before the probes go.
     fn read_meter(&mut self) -> Result<()> {
         if let Some(meter) = &mut self.meter {
-            meter.read(&self.attacher, &self.hits)?;
+            meter.read(&lock(&self.attacher), &self.hits)?;
         }
         Ok(())
     }
@@ -482,7 +560,8 @@ impl<'a> Session<'a> {
         else {
             return Ok(());
         };
-        if let Some(spent) = meter.check(&self.attacher, &self.hits)? {
+        let spent = meter.check(&lock(&self.attacher), &self.hits)?;
+        if let Some(spent) = spent {
             out.record("stopped", &meter.stopped(&spent));
             let (text, hint) = meter.excess(&spent);
             eprintln!("{text}\nhint: {hint}");
@@ -525,8 +604,81 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Tells of processes that have joined.
+    fn on_notices(&mut self, notices: Vec<Notice>, out: &mut Output) {
+        for notice in notices {
+            match notice {
+                Notice::Joined(joined) => self.on_joined(&joined, out),
+                Notice::Missed => self.later.missed += 1,
+                Notice::Failed(reason) => {
+                    self.later.failed += 1;
+                    if self.later.failed == 1 {
+                        eprintln!("warning: {}", printable(reason.as_bytes()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_joined(&mut self, joined: &Joined, out: &mut Output) {
+        self.later.joined += 1;
+        self.later.held += u64::from(joined.held);
+        let worst = match joined.held {
+            true => &mut self.later.held_ns,
+            false => &mut self.later.late_ns,
+        };
+        *worst = joined.late_ns.max(*worst);
+        out.record(
+            "joined",
+            &[
+                ("time", Value::Time(out.wall(joined.since_ns))),
+                ("pid", Value::U64(joined.pid.into())),
+                ("comm", Value::Bytes(&joined.comm)),
+                ("late_ns", Value::U64(joined.late_ns)),
+                ("held", Value::Bool(joined.held)),
+            ],
+        );
+        if self.limits.verbose {
+            let how = if joined.held { "held for" } else { "late by" };
+            let ms = joined.late_ns as f64 / 1e6;
+            let name = printable(&joined.comm);
+            self.say(&format!(
+                "tracing pid {} ({name}) too, {how} {ms:.1} ms",
+                joined.pid
+            ));
+        }
+    }
+
+    fn say_later(&self) {
+        let later = &self.later;
+        let late = later.joined - later.held;
+        let ms = |ns: u64| ns as f64 / 1e6;
+        if later.held > 0 {
+            let worst = ms(later.held_ns);
+            self.say(&format!(
+                "{} programs were held at their start until their probes were in, at most {worst:.1} ms",
+                later.held
+            ));
+        }
+        if late + later.missed > 0 {
+            let worst = ms(later.late_ns);
+            self.say(&format!(
+                "{late} processes got their probes late, by at most {worst:.1} ms, and {} were gone before; what they \
+                 called until then is not shown",
+                later.missed
+            ));
+        }
+        if later.failed > 0 {
+            eprintln!("warning: {} processes match and have no probes", later.failed);
+        }
+        let refused = lock(&self.attacher).members().refused;
+        warn_of_refused(refused.saturating_sub(self.targets.attached.refused));
+    }
+
     fn duties(&self, inspects: bool) -> Duties {
         match &self.watch {
+            _ if self.newcomers.as_ref().is_some_and(Newcomers::holds) => Duties::Hold,
+            _ if self.newcomers.is_some() => Duties::Attach,
             Some(_) => Duties::Attach,
             None if inspects || self.symbolizer.is_some() => Duties::Inspect,
             None => Duties::Read,
@@ -536,7 +688,7 @@ impl<'a> Session<'a> {
     fn on_mapped(&mut self, mapped: &Mapped) {
         let refused = self.targets.attached.refused;
         let result = self.targets.appeared(mapped).and_then(|found| {
-            self.targets.attach(&mut self.attacher)?;
+            self.targets.attach(&mut lock(&self.attacher))?;
             Ok(found)
         });
         match result {
@@ -555,14 +707,15 @@ impl<'a> Session<'a> {
             .iter()
             .map(|path| path.to_string_lossy().into())
             .collect();
-        out.record(
-            "attached",
-            &[
-                ("probes", Value::U64(attached.probes as u64)),
-                ("stepped", Value::U64(attached.stepped as u64)),
-                ("files", Value::Lines(&files)),
-            ],
-        );
+        let mut fields = vec![
+            ("probes", Value::U64(attached.probes as u64)),
+            ("stepped", Value::U64(attached.stepped as u64)),
+            ("files", Value::Lines(&files)),
+        ];
+        if self.newcomers.is_some() {
+            fields.push(("processes", Value::U64(self.present as u64)));
+        }
+        out.record("attached", &fields);
         out.flush()?;
         let place = match &files[..] {
             [] => "files to come".to_owned(),
@@ -574,8 +727,12 @@ impl<'a> Session<'a> {
                 .join(", "),
             files => format!("{} files", files.len()),
         };
+        let whose = match &self.newcomers {
+            Some(_) => format!(" of {} processes", self.present),
+            None => String::new(),
+        };
         self.say(&format!(
-            "Tracing {} functions in {place}. Hit Ctrl-C to end.",
+            "Tracing {} functions in {place}{whose}. Hit Ctrl-C to end.",
             attached.probes
         ));
         for failure in &attached.failed {

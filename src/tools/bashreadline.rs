@@ -114,7 +114,7 @@ pub fn run(args: Args) -> Result<u8> {
         program: &skel.progs.line_return,
         runs: Ends::Return,
     };
-    let attacher = Attacher::new(way, filter.only_pid(), vec![program]);
+    let attacher = Attacher::new(way, &filter, vec![program])?;
     let bss = skel
         .maps
         .bss_data

@@ -256,7 +256,7 @@ pub fn run(args: Args) -> Result<u8> {
             unmatched: &bss.unmatched,
             hits: &bss.hits,
             targets,
-            attacher: Attacher::new(way, filter.only_pid(), programs),
+            attacher: Attacher::new(way, &filter, programs)?,
             command,
             follow,
             symbolizer: args.stack.then(Symbolizer::new),

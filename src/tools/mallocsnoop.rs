@@ -221,7 +221,7 @@ pub fn run(args: Args) -> Result<u8> {
             programs
         }
     };
-    let attacher = Attacher::new(way, filter.only_pid(), programs);
+    let attacher = Attacher::new(way, &filter, programs)?;
     let place = place(&args, library, &filter, &command);
     let targets = Targets::new(wanted(&args), place, args.run.placement, args.follow);
     let bss = skel

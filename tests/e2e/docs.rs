@@ -81,8 +81,10 @@ fn the_records_of_every_tool_are_described() {
     target.tell("count 100000000");
     let stopped = tool.wait_for(|record| record["type"] == "stopped");
     tool.finish();
+    let (targeted, later) = crate::scope::run_with_a_newcomer();
+    let records = [&attached, &targeted, &run.summary, &later.summary, &stopped].into_iter();
     assert_eq!(
-        written([&attached, &run.summary, &stopped].into_iter().chain(&run.lost)),
+        written(records.chain(&run.lost).chain(&later.joined)),
         described("Every tool")
     );
 }

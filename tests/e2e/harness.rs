@@ -177,8 +177,9 @@ pub struct Tool {
 /// What a run came to.
 #[derive(Debug)]
 pub struct Run {
-    /// Records that are none of `attached`, `lost`, `stopped` and `summary`: events and aggregates.
+    /// Records that are none of `attached`, `joined`, `lost`, `stopped` and `summary`: events and aggregates.
     pub rows: Vec<Value>,
+    pub joined: Vec<Value>,
     pub lost: Vec<Value>,
     /// Null when the run ended without one.
     pub summary: Value,
@@ -321,6 +322,7 @@ impl Tool {
                 .collect::<Vec<_>>()
         };
         Run {
+            joined: of("joined"),
             lost: of("lost"),
             summary: of("summary").pop().unwrap_or_default(),
             rows: records.iter().filter(|record| is_row(record)).cloned().collect(),
@@ -339,7 +341,7 @@ pub fn tool_command<S: AsRef<OsStr>>(tool: &str, way: Way, args: impl IntoIterat
 
 fn is_row(record: &Value) -> bool {
     record.is_object()
-        && !["attached", "lost", "stopped", "summary"]
+        && !["attached", "joined", "lost", "stopped", "summary"]
             .iter()
             .any(|kind| record["type"] == *kind)
 }

@@ -15,3 +15,4 @@ mod placement;
 mod programs;
 mod pty;
 mod real;
+mod scope;
