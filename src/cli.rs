@@ -18,6 +18,7 @@ use crate::probe::attach::Way;
 use crate::probe::command::Command;
 use crate::probe::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS};
 use crate::probe::ring::page_size;
+use crate::probe::scope::Scope;
 use crate::probe::session::Limits;
 use crate::probe::signals::Signals;
 use crate::sys::{FAILED, Failure, USAGE};
@@ -41,6 +42,21 @@ pub struct FilterArgs {
     /// Only processes of this container
     #[arg(long, value_name = "NAME|ID")]
     pub container: Option<String>,
+    /// Whose calls pay for the probes [default: targeted with -p and --container, else all]
+    ///
+    /// With `targeted`, a process gets breakpoints when any of its threads matches; of these threads alone calls are
+    /// shown. One that matches later (started, forked, renamed, of another user, moved into the control group) gets
+    /// them as soon as that is noticed, some milliseconds late: how late is said, and what it calls before is not
+    /// shown. Each process takes file descriptors, and adds a little to the price of a call of all others.
+    #[arg(long, value_name = "WHO")]
+    pub scope: Option<Scope>,
+    /// In a targeted scope: stop programs that match when they are started, until their probes are in
+    ///
+    /// Then nothing that they call is missed. Who watches them may notice that they stop (SIGSTOP) and go on
+    /// (SIGCONT): waitid and ptrace report it, a parent gets SIGCHLD, and an interactive shell takes a command in the
+    /// foreground for a stopped job. Children that are forked without an exec are not stopped.
+    #[arg(long)]
+    pub hold: bool,
 }
 
 impl FilterArgs {
@@ -81,6 +97,9 @@ impl FilterArgs {
             cgroups,
             container_pids,
             follow: false,
+            in_container: self.container.is_some(),
+            scope: self.scope,
+            hold: self.hold,
         })
     }
 }

@@ -147,6 +147,10 @@ pub enum Duties {
     Inspect,
     /// Attach more probes as well.
     Attach,
+    /// All of that, and let processes go on that were stopped.
+    Hold,
+    /// That alone.
+    Release,
 }
 
 /// Gives up every privilege that `duties` do not need, for good.
@@ -161,10 +165,13 @@ pub fn drop_privileges(duties: Duties) -> Result<()> {
         Capability::CAP_BPF,
         Capability::CAP_PERFMON,
     ];
+    const RELEASE: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_KILL];
     let wanted: &[&[Capability]] = match duties {
         Duties::Read => &[],
         Duties::Inspect => &[&INSPECT],
         Duties::Attach => &[&INSPECT, &ATTACH],
+        Duties::Hold => &[&INSPECT, &ATTACH, &RELEASE],
+        Duties::Release => &[&RELEASE],
     };
     let had = caps::read(None, CapSet::Permitted).context("failed to read the capabilities")?;
     let kept: CapsHashSet = wanted

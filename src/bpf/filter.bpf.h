@@ -31,11 +31,8 @@ struct {
 	__type(value, __u32);
 } cgroups SEC(".maps");
 
-static __always_inline bool comm_wanted(void)
+static __always_inline bool name_wanted(const __u64 comm[2])
 {
-	__u64 comm[2] = {};
-
-	bpf_get_current_comm(comm, sizeof(comm));
 	for (__u32 i = 0; i < MAX_COMMS; i++) {
 		if (i >= filter_comms)
 			return false;
@@ -44,6 +41,14 @@ static __always_inline bool comm_wanted(void)
 			return true;
 	}
 	return false;
+}
+
+static __always_inline bool comm_wanted(void)
+{
+	__u64 comm[2] = {};
+
+	bpf_get_current_comm(comm, sizeof(comm));
+	return name_wanted(comm);
 }
 
 static __always_inline bool cgroup_wanted(void)
@@ -57,8 +62,8 @@ static __always_inline bool cgroup_wanted(void)
 	return false;
 }
 
-/* Is the current thread one that this run is about, whatever its control group? Cheap tests first. */
-static __always_inline bool is_wanted_anywhere(void)
+/* Is the current thread one that this run is about, whatever its name and its control group? Cheap tests first. */
+static __always_inline bool is_wanted_but_for_name(void)
 {
 	__u32 pid = 0;
 
@@ -68,9 +73,13 @@ static __always_inline bool is_wanted_anywhere(void)
 		return false;
 	if (filter_uid && (__u32)bpf_get_current_uid_gid() != wanted_uid)
 		return false;
-	if (filter_comms && !comm_wanted())
-		return false;
 	return !filter_pids || bpf_map_lookup_elem(&pids, &pid);
+}
+
+/* Is the current thread one that this run is about, whatever its control group? */
+static __always_inline bool is_wanted_anywhere(void)
+{
+	return is_wanted_but_for_name() && (!filter_comms || comm_wanted());
 }
 
 /* Is the current thread one that this run is about? */

@@ -98,6 +98,15 @@ impl Cgroups {
         self.path_of_id(id)
     }
 
+    /// The directory of the control group that a thread is in. `None` where the kernel has no cgroup v2.
+    ///
+    /// # Errors
+    /// There is no such thread.
+    pub fn folder_of(&self, pid: u32, tid: u32) -> io::Result<Option<PathBuf>> {
+        let path = cgroup_of(Path::new(&format!("/proc/{pid}/task")), tid)?;
+        Ok(path.map(|path| self.root.join(path.trim_start_matches('/'))))
+    }
+
     fn path_of_id_at(&mut self, id: u64, now: Instant) -> Option<String> {
         let due = self
             .walked

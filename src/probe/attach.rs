@@ -14,10 +14,12 @@ use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::thread::JoinHandle;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
+use super::filter::Filter;
+use super::scope::{Breakpoints, Members, Site};
 use crate::find::instructions::{BEGINNING, may_be_refused};
 use crate::sys::{self, DENIED, FAILED, Failure};
 
@@ -131,6 +133,25 @@ pub struct Program<'a> {
     pub at_return: bool,
 }
 
+/// The same for as long as it is attached, in whatever thread.
+struct Loaded {
+    fd: OwnedFd,
+    at_return: bool,
+    /// Way::Plain: what copies are made of.
+    source: Option<Source>,
+}
+
+impl Loaded {
+    fn new(of: &Program<'_>, way: Way) -> Result<Self> {
+        let fd = of.program.as_fd().try_clone_to_owned();
+        Ok(Self {
+            fd: fd.context("failed to hold a BPF program")?,
+            at_return: of.at_return,
+            source: (way == Way::Plain).then(|| Source::of(of.program)),
+        })
+    }
+}
+
 /// The number that `probe_cookie` of src/bpf/event.bpf.h loads where there are no cookies.
 const COOKIE_MARK: u64 = 0x7562_7066_636f_6f6b;
 
@@ -141,6 +162,8 @@ struct Destination<'a> {
     /// Index of the program.
     program: usize,
     return_probe: bool,
+    /// The one process that gets breakpoints, or everybody.
+    pid: Option<u32>,
 }
 
 /// Points that the kernel does not take.
@@ -173,31 +196,127 @@ fn is_about_a_point(error: &io::Error) -> bool {
 }
 
 /// Attaches one set of programs to points of any number of files.
-pub struct Attacher<'a> {
+pub struct Attacher {
     way: Way,
-    /// The one process that has breakpoints, or everybody.
-    pid: Option<u32>,
-    programs: Vec<Program<'a>>,
+    breakpoints: Breakpoints,
+    programs: Vec<Loaded>,
     links: Vec<OwnedFd>,
+    /// Breakpoints::Matching: the processes, with links of their own.
+    members: Members,
     /// Way::Plain: (program, cookie) -> its copy.
     copies: HashMap<(usize, u64), OwnedFd>,
 }
 
-impl<'a> Attacher<'a> {
+impl Attacher {
     /// `programs` in the order in which they are attached: return probes go first (src/bpf/calls.bpf.h says why).
-    pub fn new(way: Way, pid: Option<u32>, programs: Vec<Program<'a>>) -> Self {
-        Self {
+    pub fn new(way: Way, filter: &Filter, programs: Vec<Program<'_>>) -> Result<Self> {
+        let breakpoints = filter.breakpoints()?;
+        if matches!(breakpoints, Breakpoints::Matching(_)) {
+            sys::raise_file_limit();
+        }
+        let programs = programs.iter().map(|program| Loaded::new(program, way));
+        Ok(Self {
             way,
-            pid,
-            programs,
+            breakpoints,
+            programs: programs.collect::<Result<_>>()?,
             links: Vec::new(),
+            members: Members::default(),
             copies: HashMap::new(),
+        })
+    }
+
+    /// Who gets breakpoints.
+    pub fn breakpoints(&self) -> &Breakpoints {
+        &self.breakpoints
+    }
+
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Puts every program on those points of `file` that it is for, in every process that has breakpoints. A point that
+    /// the kernel refuses (an instruction that it cannot step over) is left out. Returns how many points were refused;
+    /// an error when all were.
+    pub fn attach(&mut self, file: &File, points: &[Point]) -> Result<usize> {
+        match self.breakpoints {
+            Breakpoints::Everybody => self.attach_for(None, file, points),
+            Breakpoints::Process(pid) => self.attach_for(Some(pid), file, points),
+            Breakpoints::Matching(_) => self.attach_for_members(file, points),
         }
     }
 
-    /// Puts every program on those points of `file` that it is for. A point that the kernel refuses (an instruction that
-    /// it cannot step over) is left out. Returns how many points were refused; an error when all were.
-    pub fn attach(&mut self, file: &File, points: &[Point]) -> Result<usize> {
+    /// Puts the points of a file into all members, and into those to come.
+    fn attach_for_members(&mut self, file: &File, points: &[Point]) -> Result<usize> {
+        let mut site = Site {
+            file: file.try_clone().context("failed to hold a file")?,
+            points: points.to_vec(),
+        };
+        for pid in self.members.pids() {
+            let links = self.links_for(pid, std::slice::from_mut(&mut site))?;
+            self.members.add(pid, links.unwrap_or_default());
+        }
+        self.members.sites.push(site);
+        Ok(points.len() - self.members.sites.last().map_or(0, |site| site.points.len()))
+    }
+
+    /// Puts all points that were found so far into a process, which is a member from now on. False when it is gone.
+    pub fn join(&mut self, pid: u32) -> Result<bool> {
+        let mut sites = std::mem::take(&mut self.members.sites);
+        let count = |sites: &[Site]| sites.iter().map(|site| site.points.len()).sum::<usize>();
+        let asked = count(&sites);
+        let links = self.links_for(pid, &mut sites);
+        self.members.refused += asked - count(&sites);
+        self.members.sites = sites;
+        let Some(links) = links? else {
+            return Ok(false);
+        };
+        self.members.add(pid, links);
+        Ok(true)
+    }
+
+    /// Takes the probes of a process out, in the background.
+    pub fn leave(&mut self, pid: u32) {
+        self.members.remove(pid);
+    }
+
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// The links of one process at these points, from which those are removed that the kernel refuses. None when the
+    /// process is gone.
+    fn links_for(&mut self, pid: u32, sites: &mut [Site]) -> Result<Option<Vec<OwnedFd>>> {
+        let others = std::mem::take(&mut self.links);
+        let result = sites.iter_mut().try_for_each(|site| {
+            let refused = self.attach_points(Some(pid), &site.file, &site.points)?;
+            site.points.retain(|point| !refused.points.contains(&point.offset));
+            Ok(())
+        });
+        let links = std::mem::replace(&mut self.links, others);
+        match result {
+            Ok(()) => Ok(Some(links)),
+            Err(error) => {
+                close_all(links);
+                let is_gone = |error: &anyhow::Error| {
+                    let cause = error.downcast_ref::<io::Error>();
+                    cause.and_then(io::Error::raw_os_error) == Some(libc::ESRCH)
+                };
+                if is_gone(&error) { Ok(None) } else { Err(error) }
+            }
+        }
+    }
+
+    fn attach_for(&mut self, pid: Option<u32>, file: &File, points: &[Point]) -> Result<usize> {
+        let refused = self.attach_points(pid, file, points)?;
+        match refused.first {
+            Some(error) if points.iter().all(|point| refused.points.contains(&point.offset)) => {
+                Err(anyhow::Error::new(error).context("failed to attach"))
+            }
+            _ => Ok(refused.points.len()),
+        }
+    }
+
+    fn attach_points(&mut self, pid: Option<u32>, file: &File, points: &[Point]) -> Result<Refused> {
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let mut refused = Refused::default();
         for index in 0..self.programs.len() {
@@ -213,6 +332,7 @@ impl<'a> Attacher<'a> {
                     path: &path,
                     program: index,
                     return_probe,
+                    pid,
                 };
                 match self.way {
                     Way::Multi => self.attach_multi_all(to, file, &points, &mut refused)?,
@@ -220,22 +340,23 @@ impl<'a> Attacher<'a> {
                 }
             }
         }
-        match refused.first {
-            Some(error) if points.iter().all(|point| refused.points.contains(&point.offset)) => {
-                Err(anyhow::Error::new(error).context("failed to attach"))
-            }
-            _ => Ok(refused.points.len()),
-        }
+        Ok(refused)
     }
 
     /// Takes the probes out.
     pub fn detach(&mut self) {
-        close_all(std::mem::take(&mut self.links));
+        close_all(self.take_links());
+    }
+
+    fn take_links(&mut self) -> Vec<OwnedFd> {
+        let mut links = self.members.take_links();
+        links.append(&mut self.links);
+        links
     }
 
     /// Takes the probes out while the caller goes on. None where no thread can be had: then they are out now.
     pub fn detach_in_background(&mut self) -> Option<JoinHandle<()>> {
-        let links = std::mem::take(&mut self.links);
+        let links = self.take_links();
         std::thread::Builder::new().spawn(move || close_all(links)).ok()
     }
 
@@ -281,7 +402,7 @@ impl<'a> Attacher<'a> {
     fn attach_each(&mut self, to: Destination<'_>, points: &[Point], refused: &mut Refused) -> Result<()> {
         self.require_files(points.len())?;
         for point in points {
-            let event = perf_event(to, point, self.pid);
+            let event = perf_event(to, point);
             match event.and_then(|event| self.bind(to.program, event, point.cookie)) {
                 Ok(link) => self.links.push(link),
                 Err(error) if is_about_a_point(&error) => refused.add(point, error),
@@ -295,7 +416,7 @@ impl<'a> Attacher<'a> {
     fn require_files(&self, probes: usize) -> Result<()> {
         const OTHERS: usize = 64;
         let each = if self.way == Way::Plain { 2 } else { 1 };
-        let room = sys::file_limit().saturating_sub(OTHERS + self.links.len() + self.copies.len());
+        let room = sys::file_limit().saturating_sub(OTHERS + self.count_files());
         if probes * each <= room {
             return Ok(());
         }
@@ -308,6 +429,11 @@ impl<'a> Attacher<'a> {
         )
         .hint("name fewer functions, or allow more descriptors with `ulimit -n`")
         .into())
+    }
+
+    /// Descriptors that the probes take.
+    fn count_files(&self) -> usize {
+        self.links.len() + self.members.count_links() + self.copies.len()
     }
 
     fn multi_link(&self, to: Destination<'_>, points: &[Point]) -> io::Result<OwnedFd> {
@@ -324,7 +450,7 @@ impl<'a> Attacher<'a> {
             multi.ref_ctr_offsets = semaphores.as_ptr();
         }
         multi.cnt = points.len() as u32;
-        multi.pid = self.pid.unwrap_or(0);
+        multi.pid = to.pid.unwrap_or(0);
         multi.flags = if to.return_probe {
             sys_bpf::BPF_F_UPROBE_MULTI_RETURN
         } else {
@@ -360,21 +486,22 @@ impl<'a> Attacher<'a> {
     }
 
     fn program_fd(&self, index: usize) -> RawFd {
-        self.programs[index].program.as_fd().as_raw_fd()
+        self.programs[index].fd.as_raw_fd()
     }
 
     fn copy_for(&mut self, index: usize, cookie: u64) -> io::Result<RawFd> {
         if let Some(copy) = self.copies.get(&(index, cookie)) {
             return Ok(copy.as_raw_fd());
         }
-        let copy = load_copy(self.programs[index].program, cookie)?;
+        let source = self.programs[index].source.as_ref();
+        let copy = source.ok_or(io::ErrorKind::Unsupported)?.load(cookie)?;
         let fd = copy.as_raw_fd();
         self.copies.insert((index, cookie), copy);
         Ok(fd)
     }
 }
 
-impl Drop for Attacher<'_> {
+impl Drop for Attacher {
     /// Many at a time: one after the other they take seconds, and the descriptors' own drop would do so.
     fn drop(&mut self) {
         self.detach();
@@ -382,7 +509,7 @@ impl Drop for Attacher<'_> {
 }
 
 /// Closes links. Each removal waits for the kernel (0.04 to 0.1 s), and the waits of several threads overlap.
-fn close_all(links: Vec<OwnedFd>) {
+pub fn close_all(links: Vec<OwnedFd>) {
     const THREADS: usize = 64;
     let mut shares: Vec<Vec<OwnedFd>> = Vec::new();
     shares.resize_with(links.len().min(THREADS), Vec::new);
@@ -466,32 +593,54 @@ fn load_with(insns: &[sys_bpf::bpf_insn], opts: sys_bpf::bpf_prog_load_opts) -> 
     })
 }
 
-/// Loads a program once more, with this cookie in it. It keeps the description of its functions: the verifier looks at
-/// each of those that are described as global once, not at each call.
-fn load_copy(program: &libbpf_rs::Program<'_>, cookie: u64) -> io::Result<OwnedFd> {
-    let mut insns = program.insns().to_vec();
-    write_cookie(&mut insns, cookie);
-    let raw = program.as_libbpf_object().as_ptr();
-    // SAFETY: the program lives, and what is returned lives as long.
-    let (functions, count) = unsafe {
-        (
-            sys_bpf::bpf_program__func_info(raw),
-            sys_bpf::bpf_program__func_info_cnt(raw),
+/// What a program was loaded from. It keeps the description of its functions: the verifier looks at each of those that
+/// are described as global once, not at each call.
+struct Source {
+    insns: Vec<sys_bpf::bpf_insn>,
+    functions: Vec<sys_bpf::bpf_func_info>,
+    types: Option<OwnedFd>,
+}
+
+impl Source {
+    fn of(program: &libbpf_rs::Program<'_>) -> Self {
+        let raw = program.as_libbpf_object().as_ptr();
+        // SAFETY: the program lives, and what is returned lives as long.
+        let (functions, count) = unsafe {
+            (
+                sys_bpf::bpf_program__func_info(raw),
+                sys_bpf::bpf_program__func_info_cnt(raw),
+            )
+        };
+        let functions = match functions.is_null() {
+            true => Vec::new(),
+            // SAFETY: so many records of this type, which libbpf owns, and which are copied.
+            false => unsafe { std::slice::from_raw_parts(functions, count as usize) }.to_vec(),
+        };
+        Self {
+            insns: program.insns().to_vec(),
+            functions,
+            types: types_of(program),
+        }
+    }
+
+    /// Loads the program once more, with this cookie in it.
+    fn load(&self, cookie: u64) -> io::Result<OwnedFd> {
+        let mut insns = self.insns.clone();
+        write_cookie(&mut insns, cookie);
+        let Some(types) = self.types.as_ref().filter(|_| !self.functions.is_empty()) else {
+            return load_program(&insns, 0);
+        };
+        load_with(
+            &insns,
+            sys_bpf::bpf_prog_load_opts {
+                prog_btf_fd: types.as_raw_fd() as u32,
+                func_info: self.functions.as_ptr().cast(),
+                func_info_cnt: self.functions.len() as u32,
+                func_info_rec_size: size_of::<sys_bpf::bpf_func_info>() as u32,
+                ..Default::default()
+            },
         )
-    };
-    let Some(types) = types_of(program).filter(|_| !functions.is_null()) else {
-        return load_program(&insns, 0);
-    };
-    load_with(
-        &insns,
-        sys_bpf::bpf_prog_load_opts {
-            prog_btf_fd: types.as_raw_fd() as u32,
-            func_info: functions.cast(),
-            func_info_cnt: count,
-            func_info_rec_size: size_of::<sys_bpf::bpf_func_info>() as u32,
-            ..Default::default()
-        },
-    )
+    }
 }
 
 /// The type information that a program was loaded with.
@@ -618,7 +767,7 @@ const PERF_EVENT_IOC_SET_BPF: u64 = 0x4004_2408;
 const PERF_FLAG_FD_CLOEXEC: u64 = 8;
 
 /// A disabled perf event at an instruction of a file.
-fn perf_event(to: Destination<'_>, point: &Point, pid: Option<u32>) -> io::Result<OwnedFd> {
+fn perf_event(to: Destination<'_>, point: &Point) -> io::Result<OwnedFd> {
     // SAFETY: a structure of integers, for which all zeroes is the kernel's "nothing asked for".
     let mut attr: sys_bpf::perf_event_attr = unsafe { std::mem::zeroed() };
     attr.size = size_of::<sys_bpf::perf_event_attr>() as u32;
@@ -628,7 +777,7 @@ fn perf_event(to: Destination<'_>, point: &Point, pid: Option<u32>) -> io::Resul
     attr.config = u64::from(semaphore) << 32 | u64::from(to.return_probe);
     attr.__bindgen_anon_3.uprobe_path = to.path.as_ptr() as u64;
     attr.__bindgen_anon_4.probe_offset = point.offset;
-    let (pid, cpu) = match pid {
+    let (pid, cpu) = match to.pid {
         Some(pid) => (pid as i32, -1),
         None => (-1, 0), // one CPU stands for all: the probe is not per CPU
     };

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapMut};
 
+use super::scope::{Breakpoints, Scope};
+use crate::sys::{self, Failure, USAGE};
+
 /// Processes that a run can name or follow.
 const MOST_PIDS: u32 = 16384;
 /// Patterns of names that the kernel compares, `MAX_COMMS` of the header.
@@ -50,6 +53,15 @@ impl CommPattern {
             mask: words(mask),
         })
     }
+
+    /// Is it the name of this thread? `name` as in `/proc/PID/comm`, without the newline.
+    pub fn matches(&self, name: &[u8]) -> bool {
+        let mut bytes = [0; COMM_LEN];
+        let kept = name.len().min(COMM_LEN - 1);
+        bytes[..kept].copy_from_slice(&name[..kept]);
+        let comm = words(bytes);
+        (0..2).all(|i| comm[i] & self.mask[i] == self.value[i])
+    }
 }
 
 fn words(bytes: [u8; COMM_LEN]) -> [u64; 2] {
@@ -58,7 +70,7 @@ fn words(bytes: [u8; COMM_LEN]) -> [u64; 2] {
 }
 
 /// Who is seen. Everything that is set must hold; of several names, or several control groups, one will do.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct Filter {
     pub pids: Vec<u32>,
     pub comms: Vec<CommPattern>,
@@ -69,6 +81,12 @@ pub struct Filter {
     pub container_pids: Vec<u32>,
     /// Children of `pids` are seen as well.
     pub follow: bool,
+    /// A container was named, whose control groups are among those above.
+    pub in_container: bool,
+    /// Whose calls pay, where that was said.
+    pub scope: Option<Scope>,
+    /// A program that begins to match when it is started stands still until its probes are in.
+    pub hold: bool,
 }
 
 impl Filter {
@@ -78,6 +96,40 @@ impl Filter {
             [pid] if !self.follow => Some(pid),
             _ => None,
         }
+    }
+
+    /// Who gets breakpoints. What is not said is chosen by what the filter is about: processes that were named, and the
+    /// one container, are known; all that have a name or a user are not, until they are there.
+    ///
+    /// # Errors
+    /// What was asked for makes no sense together, or the kernel lacks what it needs.
+    pub fn breakpoints(&self) -> Result<Breakpoints> {
+        let by_nature = !self.follow && (self.in_container || !self.pids.is_empty());
+        let breakpoints = match (self.scope, self.only_pid()) {
+            (Some(Scope::Targeted) | None, Some(pid)) => Breakpoints::Process(pid),
+            (Some(Scope::Targeted), None) if self.is_everybody() => {
+                return Err(Failure::new(USAGE, "--scope targeted: nobody is named, so that everybody matches")
+                    .hint("name some with --comm, -u, --cgroup, --container or -p")
+                    .into());
+            }
+            (Some(Scope::Targeted), None) => {
+                sys::require_btf("--scope targeted")?;
+                Breakpoints::Matching(self.clone())
+            }
+            (None, None) if by_nature && sys::require_btf("").is_ok() => Breakpoints::Matching(self.clone()),
+            (Some(Scope::All) | None, _) => Breakpoints::Everybody,
+        };
+        let can_hold = matches!(breakpoints, Breakpoints::Matching(_)) && (self.follow || self.pids.is_empty());
+        if self.hold && !can_hold {
+            return Err(Failure::new(USAGE, "--hold is about programs that begin to match later, in a targeted scope")
+                .hint("use it with --container, or with --scope targeted and --comm, -u or --cgroup")
+                .into());
+        }
+        Ok(breakpoints)
+    }
+
+    fn is_everybody(&self) -> bool {
+        self.pids.is_empty() && self.comms.is_empty() && self.uid.is_none() && self.cgroups.is_empty()
     }
 
     /// Is membership in the map `pids` tested?
@@ -135,11 +187,7 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, comm: &str) -> bool {
-        let pattern = CommPattern::parse(pattern).expect("a pattern");
-        let mut bytes = [0; COMM_LEN];
-        bytes[..comm.len()].copy_from_slice(comm.as_bytes());
-        let comm = words(bytes);
-        (0..2).all(|i| comm[i] & pattern.mask[i] == pattern.value[i])
+        CommPattern::parse(pattern).expect("a pattern").matches(comm.as_bytes())
     }
 
     #[test]
@@ -176,5 +224,32 @@ mod tests {
         assert_eq!((filter.only_pid(), filter.by_map()), (Some(7), false));
         filter.follow = true;
         assert_eq!((filter.only_pid(), filter.by_map()), (None, true));
+    }
+
+    #[test]
+    fn processes_that_were_named_are_targeted_by_nature() {
+        let breakpoints = |filter: &Filter| filter.breakpoints().map_err(|error| error.to_string());
+        let mut filter = Filter {
+            pids: vec![7],
+            ..Filter::default()
+        };
+        assert!(matches!(breakpoints(&filter), Ok(Breakpoints::Process(7))));
+        filter.scope = Some(Scope::All);
+        assert!(matches!(breakpoints(&filter), Ok(Breakpoints::Everybody)));
+        (filter.scope, filter.follow) = (None, true);
+        assert!(matches!(breakpoints(&filter), Ok(Breakpoints::Everybody)));
+
+        let mut filter = Filter {
+            uid: Some(0),
+            ..Filter::default()
+        };
+        assert!(matches!(breakpoints(&filter), Ok(Breakpoints::Everybody)));
+        filter.hold = true;
+        assert!(breakpoints(&filter).is_err(), "nobody to hold");
+        let nobody = Filter {
+            scope: Some(Scope::Targeted),
+            ..Filter::default()
+        };
+        assert!(breakpoints(&nobody).is_err(), "everybody matches");
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::attach::Attacher;
 use super::command::Command;
 use super::follow::Follow;
+use super::newcomers::{Joined, Newcomers, Notice, Shared, lock};
 use super::ring::Ring;
+use super::scope::Breakpoints;
 use super::signals::Signals;
 use super::targets::Targets;
 use super::watch::{Change, Mapped, Watch};
@@ -108,6 +111,7 @@ const RING: u64 = 0;
 const SIGNALS: u64 = 1;
 const WATCH: u64 = 2;
 const STDOUT: u64 = 3;
+const NEWCOMERS: u64 = 4;
 
 /// A run in progress.
 pub struct Session<'a> {
@@ -116,7 +120,12 @@ pub struct Session<'a> {
     signals: Signals,
     watch: Option<Watch>,
     targets: Targets,
-    attacher: Attacher<'a>,
+    /// In front of the attacher, which its thread shares.
+    newcomers: Option<Newcomers>,
+    attacher: Shared,
+    /// Processes that had probes at the start, and what became of those that came later.
+    present: usize,
+    later: Later,
     command: Option<Command>,
     follow: Option<Follow>,
     /// Names addresses; None when no stacks are asked for.
@@ -138,12 +147,32 @@ pub struct Session<'a> {
     command_status: Option<u8>,
 }
 
+/// Processes that matched after the start.
+#[derive(Default)]
+struct Later {
+    joined: u64,
+    /// Those among them that stood still until their probes were in, and the longest time, nanoseconds.
+    held: u64,
+    held_ns: u64,
+    /// The longest that another one went without probes, nanoseconds.
+    late_ns: u64,
+    /// Those that were gone before.
+    missed: u64,
+    /// Those that have none.
+    failed: u64,
+}
+
 enum Phase {
     Running,
     /// The probes are on their way out; the ring is read meanwhile.
     Detaching(JoinHandle<()>),
     /// What is in the ring is the last of it.
     Draining,
+    /// What is in the ring now is the last that is shown: to remove many links takes a while, which a summary does not
+    /// have to wait for.
+    Leaving {
+        looked: bool,
+    },
 }
 
 /// What a session is made of.
@@ -154,7 +183,7 @@ pub struct Parts<'a> {
     pub lost: &'a u64,
     pub unmatched: &'a u64,
     pub targets: Targets,
-    pub attacher: Attacher<'a>,
+    pub attacher: Attacher,
     pub command: Option<Command>,
     pub follow: Option<Follow>,
     pub symbolizer: Option<Symbolizer>,
@@ -197,9 +226,19 @@ impl<'a> Session<'a> {
             epoll.add(watch.fd(), EpollEvent::new(EpollFlags::EPOLLIN, WATCH))?;
         }
         watch_reader(&epoll, io::stdout().as_fd());
+        let newcomers = match attacher.breakpoints() {
+            Breakpoints::Matching(filter) => Some(Newcomers::watch(filter)?),
+            Breakpoints::Everybody | Breakpoints::Process(_) => None,
+        };
 
         targets.find()?;
         targets.attach(&mut attacher)?;
+        let mut present = 0;
+        if let Some(newcomers) = &newcomers {
+            epoll.add(newcomers.fd(), EpollEvent::new(EpollFlags::EPOLLIN, NEWCOMERS))?;
+            present = newcomers.join_present(&mut attacher)?;
+            targets.attached.refuse(attacher.members().refused);
+        }
         if let Some(symbolizer) = &mut symbolizer {
             // Now, as they may be gone when their first event is looked at. Of later ones the watch tells.
             targets
@@ -214,7 +253,10 @@ impl<'a> Session<'a> {
             signals,
             watch,
             targets,
-            attacher,
+            newcomers: None,
+            attacher: Arc::new(Mutex::new(attacher)),
+            present,
+            later: Later::default(),
             command: None,
             follow,
             symbolizer,
@@ -231,12 +273,16 @@ impl<'a> Session<'a> {
             phase: Phase::Running,
             command_status: None,
         };
+        session.newcomers = newcomers;
         session.announce(out)?;
         if let Some(command) = &mut command {
             command.start()?;
         }
         session.command = command;
         sys::drop_privileges(session.duties(inspects))?;
+        if let Some(newcomers) = &mut session.newcomers {
+            newcomers.start(&session.attacher)?;
+        }
         Ok(session)
     }
 
@@ -253,9 +299,13 @@ impl<'a> Session<'a> {
                 self.busy = true;
                 return Ok(Some(Step::Event(self.ring.record())));
             }
+            if matches!(self.phase, Phase::Leaving { looked: true }) {
+                return Ok(None);
+            }
             let more = self.ring.look();
-            match &self.phase {
-                Phase::Draining if !more => return Ok(None),
+            match &mut self.phase {
+                Phase::Leaving { looked } if more => *looked = true,
+                Phase::Draining | Phase::Leaving { .. } if !more => return Ok(None),
                 Phase::Detaching(thread) if thread.is_finished() && !more => self.phase = Phase::Draining,
                 _ => {
                     if self.attend(out, more)? {
@@ -292,17 +342,26 @@ impl<'a> Session<'a> {
     pub fn finish(mut self, out: &mut Output) -> Result<u8> {
         let duration = self.started.elapsed();
         self.report_losses(out, true);
+        let newcomers = self.newcomers.take().map(|mut newcomers| {
+            newcomers.end();
+            self.on_notices(newcomers.notices(), out);
+        });
         let (lost, unmatched) = (self.lost.get(), self.unmatched.get());
-        out.record(
-            "summary",
-            &[
-                ("events", Value::U64(out.rows())),
-                ("lost", Value::U64(lost)),
-                ("unmatched", Value::U64(unmatched)),
-                ("duration_ns", Value::U64(duration.as_nanos() as u64)),
-            ],
-        );
+        let mut fields = vec![
+            ("events", Value::U64(out.rows())),
+            ("lost", Value::U64(lost)),
+            ("unmatched", Value::U64(unmatched)),
+            ("duration_ns", Value::U64(duration.as_nanos() as u64)),
+        ];
+        if newcomers.is_some() {
+            fields.push(("joined", Value::U64(self.later.joined)));
+            fields.push(("held", Value::U64(self.later.held)));
+            fields.push(("late_max_ns", Value::U64(self.later.late_ns)));
+            fields.push(("missed", Value::U64(self.later.missed)));
+        }
+        out.record("summary", &fields);
         out.flush()?;
+        self.say_later();
         if unmatched > 0 {
             eprintln!("{unmatched} calls were not seen to return, and are not shown");
         }
@@ -313,7 +372,7 @@ impl<'a> Session<'a> {
         if let (Some(command), None) = (&self.command, self.command_status) {
             self.say(&format!("the command goes on as pid {}", command.pid()));
         }
-        self.attacher.detach();
+        lock(&self.attacher).detach();
         Ok(self.command_status.unwrap_or(0))
     }
 
@@ -334,6 +393,10 @@ impl<'a> Session<'a> {
             match event.data() {
                 SIGNALS => self.on_signal(),
                 WATCH => self.on_changes(),
+                NEWCOMERS => {
+                    let notices = self.newcomers.as_ref().map(Newcomers::notices);
+                    self.on_notices(notices.unwrap_or_default(), out);
+                }
                 STDOUT => return Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
                 _ => {}
             }
@@ -403,7 +466,11 @@ impl<'a> Session<'a> {
     /// Begins the end: no new events, and those on their way are still shown.
     fn end(&mut self) {
         if matches!(self.phase, Phase::Running) {
-            self.phase = match self.attacher.detach_in_background() {
+            if self.newcomers.is_some() {
+                self.phase = Phase::Leaving { looked: false };
+                return;
+            }
+            self.phase = match lock(&self.attacher).detach_in_background() {
                 Some(thread) => Phase::Detaching(thread),
                 None => Phase::Draining,
             };
@@ -439,8 +506,78 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Tells of processes that have joined.
+    fn on_notices(&mut self, notices: Vec<Notice>, out: &mut Output) {
+        for notice in notices {
+            match notice {
+                Notice::Joined(joined) => self.on_joined(&joined, out),
+                Notice::Missed => self.later.missed += 1,
+                Notice::Failed(reason) => {
+                    self.later.failed += 1;
+                    if self.later.failed == 1 {
+                        eprintln!("warning: {}", printable(reason.as_bytes()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_joined(&mut self, joined: &Joined, out: &mut Output) {
+        self.later.joined += 1;
+        self.later.held += u64::from(joined.held);
+        let worst = match joined.held {
+            true => &mut self.later.held_ns,
+            false => &mut self.later.late_ns,
+        };
+        *worst = joined.late_ns.max(*worst);
+        out.record(
+            "joined",
+            &[
+                ("time", Value::Time(out.wall(joined.since_ns))),
+                ("pid", Value::U64(joined.pid.into())),
+                ("comm", Value::Bytes(&joined.comm)),
+                ("late_ns", Value::U64(joined.late_ns)),
+                ("held", Value::Bool(joined.held)),
+            ],
+        );
+        if self.limits.verbose {
+            let how = if joined.held { "held for" } else { "late by" };
+            let ms = joined.late_ns as f64 / 1e6;
+            let name = printable(&joined.comm);
+            self.say(&format!("tracing pid {} ({name}) too, {how} {ms:.1} ms", joined.pid));
+        }
+    }
+
+    fn say_later(&self) {
+        let later = &self.later;
+        let late = later.joined - later.held;
+        let ms = |ns: u64| ns as f64 / 1e6;
+        if later.held > 0 {
+            let worst = ms(later.held_ns);
+            self.say(&format!(
+                "{} programs were held at their start until their probes were in, at most {worst:.1} ms",
+                later.held
+            ));
+        }
+        if late + later.missed > 0 {
+            let worst = ms(later.late_ns);
+            self.say(&format!(
+                "{late} processes got their probes late, by at most {worst:.1} ms, and {} were gone before; what they \
+                 called until then is not shown",
+                later.missed
+            ));
+        }
+        if later.failed > 0 {
+            eprintln!("warning: {} processes match and have no probes", later.failed);
+        }
+        let refused = lock(&self.attacher).members().refused;
+        warn_of_refused(refused.saturating_sub(self.targets.attached.refused));
+    }
+
     fn duties(&self, inspects: bool) -> Duties {
         match &self.watch {
+            _ if self.newcomers.as_ref().is_some_and(Newcomers::holds) => Duties::Hold,
+            _ if self.newcomers.is_some() => Duties::Attach,
             Some(_) => Duties::Attach,
             None if inspects || self.symbolizer.is_some() => Duties::Inspect,
             None => Duties::Read,
@@ -450,7 +587,7 @@ impl<'a> Session<'a> {
     fn on_mapped(&mut self, mapped: &Mapped) {
         let refused = self.targets.attached.refused;
         let result = self.targets.appeared(mapped).and_then(|found| {
-            self.targets.attach(&mut self.attacher)?;
+            self.targets.attach(&mut lock(&self.attacher))?;
             Ok(found)
         });
         match result {
@@ -486,8 +623,12 @@ impl<'a> Session<'a> {
                 .join(", "),
             files => format!("{} files", files.len()),
         };
+        let whose = match &self.newcomers {
+            Some(_) => format!(" of {} processes", self.present),
+            None => String::new(),
+        };
         self.say(&format!(
-            "Tracing {} functions in {place}. Hit Ctrl-C to end.",
+            "Tracing {} functions in {place}{whose}. Hit Ctrl-C to end.",
             attached.probes
         ));
         for failure in &attached.failed {

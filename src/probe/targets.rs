@@ -64,6 +64,14 @@ pub struct Attached {
     pub failed: Vec<String>,
 }
 
+impl Attached {
+    /// So many points have turned out to be refused.
+    pub fn refuse(&mut self, points: usize) {
+        self.probes = self.probes.saturating_sub(points);
+        self.refused += points;
+    }
+}
+
 /// Finds what is wanted, and remembers what it has seen.
 pub struct Targets {
     wanted: Wanted,
@@ -121,7 +129,7 @@ impl Targets {
 
     /// Puts probes into the files that were found. Of many files of many owners, one that cannot be traced does not end
     /// the run, but is told of.
-    pub fn attach(&mut self, attacher: &mut Attacher<'_>) -> Result<()> {
+    pub fn attach(&mut self, attacher: &mut Attacher) -> Result<()> {
         let tolerant = matches!(self.place, Place::Everywhere) || self.follow;
         for (object, points) in std::mem::take(&mut self.found) {
             let result = attacher

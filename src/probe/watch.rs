@@ -151,7 +151,7 @@ fn take_until(time_ns: u64, read: &mut Vec<(u64, Change)>, complete: &mut Vec<Ch
 }
 
 /// On the clock of the records.
-fn monotonic_ns() -> u64 {
+pub fn monotonic_ns() -> u64 {
     // Fails for unknown clocks only.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(u64::MAX, |now| {
         now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64

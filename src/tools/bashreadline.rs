@@ -110,7 +110,7 @@ pub fn run(args: Args) -> Result<u8> {
     let programs = Rc::new(RefCell::new(Programs::default()));
     let bash_only = !args.readline && matches!(place, Place::Everywhere);
     let program = Program { program: &skel.progs.line_return, at_return: true };
-    let attacher = Attacher::new(way, filter.only_pid(), vec![program]);
+    let attacher = Attacher::new(way, &filter, vec![program])?;
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let mut session = Session::start(
         Parts {

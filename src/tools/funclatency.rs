@@ -216,7 +216,7 @@ pub fn run(args: Args) -> Result<u8> {
             lost: &bss.lost,
             unmatched: &bss.unmatched,
             targets,
-            attacher: Attacher::new(way, filter.only_pid(), programs),
+            attacher: Attacher::new(way, &filter, programs)?,
             command,
             follow,
             symbolizer: None,

@@ -192,7 +192,7 @@ pub fn run(args: Args) -> Result<u8> {
         programs.push(Program { program: &skel.progs.alloc_return, at_return: true });
     }
     programs.push(Program { program: &skel.progs.alloc_entry, at_return: false });
-    let attacher = Attacher::new(way, filter.only_pid(), programs);
+    let attacher = Attacher::new(way, &filter, programs)?;
     let targets = Targets::new(wanted(&args), place(&args, library, &filter, &command), args.follow);
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
     let mut session = Session::start(

@@ -206,12 +206,18 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	char comm[16];
 	unsigned int flags;
+	unsigned int in_execve : 1;
 };
 
 struct tty_struct;
 
+typedef struct {
+	int counter;
+} atomic_t;
+
 struct signal_struct {
 	struct tty_struct *tty;
+	atomic_t live;
 };
 
 struct tty_driver;

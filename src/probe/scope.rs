@@ -1,0 +1,115 @@
+//! Who gets breakpoints: everybody, with the filter in BPF; one process; or each process that matches, with links of
+//! its own, so that nobody else pays.
+//!
+//! What the links of a process are to be is remembered as files and points, since processes come and go while a run
+//! lasts, and files are found.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{Builder, JoinHandle};
+
+use clap::ValueEnum;
+
+use super::attach::{Point, close_all};
+use super::filter::Filter;
+
+/// Whose calls pay for the probes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Scope {
+    /// Every process that has the functions: nothing is missed, and each call of anybody costs
+    All,
+    /// Processes that match
+    Targeted,
+}
+
+/// Who gets breakpoints.
+#[derive(Clone, Debug)]
+pub enum Breakpoints {
+    Everybody,
+    Process(u32),
+    /// The processes that this filter matches, now and later.
+    Matching(Filter),
+}
+
+/// A file whose points each member gets.
+pub struct Site {
+    pub file: File,
+    pub points: Vec<Point>,
+}
+
+/// The processes that have links of their own, and what links those are.
+#[derive(Default)]
+pub struct Members {
+    pub sites: Vec<Site>,
+    /// Points that the kernel refused.
+    pub refused: usize,
+    links: HashMap<u32, Vec<OwnedFd>>,
+    closer: Closer,
+}
+
+impl Members {
+    pub fn pids(&self) -> Vec<u32> {
+        self.links.keys().copied().collect()
+    }
+
+    pub fn contains(&self, pid: u32) -> bool {
+        self.links.contains_key(&pid)
+    }
+
+    /// Links of all members.
+    pub fn count_links(&self) -> usize {
+        self.links.values().map(Vec::len).sum()
+    }
+
+    /// A process is a member from now on, and these links are its own, beside those that it has.
+    pub fn add(&mut self, pid: u32, links: Vec<OwnedFd>) {
+        self.links.entry(pid).or_default().extend(links);
+    }
+
+    /// The process is a member no longer. Its links are closed while the caller goes on.
+    pub fn remove(&mut self, pid: u32) {
+        if let Some(links) = self.links.remove(&pid) {
+            self.closer.close(links);
+        }
+    }
+
+    /// All links, for the caller to close. Those that are being closed already are closed when this returns.
+    pub fn take_links(&mut self) -> Vec<OwnedFd> {
+        self.closer.finish();
+        self.links.drain().flat_map(|(_, links)| links).collect()
+    }
+}
+
+/// A thread that closes links. Each takes the kernel 40 ms and more, and those that pile up meanwhile are closed together.
+#[derive(Default)]
+struct Closer(Option<(Sender<Vec<OwnedFd>>, JoinHandle<()>)>);
+
+impl Closer {
+    /// Closes links in the background; right here where no thread can be had.
+    fn close(&mut self, links: Vec<OwnedFd>) {
+        if self.0.is_none() {
+            let (send, receive) = channel::<Vec<OwnedFd>>();
+            let close = move || {
+                while let Ok(mut links) = receive.recv() {
+                    links.extend(receive.try_iter().flatten());
+                    close_all(links);
+                }
+            };
+            self.0 = Builder::new().spawn(close).ok().map(|thread| (send, thread));
+        }
+        if let Some((send, _)) = &self.0 {
+            // Fails when the thread is gone; then the links are closed by being dropped.
+            let _ = send.send(links);
+        }
+    }
+
+    /// Waits until all are closed.
+    fn finish(&mut self) {
+        if let Some((send, thread)) = self.0.take() {
+            drop(send);
+            let _ = thread.join();
+        }
+    }
+}
