@@ -77,9 +77,10 @@ SEC("uretprobe")
 int line_return(struct pt_regs *ctx)
 {
 	const char *line = (const char *)PT_REGS_RC(ctx);
-	__u16 func = probe_cookie(ctx);
+	__u64 cookie = probe_cookie(ctx);
+	__u16 func = cookie;
 
-	if (!line || !is_wanted()) /* NULL: end of file */
+	if (!line || !is_own_probe(cookie) || !is_wanted()) /* NULL: end of file */
 		return 0;
 	if (send_line(line, func, 256, false) || send_line(line, func, 4096, false))
 		return 0;

@@ -74,6 +74,19 @@ static __always_inline __u64 probe_cookie(void *ctx)
 	return cookie;
 }
 
+/*
+ * Is the probe with this cookie one of the current process? Before 6.13 perf's return probes run for every process that
+ * has one there, whichever they were made for: where several processes have
+ * theirs, and no entry tells, the cookie does. `PROCESS_SHIFT` of src/probe/attach.rs.
+ */
+#define PROCESS_SHIFT 40
+static __always_inline bool is_own_probe(__u64 cookie)
+{
+	__u64 process = cookie >> PROCESS_SHIFT;
+
+	return !process || process == bpf_get_current_pid_tgid() >> 32;
+}
+
 /* Room for `size` bytes in the ring, or NULL and one more lost. `size` must be a constant. */
 static __always_inline void *event_reserve(__u64 size)
 {

@@ -45,10 +45,11 @@ static __always_inline __u64 *group_count(__u64 func)
 
 static __always_inline int count_call(struct pt_regs *ctx)
 {
-	__u32 func = probe_cookie(ctx);
+	__u64 cookie = probe_cookie(ctx);
+	__u32 func = cookie;
 	__u64 *count;
 
-	if (!is_wanted())
+	if (!is_own_probe(cookie) || !is_wanted())
 		return 0;
 	count = group_by ? group_count(func) : bpf_map_lookup_elem(&counts, &func);
 	__sync_fetch_and_add(count ?: &lost, 1);

@@ -102,6 +102,9 @@ pub const JUMPING: u64 = 1 << 33;
 /// Set in the cookies of a Go function: its calls belong to goroutines, which go from thread to thread.
 pub const GOROUTINE: u64 = 1 << 34;
 
+/// Where in the cookie of a return probe its process is, `PROCESS_SHIFT` of src/bpf/event.bpf.h.
+const PROCESS_SHIFT: u32 = 40;
+
 /// An instruction of a file to stop at, and the number that the program sees there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Point {
@@ -274,6 +277,15 @@ impl Attacher {
         Ok(true)
     }
 
+    /// Puts all points into everybody instead.
+    pub fn widen(&mut self) -> Result<()> {
+        self.breakpoints = Breakpoints::Everybody;
+        for site in std::mem::take(&mut self.members.sites) {
+            self.attach_for(None, &site.file, &site.points)?;
+        }
+        Ok(())
+    }
+
     /// Takes the probes of a process out, in the background.
     pub fn leave(&mut self, pid: u32) {
         self.members.remove(pid);
@@ -401,9 +413,13 @@ impl Attacher {
 
     fn attach_each(&mut self, to: Destination<'_>, points: &[Point], refused: &mut Refused) -> Result<()> {
         self.require_files(points.len())?;
+        let no_entries = self.programs.iter().all(|program| program.at_return);
         for point in points {
             let event = perf_event(to, point);
-            match event.and_then(|event| self.bind(to.program, event, point.cookie)) {
+            let alone = to.return_probe && (no_entries || point.ends == Ends::Return);
+            let process = to.pid.filter(|_| alone).map_or(0, u64::from);
+            let cookie = point.cookie | process << PROCESS_SHIFT;
+            match event.and_then(|event| self.bind(to.program, event, cookie)) {
                 Ok(link) => self.links.push(link),
                 Err(error) if is_about_a_point(&error) => refused.add(point, error),
                 Err(error) => return Err(anyhow::Error::new(error).context("failed to attach")),

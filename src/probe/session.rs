@@ -226,18 +226,27 @@ impl<'a> Session<'a> {
             epoll.add(watch.fd(), EpollEvent::new(EpollFlags::EPOLLIN, WATCH))?;
         }
         watch_reader(&epoll, io::stdout().as_fd());
-        let newcomers = match attacher.breakpoints() {
+        let mut newcomers = match attacher.breakpoints() {
             Breakpoints::Matching(filter) => Some(Newcomers::watch(filter)?),
             Breakpoints::Everybody | Breakpoints::Process(_) => None,
         };
 
         targets.find()?;
         targets.attach(&mut attacher)?;
-        let mut present = 0;
-        if let Some(newcomers) = &newcomers {
-            epoll.add(newcomers.fd(), EpollEvent::new(EpollFlags::EPOLLIN, NEWCOMERS))?;
-            present = newcomers.join_present(&mut attacher)?;
-            targets.attached.refuse(attacher.members().refused);
+        let present = match &newcomers {
+            Some(newcomers) => newcomers.join_present(&mut attacher)?,
+            None => None,
+        };
+        match (&newcomers, present) {
+            (Some(newcomers), Some(_)) => {
+                epoll.add(newcomers.fd(), EpollEvent::new(EpollFlags::EPOLLIN, NEWCOMERS))?;
+                targets.attached.refuse(attacher.members().refused);
+            }
+            (Some(_), None) => {
+                newcomers = None;
+                attacher.widen()?;
+            }
+            (None, _) => {}
         }
         if let Some(symbolizer) = &mut symbolizer {
             // Now, as they may be gone when their first event is looked at. Of later ones the watch tells.
@@ -255,7 +264,7 @@ impl<'a> Session<'a> {
             targets,
             newcomers: None,
             attacher: Arc::new(Mutex::new(attacher)),
-            present,
+            present: present.unwrap_or(0),
             later: Later::default(),
             command: None,
             follow,
