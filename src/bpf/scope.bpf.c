@@ -165,9 +165,7 @@ int BPF_PROG(scope_rename, struct task_struct *task, const char *to)
 	return 0;
 }
 
-/* There is no tracepoint where a thread gets another user. */
-SEC("kretprobe/commit_creds")
-int scope_user(void *ctx)
+static __always_inline int user_changed(void)
 {
 	__u32 pid;
 	__u8 *member = current_member(&pid);
@@ -179,6 +177,32 @@ int scope_user(void *ctx)
 		join(SCOPE_MATCHES, pid, NULL, false);
 	}
 	return 0;
+}
+
+/* There is no tracepoint where a thread gets another user. */
+SEC("kretprobe/commit_creds")
+int scope_user(void *ctx)
+{
+	return user_changed();
+}
+
+/* Where the kernel has no kprobes. Tracepoints of system calls cost all system calls a little. */
+SEC("tracepoint/syscalls/sys_exit_setuid")
+int scope_setuid(void *ctx)
+{
+	return user_changed();
+}
+
+SEC("tracepoint/syscalls/sys_exit_setreuid")
+int scope_setreuid(void *ctx)
+{
+	return user_changed();
+}
+
+SEC("tracepoint/syscalls/sys_exit_setresuid")
+int scope_setresuid(void *ctx)
+{
+	return user_changed();
 }
 
 /* Somebody else moves the thread, and helpers only know the control group of the current one: user space looks. */

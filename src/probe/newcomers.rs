@@ -113,7 +113,12 @@ impl Newcomers {
             open.maps.held.set_max_entries(1)?;
         }
         open.progs.scope_rename.set_autoload(!filter.comms.is_empty());
-        open.progs.scope_user.set_autoload(filter.uid.is_some());
+        let users = Users::of(filter);
+        open.progs.scope_user.set_autoload(users == Users::Kprobe);
+        let progs = &mut open.progs;
+        for program in [&mut progs.scope_setuid, &mut progs.scope_setreuid, &mut progs.scope_setresuid] {
+            program.set_autoload(users == Users::Calls);
+        }
         open.progs.scope_cgroup.set_autoload(!filter.cgroups.is_empty());
         let skeleton = open.load().context("failed to watch for processes that match")?;
         filter.fill(&skeleton.maps.pids, &skeleton.maps.cgroups)?;
@@ -134,26 +139,25 @@ impl Newcomers {
         if filter.hold {
             newcomers.guard = Some(Guard::start(&newcomers.held()?)?);
         }
-        newcomers.attach(filter)?;
+        newcomers.attach(filter, users)?;
         Ok(newcomers)
     }
 
-    fn attach(&mut self, filter: &Filter) -> Result<()> {
+    fn attach(&mut self, filter: &Filter, users: Users) -> Result<()> {
         let progs = &self.skeleton.progs;
-        let mut tracepoints = vec![&progs.scope_exec, &progs.scope_fork, &progs.scope_exit];
-        tracepoints.extend((!filter.comms.is_empty()).then_some(&progs.scope_rename));
-        tracepoints.extend((!filter.cgroups.is_empty()).then_some(&progs.scope_cgroup));
-        for program in tracepoints {
+        let mut programs = vec![&progs.scope_exec, &progs.scope_fork, &progs.scope_exit];
+        programs.extend((!filter.comms.is_empty()).then_some(&progs.scope_rename));
+        programs.extend((!filter.cgroups.is_empty()).then_some(&progs.scope_cgroup));
+        match users {
+            Users::NotAsked => {}
+            Users::Kprobe => programs.push(&progs.scope_user),
+            Users::Calls => {
+                programs.extend([&progs.scope_setuid, &progs.scope_setreuid, &progs.scope_setresuid]);
+            }
+        }
+        for program in programs {
             let link = program.attach();
             self.links.push(link.context("failed to watch for processes that match")?);
-        }
-        if filter.uid.is_some() {
-            match progs.scope_user.attach() {
-                Ok(link) => self.links.push(link),
-                Err(error) => eprintln!(
-                    "warning: processes that change their user go unnoticed: failed to attach to the kernel: {error}"
-                ),
-            }
         }
         Ok(())
     }
@@ -264,6 +268,28 @@ impl Newcomers {
 impl Drop for Newcomers {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// How it is noticed that a process changes its user.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Users {
+    /// The filter is not about users.
+    NotAsked,
+    /// Where the kernel does so for all calls.
+    Kprobe,
+    /// At the end of system calls: this kernel has no kprobes. Those of tracefs outlive a tool that is killed, and are
+    /// not used.
+    Calls,
+}
+
+impl Users {
+    fn of(filter: &Filter) -> Self {
+        match filter.uid {
+            None => Users::NotAsked,
+            Some(_) if Path::new("/sys/bus/event_source/devices/kprobe/type").exists() => Users::Kprobe,
+            Some(_) => Users::Calls,
+        }
     }
 }
 

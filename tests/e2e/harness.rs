@@ -152,8 +152,9 @@ pub struct Tool {
 /// What a run came to.
 #[derive(Debug)]
 pub struct Run {
-    /// Records that are neither `attached`, `lost` nor `summary`: events and aggregates.
+    /// Records that are neither `attached`, `joined`, `lost` nor `summary`: events and aggregates.
     pub rows: Vec<Value>,
+    pub joined: Vec<Value>,
     pub lost: Vec<Value>,
     /// Null when the run ended without one.
     pub summary: Value,
@@ -296,6 +297,7 @@ impl Tool {
                 .collect::<Vec<_>>()
         };
         Run {
+            joined: of("joined"),
             lost: of("lost"),
             summary: of("summary").pop().unwrap_or_default(),
             rows: records.iter().filter(|record| is_row(record)).cloned().collect(),
@@ -314,7 +316,7 @@ pub fn tool_command<S: AsRef<OsStr>>(tool: &str, way: Way, args: impl IntoIterat
 
 fn is_row(record: &Value) -> bool {
     record.is_object()
-        && !["attached", "lost", "summary"]
+        && !["attached", "joined", "lost", "summary"]
             .iter()
             .any(|kind| record["type"] == *kind)
 }

@@ -11,3 +11,4 @@ mod harness;
 mod mallocsnoop;
 mod pty;
 mod real;
+mod scope;

@@ -5,9 +5,9 @@
 
 mod calls;
 mod command;
-mod ends;
+pub mod ends;
 mod errors;
-mod filters;
+pub mod filters;
 mod losses;
 mod output;
 mod places;
@@ -26,17 +26,17 @@ use serde_json::Value;
 use crate::harness::{Run, Target, Tool, Way, program};
 
 /// Given to every block by tests that need no other size; nobody asks for that much by accident.
-const BLOCK: u64 = 4099;
+pub const BLOCK: u64 = 4099;
 /// What tests/targets/calls.c asks for before its main.
-const FIRST_CALL_BYTES: u64 = 104729;
+pub const FIRST_CALL_BYTES: u64 = 104729;
 
 /// tests/targets/calls.c against the C library of this machine.
-fn calls_program() -> PathBuf {
+pub fn calls_program() -> PathBuf {
     program("calls")
 }
 
 /// tests/targets/bump.c as a library.
-fn bump_library() -> PathBuf {
+pub fn bump_library() -> PathBuf {
     program("libbump.so")
 }
 
@@ -60,7 +60,7 @@ fn named_target() -> (Target, String) {
 }
 
 /// A name that no other test has, and fits a thread.
-fn unique(prefix: &str) -> String {
+pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!(
         "{prefix}{}x{}",
@@ -80,7 +80,7 @@ fn trace_pid(way: Way, target: &Target, args: &[&str]) -> Tool {
 }
 
 /// How many rows there are of blocks of this size.
-fn count(run: &Run, size: u64) -> usize {
+pub fn count(run: &Run, size: u64) -> usize {
     run.with("size_bytes", size).len()
 }
 

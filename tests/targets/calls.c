@@ -7,6 +7,8 @@
  *   threads N ORDER     N threads do it at the same time
  *   fork ORDER          a child does it
  *   exec ORDER          a child that runs this program anew does it
+ *   become PROGRAM      this process runs that program, which goes on with the orders
+ *   child               a child goes on with the orders, until it is told to exit; then this process does, and answers
  *   name COMM, setuid UID, spin MILLION, exit STATUS, raise SIGNAL
  *   total               says on stderr how often the allocator was called, when it is bump.c
  *   where               the address of malloc
@@ -94,10 +96,12 @@ static void call_many(const char *order)
 
 static pthread_barrier_t together;
 
+static void obey(char *order);
+
 static void *thread(void *order)
 {
 	pthread_barrier_wait(&together);
-	call_many(order);
+	obey(order);
 	return NULL;
 }
 
@@ -130,6 +134,22 @@ static void in_child(char *order, int anew)
 	waitpid(child, NULL, 0);
 }
 
+static void become(char *other)
+{
+	char *const argv[] = { other, NULL };
+
+	execv(other, argv);
+	_exit(4);
+}
+
+static void go_on_in_child(void)
+{
+	pid_t child = fork();
+
+	if (child)
+		waitpid(child, NULL, 0);
+}
+
 static void spin(unsigned long millions)
 {
 	for (volatile unsigned long i = 0; i < millions * 1000000; i++)
@@ -158,6 +178,10 @@ static void obey(char *order)
 		in_child(order + 5, 0);
 	else if (!strncmp(order, "exec ", 5))
 		in_child(order + 5, 1);
+	else if (!strncmp(order, "become ", 7))
+		become(order + 7);
+	else if (!strcmp(order, "child"))
+		go_on_in_child();
 	else if (sscanf(order, "name %15s", name) == 1)
 		prctl(PR_SET_NAME, name);
 	else if (sscanf(order, "setuid %u", &number) == 1)

@@ -51,14 +51,14 @@ fn the_end_of_the_target_does_no_harm(way: Way) {
 
 /// What the kernel has for a process in the BPF way.
 #[derive(Debug, Clone, Copy)]
-enum Held {
+pub enum Held {
     Program(u32),
     Link(u32),
 }
 
 impl Held {
     /// Programs and links that a process has open.
-    fn by(pid: u32) -> Vec<Held> {
+    pub fn by(pid: u32) -> Vec<Held> {
         let folder = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the open files");
         let texts = folder
             .flatten()
@@ -73,7 +73,7 @@ impl Held {
             .collect()
     }
 
-    fn exists(self) -> bool {
+    pub fn exists(self) -> bool {
         const BPF_PROG_GET_FD_BY_ID: i32 = 13;
         const BPF_LINK_GET_FD_BY_ID: i32 = 30;
         let (command, id) = match self {
@@ -92,7 +92,7 @@ impl Held {
 }
 
 /// The first instructions of the target's malloc.
-fn instructions(target: &Target, address: &str) -> [u8; 4] {
+pub fn instructions(target: &Target, address: &str) -> [u8; 4] {
     let address = u64::from_str_radix(address.trim_start_matches("0x"), 16).expect("an address");
     let memory = File::open(format!("/proc/{}/mem", target.pid())).expect("the memory");
     let mut bytes = [0; 4];

@@ -137,10 +137,10 @@ fn sizes_are_bounded_on_both_sides(way: Way) {
 }
 
 /// A folder of cgroup2, removed with all below it when this is dropped. Declare it before the processes in it.
-struct Cgroup(PathBuf);
+pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    fn new(name: &str) -> Cgroup {
+    pub fn new(name: &str) -> Cgroup {
         let mounts = fs::read_to_string("/proc/self/mounts").expect("the mounts");
         let root = mounts
             .lines()
@@ -159,11 +159,11 @@ impl Cgroup {
         Cgroup(path)
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.0.to_str().expect("a path in UTF-8")
     }
 
-    fn take(&self, target: &Target) {
+    pub fn take(&self, target: &Target) {
         fs::write(self.0.join("cgroup.procs"), target.pid().to_string()).expect("failed to move a process");
     }
 }

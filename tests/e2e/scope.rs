@@ -1,0 +1,369 @@
+//! Who gets breakpoints: with a targeted scope the processes that match, also those that begin to while the run lasts,
+//! and nobody else.
+//!
+//! Targets use a copy of an allocator that is theirs alone, so that no other test puts probes there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::harness::{Folder, Owned, Run, Target, Tool, Way, best_way, each_way, run_to_end, wait_until};
+use crate::mallocsnoop::ends::{Held, instructions};
+use crate::mallocsnoop::filters::Cgroup;
+use crate::mallocsnoop::{BLOCK, FIRST_CALL_BYTES, bump_library, calls_program, count, unique};
+
+each_way! {
+    a_bystander_has_no_breakpoint
+    several_processes_are_targeted_by_nature
+    a_process_that_is_renamed_joins
+    a_child_joins
+    held_programs_are_seen_from_their_first_call_on
+    returns_are_those_of_each_process
+}
+
+best_way! {
+    a_process_that_changes_its_user_joins
+    a_process_that_is_moved_joins
+    a_container_is_targeted_by_nature
+    a_program_that_does_not_match_is_left_alone
+    a_program_that_a_thread_starts_keeps_probes
+    the_links_of_processes_that_end_are_closed
+    a_held_program_goes_on_when_the_tool_is_killed
+    everybody_is_traced_where_that_is_asked_for
+}
+
+/// An allocator of its own, and names of its own.
+struct Stage {
+    folder: Folder,
+    library: PathBuf,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let folder = Folder::new();
+        let library = folder.copy_of(bump_library(), "libbump.so");
+        Stage { folder, library }
+    }
+
+    fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command.env("LD_PRELOAD", &self.library);
+        command
+    }
+
+    fn actor(&self) -> Actor {
+        Actor::new(Target::start(self.command(calls_program())))
+    }
+
+    fn named(&self) -> (Actor, String) {
+        let (mut actor, name) = (self.actor(), unique("scope"));
+        actor.target.ask(&format!("name {name}"));
+        (actor, name)
+    }
+
+    /// The program under a name that is its own.
+    fn program(&self) -> (PathBuf, String) {
+        let name = unique("scope");
+        (self.folder.copy_of(calls_program(), &name), name)
+    }
+
+    fn trace(&self, way: Way, args: &[&str]) -> Tool {
+        let library = self.library.to_str().expect("a path in UTF-8");
+        Tool::start("mallocsnoop", way, [&["-l", library], args].concat())
+    }
+}
+
+/// A target, and what its malloc looked like when nobody traced it.
+struct Actor {
+    target: Target,
+    malloc: String,
+    untouched: [u8; 4],
+}
+
+impl Actor {
+    fn new(mut target: Target) -> Actor {
+        let malloc = target.ask("where")[0].addresses[0].clone();
+        let untouched = instructions(&target, &malloc);
+        Actor {
+            target,
+            malloc,
+            untouched,
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        self.target.pid()
+    }
+
+    fn is_touched(&self) -> bool {
+        instructions(&self.target, &self.malloc) != self.untouched
+    }
+
+    fn call(&mut self, times: usize) {
+        self.target.ask(&format!("malloc {times} {BLOCK}"));
+    }
+}
+
+fn rows_of(run: &Run, pid: u32) -> usize {
+    let rows = run.rows.iter();
+    rows.filter(|row| row["pid"] == pid && row["size_bytes"] == BLOCK)
+        .count()
+}
+
+fn wait_joined(tool: &mut Tool, pid: u32) -> Value {
+    tool.wait_for(|record| record["type"] == "joined" && record["pid"] == pid)
+}
+
+/// A process is no member before `change` and one after it; another one is never touched.
+fn assert_joins(way: Way, stage: &Stage, mut actor: Actor, args: &[&str], change: impl FnOnce(&mut Actor)) {
+    let mut other = stage.actor();
+    let mut tool = stage.trace(way, args);
+    actor.call(79);
+    assert!(!actor.is_touched(), "it does not match yet");
+    change(&mut actor);
+    let joined = wait_joined(&mut tool, actor.pid());
+    assert!(actor.is_touched() && !other.is_touched());
+    assert!(joined["late_ns"].as_u64() > Some(0) && joined["held"] == false, "{joined}");
+    actor.call(97);
+    other.call(89);
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!((rows_of(&run, actor.pid()), run.rows.len()), (97, 97));
+    assert_eq!(run.summary["joined"], 1, "{}", run.summary);
+    assert_eq!(run.summary["late_max_ns"], joined["late_ns"]);
+    assert!(!actor.is_touched() && !other.is_touched());
+}
+
+fn a_bystander_has_no_breakpoint(way: Way) {
+    let stage = Stage::new();
+    let ((mut actor, name), mut other) = (stage.named(), stage.actor());
+    let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted", "--ret"]);
+    assert!(actor.is_touched() && !other.is_touched());
+    let held = Held::by(tool.pid());
+    actor.call(97);
+    other.call(89);
+    assert!(!other.is_touched());
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!((rows_of(&run, actor.pid()), run.rows.len()), (97, 97));
+    assert!(run.joined.is_empty() && run.summary["joined"] == 0);
+    assert!(!actor.is_touched());
+    wait_until("the end of all programs and links", || {
+        held.iter().all(|held| !held.exists()).then_some(())
+    });
+}
+
+fn several_processes_are_targeted_by_nature(way: Way) {
+    let stage = Stage::new();
+    let (mut a, mut b, mut other) = (stage.actor(), stage.actor(), stage.actor());
+    let tool = stage.trace(way, &["-p", &format!("{},{}", a.pid(), b.pid())]);
+    assert!(a.is_touched() && b.is_touched() && !other.is_touched());
+    a.call(97);
+    b.call(89);
+    other.call(83);
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!((rows_of(&run, a.pid()), rows_of(&run, b.pid())), (97, 89));
+    assert_eq!(run.rows.len(), 97 + 89);
+}
+
+fn a_process_that_is_renamed_joins(way: Way) {
+    let stage = Stage::new();
+    let name = unique("scope");
+    let args = ["--comm", &name, "--scope", "targeted"];
+    assert_joins(way, &stage, stage.actor(), &args, |actor| {
+        actor.target.ask(&format!("name {name}"));
+    });
+}
+
+fn a_child_joins(way: Way) {
+    let stage = Stage::new();
+    let (mut actor, name) = stage.named();
+    let mut tool = stage.trace(way, &["--comm", &name, "--scope", "targeted"]);
+    actor.target.ask("child");
+    let child = actor.target.ask("where")[0].tid;
+    assert_ne!(child, actor.pid());
+    wait_joined(&mut tool, child);
+    actor.call(97);
+    actor.target.ask("exit 0");
+    actor.call(89);
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!((rows_of(&run, child), rows_of(&run, actor.pid())), (97, 89));
+}
+
+fn held_programs_are_seen_from_their_first_call_on(way: Way) {
+    const RUNS: usize = 5;
+    let stage = Stage::new();
+    let (program, name) = stage.program();
+    let mut other = stage.actor();
+    let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted", "--hold", "--free"]);
+    for _ in 0..RUNS {
+        let mut command = stage.command(&program);
+        let ended = run_to_end(command.args([&format!("malloc 97 {BLOCK}"), "calloc 89 1 5003", "realloc 83 6007"]));
+        assert!(ended.status.success(), "{}", ended.stderr);
+    }
+    other.call(79);
+    let run = tool.stop();
+    run.assert_clean();
+    let found = [FIRST_CALL_BYTES, BLOCK, 5003, 6007].map(|size| count(&run, size));
+    assert_eq!(found, [1, 97, 89, 83].map(|calls| calls * RUNS));
+    // What realloc is given to enlarge is freed by it, and not by free.
+    assert_eq!(run.with("call", "free").len(), (1 + 97 + 89 + 83) * RUNS);
+    assert!(run.joined.iter().all(|joined| joined["held"] == true), "{:?}", run.joined);
+    assert_eq!((run.joined.len(), &run.summary["held"]), (RUNS, &RUNS.into()));
+    assert_eq!(run.summary["missed"], 0);
+}
+
+fn returns_are_those_of_each_process(way: Way) {
+    let stage = Stage::new();
+    let (mut a, mut b) = (stage.actor(), stage.actor());
+    let function = format!("r:{}:malloc", stage.library.display());
+    let pids = format!("{},{}", a.pid(), b.pid());
+    let tool = Tool::start("funccount", way, [function.as_str(), "-p", &pids, "--by", "process"]);
+    a.call(97);
+    b.call(89);
+    let run = tool.stop();
+    run.assert_clean();
+    let counted = [&a, &b].map(|actor| run.with("pid", actor.pid())[0]["count"].clone());
+    assert_eq!(counted, [97, 89]);
+}
+
+fn a_process_that_changes_its_user_joins(way: Way) {
+    let stage = Stage::new();
+    let (actor, name) = stage.named();
+    let args = ["-u", "65534", "--comm", &name, "--scope", "targeted"];
+    assert_joins(way, &stage, actor, &args, |actor| {
+        actor.target.ask("setuid 65534");
+    });
+}
+
+fn a_process_that_is_moved_joins(way: Way) {
+    let group = Cgroup::new(&unique("ubpf-scope"));
+    let stage = Stage::new();
+    let args = ["--cgroup", group.path(), "--scope", "targeted"];
+    assert_joins(way, &stage, stage.actor(), &args, |actor| group.take(&actor.target));
+}
+
+fn a_container_is_targeted_by_nature(way: Way) {
+    let id = format!("{:08x}{}", std::process::id(), "5c09e0de".repeat(7));
+    let group = Cgroup::new(&format!("docker-{id}.scope"));
+    let stage = Stage::new();
+    let (mut a, mut b, mut other) = (stage.actor(), stage.actor(), stage.actor());
+    group.take(&a.target);
+    let mut tool = stage.trace(way, &["--container", &id]);
+    assert!(a.is_touched() && !b.is_touched() && !other.is_touched());
+    group.take(&b.target);
+    wait_joined(&mut tool, b.pid());
+    a.call(97);
+    b.call(89);
+    other.call(83);
+    let run = tool.stop();
+    run.assert_clean();
+    assert!(!other.is_touched());
+    assert_eq!((rows_of(&run, a.pid()), rows_of(&run, b.pid()), run.rows.len()), (97, 89, 97 + 89));
+}
+
+fn a_program_that_does_not_match_is_left_alone(way: Way) {
+    let stage = Stage::new();
+    let (mut actor, name) = stage.named();
+    let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted"]);
+    assert!(actor.is_touched());
+    let (program, _) = stage.program();
+    actor.target.tell(&format!("become {}", program.display()));
+    actor.malloc = actor.target.ask("where")[0].addresses[0].clone();
+    wait_until("the end of the breakpoint", || (!actor.is_touched()).then_some(()));
+    actor.call(97);
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!(rows_of(&run, actor.pid()), 0);
+}
+
+/// The thread that calls execve becomes the first one, whose end takes a link with it that was made for it.
+fn a_program_that_a_thread_starts_keeps_probes(way: Way) {
+    let stage = Stage::new();
+    let (program, name) = stage.program();
+    let (mut actor, first) = stage.named();
+    let comms = format!("{first},{name}");
+    let mut tool = stage.trace(way, &["--comm", &comms, "--scope", "targeted"]);
+    actor.target.tell(&format!("threads 1 become {}", program.display()));
+    actor.malloc = actor.target.ask("where")[0].addresses[0].clone();
+    wait_joined(&mut tool, actor.pid());
+    wait_until("the breakpoint", || actor.is_touched().then_some(()));
+    actor.call(97);
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!(rows_of(&run, actor.pid()), 97);
+}
+
+fn the_links_of_processes_that_end_are_closed(way: Way) {
+    let stage = Stage::new();
+    let (program, name) = stage.program();
+    let links = |tool: &Tool| {
+        let held = Held::by(tool.pid());
+        held.iter().filter(|held| matches!(held, Held::Link(_))).count()
+    };
+    let mut tool = stage.trace(way, &["--comm", &name, "--scope", "targeted"]);
+    let none = links(&tool);
+    let mut targets: Vec<Target> = (0..3).map(|_| Target::start(stage.command(&program))).collect();
+    for target in &targets {
+        wait_joined(&mut tool, target.pid());
+    }
+    let each = (links(&tool) - none) / targets.len();
+    assert!(each > 0);
+    let last = targets.pop().expect("three");
+    for target in targets {
+        assert!(target.end().success());
+    }
+    wait_until("the end of the links of two", || (links(&tool) == none + each).then_some(()));
+    assert!(last.end().success());
+    wait_until("the end of all links", || (links(&tool) == none).then_some(()));
+    tool.stop().assert_clean();
+}
+
+fn state(pid: u32) -> char {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    let (_, rest) = stat.rsplit_once(") ").expect("a state");
+    rest.chars().next().expect("a state")
+}
+
+fn a_held_program_goes_on_when_the_tool_is_killed(way: Way) {
+    let stage = Stage::new();
+    let (program, name) = stage.program();
+    let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted", "--hold"]);
+    // It cannot let anybody go on any more.
+    tool.signal(Signal::SIGSTOP);
+    let mut command = stage.command(&program);
+    command.arg(format!("malloc 97 {BLOCK}")).stdout(Stdio::null());
+    let mut held = Owned(command.spawn().expect("a program"));
+    wait_until("the stop", || (state(held.0.id()) == 'T').then_some(()));
+    tool.signal(Signal::SIGKILL);
+    let run = tool.finish();
+    assert!(run.summary.is_null());
+    assert!(held.wait().success());
+}
+
+fn everybody_is_traced_where_that_is_asked_for(way: Way) {
+    let stage = Stage::new();
+    let (mut a, b, other) = (stage.actor(), stage.actor(), stage.actor());
+    let pids = format!("{},{}", a.pid(), b.pid());
+    let tool = stage.trace(way, &["-p", &pids, "--scope", "all"]);
+    assert!(a.is_touched() && b.is_touched() && other.is_touched());
+    a.call(97);
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!((rows_of(&run, a.pid()), run.rows.len()), (97, 97));
+}
+
+/// For docs/json.md: a run that a process joins.
+pub fn run_with_a_newcomer() -> Run {
+    let stage = Stage::new();
+    let (program, name) = stage.program();
+    let mut tool = stage.trace(Way::best(), &["--comm", &name, "--scope", "targeted"]);
+    let target = Target::start(stage.command(&program));
+    wait_joined(&mut tool, target.pid());
+    tool.stop()
+}
