@@ -62,6 +62,7 @@ fn main() -> Result<()> {
     print_starts(&target, has_bpftrace, &effort)?;
     print_quiet(&mut target, &effort)?;
     print_two_threads(&program, &effort)?;
+    print_bystander(&program, &mut target, &effort)?;
     print_many_functions(&effort)
 }
 
@@ -461,6 +462,35 @@ fn print_two_threads(program: &Path, effort: &Effort) -> Result<()> {
     }
     let what = format!("lines of 2 x {} calls from two threads at once", effort.calls / 2);
     print_row(&what, &delivered, 0, &effort.calls.to_string());
+    Ok(())
+}
+
+/// What a process pays that does not match, while another one does.
+fn print_bystander(program: &Path, bystander: &mut Target, effort: &Effort) -> Result<()> {
+    const NAME: &str = "matching";
+    let matching = program.with_file_name(NAME);
+    fs::copy(program, &matching)?;
+    let member = Target::start(&matching, 1)?;
+    for (scope, goal) in [("targeted", "1.05"), ("all", "")] {
+        let mut ratios = Vec::new();
+        for _ in 0..effort.rounds {
+            bystander.wait_for_breakpoint(false)?;
+            let alone = bystander.call(effort.calls)?;
+            let args = format!("--comm {NAME} --scope {scope}");
+            let mut tracer = Tracer::spawn(&mut ours("mallocsnoop", &args, bystander))?;
+            tracer.remark("Tracing")?;
+            ensure!(member.has_breakpoint()?, "nobody is traced");
+            let traced = bystander.call(effort.calls)?;
+            ensure!(
+                bystander.has_breakpoint()? == (scope == "all"),
+                "somebody else traces malloc"
+            );
+            tracer.stop()?;
+            ratios.push(traced.cpu_ns as f64 / alone.cpu_ns as f64);
+        }
+        let what = format!("a bystander's call, `mallocsnoop --comm X --scope {scope}`, x no tool");
+        print_row(&what, &ratios, 2, goal);
+    }
     Ok(())
 }
 

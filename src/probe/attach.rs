@@ -20,6 +20,7 @@ use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
 use super::filter::Filter;
 use super::scope::{Breakpoints, Members, Site};
+use super::watch::monotonic_ns;
 use crate::find::instructions::{BEGINNING, may_be_refused};
 use crate::sys::{self, DENIED, FAILED, Failure};
 
@@ -256,7 +257,7 @@ impl Attacher {
         };
         for pid in self.members.pids() {
             let links = self.links_for(pid, std::slice::from_mut(&mut site))?;
-            self.members.add(pid, links.unwrap_or_default());
+            self.members.add(pid, links.unwrap_or_default(), monotonic_ns());
         }
         self.members.sites.push(site);
         Ok(points.len() - self.members.sites.last().map_or(0, |site| site.points.len()))
@@ -267,13 +268,14 @@ impl Attacher {
         let mut sites = std::mem::take(&mut self.members.sites);
         let count = |sites: &[Site]| sites.iter().map(|site| site.points.len()).sum::<usize>();
         let asked = count(&sites);
+        let begun = monotonic_ns();
         let links = self.links_for(pid, &mut sites);
         self.members.refused += asked - count(&sites);
         self.members.sites = sites;
         let Some(links) = links? else {
             return Ok(false);
         };
-        self.members.add(pid, links);
+        self.members.add(pid, links, begun);
         Ok(true)
     }
 
@@ -301,7 +303,8 @@ impl Attacher {
         let others = std::mem::take(&mut self.links);
         let result = sites.iter_mut().try_for_each(|site| {
             let refused = self.attach_points(Some(pid), &site.file, &site.points)?;
-            site.points.retain(|point| !refused.points.contains(&point.offset));
+            site.points
+                .retain(|point| !refused.points.contains(&point.offset));
             Ok(())
         });
         let links = std::mem::replace(&mut self.links, others);

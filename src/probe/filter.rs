@@ -108,9 +108,12 @@ impl Filter {
         let breakpoints = match (self.scope, self.only_pid()) {
             (Some(Scope::Targeted) | None, Some(pid)) => Breakpoints::Process(pid),
             (Some(Scope::Targeted), None) if self.is_everybody() => {
-                return Err(Failure::new(USAGE, "--scope targeted: nobody is named, so that everybody matches")
-                    .hint("name some with --comm, -u, --cgroup, --container or -p")
-                    .into());
+                return Err(Failure::new(
+                    USAGE,
+                    "--scope targeted: nobody is named, so that everybody matches",
+                )
+                .hint("name some with --comm, -u, --cgroup, --container or -p")
+                .into());
             }
             (Some(Scope::Targeted), None) => {
                 sys::require_btf("--scope targeted")?;
@@ -119,11 +122,15 @@ impl Filter {
             (None, None) if by_nature && sys::require_btf("").is_ok() => Breakpoints::Matching(self.clone()),
             (Some(Scope::All) | None, _) => Breakpoints::Everybody,
         };
-        let can_hold = matches!(breakpoints, Breakpoints::Matching(_)) && (self.follow || self.pids.is_empty());
+        let can_hold =
+            matches!(breakpoints, Breakpoints::Matching(_)) && (self.follow || self.pids.is_empty());
         if self.hold && !can_hold {
-            return Err(Failure::new(USAGE, "--hold is about programs that begin to match later, in a targeted scope")
-                .hint("use it with --container, or with --scope targeted and --comm, -u or --cgroup")
-                .into());
+            return Err(Failure::new(
+                USAGE,
+                "--hold is about programs that begin to match later, in a targeted scope",
+            )
+            .hint("use it with --container, or with --scope targeted and --comm, -u or --cgroup")
+            .into());
         }
         Ok(breakpoints)
     }
@@ -187,7 +194,9 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, comm: &str) -> bool {
-        CommPattern::parse(pattern).expect("a pattern").matches(comm.as_bytes())
+        CommPattern::parse(pattern)
+            .expect("a pattern")
+            .matches(comm.as_bytes())
     }
 
     #[test]

@@ -120,7 +120,10 @@ mod tests {
 
     #[test]
     fn the_real_user_is_the_first_number() {
-        assert_eq!(real_uid(b"Name:\t\xff\nUid:\t7\t8\t9\t10\nGid:\t1\t1\t1\t1\n"), Some(7));
+        assert_eq!(
+            real_uid(b"Name:\t\xff\nUid:\t7\t8\t9\t10\nGid:\t1\t1\t1\t1\n"),
+            Some(7)
+        );
         assert_eq!(real_uid(b"Name:\tx\n"), None);
     }
 }

@@ -116,7 +116,11 @@ impl Newcomers {
         let users = Users::of(filter);
         open.progs.scope_user.set_autoload(users == Users::Kprobe);
         let progs = &mut open.progs;
-        for program in [&mut progs.scope_setuid, &mut progs.scope_setreuid, &mut progs.scope_setresuid] {
+        for program in [
+            &mut progs.scope_setuid,
+            &mut progs.scope_setreuid,
+            &mut progs.scope_setresuid,
+        ] {
             program.set_autoload(users == Users::Calls);
         }
         open.progs.scope_cgroup.set_autoload(!filter.cgroups.is_empty());
@@ -152,12 +156,17 @@ impl Newcomers {
             Users::NotAsked => {}
             Users::Kprobe => programs.push(&progs.scope_user),
             Users::Calls => {
+                eprintln!(
+                    "warning: this kernel has no kprobes: to notice who changes his user makes all system calls a little \
+                     slower"
+                );
                 programs.extend([&progs.scope_setuid, &progs.scope_setreuid, &progs.scope_setresuid]);
             }
         }
         for program in programs {
             let link = program.attach();
-            self.links.push(link.context("failed to watch for processes that match")?);
+            self.links
+                .push(link.context("failed to watch for processes that match")?);
         }
         Ok(())
     }
@@ -196,6 +205,7 @@ impl Newcomers {
                 .update(&pid.to_ne_bytes(), &READY, MapFlags::ANY)
                 .context("failed to target so many processes")?;
             if !attacher.join(pid)? {
+                let _ = members.delete(&pid.to_ne_bytes());
                 continue;
             }
             present += 1;
@@ -338,8 +348,8 @@ struct Keeper {
 /// What is to be done about a process, from all that was told of it meanwhile.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Todo {
-    /// Probes that it has are those of another program.
-    anew: bool,
+    /// Probes that are older than this were those of another program.
+    anew_ns: u64,
     /// Probes are wanted, or not. None: that depends on a look at it.
     wanted: Option<bool>,
     since_ns: u64,
@@ -357,7 +367,9 @@ impl Todo {
             What::Changed => self.wanted = None,
             What::Gone => self.wanted = Some(false),
         }
-        self.anew |= matches!(what, What::New | What::Gone);
+        if matches!(what, What::New | What::Gone) {
+            self.anew_ns = header.time_ns;
+        }
         if begins || what == What::New {
             self.since_ns = header.time_ns;
         }
@@ -437,7 +449,7 @@ impl Keeper {
         let wanted = todo.wanted.unwrap_or_else(|| self.matching.matches(pid));
         let mut attacher = lock(&self.attacher);
         let is_member = attacher.members().contains(pid);
-        if todo.anew || !wanted {
+        if !wanted || attacher.members().were_before(pid, todo.anew_ns) {
             attacher.leave(pid);
         }
         let joined = (wanted && !attacher.members().contains(pid)).then(|| attacher.join(pid));
@@ -452,7 +464,11 @@ impl Keeper {
         let notice = match joined {
             Some(Ok(true)) => {
                 // The kernel knows it already, unless it was found by a look; or it has ended meanwhile.
-                let flags = if todo.wanted.is_some() { MapFlags::EXIST } else { MapFlags::ANY };
+                let flags = if todo.wanted.is_some() {
+                    MapFlags::EXIST
+                } else {
+                    MapFlags::ANY
+                };
                 let _ = self.members.update(&key, &READY, flags);
                 Notice::Joined(Joined {
                     pid,
@@ -483,4 +499,38 @@ fn read(record: &[u8]) -> Option<(&Header, What)> {
     let header = decode::<Header>(record)?;
     let what = [What::Matches, What::New, What::Changed, What::Gone];
     Some((header, *what.get(usize::from(header.kind))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn todo(told: &[(What, u64)]) -> Todo {
+        let mut todo = Todo::default();
+        for &(what, time_ns) in told {
+            // SAFETY: integers, every bit pattern is valid.
+            let mut header: Header = unsafe { std::mem::zeroed() };
+            header.time_ns = time_ns;
+            todo.add(what, &header);
+        }
+        todo
+    }
+
+    #[test]
+    fn the_last_word_counts_and_the_first_one_for_how_late_it_is() {
+        let found = todo(&[(What::Matches, 7), (What::Matches, 9)]);
+        assert_eq!((found.wanted, found.since_ns, found.anew_ns), (Some(true), 7, 0));
+        let found = todo(&[(What::Matches, 7), (What::Gone, 8)]);
+        assert_eq!(
+            (found.wanted, found.matched, found.anew_ns),
+            (Some(false), true, 8)
+        );
+        assert_eq!(todo(&[(What::Matches, 7), (What::Changed, 8)]).wanted, None);
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_another_process() {
+        let found = todo(&[(What::New, 5), (What::Gone, 6), (What::New, 8)]);
+        assert_eq!((found.wanted, found.since_ns, found.anew_ns), (Some(true), 8, 8));
+    }
 }

@@ -45,8 +45,15 @@ pub struct Members {
     pub sites: Vec<Site>,
     /// Points that the kernel refused.
     pub refused: usize,
-    links: HashMap<u32, Vec<OwnedFd>>,
+    links: HashMap<u32, Links>,
     closer: Closer,
+}
+
+/// The links of a process.
+struct Links {
+    fds: Vec<OwnedFd>,
+    /// What is older than this was before them, CLOCK_MONOTONIC.
+    since_ns: u64,
 }
 
 impl Members {
@@ -58,27 +65,36 @@ impl Members {
         self.links.contains_key(&pid)
     }
 
-    /// Links of all members.
-    pub fn count_links(&self) -> usize {
-        self.links.values().map(Vec::len).sum()
+    /// Are the links of this process older than that?
+    pub fn were_before(&self, pid: u32, time_ns: u64) -> bool {
+        self.links.get(&pid).is_some_and(|links| links.since_ns < time_ns)
     }
 
-    /// A process is a member from now on, and these links are its own, beside those that it has.
-    pub fn add(&mut self, pid: u32, links: Vec<OwnedFd>) {
-        self.links.entry(pid).or_default().extend(links);
+    /// Links of all members.
+    pub fn count_links(&self) -> usize {
+        self.links.values().map(|links| links.fds.len()).sum()
+    }
+
+    /// A process is a member, and these links that were begun then are its own, beside those that it has.
+    pub fn add(&mut self, pid: u32, fds: Vec<OwnedFd>, since_ns: u64) {
+        let links = self.links.entry(pid).or_insert(Links {
+            fds: Vec::new(),
+            since_ns,
+        });
+        links.fds.extend(fds);
     }
 
     /// The process is a member no longer. Its links are closed while the caller goes on.
     pub fn remove(&mut self, pid: u32) {
         if let Some(links) = self.links.remove(&pid) {
-            self.closer.close(links);
+            self.closer.close(links.fds);
         }
     }
 
     /// All links, for the caller to close. Those that are being closed already are closed when this returns.
     pub fn take_links(&mut self) -> Vec<OwnedFd> {
         self.closer.finish();
-        self.links.drain().flat_map(|(_, links)| links).collect()
+        self.links.drain().flat_map(|(_, links)| links.fds).collect()
     }
 }
 

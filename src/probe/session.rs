@@ -553,7 +553,10 @@ impl<'a> Session<'a> {
             let how = if joined.held { "held for" } else { "late by" };
             let ms = joined.late_ns as f64 / 1e6;
             let name = printable(&joined.comm);
-            self.say(&format!("tracing pid {} ({name}) too, {how} {ms:.1} ms", joined.pid));
+            self.say(&format!(
+                "tracing pid {} ({name}) too, {how} {ms:.1} ms",
+                joined.pid
+            ));
         }
     }
 
@@ -614,13 +617,14 @@ impl<'a> Session<'a> {
             .iter()
             .map(|path| path.to_string_lossy().into())
             .collect();
-        out.record(
-            "attached",
-            &[
-                ("probes", Value::U64(attached.probes as u64)),
-                ("files", Value::Lines(&files)),
-            ],
-        );
+        let mut fields = vec![
+            ("probes", Value::U64(attached.probes as u64)),
+            ("files", Value::Lines(&files)),
+        ];
+        if self.newcomers.is_some() {
+            fields.push(("processes", Value::U64(self.present as u64)));
+        }
+        out.record("attached", &fields);
         out.flush()?;
         let place = match &files[..] {
             [] => "files to come".to_owned(),

@@ -68,8 +68,8 @@ fn the_records_of_every_tool_are_described() {
     );
     let attached = std::mem::take(&mut tool.attached);
     let run = tool.finish();
-    let later = crate::scope::run_with_a_newcomer();
-    let records = [&attached, &run.summary, &later.summary].into_iter();
+    let (targeted, later) = crate::scope::run_with_a_newcomer();
+    let records = [&attached, &targeted, &run.summary, &later.summary].into_iter();
     assert_eq!(
         written(records.chain(&run.lost).chain(&later.joined)),
         described("Every tool")

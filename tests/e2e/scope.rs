@@ -126,7 +126,10 @@ fn assert_joins(way: Way, stage: &Stage, mut actor: Actor, args: &[&str], change
     change(&mut actor);
     let joined = wait_joined(&mut tool, actor.pid());
     assert!(actor.is_touched() && !other.is_touched());
-    assert!(joined["late_ns"].as_u64() > Some(0) && joined["held"] == false, "{joined}");
+    assert!(
+        joined["late_ns"].as_u64() > Some(0) && joined["held"] == false,
+        "{joined}"
+    );
     actor.call(97);
     other.call(89);
     let run = tool.stop();
@@ -142,6 +145,7 @@ fn a_bystander_has_no_breakpoint(way: Way) {
     let ((mut actor, name), mut other) = (stage.named(), stage.actor());
     let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted", "--ret"]);
     assert!(actor.is_touched() && !other.is_touched());
+    assert_eq!(tool.attached["processes"], 1, "{}", tool.attached);
     let held = Held::by(tool.pid());
     actor.call(97);
     other.call(89);
@@ -203,7 +207,11 @@ fn held_programs_are_seen_from_their_first_call_on(way: Way) {
     let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted", "--hold", "--free"]);
     for _ in 0..RUNS {
         let mut command = stage.command(&program);
-        let ended = run_to_end(command.args([&format!("malloc 97 {BLOCK}"), "calloc 89 1 5003", "realloc 83 6007"]));
+        let ended = run_to_end(command.args([
+            &format!("malloc 97 {BLOCK}"),
+            "calloc 89 1 5003",
+            "realloc 83 6007",
+        ]));
         assert!(ended.status.success(), "{}", ended.stderr);
     }
     other.call(79);
@@ -213,7 +221,11 @@ fn held_programs_are_seen_from_their_first_call_on(way: Way) {
     assert_eq!(found, [1, 97, 89, 83].map(|calls| calls * RUNS));
     // What realloc is given to enlarge is freed by it, and not by free.
     assert_eq!(run.with("call", "free").len(), (1 + 97 + 89 + 83) * RUNS);
-    assert!(run.joined.iter().all(|joined| joined["held"] == true), "{:?}", run.joined);
+    assert!(
+        run.joined.iter().all(|joined| joined["held"] == true),
+        "{:?}",
+        run.joined
+    );
     assert_eq!((run.joined.len(), &run.summary["held"]), (RUNS, &RUNS.into()));
     assert_eq!(run.summary["missed"], 0);
 }
@@ -223,7 +235,11 @@ fn returns_are_those_of_each_process(way: Way) {
     let (mut a, mut b) = (stage.actor(), stage.actor());
     let function = format!("r:{}:malloc", stage.library.display());
     let pids = format!("{},{}", a.pid(), b.pid());
-    let tool = Tool::start("funccount", way, [function.as_str(), "-p", &pids, "--by", "process"]);
+    let tool = Tool::start(
+        "funccount",
+        way,
+        [function.as_str(), "-p", &pids, "--by", "process"],
+    );
     a.call(97);
     b.call(89);
     let run = tool.stop();
@@ -245,7 +261,9 @@ fn a_process_that_is_moved_joins(way: Way) {
     let group = Cgroup::new(&unique("ubpf-scope"));
     let stage = Stage::new();
     let args = ["--cgroup", group.path(), "--scope", "targeted"];
-    assert_joins(way, &stage, stage.actor(), &args, |actor| group.take(&actor.target));
+    assert_joins(way, &stage, stage.actor(), &args, |actor| {
+        group.take(&actor.target)
+    });
 }
 
 fn a_container_is_targeted_by_nature(way: Way) {
@@ -264,7 +282,10 @@ fn a_container_is_targeted_by_nature(way: Way) {
     let run = tool.stop();
     run.assert_clean();
     assert!(!other.is_touched());
-    assert_eq!((rows_of(&run, a.pid()), rows_of(&run, b.pid()), run.rows.len()), (97, 89, 97 + 89));
+    assert_eq!(
+        (rows_of(&run, a.pid()), rows_of(&run, b.pid()), run.rows.len()),
+        (97, 89, 97 + 89)
+    );
 }
 
 fn a_program_that_does_not_match_is_left_alone(way: Way) {
@@ -275,7 +296,9 @@ fn a_program_that_does_not_match_is_left_alone(way: Way) {
     let (program, _) = stage.program();
     actor.target.tell(&format!("become {}", program.display()));
     actor.malloc = actor.target.ask("where")[0].addresses[0].clone();
-    wait_until("the end of the breakpoint", || (!actor.is_touched()).then_some(()));
+    wait_until("the end of the breakpoint", || {
+        (!actor.is_touched()).then_some(())
+    });
     actor.call(97);
     let run = tool.stop();
     run.assert_clean();
@@ -289,7 +312,9 @@ fn a_program_that_a_thread_starts_keeps_probes(way: Way) {
     let (mut actor, first) = stage.named();
     let comms = format!("{first},{name}");
     let mut tool = stage.trace(way, &["--comm", &comms, "--scope", "targeted"]);
-    actor.target.tell(&format!("threads 1 become {}", program.display()));
+    actor
+        .target
+        .tell(&format!("threads 1 become {}", program.display()));
     actor.malloc = actor.target.ask("where")[0].addresses[0].clone();
     wait_joined(&mut tool, actor.pid());
     wait_until("the breakpoint", || actor.is_touched().then_some(()));
@@ -318,7 +343,9 @@ fn the_links_of_processes_that_end_are_closed(way: Way) {
     for target in targets {
         assert!(target.end().success());
     }
-    wait_until("the end of the links of two", || (links(&tool) == none + each).then_some(()));
+    wait_until("the end of the links of two", || {
+        (links(&tool) == none + each).then_some(())
+    });
     assert!(last.end().success());
     wait_until("the end of all links", || (links(&tool) == none).then_some(()));
     tool.stop().assert_clean();
@@ -358,12 +385,12 @@ fn everybody_is_traced_where_that_is_asked_for(way: Way) {
     assert_eq!((rows_of(&run, a.pid()), run.rows.len()), (97, 97));
 }
 
-/// For docs/json.md: a run that a process joins.
-pub fn run_with_a_newcomer() -> Run {
+/// For docs/json.md: a run that a process joins, and its first record.
+pub fn run_with_a_newcomer() -> (Value, Run) {
     let stage = Stage::new();
     let (program, name) = stage.program();
     let mut tool = stage.trace(Way::best(), &["--comm", &name, "--scope", "targeted"]);
     let target = Target::start(stage.command(&program));
     wait_joined(&mut tool, target.pid());
-    tool.stop()
+    (tool.attached.clone(), tool.stop())
 }
