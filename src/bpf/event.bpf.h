@@ -75,9 +75,9 @@ static __always_inline __u64 probe_cookie(void *ctx)
 }
 
 /*
- * Is the probe with this cookie one of the current process? Before 6.13 perf's return probes run for every process that
- * has one there, whichever they were made for: where several processes have
- * theirs, and no entry tells, the cookie does. `PROCESS_SHIFT` of src/probe/attach.rs.
+ * Is the probe with this cookie one of the current process? Perf's return probes run for every process that has one
+ * there, whichever they were made for (seen on 6.1; not on 6.18). Where several processes have theirs, and no entry
+ * tells, the cookie does. `PROCESS_SHIFT` of src/probe/attach.rs.
  */
 #define PROCESS_SHIFT 40
 static __always_inline bool is_own_probe(__u64 cookie)

@@ -108,7 +108,8 @@ int BPF_PROG(scope_exec, struct task_struct *task, pid_t old_pid)
 {
 	__u32 pid;
 	__u8 *member = current_member(&pid);
-	/* When another thread than the first one calls execve, the first one's end takes the probes with it. */
+	/* When another thread than the first one calls execve: links know a process by its first thread, which is no
+	 * more. */
 	bool taken_over = old_pid != (pid_t)pid;
 
 	if (!(follow && member) && !is_wanted()) {

@@ -265,6 +265,7 @@ impl Attacher {
 
     /// Puts all points that were found so far into a process, which is a member from now on. False when it is gone.
     pub fn join(&mut self, pid: u32) -> Result<bool> {
+        self.members.wait_removed(pid);
         let mut sites = std::mem::take(&mut self.members.sites);
         let count = |sites: &[Site]| sites.iter().map(|site| site.points.len()).sum::<usize>();
         let asked = count(&sites);

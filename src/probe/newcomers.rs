@@ -198,13 +198,15 @@ impl Newcomers {
             );
         }
         let members = &self.skeleton.maps.members;
-        let mut present = 0;
-        for &pid in &pids {
+        for pid in &pids {
             // First, so that its end is told of.
             members
                 .update(&pid.to_ne_bytes(), &READY, MapFlags::ANY)
                 .context("failed to target so many processes")?;
-            if !attacher.join(pid)? {
+        }
+        let mut present = 0;
+        for &pid in &pids {
+            if !self.matching.matches(pid) || !attacher.join(pid)? {
                 let _ = members.delete(&pid.to_ne_bytes());
                 continue;
             }
@@ -446,7 +448,12 @@ impl Keeper {
     }
 
     fn attend(&self, pid: u32, todo: Todo) {
-        let wanted = todo.wanted.unwrap_or_else(|| self.matching.matches(pid));
+        let key = pid.to_ne_bytes();
+        let wanted = todo.wanted.unwrap_or_else(|| {
+            // First, so that the kernel tells of what changes while it is looked at.
+            let _ = self.members.delete(&key);
+            self.matching.matches(pid)
+        });
         let mut attacher = lock(&self.attacher);
         let is_member = attacher.members().contains(pid);
         if !wanted || attacher.members().were_before(pid, todo.anew_ns) {
@@ -460,7 +467,14 @@ impl Keeper {
         {
             held.release(pid);
         }
-        let key = pid.to_ne_bytes();
+        if wanted && todo.wanted.is_none() {
+            let _ = self.members.update(&key, &READY, MapFlags::ANY);
+            if !self.matching.matches(pid) {
+                // It has ended before its end would have been told of.
+                let _ = self.members.delete(&key);
+                lock(&self.attacher).leave(pid);
+            }
+        }
         let notice = match joined {
             Some(Ok(true)) => {
                 // The kernel knows it already, unless it was found by a look; or it has ended meanwhile.
@@ -482,7 +496,6 @@ impl Keeper {
             Some(Ok(false)) => Notice::Missed,
             None if wanted => return,
             None => {
-                let _ = self.members.delete(&key);
                 if is_member || !todo.matched {
                     return;
                 }

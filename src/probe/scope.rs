@@ -4,10 +4,11 @@
 //! What the links of a process are to be is remembered as files and points, since processes come and go while a run
 //! lasts, and files are found.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use clap::ValueEnum;
@@ -87,8 +88,13 @@ impl Members {
     /// The process is a member no longer. Its links are closed while the caller goes on.
     pub fn remove(&mut self, pid: u32) {
         if let Some(links) = self.links.remove(&pid) {
-            self.closer.close(links.fds);
+            self.closer.close(pid, links.fds);
         }
+    }
+
+    /// Waits until the links are closed that the process had before: with those and new ones, calls would count twice.
+    pub fn wait_removed(&self, pid: u32) {
+        self.closer.wait(pid);
     }
 
     /// All links, for the caller to close. Those that are being closed already are closed when this returns.
@@ -100,32 +106,64 @@ impl Members {
 
 /// A thread that closes links. Each takes the kernel 40 ms and more, and those that pile up meanwhile are closed together.
 #[derive(Default)]
-struct Closer(Option<(Sender<Vec<OwnedFd>>, JoinHandle<()>)>);
+struct Closer {
+    thread: Option<(Sender<Removed>, JoinHandle<()>)>,
+    closing: Arc<Closing>,
+}
+
+/// A process and its links.
+type Removed = (u32, Vec<OwnedFd>);
+
+/// The processes whose links are not closed yet.
+#[derive(Default)]
+struct Closing {
+    pids: Mutex<HashSet<u32>>,
+    closed: Condvar,
+}
+
+impl Closing {
+    fn pids(&self) -> MutexGuard<'_, HashSet<u32>> {
+        self.pids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Closer {
-    /// Closes links in the background; right here where no thread can be had.
-    fn close(&mut self, links: Vec<OwnedFd>) {
-        if self.0.is_none() {
-            let (send, receive) = channel::<Vec<OwnedFd>>();
-            let close = move || {
-                while let Ok(mut links) = receive.recv() {
-                    links.extend(receive.try_iter().flatten());
-                    close_all(links);
-                }
-            };
-            self.0 = Builder::new().spawn(close).ok().map(|thread| (send, thread));
+    /// Closes the links of a process in the background; right here where no thread can be had.
+    fn close(&mut self, pid: u32, links: Vec<OwnedFd>) {
+        if self.thread.is_none() {
+            let (send, receive) = channel();
+            let closing = Arc::clone(&self.closing);
+            let thread = Builder::new().spawn(move || close_each(&receive, &closing));
+            self.thread = thread.ok().map(|thread| (send, thread));
         }
-        if let Some((send, _)) = &self.0 {
-            // Fails when the thread is gone; then the links are closed by being dropped.
-            let _ = send.send(links);
+        if let Some((send, _)) = &self.thread {
+            self.closing.pids().insert(pid);
+            // The thread ends when the sender does.
+            let _ = send.send((pid, links));
         }
+    }
+
+    fn wait(&self, pid: u32) {
+        let closed = &self.closing.closed;
+        let waited = closed.wait_while(self.closing.pids(), |pids| pids.contains(&pid));
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Waits until all are closed.
     fn finish(&mut self) {
-        if let Some((send, thread)) = self.0.take() {
+        if let Some((send, thread)) = self.thread.take() {
             drop(send);
             let _ = thread.join();
         }
+    }
+}
+
+fn close_each(receive: &Receiver<Removed>, closing: &Closing) {
+    while let Ok(first) = receive.recv() {
+        let (pids, links): (Vec<u32>, Vec<Vec<OwnedFd>>) =
+            std::iter::once(first).chain(receive.try_iter()).unzip();
+        close_all(links.into_iter().flatten().collect());
+        closing.pids().retain(|pid| !pids.contains(pid));
+        closing.closed.notify_all();
     }
 }

@@ -29,6 +29,7 @@ best_way! {
     a_process_that_is_moved_joins
     a_container_is_targeted_by_nature
     a_program_that_does_not_match_is_left_alone
+    a_process_that_comes_back_is_counted_once
     a_program_that_a_thread_starts_keeps_probes
     the_links_of_processes_that_end_are_closed
     a_held_program_goes_on_when_the_tool_is_killed
@@ -305,6 +306,25 @@ fn a_program_that_does_not_match_is_left_alone(way: Way) {
     assert_eq!(rows_of(&run, actor.pid()), 0);
 }
 
+fn a_process_that_comes_back_is_counted_once(way: Way) {
+    const TIMES: usize = 7;
+    let stage = Stage::new();
+    let (mut actor, name) = stage.named();
+    let mut tool = stage.trace(way, &["--comm", &name, "--scope", "targeted"]);
+    for _ in 0..TIMES {
+        actor.target.ask("name other");
+        wait_until("the end of the breakpoint", || {
+            (!actor.is_touched()).then_some(())
+        });
+        actor.target.ask(&format!("name {name}"));
+        wait_joined(&mut tool, actor.pid());
+        actor.call(97);
+    }
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!(run.rows.len(), TIMES * 97);
+}
+
 /// The thread that calls execve becomes the first one, whose end takes a link with it that was made for it.
 fn a_program_that_a_thread_starts_keeps_probes(way: Way) {
     let stage = Stage::new();
@@ -317,7 +337,7 @@ fn a_program_that_a_thread_starts_keeps_probes(way: Way) {
         .tell(&format!("threads 1 become {}", program.display()));
     actor.malloc = actor.target.ask("where")[0].addresses[0].clone();
     wait_joined(&mut tool, actor.pid());
-    wait_until("the breakpoint", || actor.is_touched().then_some(()));
+    assert!(actor.is_touched());
     actor.call(97);
     let run = tool.stop();
     run.assert_clean();
@@ -329,7 +349,9 @@ fn the_links_of_processes_that_end_are_closed(way: Way) {
     let (program, name) = stage.program();
     let links = |tool: &Tool| {
         let folder = fs::read_dir(format!("/proc/{}/fd", tool.pid())).expect("the open files");
-        let open = folder.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+        let open = folder
+            .flatten()
+            .filter_map(|file| fs::read_link(file.path()).ok());
         let is_probe = |name: PathBuf| {
             let name = name.to_string_lossy().into_owned();
             name.contains("bpf_link") || name.contains("bpf-link") || name.contains("perf_event")
