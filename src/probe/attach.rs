@@ -283,6 +283,7 @@ impl Attacher {
     /// Puts all points into everybody instead.
     pub fn widen(&mut self) -> Result<()> {
         self.breakpoints = Breakpoints::Everybody;
+        close_all(self.members.take_links());
         for site in std::mem::take(&mut self.members.sites) {
             self.attach_for(None, &site.file, &site.points)?;
         }

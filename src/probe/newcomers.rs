@@ -26,12 +26,15 @@ use super::matching::Matching;
 use super::ring::Ring;
 use super::watch::monotonic_ns;
 use crate::bpf::scope::{ScopeSkel, ScopeSkelBuilder};
-use crate::sys::{FAILED, Failure};
+use crate::sys::{self, FAILED, Failure};
 
 /// With more processes than that, links for each cost the processes more than a test in BPF saves others: the kernel
 /// offers each hit to every link of the function (some 27 ns each), and on the removal of one looks at all links for
 /// each process (measured on 6.18: 100 are gone after 0.2 s, 1,000 after 13 s).
 const MANY: usize = 256;
+
+/// The same for single probes. Their removals do not overlap: 0.11 s each (6.18), from however many threads.
+const MANY_SINGLE: usize = 48;
 
 /// Bytes of the ring, for some five thousand changes that wait.
 const RING_BYTES: u32 = 1 << 18;
@@ -211,11 +214,29 @@ impl Newcomers {
                 continue;
             }
             present += 1;
-            if present == 1 {
-                require_room(attacher, pids.len())?;
+            if present == 1 && !self.may_go_on(attacher, pids.len())? {
+                return Ok(None);
             }
         }
         Ok(Some(present))
+    }
+
+    /// Are the probes of so many processes what was asked for, or few enough? What the kernel limits is known from the
+    /// first process, and better said now than at the end.
+    fn may_go_on(&self, attacher: &Attacher, processes: usize) -> Result<bool> {
+        let each = attacher.members().count_links();
+        require_files(each, processes)?;
+        if attacher.way() == Way::Multi || each * processes <= MANY_SINGLE {
+            return Ok(true);
+        }
+        if self.asked {
+            eprintln!(
+                "warning: {} single probes, as this kernel has no multi-uprobe links (since 6.10): at the end it removes \
+                 them one after the other, some ten a second",
+                each * processes
+            );
+        }
+        Ok(self.asked)
     }
 
     /// Begins to look after those that come. Privileges must have been dropped before, as each thread has its own.
@@ -305,34 +326,23 @@ impl Users {
     }
 }
 
-/// Each process takes as many descriptors as the first one did: better said now than when they are used up.
-fn require_room(attacher: &Attacher, processes: usize) -> Result<()> {
+/// Each process takes as many descriptors as the first one.
+fn require_files(each: usize, processes: usize) -> Result<()> {
     const OTHERS: usize = 256;
-    let each = attacher.members().count_links();
-    let most = crate::sys::file_limit().saturating_sub(OTHERS);
-    if each * processes > most {
-        return Err(Failure::new(
-            FAILED,
-            format!(
-                "{processes} processes match, and the probes of each take {each} file descriptors, of which this process \
-                 may have {most} for them"
-            ),
-        )
-        .hint("match fewer processes, name fewer functions, allow more with `ulimit -n`, or use --scope all")
-        .into());
+    let most = sys::file_limit().saturating_sub(OTHERS);
+    if each * processes <= most {
+        return Ok(());
     }
-    if attacher.way() != Way::Multi && each * processes >= MANY_SINGLE {
-        eprintln!(
-            "warning: {} single probes, as this kernel has no multi-uprobe links (since 6.10): to remove them at the end \
-             takes a while",
-            each * processes
-        );
-    }
-    Ok(())
+    Err(Failure::new(
+        FAILED,
+        format!(
+            "{processes} processes match, and the probes of each take {each} file descriptors, of which this process may \
+             have {most} for them"
+        ),
+    )
+    .hint("match fewer processes, name fewer functions, allow more with `ulimit -n`, or use --scope all")
+    .into())
 }
-
-/// Single probes are removed some 64 at a time, each of which takes the kernel about 0.1 s.
-const MANY_SINGLE: usize = 1000;
 
 /// The thread that lets processes join and leave.
 struct Keeper {

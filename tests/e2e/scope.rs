@@ -22,6 +22,7 @@ each_way! {
     a_child_joins
     held_programs_are_seen_from_their_first_call_on
     returns_are_those_of_each_process
+    what_would_take_long_to_remove_is_not_begun_unasked
 }
 
 best_way! {
@@ -247,6 +248,23 @@ fn returns_are_those_of_each_process(way: Way) {
     run.assert_clean();
     let counted = [&a, &b].map(|actor| run.with("pid", actor.pid())[0]["count"].clone());
     assert_eq!(counted, [97, 89]);
+}
+
+/// Single probes are removed one after the other. With a filter in BPF there are as many as functions.
+fn what_would_take_long_to_remove_is_not_begun_unasked(way: Way) {
+    let stage = Stage::new();
+    let (mut actors, mut other) = ((0..13).map(|_| stage.actor()).collect::<Vec<_>>(), stage.actor());
+    let pids: Vec<String> = actors.iter().map(|actor| actor.pid().to_string()).collect();
+    let tool = stage.trace(way, &["-p", &pids.join(",")]);
+    assert_eq!(other.is_touched(), way != Way::Multi);
+    actors.iter_mut().for_each(|actor| actor.call(97));
+    other.call(89);
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!(run.rows.len(), 13 * 97);
+    for actor in &actors {
+        assert_eq!(rows_of(&run, actor.pid()), 97);
+    }
 }
 
 fn a_process_that_changes_its_user_joins(way: Way) {
