@@ -106,6 +106,8 @@ enum expr_kind {
 	KIND_CALL_JUMPED, /* at its end, to another function, whose result will be its own */
 };
 
+#define NO_STACK (~0U) /* 0 is where it is when there is nothing else */
+
 /* What is found out about a call. User space gets it from `header` on, as far as `used` says. */
 struct expr_record {
 	struct event_header header;
@@ -114,7 +116,7 @@ struct expr_record {
 	__u64 cut; /* bit n: slot n leads to less text than there is */
 	__u32 used; /* bytes behind this structure */
 	__u32 depth; /* traced calls that this one is nested in */
-	__u32 stack_at; /* where in them `struct stack` is; 0: nowhere */
+	__u32 stack_at; /* where in them `struct stack` is, or NO_STACK */
 	__u32 function; /* the whole of what `header.func` has the low bits of */
 	__u64 words[]; /* the slots, then what they lead to */
 };
@@ -205,7 +207,7 @@ static __always_inline struct expr_machine *expr_begin(__u32 index, __u32 functi
 	m->record.cut = 0;
 	m->record.used = slots * sizeof(__u64);
 	m->record.depth = 0;
-	m->record.stack_at = 0;
+	m->record.stack_at = NO_STACK;
 	m->record.function = function;
 	m->no_result = 0;
 	return m;

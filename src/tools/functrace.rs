@@ -291,6 +291,8 @@ pub fn run(args: Args) -> Result<u8> {
     session.finish(&mut out)
 }
 
+/// `NO_STACK` of src/bpf/expr.bpf.h: 0 is where the stack of a call is of which nothing else is shown.
+const NO_STACK: u32 = u32::MAX;
 /// `KIND_CALL_JUMPED` of src/bpf/expr.bpf.h.
 const KIND_CALL_JUMPED: u16 = 1;
 /// `TEXT_SLACK` of the same.
@@ -438,7 +440,7 @@ impl Printer {
         };
         self.values.read(plan, &found);
         let stack = match record.stack_at {
-            0 => None,
+            NO_STACK => None,
             at => decode::<types::stack>(words.get(at as usize..)?),
         };
         let callers = stack
