@@ -191,17 +191,16 @@ pub fn run(args: Args) -> Result<u8> {
     let follow = args.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
 
     let _ends = args.ret.then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])).transpose()?;
-    let programs = match sessions {
-        true => vec![Program { program: &skel.progs.alloc_session, runs: Ends::Both }],
-        false => {
-            let mut programs = Vec::new();
-            if two_probes {
-                programs.push(Program { program: &skel.progs.alloc_return, runs: Ends::Return });
-            }
-            programs.push(Program { program: &skel.progs.alloc_entry, runs: Ends::Entry });
-            programs
-        }
-    };
+    let mut programs = Vec::new();
+    if sessions {
+        programs.push(Program { program: &skel.progs.alloc_session, runs: Ends::Both });
+    }
+    if two_probes {
+        programs.push(Program { program: &skel.progs.alloc_return, runs: Ends::Return });
+    }
+    if !sessions {
+        programs.push(Program { program: &skel.progs.alloc_entry, runs: Ends::Entry });
+    }
     let attacher = Attacher::new(way, filter.only_pid(), programs);
     let targets = Targets::new(wanted(&args), place(&args, library, &filter, &command), args.follow);
     let bss = skel.maps.bss_data.as_ref().context("the BPF object has no counters")?;
