@@ -45,9 +45,9 @@ struct {
 } threads SEC(".maps");
 
 /*
- * Which of `threads` is whose. A hash table that is looked through without leaving the program: a look-up in a map of
- * the kernel's takes as long as all else that a call costs beyond its breakpoints (docs/performance.md). Only its
- * owner reads and writes an entry once it is claimed, so nothing is locked.
+ * Which of `threads` is whose: a hash table that is looked through without leaving the program. The kernel's own would
+ * cost a call a sixth of what an empty probe does (docs/performance.md). Only its owner reads and writes an entry once
+ * it is claimed, so nothing is locked.
  */
 #define OWNERS 8 /* of a set */
 #define OWNER_SETS_LOG2 10
@@ -60,8 +60,7 @@ struct {
 
 struct owner {
 	struct stack_owner id;
-	__u64 index; /* its place here, in memory: each place that the verifier knows by itself is a path that it
-			follows */
+	__u64 index; /* of `threads`: read and not reckoned, or the verifier follows a path for each place in a set */
 };
 
 struct owner_set {
@@ -344,7 +343,7 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie
 /*
  * The call that returns here; its memory is good until this thread's next call. NULL when its entry was not seen: the
  * call was suppressed, or began before the probes were in. That is no unmatched call: return probes are attached
- * before entry probes, so an entry that was seen has its return seen. `depth` as above.
+ * before entry probes, and sessions are both at once, so an entry that was seen has its return seen. `depth` as above.
  */
 static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cookie, __u64 *depth)
 {
@@ -421,8 +420,7 @@ static __always_inline bool returns_here(struct pt_regs *ctx)
 	return PT_REGS_IP(ctx) != bpf_get_func_ip(ctx);
 }
 
-/* What such a program returns at an entry whose return it does not want to see: the call then pays for no return probe.
- */
+/* What such a program says at an entry whose return it does not want to see: the call pays for no return probe then. */
 #define NO_RETURN 1
 
 SEC("raw_tp/sched_process_exit")

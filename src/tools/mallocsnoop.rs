@@ -201,26 +201,25 @@ pub fn run(args: Args) -> Result<u8> {
         .ret
         .then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec]))
         .transpose()?;
-    let programs = match sessions {
-        true => vec![Program {
+    let mut programs = Vec::new();
+    if sessions {
+        programs.push(Program {
             program: &skel.progs.alloc_session,
             runs: Ends::Both,
-        }],
-        false => {
-            let mut programs = Vec::new();
-            if two_probes {
-                programs.push(Program {
-                    program: &skel.progs.alloc_return,
-                    runs: Ends::Return,
-                });
-            }
-            programs.push(Program {
-                program: &skel.progs.alloc_entry,
-                runs: Ends::Entry,
-            });
-            programs
-        }
-    };
+        });
+    }
+    if two_probes {
+        programs.push(Program {
+            program: &skel.progs.alloc_return,
+            runs: Ends::Return,
+        });
+    }
+    if !sessions {
+        programs.push(Program {
+            program: &skel.progs.alloc_entry,
+            runs: Ends::Entry,
+        });
+    }
     let attacher = Attacher::new(way, &filter, programs)?;
     let place = place(&args, library, &filter, &command);
     let targets = Targets::new(wanted(&args), place, args.run.placement, args.follow);
