@@ -39,7 +39,8 @@ const MANY_SINGLE: usize = 48;
 /// Bytes of the ring, for some five thousand changes that wait.
 const RING_BYTES: u32 = 1 << 18;
 
-/// `MEMBER_READY` of src/bpf/scope.bpf.c.
+/// `MEMBER_WAITS` and `MEMBER_READY` of src/bpf/scope.bpf.c.
+const WAITS: [u8; 1] = [1];
 const READY: [u8; 1] = [2];
 
 /// What the kernel tells of a process, in the order of `enum scope_kind` of src/bpf/scope.bpf.c.
@@ -75,7 +76,6 @@ pub enum Notice {
 
 /// Processes that join and leave, as long as this lives.
 pub struct Newcomers {
-    // Dropped in this order: nobody is stopped any more, then all go on, and then the guard has nothing to do.
     links: Vec<Link>,
     thread: Option<JoinHandle<()>>,
     skeleton: ScopeSkel<'static>,
@@ -204,15 +204,17 @@ impl Newcomers {
         for pid in &pids {
             // First, so that its end is told of.
             members
-                .update(&pid.to_ne_bytes(), &READY, MapFlags::ANY)
+                .update(&pid.to_ne_bytes(), &WAITS, MapFlags::ANY)
                 .context("failed to target so many processes")?;
         }
         let mut present = 0;
         for &pid in &pids {
+            let key = pid.to_ne_bytes();
             if !self.matching.matches(pid) || !attacher.join(pid)? {
-                let _ = members.delete(&pid.to_ne_bytes());
+                let _ = members.delete(&key);
                 continue;
             }
+            let _ = members.update(&key, &READY, MapFlags::EXIST);
             present += 1;
             if present == 1 && !self.may_go_on(attacher, pids.len())? {
                 return Ok(None);
@@ -278,6 +280,7 @@ impl Newcomers {
 
     /// Lets nobody join any more, and all that stand still go on.
     pub fn end(&mut self) {
+        // In this order: nobody is stopped any more, then all go on, and then the guard has nothing to do.
         self.links.clear();
         let _ = self.end.write(1);
         if let Some(thread) = self.thread.take() {
