@@ -20,6 +20,7 @@ enum scope_kind {
 	SCOPE_MATCHES, /* the process is to have probes; `func` is 1 when it stands still until then */
 	SCOPE_NEW, /* as above; if it has some already, they are those of a program that is no more */
 	SCOPE_CHANGED, /* it may match now, or no more */
+	SCOPE_RENAMED, /* the same; its thread `tid` will be called `comm` in a moment */
 	SCOPE_GONE, /* it has ended, or runs a program that does not match */
 };
 
@@ -146,6 +147,19 @@ static __always_inline bool becomes_program(struct task_struct *task)
 	return bpf_core_field_exists(task->in_execve) && BPF_CORE_READ_BITFIELD_PROBED(task, in_execve);
 }
 
+/* No member until user space has looked, so that it is told of a name that is changed back meanwhile. */
+static __always_inline void rename(struct task_struct *task, __u32 pid, const __u64 *name)
+{
+	struct event_header *event = tell(SCOPE_RENAMED, pid);
+
+	if (!event)
+		return;
+	bpf_map_delete_elem(&members, &pid);
+	event->tid = BPF_CORE_READ(task, pid);
+	__builtin_memcpy(event->comm, name, sizeof(event->comm));
+	event_submit(event, sizeof(*event));
+}
+
 /* Before the name is changed. Only a thread of the same process can do that. */
 SEC("raw_tp/task_rename")
 int BPF_PROG(scope_rename, struct task_struct *task, const char *to)
@@ -159,7 +173,7 @@ int BPF_PROG(scope_rename, struct task_struct *task, const char *to)
 	bpf_probe_read_kernel_str(name, sizeof(name), to);
 	if (!name_wanted(name)) {
 		if (member && !follow)
-			say(SCOPE_CHANGED, pid);
+			rename(task, pid, name);
 	} else if (!member && is_wanted_but_for_name() && (!filter_cgroups || cgroup_wanted())) {
 		join(SCOPE_MATCHES, pid, name, false);
 	}

@@ -34,20 +34,27 @@ impl Matching {
 
     /// Does any thread of this process match? False as well for one that is gone, and for those of the kernel.
     pub fn matches(&self, pid: u32) -> bool {
+        self.matches_renamed(pid, &[])
+    }
+
+    /// The same when threads have, or will have in a moment, these names; the last one of a thread counts.
+    pub fn matches_renamed(&self, pid: u32, names: &[(u32, Vec<u8>)]) -> bool {
         let named = self.filter.pids.is_empty() || self.filter.pids.contains(&pid);
         // Threads of the kernel run no program.
         if !named || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
             return false;
         }
         // The first thread first: it is the one that most often has the name of its program.
-        self.thread_matches(pid, pid) || threads(pid).any(|tid| tid != pid && self.thread_matches(pid, tid))
+        let matches = |tid| self.thread_matches(pid, tid, names);
+        matches(pid) || threads(pid).any(|tid| tid != pid && matches(tid))
     }
 
-    fn thread_matches(&self, pid: u32, tid: u32) -> bool {
+    fn thread_matches(&self, pid: u32, tid: u32, names: &[(u32, Vec<u8>)]) -> bool {
         let read = |entry| fs::read(format!("/proc/{pid}/task/{tid}/{entry}")).unwrap_or_default();
         let filter = &self.filter;
         if !filter.comms.is_empty() {
-            let comm = read("comm");
+            let renamed = names.iter().rfind(|(of, _)| *of == tid);
+            let comm = renamed.map_or_else(|| read("comm"), |(_, name)| name.clone());
             let name = comm.strip_suffix(b"\n").unwrap_or(&comm);
             if !filter.comms.iter().any(|pattern| pattern.matches(name)) {
                 return false;
@@ -103,6 +110,19 @@ mod tests {
         let in_thread = std::thread::Builder::new().name("odd-thread-name".to_owned());
         let thread = in_thread.spawn(|| matches(filter)).expect("a thread");
         assert!(thread.join().expect("its answer"));
+    }
+
+    #[test]
+    fn a_new_name_counts_before_it_is_there() {
+        let filter = Filter {
+            comms: vec![CommPattern::parse("new-name").expect("a pattern")],
+            ..Filter::default()
+        };
+        let (matching, own) = (Matching::new(filter), std::process::id());
+        let names =
+            |names: &[&str]| -> Vec<_> { names.iter().map(|name| (own, name.as_bytes().to_vec())).collect() };
+        assert!(matching.matches_renamed(own, &names(&["other", "new-name"])));
+        assert!(!matching.matches_renamed(own, &names(&["new-name", "other"])));
     }
 
     #[test]

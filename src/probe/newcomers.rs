@@ -49,6 +49,7 @@ enum What {
     Matches,
     New,
     Changed,
+    Renamed,
     Gone,
 }
 
@@ -370,6 +371,8 @@ struct Todo {
     since_ns: u64,
     held: bool,
     comm: Vec<u8>,
+    /// Threads and their new names.
+    renamed: Vec<(u32, Vec<u8>)>,
     /// It began to match, whatever came then.
     matched: bool,
 }
@@ -380,6 +383,10 @@ impl Todo {
         match what {
             What::Matches | What::New => self.wanted = Some(true),
             What::Changed => self.wanted = None,
+            What::Renamed => {
+                self.wanted = None;
+                self.renamed.push((header.tid, header.comm().to_vec()));
+            }
             What::Gone => self.wanted = Some(false),
         }
         if matches!(what, What::New | What::Gone) {
@@ -465,7 +472,7 @@ impl Keeper {
         let wanted = todo.wanted.unwrap_or_else(|| {
             // First, so that the kernel tells of what changes while it is looked at.
             let _ = self.members.delete(&key);
-            self.matching.matches(pid)
+            self.matching.matches_renamed(pid, &todo.renamed)
         });
         let mut attacher = lock(&self.attacher);
         let is_member = attacher.members().contains(pid);
@@ -482,7 +489,7 @@ impl Keeper {
         }
         if wanted && todo.wanted.is_none() {
             let _ = self.members.update(&key, &READY, MapFlags::ANY);
-            if !self.matching.matches(pid) {
+            if !self.matching.matches_renamed(pid, &todo.renamed) {
                 // It has ended before its end would have been told of.
                 let _ = self.members.delete(&key);
                 lock(&self.attacher).leave(pid);
@@ -523,7 +530,7 @@ impl Keeper {
 
 fn read(record: &[u8]) -> Option<(&Header, What)> {
     let header = decode::<Header>(record)?;
-    let what = [What::Matches, What::New, What::Changed, What::Gone];
+    let what = [What::Matches, What::New, What::Changed, What::Renamed, What::Gone];
     Some((header, *what.get(usize::from(header.kind))?))
 }
 
