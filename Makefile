@@ -59,8 +59,8 @@ test: setup-build setup-lint setup-test build lint ## run every test that this u
 	fi; \
 	set -x; "$${root[@]}" cargo test --release --no-fail-fast $(locked) --test load --test e2e
 
-vmtest: setup-build setup-test setup-$(vmtest) ## run the tests on kernels 5.10 to 7.2 under QEMU; or ARCH=arm64
-	scripts/vmtest -a $(ARCH)
+vmtest: setup-build setup-test setup-$(vmtest) ## run the tests on kernels 5.10 to 7.2 under QEMU; or ARCH=arm64, WAYS=best
+	scripts/vmtest -a $(ARCH) $(if $(filter best,$(WAYS)),-w)
 
 # Declared by a macro, or part of another package: cargo fmt does not see them.
 unseen := src/tools/*.rs fuzz/fuzz_targets/*.rs

@@ -75,8 +75,12 @@ impl Way {
         matches!(self, Way::Session | Way::Multi)
     }
 
-    /// Runs a test unless this kernel is older than the way, and the tool says so.
+    /// Runs a test unless this kernel is older than the way, and the tool says so; or another way is the best one, and
+    /// `UBPF_TOOLS_BEST_WAY` asks for that alone.
     pub fn run(self, test: impl FnOnce(Way)) {
+        if env::var_os("UBPF_TOOLS_BEST_WAY").is_some() && self != Way::best() {
+            return skip("another way of attaching is the best one here");
+        }
         if kernel_version() >= self.since() {
             return test(self);
         }
