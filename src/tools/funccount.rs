@@ -18,7 +18,7 @@ use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, par
 use crate::find::placement::Needs;
 use crate::find::spec::At;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Program, Way};
+use crate::probe::attach::{Attacher, Ends, Way, loaded};
 use crate::probe::follow::Follow;
 use crate::probe::functions::{Functions, Scope};
 use crate::probe::group::{By, Groups, Member};
@@ -136,19 +136,10 @@ pub fn run(args: Args) -> Result<u8> {
         .then(|| Follow::start(&skel.maps.pids))
         .transpose()?;
 
-    let mut programs = Vec::new();
-    if at_entry {
-        programs.push(Program {
-            program: &skel.progs.count_entry,
-            runs: Ends::Entry,
-        });
-    }
-    if at_return {
-        programs.push(Program {
-            program: &skel.progs.count_return,
-            runs: Ends::Return,
-        });
-    }
+    let programs = loaded([
+        (at_entry, &skel.progs.count_entry, Ends::Entry),
+        (at_return, &skel.progs.count_return, Ends::Return),
+    ]);
     let bss = skel
         .maps
         .bss_data

@@ -22,7 +22,7 @@ use crate::output::distribution::{Distribution, range};
 use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Program, Way};
+use crate::probe::attach::{Attacher, Ends, Way, loaded};
 use crate::probe::event::copied;
 use crate::probe::follow::Follow;
 use crate::probe::functions::{Functions, Scope};
@@ -244,23 +244,11 @@ pub fn run(args: Args) -> Result<u8> {
         .transpose()?;
     let _ends = attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])?;
 
-    let mut programs = Vec::new();
-    if sessions {
-        programs.push(Program {
-            program: &skel.progs.latency_session,
-            runs: Ends::Both,
-        });
-    }
-    if two_programs {
-        programs.push(Program {
-            program: &skel.progs.latency_return,
-            runs: Ends::Return,
-        });
-        programs.push(Program {
-            program: &skel.progs.latency_entry,
-            runs: Ends::Entry,
-        });
-    }
+    let programs = loaded([
+        (sessions, &skel.progs.latency_session, Ends::Both),
+        (two_programs, &skel.progs.latency_return, Ends::Return),
+        (two_programs, &skel.progs.latency_entry, Ends::Entry),
+    ]);
     let bss = skel
         .maps
         .bss_data

@@ -22,7 +22,7 @@ use crate::find::symbolize::Symbolizer;
 use crate::find::target::{FileId, Object};
 use crate::output::escape::printable;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Program, Way};
+use crate::probe::attach::{Attacher, Ends, Way, loaded};
 use crate::probe::event::{Header, callers, decode};
 use crate::probe::expr::{self, Record, Values};
 use crate::probe::follow::Follow;
@@ -223,25 +223,11 @@ pub fn run(args: Args) -> Result<u8> {
         ),
         false => (&progs.trace_entry, &progs.trace_return, &progs.trace_session),
     };
-    let mut programs = Vec::new();
-    if sessions {
-        programs.push(Program {
-            program: both,
-            runs: Ends::Both,
-        });
-    }
-    if at_return {
-        programs.push(Program {
-            program: exit,
-            runs: Ends::Return,
-        });
-    }
-    if at_entry {
-        programs.push(Program {
-            program: entry,
-            runs: Ends::Entry,
-        });
-    }
+    let programs = loaded([
+        (sessions, both, Ends::Both),
+        (at_return, exit, Ends::Return),
+        (at_entry, entry, Ends::Entry),
+    ]);
     let bss = skel
         .maps
         .bss_data

@@ -20,7 +20,7 @@ use crate::find::loader;
 use crate::find::placement::Needs;
 use crate::find::symbolize::Symbolizer;
 use crate::output::{Column, Output, Table, Value, histogram};
-use crate::probe::attach::{Attacher, Ends, Point, Program, Way};
+use crate::probe::attach::{Attacher, Ends, Point, Way, loaded};
 use crate::probe::command::Command;
 use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::filter::Filter;
@@ -201,25 +201,11 @@ pub fn run(args: Args) -> Result<u8> {
         .ret
         .then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec]))
         .transpose()?;
-    let mut programs = Vec::new();
-    if sessions {
-        programs.push(Program {
-            program: &skel.progs.alloc_session,
-            runs: Ends::Both,
-        });
-    }
-    if two_probes {
-        programs.push(Program {
-            program: &skel.progs.alloc_return,
-            runs: Ends::Return,
-        });
-    }
-    if !sessions {
-        programs.push(Program {
-            program: &skel.progs.alloc_entry,
-            runs: Ends::Entry,
-        });
-    }
+    let programs = loaded([
+        (sessions, &skel.progs.alloc_session, Ends::Both),
+        (two_probes, &skel.progs.alloc_return, Ends::Return),
+        (!sessions, &skel.progs.alloc_entry, Ends::Entry),
+    ]);
     let attacher = Attacher::new(way, &filter, programs)?;
     let place = place(&args, library, &filter, &command);
     let targets = Targets::new(wanted(&args), place, args.run.placement, args.follow);
