@@ -55,7 +55,11 @@ fn main() -> Result<()> {
     if !has_bpftrace {
         println!("\nbpftrace is not installed, so it does not stand beside us.");
     }
-    let ours_or_there = |case: &&Case| has_bpftrace || !matches!(case, Case::Bpftrace(..));
+    let ours_or_there = |case: &&Case| match case {
+        Case::Bpftrace(..) => has_bpftrace,
+        Case::LibbpfTools(program, _) => Path::new(program).exists(),
+        _ => true,
+    };
     let cases: Vec<Case> = CASES.iter().filter(ours_or_there).copied().collect();
     print_costs(&cases, &measure_costs(&cases, &mut target, &effort)?, &effort);
     println!("\n| what | median (from - to) | n | goal |\n|---|--:|--:|---|");
@@ -81,6 +85,8 @@ enum Case {
     Ours(&'static str, &'static str, Rows),
     /// bpftrace with this program.
     Bpftrace(&'static str, Rows),
+    /// A program of bcc's libbpf-tools, where Debian's package has it, with these arguments.
+    LibbpfTools(&'static str, &'static str),
 }
 
 /// How the calls that were delivered are counted.
@@ -152,6 +158,7 @@ const CASES: &[Case] = &[
          uretprobe:LIBC:malloc /@start[tid]/ { @ = hist(nsecs - @start[tid]); delete(@start[tid]); }",
         Rows::None,
     ),
+    Case::LibbpfTools("/usr/sbin/funclatency", "-p PID LIBC:malloc"),
 ];
 const FLOOR: usize = 1;
 const FLOOR_WITH_RETURN: usize = 2;
@@ -173,12 +180,13 @@ impl Case {
             Self::Floor { with_return: true } => "an empty program at entry and return".to_owned(),
             Self::Ours(tool, args, _) => format!("`{tool} {args}`"),
             Self::Bpftrace(action, _) => format!("bpftrace `{action}`"),
+            Self::LibbpfTools(program, args) => format!("libbpf-tools `{program} {args}`"),
         }
     }
 
     fn rows(self) -> Rows {
         match self {
-            Self::NoProbe | Self::Floor { .. } => Rows::None,
+            Self::NoProbe | Self::Floor { .. } | Self::LibbpfTools(..) => Rows::None,
             Self::Ours(_, _, rows) | Self::Bpftrace(_, rows) => rows,
         }
     }
@@ -189,6 +197,7 @@ impl Case {
                 tool == "funclatency" || args.contains("--ret") || args.contains("--min-latency")
             }
             Self::Bpftrace(program, _) => program.contains("uretprobe"),
+            Self::LibbpfTools(..) => true,
             _ => false,
         }
     }
@@ -200,6 +209,14 @@ impl Case {
             Self::Ours(tool, args, _) => {
                 let mut tracer = Tracer::spawn(ours(tool, args, target).arg("-o").arg(file))?;
                 tracer.remark("Tracing")?;
+                Ok(Some(tracer))
+            }
+            Self::LibbpfTools(program, args) => {
+                let args = args
+                    .replace("PID", &target.pid().to_string())
+                    .replace("LIBC", &target.libc.display().to_string());
+                let tracer = Tracer::spawn(Command::new(program).args(args.split(' ')))?;
+                target.wait_for_breakpoint(true)?;
                 Ok(Some(tracer))
             }
             Self::Bpftrace(program, _) => {
@@ -377,7 +394,9 @@ fn print_costs(cases: &[Case], samples: &[Vec<Sample>], effort: &Effort) {
                     spread(|sample| (sample.peak_kib - RING_TWICE_KIB) / 1024.0).show(1)
                 )
             }
-            Case::Ours(..) | Case::Bpftrace(..) => spread(|sample| sample.peak_kib / 1024.0).show(1),
+            Case::Ours(..) | Case::Bpftrace(..) | Case::LibbpfTools(..) => {
+                spread(|sample| sample.peak_kib / 1024.0).show(1)
+            }
             _ => String::new(),
         };
         let ns = spread(|sample| sample.ns_per_call).show(0);
