@@ -32,17 +32,20 @@ pub fn check_function(elf: &ElfFile, function: &Function, offset: u64) -> Result
 pub fn check_kernel_runs(elf: &ElfFile, addr: u64) -> Result<()> {
     // What is too short to be read is too short to be one of them.
     let is_mistaken = elf.code(addr, 5).is_ok_and(|code| is_mistaken(&code));
-    ensure!(
-        !is_mistaken || cfg!(not(target_arch = "x86_64")),
-        "the kernel would mistake its first instruction, a vector one, for another, and the program would crash\n\
-         hint: trace a function that calls it"
-    );
+    ensure!(!is_mistaken, "{MISTAKEN}");
     Ok(())
 }
 
+/// What is wrong with a function that begins so.
+pub const MISTAKEN: &str =
+    "the kernel would mistake its first instruction, a vector one, for another, and the program would crash";
+
 /// Whether this is an instruction of AVX whose opcode x86's kernel takes for that of a push, jump, call, return or popf:
 /// it looks at the byte and not at the VEX or EVEX prefix (seen on Linux 6.18 with memset for AVX-512).
-fn is_mistaken(code: &[u8]) -> bool {
+pub fn is_mistaken(code: &[u8]) -> bool {
+    if cfg!(not(target_arch = "x86_64")) {
+        return false;
+    }
     let ([0xc5, _, opcode, ..] | [0xc4, _, _, opcode, ..] | [0x62, _, _, _, opcode, ..]) = code else {
         return false;
     };

@@ -14,6 +14,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::elf::ElfFile;
+use super::instructions::is_mistaken;
 
 #[cfg(any(test, target_arch = "aarch64"))]
 mod arm64;
@@ -113,6 +114,8 @@ pub struct Placement {
     /// The function's first instruction.
     pub first: Name,
     pub why: Why,
+    /// The kernel would take the first instruction for another one.
+    mistaken: bool,
 }
 
 /// Why a probe is where it is.
@@ -153,6 +156,11 @@ impl Placement {
     /// Does the kernel have to step over the instruction?
     pub fn is_stepped(&self) -> bool {
         matches!(self.why, Why::Stays(_))
+    }
+
+    /// Would the program crash, as the kernel takes the instruction for another one?
+    pub fn is_mistaken(&self) -> bool {
+        self.mistaken && self.ahead == 0
     }
 
     /// The same at the first instruction, whatever else there is.
@@ -353,7 +361,15 @@ fn nearest(code: &[u8], size: u64, needs: Needs) -> Option<Placement> {
     let mut steps = machine::steps(code);
     let mut last = steps.next()?;
     let first = last.name;
-    let place = |ahead, why| Some(Placement { ahead, first, why });
+    let mistaken = is_mistaken(code);
+    let place = |ahead, why| {
+        Some(Placement {
+            ahead,
+            first,
+            why,
+            mistaken,
+        })
+    };
     if last.emulated {
         return place(0, Why::Emulated);
     }

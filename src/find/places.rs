@@ -101,9 +101,7 @@ fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: boo
     };
     let mut found = Found::default();
     for function in functions {
-        let runs = instructions::check_kernel_runs(elf, function.addr)
-            .with_context(|| format!("failed to trace {}", function.demangled()));
-        let returns = runs.and_then(|()| match (at_return, by_instructions) {
+        let returns = match (at_return, by_instructions) {
             (false, _) => Ok(Returns::Unseen),
             (true, false) if !called.contains(&function.addr) || keeps_return_address(elf, function) => {
                 return_instructions(elf, function, &[])
@@ -113,7 +111,7 @@ fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: boo
                 let parts = cold.get(&function.name).map_or(&[][..], Vec::as_slice);
                 return_instructions(elf, function, parts)
             }
-        });
+        };
         match returns {
             Ok(returns) => found.places.push(start(elf, function, returns)),
             Err(error) if functions.len() == 1 => return Err(error),

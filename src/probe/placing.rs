@@ -25,7 +25,7 @@ pub struct Placed {
 
 impl Placing {
     /// Moves those points of `elf` that may move, and finds out which are on instructions to be stepped over. Returns where
-    /// functions have their probes.
+    /// functions have their probes. Those of functions that would make the program crash have to be left out.
     pub fn place(self, elf: &ElfFile, points: &mut [Point]) -> Vec<Placed> {
         let (mut movable, mut subjects) = (Vec::new(), Vec::new());
         for point in points {

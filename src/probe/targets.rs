@@ -15,8 +15,10 @@ use super::placing::{Placed, Placing};
 use super::watch::Mapped;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
+use crate::find::instructions::MISTAKEN;
 use crate::find::loader;
 use crate::find::target::{FileId, FileSet, Mapping, Object, Proc};
+use crate::output::escape::printable;
 use crate::sys::{FAILED, Failure};
 
 /// Finds the points of a file.
@@ -339,10 +341,37 @@ impl Targets {
             return Ok(false);
         }
         if self.seen.insert(&object)? {
-            self.placed.extend(self.placing.place(&elf, &mut points));
+            let placed = self.placing.place(&elf, &mut points);
+            self.leave_out_mistaken(&object, &placed, &mut points)?;
+            self.placed.extend(placed);
             self.found.push((object, points));
         }
         Ok(true)
+    }
+
+    /// Functions whose first instruction the kernel would mistake, and whose probe cannot be elsewhere, get none. An error
+    /// when these are all.
+    fn leave_out_mistaken(&self, object: &Object, placed: &[Placed], points: &mut Vec<Point>) -> Result<()> {
+        let mistaken = placed.iter().filter(|placed| placed.placement.is_mistaken());
+        let mistaken: HashSet<u32> = mistaken.map(|placed| placed.cookie as u32).collect();
+        let Some(&first) = mistaken.iter().min() else {
+            return Ok(());
+        };
+        points.retain(|point| !mistaken.contains(&(point.cookie as u32)));
+        let name = (self.wanted.name)(first.into());
+        if points.is_empty() {
+            let file = object.path.display();
+            let message = format!("failed to trace {name} in {file}: {MISTAKEN}");
+            return Err(Failure::new(FAILED, message)
+                .hint("trace a function that calls it")
+                .into());
+        }
+        eprintln!(
+            "warning: {} functions are left out: failed to trace {}: {MISTAKEN}",
+            mistaken.len(),
+            printable(name.as_bytes())
+        );
+        Ok(())
     }
 
     fn names(&self) -> String {

@@ -218,6 +218,23 @@ mod on_x86_64 {
         );
     }
 
+    /// memset for AVX-512: vpbroadcastb %esi,%zmm16, whose opcode the kernel takes for that of a jump; cmp; jb.
+    #[test]
+    fn an_instruction_that_the_kernel_mistakes_is_left_behind() {
+        const BROADCAST: [u8; 6] = [0x62, 0xe2, 0x7d, 0x48, 0x7a, 0xc6];
+        let memset = code(&[&BROADCAST, &[0x48, 0x83, 0xfa, 0x40], &[0x72, 0], &RET]);
+        let placement = place(&memset, EVERYTHING);
+        assert_eq!(
+            (placement.ahead, placement.is_mistaken()),
+            (10, false),
+            "{placement}"
+        );
+        assert!(placement.at_entry().is_mistaken());
+        // With a ret next, there is nowhere to go.
+        assert!(place(&code(&[&BROADCAST, &RET]), Needs::NOTHING).is_mistaken());
+        assert!(!place(&code(&[&ENDBR, &RET]), Needs::NOTHING).is_mistaken());
+    }
+
     #[test]
     fn it_is_not_far() {
         let mov: [u8; 2] = [0x89, 0xc0];
