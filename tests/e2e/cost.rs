@@ -12,7 +12,9 @@ use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::harness::{Folder, Run, Target, Tool, Way, best_way, each_way, program, run_to_end, tool_command};
+use crate::harness::{
+    Folder, Run, Target, Tool, Way, best_way, each_way, program, run_to_end, skip, tool_command,
+};
 
 fn flow() -> Target {
     Target::start(Command::new(program("flow")))
@@ -121,16 +123,15 @@ fn the_estimate_agrees_with_a_loop(way: Way) {
         ("funccount", "nested_outer", "nest 20011"),
         ("funclatency", "nested_outer", "nest 10007"),
     ];
-    // In a guest of `make vmtest`, all instructions are emulated, and breakpoints cost what they do nowhere else.
-    let factor = if env::var_os("UBPF_TOOLS_TARGETS").is_some() {
-        4.0
-    } else {
-        2.0
-    };
     for (tool, function, order) in cases {
         let ratio = measured_over_estimated(way, tool, function, order);
+        // In a guest of `make vmtest`, all instructions are emulated, and the time of one says nothing of the next.
+        if env::var_os("UBPF_TOOLS_TARGETS").is_some() {
+            skip(&format!("no times of emulated machines are compared: {ratio}"));
+            continue;
+        }
         assert!(
-            (1.0 / factor..factor).contains(&ratio),
+            (0.5..2.0).contains(&ratio),
             "{tool} {function}: {ratio} of the estimate"
         );
     }
@@ -161,6 +162,7 @@ fn code(pid: u32, spec: &str) -> [u8; 16] {
 }
 
 fn a_loop_is_stopped_and_goes_on_as_before(way: Way) {
+    const CALLS: u32 = 20_000_003;
     let (_folder, path) = own_flow();
     let mut target = Target::start(Command::new(&path));
     let counted = format!("{}:counted", path.display());
@@ -173,13 +175,17 @@ fn a_loop_is_stopped_and_goes_on_as_before(way: Way) {
     );
     assert_ne!(code(pid, &counted), before, "the probe is in");
     // With its probe that takes far longer than without it.
-    target.tell("count 20000003");
+    target.tell(&format!("count {CALLS}"));
     let stopped = tool.wait_for(|record| record["type"] == "stopped");
     let run = tool.finish();
     assert!(run.status.success(), "{}", run.stderr);
     assert_eq!(stopped["max_overhead"], 0.05);
-    assert!(number(&stopped, "cpu_share") > 0.2, "{stopped}");
-    assert!(number(&run.summary, "duration_ns") < 5e9, "{}", run.summary);
+    assert!(number(&stopped, "cpu_share") > 0.05, "{stopped}");
+    assert!(
+        number(&run.summary, "hits") < f64::from(CALLS) / 2.0,
+        "{}",
+        run.summary
+    );
     assert_eq!(
         run.rows[0]["count"], run.summary["hits"],
         "no call is counted that was not one"
