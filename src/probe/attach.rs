@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
+use super::ring::page_size;
 use super::trap::Trap;
 use crate::find::elf::Function;
 use crate::find::instructions::{BEGINNING, may_be_refused};
@@ -588,7 +589,7 @@ fn types_of(program: &libbpf_rs::Program<'_>) -> Option<OwnedFd> {
 }
 
 /// Can uprobe programs sleep (6.0), and use a map of free numbers nevertheless (6.9)? Found by loading one.
-fn has_sleepable() -> bool {
+pub fn has_sleepable() -> bool {
     const LOAD_IMMEDIATE_64: u8 = 0x18;
     const MAP_FD: u8 = 1; // BPF_PSEUDO_MAP_FD
     // SAFETY: no options are passed, and the name is a constant.
@@ -625,23 +626,44 @@ fn has_sleepable() -> bool {
 /// its own way: a folder is no file to probe (EBADF), and pid -1 is refused (EINVAL) only since the filter is about
 /// processes and not threads (kernel commit 46ba0e49b642).
 pub fn has_multi() -> bool {
-    let Ok(program) = load_program(&empty_program(), sys_bpf::BPF_TRACE_UPROBE_MULTI) else {
-        return false;
+    multi_refusal(0) == Some(libc::EBADF) && multi_refusal(u32::MAX) == Some(libc::EINVAL)
+}
+
+/// The error of a multi-uprobe link in a folder.
+fn multi_refusal(pid: u32) -> Option<i32> {
+    let program = load_program(&empty_program(), sys_bpf::BPF_TRACE_UPROBE_MULTI).ok()?;
+    let offset: u64 = 0;
+    let mut opts = link_options();
+    // SAFETY: as in `multi_link`.
+    let multi = unsafe { &mut opts.__bindgen_anon_1.uprobe_multi };
+    multi.path = c"/".as_ptr();
+    multi.offsets = &offset;
+    multi.cnt = 1;
+    multi.pid = pid;
+    link(program.as_raw_fd(), 0, sys_bpf::BPF_TRACE_UPROBE_MULTI, &opts)
+        .err()
+        .and_then(|e| e.raw_os_error())
+}
+
+/// Can a BPF program be loaded?
+pub fn try_load() -> io::Result<()> {
+    load_program(&empty_program(), 0).map(drop)
+}
+
+/// Can a ring buffer be made?
+pub fn try_ring() -> io::Result<()> {
+    // SAFETY: no options are passed, and the name is a constant.
+    let map = unsafe {
+        sys_bpf::bpf_map_create(
+            sys_bpf::BPF_MAP_TYPE_RINGBUF,
+            c"ubpf_tools".as_ptr(),
+            0,
+            0,
+            page_size() as u32,
+            ptr::null(),
+        )
     };
-    let attempt = |pid: u32| {
-        let offset: u64 = 0;
-        let mut opts = link_options();
-        // SAFETY: as in `multi_link`.
-        let multi = unsafe { &mut opts.__bindgen_anon_1.uprobe_multi };
-        multi.path = c"/".as_ptr();
-        multi.offsets = &offset;
-        multi.cnt = 1;
-        multi.pid = pid;
-        link(program.as_raw_fd(), 0, sys_bpf::BPF_TRACE_UPROBE_MULTI, &opts)
-            .err()
-            .and_then(|e| e.raw_os_error())
-    };
-    attempt(0) == Some(libc::EBADF) && attempt(u32::MAX) == Some(libc::EINVAL)
+    owned(map).map(drop)
 }
 
 /// `return 0`.
@@ -664,7 +686,7 @@ fn lacks(feature: &str, since: &str) -> anyhow::Error {
 }
 
 /// Can a program ask for its cookie? Kernels that can have perf links as well (both 5.15).
-fn has_cookies() -> bool {
+pub fn has_cookies() -> bool {
     // SAFETY: no options are passed.
     unsafe {
         sys_bpf::libbpf_probe_bpf_helper(

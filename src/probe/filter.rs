@@ -117,6 +117,7 @@ impl Filter {
 macro_rules! configure_filter {
     ($rodata:expr, $filter:expr) => {{
         let filter: &$crate::probe::filter::Filter = $filter;
+        ($rodata.pid_ns_dev, $rodata.pid_ns_ino) = $crate::sys::pid_namespace().unwrap_or((0, 0));
         $rodata.filter_pid = filter.only_pid().unwrap_or(0);
         $rodata.filter_pids = filter.by_map();
         $rodata.filter_uid = filter.uid.is_some();

@@ -1,0 +1,456 @@
+//! What this machine allows, found by trying it, and what that means for each tool.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Error, Result, anyhow};
+use caps::{CapSet, Capability, CapsHashSet};
+use clap::Parser;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use nix::sys::utsname::uname;
+
+use crate::cli::OutputArgs;
+use crate::output::{Column, Output, Table, Value};
+use crate::probe::attach::{self, Way};
+use crate::probe::cost::Prices;
+use crate::probe::trial::{COOKIE, Confined, Fate, Leaving, Seen, try_own};
+use crate::sys;
+use crate::tools::{TOOLS, Tool};
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+    doctor                             # what works here, and what to do about the rest
+    doctor -j                          # the same for programs
+    doctor -q > /dev/null && echo yes  # can anything be traced?";
+
+/// Say what this machine allows, and what to do about the rest.
+#[derive(Parser, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+const CHECKS: &[Column] = &[
+    Column::left("", "ok", 5),
+    Column::left("CHECK", "name", 22),
+    Column::left("DETAIL", "detail", 0),
+    Column::below("hint"),
+];
+
+const TOOL_COLUMNS: &[Column] = &[
+    Column::left("", "works", 5),
+    Column::left("TOOL", "name", 22),
+    Column::left("DETAIL", "detail", 0),
+    Column::below("hint"),
+];
+
+/// How far something goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Limit,
+    No,
+}
+
+impl Verdict {
+    fn name(self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::Limit => "limit",
+            Verdict::No => "no",
+        }
+    }
+}
+
+/// A line.
+#[derive(Debug)]
+struct Line {
+    name: &'static str,
+    verdict: Verdict,
+    detail: String,
+    hint: Option<String>,
+}
+
+impl Line {
+    fn new(name: &'static str, verdict: Verdict, detail: impl Into<String>) -> Self {
+        Self {
+            name,
+            verdict,
+            detail: detail.into(),
+            hint: None,
+        }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// One that says what is missing, and what to do about it.
+    fn missing(name: &'static str, error: &Error) -> Self {
+        let explained = sys::explain(error);
+        let detail = match explained.status == sys::DENIED && explained.message.ends_with("(os error 1)") {
+            true => "not permitted".to_owned(),
+            false => explained.message,
+        };
+        Self {
+            hint: explained.hint,
+            ..Self::new(name, Verdict::No, detail)
+        }
+    }
+
+    fn yes_or_no(name: &'static str, has: bool, yes: &str, no: &str) -> Self {
+        match has {
+            true => Self::new(name, Verdict::Ok, yes),
+            false => Self::new(name, Verdict::No, no),
+        }
+    }
+}
+
+pub fn run(args: Args) -> Result<u8> {
+    let mut out = args.output.open()?;
+    let mut leaving = Leaving::default();
+    let machine = Machine::try_all(&mut leaving);
+    let checks = Table::new("check", CHECKS);
+    print(&mut out, &checks, &machine.lines);
+    let others = TOOLS.iter().filter(|tool| !is_this(tool));
+    let tools: Vec<Line> = others.map(|tool| machine.judge(tool)).collect();
+    out.text(|buffer| buffer.push(b'\n'));
+    print(&mut out, &Table::new("tool", TOOL_COLUMNS), &tools);
+    out.flush()?;
+    Ok(if machine.way.is_some() { 0 } else { sys::DENIED })
+}
+
+fn is_this(tool: &Tool) -> bool {
+    tool.name == module_path!().rsplit("::").next().unwrap_or_default()
+}
+
+fn print(out: &mut Output, table: &Table, lines: &[Line]) {
+    out.header(table);
+    for line in lines {
+        let hint = line.hint.as_ref().map(|hint| format!("hint: {hint}"));
+        out.row(
+            table,
+            &[
+                Value::Str(line.verdict.name()),
+                Value::Str(line.name),
+                Value::Bytes(line.detail.as_bytes()),
+                hint.as_ref().map_or(Value::Null, |hint| Value::Bytes(hint.as_bytes())),
+            ],
+        );
+    }
+}
+
+/// What was tried, and what tools make of it.
+struct Machine {
+    lines: Vec<Line>,
+    /// The way that tools take. None: no probe can be attached.
+    way: Option<Way>,
+    has_btf: bool,
+    /// Prices of probes can be measured, as `--cost` wants it.
+    can_price: bool,
+    /// Return probes end programs under a strict seccomp filter.
+    kills_confined: bool,
+    /// Processes of other users can be looked into.
+    sees_others: bool,
+}
+
+impl Machine {
+    fn try_all(leaving: &mut Leaving) -> Self {
+        // First, as long as there is one thread.
+        let confined = Confined::hold();
+        let mut lines = vec![kernel(), capabilities()];
+        let load = attach::try_load().map_err(Error::new);
+        lines.push(result("BPF programs", load, |()| "can be loaded".to_owned()));
+        let ring = attach::try_ring().map_err(Error::new);
+        lines.push(result("ring buffer", ring, |()| "can be made".to_owned()));
+        let ways = WAYS.map(|(name, way)| (way, way_line(name, way, leaving)));
+        let way = ways.iter().find(|(_, line)| line.verdict == Verdict::Ok).map(|(way, _)| *way);
+        lines.extend(ways.map(|(_, line)| line));
+        lines.extend(features(way));
+        let btf = sys::require_btf("--follow");
+        let has_btf = btf.is_ok();
+        lines.push(result("kernel BTF", btf, |()| "present".to_owned()));
+        let fate = confined.and_then(|confined| match way {
+            Some(way) => confined.call(way, leaving),
+            None => Err(anyhow!("not tried: no probe can be attached")),
+        });
+        let kills_confined = matches!(fate, Ok(Fate::Dies));
+        lines.push(seccomp(fate));
+        let prices = way.map_or_else(|| Err(anyhow!("not measured: no probe can be attached")), Prices::now);
+        let can_price = prices.is_ok();
+        lines.push(cost(prices));
+        let others = other_processes();
+        let sees_others = others.verdict == Verdict::Ok;
+        lines.extend([others, pid_namespace(), mount_namespace(), lockdown(), memlock()]);
+        lines.extend(settings());
+        Self {
+            lines,
+            way,
+            has_btf,
+            can_price,
+            kills_confined,
+            sees_others,
+        }
+    }
+
+    /// What a tool can do here. What it wants is seen from the options that it has.
+    fn judge(&self, tool: &Tool) -> Line {
+        let command = (tool.command)();
+        let has = |option: &str| command.get_arguments().any(|argument| argument.get_id() == option);
+        let attaches = has("attach");
+        if attaches && self.way.is_none() {
+            let hint = self.lines.iter().find_map(|line| line.hint.clone());
+            return Line {
+                hint,
+                ..Line::new(tool.name, Verdict::No, "no probe can be attached")
+            };
+        }
+        let in_namespace = sys::pid_namespace().is_some();
+        let limits = [
+            (
+                attaches && self.way != Some(Way::Multi),
+                "each probe is a perf event of its own: hundreds of functions at most, and slow to end",
+            ),
+            (attaches && self.way == Some(Way::Plain), "text that is not in memory cannot be read"),
+            (has("follow") && !self.has_btf, "no --follow, which needs the kernel's BTF"),
+            (has("follow") && in_namespace, "no --follow in a pid namespace of its own"),
+            (attaches && !self.can_price, "no --cost and no --max-overhead"),
+            (
+                attaches && self.kills_confined,
+                "return probes end programs under a strict seccomp filter",
+            ),
+            (!self.sees_others, "processes of other users cannot be looked into"),
+        ];
+        let limits: Vec<&str> = limits.into_iter().filter(|(is, _)| *is).map(|(_, limit)| limit).collect();
+        match limits[..] {
+            [] => Line::new(tool.name, Verdict::Ok, "works"),
+            _ => Line::new(tool.name, Verdict::Limit, limits.join("; ")),
+        }
+    }
+}
+
+/// A line of something that fails or not.
+fn result<T>(name: &'static str, tried: Result<T>, detail: impl FnOnce(T) -> String) -> Line {
+    match tried {
+        Ok(found) => Line::new(name, Verdict::Ok, detail(found)),
+        Err(error) => Line::missing(name, &error),
+    }
+}
+
+fn kernel() -> Line {
+    let text = uname().map(|name| {
+        let parts = [name.sysname(), name.release(), name.machine()];
+        parts.map(|part| part.to_string_lossy().into_owned()).join(" ")
+    });
+    result("kernel", text.map_err(Error::new), |text| text)
+}
+
+/// What capabilities are for, those that [`Capability::CAP_SYS_ADMIN`] includes last.
+const PURPOSES: [(Capability, &str); 6] = [
+    (Capability::CAP_SYS_ADMIN, "probes by perf events since CVE-2025-38466 was fixed, --cost"),
+    (Capability::CAP_SYS_PTRACE, "memory maps of other users' processes"),
+    (Capability::CAP_DAC_READ_SEARCH, "files that only their owners may read"),
+    (Capability::CAP_BPF, "to load BPF programs"),
+    (Capability::CAP_PERFMON, "to attach them"),
+    (Capability::CAP_CHECKPOINT_RESTORE, "files that were replaced while in use"),
+];
+
+fn capabilities() -> Line {
+    let name = "capabilities";
+    let held = match caps::read(None, CapSet::Effective) {
+        Ok(held) => held,
+        Err(error) => return Line::missing(name, &Error::new(error)),
+    };
+    let is_admin = held.contains(&Capability::CAP_SYS_ADMIN);
+    let missing: Vec<String> = PURPOSES
+        .iter()
+        .enumerate()
+        .filter(|(index, (capability, _))| !held.contains(capability) && !(is_admin && *index >= 3))
+        .map(|(_, (capability, purpose))| format!("{capability} ({purpose})"))
+        .collect();
+    if missing.is_empty() {
+        return Line::new(name, Verdict::Ok, "all that a tool can use");
+    }
+    let verdict = match can_trace(&held) {
+        true => Verdict::Limit,
+        false => Verdict::No,
+    };
+    Line::new(name, verdict, format!("missing {}", missing.join(", "))).hint(sys::permission_hint())
+}
+
+fn can_trace(held: &CapsHashSet) -> bool {
+    let has = |capability| held.contains(&capability);
+    has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON))
+}
+
+/// The best first.
+const WAYS: [(&str, Way); 3] = [
+    ("uprobes: multi links", Way::Multi),
+    ("uprobes: perf links", Way::Single),
+    ("uprobes: perf events", Way::Plain),
+];
+
+fn way_line(name: &'static str, way: Way, leaving: &mut Leaving) -> Line {
+    let expected = Seen {
+        entered: 1,
+        returned: 1,
+        cookie: COOKIE,
+    };
+    match Way::choose(Some(way)).and_then(|way| try_own(way, leaving)) {
+        Ok(seen) if seen == expected => Line::new(name, Verdict::Ok, "one call of our own was seen, with its return"),
+        Ok(seen) => Line::new(name, Verdict::No, format!("of one call of our own, {seen:?} was seen")),
+        Err(error) => Line::missing(name, &error),
+    }
+}
+
+/// What the kernel has beyond what is needed.
+fn features(way: Option<Way>) -> [Line; 3] {
+    [
+        Line::yes_or_no(
+            "multi links' filter",
+            attach::has_multi(),
+            "-p costs other processes nothing",
+            "perf events are used, which filter by process",
+        ),
+        Line::yes_or_no(
+            "cookies",
+            attach::has_cookies(),
+            "one program serves all functions",
+            "each function takes a copy of the programs",
+        ),
+        Line::yes_or_no(
+            "sleepable programs",
+            way.is_some_and(Way::can_sleep),
+            "functrace reads text that is not in memory",
+            "text that is not in memory is shown as <fault>",
+        ),
+    ]
+}
+
+fn seccomp(fate: Result<Fate>) -> Line {
+    let name = "return probes: seccomp";
+    match fate {
+        Ok(Fate::Lives) => Line::new(name, Verdict::Ok, "a child under a strict filter was probed, and lives"),
+        Ok(Fate::Dies) => Line::new(name, Verdict::Limit, "a child under a strict filter was probed, and was killed")
+            .hint("do not trace returns of confined programs, such as browsers; Linux 6.14 has the cure"),
+        Err(error) => Line::missing(name, &error),
+    }
+}
+
+fn cost(prices: Result<Prices>) -> Line {
+    let name = "cost of a probe";
+    match prices {
+        Ok(prices) => Line::new(
+            name,
+            Verdict::Ok,
+            format!(
+                "{:.0} ns emulated, {:.0} ns single-stepped, {:.0} ns more for the return",
+                prices.emulated, prices.stepped, prices.returning
+            ),
+        ),
+        Err(error) => Line::missing(name, &error),
+    }
+}
+
+/// Can processes be looked into? Tried with the first one, which belongs to root.
+fn other_processes() -> Line {
+    let name = "other processes";
+    if !sys::has_own_proc() {
+        return Line::new(name, Verdict::No, "/proc is that of another pid namespace")
+            .hint("mount it: `mount -t proc proc /proc`");
+    }
+    let hidden = hidepid().map_or(String::new(), |option| format!(", /proc is mounted with {option}"));
+    match fs::read("/proc/1/maps") {
+        Ok(_) => Line::new(name, Verdict::Ok, format!("can be looked into{hidden}")),
+        Err(error) => Line::new(name, Verdict::Limit, format!("process 1: {error}{hidden}"))
+            .hint("CAP_SYS_PTRACE opens them; without it, trace your own processes"),
+    }
+}
+
+/// The option by which /proc hides processes, if it does.
+fn hidepid() -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let options = mounts.lines().rev().find_map(|line| {
+        let (mount, system) = line.split_once(" - ")?;
+        let is_proc = mount.split(' ').nth(4) == Some("/proc") && system.starts_with("proc ");
+        is_proc.then(|| system.rsplit(' ').next()).flatten()
+    })?;
+    let option = options.split(',').find(|option| option.starts_with("hidepid="))?;
+    (!matches!(option, "hidepid=0" | "hidepid=off")).then(|| option.to_owned())
+}
+
+fn pid_namespace() -> Line {
+    let name = "pid namespace";
+    match sys::pid_namespace() {
+        None => Line::new(name, Verdict::Ok, "the initial one: -p and rows have the numbers of the machine"),
+        Some(_) => Line::new(
+            name,
+            Verdict::Limit,
+            "one of its own: -p and rows have its numbers; processes outside and in others have pid 0",
+        )
+        .hint("share the host's (hostPID, --pid=host) to see all processes"),
+    }
+}
+
+fn mount_namespace() -> Line {
+    let name = "mount namespace";
+    let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt"));
+    match (of("self"), of("1")) {
+        (Ok(own), Ok(first)) if own == first => Line::new(name, Verdict::Ok, "that of process 1"),
+        (Ok(_), Ok(_)) => Line::new(
+            name,
+            Verdict::Limit,
+            "not that of process 1: names and paths such as libc mean the files seen here",
+        )
+        .hint("name a process with -p, or a path below /proc/PID/root"),
+        (_, Err(error)) | (Err(error), _) => Line::new(name, Verdict::Limit, format!("not known: {error}")),
+    }
+}
+
+fn lockdown() -> Line {
+    let name = "lockdown";
+    let Ok(text) = fs::read_to_string("/sys/kernel/security/lockdown") else {
+        return Line::new(name, Verdict::Ok, "none is told: no /sys/kernel/security/lockdown");
+    };
+    let chosen = text.split(['[', ']']).nth(1).unwrap_or_default();
+    match chosen {
+        "confidentiality" => Line::new(name, Verdict::No, "confidentiality: BPF programs may not read the kernel's memory")
+            .hint("boot with lockdown=integrity, or without Secure Boot's lockdown"),
+        _ => Line::new(name, Verdict::Ok, chosen),
+    }
+}
+
+/// Before 5.11, maps count against the memory that a process may lock.
+fn memlock() -> Line {
+    let name = "memlock limit";
+    let Ok((now, most)) = getrlimit(Resource::RLIMIT_MEMLOCK) else {
+        return Line::new(name, Verdict::Ok, "not known");
+    };
+    let size = |bytes| match bytes {
+        RLIM_INFINITY => "unlimited".to_owned(),
+        bytes => format!("{} KiB", bytes / 1024),
+    };
+    let raised = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_ok();
+    let more = match raised {
+        true => "may be raised",
+        false => "may not be raised",
+    };
+    // Not to be inherited.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, now, most);
+    Line::new(name, Verdict::Ok, format!("{}, {more}; it counts maps before 5.11 only", size(now)))
+}
+
+/// Settings that are for those without capabilities.
+fn settings() -> impl Iterator<Item = Line> {
+    const SETTINGS: [(&str, &str); 2] = [
+        ("perf_event_paranoid", "CAP_PERFMON overrides it"),
+        ("unprivileged_bpf_disabled", "CAP_BPF overrides it"),
+    ];
+    SETTINGS.into_iter().map(|(name, meaning)| {
+        let path = Path::new("/proc/sys/kernel").join(name);
+        let value = fs::read_to_string(path).map_err(Error::new);
+        result(name, value, |value| format!("{}: {meaning}", value.trim()))
+    })
+}
