@@ -99,7 +99,8 @@ pub fn explain(error: &anyhow::Error) -> Explained {
     }
 }
 
-fn is_refused(error: &anyhow::Error) -> bool {
+/// Was it refused for want of rights?
+pub fn is_refused(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<io::Error>()
@@ -160,9 +161,12 @@ pub fn require_own_proc() -> Result<()> {
     if has_own_proc() {
         return Ok(());
     }
-    Err(Failure::new(DENIED, "failed to look up a process: /proc is not that of this pid namespace")
-        .hint("mount it: `mount -t proc proc /proc`, or `unshare --mount-proc`")
-        .into())
+    Err(Failure::new(
+        DENIED,
+        "failed to look up a process: /proc is not that of this pid namespace",
+    )
+    .hint("mount it: `mount -t proc proc /proc`, or `unshare --mount-proc`")
+    .into())
 }
 
 /// Refuses early and clearly where no BPF program can be loaded at all.

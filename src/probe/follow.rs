@@ -21,7 +21,8 @@ impl Follow {
     pub fn start(pids: &MapMut<'_>) -> Result<Self> {
         sys::require_btf("--follow")?;
         if sys::pid_namespace().is_some() {
-            let message = "--follow does not work in a pid namespace of its own: children are known by other numbers";
+            let message =
+                "--follow does not work in a pid namespace of its own: children are known by other numbers";
             return Err(Failure::new(DENIED, message)
                 .hint("run it on the host, or in a container that shares the host's pid namespace")
                 .into());

@@ -45,7 +45,12 @@ impl Drop for Leaving {
 }
 
 /// Puts probes in this way on both ends of a function of process `pid`, this one or a child; `call` is to call it once.
-pub fn try_probes(way: Way, pid: u32, leaving: &mut Leaving, call: impl FnOnce() -> Result<()>) -> Result<Seen> {
+pub fn try_probes(
+    way: Way,
+    pid: u32,
+    leaving: &mut Leaving,
+    call: impl FnOnce() -> Result<()>,
+) -> Result<Seen> {
     let mut storage = MaybeUninit::uninit();
     let mut open = DoctorSkelBuilder::default().open(&mut storage)?;
     way.prepare([&mut open.progs.try_entry, &mut open.progs.try_return]);
@@ -66,7 +71,13 @@ pub fn try_probes(way: Way, pid: u32, leaving: &mut Leaving, call: impl FnOnce()
     let mut attacher = Attacher::new(way, Some(pid), programs);
     let file = File::open("/proc/self/exe").context("failed to open this program")?;
     let [_, _, point] = own_points()?;
-    attacher.attach(&file, &[Point { cookie: COOKIE, ..point }])?;
+    attacher.attach(
+        &file,
+        &[Point {
+            cookie: COOKIE,
+            ..point
+        }],
+    )?;
     let called = call();
     let bss = skel.maps.bss_data.as_ref();
     let bss = bss.context("the BPF object has no counters")?;

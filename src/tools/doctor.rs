@@ -1,15 +1,19 @@
 //! What this machine allows, found by trying it, and what that means for each tool.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Error, Result, anyhow};
-use caps::{CapSet, Capability, CapsHashSet};
+use caps::{CapSet, Capability};
 use clap::Parser;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::utsname::uname;
+use nix::unistd::geteuid;
 
 use crate::cli::OutputArgs;
+use crate::find::target::Proc;
+use crate::output::escape::push_text;
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::attach::{self, Way};
 use crate::probe::cost::Prices;
@@ -33,16 +37,16 @@ pub struct Args {
 
 const CHECKS: &[Column] = &[
     Column::left("", "ok", 5),
-    Column::left("CHECK", "name", 22),
+    Column::left("CHECK", "name", 25),
     Column::left("DETAIL", "detail", 0),
-    Column::below("hint"),
+    Column::left("", "hint", 0).data_only(),
 ];
 
 const TOOL_COLUMNS: &[Column] = &[
     Column::left("", "works", 5),
-    Column::left("TOOL", "name", 22),
+    Column::left("TOOL", "name", 25),
     Column::left("DETAIL", "detail", 0),
-    Column::below("hint"),
+    Column::left("", "hint", 0).data_only(),
 ];
 
 /// How far something goes.
@@ -89,21 +93,13 @@ impl Line {
 
     /// One that says what is missing, and what to do about it.
     fn missing(name: &'static str, error: &Error) -> Self {
+        if sys::is_refused(error) {
+            return Self::new(name, Verdict::No, "not permitted").hint(sys::permission_hint());
+        }
         let explained = sys::explain(error);
-        let detail = match explained.status == sys::DENIED && explained.message.ends_with("(os error 1)") {
-            true => "not permitted".to_owned(),
-            false => explained.message,
-        };
         Self {
             hint: explained.hint,
-            ..Self::new(name, Verdict::No, detail)
-        }
-    }
-
-    fn yes_or_no(name: &'static str, has: bool, yes: &str, no: &str) -> Self {
-        match has {
-            true => Self::new(name, Verdict::Ok, yes),
-            false => Self::new(name, Verdict::No, no),
+            ..Self::new(name, Verdict::No, explained.message)
         }
     }
 }
@@ -113,11 +109,12 @@ pub fn run(args: Args) -> Result<u8> {
     let mut leaving = Leaving::default();
     let machine = Machine::try_all(&mut leaving);
     let checks = Table::new("check", CHECKS);
-    print(&mut out, &checks, &machine.lines);
+    let mut hints = Vec::new();
+    print(&mut out, &checks, &machine.lines, &mut hints);
     let others = TOOLS.iter().filter(|tool| !is_this(tool));
     let tools: Vec<Line> = others.map(|tool| machine.judge(tool)).collect();
     out.text(|buffer| buffer.push(b'\n'));
-    print(&mut out, &Table::new("tool", TOOL_COLUMNS), &tools);
+    print(&mut out, &Table::new("tool", TOOL_COLUMNS), &tools, &mut hints);
     out.flush()?;
     Ok(if machine.way.is_some() { 0 } else { sys::DENIED })
 }
@@ -126,20 +123,31 @@ fn is_this(tool: &Tool) -> bool {
     tool.name == module_path!().rsplit("::").next().unwrap_or_default()
 }
 
-fn print(out: &mut Output, table: &Table, lines: &[Line]) {
+/// `hints` are those that a person has read already.
+fn print<'a>(out: &mut Output, table: &Table, lines: &'a [Line], hints: &mut Vec<&'a str>) {
     out.header(table);
     for line in lines {
-        let hint = line.hint.as_ref().map(|hint| format!("hint: {hint}"));
+        let hint = line.hint.as_deref();
         out.row(
             table,
             &[
                 Value::Str(line.verdict.name()),
                 Value::Str(line.name),
                 Value::Bytes(line.detail.as_bytes()),
-                hint.as_ref().map_or(Value::Null, |hint| Value::Bytes(hint.as_bytes())),
+                hint.map_or(Value::Null, |hint| Value::Bytes(hint.as_bytes())),
             ],
         );
+        if let Some(hint) = hint.filter(|hint| !hints.contains(hint)) {
+            hints.push(hint);
+            out.text(|buffer| push_hint(buffer, hint));
+        }
     }
+}
+
+fn push_hint(buffer: &mut Vec<u8>, hint: &str) {
+    buffer.extend_from_slice(b"      hint: ");
+    push_text(buffer, hint.as_bytes());
+    buffer.push(b'\n');
 }
 
 /// What was tried, and what tools make of it.
@@ -160,15 +168,19 @@ impl Machine {
     fn try_all(leaving: &mut Leaving) -> Self {
         // First, as long as there is one thread.
         let confined = Confined::hold();
-        let mut lines = vec![kernel(), capabilities()];
+        let mut lines = vec![kernel()];
+        lines.extend(capabilities());
         let load = attach::try_load().map_err(Error::new);
-        lines.push(result("BPF programs", load, |()| "can be loaded".to_owned()));
+        let load = result("BPF programs", load, |()| "can be loaded".to_owned());
+        let refused = (load.verdict == Verdict::No).then(|| load.detail.clone());
+        let refused = refused.as_deref();
+        lines.push(load);
         let ring = attach::try_ring().map_err(Error::new);
         lines.push(result("ring buffer", ring, |()| "can be made".to_owned()));
-        let ways = WAYS.map(|(name, way)| (way, way_line(name, way, leaving)));
+        let ways = WAYS.map(|(name, way)| (way, way_line(name, way, refused, leaving)));
         let way = ways.iter().find(|(_, line)| line.verdict == Verdict::Ok).map(|(way, _)| *way);
         lines.extend(ways.map(|(_, line)| line));
-        lines.extend(features(way));
+        lines.extend(features(way, refused));
         let btf = sys::require_btf("--follow");
         let has_btf = btf.is_ok();
         lines.push(result("kernel BTF", btf, |()| "present".to_owned()));
@@ -181,9 +193,8 @@ impl Machine {
         let prices = way.map_or_else(|| Err(anyhow!("not measured: no probe can be attached")), Prices::now);
         let can_price = prices.is_ok();
         lines.push(cost(prices));
-        let others = other_processes();
-        let sees_others = others.verdict == Verdict::Ok;
-        lines.extend([others, pid_namespace(), mount_namespace(), lockdown(), memlock()]);
+        let others = Others::count();
+        lines.extend([others.line(), pid_namespace(), mount_namespace(), lockdown(), memlock()]);
         lines.extend(settings());
         Self {
             lines,
@@ -191,7 +202,7 @@ impl Machine {
             has_btf,
             can_price,
             kills_confined,
-            sees_others,
+            sees_others: others.are_seen(),
         }
     }
 
@@ -201,9 +212,9 @@ impl Machine {
         let has = |option: &str| command.get_arguments().any(|argument| argument.get_id() == option);
         let attaches = has("attach");
         if attaches && self.way.is_none() {
-            let hint = self.lines.iter().find_map(|line| line.hint.clone());
+            let failed = self.lines.iter().filter(|line| line.verdict == Verdict::No);
             return Line {
-                hint,
+                hint: failed.filter_map(|line| line.hint.clone()).next(),
                 ..Line::new(tool.name, Verdict::No, "no probe can be attached")
             };
         }
@@ -247,42 +258,50 @@ fn kernel() -> Line {
     result("kernel", text.map_err(Error::new), |text| text)
 }
 
-/// What capabilities are for, those that [`Capability::CAP_SYS_ADMIN`] includes last.
-const PURPOSES: [(Capability, &str); 6] = [
-    (Capability::CAP_SYS_ADMIN, "probes by perf events since CVE-2025-38466 was fixed, --cost"),
-    (Capability::CAP_SYS_PTRACE, "memory maps of other users' processes"),
-    (Capability::CAP_DAC_READ_SEARCH, "files that only their owners may read"),
-    (Capability::CAP_BPF, "to load BPF programs"),
-    (Capability::CAP_PERFMON, "to attach them"),
-    (Capability::CAP_CHECKPOINT_RESTORE, "files that were replaced while in use"),
+/// What capabilities are for, and whether CAP_SYS_ADMIN will do as well.
+const PURPOSES: [(Capability, &str, bool, &str); 6] = [
+    (Capability::CAP_BPF, "CAP_BPF", true, "loads BPF programs"),
+    (Capability::CAP_PERFMON, "CAP_PERFMON", true, "attaches them"),
+    (
+        Capability::CAP_SYS_ADMIN,
+        "CAP_SYS_ADMIN",
+        false,
+        "perf events since CVE-2025-38466, --cost",
+    ),
+    (
+        Capability::CAP_SYS_PTRACE,
+        "CAP_SYS_PTRACE",
+        false,
+        "looks into others' processes",
+    ),
+    (
+        Capability::CAP_DAC_READ_SEARCH,
+        "CAP_DAC_READ_SEARCH",
+        false,
+        "reads files that are their owners' alone",
+    ),
+    (
+        Capability::CAP_CHECKPOINT_RESTORE,
+        "CAP_CHECKPOINT_RESTORE",
+        true,
+        "opens files that were replaced",
+    ),
 ];
 
-fn capabilities() -> Line {
-    let name = "capabilities";
+/// A line for each capability that is of use.
+fn capabilities() -> Vec<Line> {
     let held = match caps::read(None, CapSet::Effective) {
         Ok(held) => held,
-        Err(error) => return Line::missing(name, &Error::new(error)),
+        Err(error) => return vec![Line::missing("capabilities", &Error::new(error))],
     };
-    let is_admin = held.contains(&Capability::CAP_SYS_ADMIN);
-    let missing: Vec<String> = PURPOSES
-        .iter()
-        .enumerate()
-        .filter(|(index, (capability, _))| !held.contains(capability) && !(is_admin && *index >= 3))
-        .map(|(_, (capability, purpose))| format!("{capability} ({purpose})"))
-        .collect();
-    if missing.is_empty() {
-        return Line::new(name, Verdict::Ok, "all that a tool can use");
-    }
-    let verdict = match can_trace(&held) {
-        true => Verdict::Limit,
-        false => Verdict::No,
+    let line = |&(capability, name, includes, purpose): &(Capability, &'static str, bool, &'static str)| {
+        let included = includes && held.contains(&Capability::CAP_SYS_ADMIN);
+        match held.contains(&capability) || included {
+            true => Line::new(name, Verdict::Ok, "held"),
+            false => Line::new(name, Verdict::Limit, format!("missing: {purpose}")),
+        }
     };
-    Line::new(name, verdict, format!("missing {}", missing.join(", "))).hint(sys::permission_hint())
-}
-
-fn can_trace(held: &CapsHashSet) -> bool {
-    let has = |capability| held.contains(&capability);
-    has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON))
+    PURPOSES.iter().map(line).collect()
 }
 
 /// The best first.
@@ -292,7 +311,11 @@ const WAYS: [(&str, Way); 3] = [
     ("uprobes: perf events", Way::Plain),
 ];
 
-fn way_line(name: &'static str, way: Way, leaving: &mut Leaving) -> Line {
+/// `refused` says why no BPF program can be loaded, as if the kernel lacked all that needs one.
+fn way_line(name: &'static str, way: Way, refused: Option<&str>, leaving: &mut Leaving) -> Line {
+    if let Some(why) = refused {
+        return Line::new(name, Verdict::No, why);
+    }
     let expected = Seen {
         entered: 1,
         returned: 1,
@@ -306,21 +329,26 @@ fn way_line(name: &'static str, way: Way, leaving: &mut Leaving) -> Line {
 }
 
 /// What the kernel has beyond what is needed.
-fn features(way: Option<Way>) -> [Line; 3] {
+fn features(way: Option<Way>, refused: Option<&str>) -> [Line; 3] {
+    let line = |name, has: bool, yes: &str, no: &str| match (refused, has) {
+        (Some(why), _) => Line::new(name, Verdict::No, why),
+        (None, true) => Line::new(name, Verdict::Ok, yes),
+        (None, false) => Line::new(name, Verdict::No, no),
+    };
     [
-        Line::yes_or_no(
+        line(
             "multi links' filter",
             attach::has_multi(),
             "-p costs other processes nothing",
             "perf events are used, which filter by process",
         ),
-        Line::yes_or_no(
+        line(
             "cookies",
             attach::has_cookies(),
             "one program serves all functions",
             "each function takes a copy of the programs",
         ),
-        Line::yes_or_no(
+        line(
             "sleepable programs",
             way.is_some_and(Way::can_sleep),
             "functrace reads text that is not in memory",
@@ -330,10 +358,10 @@ fn features(way: Option<Way>) -> [Line; 3] {
 }
 
 fn seccomp(fate: Result<Fate>) -> Line {
-    let name = "return probes: seccomp";
+    let name = "return probes and seccomp";
     match fate {
-        Ok(Fate::Lives) => Line::new(name, Verdict::Ok, "a child under a strict filter was probed, and lives"),
-        Ok(Fate::Dies) => Line::new(name, Verdict::Limit, "a child under a strict filter was probed, and was killed")
+        Ok(Fate::Lives) => Line::new(name, Verdict::Ok, "a child under a strict filter was probed and lives"),
+        Ok(Fate::Dies) => Line::new(name, Verdict::Limit, "a child under a strict filter was probed and killed")
             .hint("do not trace returns of confined programs, such as browsers; Linux 6.14 has the cure"),
         Err(error) => Line::missing(name, &error),
     }
@@ -346,7 +374,7 @@ fn cost(prices: Result<Prices>) -> Line {
             name,
             Verdict::Ok,
             format!(
-                "{:.0} ns emulated, {:.0} ns single-stepped, {:.0} ns more for the return",
+                "{:.0} ns, {:.0} single-stepped, a return {:.0} more",
                 prices.emulated, prices.stepped, prices.returning
             ),
         ),
@@ -354,18 +382,46 @@ fn cost(prices: Result<Prices>) -> Line {
     }
 }
 
-/// Can processes be looked into? Tried with the first one, which belongs to root.
-fn other_processes() -> Line {
-    let name = "other processes";
-    if !sys::has_own_proc() {
-        return Line::new(name, Verdict::No, "/proc is that of another pid namespace")
-            .hint("mount it: `mount -t proc proc /proc`");
+/// How many processes are there, and how many of them can be looked into?
+struct Others {
+    all: usize,
+    open: usize,
+    /// Of `open`, those of other users.
+    foreign: usize,
+}
+
+impl Others {
+    fn count() -> Self {
+        let proc = Proc::host();
+        let pids = proc.pids().unwrap_or_default();
+        let open: Vec<&u32> = pids.iter().filter(|pid| File::open(format!("/proc/{pid}/maps")).is_ok()).collect();
+        let own = geteuid().as_raw();
+        let is_foreign = |pid: &&&u32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() != own);
+        Self {
+            all: pids.len(),
+            open: open.len(),
+            foreign: open.iter().filter(is_foreign).count(),
+        }
     }
-    let hidden = hidepid().map_or(String::new(), |option| format!(", /proc is mounted with {option}"));
-    match fs::read("/proc/1/maps") {
-        Ok(_) => Line::new(name, Verdict::Ok, format!("can be looked into{hidden}")),
-        Err(error) => Line::new(name, Verdict::Limit, format!("process 1: {error}{hidden}"))
-            .hint("CAP_SYS_PTRACE opens them; without it, trace your own processes"),
+
+    /// A single process may be closed to everybody; those of other users are so to those without the capability.
+    fn are_seen(&self) -> bool {
+        self.open == self.all || self.foreign > 0
+    }
+
+    fn line(&self) -> Line {
+        let name = "other processes";
+        if !sys::has_own_proc() {
+            return Line::new(name, Verdict::No, "/proc is that of another pid namespace")
+                .hint("mount it: `mount -t proc proc /proc`");
+        }
+        let hidden = hidepid().map_or(String::new(), |option| format!(", /proc is mounted with {option}"));
+        let detail = format!("{} of {} can be looked into{hidden}", self.open, self.all);
+        match self.are_seen() {
+            true => Line::new(name, Verdict::Ok, detail),
+            false => Line::new(name, Verdict::Limit, detail)
+                .hint("trace processes of your own, or have CAP_SYS_PTRACE"),
+        }
     }
 }
 
@@ -384,11 +440,11 @@ fn hidepid() -> Option<String> {
 fn pid_namespace() -> Line {
     let name = "pid namespace";
     match sys::pid_namespace() {
-        None => Line::new(name, Verdict::Ok, "the initial one: -p and rows have the numbers of the machine"),
+        None => Line::new(name, Verdict::Ok, "the initial one: pids are those of the machine"),
         Some(_) => Line::new(
             name,
             Verdict::Limit,
-            "one of its own: -p and rows have its numbers; processes outside and in others have pid 0",
+            "one of its own: pids are as seen in it, 0 for others",
         )
         .hint("share the host's (hostPID, --pid=host) to see all processes"),
     }
@@ -402,7 +458,7 @@ fn mount_namespace() -> Line {
         (Ok(_), Ok(_)) => Line::new(
             name,
             Verdict::Limit,
-            "not that of process 1: names and paths such as libc mean the files seen here",
+            "not that of process 1: paths mean the files seen here",
         )
         .hint("name a process with -p, or a path below /proc/PID/root"),
         (_, Err(error)) | (Err(error), _) => Line::new(name, Verdict::Limit, format!("not known: {error}")),
@@ -412,7 +468,7 @@ fn mount_namespace() -> Line {
 fn lockdown() -> Line {
     let name = "lockdown";
     let Ok(text) = fs::read_to_string("/sys/kernel/security/lockdown") else {
-        return Line::new(name, Verdict::Ok, "none is told: no /sys/kernel/security/lockdown");
+        return Line::new(name, Verdict::Ok, "the kernel tells of none");
     };
     let chosen = text.split(['[', ']']).nth(1).unwrap_or_default();
     match chosen {
@@ -439,7 +495,7 @@ fn memlock() -> Line {
     };
     // Not to be inherited.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, now, most);
-    Line::new(name, Verdict::Ok, format!("{}, {more}; it counts maps before 5.11 only", size(now)))
+    Line::new(name, Verdict::Ok, format!("{}, {more}; maps count before 5.11 only", size(now)))
 }
 
 /// Settings that are for those without capabilities.
