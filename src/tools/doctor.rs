@@ -1,6 +1,7 @@
 //! What this machine allows, found by trying it, and what that means for each tool.
 
 use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -178,7 +179,10 @@ impl Machine {
         let ring = attach::try_ring().map_err(Error::new);
         lines.push(result("ring buffer", ring, |()| "can be made".to_owned()));
         let ways = WAYS.map(|(name, way)| (way, way_line(name, way, refused, leaving)));
-        let way = ways.iter().find(|(_, line)| line.verdict == Verdict::Ok).map(|(way, _)| *way);
+        let way = ways
+            .iter()
+            .find(|(_, line)| line.verdict == Verdict::Ok)
+            .map(|(way, _)| *way);
         lines.extend(ways.map(|(_, line)| line));
         lines.extend(features(way, refused));
         let btf = sys::require_btf("--follow");
@@ -190,11 +194,20 @@ impl Machine {
         });
         let kills_confined = matches!(fate, Ok(Fate::Dies));
         lines.push(seccomp(fate));
-        let prices = way.map_or_else(|| Err(anyhow!("not measured: no probe can be attached")), Prices::now);
+        let prices = way.map_or_else(
+            || Err(anyhow!("not measured: no probe can be attached")),
+            Prices::now,
+        );
         let can_price = prices.is_ok();
         lines.push(cost(prices));
         let others = Others::count();
-        lines.extend([others.line(), pid_namespace(), mount_namespace(), lockdown(), memlock()]);
+        lines.extend([
+            others.line(),
+            pid_namespace(),
+            mount_namespace(),
+            lockdown(),
+            memlock(),
+        ]);
         lines.extend(settings());
         Self {
             lines,
@@ -209,7 +222,11 @@ impl Machine {
     /// What a tool can do here. What it wants is seen from the options that it has.
     fn judge(&self, tool: &Tool) -> Line {
         let command = (tool.command)();
-        let has = |option: &str| command.get_arguments().any(|argument| argument.get_id() == option);
+        let has = |option: &str| {
+            command
+                .get_arguments()
+                .any(|argument| argument.get_id() == option)
+        };
         let attaches = has("attach");
         if attaches && self.way.is_none() {
             let failed = self.lines.iter().filter(|line| line.verdict == Verdict::No);
@@ -224,17 +241,33 @@ impl Machine {
                 attaches && self.way != Some(Way::Multi),
                 "each probe is a perf event of its own: hundreds of functions at most, and slow to end",
             ),
-            (attaches && self.way == Some(Way::Plain), "text that is not in memory cannot be read"),
-            (has("follow") && !self.has_btf, "no --follow, which needs the kernel's BTF"),
-            (has("follow") && in_namespace, "no --follow in a pid namespace of its own"),
+            (
+                attaches && self.way == Some(Way::Plain),
+                "text that is not in memory cannot be read",
+            ),
+            (
+                has("follow") && !self.has_btf,
+                "no --follow, which needs the kernel's BTF",
+            ),
+            (
+                has("follow") && in_namespace,
+                "no --follow in a pid namespace of its own",
+            ),
             (attaches && !self.can_price, "no --cost and no --max-overhead"),
             (
                 attaches && self.kills_confined,
                 "return probes end programs under a strict seccomp filter",
             ),
-            (!self.sees_others, "processes of other users cannot be looked into"),
+            (
+                !self.sees_others,
+                "processes of other users cannot be looked into",
+            ),
         ];
-        let limits: Vec<&str> = limits.into_iter().filter(|(is, _)| *is).map(|(_, limit)| limit).collect();
+        let limits: Vec<&str> = limits
+            .into_iter()
+            .filter(|(is, _)| *is)
+            .map(|(_, limit)| limit)
+            .collect();
         match limits[..] {
             [] => Line::new(tool.name, Verdict::Ok, "works"),
             _ => Line::new(tool.name, Verdict::Limit, limits.join("; ")),
@@ -266,7 +299,7 @@ const PURPOSES: [(Capability, &str, bool, &str); 6] = [
         Capability::CAP_SYS_ADMIN,
         "CAP_SYS_ADMIN",
         false,
-        "perf events since CVE-2025-38466, --cost",
+        "allows perf events (CVE-2025-38466) and --cost",
     ),
     (
         Capability::CAP_SYS_PTRACE,
@@ -297,8 +330,8 @@ fn capabilities() -> Vec<Line> {
     let line = |&(capability, name, includes, purpose): &(Capability, &'static str, bool, &'static str)| {
         let included = includes && held.contains(&Capability::CAP_SYS_ADMIN);
         match held.contains(&capability) || included {
-            true => Line::new(name, Verdict::Ok, "held"),
-            false => Line::new(name, Verdict::Limit, format!("missing: {purpose}")),
+            true => Line::new(name, Verdict::Ok, format!("held: it {purpose}")),
+            false => Line::new(name, Verdict::Limit, format!("missing: it {purpose}")),
         }
     };
     PURPOSES.iter().map(line).collect()
@@ -322,8 +355,14 @@ fn way_line(name: &'static str, way: Way, refused: Option<&str>, leaving: &mut L
         cookie: COOKIE,
     };
     match Way::choose(Some(way)).and_then(|way| try_own(way, leaving)) {
-        Ok(seen) if seen == expected => Line::new(name, Verdict::Ok, "one call of our own was seen, with its return"),
-        Ok(seen) => Line::new(name, Verdict::No, format!("of one call of our own, {seen:?} was seen")),
+        Ok(seen) if seen == expected => {
+            Line::new(name, Verdict::Ok, "one call of our own was seen, with its return")
+        }
+        Ok(seen) => Line::new(
+            name,
+            Verdict::No,
+            format!("of one call of our own, {seen:?} was seen"),
+        ),
         Err(error) => Line::missing(name, &error),
     }
 }
@@ -360,9 +399,17 @@ fn features(way: Option<Way>, refused: Option<&str>) -> [Line; 3] {
 fn seccomp(fate: Result<Fate>) -> Line {
     let name = "return probes and seccomp";
     match fate {
-        Ok(Fate::Lives) => Line::new(name, Verdict::Ok, "a child under a strict filter was probed and lives"),
-        Ok(Fate::Dies) => Line::new(name, Verdict::Limit, "a child under a strict filter was probed and killed")
-            .hint("do not trace returns of confined programs, such as browsers; Linux 6.14 has the cure"),
+        Ok(Fate::Lives) => Line::new(
+            name,
+            Verdict::Ok,
+            "a child under a strict filter was probed and lives",
+        ),
+        Ok(Fate::Dies) => Line::new(
+            name,
+            Verdict::Limit,
+            "a child under a strict filter was probed and killed",
+        )
+        .hint("do not trace returns of confined programs, such as browsers; Linux 6.14 has the cure"),
         Err(error) => Line::missing(name, &error),
     }
 }
@@ -382,31 +429,43 @@ fn cost(prices: Result<Prices>) -> Line {
     }
 }
 
-/// How many processes are there, and how many of them can be looked into?
+/// How many processes can be looked into, of ourselves and of other users?
+#[derive(Default)]
 struct Others {
-    all: usize,
     open: usize,
-    /// Of `open`, those of other users.
-    foreign: usize,
+    closed: usize,
+    /// Of these, those of other users.
+    foreign_open: usize,
+    foreign_closed: usize,
 }
 
 impl Others {
     fn count() -> Self {
-        let proc = Proc::host();
-        let pids = proc.pids().unwrap_or_default();
-        let open: Vec<&u32> = pids.iter().filter(|pid| File::open(format!("/proc/{pid}/maps")).is_ok()).collect();
         let own = geteuid().as_raw();
-        let is_foreign = |pid: &&&u32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() != own);
-        Self {
-            all: pids.len(),
-            open: open.len(),
-            foreign: open.iter().filter(is_foreign).count(),
+        let mut others = Self::default();
+        for pid in Proc::host().pids().unwrap_or_default() {
+            let foreign = fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() != own);
+            let maps = File::open(format!("/proc/{pid}/maps")).and_then(|mut maps| maps.read(&mut [0]));
+            match maps {
+                // The kernel's own threads have no memory to look into.
+                Ok(0) => {}
+                Ok(_) => {
+                    others.open += 1;
+                    others.foreign_open += usize::from(foreign);
+                }
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    others.closed += 1;
+                    others.foreign_closed += usize::from(foreign);
+                }
+                Err(_) => {} // It has ended.
+            }
         }
+        others
     }
 
-    /// A single process may be closed to everybody; those of other users are so to those without the capability.
+    /// Single ones may be closed to everybody.
     fn are_seen(&self) -> bool {
-        self.open == self.all || self.foreign > 0
+        self.foreign_open > 0 || self.foreign_closed == 0
     }
 
     fn line(&self) -> Line {
@@ -415,12 +474,15 @@ impl Others {
             return Line::new(name, Verdict::No, "/proc is that of another pid namespace")
                 .hint("mount it: `mount -t proc proc /proc`");
         }
-        let hidden = hidepid().map_or(String::new(), |option| format!(", /proc is mounted with {option}"));
-        let detail = format!("{} of {} can be looked into{hidden}", self.open, self.all);
-        match self.are_seen() {
-            true => Line::new(name, Verdict::Ok, detail),
-            false => Line::new(name, Verdict::Limit, detail)
-                .hint("trace processes of your own, or have CAP_SYS_PTRACE"),
+        let hidden = hidepid().map_or(String::new(), |option| {
+            format!(", /proc is mounted with {option}")
+        });
+        let all = self.open + self.closed;
+        let detail = format!("{} of {all} can be looked into{hidden}", self.open);
+        match self.closed {
+            0 => Line::new(name, Verdict::Ok, detail),
+            _ => Line::new(name, Verdict::Limit, detail)
+                .hint("CAP_SYS_PTRACE opens those of other users; some are closed to everybody"),
         }
     }
 }
@@ -440,7 +502,11 @@ fn hidepid() -> Option<String> {
 fn pid_namespace() -> Line {
     let name = "pid namespace";
     match sys::pid_namespace() {
-        None => Line::new(name, Verdict::Ok, "the initial one: pids are those of the machine"),
+        None => Line::new(
+            name,
+            Verdict::Ok,
+            "the initial one: pids are those of the machine",
+        ),
         Some(_) => Line::new(
             name,
             Verdict::Limit,
@@ -472,8 +538,12 @@ fn lockdown() -> Line {
     };
     let chosen = text.split(['[', ']']).nth(1).unwrap_or_default();
     match chosen {
-        "confidentiality" => Line::new(name, Verdict::No, "confidentiality: BPF programs may not read the kernel's memory")
-            .hint("boot with lockdown=integrity, or without Secure Boot's lockdown"),
+        "confidentiality" => Line::new(
+            name,
+            Verdict::No,
+            "confidentiality: BPF programs may not read the kernel's memory",
+        )
+        .hint("boot with lockdown=integrity, or without Secure Boot's lockdown"),
         _ => Line::new(name, Verdict::Ok, chosen),
     }
 }
@@ -495,7 +565,11 @@ fn memlock() -> Line {
     };
     // Not to be inherited.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, now, most);
-    Line::new(name, Verdict::Ok, format!("{}, {more}; maps count before 5.11 only", size(now)))
+    Line::new(
+        name,
+        Verdict::Ok,
+        format!("{}, {more}; maps count before 5.11 only", size(now)),
+    )
 }
 
 /// Settings that are for those without capabilities.

@@ -47,20 +47,24 @@ fn numbers(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The same command in the namespaces of process `pid`.
-fn beside(pid: u32, command: &Command) -> Command {
+/// The same command in the first of the pid namespaces below a target, which /proc shows there.
+fn beside(target: &Target, command: &Command) -> Command {
+    let outer = target.pid();
     let mut inside = Command::new("nsenter");
-    inside.args(["--target", &pid.to_string(), "--pid", "--mount", "--"]);
-    inside.arg(command.get_program()).args(command.get_args());
+    inside.arg(format!("--pid=/proc/{}/ns/pid", child_of(outer)));
+    inside.arg(format!("--mount=/proc/{outer}/ns/mnt"));
+    inside
+        .arg("--")
+        .arg(command.get_program())
+        .args(command.get_args());
     inside
 }
 
 fn one_process_is_named_by_its_number_there(way: Way) {
     let mut target = contained(1);
-    let first = child_of(target.pid());
     let mut outside = Target::start(Command::new(program("calls")));
     let args = ["-p", "1", "--min-size", "1009", "-M", "14"];
-    let tool = Tool::start_as(beside(first, &tool_command("mallocsnoop", way, args)));
+    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", way, args)));
     outside.ask("malloc 5 1009");
     let mut workers = target.ask("malloc 7 1009");
     workers.extend(target.ask("threads 1 malloc 7 1009"));
@@ -74,13 +78,12 @@ fn one_process_is_named_by_its_number_there(way: Way) {
 
 fn several_processes_are_named_by_their_numbers_there(way: Way) {
     let mut target = contained(1);
-    let first = child_of(target.pid());
-    let mut second = Target::start(beside(first, &Command::new(program("calls"))));
-    let mut third = Target::start(beside(first, &Command::new(program("calls"))));
+    let mut second = Target::start(beside(&target, &Command::new(program("calls"))));
+    let mut third = Target::start(beside(&target, &Command::new(program("calls"))));
     let number = numbers(child_of(second.pid()))[1];
     let pids = format!("1,{number}");
     let args = ["-p", &pids, "--min-size", "1009", "-M", "18"];
-    let tool = Tool::start_as(beside(first, &tool_command("mallocsnoop", way, args)));
+    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", way, args)));
     third.ask("malloc 5 1009");
     target.ask("malloc 7 1009");
     second.ask("malloc 11 1009");
@@ -96,10 +99,9 @@ fn several_processes_are_named_by_their_numbers_there(way: Way) {
 
 fn a_process_of_a_namespace_below_is_named_by_its_number_here(way: Way) {
     let mut target = contained(2);
-    let middle = child_of(target.pid());
-    let number = numbers(child_of(middle))[1];
+    let number = numbers(child_of(child_of(target.pid())))[1];
     let args = ["-p", &number.to_string(), "--min-size", "1009", "-M", "7"];
-    let tool = Tool::start_as(beside(middle, &tool_command("mallocsnoop", way, args)));
+    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", way, args)));
     target.ask("malloc 7 1009");
     let run = tool.finish();
     run.assert_clean();
@@ -108,12 +110,11 @@ fn a_process_of_a_namespace_below_is_named_by_its_number_here(way: Way) {
 
 fn processes_outside_have_no_number(way: Way) {
     let mut target = contained(1);
-    let first = child_of(target.pid());
     let mut outside = Target::start(Command::new(program("calls")));
     target.ask("name pidns-inside");
     outside.ask("name pidns-outside");
     let args = ["--comm", "pidns-*", "--min-size", "1009", "-M", "18"];
-    let tool = Tool::start_as(beside(first, &tool_command("mallocsnoop", way, args)));
+    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", way, args)));
     outside.ask("malloc 7 1009");
     target.ask("malloc 11 1009");
     let run = tool.finish();
@@ -136,7 +137,7 @@ fn processes_outside_have_no_number(way: Way) {
 fn children_are_not_followed_there_and_it_says_so() {
     let target = contained(1);
     let command = tool_command("funccount", Way::best(), ["libc:malloc", "-p", "1", "--follow"]);
-    let refused = run_to_end(&mut beside(child_of(target.pid()), &command));
+    let refused = run_to_end(&mut beside(&target, &command));
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
     assert!(
         refused
