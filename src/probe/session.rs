@@ -508,10 +508,10 @@ impl<'a> Session<'a> {
     }
 
     fn duties(&self, inspects: bool) -> Duties {
-        match &self.watch {
-            Some(_) => Duties::Attach,
-            None if inspects || self.symbolizer.is_some() => Duties::Inspect,
-            None => Duties::Read,
+        match self.watch.is_some() && self.targets.may_grow() {
+            true => Duties::Attach,
+            false if inspects || self.symbolizer.is_some() => Duties::Inspect,
+            false => Duties::Read,
         }
     }
 

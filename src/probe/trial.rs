@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
-use super::attach::{Attacher, Point, Program, Way};
+use super::attach::{Attacher, Ends, Point, Program, Way};
 use super::cost::{own_points, ubpf_price_returning};
 use super::ring::page_size;
 use super::session::{Counter, load};
@@ -44,9 +44,10 @@ impl Drop for Leaving {
     }
 }
 
-/// Puts probes in this way on both ends of a function of process `pid`, this one or a child; `call` is to call it once.
-pub fn try_probes(
+/// Puts probes in this way on a function of process `pid`, this one or a child; `call` is to call it once.
+fn try_probes(
     way: Way,
+    ends: Ends,
     pid: u32,
     leaving: &mut Leaving,
     call: impl FnOnce() -> Result<()>,
@@ -71,13 +72,12 @@ pub fn try_probes(
     let mut attacher = Attacher::new(way, Some(pid), programs);
     let file = File::open("/proc/self/exe").context("failed to open this program")?;
     let [_, _, point] = own_points()?;
-    attacher.attach(
-        &file,
-        &[Point {
-            cookie: COOKIE,
-            ..point
-        }],
-    )?;
+    let point = Point {
+        cookie: COOKIE,
+        ends,
+        ..point
+    };
+    attacher.attach(&file, &[point])?;
     let called = call();
     let bss = skel.maps.bss_data.as_ref();
     let bss = bss.context("the BPF object has no counters")?;
@@ -90,9 +90,9 @@ pub fn try_probes(
     called.map(|()| seen)
 }
 
-/// The same for this process.
-pub fn try_own(way: Way, leaving: &mut Leaving) -> Result<Seen> {
-    try_probes(way, std::process::id(), leaving, || {
+/// The same for one call of this process.
+pub fn try_own(way: Way, ends: Ends, leaving: &mut Leaving) -> Result<Seen> {
+    try_probes(way, ends, std::process::id(), leaving, || {
         // SAFETY: it changes no memory and no register that a caller keeps.
         unsafe { ubpf_price_returning() };
         Ok(())
@@ -138,7 +138,7 @@ impl Confined {
     pub fn call(self, way: Way, leaving: &mut Leaving) -> Result<Fate> {
         let Confined { child, mut start } = self;
         let mut end = None;
-        let tried = try_probes(way, child.as_raw() as u32, leaving, || {
+        let tried = try_probes(way, Ends::Both, child.as_raw() as u32, leaving, || {
             start.write_all(b"\n").context("failed to start a child")?;
             end = Some(waitpid(child, None).context("failed to wait for a child")?);
             Ok(())
