@@ -18,7 +18,6 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
-use super::ring::page_size;
 use super::trap::Trap;
 use crate::find::elf::Function;
 use crate::find::instructions::{BEGINNING, may_be_refused};
@@ -650,8 +649,8 @@ pub fn try_load() -> io::Result<()> {
     load_program(&empty_program(), 0).map(drop)
 }
 
-/// Can a ring buffer be made?
-pub fn try_ring() -> io::Result<()> {
+/// Can a ring buffer of this size be made?
+pub fn try_ring(bytes: u32) -> io::Result<()> {
     // SAFETY: no options are passed, and the name is a constant.
     let map = unsafe {
         sys_bpf::bpf_map_create(
@@ -659,7 +658,7 @@ pub fn try_ring() -> io::Result<()> {
             c"ubpf_tools".as_ptr(),
             0,
             0,
-            page_size() as u32,
+            bytes,
             ptr::null(),
         )
     };

@@ -98,9 +98,14 @@ impl Line {
             return Self::new(name, Verdict::No, "not permitted").hint(sys::permission_hint());
         }
         let explained = sys::explain(error);
+        // Which kernel it is has a line of its own.
+        let detail = match explained.message.split_once(" has no ") {
+            Some((_, what)) => format!("no {what}"),
+            None => explained.message,
+        };
         Self {
             hint: explained.hint,
-            ..Self::new(name, Verdict::No, explained.message)
+            ..Self::new(name, Verdict::No, detail)
         }
     }
 }
@@ -154,7 +159,7 @@ fn push_hint(buffer: &mut Vec<u8>, hint: &str) {
 /// What was tried, and what tools make of it.
 struct Machine {
     lines: Vec<Line>,
-    /// The way that tools take. None: no probe can be attached.
+    /// The way that tools take. None: they cannot work.
     way: Option<Way>,
     has_btf: bool,
     /// Prices of probes can be measured, as `--cost` wants it.
@@ -175,8 +180,8 @@ impl Machine {
         let load = result("BPF programs", load, |()| "can be loaded".to_owned());
         let refused = (load.verdict == Verdict::No).then(|| load.detail.clone());
         lines.push(load);
-        let ring = attach::try_ring().map_err(Error::new);
-        lines.push(result("ring buffer", ring, |()| "can be made".to_owned()));
+        lines.push(ring(refused.as_deref()));
+        let has_ring = lines.last().is_some_and(|line| line.verdict == Verdict::Ok);
         let mut way = None;
         for (name, this) in WAYS {
             // Each perf event takes the kernel a tenth of a second to remove, and return probes are one thing in every way.
@@ -214,7 +219,8 @@ impl Machine {
         lines.extend(settings());
         Self {
             lines,
-            way,
+            // Without a ring buffer no probe is of use.
+            way: way.filter(|_| has_ring),
             has_btf,
             can_price,
             kills_confined,
@@ -235,17 +241,17 @@ impl Machine {
             let failed = self.lines.iter().filter(|line| line.verdict == Verdict::No);
             return Line {
                 hint: failed.filter_map(|line| line.hint.clone()).next(),
-                ..Line::new(tool.name, Verdict::No, "no probe can be attached")
+                ..Line::new(tool.name, Verdict::No, "cannot trace")
             };
         }
         let in_namespace = sys::pid_namespace().is_some();
         let limits = [
             (
                 attaches && self.way != Some(Way::Multi),
-                "each probe is a perf event of its own: hundreds of functions at most, and slow to end",
+                "each probe is a perf event of its own, and slow to remove",
             ),
             (
-                attaches && self.way == Some(Way::Plain),
+                has("args") && !self.way.is_some_and(Way::can_sleep),
                 "text that is not in memory cannot be read",
             ),
             (
@@ -339,6 +345,25 @@ fn capabilities() -> Vec<Line> {
     };
     PURPOSES.iter().map(line).collect()
 }
+
+/// A ring buffer of the size that tools make. Before 5.11 it counts against the memory that a user may lock.
+fn ring(refused: Option<&str>) -> Line {
+    let name = "ring buffer";
+    match (refused, attach::try_ring(RING_BYTES)) {
+        (Some(why), _) => Line::new(name, Verdict::No, why),
+        (None, Ok(())) => Line::new(name, Verdict::Ok, "one of 8 MiB can be made"),
+        (None, Err(error)) if error.kind() == ErrorKind::PermissionDenied => Line::new(
+            name,
+            Verdict::No,
+            "one of 8 MiB is more memory than may be locked",
+        )
+        .hint("allow it with `ulimit -l unlimited`, or have CAP_SYS_RESOURCE"),
+        (None, Err(error)) => Line::missing(name, &Error::new(error)),
+    }
+}
+
+/// What `--buffer-size` is unless it is given.
+const RING_BYTES: u32 = 8 << 20;
 
 /// The best first.
 const WAYS: [(&str, Way); 3] = [
@@ -571,7 +596,7 @@ fn memlock() -> Line {
     Line::new(
         name,
         Verdict::Ok,
-        format!("{}, {more}; maps count before 5.11 only", size(now)),
+        format!("{}, {more}; it is for maps before 5.11 only", size(now)),
     )
 }
 
