@@ -22,7 +22,7 @@ use crate::probe::ring::page_size;
 use crate::probe::scope::Scope;
 use crate::probe::session::Limits;
 use crate::probe::signals::Signals;
-use crate::sys::{FAILED, Failure, USAGE};
+use crate::sys::{self, FAILED, Failure, USAGE};
 
 /// Who is seen.
 #[derive(Args, Debug)]
@@ -107,6 +107,7 @@ impl FilterArgs {
 
 /// The process that a number means: a thread stands for its process.
 pub fn process_of(pid: u32) -> Result<u32> {
+    sys::require_own_proc()?;
     Proc::host()
         .tgid(pid)
         .map_err(|_| Failure::new(FAILED, format!("failed to trace pid {pid}: no such process")).into())

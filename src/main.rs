@@ -23,6 +23,9 @@ use crate::sys::Explained;
 use crate::tools::{TOOLS, Tool};
 
 fn main() -> ExitCode {
+    if let Err(error) = sys::refuse_setuid() {
+        return ExitCode::from(tell(&error));
+    }
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let called_as = arguments.first().map(Path::new).and_then(Path::file_name);
     let named = TOOLS
@@ -93,19 +96,24 @@ fn run(tool: &Tool, matches: &ArgMatches) -> Result<u8, u8> {
         if sys::is_broken_pipe(&error) {
             return Ok(0);
         }
-        let Explained {
-            status,
-            message,
-            shown,
-            hint,
-        } = sys::explain(&error);
-        eprintln!("error: {}", printable(message.as_bytes()));
-        for line in shown {
-            eprintln!("    {}", printable(line.as_bytes()));
-        }
-        if let Some(hint) = hint {
-            eprintln!("hint: {}", printable(hint.as_bytes()));
-        }
-        Err(status)
+        Err(tell(&error))
     })
+}
+
+/// Says what went wrong. Returns the exit status.
+fn tell(error: &anyhow::Error) -> u8 {
+    let Explained {
+        status,
+        message,
+        shown,
+        hint,
+    } = sys::explain(error);
+    eprintln!("error: {}", printable(message.as_bytes()));
+    for line in shown {
+        eprintln!("    {}", printable(line.as_bytes()));
+    }
+    if let Some(hint) = hint {
+        eprintln!("hint: {}", printable(hint.as_bytes()));
+    }
+    status
 }

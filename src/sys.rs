@@ -1,12 +1,15 @@
 //! What this machine allows, and how a failure is told: one line, its exit status, and a hint where a person can act.
 
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{getegid, geteuid, getgid, getuid};
 
 /// Exit statuses, the same for every tool.
 pub const FAILED: u8 = 1;
@@ -97,7 +100,8 @@ pub fn explain(error: &anyhow::Error) -> Explained {
     }
 }
 
-fn is_refused(error: &anyhow::Error) -> bool {
+/// Was it refused for want of rights?
+pub fn is_refused(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<io::Error>()
@@ -117,8 +121,8 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-fn permission_hint() -> String {
-    if nix::unistd::geteuid().is_root() {
+pub fn permission_hint() -> String {
+    if geteuid().is_root() {
         "root is not enough here: the kernel is locked down, or a container withholds CAP_BPF, CAP_PERFMON or \
          CAP_SYS_ADMIN"
             .to_owned()
@@ -127,10 +131,51 @@ fn permission_hint() -> String {
     }
 }
 
+/// Refuses to run with rights that whoever starts this does not have, as a setuid program would: its environment, `-o`
+/// and `-- COMMAND` would be root's for anybody.
+pub fn refuse_setuid() -> Result<()> {
+    if geteuid() == getuid() && getegid() == getgid() {
+        return Ok(());
+    }
+    let message = "not permitted: this program is setuid or setgid, and would write files and run commands with the \
+                   rights of its owner for everybody";
+    Err(Failure::new(DENIED, message)
+        .hint("take the bit off with `chmod ug-s`, and use sudo; docs/privileges.md has other ways")
+        .into())
+}
+
+/// Device and inode of the pid namespace of this process. None when it is the initial one, whose numbers BPF programs see.
+pub fn pid_namespace() -> Option<(u64, u64)> {
+    // PROC_PID_INIT_INO of linux/proc_ns.h.
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    let namespace = std::fs::metadata("/proc/self/ns/pid").ok()?;
+    Some((namespace.dev(), namespace.ino())).filter(|&(_, inode)| inode != INITIAL)
+}
+
+/// Has /proc the numbers of this process's own pid namespace? Those of another one would be taken for it.
+pub fn has_own_proc() -> bool {
+    std::fs::read_link("/proc/self").is_ok_and(|own| own == Path::new(&std::process::id().to_string()))
+}
+
+/// Refuses to take a number of a process for that of another one.
+pub fn require_own_proc() -> Result<()> {
+    if has_own_proc() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        DENIED,
+        "failed to look up a process: /proc is not that of this pid namespace",
+    )
+    .hint("mount it: `mount -t proc proc /proc`, or `unshare --mount-proc`")
+    .into())
+}
+
 /// Refuses early and clearly where no BPF program can be loaded at all.
 pub fn require_privileges() -> Result<()> {
-    // Perf-based uprobes want CAP_SYS_ADMIN since CVE-2025-38466, on 5.10.240, 6.1.146, 6.12.39 and 6.16.
-    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false) {
+    // Perf-based uprobes want CAP_SYS_ADMIN since CVE-2025-38466, on 5.10.240, 6.1.146, 6.12.39 and 6.16; multi links
+    // do without. Which of them there is shows when probes are attached.
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    if has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON)) {
         return Ok(());
     }
     Err(Failure::new(DENIED, "not permitted: tracing needs root")
@@ -207,7 +252,10 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Programs that read kernel types are relocated against the kernel's own description of them.
 pub fn require_btf(what: &str) -> Result<()> {
-    if std::fs::read(Path::new(KERNEL_BTF)).is_ok_and(|btf| btf.starts_with(&[0x9f, 0xeb])) {
+    // Not all of it: that is megabytes.
+    let mut magic = [0; 2];
+    let read = File::open(KERNEL_BTF).and_then(|mut btf| btf.read_exact(&mut magic));
+    if read.is_ok() && magic == [0x9f, 0xeb] {
         return Ok(());
     }
     Err(Failure::new(

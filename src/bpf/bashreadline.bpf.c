@@ -39,7 +39,8 @@ static __always_inline void process_facts(struct line_event *e)
 	e->cgroup = bpf_get_current_cgroup_id();
 	e->exe_inode = BPF_CORE_READ(inode, i_ino);
 	e->exe_dev = BPF_CORE_READ(inode, i_sb, s_dev);
-	e->parent = BPF_CORE_READ(task, real_parent, tgid);
+	/* Its number in another pid namespace is not known. */
+	e->parent = pid_ns_ino ? 0 : BPF_CORE_READ(task, real_parent, tgid);
 	e->login_uid = ~0;
 	if (bpf_core_field_exists(task->loginuid)) /* CONFIG_AUDIT */
 		e->login_uid = BPF_CORE_READ(task, loginuid.val);

@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 #include <bpf/bpf_core_read.h>
+#include "ids.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -112,7 +113,7 @@ static __always_inline bool is_own_probe(__u64 cookie)
 {
 	__u64 process = cookie >> PROCESS_SHIFT;
 
-	return !process || process == bpf_get_current_pid_tgid() >> 32;
+	return !process || process == current_ids() >> 32;
 }
 
 /* Room for `size` bytes in the ring, or NULL and one more lost. `size` must be a constant. */
@@ -127,7 +128,7 @@ static __always_inline void *event_reserve(__u64 size)
 
 static __always_inline void event_header(struct event_header *h, __u16 kind, __u16 func, __u64 time_ns)
 {
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	__u64 pid_tgid = current_ids();
 
 	h->time_ns = time_ns;
 	h->pid = pid_tgid >> 32;

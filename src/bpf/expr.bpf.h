@@ -324,9 +324,9 @@ static __always_inline __u64 expr_task(__u8 which)
 {
 	switch (which) {
 	case TASK_PID:
-		return bpf_get_current_pid_tgid() >> 32;
+		return current_ids() >> 32;
 	case TASK_TID:
-		return (__u32)bpf_get_current_pid_tgid();
+		return (__u32)current_ids();
 	case TASK_UID:
 		return (__u32)bpf_get_current_uid_gid();
 	default:

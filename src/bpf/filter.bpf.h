@@ -16,7 +16,6 @@ struct comm_pattern {
 };
 
 /* Filled in by src/probe/filter.rs. */
-const volatile __u32 filter_pid = 0; /* 0: any */
 const volatile bool filter_pids = false; /* only those in the map `pids` */
 const volatile bool filter_uid = false;
 const volatile __u32 wanted_uid = 0;
@@ -68,7 +67,7 @@ static __always_inline bool is_wanted_but_for_name(void)
 	__u32 pid = 0;
 
 	if (filter_pid || filter_pids)
-		pid = bpf_get_current_pid_tgid() >> 32;
+		pid = current_ids() >> 32;
 	if (filter_pid && pid != filter_pid)
 		return false;
 	if (filter_uid && (__u32)bpf_get_current_uid_gid() != wanted_uid)

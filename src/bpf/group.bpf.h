@@ -36,9 +36,9 @@ static __always_inline __u64 group_of_current(void)
 {
 	switch (group_by) {
 	case BY_PROCESS:
-		return bpf_get_current_pid_tgid() >> 32;
+		return current_ids() >> 32;
 	case BY_THREAD:
-		return (__u32)bpf_get_current_pid_tgid();
+		return (__u32)current_ids();
 	case BY_USER:
 		return (__u32)bpf_get_current_uid_gid();
 	case BY_CONTAINER:

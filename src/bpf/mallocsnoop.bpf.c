@@ -128,9 +128,13 @@ static __always_inline struct alloc_usage *thread_usage(__u64 thread)
 
 static __always_inline void add_up(__u64 size)
 {
-	struct alloc_usage *of = thread_usage(bpf_get_current_pid_tgid());
+	__u64 thread = current_ids();
 	__u32 slot = bits_of(size);
+	struct alloc_usage *of;
 
+	if (!(__u32)thread) /* none that this run's pid namespace has: then the kernel's own */
+		thread |= (__u32)bpf_get_current_pid_tgid();
+	of = thread_usage(thread);
 	if (!of)
 		return;
 	of->calls++;

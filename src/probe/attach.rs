@@ -794,7 +794,7 @@ fn types_of(program: &libbpf_rs::Program<'_>) -> Option<OwnedFd> {
 }
 
 /// Can uprobe programs sleep (6.0), and use a map of free numbers nevertheless (6.9)? Found by loading one.
-fn has_sleepable() -> bool {
+pub fn has_sleepable() -> bool {
     const LOAD_IMMEDIATE_64: u8 = 0x18;
     const MAP_FD: u8 = 1; // BPF_PSEUDO_MAP_FD
     // SAFETY: no options are passed, and the name is a constant.
@@ -835,8 +835,29 @@ pub fn has_multi() -> bool {
     attempt(0) == Some(libc::EBADF) && attempt(u32::MAX) == Some(libc::EINVAL)
 }
 
+/// Can a BPF program be loaded?
+pub fn try_load() -> io::Result<()> {
+    load_program(&empty_program(), 0).map(drop)
+}
+
+/// Can a ring buffer of this size be made?
+pub fn try_ring(bytes: u32) -> io::Result<()> {
+    // SAFETY: no options are passed, and the name is a constant.
+    let map = unsafe {
+        sys_bpf::bpf_map_create(
+            sys_bpf::BPF_MAP_TYPE_RINGBUF,
+            c"ubpf_tools".as_ptr(),
+            0,
+            0,
+            bytes,
+            ptr::null(),
+        )
+    };
+    owned(map).map(drop)
+}
+
 /// Does it have session links as well (6.13)? Found in the same way: older ones take the program and refuse the link.
-fn has_sessions() -> bool {
+pub fn has_sessions() -> bool {
     has_multi() && try_link(sys_bpf::BPF_TRACE_UPROBE_SESSION, 0) == Some(libc::EBADF)
 }
 
@@ -876,7 +897,7 @@ fn lacks(feature: &str, since: &str) -> anyhow::Error {
 }
 
 /// Can a program ask for its cookie? Kernels that can have perf links as well (both 5.15).
-fn has_cookies() -> bool {
+pub fn has_cookies() -> bool {
     // SAFETY: no options are passed.
     unsafe {
         sys_bpf::libbpf_probe_bpf_helper(

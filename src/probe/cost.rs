@@ -32,11 +32,12 @@ const PERIOD: Duration = Duration::from_millis(250);
 const UNNOTICED: f64 = 0.001;
 
 // The probes that are measured sit on the first instructions of these. The kernel executes the first and the third one
-// itself, as those of most functions, and single-steps the second one.
+// itself, as those of most functions, and single-steps the second one. The third is called from elsewhere too, which may
+// be another unit of the compiler.
 unsafe extern "C" {
     fn ubpf_price_emulated();
     fn ubpf_price_stepped();
-    fn ubpf_price_returning();
+    pub(super) fn ubpf_price_returning();
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -47,6 +48,8 @@ global_asm!(
     ".p2align 4",
     "ubpf_price_stepped: xor eax, eax; ret",
     ".p2align 4",
+    ".globl ubpf_price_returning",
+    ".hidden ubpf_price_returning",
     "ubpf_price_returning: push rbp; pop rbp; ret",
     ".popsection",
 );
@@ -59,18 +62,27 @@ global_asm!(
     ".p2align 4",
     "ubpf_price_stepped: mov x0, xzr; ret",
     ".p2align 4",
+    ".globl ubpf_price_returning",
+    ".hidden ubpf_price_returning",
     "ubpf_price_returning: b 2f; 2: ret",
     ".popsection",
 );
 
 /// What the kernel takes for a trap, without the program that it leads to; nanoseconds.
-struct Prices {
-    emulated: f64,
-    stepped: f64,
-    returning: f64,
+pub struct Prices {
+    pub emulated: f64,
+    pub stepped: f64,
+    /// Of a return probe, over that of its entry.
+    pub returning: f64,
 }
 
 impl Prices {
+    /// The prices of this moment.
+    pub fn now(way: Way) -> Result<Self> {
+        let _timing = time_programs()?;
+        Self::measure(way)
+    }
+
     /// Probes functions of this process that do nothing, with programs that do nothing. The kernel must already time
     /// programs, since that is part of the price.
     fn measure(way: Way) -> Result<Self> {
@@ -89,10 +101,7 @@ impl Prices {
             },
         ];
         // Nobody else pays: the breakpoints are in this process alone.
-        let own = Filter {
-            pids: vec![std::process::id()],
-            ..Filter::default()
-        };
+        let own = Filter::of_process(std::process::id());
         let mut attacher = Attacher::new(way, &own, programs)?;
         let file = File::open("/proc/self/exe").context("failed to open this program")?;
         attacher.attach(&file, &own_points()?)?;
@@ -122,7 +131,7 @@ impl Prices {
 }
 
 /// Where the functions are that are measured.
-fn own_points() -> Result<[Point; 3]> {
+pub(super) fn own_points() -> Result<[Point; 3]> {
     let mappings = Proc::host()
         .mappings(std::process::id())
         .context("failed to read the memory map of this process")?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapMut};
 
 use super::scope::{Breakpoints, Scope};
-use crate::sys::{self, Failure, USAGE};
+use crate::sys::{self, DENIED, Failure, USAGE};
 
 /// Processes that a run can name or follow.
 const MOST_PIDS: u32 = 16384;
@@ -90,6 +90,14 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// This process alone.
+    pub fn of_process(pid: u32) -> Filter {
+        Filter {
+            pids: vec![pid],
+            ..Filter::default()
+        }
+    }
+
     /// The one process that needs breakpoints, when it is only one: then no other ever hits them.
     pub fn only_pid(&self) -> Option<u32> {
         match self.pids[..] {
@@ -116,10 +124,10 @@ impl Filter {
                 .into());
             }
             (Some(Scope::Targeted), None) => {
-                sys::require_btf("--scope targeted")?;
+                require_scopes()?;
                 Breakpoints::Matching(self.clone())
             }
-            (None, None) if by_nature && sys::require_btf("").is_ok() => Breakpoints::Matching(self.clone()),
+            (None, None) if by_nature && require_scopes().is_ok() => Breakpoints::Matching(self.clone()),
             (Some(Scope::All) | None, _) => Breakpoints::Everybody,
         };
         let can_hold =
@@ -171,11 +179,26 @@ impl Filter {
     }
 }
 
+/// What tells of processes that begin to match reads kernel types, and numbers processes as the initial pid namespace does.
+fn require_scopes() -> Result<()> {
+    sys::require_btf("--scope targeted")?;
+    match sys::pid_namespace() {
+        None => Ok(()),
+        Some(_) => Err(Failure::new(
+            DENIED,
+            "--scope targeted does not work in a pid namespace of its own: processes are known by other numbers",
+        )
+        .hint("run it on the host, or in a container that shares the host's pid namespace")
+        .into()),
+    }
+}
+
 /// Writes the constants of `src/bpf/filter.bpf.h` into a skeleton's `.rodata`. A macro, since every skeleton has types
 /// of its own.
 macro_rules! configure_filter {
     ($rodata:expr, $filter:expr) => {{
         let filter: &$crate::probe::filter::Filter = $filter;
+        ($rodata.pid_ns_dev, $rodata.pid_ns_ino) = $crate::sys::pid_namespace().unwrap_or((0, 0));
         $rodata.filter_pid = filter.only_pid().unwrap_or(0);
         $rodata.filter_pids = filter.by_map();
         $rodata.filter_uid = filter.uid.is_some();

@@ -20,4 +20,5 @@ pub mod session;
 pub mod signals;
 pub mod targets;
 pub mod trap;
+pub mod trial;
 pub mod watch;

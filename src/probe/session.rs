@@ -676,12 +676,12 @@ impl<'a> Session<'a> {
     }
 
     fn duties(&self, inspects: bool) -> Duties {
-        match &self.watch {
+        match self.watch.is_some() && self.targets.may_grow() {
             _ if self.newcomers.as_ref().is_some_and(Newcomers::holds) => Duties::Hold,
             _ if self.newcomers.is_some() => Duties::Attach,
-            Some(_) => Duties::Attach,
-            None if inspects || self.symbolizer.is_some() => Duties::Inspect,
-            None => Duties::Read,
+            true => Duties::Attach,
+            false if inspects || self.symbolizer.is_some() => Duties::Inspect,
+            false => Duties::Read,
         }
     }
 

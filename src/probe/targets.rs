@@ -144,6 +144,7 @@ impl Targets {
     /// the run, but is told of.
     pub fn attach(&mut self, attacher: &mut Attacher) -> Result<()> {
         let tolerant = matches!(self.place, Place::Everywhere) || self.follow;
+        let mut last = None;
         for (object, points) in std::mem::take(&mut self.found) {
             let result = attacher
                 .attach(&object.file, &points)
@@ -157,12 +158,13 @@ impl Targets {
                 }
                 Err(error) if tolerant && is_about_one_file(&error) => {
                     self.attached.failed.push(format!("{error:#}"));
+                    last = Some(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        match (&self.attached.failed[..], self.attached.probes) {
-            ([.., last], 0) => Err(Failure::new(FAILED, last.clone()).into()),
+        match last {
+            Some(error) if self.attached.probes == 0 => Err(error),
             _ => Ok(()),
         }
     }

@@ -251,7 +251,9 @@ fn list(
                 } else {
                     Value::U64(line.login_uid.into())
                 },
-                Value::U64(line.parent.into()),
+                Some(line.parent)
+                    .filter(|&pid| pid != 0)
+                    .map_or(Value::Null, |pid| Value::U64(pid.into())),
                 cgroup
                     .as_deref()
                     .map_or(Value::Null, |path| Value::Bytes(path.as_bytes())),

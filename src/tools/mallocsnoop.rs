@@ -475,7 +475,8 @@ fn retire(ended: &mut BTreeMap<u32, Usage>, threads: &MapMut<'_>) -> u32 {
     let mut left = 0;
     for (key, pid, usage) in usages(threads) {
         let tid = u32::from_ne_bytes([key[0], key[1], key[2], key[3]]);
-        if Path::new(&format!("/proc/{pid}/task/{tid}")).exists() {
+        // Pid 0 is one that this pid namespace has no number for: nobody can tell whether its threads have ended.
+        if pid == 0 || Path::new(&format!("/proc/{pid}/task/{tid}")).exists() {
             left += 1;
         } else if threads.delete(&key).is_ok() {
             ended.entry(pid).or_default().add(&usage);

@@ -25,6 +25,7 @@ macro_rules! tools {
 
 tools! {
     bashreadline
+    doctor
     funccount
     funclatency
     funclist

@@ -141,6 +141,11 @@ fn the_records_of_funclatency_are_described() {
 }
 
 #[test]
+fn the_records_of_doctor_are_described() {
+    assert_eq!(written(&crate::doctor::records(&[])), described("doctor"));
+}
+
+#[test]
 fn the_records_of_funclist_are_described() {
     let functions = rows(&["libc:malloc"]);
     let mut expected = described("funclist");

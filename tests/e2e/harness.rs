@@ -60,7 +60,7 @@ impl Way {
     }
 
     /// The kernel that was the first to have it.
-    fn since(self) -> (u32, u32) {
+    pub fn since(self) -> (u32, u32) {
         match self {
             Way::Session => (6, 13),
             // Between 6.6 and 6.10 its filter by process was not yet right.

@@ -1,0 +1,148 @@
+//! What a tool needs, what it keeps, and what it refuses to be given.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{
+    Folder, TOOLS, Target, Tool, Way, kernel_version, program, run_to_end, skip, tool_command, wait_until,
+};
+
+const NOBODY: &str = "65534";
+
+/// A program run by a user who has these capabilities and no others: `+bpf,+perfmon`. It has to lie where everybody
+/// may read.
+pub fn as_nobody(capabilities: &str, program: &Path) -> Command {
+    let mut set = "-all".to_owned();
+    if !capabilities.is_empty() {
+        set += ",";
+        set += capabilities;
+    }
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"])
+        .args(["--inh-caps", &set, "--ambient-caps", &set, "--bounding-set", &set])
+        .arg(program);
+    command
+}
+
+/// A field of /proc/PID/status, a hexadecimal number.
+fn status(pid: u32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(":"));
+    u64::from_str_radix(line.expect("the field").trim(), 16).expect("a number")
+}
+
+const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
+const CAP_SYS_PTRACE: u64 = 1 << 19;
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_PERFMON: u64 = 1 << 38;
+const CAP_BPF: u64 = 1 << 39;
+const CAP_CHECKPOINT_RESTORE: u64 = 1 << 40;
+
+/// The tool attaches, and then has these capabilities left and no way to get others back.
+#[track_caller]
+fn assert_keeps(expected: u64, tool: &str, args: &[&str]) {
+    let tool = Tool::start(tool, Way::best(), args);
+    wait_until("the privileges to be dropped", || {
+        (status(tool.pid(), "NoNewPrivs") == 1).then_some(())
+    });
+    let kept = ["CapEff", "CapPrm", "CapInh"].map(|set| status(tool.pid(), set));
+    assert_eq!(kept, [expected, expected, 0], "{kept:x?}");
+    assert!(tool.stop().status.success());
+}
+
+#[test]
+fn a_tool_keeps_what_it_still_has_to_do_and_nothing_else() {
+    let main = format!("{}:main", program("calls").display());
+    assert_keeps(0, "functrace", &[&main]);
+    // Before 5.19 maps could not be read without.
+    assert_keeps(CAP_BPF, "funccount", &[&main]);
+    let inspects = CAP_SYS_PTRACE | CAP_DAC_READ_SEARCH | CAP_CHECKPOINT_RESTORE;
+    assert_keeps(inspects, "functrace", &["--stack", &main]);
+    // A process may load libraries, and they are traced as well.
+    let target = Target::start(Command::new(program("calls")));
+    let attaches = inspects | CAP_SYS_ADMIN | CAP_BPF | CAP_PERFMON;
+    assert_keeps(attaches, "mallocsnoop", &["-p", &target.pid().to_string()]);
+}
+
+#[test]
+fn capabilities_to_load_and_to_attach_are_enough_for_multi_links() {
+    if Way::best() != Way::Multi {
+        return skip("no multi links");
+    }
+    let folder = Folder::new();
+    let tools = folder.copy_of(&*TOOLS, "ubpf-tools");
+    let calls = folder.copy_of(program("calls"), "calls");
+    let mut target = Target::start(as_nobody("", &calls));
+    let pid = target.pid().to_string();
+    let args = tool_command(
+        "mallocsnoop",
+        Way::Multi,
+        ["-p", &pid, "--min-size", "1009", "-M", "11"],
+    );
+    let mut command = as_nobody("+bpf,+perfmon", &tools);
+    command.args(args.get_args());
+    let tool = Tool::start_as(command);
+    target.ask("malloc 11 1009");
+    let run = tool.finish();
+    run.assert_clean();
+    assert_eq!(run.with("pid", target.pid()).len(), 11);
+}
+
+#[test]
+fn perf_events_need_more_since_they_were_found_to_be_abused() {
+    if kernel_version() < (6, 16) {
+        return skip("this kernel may be older than the fix of CVE-2025-38466");
+    }
+    let target = Target::start(Command::new(program("calls")));
+    let folder = Folder::new();
+    let tools = folder.copy_of(&*TOOLS, "ubpf-tools");
+    let main = format!("{}:main", program("calls").display());
+    let args = tool_command("funccount", Way::Single, [&main, "-p", &target.pid().to_string()]);
+    let refused =
+        run_to_end(as_nobody("+bpf,+perfmon,+sys_ptrace,+dac_read_search", &tools).args(args.get_args()));
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    assert!(
+        refused.stderr.contains(": failed to attach: Permission denied"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_setuid_copy_refuses_everybody_but_its_owner() {
+    let folder = Folder::new();
+    let tools = folder.copy_of(&*TOOLS, "ubpf-tools");
+    fs::set_permissions(&tools, Permissions::from_mode(0o4755)).expect("a setuid program");
+    let out = folder.path.join("out");
+    let names = run_to_end(Command::new(&tools).arg("--list"));
+    assert!(
+        names.status.success() && names.stdout.contains("funccount"),
+        "{names:?}"
+    );
+    for tool in names.stdout.lines() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+        command
+            .arg(&tools)
+            .arg(tool)
+            .arg("-o")
+            .arg(&out)
+            .args(["--", "id"]);
+        let refused = run_to_end(&mut command);
+        assert_eq!(
+            (refused.status.code(), &*refused.stdout),
+            (Some(3), ""),
+            "{tool}: {refused:?}"
+        );
+        let lines: Vec<&str> = refused.stderr.lines().collect();
+        assert!(
+            matches!(lines[..], [error, hint] if error.starts_with("error: not permitted: this program is setuid") && hint.starts_with("hint: ")),
+            "{refused:?}"
+        );
+    }
+    assert!(!out.exists());
+}
