@@ -149,9 +149,10 @@ fn page(command: &Command, name: &str, rest: &Roff) -> Result<Vec<u8>> {
 
 /// The day of SOURCE_DATE_EPOCH, so that the same sources give the same page; nothing when it is not set.
 fn date() -> Result<String> {
-    let Ok(seconds) = std::env::var("SOURCE_DATE_EPOCH") else {
+    let seconds = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
+    if seconds.is_empty() {
         return Ok(String::new());
-    };
+    }
     seconds
         .parse()
         .ok()
@@ -221,8 +222,8 @@ fn show_example(roff: &mut Roff, line: &str) {
 
 /// Help between paragraphs of which some lines are set in.
 fn help_text(roff: &mut Roff, text: &str) {
-    for block in text.trim().split("\n\n") {
-        roff.control("PP", []);
+    for (number, block) in text.trim().split("\n\n").enumerate() {
+        begin_paragraph(roff, number);
         let mut lines = block.lines().peekable();
         while let Some(line) = lines.next_if(|line| !line.starts_with(' ')) {
             roff.text([roman(line)]);
@@ -246,12 +247,12 @@ fn verbatim(roff: &mut Roff, lines: &[&str]) {
 
 /// The little of Markdown that our documents are written in.
 fn markdown(roff: &mut Roff, text: &str) {
-    for block in text.trim().split("\n\n") {
+    for (number, block) in text.trim().split("\n\n").enumerate() {
         if let Some(title) = block.strip_prefix("### ") {
             let (title, below) = title.split_once('\n').unwrap_or((title, ""));
             roff.control("SS", [plain(title).as_str()]);
             if !below.is_empty() {
-                paragraph(roff, below);
+                roff.text(inline(&joined(below)));
             }
         } else if block.starts_with('|') {
             // The first two lines are the heads of the columns.
@@ -262,14 +263,17 @@ fn markdown(roff: &mut Roff, text: &str) {
                 roff.text(inline(&joined(item)));
             }
         } else {
-            paragraph(roff, block);
+            begin_paragraph(roff, number);
+            roff.text(inline(&joined(block)));
         }
     }
 }
 
-fn paragraph(roff: &mut Roff, text: &str) {
-    roff.control("PP", []);
-    roff.text(inline(&joined(text)));
+/// A heading begins the first paragraph itself.
+fn begin_paragraph(roff: &mut Roff, number: usize) {
+    if number > 0 {
+        roff.control("PP", []);
+    }
 }
 
 fn table_row(roff: &mut Roff, row: &str) {
