@@ -223,7 +223,7 @@ fn show_example(roff: &mut Roff, line: &str) {
 /// Help between paragraphs of which some lines are set in.
 fn help_text(roff: &mut Roff, text: &str) {
     for (number, block) in text.trim().split("\n\n").enumerate() {
-        begin_paragraph(roff, number);
+        begin_paragraph(roff, number == 0);
         let mut lines = block.lines().peekable();
         while let Some(line) = lines.next_if(|line| !line.starts_with(' ')) {
             roff.text([roman(line)]);
@@ -247,7 +247,9 @@ fn verbatim(roff: &mut Roff, lines: &[&str]) {
 
 /// The little of Markdown that our documents are written in.
 fn markdown(roff: &mut Roff, text: &str) {
-    for (number, block) in text.trim().split("\n\n").enumerate() {
+    let mut after_heading = true;
+    for block in text.trim().split("\n\n") {
+        let is_heading = block.starts_with("### ");
         if let Some(title) = block.strip_prefix("### ") {
             let (title, below) = title.split_once('\n').unwrap_or((title, ""));
             roff.control("SS", [plain(title).as_str()]);
@@ -263,15 +265,16 @@ fn markdown(roff: &mut Roff, text: &str) {
                 roff.text(inline(&joined(item)));
             }
         } else {
-            begin_paragraph(roff, number);
+            begin_paragraph(roff, after_heading);
             roff.text(inline(&joined(block)));
         }
+        after_heading = is_heading;
     }
 }
 
 /// A heading begins the first paragraph itself.
-fn begin_paragraph(roff: &mut Roff, number: usize) {
-    if number > 0 {
+fn begin_paragraph(roff: &mut Roff, after_heading: bool) {
+    if !after_heading {
         roff.control("PP", []);
     }
 }
