@@ -6,12 +6,16 @@ SHELL := bash
 
 PREFIX ?= /usr/local
 ARCH ?= x86_64
+# What is installed, and where zsh looks for its part.
+BINARY ?= target/ubpf-tools
+PAGES ?= target/pages
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 vmtest := $(if $(filter arm64,$(ARCH)),vmtest-arm64,vmtest)
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 # For recipes: a new machine has no rustc yet when make reads this.
 host := $$(rustc --print host-tuple)
-max_bytes := 5000000
+max_bytes := 6000000
 
 # CI takes no warning from clang, and no dependency that Cargo.lock does not name.
 ifdef CI
@@ -30,7 +34,7 @@ fi
 if ((bytes > $(max_bytes))); then echo "that is more than $(max_bytes)" >&2; exit 1; fi
 endef
 
-.PHONY: help build build-arm64 demo test vmtest lint bench bless vmlinux install clean
+.PHONY: help build build-arm64 pages demo test vmtest lint bench bless vmlinux install package clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -43,11 +47,17 @@ build-arm64: setup-arm64 ## the same for arm64, in target/ubpf-tools-arm64, on a
 	scripts/arm64 build
 	$(call leave,target/arm64/cargo/aarch64-unknown-linux-gnu/release/ubpf-tools,ubpf-tools-arm64)
 
+pages: setup-build ## write man pages and completions into target/pages
+	rm -rf target/pages
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct || true)} \
+		cargo run --release $(locked) --features pages -- --pages target/pages
+
 demo: build setup-demo ## watch a python3 and a bash that it starts
 	scripts/demo
 
 test: setup-build setup-lint setup-test build lint ## run every test that this user may run
-	cargo test --release --no-fail-fast $(locked) --bins --test cli
+	cargo test --release --no-fail-fast $(locked) --features pages --bins
+	cargo test --release --no-fail-fast $(locked) --test cli --test install
 	@# Built as the user; cargo runs what it built through sudo.
 	@if ((EUID == 0)); then \
 		root=(env); \
@@ -71,7 +81,7 @@ lint: setup-build setup-lint ## formatting, clippy
 	if cargo fmt --version &>/dev/null; then run cargo fmt --check; run rustfmt --check $(unseen); \
 	else not_run+=("cargo fmt"); fi; \
 	if cargo clippy --version &>/dev/null; then \
-		run cargo clippy --release --all-targets $(locked) -- -D warnings; \
+		run cargo clippy --release --all-targets $(locked) --features pages -- -D warnings; \
 	else not_run+=("cargo clippy"); fi; \
 	if command -v clang-format >/dev/null; then run clang-format --dry-run -Werror src/bpf/*.[ch]; \
 	else not_run+=(clang-format); fi; \
@@ -87,12 +97,21 @@ vmlinux: setup-vmlinux setup-$(vmtest) ## make the kernel types anew; or ARCH=ar
 	scripts/vmtest -a $(ARCH) -b 6.12 -- cat /sys/kernel/btf/vmlinux >target/vmlinux.btf
 	vmlinux/generate target/vmlinux.btf $(ARCH:x86_64=x86)
 
-install: ## the binary and a link for each tool, below $(DESTDIR)$(PREFIX)/bin
-	@test -x target/ubpf-tools || { echo "nothing to install: make build comes first" >&2; exit 1; }
-	install -D -m 755 target/ubpf-tools "$(DESTDIR)$(PREFIX)/bin/ubpf-tools"
-	target/ubpf-tools --list | while read -r tool _; do \
-		ln -sfn ubpf-tools "$(DESTDIR)$(PREFIX)/bin/$$tool"; \
+install: ## binary, a link a tool, man pages and completions, below $(DESTDIR)$(PREFIX)
+	@test -x $(BINARY) && test -d $(PAGES) || { echo "nothing to install: make build pages comes first" >&2; exit 1; }
+	install -D -m 755 $(BINARY) "$(DESTDIR)$(PREFIX)/bin/ubpf-tools"
+	install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/man/man1" $(PAGES)/man1/*
+	install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/bash-completion/completions" $(PAGES)/bash/*
+	install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d" $(PAGES)/fish/*
+	install -D -m 644 -t "$(DESTDIR)$(ZSHDIR)" $(PAGES)/zsh/*
+	@# By the pages, as a binary for another architecture cannot be asked.
+	for page in $(PAGES)/man1/*.1; do \
+		tool=$$(basename "$$page" .1); \
+		[[ $$tool = ubpf-tools ]] || ln -sfn ubpf-tools "$(DESTDIR)$(PREFIX)/bin/$$tool"; \
 	done
+
+package: setup-build setup-package pages ## make .deb, .rpm, .tar.gz and SBOM of both architectures in target/package; or ARCHES=x86_64
+	scripts/package $(ARCHES)
 
 clean: ## remove what was built
 	cargo clean

@@ -84,10 +84,14 @@ fn clang_args(out: &Path) -> Result<Vec<OsString>> {
         "aarch64" => "arm64",
         other => bail!("no vmlinux.h for {other}: make one with `make vmlinux` on such a machine"),
     };
+    let here = env::current_dir().context("failed to find the current folder")?;
     Ok(["-Wall", "-Wextra", "-Wno-unused-parameter", "-std=gnu11"]
         .into_iter()
         .map(OsString::from)
         .chain([
+            // BTF names the source of each line: by the same names, wherever this is built.
+            format!("-ffile-prefix-map={}=.", here.display()).into(),
+            format!("-ffile-prefix-map={}=out", out.display()).into(),
             format!("-D__TARGET_ARCH_{arch}").into(),
             "-isystem".into(),
             include.into(),

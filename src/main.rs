@@ -3,6 +3,8 @@
 mod cli;
 mod find;
 mod output;
+#[cfg(feature = "pages")]
+mod pages;
 mod probe;
 mod sys;
 mod tools;
@@ -27,6 +29,12 @@ fn main() -> ExitCode {
         return ExitCode::from(tell(&error));
     }
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    #[cfg(feature = "pages")]
+    if let [_, option, folder] = &arguments[..]
+        && option == "--pages"
+    {
+        return pages::main(Path::new(folder), &all_tools());
+    }
     let called_as = arguments.first().map(Path::new).and_then(Path::file_name);
     let named = TOOLS
         .iter()

@@ -1,0 +1,398 @@
+//! Man pages and completions, for `make pages`: from the definitions that make the help, and from what the documents say
+//! already of fields, overhead and exit status.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use chrono::DateTime;
+use clap::Command;
+use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Inline, Roff, bold, roman};
+
+use crate::tools::TOOLS;
+
+const README: &str = include_str!("../README.md");
+const RECORDS: &str = include_str!("../docs/json.md");
+const OVERHEAD: &str = include_str!("../docs/overhead.md");
+
+const SUITE: &str = "ubpf-tools";
+/// The section of docs/json.md about records that all tools have.
+const COMMON: &str = "Every tool";
+
+/// Writes `man1`, `bash`, `zsh` and `fish` below a folder: a file for the suite, and one a tool.
+pub fn main(folder: &Path, suite: &Command) -> ExitCode {
+    match write_all(folder, suite) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write_all(folder: &Path, suite: &Command) -> Result<()> {
+    write_page(folder, SUITE, &suite_page(suite)?)?;
+    write_completions(folder, SUITE, suite)?;
+    for tool in TOOLS {
+        let command = (tool.command)();
+        write_page(folder, tool.name, &tool_page(tool.name, &command)?)?;
+        write_completions(folder, tool.name, &command)?;
+    }
+    Ok(())
+}
+
+fn write_page(folder: &Path, name: &str, page: &[u8]) -> Result<()> {
+    write(&folder.join("man1").join(format!("{name}.1")), page)
+}
+
+/// Under the names by which the shells look for them.
+fn write_completions(folder: &Path, name: &str, command: &Command) -> Result<()> {
+    for (shell, file) in [
+        (Shell::Bash, format!("bash/{name}")),
+        (Shell::Zsh, format!("zsh/_{name}")),
+        (Shell::Fish, format!("fish/{name}.fish")),
+    ] {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command.clone(), name, &mut script);
+        write(&folder.join(file), &script)?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    path.parent()
+        .map_or(Ok(()), fs::create_dir_all)
+        .and_then(|()| fs::write(path, content))
+        .with_context(|| format!("failed to write {}", path.display()))
+}
+
+fn tool_page(name: &str, command: &Command) -> Result<Vec<u8>> {
+    let help = command
+        .get_after_help()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let (notes, examples) = help
+        .split_once("EXAMPLES:\n")
+        .with_context(|| format!("the help of {name} has no EXAMPLES"))?;
+    let mut rest = Roff::new();
+    if !notes.trim().is_empty() {
+        rest.control("SH", ["NOTES"]);
+        help_text(&mut rest, notes);
+    }
+    rest.control("SH", ["EXAMPLES"]);
+    for example in examples.lines() {
+        show_example(&mut rest, example);
+    }
+    rest.control("SH", ["FIELDS"]);
+    rest.text([
+        roman("Keys of the records that "),
+        bold("-j"),
+        roman(" writes, one JSON object a line. The columns of the text are the same in capitals. Records that all tools have are in "),
+        bold(SUITE),
+        roman("(1)."),
+    ]);
+    markdown(&mut rest, section(RECORDS, name)?);
+    closing(&mut rest, name)?;
+    page(command, name, &rest)
+}
+
+fn suite_page(suite: &Command) -> Result<Vec<u8>> {
+    let mut rest = Roff::new();
+    rest.control("SH", ["TOOLS"]);
+    for tool in TOOLS {
+        let about = (tool.command)().get_about().map(ToString::to_string);
+        rest.control("TP", []);
+        rest.text([bold(tool.name), roman("(1)")]);
+        rest.text([roman(about.unwrap_or_default())]);
+    }
+    rest.control("SH", ["EXAMPLES"]);
+    for tool in TOOLS {
+        let help = (tool.command)().get_after_help().map(ToString::to_string);
+        let first = help
+            .as_deref()
+            .and_then(|help| help.split("EXAMPLES:\n").nth(1)?.lines().next());
+        show_example(
+            &mut rest,
+            &format!("{SUITE} {}", first.unwrap_or_default().trim()),
+        );
+    }
+    rest.control("SH", ["FIELDS"]);
+    rest.text([
+        roman("Records that every tool writes with "),
+        bold("-j"),
+        roman(", beside its own."),
+    ]);
+    markdown(&mut rest, section(RECORDS, COMMON)?);
+    closing(&mut rest, SUITE)?;
+    page(suite, SUITE, &rest)
+}
+
+/// The sections that clap knows of, and then the others.
+fn page(command: &Command, name: &str, rest: &Roff) -> Result<Vec<u8>> {
+    let man = Man::new(command.clone())
+        .title(name.to_uppercase())
+        .date(date()?)
+        .source(format!("{SUITE} {}", env!("CARGO_PKG_VERSION")))
+        .manual("User Commands");
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    rest.to_writer(&mut page)?;
+    Ok(page)
+}
+
+/// The day of SOURCE_DATE_EPOCH, so that the same sources give the same page; nothing when it is not set.
+fn date() -> Result<String> {
+    let seconds = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
+    if seconds.is_empty() {
+        return Ok(String::new());
+    }
+    seconds
+        .parse()
+        .ok()
+        .and_then(|seconds| DateTime::from_timestamp(seconds, 0))
+        .map(|time| time.format("%Y-%m-%d").to_string())
+        .with_context(|| format!("SOURCE_DATE_EPOCH is no number of seconds: {seconds:?}"))
+}
+
+fn closing(roff: &mut Roff, name: &str) -> Result<()> {
+    roff.control("SH", ["OVERHEAD"]);
+    let (_, overhead) = OVERHEAD
+        .split_once("\n\n")
+        .context("docs/overhead.md has a title only")?;
+    markdown(roff, overhead);
+    roff.control("SH", ["EXIT STATUS"]);
+    let statuses = README
+        .split("\n\n")
+        .find_map(|paragraph| paragraph.strip_prefix("Exit status: "))
+        .context("README.md has no paragraph that begins with `Exit status: `")?;
+    for status in statuses.split(';') {
+        let status = status.trim().trim_end_matches('.').replace('\n', " ");
+        let (mark, meaning) = match status.split_once(' ') {
+            Some((number, meaning)) if number.parse::<u8>().is_ok() => (number, meaning),
+            _ => ("other", status.as_str()),
+        };
+        roff.control("TP", []);
+        roff.text([bold(mark)]);
+        roff.text(inline(meaning));
+    }
+    roff.control("SH", ["SEE ALSO"]);
+    let others: Vec<&str> = [SUITE]
+        .into_iter()
+        .chain(TOOLS.iter().map(|tool| tool.name))
+        .filter(|other| *other != name)
+        .collect();
+    let mut line = Vec::new();
+    for (number, other) in others.iter().enumerate() {
+        let comma = if number + 1 < others.len() { "(1), " } else { "(1)" };
+        line.extend([bold(*other), roman(comma)]);
+    }
+    roff.text(line);
+    Ok(())
+}
+
+/// The text below `## TITLE`, up to the next one.
+fn section<'a>(document: &'a str, title: &str) -> Result<&'a str> {
+    document
+        .split("\n## ")
+        .find_map(|section| section.strip_prefix(title)?.strip_prefix('\n'))
+        .with_context(|| format!("docs/json.md has no section `## {title}`"))
+}
+
+/// `COMMAND    # what it does`.
+fn show_example(roff: &mut Roff, line: &str) {
+    match line.trim().split_once("  # ") {
+        Some((command, comment)) => {
+            roff.control("TP", []);
+            roff.text([bold(command.trim_end())]);
+            roff.text([roman(comment.trim())]);
+        }
+        None => {
+            roff.control("PP", []);
+            roff.text([bold(line.trim())]);
+        }
+    }
+}
+
+/// Help between paragraphs of which some lines are set in.
+fn help_text(roff: &mut Roff, text: &str) {
+    for (number, block) in text.trim().split("\n\n").enumerate() {
+        begin_paragraph(roff, number == 0);
+        let mut lines = block.lines().peekable();
+        while let Some(line) = lines.next_if(|line| !line.starts_with(' ')) {
+            roff.text([roman(line)]);
+        }
+        let set_in: Vec<&str> = lines.collect();
+        if !set_in.is_empty() {
+            verbatim(roff, &set_in);
+        }
+    }
+}
+
+fn verbatim(roff: &mut Roff, lines: &[&str]) {
+    roff.control("RS", ["4"]);
+    roff.control("nf", []);
+    for line in lines {
+        roff.text([roman(line.trim())]);
+    }
+    roff.control("fi", []);
+    roff.control("RE", []);
+}
+
+/// The little of Markdown that our documents are written in.
+fn markdown(roff: &mut Roff, text: &str) {
+    let mut after_heading = true;
+    for block in text.trim().split("\n\n") {
+        let is_heading = block.starts_with("### ");
+        if let Some(title) = block.strip_prefix("### ") {
+            let (title, below) = title.split_once('\n').unwrap_or((title, ""));
+            roff.control("SS", [plain(title).as_str()]);
+            if !below.is_empty() {
+                roff.text(inline(&joined(below)));
+            }
+        } else if block.starts_with('|') {
+            // The first two lines are the heads of the columns.
+            block.lines().skip(2).for_each(|row| table_row(roff, row));
+        } else if let Some(list) = block.strip_prefix("- ") {
+            for item in list.split("\n- ") {
+                roff.control("IP", ["-", "2"]);
+                roff.text(inline(&joined(item)));
+            }
+        } else {
+            begin_paragraph(roff, after_heading);
+            roff.text(inline(&joined(block)));
+        }
+        after_heading = is_heading;
+    }
+}
+
+/// A heading begins the first paragraph itself.
+fn begin_paragraph(roff: &mut Roff, after_heading: bool) {
+    if !after_heading {
+        roff.control("PP", []);
+    }
+}
+
+fn table_row(roff: &mut Roff, row: &str) {
+    let mut cells = row.trim_matches('|').split('|').map(str::trim);
+    roff.control("TP", []);
+    roff.text(inline(cells.next().unwrap_or_default()));
+    // A tag with nothing behind it would take the next paragraph for its text.
+    let meaning = cells
+        .next()
+        .filter(|cell| !cell.is_empty())
+        .unwrap_or("As above.");
+    roff.text(inline(meaning));
+}
+
+/// Lines of one paragraph, without what sets them in.
+fn joined(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    lines.join("\n")
+}
+
+/// What stands in backquotes is bold. Emphasis and the addresses of links are left out.
+fn inline(text: &str) -> Vec<Inline> {
+    text.split('`')
+        .enumerate()
+        .filter(|(_, part)| !part.is_empty())
+        .map(|(number, part)| match number % 2 {
+            1 => bold(part),
+            _ => roman(without_links(&part.replace("**", ""))),
+        })
+        .collect()
+}
+
+fn plain(text: &str) -> String {
+    without_links(&text.replace(['`', '*'], ""))
+}
+
+/// `[text](address)` becomes its text.
+fn without_links(text: &str) -> String {
+    let mut parts = text.split("](");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        if let Some(start) = out.rfind('[') {
+            out.remove(start);
+        }
+        out += part.split_once(')').map_or(part, |(_, behind)| behind);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Roff writes some characters otherwise; these are what our pages have of them.
+    fn text(page: Vec<u8>) -> String {
+        String::from_utf8(page).expect("UTF-8").replace(r"\-", "-")
+    }
+
+    #[test]
+    fn each_tool_has_a_page_with_every_section() {
+        for tool in TOOLS {
+            let page = text(tool_page(tool.name, &(tool.command)()).expect("a page"));
+            let mut at = 0;
+            for title in [
+                "NAME",
+                "SYNOPSIS",
+                "DESCRIPTION",
+                "OPTIONS",
+                "EXAMPLES",
+                "FIELDS",
+                "OVERHEAD",
+                "\"EXIT STATUS\"",
+                "\"SEE ALSO\"",
+            ] {
+                let heading = format!("\n.SH {title}\n");
+                at += page[at..]
+                    .find(&heading)
+                    .unwrap_or_else(|| panic!("{}: no {title} behind byte {at}:\n{page}", tool.name));
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_has_each_key_of_the_records() {
+        for tool in TOOLS {
+            let page = text(tool_page(tool.name, &(tool.command)()).expect("a page"));
+            let keys = section(RECORDS, tool.name).expect("a section").lines();
+            let mut count = 0;
+            for key in keys.filter_map(|line| line.strip_prefix("| `")?.split('`').next()) {
+                assert!(
+                    page.contains(&format!("\n.TP\n\\fB{key}\\fR")),
+                    "{}: no {key}",
+                    tool.name
+                );
+                count += 1;
+            }
+            assert!(count > 0, "{} has no keys", tool.name);
+        }
+    }
+
+    #[test]
+    fn exit_statuses_are_those_of_the_readme() {
+        let mut roff = Roff::new();
+        closing(&mut roff, SUITE).expect("a paragraph");
+        let page = roff.to_roff();
+        for status in ["0", "1", "2", "3", "other"] {
+            assert!(page.contains(&format!(".TP\n\\fB{status}\\fR\n")), "{page}");
+        }
+    }
+
+    #[test]
+    fn marks_of_the_documents_do_not_reach_the_pages() {
+        assert_eq!(
+            inline("a **b** `c` [d](e.md) f"),
+            [roman("a b "), bold("c"), roman(" d f")]
+        );
+        assert_eq!(plain("`event`: a [call](x)."), "event: a call.");
+    }
+}

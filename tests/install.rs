@@ -1,0 +1,169 @@
+//! What people get beside the binary: a page of the documents a tool, and the files that `make install` lays.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_ubpf-tools");
+const TOP: &str = env!("CARGO_MANIFEST_DIR");
+
+#[test]
+fn each_tool_has_a_page_for_its_users() {
+    let readme = fs::read_to_string(Path::new(TOP).join("README.md")).expect("a README");
+    for tool in tools() {
+        let page = format!("docs/tools/{tool}.md");
+        let text = fs::read_to_string(Path::new(TOP).join(&page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+        assert!(text.starts_with(&format!("# {tool}\n")), "{page}:\n{text}");
+        for part in [
+            format!("{tool} "),
+            "**Overhead.**".to_owned(),
+            "**What it cannot see.**".to_owned(),
+        ] {
+            assert!(text.contains(&part), "{page} has no {part:?}");
+        }
+        assert!(
+            readme.contains(&format!("]({page})")),
+            "the README has no link to {page}"
+        );
+    }
+}
+
+#[test]
+fn no_page_is_left_of_a_tool_that_is_gone() {
+    let pages: BTreeSet<String> = fs::read_dir(Path::new(TOP).join("docs/tools"))
+        .expect("a folder")
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .path()
+                .file_stem()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    assert_eq!(pages, tools().into_iter().collect());
+}
+
+/// With pages that are empty but for their names: `make pages` takes another build.
+#[test]
+fn install_lays_the_binary_links_pages_and_completions() {
+    let folder = Folder::new();
+    let mut names = tools();
+    names.push("ubpf-tools".to_owned());
+    for name in &names {
+        for page in [
+            format!("man1/{name}.1"),
+            format!("bash/{name}"),
+            format!("zsh/_{name}"),
+            format!("fish/{name}.fish"),
+        ] {
+            let page = folder.0.join("pages").join(page);
+            fs::create_dir_all(page.parent().expect("a folder")).expect("a folder");
+            fs::write(&page, "").expect("a page");
+        }
+    }
+    let root = folder.0.join("root");
+    let install = || {
+        let output = Command::new("make")
+            .args(["--no-print-directory", "-C", TOP, "install", "PREFIX=/opt/ubpf"])
+            .arg(format!("DESTDIR={}", root.display()))
+            .arg(format!("BINARY={BINARY}"))
+            .arg(format!("PAGES={}", folder.0.join("pages").display()))
+            // A make that runs the tests has a word in how this one runs.
+            .env_remove("MAKEFLAGS")
+            .env_remove("MAKELEVEL")
+            .stdin(Stdio::null())
+            .output()
+            .expect("make runs");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    install();
+
+    let mut expected = BTreeSet::new();
+    for name in &names {
+        expected.extend([
+            format!("bin/{name}"),
+            format!("share/man/man1/{name}.1"),
+            format!("share/bash-completion/completions/{name}"),
+            format!("share/zsh/site-functions/_{name}"),
+            format!("share/fish/vendor_completions.d/{name}.fish"),
+        ]);
+    }
+    let prefix = root.join("opt/ubpf");
+    assert_eq!(files(&root, &prefix), expected);
+    let binary = prefix.join("bin/ubpf-tools");
+    assert_eq!(
+        fs::metadata(&binary).expect("a binary").permissions().mode() & 0o7777,
+        0o755
+    );
+    assert!(fs::read(&binary).expect("a binary") == fs::read(BINARY).expect("a binary"));
+    for tool in tools() {
+        let target = fs::read_link(prefix.join("bin").join(&tool)).expect("a link");
+        assert_eq!(target, Path::new("ubpf-tools"), "{tool}");
+    }
+
+    // Once more, over what is there: links stay links.
+    install();
+    assert_eq!(files(&root, &prefix), expected);
+}
+
+fn tools() -> Vec<String> {
+    let output = Command::new(BINARY)
+        .arg("--list")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs");
+    let tools: Vec<String> = String::from_utf8(output.stdout)
+        .expect("UTF-8")
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    assert!(!tools.is_empty(), "--list names no tool");
+    tools
+}
+
+/// Everything below `root` that is no folder, by its path from `prefix`; what lies elsewhere by its whole path.
+fn files(root: &Path, prefix: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.symlink_metadata().expect("a file").is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(
+                    path.strip_prefix(prefix)
+                        .unwrap_or(&path)
+                        .to_string_lossy()
+                        .into_owned(),
+                );
+            }
+        }
+    }
+    found
+}
+
+/// A new folder that goes with this.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("ubpf-tools-install-{}", std::process::id()));
+        fs::create_dir(&path).expect("a new folder");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
