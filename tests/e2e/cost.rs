@@ -1,7 +1,6 @@
 //! --cost and --max-overhead: hits are exact, the estimate agrees with a loop that is measured, and probes that cost too
 //! much are stopped.
 
-use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -13,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::harness::{
-    Folder, Run, Target, Tool, Way, best_way, each_way, program, run_to_end, skip, tool_command,
+    Folder, Run, Target, Tool, Way, best_way, each_way, in_guest, program, run_to_end, skip, tool_command,
 };
 
 fn flow() -> Target {

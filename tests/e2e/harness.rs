@@ -95,6 +95,11 @@ impl Way {
     }
 }
 
+/// Is this a guest of `make vmtest`, which is emulated and some fifty times slower?
+pub fn in_guest() -> bool {
+    env::var_os("UBPF_TOOLS_TARGETS").is_some()
+}
+
 /// `each_way! { test ... }` makes of each function that takes a [`Way`] one test for each way.
 macro_rules! each_way {
     ($($test:ident)*) => {$(
