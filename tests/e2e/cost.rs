@@ -125,7 +125,7 @@ fn the_estimate_agrees_with_a_loop(way: Way) {
     for (tool, function, order) in cases {
         let ratio = measured_over_estimated(way, tool, function, order);
         // In a guest of `make vmtest`, all instructions are emulated, and the time of one says nothing of the next.
-        if env::var_os("UBPF_TOOLS_TARGETS").is_some() {
+        if in_guest() {
             skip(&format!("no times of emulated machines are compared: {ratio}"));
             continue;
         }
