@@ -58,14 +58,18 @@ fn python() -> Option<Target> {
 /// The same run twice at the same time: with probes at the entries, and where they cost least.
 fn at_both(tool: &str, way: Way, target: &mut Target, args: &[&str], orders: &[&str]) -> [Run; 2] {
     let pid = target.pid().to_string();
+    // A guest has little memory.
+    let buffer = if in_guest() { "16M" } else { "256M" };
     let tools = ["entry", "best"].map(|place| {
-        let mut all = vec!["--placement", place, "-p", &pid, "--buffer-size", "256M"];
+        let mut all = vec!["--placement", place, "-p", &pid, "--buffer-size", buffer];
         all.extend(args);
         Tool::start(tool, way, all)
     });
     let number = |tool: &Tool, key: &str| tool.attached[key].as_u64().expect("a number");
     let [entry, best] = &tools;
-    assert!(number(entry, "stepped") > number(best, "stepped"));
+    assert!(number(entry, "stepped") >= number(best, "stepped"));
+    // On arm64 few functions have a better place.
+    assert!(number(entry, "stepped") > number(best, "stepped") || cfg!(target_arch = "aarch64"));
     // Some of the instructions that the kernel refuses to probe are left behind.
     assert!(number(entry, "probes") <= number(best, "probes"));
     for order in orders {
@@ -266,7 +270,7 @@ fn returns_of_threads_are_those_of_their_calls(way: Way) {
             &["threads 7", "threads 13"]
         },
     );
-    assert_same(&entry, &best, 10);
+    assert_same(&entry, &best, 5);
     assert_eq!(entry.summary["unmatched"], best.summary["unmatched"]);
 }
 
