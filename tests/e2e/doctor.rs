@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Ended, Folder, TOOLS, Way, kernel_version, run_to_end};
+use crate::harness::{Ended, Folder, TOOLS, Way, in_guest, kernel_version, run_to_end, skip};
 use crate::privileges::as_nobody;
 
 /// The records of a run as root, which can trace.
@@ -69,11 +69,12 @@ fn the_price_of_a_probe_is_measured() {
         .expect("a text")
         .to_owned();
     let numbers: Vec<u64> = detail.split(' ').filter_map(|word| word.parse().ok()).collect();
-    // A trap takes more than a call, and less than a switch of tasks on an emulated machine.
-    assert!(
-        numbers.len() == 3 && numbers.iter().all(|ns| (20..10_000_000).contains(ns)),
-        "{detail}"
-    );
+    assert!(numbers.len() == 3, "{detail}");
+    if in_guest() {
+        return skip("the times of emulated machines say nothing");
+    }
+    // A trap takes more than a call, and less than a switch of tasks.
+    assert!(numbers.iter().all(|ns| (20..10_000_000).contains(ns)), "{detail}");
 }
 
 #[test]
