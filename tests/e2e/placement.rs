@@ -195,7 +195,7 @@ fn every_call_has_the_same_arguments_and_the_same_result(way: Way) {
     let functions: &[&str] = match way {
         Way::Session | Way::Multi if !in_guest() => &["libc:*", "ssl:*", "sqlite3:*"],
         // One by one, or where all is emulated.
-        _ => &["libc:mem*", "libc:*alloc", "libc:free", "sqlite3:sqlite3_b*"],
+        _ => &["libc:*alloc", "libc:free", "libc:memchr"],
     };
     let Some(mut target) = python() else { return };
     target.ask("work 1");
@@ -285,9 +285,12 @@ fn programs_stand_probes_that_come_and_go(way: Way) {
     target.tell(&format!("threads 4 calloc {calls} 1 16"));
     std::thread::scope(|scope| {
         for tool in 0..TOOLS {
-            let args = match tool % 2 {
-                0 => ["libc:c*", "libc:f*", "-p", &pid],
-                _ => ["r:libc:c*", "r:libc:f*", "-p", &pid],
+            let args = match (tool % 2, way.has_multi_links()) {
+                (0, true) => ["libc:c*", "libc:f*", "-p", &pid],
+                (_, true) => ["r:libc:c*", "r:libc:f*", "-p", &pid],
+                // Each takes a moment to be removed.
+                (0, false) => ["libc:calloc", "libc:free", "-p", &pid],
+                (_, false) => ["r:libc:calloc", "r:libc:free", "-p", &pid],
             };
             scope.spawn(move || {
                 for _ in 0..cycles {
