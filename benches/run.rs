@@ -28,6 +28,9 @@ const TOOL: &str = env!("CARGO_BIN_EXE_ubpf-tools");
 /// resident from the start, so the ring is in the peak twice.
 const RING_TWICE_KIB: f64 = 2.0 * 8192.0;
 
+/// Others attach the return probe behind the breakpoint, and show nothing when it is there.
+const RETURN_PROBE: Duration = Duration::from_millis(100);
+
 /// How much is measured: calls in a burst, rounds through all cases, and how often what has no burst.
 struct Effort {
     calls: u64,
@@ -158,7 +161,7 @@ const CASES: &[Case] = &[
          uretprobe:LIBC:malloc /@start[tid]/ { @ = hist(nsecs - @start[tid]); delete(@start[tid]); }",
         Rows::None,
     ),
-    Case::LibbpfTools("/usr/sbin/funclatency", "-p PID LIBC:malloc"),
+    Case::LibbpfTools("/usr/sbin/funclatency", "-p PID c:malloc"),
 ];
 const FLOOR: usize = 1;
 const FLOOR_WITH_RETURN: usize = 2;
@@ -217,6 +220,7 @@ impl Case {
                     .replace("LIBC", &target.libc.display().to_string());
                 let tracer = Tracer::spawn(Command::new(program).args(args.split(' ')))?;
                 target.wait_for_breakpoint(true)?;
+                sleep(RETURN_PROBE);
                 Ok(Some(tracer))
             }
             Self::Bpftrace(program, _) => {
@@ -227,6 +231,7 @@ impl Case {
                 command.args(["-e", &program, "-o"]).arg(file);
                 let tracer = Tracer::spawn(&mut command)?;
                 target.wait_for_breakpoint(true)?;
+                sleep(RETURN_PROBE);
                 Ok(Some(tracer))
             }
         }
