@@ -22,7 +22,7 @@ pub use sink::Destination;
 pub use table::{Column, Table};
 pub use value::Value;
 
-use table::Align;
+use table::{Align, TextCell};
 use time::{Clock, Stamps};
 
 /// How rows are written.
@@ -99,7 +99,7 @@ impl Output {
     /// same kind; in JSON nothing.
     pub fn header(&mut self, table: &Table) {
         match self.format {
-            Format::Text if !self.quiet && table.has_text() => self.text_header(table),
+            Format::Text if !self.quiet && !table.cells().is_empty() => self.text_header(table),
             Format::Csv if self.headed != Some(table.kind()) => self.csv_header(table),
             _ => {}
         }
@@ -108,7 +108,7 @@ impl Output {
     /// Adds a row. `values` has one value for each declared column, in order, also for those that are off.
     pub fn row(&mut self, table: &Table, values: &[Value]) {
         debug_assert_eq!(
-            table.slots().len(),
+            table.columns(),
             values.len(),
             "values of a row of {}",
             table.kind()
@@ -176,32 +176,25 @@ impl Output {
     }
 
     fn text_header(&mut self, table: &Table) {
-        self.text_line(
-            table,
-            table.slots().iter().map(|slot| Value::Str(slot.column.header())),
-        );
+        self.text_line(table, |cell| Value::Str(cell.header));
     }
 
     fn text_row(&mut self, table: &Table, values: &[Value]) {
-        if table.has_text() {
-            self.text_line(table, values.iter().copied());
+        if !table.cells().is_empty() {
+            self.text_line(table, |cell| values[cell.index]);
         }
-        for (_, value) in table.slots().iter().zip(values).filter(|(slot, _)| slot.below()) {
-            value.push_below(&mut self.buffer, &mut self.stamps);
+        for index in table.below() {
+            values[*index].push_below(&mut self.buffer, &mut self.stamps);
         }
     }
 
-    fn text_line<'v>(&mut self, table: &Table, values: impl Iterator<Item = Value<'v>>) {
+    fn text_line<'v>(&mut self, table: &Table, value: impl Fn(&TextCell) -> Value<'v>) {
         let out = &mut self.buffer;
-        let mut first = true;
-        for (slot, value) in table.slots().iter().zip(values).filter(|(slot, _)| slot.in_row()) {
-            if !first {
+        for (index, cell) in table.cells().iter().enumerate() {
+            if index > 0 {
                 out.push(b' ');
             }
-            first = false;
-            let start = out.len();
-            value.push_text(out, &mut self.stamps);
-            pad(out, start, &slot.column, slot.last);
+            push_cell(out, cell, &value(cell), &mut self.stamps);
         }
         out.push(b'\n');
     }
@@ -209,16 +202,16 @@ impl Output {
     fn json_row(&mut self, table: &Table, values: &[Value]) {
         let out = &mut self.buffer;
         out.extend_from_slice(table.json_start());
-        for (slot, value) in table.slots().iter().zip(values).filter(|(slot, _)| slot.data) {
-            value.push_json(out, slot.column.key(), &slot.json_key, &mut self.stamps);
+        for member in table.members() {
+            values[member.index].push_json(out, member.key, &member.json_key, &mut self.stamps);
         }
         out.extend_from_slice(b"}\n");
     }
 
     fn csv_header(&mut self, table: &Table) {
-        for slot in table.slots().iter().filter(|slot| slot.data) {
+        for member in table.members() {
             self.csv.field(&mut self.buffer, |out| {
-                out.extend_from_slice(slot.column.key().as_bytes())
+                out.extend_from_slice(member.key.as_bytes())
             });
         }
         self.csv.end(&mut self.buffer);
@@ -226,7 +219,8 @@ impl Output {
     }
 
     fn csv_row(&mut self, table: &Table, values: &[Value]) {
-        for (_, value) in table.slots().iter().zip(values).filter(|(slot, _)| slot.data) {
+        for member in table.members() {
+            let value = &values[member.index];
             self.csv
                 .field(&mut self.buffer, |out| value.push_plain(out, &mut self.stamps));
         }
@@ -234,26 +228,39 @@ impl Output {
     }
 }
 
-/// Brings what was appended since `start` to the width of its column. Counts characters, which is right for all but
-/// wide and combining ones; nothing is ever cut.
-fn pad(out: &mut Vec<u8>, start: usize, column: &Column, last: bool) {
-    if last && column.align() == Align::Left {
-        return;
+/// Appends a value, brought to the width of its column. Counts characters, which is right for all but wide and
+/// combining ones; nothing is ever cut.
+fn push_cell(out: &mut Vec<u8>, cell: &TextCell, value: &Value, stamps: &mut Stamps) {
+    let start = out.len();
+    if let (Align::Right, Value::U64(number)) = (cell.align, value) {
+        // Most cells on the right are numbers, whose length is known before: they need not be moved.
+        push_spaces(out, cell.width.saturating_sub(digits(*number)));
     }
-    let end = out.len();
-    let missing = column.width().saturating_sub(characters(&out[start..]));
-    out.resize(end + missing, b' ');
-    if column.align() == Align::Right {
-        out.copy_within(start..end, start + missing);
-        out[start..start + missing].fill(b' ');
+    value.push_text(out, stamps);
+    // What has just been written byte by byte is slow to read back.
+    let width = match value.is_ascii() {
+        true => out.len() - start,
+        false => characters(&out[start..]),
+    };
+    let missing = cell.width.saturating_sub(width);
+    if missing > 0 {
+        push_spaces(out, missing);
+        if cell.align == Align::Right {
+            out[start..].rotate_right(missing);
+        }
     }
+}
+
+fn push_spaces(out: &mut Vec<u8>, spaces: usize) {
+    out.resize(out.len() + spaces, b' ');
+}
+
+fn digits(number: u64) -> usize {
+    number.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
 /// The characters of UTF-8 text: all bytes but the continuations.
 fn characters(text: &[u8]) -> usize {
-    if text.is_ascii() {
-        return text.len();
-    }
     text.iter().filter(|byte| (**byte as i8) >= -0x40).count()
 }
 

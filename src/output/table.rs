@@ -76,22 +76,6 @@ impl Column {
             ..self
         }
     }
-
-    pub(super) fn header(&self) -> &'static str {
-        self.header
-    }
-
-    pub(super) fn key(&self) -> &'static str {
-        self.key
-    }
-
-    pub(super) fn width(&self) -> usize {
-        self.width
-    }
-
-    pub(super) fn align(&self) -> Align {
-        self.align
-    }
 }
 
 /// A kind of row, and which of its columns are on in this run.
@@ -101,41 +85,79 @@ pub struct Table {
     slots: Vec<Slot>,
     /// `{"type":"event"`: how each JSON row begins.
     json_start: Vec<u8>,
+    // What the slots come to, so that no row has to ask them.
+    cells: Vec<TextCell>,
+    below: Vec<usize>,
+    members: Vec<Member>,
 }
 
 /// A column and where it is on.
 #[derive(Clone, Debug)]
-pub(super) struct Slot {
-    pub column: Column,
-    pub text: bool,
-    pub data: bool,
-    /// At the right end of a text row, where nothing is padded.
-    pub last: bool,
+struct Slot {
+    column: Column,
+    text: bool,
+    data: bool,
+}
+
+/// A column in text rows.
+#[derive(Clone, Debug)]
+pub(super) struct TextCell {
+    /// Of the row's values.
+    pub index: usize,
+    pub header: &'static str,
+    /// None for words at the right end, where nothing is padded.
+    pub width: usize,
+    pub align: Align,
+}
+
+/// A column in JSON and CSV.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    /// Of the row's values.
+    pub index: usize,
+    pub key: &'static str,
     /// `,"size_bytes":`
     pub json_key: Vec<u8>,
 }
 
 impl Slot {
-    fn new(column: Column) -> Self {
-        let mut json_key = Vec::new();
-        escape::push_json_key(&mut json_key, column.key);
-        Self {
-            text: column.shown != Shown::Data,
-            data: column.shown != Shown::Text,
-            last: false,
-            column,
-            json_key,
-        }
-    }
-
     /// In the text row itself.
-    pub fn in_row(&self) -> bool {
+    fn in_row(&self) -> bool {
         self.text && self.column.shown != Shown::Below
     }
 
     /// On lines of its own after the text row.
-    pub fn below(&self) -> bool {
+    fn below(&self) -> bool {
         self.text && self.column.shown == Shown::Below
+    }
+
+    fn cell(&self, index: usize) -> TextCell {
+        TextCell {
+            index,
+            header: self.column.header,
+            width: self.column.width,
+            align: self.column.align,
+        }
+    }
+
+    fn member(&self, index: usize) -> Member {
+        let mut json_key = Vec::new();
+        escape::push_json_key(&mut json_key, self.column.key);
+        Member {
+            index,
+            key: self.column.key,
+            json_key,
+        }
+    }
+}
+
+impl From<Column> for Slot {
+    fn from(column: Column) -> Self {
+        Self {
+            text: column.shown != Shown::Data,
+            data: column.shown != Shown::Text,
+            column,
+        }
     }
 }
 
@@ -145,13 +167,30 @@ impl Table {
     pub fn new(kind: &'static str, columns: &[Column]) -> Self {
         let mut json_start = b"{\"type\":".to_vec();
         escape::push_json(&mut json_start, kind.as_bytes());
-        let slots = columns.iter().copied().map(Slot::new).collect();
+        Self::of(
+            kind,
+            columns.iter().copied().map(Slot::from).collect(),
+            json_start,
+        )
+    }
+
+    fn of(kind: &'static str, slots: Vec<Slot>, json_start: Vec<u8>) -> Self {
+        let indexed = || slots.iter().enumerate();
+        let in_row = indexed().filter(|(_, slot)| slot.in_row());
+        let mut cells: Vec<TextCell> = in_row.map(|(index, slot)| slot.cell(index)).collect();
+        if let Some(last) = cells.last_mut().filter(|cell| cell.align == Align::Left) {
+            last.width = 0;
+        }
+        let below = indexed().filter(|(_, slot)| slot.below());
+        let data = indexed().filter(|(_, slot)| slot.data);
         Self {
             kind,
-            slots,
             json_start,
+            cells,
+            below: below.map(|(index, _)| index).collect(),
+            members: data.map(|(index, slot)| slot.member(index)).collect(),
+            slots,
         }
-        .with_last()
     }
 
     /// Switches a column off in every format. A key that no column has is a mistake of the caller, caught in debug
@@ -176,20 +215,7 @@ impl Table {
             .peekable();
         debug_assert!(named.peek().is_some(), "no column {key} in {}", self.kind);
         named.for_each(change);
-        self.with_last()
-    }
-
-    fn with_last(mut self) -> Self {
-        let last = self.slots.iter().rposition(Slot::in_row);
-        for (index, slot) in self.slots.iter_mut().enumerate() {
-            slot.last = last == Some(index);
-        }
-        self
-    }
-
-    /// Whether text shows any column in the row itself.
-    pub(super) fn has_text(&self) -> bool {
-        self.slots.iter().any(Slot::in_row)
+        Self::of(self.kind, self.slots, self.json_start)
     }
 
     pub(super) fn kind(&self) -> &'static str {
@@ -200,7 +226,23 @@ impl Table {
         &self.json_start
     }
 
-    pub(super) fn slots(&self) -> &[Slot] {
-        &self.slots
+    /// How many values a row has: one for each declared column.
+    pub(super) fn columns(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// What stands in a text row, from left to right.
+    pub(super) fn cells(&self) -> &[TextCell] {
+        &self.cells
+    }
+
+    /// Which values text has below the row.
+    pub(super) fn below(&self) -> &[usize] {
+        &self.below
+    }
+
+    /// What JSON and CSV have, in order.
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
     }
 }

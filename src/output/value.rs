@@ -52,6 +52,16 @@ impl Value<'_> {
         }
     }
 
+    /// Whether what [`Value::push_text`] appends is sure to be ASCII.
+    pub(super) fn is_ascii(&self) -> bool {
+        match self {
+            Self::Str(text) => text.is_ascii(),
+            Self::Bytes(bytes) => bytes.is_ascii(),
+            Self::Lines(_) | Self::Datum(_) | Self::Fields(_) => false,
+            _ => true,
+        }
+    }
+
     /// Appends the value as a CSV field has it, before quoting.
     pub(super) fn push_plain(&self, out: &mut Vec<u8>, stamps: &mut Stamps) {
         match *self {
