@@ -248,6 +248,12 @@ pub fn file_limit() -> usize {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(now, _)| now as usize)
 }
 
+/// Gives the kernel back what has been freed, which the C library would keep for ever.
+pub fn return_memory() {
+    // SAFETY: takes no pointers and may be called at any time.
+    unsafe { libc::malloc_trim(0) };
+}
+
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Programs that read kernel types are relocated against the kernel's own description of them.

@@ -150,7 +150,8 @@ pub fn run(args: Args) -> Result<u8> {
         if args.stack { Needs::STACK } else { Needs::NOTHING },
     );
     let (functions, targets) = Functions::resolve(&specs, &scope, ends, learn)?;
-    last_file.take(); // debug information can be large
+    last_file.take();
+    sys::return_memory(); // debug information can be large
     tell_refused(&plans)?;
     let follows_calls = functions.borrow().watch(Ends::Both);
     let sessions = follows_calls && way.has_sessions();

@@ -1,4 +1,5 @@
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::*;
@@ -36,8 +37,9 @@ fn probe(addresses: [u64; 3], strings: &[u8]) -> Vec<u8> {
 /// `.stapsdt.base` is at `base`.
 fn file(notes: &[u8], base: u64) -> File {
     const NAMES: &[u8] = b"\0.note.stapsdt\0.stapsdt.base\0";
-    let machine = std::fs::read("/proc/self/exe").unwrap();
-    let mut bytes = machine[..64].to_vec();
+    let mut bytes = vec![0; 64];
+    let machine = File::open("/proc/self/exe").unwrap();
+    machine.read_exact_at(&mut bytes, 0).unwrap();
     let sections_at = 0x3000;
     bytes[32..40].copy_from_slice(&64_u64.to_le_bytes());
     bytes[40..48].copy_from_slice(&(sections_at as u64).to_le_bytes());
