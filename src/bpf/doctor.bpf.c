@@ -7,10 +7,20 @@ __u64 returned = 0;
 /* The number that the entry was given. */
 __u64 entry_cookie = 0;
 
+/* Others may try the same: perf's return probes run for every process that has one there (see is_own_probe). */
+static __always_inline bool is_tried_process(void)
+{
+	return current_ids() >> 32 == filter_pid;
+}
+
 SEC("uprobe")
 int try_entry(struct pt_regs *ctx)
 {
-	entry_cookie = probe_cookie(ctx);
+	__u64 cookie = probe_cookie(ctx);
+
+	if (!is_tried_process())
+		return 0;
+	entry_cookie = cookie;
 	__sync_fetch_and_add(&entered, 1);
 	return 0;
 }
@@ -19,6 +29,7 @@ SEC("uretprobe")
 int try_return(struct pt_regs *ctx)
 {
 	probe_cookie(ctx);
-	__sync_fetch_and_add(&returned, 1);
+	if (is_tried_process())
+		__sync_fetch_and_add(&returned, 1);
 	return 0;
 }

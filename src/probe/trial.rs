@@ -19,6 +19,7 @@ use super::filter::Filter;
 use super::ring::page_size;
 use super::session::{Counter, load};
 use crate::bpf::doctor::DoctorSkelBuilder;
+use crate::sys;
 
 /// What programs told of one call of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +59,10 @@ fn try_probes(
     way.prepare([&mut open.progs.try_entry, &mut open.progs.try_return]);
     open.maps.events.set_max_entries(page_size() as u32)?;
     let rodata = open.maps.rodata_data.as_mut();
-    rodata.context("the BPF object has no constants")?.has_cookies = way.has_cookies();
+    let rodata = rodata.context("the BPF object has no constants")?;
+    rodata.has_cookies = way.has_cookies();
+    rodata.filter_pid = pid;
+    (rodata.pid_ns_dev, rodata.pid_ns_ino) = sys::pid_namespace().unwrap_or((0, 0));
     let skel = load(open)?;
     let programs = vec![
         Program {
