@@ -25,7 +25,10 @@ fn the_suite_says_what_there_is() {
 #[test]
 fn each_tool_has_help() {
     for tool in tools() {
-        assert_snapshot(&tool, &[&[&tool, "-h"], &[&tool, "--help"]]);
+        assert_snapshot(
+            &tool,
+            &[&[&tool, "-h"], &[&tool, "--help"], &[&tool, "--version"]],
+        );
     }
 }
 

@@ -17,7 +17,10 @@ macro_rules! tools {
 
         pub const TOOLS: &[Tool] = &[$(Tool {
             name: stringify!($name),
-            command: || <$name::Args as clap::CommandFactory>::command().name(stringify!($name)),
+            command: || {
+                let command = <$name::Args as clap::CommandFactory>::command();
+                command.name(stringify!($name)).version(env!("CARGO_PKG_VERSION"))
+            },
             run: |matches| $name::run(<$name::Args as clap::FromArgMatches>::from_arg_matches(matches)?),
         }),*];
     };
