@@ -58,7 +58,14 @@ impl Value<'_> {
             Self::Str(text) => text.is_ascii(),
             Self::Bytes(bytes) => bytes.is_ascii(),
             Self::Lines(_) | Self::Datum(_) | Self::Fields(_) => false,
-            _ => true,
+            Self::U64(_)
+            | Self::Hex(_)
+            | Self::Bool(_)
+            | Self::Null
+            | Self::Time(_)
+            | Self::Micros(_)
+            | Self::Share(_)
+            | Self::Buckets(_) => true,
         }
     }
 
