@@ -8,20 +8,20 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::find::container::{Cgroups, find_container};
-use crate::find::loader;
-use crate::find::target::Proc;
-use crate::find::users::Users;
+use crate::find::host::container::{Cgroups, find_container};
+use crate::find::host::loader;
+use crate::find::host::proc::Proc;
+use crate::find::host::users::Users;
 use crate::output::{Destination, Format, Output};
-use crate::probe::attach::Way;
+use crate::probe::attach::AttachMode;
 use crate::probe::command::Command;
-use crate::probe::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS};
-use crate::probe::functions::no_such_file;
-use crate::probe::placing::Placing;
 use crate::probe::ring::page_size;
-use crate::probe::scope::Scope;
-use crate::probe::session::Limits;
+use crate::probe::scope::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS};
+use crate::probe::scope::members::Scope;
+use crate::probe::search::functions::no_such_file;
+use crate::probe::search::placing::Placing;
 use crate::probe::signals::Signals;
+use crate::run::session::Limits;
 use crate::sys::{self, FAILED, Failure, USAGE};
 
 /// Who is seen.
@@ -203,7 +203,7 @@ pub struct RunArgs {
     pub max_overhead: Option<f64>,
     /// How probes are attached, for tests
     #[arg(long, hide = true)]
-    pub attach: Option<Way>,
+    pub attach: Option<AttachMode>,
 }
 
 impl RunArgs {

@@ -6,6 +6,7 @@ mod output;
 #[cfg(feature = "pages")]
 mod pages;
 mod probe;
+mod run;
 mod sys;
 mod tools;
 

@@ -39,7 +39,7 @@ struct stack_owner {
 /* As many as `owner_sets` has room for. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* THREADS of src/probe/session.rs, when the tool watches returns */
+	__uint(max_entries, 1); /* THREADS of src/run/session.rs, when the tool watches returns */
 	__type(key, __u32);
 	__type(value, struct thread);
 } threads SEC(".maps");

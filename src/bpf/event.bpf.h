@@ -60,7 +60,7 @@ static __always_inline void keep_task_stack(void *ctx)
 }
 
 /*
- * How often the programs ran, by the kind of trap that led to them (src/probe/trap.rs), which is in the cookie. Each
+ * How often the programs ran, by the kind of trap that led to them (src/probe/hits.rs), which is in the cookie. Each
  * CPU has a cache line of its own; CPUs that are more than there are lines share them.
  */
 #define HIT_LINES 128

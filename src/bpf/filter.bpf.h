@@ -15,7 +15,7 @@ struct comm_pattern {
 	__u64 mask[2];
 };
 
-/* Filled in by src/probe/filter.rs. */
+/* Filled in by src/probe/scope/filter.rs. */
 const volatile bool filter_pids = false; /* only those in the map `pids` */
 const volatile bool filter_uid = false;
 const volatile __u32 wanted_uid = 0;

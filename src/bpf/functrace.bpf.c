@@ -7,12 +7,12 @@
 #include "filter.bpf.h"
 #include "calls.bpf.h"
 
-/* How a function is traced; FLAGS of src/probe/plans.rs. */
+/* How a function is traced; FLAGS of src/probe/expr/programs.rs. */
 #define ROW_AT_RETURN 1
 #define HAS_DEPTH 2 /* its calls are followed until they return, to know what is nested in them */
 #define RETURN_ALONE 4 /* there is no probe at its entry */
 
-/* A function, and where the operations for it begin; FUNCTION_BYTES of src/probe/plans.rs. */
+/* A function, and where the operations for it begin; FUNCTION_BYTES of src/probe/expr/programs.rs. */
 struct trace_function {
 	__u32 entry_pc;
 	__u32 return_pc;

@@ -5,7 +5,7 @@
 
 #include "event.bpf.h"
 
-/* In the order of `By` in src/probe/group.rs. */
+/* In the order of `By` in src/probe/group_by.rs. */
 enum group_by {
 	BY_NOTHING,
 	BY_PROCESS,
@@ -18,7 +18,7 @@ const volatile __u32 group_by = BY_NOTHING;
 
 /*
  * Tells user space of a group when it is first seen: its members may be gone when the counts are read. Twin of
- * `GroupEvent` in src/probe/group.rs, which asserts size and offsets.
+ * `GroupEvent` in src/probe/group_by.rs, which asserts size and offsets.
  */
 struct group_event {
 	struct event_header header;
@@ -27,7 +27,7 @@ struct group_event {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1); /* GROUPS of src/probe/group.rs, with --by */
+	__uint(max_entries, 1); /* GROUPS of src/probe/group_by.rs, with --by */
 	__type(key, __u64);
 	__type(value, __u8);
 } groups SEC(".maps");

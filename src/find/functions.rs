@@ -20,10 +20,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::demangle::{Readable, demangle};
-use super::elf::{ElfFile, Function, Symbols};
 use super::similar::similar;
 use super::spec::NamePattern;
+use crate::find::elf::{ElfFile, Function, Symbols};
+use crate::find::stack::demangle::{Readable, demangle};
 use frames::Extent;
 pub use frames::{called_starts, sizes};
 

@@ -7,8 +7,8 @@
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 
-use super::elf::{Binding, ElfFile, Function, Slot};
-use super::target::{FileId, Mapping, Memory, Object, Proc};
+use crate::find::elf::{Binding, ElfFile, Function, Slot};
+use crate::find::host::proc::{FileId, Mapping, Memory, Object, Proc};
 
 #[cfg(test)]
 mod tests;

@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
-use super::elf::ElfFile;
 use super::similar::similar;
+use crate::find::elf::ElfFile;
 
 #[cfg(any(test, target_arch = "aarch64"))]
 mod arm64;

@@ -19,18 +19,18 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
-use super::filter::Filter;
-use super::scope::{Breakpoints, Members, Site};
-use super::trap::Trap;
-use super::watch::monotonic_ns;
+use crate::find::code::instructions::{BEGINNING, may_be_refused};
+use crate::find::code::placement::Needs;
 use crate::find::elf::Function;
-use crate::find::instructions::{BEGINNING, may_be_refused};
-use crate::find::placement::Needs;
+use crate::probe::hits::Trap;
+use crate::probe::mmap_events::monotonic_ns;
+use crate::probe::scope::filter::Filter;
+use crate::probe::scope::members::{Breakpoints, Members, Site};
 use crate::sys::{self, DENIED, FAILED, Failure};
 
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Way {
+pub enum AttachMode {
     /// As `Multi`, and one session link a file for both ends of calls (6.13). Its program says at each entry whether the
     /// call is worth the breakpoint at its return, and a call is seen at both ends or at none.
     Session,
@@ -42,20 +42,24 @@ pub enum Way {
     Plain,
 }
 
-impl Way {
+impl AttachMode {
     /// The best way that this kernel is seen to have, or `asked`.
-    pub fn choose(asked: Option<Way>) -> Result<Way> {
+    pub fn choose(asked: Option<AttachMode>) -> Result<AttachMode> {
         let way = match asked {
-            Some(Way::Session) if !has_sessions() => return Err(lacks("session links of uprobes", "6.13")),
-            Some(Way::Multi) if !has_multi() => {
+            Some(AttachMode::Session) if !has_sessions() => {
+                return Err(lacks("session links of uprobes", "6.13"));
+            }
+            Some(AttachMode::Multi) if !has_multi() => {
                 return Err(lacks("multi-uprobe links with a filter by process", "6.10"));
             }
-            Some(Way::Single) if !has_cookies() => return Err(lacks("BPF cookies of perf events", "5.15")),
+            Some(AttachMode::Single) if !has_cookies() => {
+                return Err(lacks("BPF cookies of perf events", "5.15"));
+            }
             Some(way) => way,
-            None if has_sessions() => Way::Session,
-            None if has_multi() => Way::Multi,
-            None if has_cookies() => Way::Single,
-            None => Way::Plain,
+            None if has_sessions() => AttachMode::Session,
+            None if has_multi() => AttachMode::Multi,
+            None if has_cookies() => AttachMode::Single,
+            None => AttachMode::Plain,
         };
         if !way.has_multi_links() {
             pmu_type()?;
@@ -65,22 +69,22 @@ impl Way {
     }
 
     fn has_multi_links(self) -> bool {
-        matches!(self, Way::Session | Way::Multi)
+        matches!(self, AttachMode::Session | AttachMode::Multi)
     }
 
     /// Can one program run at both ends of calls?
     pub fn has_sessions(self) -> bool {
-        self == Way::Session
+        self == AttachMode::Session
     }
 
     /// Can programs ask for the cookie of the probe that runs them?
     pub fn has_cookies(self) -> bool {
-        self != Way::Plain
+        self != AttachMode::Plain
     }
 
     /// Can programs wait for pages that are not in memory?
     pub fn can_sleep(self) -> bool {
-        self != Way::Plain && has_sleepable()
+        self != AttachMode::Plain && has_sleepable()
     }
 
     /// Tells libbpf, before it loads them, what these programs for one end of calls are for.
@@ -116,7 +120,7 @@ const PROCESS_SHIFT: u32 = 40;
 
 /// An instruction of a file to stop at, and the number that the program sees there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Point {
+pub struct ProbePoint {
     /// Offset in the file, bytes.
     pub offset: u64,
     pub cookie: u64,
@@ -139,10 +143,10 @@ pub struct Movable {
     pub needs: Needs,
 }
 
-impl Point {
+impl ProbePoint {
     /// Both ends of a function, whose beginning tells `needs`.
-    pub fn function(function: &Function, cookie: u64, needs: Needs) -> Point {
-        Point {
+    pub fn function(function: &Function, cookie: u64, needs: Needs) -> ProbePoint {
+        ProbePoint {
             offset: function.offset,
             cookie,
             ends: Ends::Both,
@@ -178,17 +182,17 @@ pub fn loaded<'a, const N: usize>(
 struct Loaded {
     fd: OwnedFd,
     runs: Ends,
-    /// Way::Plain: what copies are made of.
+    /// AttachMode::Plain: what copies are made of.
     source: Option<Source>,
 }
 
 impl Loaded {
-    fn new(of: &Program<'_>, way: Way) -> Result<Self> {
+    fn new(of: &Program<'_>, way: AttachMode) -> Result<Self> {
         let fd = of.program.as_fd().try_clone_to_owned();
         Ok(Self {
             fd: fd.context("failed to hold a BPF program")?,
             runs: of.runs,
-            source: (way == Way::Plain).then(|| Source::of(of.program)),
+            source: (way == AttachMode::Plain).then(|| Source::of(of.program)),
         })
     }
 
@@ -232,14 +236,14 @@ struct Refused {
 }
 
 impl Refused {
-    fn add(&mut self, point: &Point, error: io::Error) {
+    fn add(&mut self, point: &ProbePoint, error: io::Error) {
         self.points.insert(point.offset);
         self.first.get_or_insert(error);
     }
 }
 
 /// May the kernel refuse the instruction at this point?
-fn is_doubtful(file: &File, point: &Point) -> bool {
+fn is_doubtful(file: &File, point: &ProbePoint) -> bool {
     let mut beginning = [0; BEGINNING];
     let read = file.read_at(&mut beginning, point.offset).unwrap_or(0);
     may_be_refused(beginning.get(..read).unwrap_or_default())
@@ -255,7 +259,7 @@ fn is_about_a_point(error: &io::Error) -> bool {
 
 /// Attaches one set of programs to points of any number of files.
 pub struct Attacher {
-    way: Way,
+    way: AttachMode,
     breakpoints: Breakpoints,
     programs: Vec<Loaded>,
     /// Hits are counted for each kind of trap.
@@ -263,13 +267,13 @@ pub struct Attacher {
     links: Vec<OwnedFd>,
     /// Breakpoints::Matching: the processes, with links of their own.
     members: Members,
-    /// Way::Plain: (program, cookie) -> its copy.
+    /// AttachMode::Plain: (program, cookie) -> its copy.
     copies: HashMap<(usize, u64), OwnedFd>,
 }
 
 impl Attacher {
     /// `programs` in the order in which they are attached: return probes go first (src/bpf/calls.bpf.h says why).
-    pub fn new(way: Way, filter: &Filter, programs: Vec<Program<'_>>) -> Result<Self> {
+    pub fn new(way: AttachMode, filter: &Filter, programs: Vec<Program<'_>>) -> Result<Self> {
         let breakpoints = filter.breakpoints()?;
         if matches!(breakpoints, Breakpoints::Matching(_)) {
             sys::raise_file_limit();
@@ -291,14 +295,14 @@ impl Attacher {
         &self.breakpoints
     }
 
-    pub fn way(&self) -> Way {
+    pub fn way(&self) -> AttachMode {
         self.way
     }
 
     /// Puts every program on those points of `file` that it is for, in every process that has breakpoints. A point that
     /// the kernel refuses (an instruction that it cannot step over) is left out. Returns how many points were refused;
     /// an error when all were.
-    pub fn attach(&mut self, file: &File, points: &[Point]) -> Result<usize> {
+    pub fn attach(&mut self, file: &File, points: &[ProbePoint]) -> Result<usize> {
         match self.breakpoints {
             Breakpoints::Everybody => self.attach_for(None, file, points),
             Breakpoints::Process(pid) => self.attach_for(Some(pid), file, points),
@@ -332,7 +336,7 @@ impl Attacher {
     }
 
     /// Puts the points of a file into all members, and into those to come.
-    fn attach_for_members(&mut self, file: &File, points: &[Point]) -> Result<usize> {
+    fn attach_for_members(&mut self, file: &File, points: &[ProbePoint]) -> Result<usize> {
         let mut site = Site {
             file: file.try_clone().context("failed to hold a file")?,
             points: points.to_vec(),
@@ -405,7 +409,7 @@ impl Attacher {
         }
     }
 
-    fn attach_for(&mut self, pid: Option<u32>, file: &File, points: &[Point]) -> Result<usize> {
+    fn attach_for(&mut self, pid: Option<u32>, file: &File, points: &[ProbePoint]) -> Result<usize> {
         let refused = self.attach_points(pid, file, points)?;
         match refused.first {
             Some(error) if points.iter().all(|point| refused.points.contains(&point.offset)) => {
@@ -415,7 +419,7 @@ impl Attacher {
         }
     }
 
-    fn attach_points(&mut self, pid: Option<u32>, file: &File, points: &[Point]) -> Result<Refused> {
+    fn attach_points(&mut self, pid: Option<u32>, file: &File, points: &[ProbePoint]) -> Result<Refused> {
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let mut refused = Refused::default();
         let sessions = self.programs.iter().any(|program| program.runs == Ends::Both);
@@ -426,7 +430,7 @@ impl Attacher {
             let wanted = points.iter().filter(|point| {
                 program.concerns(point.ends, sessions) && !refused.points.contains(&point.offset)
             });
-            let (leaving, others): (Vec<Point>, Vec<Point>) =
+            let (leaving, others): (Vec<ProbePoint>, Vec<ProbePoint>) =
                 wanted.partition(|point| point.ends == Ends::Leaving);
             let kind = match program.runs {
                 Ends::Both => Kind::Session,
@@ -442,8 +446,10 @@ impl Attacher {
                     pid,
                 };
                 match self.way {
-                    Way::Session | Way::Multi => self.attach_multi_all(to, file, &points, &mut refused)?,
-                    Way::Single | Way::Plain => self.attach_each(to, &points, &mut refused)?,
+                    AttachMode::Session | AttachMode::Multi => {
+                        self.attach_multi_all(to, file, &points, &mut refused)?
+                    }
+                    AttachMode::Single | AttachMode::Plain => self.attach_each(to, &points, &mut refused)?,
                 }
             }
         }
@@ -451,8 +457,8 @@ impl Attacher {
     }
 
     /// Offsets where a program runs when the instruction there does.
-    fn entered(&self, points: &[Point], sessions: bool) -> HashSet<u64> {
-        let is_entered = |point: &&Point| {
+    fn entered(&self, points: &[ProbePoint], sessions: bool) -> HashSet<u64> {
+        let is_entered = |point: &&ProbePoint| {
             let mut programs = self.programs.iter();
             programs.any(|program| program.runs != Ends::Return && program.concerns(point.ends, sessions))
         };
@@ -464,7 +470,7 @@ impl Attacher {
     }
 
     /// Makes the kernel count the hits of each kind of trap apart, if that is asked for.
-    fn mark(&self, file: &File, points: &mut [Point], kind: Kind, entered: &HashSet<u64>) {
+    fn mark(&self, file: &File, points: &mut [ProbePoint], kind: Kind, entered: &HashSet<u64>) {
         for point in points.iter_mut().filter(|_| self.marks_traps) {
             let is_entered = entered.contains(&point.offset);
             let trap = Trap::at(file, point.offset, kind == Kind::ReturnProbe, is_entered);
@@ -495,10 +501,10 @@ impl Attacher {
         &mut self,
         to: Destination<'_>,
         file: &File,
-        points: &[Point],
+        points: &[ProbePoint],
         refused: &mut Refused,
     ) -> Result<()> {
-        let (doubtful, others): (Vec<Point>, Vec<Point>) =
+        let (doubtful, others): (Vec<ProbePoint>, Vec<ProbePoint>) =
             points.iter().partition(|point| is_doubtful(file, point));
         for point in doubtful {
             self.attach_multi(to, &[point], refused)?;
@@ -507,7 +513,12 @@ impl Attacher {
     }
 
     /// One link for all points. If one is refused all the same, it is looked for by halves.
-    fn attach_multi(&mut self, to: Destination<'_>, points: &[Point], refused: &mut Refused) -> Result<()> {
+    fn attach_multi(
+        &mut self,
+        to: Destination<'_>,
+        points: &[ProbePoint],
+        refused: &mut Refused,
+    ) -> Result<()> {
         if points.is_empty() {
             return Ok(());
         }
@@ -528,7 +539,12 @@ impl Attacher {
         Ok(())
     }
 
-    fn attach_each(&mut self, to: Destination<'_>, points: &[Point], refused: &mut Refused) -> Result<()> {
+    fn attach_each(
+        &mut self,
+        to: Destination<'_>,
+        points: &[ProbePoint],
+        refused: &mut Refused,
+    ) -> Result<()> {
         self.require_files(points.len())?;
         let no_entries = self.programs.iter().all(|program| program.runs == Ends::Return);
         for point in points {
@@ -548,7 +564,7 @@ impl Attacher {
     /// Single probes take a descriptor each, and a second one for their copy of the program where there are no cookies.
     fn require_files(&self, probes: usize) -> Result<()> {
         const OTHERS: usize = 64;
-        let each = if self.way == Way::Plain { 2 } else { 1 };
+        let each = if self.way == AttachMode::Plain { 2 } else { 1 };
         let room = sys::file_limit().saturating_sub(OTHERS + self.count_files());
         if probes * each <= room {
             return Ok(());
@@ -569,7 +585,7 @@ impl Attacher {
         self.links.len() + self.members.count_links() + self.copies.len()
     }
 
-    fn multi_link(&self, to: Destination<'_>, points: &[Point]) -> io::Result<OwnedFd> {
+    fn multi_link(&self, to: Destination<'_>, points: &[ProbePoint]) -> io::Result<OwnedFd> {
         let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
         let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
         let semaphores: Vec<u64> = points.iter().map(|point| point.semaphore.unwrap_or(0)).collect();
@@ -596,7 +612,7 @@ impl Attacher {
 
     /// Makes a perf event run the program. What keeps the probe alive is the descriptor that is returned.
     fn bind(&mut self, index: usize, event: OwnedFd, cookie: u64) -> io::Result<OwnedFd> {
-        if self.way == Way::Plain {
+        if self.way == AttachMode::Plain {
             let program = self.copy_for(index, cookie)?;
             perf_ioctl(&event, PERF_EVENT_IOC_SET_BPF, program)?;
             perf_ioctl(&event, PERF_EVENT_IOC_ENABLE, 0)?;
@@ -930,7 +946,7 @@ const PERF_EVENT_IOC_SET_BPF: u64 = 0x4004_2408;
 const PERF_FLAG_FD_CLOEXEC: u64 = 8;
 
 /// A disabled perf event at an instruction of a file.
-fn perf_event(to: Destination<'_>, point: &Point) -> io::Result<OwnedFd> {
+fn perf_event(to: Destination<'_>, point: &ProbePoint) -> io::Result<OwnedFd> {
     // SAFETY: a structure of integers, for which all zeroes is the kernel's "nothing asked for".
     let mut attr: sys_bpf::perf_event_attr = unsafe { std::mem::zeroed() };
     attr.size = size_of::<sys_bpf::perf_event_attr>() as u32;

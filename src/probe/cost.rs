@@ -17,13 +17,13 @@ use libbpf_rs::skel::SkelBuilder;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use super::attach::{Attacher, Ends, Point, Program, Way};
-use super::filter::Filter;
-use super::session::load;
-use super::trap::{Hits, Trap, TrapCounts};
-use crate::bpf::price::PriceSkelBuilder;
-use crate::find::target::Proc;
+use crate::bpf::prices::PricesSkelBuilder;
+use crate::find::host::proc::Proc;
 use crate::output::Value;
+use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
+use crate::probe::hits::{Hits, Trap, TrapCounts};
+use crate::probe::scope::filter::Filter;
+use crate::run::session::load;
 
 /// How often is looked at what the probes cost.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -78,16 +78,16 @@ pub struct Prices {
 
 impl Prices {
     /// The prices of this moment.
-    pub fn now(way: Way) -> Result<Self> {
+    pub fn now(way: AttachMode) -> Result<Self> {
         let _timing = time_programs()?;
         Self::measure(way)
     }
 
     /// Probes functions of this process that do nothing, with programs that do nothing. The kernel must already time
     /// programs, since that is part of the price.
-    fn measure(way: Way) -> Result<Self> {
+    fn measure(way: AttachMode) -> Result<Self> {
         let mut storage = MaybeUninit::uninit();
-        let mut open = PriceSkelBuilder::default().open(&mut storage)?;
+        let mut open = PricesSkelBuilder::default().open(&mut storage)?;
         way.prepare([&mut open.progs.price_entry, &mut open.progs.price_return]);
         let skel = load(open)?;
         let programs = vec![
@@ -133,18 +133,18 @@ impl Prices {
 }
 
 /// Where the functions are that are measured.
-pub(super) fn own_points() -> Result<[Point; 3]> {
+pub(super) fn own_points() -> Result<[ProbePoint; 3]> {
     let mappings = Proc::host()
         .mappings(std::process::id())
         .context("failed to read the memory map of this process")?;
-    let point = |function: unsafe extern "C" fn(), ends| -> Result<Point> {
+    let point = |function: unsafe extern "C" fn(), ends| -> Result<ProbePoint> {
         let address = function as usize as u64;
         let mapping = mappings
             .iter()
             .find(|mapping| (mapping.start..mapping.end).contains(&address))
             .context("failed to find this program in its memory map")?;
         let offset = address - mapping.start + mapping.offset;
-        Ok(Point {
+        Ok(ProbePoint {
             offset,
             cookie: 0,
             ends,

@@ -17,6 +17,7 @@ mod code;
 mod lower;
 mod mistake;
 mod parse;
+pub mod programs;
 mod show;
 
 pub use code::{LITERAL_BYTES, MOST_SLOTS, Op, Plan, PlanError, Request};

@@ -16,18 +16,18 @@ use plain::Plain;
 
 use crate::bpf::bashreadline::{BashreadlineSkelBuilder, types};
 use crate::cli::{FilterArgs, OutputArgs, RunArgs, named_file};
-use crate::find::container::{Cgroups, container_id};
+use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
-use crate::find::loader;
-use crate::find::placement::Needs;
-use crate::find::target::{Object, Proc};
-use crate::find::users::Users;
+use crate::find::host::container::{Cgroups, container_id};
+use crate::find::host::loader;
+use crate::find::host::proc::{Object, Proc};
+use crate::find::host::users::Users;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Point, Program, Way};
+use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
 use crate::probe::event::{Header, decode, until_nul};
-use crate::probe::filter::Filter;
-use crate::probe::session::{Parts, Session, Step, configure, load};
-use crate::probe::targets::{Place, Targets, Wanted};
+use crate::probe::scope::filter::Filter;
+use crate::probe::search::files::{Place, Targets, Wanted};
+use crate::run::session::{Parts, Session, Step, configure, load};
 use crate::sys;
 
 const EXAMPLES: &str = "\
@@ -94,7 +94,7 @@ pub fn run(args: Args) -> Result<u8> {
     sys::require_btf("bashreadline")?;
     let mut out = args.output.open()?;
     let filter = args.filter.resolve()?;
-    let way = Way::choose(args.run.attach)?;
+    let way = AttachMode::choose(args.run.attach)?;
     let place = place(&args, &filter)?;
 
     let mut storage = MaybeUninit::uninit();
@@ -182,7 +182,7 @@ fn may_read_lines(path: &Path) -> bool {
 }
 
 /// Where a file returns lines. Without `--readline` only a bash does, and the library that a bash may use.
-fn line_points(elf: &ElfFile, bash_only: bool) -> Result<Vec<Point>> {
+fn line_points(elf: &ElfFile, bash_only: bool) -> Result<Vec<ProbePoint>> {
     let bash = is_bash(elf);
     if bash_only && !bash && !(elf.soname().is_some() && elf.defines(FUNCTIONS[0])) {
         return Ok(Vec::new());
@@ -190,7 +190,7 @@ fn line_points(elf: &ElfFile, bash_only: bool) -> Result<Vec<Point>> {
     let found = elf.lookup(&FUNCTIONS)?.into_iter().flatten().next();
     let cookie = if bash { IN_BASH } else { IN_LIBRARY };
     Ok(found
-        .map(|function| Point::function(&function, cookie, Needs::STACK))
+        .map(|function| ProbePoint::function(&function, cookie, Needs::STACK))
         .into_iter()
         .collect())
 }

@@ -13,12 +13,12 @@ use nix::sys::utsname::uname;
 use nix::unistd::geteuid;
 
 use crate::cli::OutputArgs;
-use crate::find::target::Proc;
+use crate::find::host::proc::Proc;
 use crate::output::escape::push_text;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{self, Ends, Way};
+use crate::probe::attach::{self, AttachMode, Ends};
 use crate::probe::cost::Prices;
-use crate::probe::trial::{COOKIE, Confined, Fate, Leaving, Seen, try_own};
+use crate::probe::self_test::{COOKIE, Confined, Fate, Leaving, Seen, try_own};
 use crate::sys;
 use crate::tools::{TOOLS, Tool};
 
@@ -160,7 +160,7 @@ fn push_hint(buffer: &mut Vec<u8>, hint: &str) {
 struct Machine {
     lines: Vec<Line>,
     /// The way that tools take. None: they cannot work.
-    way: Option<Way>,
+    way: Option<AttachMode>,
     has_btf: bool,
     /// Prices of probes can be measured, as `--cost` wants it.
     can_price: bool,
@@ -247,11 +247,11 @@ impl Machine {
         let in_namespace = sys::pid_namespace().is_some();
         let limits = [
             (
-                attaches && self.way != Some(Way::Multi),
+                attaches && self.way != Some(AttachMode::Multi),
                 "each probe is a perf event of its own, and slow to remove",
             ),
             (
-                has("args") && !self.way.is_some_and(Way::can_sleep),
+                has("args") && !self.way.is_some_and(AttachMode::can_sleep),
                 "text that is not in memory cannot be read",
             ),
             (
@@ -366,14 +366,20 @@ fn ring(refused: Option<&str>) -> Line {
 const RING_BYTES: u32 = 8 << 20;
 
 /// The best first.
-const WAYS: [(&str, Way); 3] = [
-    ("uprobes: multi links", Way::Multi),
-    ("uprobes: perf links", Way::Single),
-    ("uprobes: perf events", Way::Plain),
+const WAYS: [(&str, AttachMode); 3] = [
+    ("uprobes: multi links", AttachMode::Multi),
+    ("uprobes: perf links", AttachMode::Single),
+    ("uprobes: perf events", AttachMode::Plain),
 ];
 
 /// `refused` says why no BPF program can be loaded: then it would look as if the kernel had no way at all.
-fn way_line(name: &'static str, way: Way, ends: Ends, refused: Option<&str>, leaving: &mut Leaving) -> Line {
+fn way_line(
+    name: &'static str,
+    way: AttachMode,
+    ends: Ends,
+    refused: Option<&str>,
+    leaving: &mut Leaving,
+) -> Line {
     if let Some(why) = refused {
         return Line::new(name, Verdict::No, why);
     }
@@ -382,7 +388,7 @@ fn way_line(name: &'static str, way: Way, ends: Ends, refused: Option<&str>, lea
         returned: u64::from(ends == Ends::Both),
         cookie: COOKIE,
     };
-    match Way::choose(Some(way)).and_then(|way| try_own(way, ends, leaving)) {
+    match AttachMode::choose(Some(way)).and_then(|way| try_own(way, ends, leaving)) {
         Ok(seen) if seen == expected => {
             Line::new(name, Verdict::Ok, "a call of our own was seen, with its number")
         }
@@ -396,7 +402,7 @@ fn way_line(name: &'static str, way: Way, ends: Ends, refused: Option<&str>, lea
 }
 
 /// What the kernel has beyond what is needed.
-fn features(way: Option<Way>, refused: Option<&str>) -> [Line; 4] {
+fn features(way: Option<AttachMode>, refused: Option<&str>) -> [Line; 4] {
     let line = |name, has: bool, yes: &str, no: &str| match (refused, has) {
         (Some(why), _) => Line::new(name, Verdict::No, why),
         (None, true) => Line::new(name, Verdict::Ok, yes),
@@ -423,7 +429,7 @@ fn features(way: Option<Way>, refused: Option<&str>) -> [Line; 4] {
         ),
         line(
             "sleepable programs",
-            way.is_some_and(Way::can_sleep),
+            way.is_some_and(AttachMode::can_sleep),
             "functrace reads text that is not in memory",
             "text that is not in memory is shown as <fault>",
         ),

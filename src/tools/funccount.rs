@@ -15,14 +15,14 @@ use libbpf_rs::{MapCore, MapFlags, MapMut};
 
 use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration};
-use crate::find::placement::Needs;
+use crate::find::code::placement::Needs;
 use crate::find::spec::At;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Way, loaded};
+use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
 use crate::probe::follow::Follow;
-use crate::probe::functions::{Functions, Scope};
-use crate::probe::group::{By, Groups, Member};
-use crate::probe::session::{Parts, Session, Step, configure, load};
+use crate::probe::group_by::{By, Groups, Member};
+use crate::probe::search::functions::{Functions, Scope};
+use crate::run::session::{Parts, Session, Step, configure, load};
 use crate::sys;
 
 const EXAMPLES: &str = "\
@@ -86,7 +86,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut filter = args.filter.resolve()?;
     filter.follow = args.functions.follow;
     let command = args.command.hold(&mut filter)?;
-    let way = Way::choose(args.run.attach)?;
+    let way = AttachMode::choose(args.run.attach)?;
     let scope = Scope {
         filter: &filter,
         command: command.as_ref().map(|held| (&args.command.command[..], held)),

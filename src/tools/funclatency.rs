@@ -17,17 +17,17 @@ use plain::Plain;
 
 use crate::bpf::funclatency::{FunclatencySkelBuilder, types};
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration};
-use crate::find::placement::Needs;
+use crate::find::code::placement::Needs;
 use crate::output::distribution::{Distribution, range};
 use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Way, loaded};
+use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
 use crate::probe::event::copied;
 use crate::probe::follow::Follow;
-use crate::probe::functions::{Functions, Scope};
-use crate::probe::group::{By, Groups, Member};
-use crate::probe::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
+use crate::probe::group_by::{By, Groups, Member};
+use crate::probe::search::functions::{Functions, Scope};
+use crate::run::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
 use crate::sys;
 
 const EXAMPLES: &str = "\
@@ -45,7 +45,7 @@ EXAMPLES:
 
 /// Show how long calls of functions take.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, mut_arg("user", |user| user.short(None)))]
 pub struct Args {
     #[command(flatten)]
     functions: FunctionArgs,
@@ -188,7 +188,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut filter = args.filter.resolve()?;
     filter.follow = args.functions.follow;
     let command = args.command.hold(&mut filter)?;
-    let way = Way::choose(args.run.attach)?;
+    let way = AttachMode::choose(args.run.attach)?;
     let scope = Scope {
         filter: &filter,
         command: command.as_ref().map(|held| (&args.command.command[..], held)),

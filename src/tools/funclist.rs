@@ -10,19 +10,19 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::cli::{OutputArgs, named_file, process_of};
-use crate::find::container::find_container;
-use crate::find::demangle::Readable;
+use crate::find::code::instructions;
+use crate::find::debug::signatures::Signatures;
+use crate::find::debug::types::{Param, Signature};
 use crate::find::elf::{ElfFile, Function};
 use crate::find::functions;
+use crate::find::host::container::find_container;
+use crate::find::host::proc::{FileSet, Object, Proc};
 use crate::find::ifunc;
-use crate::find::instructions;
-use crate::find::signatures::Signatures;
 use crate::find::spec::{NamePattern, Spec, What, parse_list};
-use crate::find::target::{FileSet, Object, Proc};
-use crate::find::types::{Param, Signature};
+use crate::find::stack::demangle::Readable;
 use crate::find::usdt::{self, Argument, Number, UsdtProbe};
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::targets::no_process;
+use crate::probe::search::files::no_process;
 use crate::sys::{FAILED, Failure, USAGE};
 
 const EXAMPLES: &str = "\
@@ -440,7 +440,7 @@ fn near_probes(files: &[Listed], name: &NamePattern) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::find::types::{Kind, Place, Type};
+    use crate::find::debug::types::{Kind, Place, Type};
 
     fn specs(args: &[&str]) -> Result<Vec<Spec>> {
         let args = Args::parse_from(["funclist"].iter().chain(args));

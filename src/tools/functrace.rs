@@ -14,23 +14,21 @@ use plain::Plain;
 
 use crate::bpf::functrace::{FunctraceSkelBuilder, OpenFunctraceSkel, types};
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration, parse_size};
+use crate::find::code::placement::Needs;
+use crate::find::debug::signatures::Signatures;
 use crate::find::elf::ElfFile;
-use crate::find::placement::Needs;
-use crate::find::signatures::Signatures;
+use crate::find::host::proc::{FileId, Object};
 use crate::find::spec::{self, At};
-use crate::find::symbolize::Symbolizer;
-use crate::find::target::{FileId, Object};
+use crate::find::stack::symbolize::Symbolizer;
 use crate::output::escape::printable;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::{Attacher, Ends, Way, loaded};
+use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
 use crate::probe::event::{Header, callers, decode};
+use crate::probe::expr::programs::{Asked, Maps, Plans, Room};
 use crate::probe::expr::{self, Record, Values};
 use crate::probe::follow::Follow;
-use crate::probe::functions::{Functions, Learn, Scope, Site};
-use crate::probe::plans::{Asked, Maps, Plans, Room};
-use crate::probe::session::{
-    Counter, Parts, Session, Step, attach_all, configure, load, make_room_for_calls,
-};
+use crate::probe::search::functions::{Functions, Learn, Scope, Site};
+use crate::run::session::{Counter, Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
 use crate::sys;
 
 const EXAMPLES: &str = "\
@@ -137,7 +135,7 @@ pub fn run(args: Args) -> Result<u8> {
     let ends = ends(&asked);
     let plans = Rc::new(RefCell::new(Plans::new(asked)));
     let command = args.command.hold(&mut filter)?;
-    let way = Way::choose(args.run.attach)?;
+    let way = AttachMode::choose(args.run.attach)?;
     let scope = Scope {
         filter: &filter,
         command: command.as_ref().map(|held| (&args.command.command[..], held)),

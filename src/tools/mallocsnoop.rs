@@ -15,18 +15,18 @@ use plain::Plain;
 
 use crate::bpf::mallocsnoop::{MallocsnoopSkelBuilder, types};
 use crate::cli::{CommandArgs, FilterArgs, OutputArgs, RunArgs, named_file, parse_duration, parse_size};
+use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
-use crate::find::loader;
-use crate::find::placement::Needs;
-use crate::find::symbolize::Symbolizer;
+use crate::find::host::loader;
+use crate::find::stack::symbolize::Symbolizer;
 use crate::output::{Column, Output, Table, Value, histogram};
-use crate::probe::attach::{Attacher, Ends, Point, Way, loaded};
+use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, loaded};
 use crate::probe::command::Command;
 use crate::probe::event::{Header, callers, decode, until_nul};
-use crate::probe::filter::Filter;
 use crate::probe::follow::Follow;
-use crate::probe::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
-use crate::probe::targets::{Place, Targets, Wanted};
+use crate::probe::scope::filter::Filter;
+use crate::probe::search::files::{Place, Targets, Wanted};
+use crate::run::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
 use crate::sys;
 
 const EXAMPLES: &str = "\
@@ -167,7 +167,7 @@ pub fn run(args: Args) -> Result<u8> {
         .map(|name| named_file(name, &filter.pids))
         .transpose()?;
     let command = args.command.hold(&mut filter)?;
-    let way = Way::choose(args.run.attach)?;
+    let way = AttachMode::choose(args.run.attach)?;
 
     let mut storage = MaybeUninit::uninit();
     let mut open = MallocsnoopSkelBuilder::default().open(&mut storage)?;
@@ -305,7 +305,7 @@ fn needs(call: Call) -> Needs {
 }
 
 /// Where the chosen functions are in a file; none when it has no malloc of its own. Each address once.
-fn allocator_points(elf: &ElfFile, chosen: &[(usize, &str)], others: Needs) -> Result<Vec<Point>> {
+fn allocator_points(elf: &ElfFile, chosen: &[(usize, &str)], others: Needs) -> Result<Vec<ProbePoint>> {
     // The loader has a malloc for its own start (glibc before 2.34), which no program calls.
     if elf.soname().is_some_and(|name| name.starts_with("ld-linux")) {
         return Ok(Vec::new());
@@ -319,13 +319,13 @@ fn allocator_points(elf: &ElfFile, chosen: &[(usize, &str)], others: Needs) -> R
         if found.pop().flatten().is_none() {
             continue;
         }
-        let mut points: Vec<Point> = Vec::new();
+        let mut points: Vec<ProbePoint> = Vec::new();
         for (function, (cookie, _)) in found.iter().zip(chosen) {
             if let Some(function) = function
                 && !function.ifunc
                 && points.iter().all(|point| point.offset != function.offset)
             {
-                points.push(Point::function(
+                points.push(ProbePoint::function(
                     function,
                     *cookie as u64,
                     needs(CALLS[*cookie].0).and(others),

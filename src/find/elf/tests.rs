@@ -3,8 +3,8 @@ use std::os::unix::fs::FileExt;
 use super::image::{CODE_SHIFT, CODE_SIZE, Hash, Image, Sym, file_with};
 use super::*;
 use crate::find::functions;
-use crate::find::loader::find_library;
-use crate::find::target::open_regular;
+use crate::find::host::loader::find_library;
+use crate::find::host::proc::open_regular;
 
 fn opened(image: &Image) -> ElfFile {
     ElfFile::open(image.file(), Path::new("made-up")).unwrap()

@@ -6,7 +6,7 @@ use object::elf as format;
 
 use super::*;
 use crate::find::elf::image::{Image, Sym, file_with};
-use crate::find::loader::find_library;
+use crate::find::host::loader::find_library;
 use crate::find::spec::{What, parse};
 
 fn opened(image: &Image) -> ElfFile {

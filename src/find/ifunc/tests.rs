@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::find::functions;
-use crate::find::loader::find_library;
+use crate::find::host::loader::find_library;
 
 fn libc() -> (Object, ElfFile, Vec<Function>) {
     let object = Object::at(&find_library("libc").unwrap()).unwrap();

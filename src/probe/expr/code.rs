@@ -7,8 +7,8 @@ use super::lower::{
     Ir, Literal, Object, Operation, Scope, Text, Value, parameter, probe_argument, result, text_behind,
 };
 use super::parse::{Binary, Expr, Node};
-use crate::find::placement::Needs;
-use crate::find::types::{Kind, Param, Type};
+use crate::find::code::placement::Needs;
+use crate::find::debug::types::{Kind, Param, Type};
 
 /// Operations for one function at one end of its calls: `EXPR_STEPS` of the header.
 pub const MOST_OPS: usize = 256;

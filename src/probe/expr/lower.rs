@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Mistake;
 use super::code::LITERAL_BYTES;
 use super::parse::{Binary, Cast, Expr, Node, Unary};
-use crate::find::types::{Kind, Param, Piece, Place, Signature, Type};
+use crate::find::debug::types::{Kind, Param, Piece, Place, Signature, Type};
 use crate::find::usdt::{self, Argument, Operand, UsdtProbe};
 
 /// `arg0` to one less than this can be asked for.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::code::{Fetched, Plan};
-use crate::find::types::{Kind, Type};
+use crate::find::debug::types::{Kind, Type};
 use crate::output::Datum;
 
 /// Structures inside each other that are shown.
@@ -193,7 +193,7 @@ const NOT_READ: Datum = Datum::Unknown("not read");
 mod tests {
     use super::super::code::Shown;
     use super::*;
-    use crate::find::types::Member;
+    use crate::find::debug::types::Member;
 
     fn ty(bytes: u64, kind: Kind) -> Type {
         Type {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::code::{Code, Fetched, MOST_OPS, STACK};
 use super::*;
-use crate::find::types::{Kind, Member, Param, Piece, Place, Returned, Signature, Type};
+use crate::find::debug::types::{Kind, Member, Param, Piece, Place, Returned, Signature, Type};
 use crate::find::usdt::{Argument, Number, Operand, UsdtProbe};
 
 /// A call to evaluate against.

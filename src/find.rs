@@ -1,0 +1,13 @@
+//! Where to look: the ELF files of programs and processes, and the functions in them.
+
+pub mod code;
+pub mod debug;
+pub mod elf;
+pub mod functions;
+pub mod host;
+pub mod ifunc;
+pub mod resolve;
+pub mod similar;
+pub mod spec;
+pub mod stack;
+pub mod usdt;

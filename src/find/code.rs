@@ -1,0 +1,4 @@
+//! Machine code: which instructions can be probed, and where in a function a probe costs least.
+
+pub mod instructions;
+pub mod placement;

@@ -1,0 +1,555 @@
+//! On programs that the compilers of this machine make; where one is missing, its test says so.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::*;
+use crate::find::debug::abi::{Machine, NATIVE};
+use crate::find::debug::types::{Kind, Piece, Place, Type};
+use crate::find::elf::ElfFile;
+
+/// A directory that goes with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(test: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("ubpf-tools-dwarf-{test}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    /// Compiles `source` with a compiler and its options; `None` if there is no such compiler.
+    fn compile(&self, compiler: &str, options: &[&str], source: &str) -> Option<PathBuf> {
+        let extension = match compiler {
+            "rustc" => "rs",
+            "g++" | "clang++" => "cc",
+            _ => "c",
+        };
+        let (from, to) = (
+            self.0.join("source").with_extension(extension),
+            self.0.join("program"),
+        );
+        fs::write(&from, source).unwrap();
+        let output = Command::new(compiler)
+            .args(options)
+            .arg("-o")
+            .args([&to, &from])
+            .output();
+        let Ok(output) = output else {
+            eprintln!("skipped: no {compiler}");
+            return None;
+        };
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Some(to)
+    }
+
+    fn run(&self, command: &str, arguments: &[&str]) -> bool {
+        let status = Command::new(command)
+            .args(arguments)
+            .current_dir(&self.0)
+            .status();
+        status.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn open(path: &Path) -> DebugInfo {
+    DebugInfo::open(&File::open(path).unwrap(), None)
+        .unwrap()
+        .expect("debug information")
+}
+
+/// The signature of the function whose symbol begins with `symbol`, in a program whose debug information is `info`.
+fn signature(info: &DebugInfo, program: &Path, symbol: &str) -> Signature {
+    let elf = ElfFile::open(File::open(program).unwrap(), program).unwrap();
+    let functions = crate::find::functions::all(&elf, program).unwrap();
+    let function = functions
+        .iter()
+        .find(|function| function.name.starts_with(symbol));
+    let function = function.unwrap_or_else(|| panic!("no {symbol}"));
+    info.signature(function.addr)
+        .unwrap_or_else(|| panic!("nothing known of {symbol}"))
+}
+
+/// Each parameter as `type name @ place`.
+fn shown(signature: &Signature) -> Vec<String> {
+    let params = signature.params.iter();
+    params
+        .map(|param| {
+            let name = param.name.as_deref().unwrap_or("?");
+            format!("{} {name} @ {}", param.ty.name, place(&param.place))
+        })
+        .collect()
+}
+
+fn place(place: &Place) -> String {
+    let piece = |piece: &Piece| match piece {
+        Piece::Argument(number) => format!("arg{number}"),
+        Piece::Register(number) => format!("reg{number}"),
+        Piece::Stack(offset) => format!("sp+{offset}"),
+        Piece::Constant(value) => format!("={value}"),
+    };
+    match place {
+        Place::Pieces(pieces) => pieces.iter().map(piece).collect::<Vec<_>>().join(" "),
+        Place::Behind(at) => format!("*{}", piece(at)),
+        Place::Nowhere(why) => (*why).to_owned(),
+    }
+}
+
+/// Where the first arguments after those in registers are.
+fn stack(number: u64) -> String {
+    format!("sp+{}", NATIVE.stack_arguments() + 8 * number)
+}
+
+const C: &str = r#"
+#include <stdio.h>
+struct pair { long a; int b; };
+struct large { long a, b, c; };
+struct node { struct node *next; const char *name; union { int number; float real; }; unsigned flag : 1;
+              struct pair inner; };
+enum color { RED, GREEN = 3, BLUE = -1 };
+typedef enum color color_t;
+#define NOINLINE __attribute__((noinline))
+NOINLINE int numbers(int a, unsigned char b, long c, size_t d, _Bool e, char f, short g, double h, long i, int j) {
+    return printf("%d%d%ld%zu%d%c%d%f%ld%d", a, b, c, d, e, f, g, h, i, j);
+}
+NOINLINE int mixed(const char *text, struct node *node, color_t color, struct pair pair, float real,
+                   int (*callback)(int, const char *), char **list, ...) {
+    return printf("%s%p%d%ld%f%p%p", text, (void *)node, color, pair.a, real, (void *)callback, (void *)list);
+}
+NOINLINE struct large result(int a, struct large large, int b) {
+    struct large copy = {a + printf("%ld", large.a), b, 0};
+    return copy;
+}
+static NOINLINE int clone(int a, int b, int c) { return printf("%d%d%d", a, b, c) + c; }
+static inline __attribute__((always_inline)) int everywhere(int a) { return a * 7 + printf("%d", a); }
+int main(int argc, char **argv) {
+    struct node node = {0};
+    struct pair pair = {1, 2};
+    struct large large = {1, 2, argc};
+    numbers(argc, 2, 3, 4, 1, 'x', 6, 7.0, 8, 9);
+    mixed(argv[0], &node, RED, pair, 1.5f, 0, argv);
+    return (int)result(1, large, 2).a + clone(argc, 23, argc) + everywhere(argc);
+}
+"#;
+
+#[test]
+fn c_at_every_level() {
+    let scratch = Scratch::new("c");
+    for compiler in ["gcc", "clang"] {
+        for options in [
+            ["-O0", "-gdwarf-5"],
+            ["-O2", "-gdwarf-5"],
+            ["-O0", "-gdwarf-4"],
+            ["-O2", "-gdwarf-4"],
+        ] {
+            let Some(program) = scratch.compile(compiler, &options, C) else {
+                continue;
+            };
+            check_c(&program);
+        }
+    }
+}
+
+fn check_c(program: &Path) {
+    let info = open(program);
+    let numbers = signature(&info, program, "numbers");
+    let (g, i, j) = match NATIVE {
+        Machine::X86_64 => (stack(0), stack(1), stack(2)),
+        Machine::Aarch64 => ("arg6".to_owned(), "arg7".to_owned(), stack(0)),
+    };
+    assert_eq!(
+        shown(&numbers),
+        [
+            "int a @ arg0",
+            "unsigned char b @ arg1",
+            "long c @ arg2",
+            "size_t d @ arg3",
+            "bool e @ arg4",
+            "char f @ arg5",
+            &format!("short g @ {g}"),
+            "double h @ in a floating-point register",
+            &format!("long i @ {i}"),
+            &format!("int j @ {j}"),
+        ]
+    );
+    assert!(
+        !numbers.variadic
+            && numbers
+                .returns
+                .is_some_and(|result| &*result.ty.name == "int" && result.ty.bytes == 4)
+    );
+
+    let mixed = signature(&info, program, "mixed");
+    let list = if NATIVE == Machine::X86_64 {
+        stack(0)
+    } else {
+        "arg6".to_owned()
+    };
+    let shown_mixed = shown(&mixed);
+    assert_eq!(
+        shown_mixed[..4],
+        [
+            "const char * text @ arg0",
+            "struct node * node @ arg1",
+            "color_t color @ arg2",
+            "struct pair pair @ arg3 arg4",
+        ]
+    );
+    assert_eq!(shown_mixed[5], "int (*)(int, const char *) callback @ arg5");
+    assert_eq!(shown_mixed[6], format!("char ** list @ {list}"));
+    assert!(mixed.variadic);
+    check_kinds(&mixed);
+
+    let result = signature(&info, program, "result");
+    let expected = match NATIVE {
+        // The address of the result comes first.
+        Machine::X86_64 => ["arg1", "sp+8 sp+16 sp+24", "arg2"],
+        Machine::Aarch64 => ["arg0", "*arg1", "arg2"],
+    };
+    let places: Vec<String> = result.params.iter().map(|param| place(&param.place)).collect();
+    assert_eq!(places, expected);
+
+    assert!(info.signature(1).is_none());
+    assert!(!info.inlined("mixed") && !info.inlined("nothing"));
+    assert!(info.inlined("everywhere") || has(program, "everywhere"));
+}
+
+fn has(program: &Path, symbol: &str) -> bool {
+    let elf = ElfFile::open(File::open(program).unwrap(), program).unwrap();
+    elf.lookup(&[symbol]).unwrap()[0].is_some()
+}
+
+fn check_kinds(mixed: &Signature) {
+    let kind = |index: usize| &mixed.params[index].ty.kind;
+    assert_eq!(*kind(0), Kind::CString);
+    let Kind::Pointer(Some(node)) = kind(1) else {
+        panic!("{:?}", kind(1));
+    };
+    assert_eq!(
+        members(node),
+        ["0 next", "8 name", "16 number", "16 real", "24 inner"]
+    );
+    let Kind::Enum { signed: true, values } = kind(2) else {
+        panic!("{:?}", kind(2));
+    };
+    let values: Vec<(i64, &str)> = values.iter().map(|(value, name)| (*value, &**name)).collect();
+    assert_eq!(values, [(0, "RED"), (3, "GREEN"), (-1, "BLUE")]);
+    assert_eq!(members(&mixed.params[3].ty), ["0 a", "8 b"]);
+    assert_eq!(*kind(4), Kind::Float);
+    assert_eq!(*kind(5), Kind::Pointer(None));
+    assert_eq!(*kind(6), Kind::Pointer(None));
+}
+
+/// `offset name` of each.
+fn members(ty: &Type) -> Vec<String> {
+    let Kind::Struct(members) = &ty.kind else {
+        panic!("{ty:?}");
+    };
+    let shown = |member: &crate::find::debug::types::Member| format!("{} {}", member.offset, member.name);
+    members.iter().map(shown).collect()
+}
+
+#[test]
+fn a_clone_has_its_arguments_elsewhere() {
+    let scratch = Scratch::new("clone");
+    let Some(program) = scratch.compile("gcc", &["-O2", "-g"], C) else {
+        return;
+    };
+    if has(&program, "clone") {
+        eprintln!("skipped: this compiler makes no clone");
+        return;
+    }
+    let clone = signature(&open(&program), &program, "clone.");
+    let places: Vec<String> = clone.params.iter().map(|param| place(&param.place)).collect();
+    assert_eq!(places[1], "=23");
+    assert!(
+        places[0] == "arg0" && (places[2] == "arg1" || places[2] == "arg2"),
+        "{places:?}"
+    );
+}
+
+const CPP: &str = r#"
+#include <cstdio>
+#include <string>
+#include <string_view>
+namespace net {
+enum class Mode { Off, On = 5 };
+struct Owner { int *p; Owner(int *p) : p(p) {} ~Owner() { puts("x"); } Owner(const Owner &o) : p(o.p) {} };
+class Proxy { public: int port = 1; std::string host; __attribute__((noinline)) int read(int n) const; };
+__attribute__((noinline)) int Proxy::read(int n) const { return printf("%d%d", n, port); }
+__attribute__((noinline)) int all(const std::string &a, std::string b, std::string_view c, Mode d, Owner e, Proxy *f) {
+    return printf("%s%s%d%d%d%d", a.c_str(), b.c_str(), (int)c.size(), (int)d, *e.p, f->port);
+}
+__attribute__((noinline)) std::string make(int n) { return std::string(n, 'x'); }
+__attribute__((always_inline)) inline int gone(int n) { return n + printf("%d", n); }
+}
+int main(int argc, char **) {
+    net::Proxy proxy;
+    return proxy.read(argc) + net::all("a", "b", "c", net::Mode::On, net::Owner(&argc), &proxy) + net::make(3).size()
+        + net::gone(argc);
+}
+"#;
+
+#[test]
+fn cpp() {
+    let scratch = Scratch::new("cpp");
+    for options in [["-O0", "-gdwarf-5"], ["-O2", "-gdwarf-5"], ["-O1", "-gdwarf-4"]] {
+        let Some(program) = scratch.compile("g++", &options, CPP) else {
+            return;
+        };
+        let info = open(&program);
+        let all = signature(&info, &program, "_ZN3net3all");
+        assert_eq!(
+            shown(&all),
+            [
+                "const std::string & a @ arg0",
+                "std::string b @ *arg1",
+                "std::string_view c @ arg2 arg3",
+                "net::Mode d @ arg4",
+                "net::Owner e @ *arg5",
+                &format!(
+                    "net::Proxy * f @ {}",
+                    if NATIVE == Machine::X86_64 {
+                        stack(0)
+                    } else {
+                        "arg6".to_owned()
+                    }
+                ),
+            ]
+        );
+        let string = Kind::Text {
+            pointer_at: 0,
+            length_at: 8,
+        };
+        assert!(matches!(&all.params[0].ty.kind, Kind::Pointer(Some(to)) if to.kind == string));
+        assert_eq!(all.params[1].ty.kind, string);
+        let view = Kind::Text {
+            pointer_at: 8,
+            length_at: 0,
+        };
+        assert_eq!(all.params[2].ty.kind, view);
+        assert!(
+            matches!(&all.params[5].ty.kind, Kind::Pointer(Some(to)) if members(to) == ["0 port", "8 host"])
+        );
+
+        let read = signature(&info, &program, "_ZNK3net5Proxy4read");
+        assert_eq!(shown(&read), ["const net::Proxy * this @ arg0", "int n @ arg1"]);
+        let make = signature(&info, &program, "_ZN3net4make");
+        let first = if NATIVE == Machine::X86_64 { "arg1" } else { "arg0" };
+        assert_eq!(shown(&make), [format!("int n @ {first}")]);
+        assert!(
+            make.returns
+                .is_some_and(|result| &*result.ty.name == "std::string")
+        );
+
+        for name in ["gone", "net::gone", "_ZN3net4goneEi"] {
+            assert!(info.inlined(name) || has(&program, "_ZN3net4goneEi"), "{name}");
+        }
+        assert!(!info.inlined("net::all"));
+    }
+}
+
+const RUST: &str = r#"
+pub enum Color { Red, Green = 5 }
+pub struct Point { pub x: i32, pub name: String }
+#[no_mangle] #[inline(never)]
+pub fn texts(a: &str, b: String, c: &String, d: Option<u64>) -> usize { println!("{a}{b}{c}{d:?}"); a.len() }
+#[no_mangle] #[inline(never)]
+pub fn others(a: Color, b: bool, c: char, d: &Point, e: f64, f: [u8; 4], g: Point) -> u32 {
+    println!("{}{b}{c}{}{e}{f:?}{}", a as i32, d.name, g.x);
+    1
+}
+#[no_mangle] #[inline(never)]
+pub fn make(a: u8) -> String { println!("{a}"); String::new() }
+fn main() {
+    let n = std::env::args().count();
+    let point = Point { x: n as i32, name: String::new() };
+    texts("a", "b".into(), &"c".into(), Some(n as u64));
+    others(if n > 9 { Color::Red } else { Color::Green }, n > 1, 'x', &point, 1.5, [n as u8; 4], Point { x: 1, name: "z".into() });
+    make(n as u8);
+}
+"#;
+
+#[test]
+fn rust() {
+    let scratch = Scratch::new("rust");
+    let Some(program) = scratch.compile("rustc", &["-g"], RUST) else {
+        return;
+    };
+    let info = open(&program);
+    let texts = signature(&info, &program, "texts");
+    let expected = [
+        "&str a @ arg0 arg1",
+        "String b @ *arg2",
+        "&alloc::string::String c @ arg3",
+        "Option<u64> d @ arg4 arg5",
+    ];
+    assert_eq!(shown(&texts), expected);
+    let text = Kind::Text {
+        pointer_at: 0,
+        length_at: 8,
+    };
+    assert_eq!(texts.params[0].ty.kind, text);
+    let Kind::Text {
+        pointer_at,
+        length_at,
+    } = texts.params[1].ty.kind
+    else {
+        panic!("{:?}", texts.params[1]);
+    };
+    assert!(pointer_at != length_at && pointer_at <= 16 && length_at <= 16);
+    assert!(
+        matches!(&texts.params[2].ty.kind, Kind::Pointer(Some(to)) if to.kind == texts.params[1].ty.kind)
+    );
+
+    let others = signature(&info, &program, "others");
+    let expected = [
+        "Color a @ arg0",
+        "bool b @ arg1",
+        "char c @ arg2",
+        "&source::Point d @ arg3",
+        "f64 e @ in a floating-point register",
+        "[u8; 4] f @ arg4",
+        "Point g @ *arg5",
+    ];
+    assert_eq!(shown(&others), expected);
+    assert!(matches!(&others.params[0].ty.kind, Kind::Enum { values, .. } if &*values[1].1 == "Green"));
+    assert_eq!(others.params[2].ty.kind, Kind::Char);
+
+    let make = signature(&info, &program, "make");
+    let first = if NATIVE == Machine::X86_64 { "arg1" } else { "arg0" };
+    assert_eq!(shown(&make), [format!("u8 a @ {first}")]);
+}
+
+#[test]
+fn compressed_and_apart() {
+    let scratch = Scratch::new("apart");
+    let Some(program) = scratch.compile("gcc", &["-O2", "-g", "-gz=zlib"], C) else {
+        return;
+    };
+    check_c(&program);
+    if scratch.run("objcopy", &["--only-keep-debug", "program", "debug"])
+        && scratch.run("objcopy", &["--strip-debug", "program"])
+    {
+        let file = File::open(&program).unwrap();
+        assert!(DebugInfo::open(&file, None).unwrap().is_none());
+        let info = open(&scratch.0.join("debug"));
+        assert_eq!(signature(&info, &program, "mixed").params.len(), 7);
+    } else {
+        eprintln!("skipped: no objcopy");
+    }
+}
+
+/// What `dwz` moved to a file for several programs is found there.
+#[test]
+fn shared_with_others() {
+    let scratch = Scratch::new("shared");
+    let Some(program) = scratch.compile("g++", &["-O2", "-g"], CPP) else {
+        return;
+    };
+    fs::copy(&program, scratch.0.join("other")).unwrap();
+    if !scratch.run("dwz", &["-m", "shared", "program", "other"]) {
+        eprintln!("skipped: no dwz");
+        return;
+    }
+    let file = File::open(&program).unwrap();
+    let shared = File::open(scratch.0.join("shared")).unwrap();
+    let info = DebugInfo::open(&file, Some(&shared)).unwrap().unwrap();
+    let all = signature(&info, &program, "_ZN3net3all");
+    assert_eq!(
+        shown(&all)[..4],
+        [
+            "const std::string & a @ arg0",
+            "std::string b @ *arg1",
+            "std::string_view c @ arg2 arg3",
+            "net::Mode d @ arg4",
+        ]
+    );
+    // Alone, the program tells less, and nothing wrong.
+    let alone = signature(&open(&program), &program, "_ZN3net3all");
+    assert_ne!(shown(&alone), shown(&all));
+    assert!(alone.params.iter().all(|param| param.ty.kind == Kind::Other));
+    assert!(
+        alone
+            .params
+            .iter()
+            .all(|param| !matches!(&param.place, Place::Pieces(pieces) if pieces.is_empty()))
+    );
+}
+
+/// A damaged file gives other answers or none, but it ends, soon.
+#[test]
+fn damage() {
+    let scratch = Scratch::new("damage");
+    for options in [["-O2", "-gdwarf-4"], ["-O2", "-gdwarf-5"]] {
+        let Some(program) = scratch.compile("gcc", &options, C) else {
+            return;
+        };
+        let image = fs::read(&program).unwrap();
+        let start = debug_start(&program);
+        let file = File::options().read(true).write(true).open(&program).unwrap();
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state >> 33).unwrap() % below
+        };
+        let mut opened = 0;
+        for _ in 0..1000 {
+            let spots: Vec<usize> = (0..=next(8)).map(|_| start + next(image.len() - start)).collect();
+            for &spot in &spots {
+                let byte = [next(256) as u8, 0, 0xff, image[spot] ^ 1][next(4)];
+                file.write_all_at(&[byte], spot as u64).unwrap();
+            }
+            if let Ok(Some(info)) = DebugInfo::open(&file, None) {
+                opened += 1;
+                for addr in addresses(&info) {
+                    info.signature(addr);
+                }
+                info.inlined("everywhere");
+            }
+            for &spot in &spots {
+                file.write_all_at(&image[spot..=spot], spot as u64).unwrap();
+            }
+        }
+        assert!(opened > 500, "{opened}");
+        check_c(&program);
+    }
+}
+
+fn addresses(info: &DebugInfo) -> Vec<u64> {
+    let functions = |decoder: &Decoder<'_>| {
+        decoder
+            .main
+            .index
+            .functions
+            .iter()
+            .map(|function| function.0)
+            .collect()
+    };
+    info.loaded.with_dependent(|_, decoder| functions(decoder))
+}
+
+/// Where the debug information starts in the file.
+fn debug_start(program: &Path) -> usize {
+    let image = fs::read(program).unwrap();
+    let sections = Sections::open(File::open(program).unwrap()).unwrap();
+    let info = sections.read(".debug_info", MAX_BYTES).unwrap().unwrap();
+    image
+        .windows(info.len())
+        .position(|window| window == info)
+        .unwrap()
+}

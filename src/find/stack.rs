@@ -1,0 +1,4 @@
+//! Stacks: from addresses to names.
+
+pub mod demangle;
+pub mod symbolize;

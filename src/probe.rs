@@ -1,0 +1,16 @@
+//! Probes: where they are placed, how they are attached, which processes they are for, and how events arrive.
+
+pub mod attach;
+pub mod command;
+pub mod cost;
+pub mod event;
+pub mod expr;
+pub mod follow;
+pub mod group_by;
+pub mod hits;
+pub mod mmap_events;
+pub mod ring;
+pub mod scope;
+pub mod search;
+pub mod self_test;
+pub mod signals;

@@ -1,0 +1,66 @@
+//! `--placement`: moves probes to instructions that the kernel need not step over. What is counted stays the same, as
+//! `find::placement` sees to; the function is known by its cookie, not by the address of its probe.
+
+use clap::ValueEnum;
+
+use crate::find::code::placement::{Placement, Subject, is_stepped, place};
+use crate::find::elf::ElfFile;
+use crate::probe::attach::ProbePoint;
+
+/// Where in a function its probe is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Placing {
+    /// At its first instruction
+    Entry,
+    /// At the first instruction that costs little and sees the same
+    Best,
+}
+
+/// Where the probe of a function went.
+#[derive(Clone, Copy, Debug)]
+pub struct Placed {
+    pub cookie: u64,
+    pub placement: Placement,
+}
+
+impl Placing {
+    /// Moves those points of `elf` that may move, and finds out which are on instructions to be stepped over. Returns where
+    /// functions have their probes. Those of functions that would make the program crash have to be left out.
+    pub fn place(self, elf: &ElfFile, points: &mut [ProbePoint]) -> Vec<Placed> {
+        let (mut movable, mut subjects) = (Vec::new(), Vec::new());
+        for point in points {
+            let Some(addr) = elf.address_of(point.offset) else {
+                continue;
+            };
+            match point.movable {
+                Some(known) => {
+                    subjects.push(Subject {
+                        addr,
+                        size: known.size,
+                        needs: known.needs,
+                    });
+                    movable.push(point);
+                }
+                None => point.stepped = is_stepped(elf, addr),
+            }
+        }
+        let placements = place(elf, &subjects).into_iter().zip(movable);
+        let found = placements.filter_map(|(placement, point)| Some((placement?, point)));
+        found
+            .map(|(placement, point)| self.moved(point, placement))
+            .collect()
+    }
+
+    fn moved(self, point: &mut ProbePoint, placement: Placement) -> Placed {
+        let placement = match self {
+            Placing::Entry => placement.at_entry(),
+            Placing::Best => placement,
+        };
+        point.offset += placement.ahead;
+        point.stepped = placement.is_stepped();
+        Placed {
+            cookie: point.cookie,
+            placement,
+        }
+    }
+}

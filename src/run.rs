@@ -1,0 +1,3 @@
+//! One run of a tool, from its options to the summary.
+
+pub mod session;
