@@ -8,11 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::error::{FAILED, Failure, USAGE};
 use crate::find::host::container::{Cgroups, find_container};
 use crate::find::host::loader;
 use crate::find::host::proc::Proc;
 use crate::find::host::users::Users;
 use crate::output::{Destination, Format, Output};
+use crate::privileges;
 use crate::probe::attach::AttachMode;
 use crate::probe::command::Command;
 use crate::probe::ring::page_size;
@@ -22,7 +24,6 @@ use crate::probe::search::functions::no_such_file;
 use crate::probe::search::placing::Placing;
 use crate::probe::signals::Signals;
 use crate::run::session::Limits;
-use crate::sys::{self, FAILED, Failure, USAGE};
 
 /// Who is seen.
 #[derive(Args, Debug)]
@@ -107,7 +108,7 @@ impl FilterArgs {
 
 /// The process that a number means: a thread stands for its process.
 pub fn process_of(pid: u32) -> Result<u32> {
-    sys::require_own_proc()?;
+    privileges::require_own_proc()?;
     Proc::host()
         .tgid(pid)
         .map_err(|_| Failure::new(FAILED, format!("failed to trace pid {pid}: no such process")).into())

@@ -1,13 +1,14 @@
 //! `ubpf-tools TOOL`, or a link named after a tool: parse, run, exit status.
 
 mod cli;
+mod error;
 mod find;
 mod output;
 #[cfg(feature = "pages")]
 mod pages;
+mod privileges;
 mod probe;
 mod run;
-mod sys;
 mod tools;
 
 /// One module a BPF object, made by build.rs.
@@ -21,12 +22,12 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
+use crate::error::Explained;
 use crate::output::escape::printable;
-use crate::sys::Explained;
 use crate::tools::{TOOLS, Tool};
 
 fn main() -> ExitCode {
-    if let Err(error) = sys::refuse_setuid() {
+    if let Err(error) = privileges::refuse_setuid() {
         return ExitCode::from(tell(&error));
     }
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -68,7 +69,7 @@ fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
         {
             // A closed pipe is success; there is nobody left to tell otherwise.
             let _ = error.print();
-            return if error.use_stderr() { sys::USAGE } else { 0 };
+            return if error.use_stderr() { error::USAGE } else { 0 };
         }
         let text = error.render().to_string();
         let (message, advice) = text.split_once("\n\n").unwrap_or((&text, ""));
@@ -79,7 +80,7 @@ fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
             "hint: {}",
             tip.unwrap_or("--help lists the options, with examples")
         );
-        sys::USAGE
+        error::USAGE
     })
 }
 
@@ -91,9 +92,9 @@ fn run_chosen(matches: &ArgMatches) -> Result<u8, u8> {
         return Ok(0);
     }
     let Some((name, matches)) = matches.subcommand() else {
-        return Err(sys::USAGE);
+        return Err(error::USAGE);
     };
-    let tool = TOOLS.iter().find(|tool| tool.name == name).ok_or(sys::USAGE)?;
+    let tool = TOOLS.iter().find(|tool| tool.name == name).ok_or(error::USAGE)?;
     run(tool, matches)
 }
 
@@ -102,7 +103,7 @@ fn run(tool: &Tool, matches: &ArgMatches) -> Result<u8, u8> {
         libbpf_rs::set_print(None); // what goes wrong is said in one line
     }
     (tool.run)(matches).or_else(|error| {
-        if sys::is_broken_pipe(&error) {
+        if error::is_broken_pipe(&error) {
             return Ok(0);
         }
         Err(tell(&error))
@@ -116,7 +117,7 @@ fn tell(error: &anyhow::Error) -> u8 {
         message,
         shown,
         hint,
-    } = sys::explain(error);
+    } = error::explain(error);
     eprintln!("error: {}", printable(message.as_bytes()));
     for line in shown {
         eprintln!("    {}", printable(line.as_bytes()));

@@ -19,14 +19,15 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
+use crate::error::{DENIED, FAILED, Failure};
 use crate::find::code::instructions::{BEGINNING, may_be_refused};
 use crate::find::code::placement::Needs;
 use crate::find::elf::Function;
+use crate::privileges;
 use crate::probe::hits::Trap;
 use crate::probe::mmap_events::monotonic_ns;
 use crate::probe::scope::filter::Filter;
 use crate::probe::scope::members::{Breakpoints, Members, Site};
-use crate::sys::{self, DENIED, FAILED, Failure};
 
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -63,7 +64,7 @@ impl AttachMode {
         };
         if !way.has_multi_links() {
             pmu_type()?;
-            sys::raise_file_limit();
+            privileges::raise_file_limit();
         }
         Ok(way)
     }
@@ -276,7 +277,7 @@ impl Attacher {
     pub fn new(way: AttachMode, filter: &Filter, programs: Vec<Program<'_>>) -> Result<Self> {
         let breakpoints = filter.breakpoints()?;
         if matches!(breakpoints, Breakpoints::Matching(_)) {
-            sys::raise_file_limit();
+            privileges::raise_file_limit();
         }
         let programs = programs.iter().map(|program| Loaded::new(program, way));
         Ok(Self {
@@ -565,7 +566,7 @@ impl Attacher {
     fn require_files(&self, probes: usize) -> Result<()> {
         const OTHERS: usize = 64;
         let each = if self.way == AttachMode::Plain { 2 } else { 1 };
-        let room = sys::file_limit().saturating_sub(OTHERS + self.count_files());
+        let room = privileges::file_limit().saturating_sub(OTHERS + self.count_files());
         if probes * each <= room {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, execvp, fork, pipe2};
 
-use crate::sys::{FAILED, Failure};
+use crate::error::{FAILED, Failure};
 
 /// A child process before and after its exec.
 pub struct Command {

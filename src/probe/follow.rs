@@ -5,7 +5,8 @@ use std::os::fd::AsFd;
 use anyhow::{Context, Result};
 use libbpf_rs::{Link, MapCore, MapFlags, MapMut, Object, ObjectBuilder};
 
-use crate::sys::{self, DENIED, Failure};
+use crate::error::{DENIED, Failure};
+use crate::privileges;
 
 /// `src/bpf/follow.bpf.c`. No skeleton: an object that is opened by hand owns itself.
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/follow.bpf.o"));
@@ -19,8 +20,8 @@ pub struct Follow {
 impl Follow {
     /// Follows the children of the processes in `pids`.
     pub fn start(pids: &MapMut<'_>) -> Result<Self> {
-        sys::require_btf("--follow")?;
-        if sys::pid_namespace().is_some() {
+        privileges::require_btf("--follow")?;
+        if privileges::pid_namespace().is_some() {
             let message =
                 "--follow does not work in a pid namespace of its own: children are known by other numbers";
             return Err(Failure::new(DENIED, message)

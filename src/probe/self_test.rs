@@ -14,12 +14,12 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
 use crate::bpf::self_test::SelfTestSkelBuilder;
+use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
 use crate::probe::cost::{own_points, ubpf_price_returning};
 use crate::probe::ring::page_size;
 use crate::probe::scope::filter::Filter;
 use crate::run::session::{Counter, load};
-use crate::sys;
 
 /// What programs told of one call of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ fn try_probes(
     let rodata = rodata.context("the BPF object has no constants")?;
     rodata.has_cookies = way.has_cookies();
     rodata.filter_pid = pid;
-    (rodata.pid_ns_dev, rodata.pid_ns_ino) = sys::pid_namespace().unwrap_or((0, 0));
+    (rodata.pid_ns_dev, rodata.pid_ns_ino) = privileges::pid_namespace().unwrap_or((0, 0));
     let skel = load(open)?;
     let programs = vec![
         Program {

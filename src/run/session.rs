@@ -19,6 +19,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::find::stack::symbolize::{Frame, Symbolizer, ends_whole};
 use crate::output::escape::printable;
 use crate::output::{Output, Value};
+use crate::privileges::{self, Duties};
 use crate::probe::attach::Attacher;
 use crate::probe::command::Command;
 use crate::probe::cost::Meter;
@@ -30,7 +31,6 @@ use crate::probe::scope::members::Breakpoints;
 use crate::probe::scope::watcher::{Joined, Newcomers, Notice, Shared, lock};
 use crate::probe::search::files::Targets;
 use crate::probe::signals::Signals;
-use crate::sys::{self, Duties};
 
 /// Threads whose calls can be matched with their returns at a time.
 const THREADS: u32 = 8192;
@@ -329,7 +329,7 @@ impl<'a> Session<'a> {
             command.start()?;
         }
         session.command = command;
-        sys::drop_privileges(session.duties(inspects), reads_maps || session.meter.is_some())?;
+        privileges::drop_privileges(session.duties(inspects), reads_maps || session.meter.is_some())?;
         if let Some(newcomers) = &mut session.newcomers {
             newcomers.start(&session.attacher)?;
         }

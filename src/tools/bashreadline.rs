@@ -23,12 +23,12 @@ use crate::find::host::loader;
 use crate::find::host::proc::{Object, Proc};
 use crate::find::host::users::Users;
 use crate::output::{Column, Output, Table, Value};
+use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
 use crate::probe::event::{Header, decode, until_nul};
 use crate::probe::scope::filter::Filter;
 use crate::probe::search::files::{Place, Targets, Wanted};
 use crate::run::session::{Parts, Session, Step, configure, load};
-use crate::sys;
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -90,8 +90,8 @@ const COLUMNS: &[Column] = &[
 unsafe impl Plain for types::line_event {}
 
 pub fn run(args: Args) -> Result<u8> {
-    sys::require_privileges()?;
-    sys::require_btf("bashreadline")?;
+    privileges::require_privileges()?;
+    privileges::require_btf("bashreadline")?;
     let mut out = args.output.open()?;
     let filter = args.filter.resolve()?;
     let way = AttachMode::choose(args.run.attach)?;

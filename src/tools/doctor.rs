@@ -13,13 +13,14 @@ use nix::sys::utsname::uname;
 use nix::unistd::geteuid;
 
 use crate::cli::OutputArgs;
+use crate::error;
 use crate::find::host::proc::Proc;
 use crate::output::escape::push_text;
 use crate::output::{Column, Output, Table, Value};
+use crate::privileges;
 use crate::probe::attach::{self, AttachMode, Ends};
 use crate::probe::cost::Prices;
 use crate::probe::self_test::{COOKIE, Confined, Fate, Leaving, Seen, try_own};
-use crate::sys;
 use crate::tools::{TOOLS, Tool};
 
 const EXAMPLES: &str = "\
@@ -94,10 +95,10 @@ impl Line {
 
     /// One that says what is missing, and what to do about it.
     fn missing(name: &'static str, error: &Error) -> Self {
-        if sys::is_refused(error) {
-            return Self::new(name, Verdict::No, "not permitted").hint(sys::permission_hint());
+        if error::is_refused(error) {
+            return Self::new(name, Verdict::No, "not permitted").hint(error::permission_hint());
         }
-        let explained = sys::explain(error);
+        let explained = error::explain(error);
         // Which kernel it is has a line of its own.
         let detail = match explained.message.split_once(" has no ") {
             Some((_, what)) => format!("no {what}"),
@@ -122,7 +123,7 @@ pub fn run(args: Args) -> Result<u8> {
     out.text(|buffer| buffer.push(b'\n'));
     print(&mut out, &Table::new("tool", TOOL_COLUMNS), &tools, &mut hints);
     out.flush()?;
-    Ok(if machine.way.is_some() { 0 } else { sys::DENIED })
+    Ok(if machine.way.is_some() { 0 } else { error::DENIED })
 }
 
 fn is_this(tool: &Tool) -> bool {
@@ -193,7 +194,7 @@ impl Machine {
             lines.push(line);
         }
         lines.extend(features(way, refused.as_deref()));
-        let btf = sys::require_btf("--follow");
+        let btf = privileges::require_btf("--follow");
         let has_btf = btf.is_ok();
         lines.push(result("kernel BTF", btf, |()| "present".to_owned()));
         let fate = confined.and_then(|confined| match way {
@@ -244,7 +245,7 @@ impl Machine {
                 ..Line::new(tool.name, Verdict::No, "cannot trace")
             };
         }
-        let in_namespace = sys::pid_namespace().is_some();
+        let in_namespace = privileges::pid_namespace().is_some();
         let limits = [
             (
                 attaches && self.way != Some(AttachMode::Multi),
@@ -510,7 +511,7 @@ impl Others {
 
     fn line(&self) -> Line {
         let name = "other processes";
-        if !sys::has_own_proc() {
+        if !privileges::has_own_proc() {
             return Line::new(name, Verdict::No, "/proc is that of another pid namespace")
                 .hint("mount it: `mount -t proc proc /proc`");
         }
@@ -541,7 +542,7 @@ fn hidepid() -> Option<String> {
 
 fn pid_namespace() -> Line {
     let name = "pid namespace";
-    match sys::pid_namespace() {
+    match privileges::pid_namespace() {
         None => Line::new(
             name,
             Verdict::Ok,

@@ -18,12 +18,12 @@ use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, par
 use crate::find::code::placement::Needs;
 use crate::find::spec::At;
 use crate::output::{Column, Output, Table, Value};
+use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
 use crate::probe::follow::Follow;
 use crate::probe::group_by::{By, Groups, Member};
 use crate::probe::search::functions::{Functions, Scope};
 use crate::run::session::{Parts, Session, Step, configure, load};
-use crate::sys;
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -81,7 +81,7 @@ const MOST_COUNTS: u32 = 65536;
 const NO_RING_BYTES: u32 = 1 << 16;
 
 pub fn run(args: Args) -> Result<u8> {
-    sys::require_privileges()?;
+    privileges::require_privileges()?;
     let mut out = args.output.open()?;
     let mut filter = args.filter.resolve()?;
     filter.follow = args.functions.follow;

@@ -22,13 +22,13 @@ use crate::output::distribution::{Distribution, range};
 use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
+use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
 use crate::probe::event::copied;
 use crate::probe::follow::Follow;
 use crate::probe::group_by::{By, Groups, Member};
 use crate::probe::search::functions::{Functions, Scope};
 use crate::run::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
-use crate::sys;
 
 const EXAMPLES: &str = "\
 A call that never returns (longjmp, an exception, exit) is counted as unmatched and in no histogram. Where exceptions, \
@@ -183,7 +183,7 @@ unsafe impl Plain for types::slot_key {}
 unsafe impl Plain for types::slot_value {}
 
 pub fn run(args: Args) -> Result<u8> {
-    sys::require_privileges()?;
+    privileges::require_privileges()?;
     let mut out = args.output.open()?;
     let mut filter = args.filter.resolve()?;
     filter.follow = args.functions.follow;

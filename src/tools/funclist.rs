@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::cli::{OutputArgs, named_file, process_of};
+use crate::error::{FAILED, Failure, USAGE};
 use crate::find::code::instructions;
 use crate::find::debug::signatures::Signatures;
 use crate::find::debug::types::{Param, Signature};
@@ -23,7 +24,6 @@ use crate::find::stack::demangle::Readable;
 use crate::find::usdt::{self, Argument, Number, UsdtProbe};
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::search::files::no_process;
-use crate::sys::{FAILED, Failure, USAGE};
 
 const EXAMPLES: &str = "\
 EXAMPLES:

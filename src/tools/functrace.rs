@@ -22,6 +22,7 @@ use crate::find::spec::{self, At};
 use crate::find::stack::symbolize::Symbolizer;
 use crate::output::escape::printable;
 use crate::output::{Column, Output, Table, Value};
+use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
 use crate::probe::event::{Header, callers, decode};
 use crate::probe::expr::programs::{Asked, Maps, Plans, Room};
@@ -29,7 +30,6 @@ use crate::probe::expr::{self, Record, Values};
 use crate::probe::follow::Follow;
 use crate::probe::search::functions::{Functions, Learn, Scope, Site};
 use crate::run::session::{Counter, Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
-use crate::sys;
 
 const EXAMPLES: &str = "\
 EXPRESSIONS, in --where and --args:
@@ -125,7 +125,7 @@ unsafe impl Plain for types::expr_record {}
 unsafe impl Plain for types::stack {}
 
 pub fn run(args: Args) -> Result<u8> {
-    sys::require_privileges()?;
+    privileges::require_privileges()?;
     let mut out = args.output.open()?;
     let mut filter = args.filter.resolve()?;
     filter.follow = args.functions.follow;
@@ -149,7 +149,7 @@ pub fn run(args: Args) -> Result<u8> {
     );
     let (functions, targets) = Functions::resolve(&specs, &scope, ends, learn)?;
     last_file.take();
-    sys::return_memory(); // debug information can be large
+    privileges::return_memory(); // debug information can be large
     tell_refused(&plans)?;
     let follows_calls = functions.borrow().watch(Ends::Both);
     let sessions = follows_calls && way.has_sessions();

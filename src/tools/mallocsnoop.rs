@@ -20,6 +20,7 @@ use crate::find::elf::ElfFile;
 use crate::find::host::loader;
 use crate::find::stack::symbolize::Symbolizer;
 use crate::output::{Column, Output, Table, Value, histogram};
+use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, loaded};
 use crate::probe::command::Command;
 use crate::probe::event::{Header, callers, decode, until_nul};
@@ -27,7 +28,6 @@ use crate::probe::follow::Follow;
 use crate::probe::scope::filter::Filter;
 use crate::probe::search::files::{Place, Targets, Wanted};
 use crate::run::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
-use crate::sys;
 
 const EXAMPLES: &str = "\
 Allocators call themselves: glibc's reallocarray calls realloc, musl's calloc calls malloc. \
@@ -157,7 +157,7 @@ unsafe impl Plain for types::alloc_stack_event {}
 unsafe impl Plain for types::alloc_usage {}
 
 pub fn run(args: Args) -> Result<u8> {
-    sys::require_privileges()?;
+    privileges::require_privileges()?;
     let mut out = args.output.open()?;
     let mut filter = args.filter.resolve()?;
     filter.follow = args.follow;

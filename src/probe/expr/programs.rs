@@ -6,12 +6,12 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
+use crate::error::{FAILED, Failure, USAGE};
 use crate::find::code::placement::Needs;
 use crate::probe::attach::Ends;
 use crate::probe::expr::{
     Expr, LITERAL_BYTES, Literal, MOST_SLOTS, Mistake, Op, Plan, PlanError, Request, Scope, parse, parse_list,
 };
-use crate::sys::{FAILED, Failure, USAGE};
 
 /// Operations of functions that are found later.
 const LATER_OPS: usize = 16384;

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapMut};
 
+use crate::error::{DENIED, Failure, USAGE};
+use crate::privileges;
 use crate::probe::scope::members::{Breakpoints, Scope};
-use crate::sys::{self, DENIED, Failure, USAGE};
 
 /// Processes that a run can name or follow.
 const MOST_PIDS: u32 = 16384;
@@ -181,8 +182,8 @@ impl Filter {
 
 /// What tells of processes that begin to match reads kernel types, and numbers processes as the initial pid namespace does.
 fn require_scopes() -> Result<()> {
-    sys::require_btf("--scope targeted")?;
-    match sys::pid_namespace() {
+    privileges::require_btf("--scope targeted")?;
+    match privileges::pid_namespace() {
         None => Ok(()),
         Some(_) => Err(Failure::new(
             DENIED,
@@ -198,7 +199,7 @@ fn require_scopes() -> Result<()> {
 macro_rules! configure_filter {
     ($rodata:expr, $filter:expr) => {{
         let filter: &$crate::probe::scope::filter::Filter = $filter;
-        ($rodata.pid_ns_dev, $rodata.pid_ns_ino) = $crate::sys::pid_namespace().unwrap_or((0, 0));
+        ($rodata.pid_ns_dev, $rodata.pid_ns_ino) = $crate::privileges::pid_namespace().unwrap_or((0, 0));
         $rodata.filter_pid = filter.only_pid().unwrap_or(0);
         $rodata.filter_pids = filter.by_map();
         $rodata.filter_uid = filter.uid.is_some();

@@ -16,7 +16,7 @@ use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2, setsid};
 
-use crate::sys::{self, Duties};
+use crate::privileges::{self, Duties};
 
 /// The processes that stand still, `held` of src/bpf/watcher.bpf.c, and the switch beside it.
 pub struct Held<'a> {
@@ -114,7 +114,7 @@ fn guard(watch: OwnedFd, held: &Held<'_>) -> ! {
     let _ = nix::sys::prctl::set_name(c"ubpf-guard");
     // Pipes have readers that wait for their end, and programs live as long as somebody has them open.
     close_all_but([watch.as_raw_fd(), held.pids.as_fd().as_raw_fd()]);
-    let _ = sys::drop_privileges(Duties::Release, false);
+    let _ = privileges::drop_privileges(Duties::Release, false);
     let mut word = [0];
     if File::from(watch).read_exact(&mut word).is_err() {
         held.release_all();

@@ -19,6 +19,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::bpf::watcher::{WatcherSkel, WatcherSkelBuilder};
+use crate::error::{FAILED, Failure};
+use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher};
 use crate::probe::event::{Header, decode};
 use crate::probe::mmap_events::monotonic_ns;
@@ -26,7 +28,6 @@ use crate::probe::ring::Ring;
 use crate::probe::scope::filter::{Filter, configure_filter};
 use crate::probe::scope::hold_guard::{Guard, Held};
 use crate::probe::scope::proc_match::Matching;
-use crate::sys::{self, FAILED, Failure};
 
 /// With more processes than that, links for each cost the processes more than a test in BPF saves others: the kernel
 /// offers each hit to every link of the function (some 27 ns each), and on the removal of one looks at all links for
@@ -333,7 +334,7 @@ impl Users {
 /// Each process takes as many descriptors as the first one.
 fn require_files(each: usize, processes: usize) -> Result<()> {
     const OTHERS: usize = 256;
-    let most = sys::file_limit().saturating_sub(OTHERS);
+    let most = privileges::file_limit().saturating_sub(OTHERS);
     if each * processes <= most {
         return Ok(());
     }

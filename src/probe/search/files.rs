@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
+use crate::error::{FAILED, Failure};
 use crate::find::code::instructions::MISTAKEN;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
@@ -19,7 +20,6 @@ use crate::output::escape::printable;
 use crate::probe::attach::{Attacher, Ends, ProbePoint};
 use crate::probe::mmap_events::Mapped;
 use crate::probe::search::placing::{Placed, Placing};
-use crate::sys::{FAILED, Failure};
 
 /// Finds the points of a file.
 pub type FindPoints = dyn Fn(&Object, &ElfFile) -> Result<Vec<ProbePoint>>;

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
+use crate::error::{FAILED, Failure, USAGE};
 use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::Signatures;
 use crate::find::elf::ElfFile;
@@ -24,7 +25,6 @@ use crate::probe::command::Command;
 use crate::probe::scope::filter::Filter;
 use crate::probe::search::files::{Place, Targets, Wanted};
 use crate::probe::search::placing::Placing;
-use crate::sys::{FAILED, Failure, USAGE};
 
 /// Functions of files that appear later, for which there is room.
 const LATER: usize = 4096;
