@@ -169,16 +169,6 @@ pub struct Program<'a> {
     pub runs: Ends,
 }
 
-/// Those of the programs that are loaded, which the first value of each says.
-pub fn loaded<'a, const N: usize>(
-    programs: [(bool, &'a libbpf_rs::Program<'a>, Ends); N],
-) -> Vec<Program<'a>> {
-    let loaded = programs.into_iter().filter(|(is_loaded, ..)| *is_loaded);
-    loaded
-        .map(|(_, program, runs)| Program { program, runs })
-        .collect()
-}
-
 /// The same for as long as it is attached, in whatever thread.
 struct Loaded {
     fd: OwnedFd,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::libbpf_sys as sys_bpf;
-use libbpf_rs::skel::SkelBuilder;
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
@@ -23,7 +23,6 @@ use crate::output::Value;
 use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
 use crate::probe::hits::{Hits, Trap, TrapCounts};
 use crate::probe::scope::filter::Filter;
-use crate::run::session::load;
 
 /// How often is looked at what the probes cost.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -89,7 +88,7 @@ impl Prices {
         let mut storage = MaybeUninit::uninit();
         let mut open = PricesSkelBuilder::default().open(&mut storage)?;
         way.prepare([&mut open.progs.price_entry, &mut open.progs.price_return]);
-        let skel = load(open)?;
+        let skel = open.load().context("failed to load the BPF programs")?;
         let programs = vec![
             Program {
                 program: &skel.progs.price_return,

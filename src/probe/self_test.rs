@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
-use libbpf_rs::skel::SkelBuilder;
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -19,7 +19,7 @@ use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
 use crate::probe::cost::{own_points, ubpf_price_returning};
 use crate::probe::ring::page_size;
 use crate::probe::scope::filter::Filter;
-use crate::run::session::{Counter, load};
+use crate::run::counters::Counter;
 
 /// What programs told of one call of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ fn try_probes(
     rodata.has_cookies = way.has_cookies();
     rodata.filter_pid = pid;
     (rodata.pid_ns_dev, rodata.pid_ns_ino) = privileges::pid_namespace().unwrap_or((0, 0));
-    let skel = load(open)?;
+    let skel = open.load().context("failed to load the BPF programs")?;
     let programs = vec![
         Program {
             program: &skel.progs.try_return,

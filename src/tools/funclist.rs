@@ -9,7 +9,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use crate::cli::{OutputArgs, named_file, process_of};
+use crate::cli::{OutputArgs, process_of};
 use crate::error::{FAILED, Failure, USAGE};
 use crate::find::code::instructions;
 use crate::find::debug::signatures::Signatures;
@@ -23,7 +23,8 @@ use crate::find::spec::{NamePattern, Spec, What, parse_list};
 use crate::find::stack::demangle::Readable;
 use crate::find::usdt::{self, Argument, Number, UsdtProbe};
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::search::files::no_process;
+use crate::probe::search::errors::no_process;
+use crate::probe::search::spec_target::find_file;
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -195,7 +196,7 @@ impl List {
     }
 
     fn named(&self, target: &str) -> Result<Listed> {
-        let path = named_file(Path::new(target), &self.pids)?;
+        let path = find_file(Path::new(target), &self.pids)?;
         let object = Object::at(&path).with_context(|| format!("failed to open {}", path.display()))?;
         Listed::new(object, path)
     }

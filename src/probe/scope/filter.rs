@@ -5,8 +5,9 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use libbpf_rs::{MapCore, MapFlags, MapMut};
+use libbpf_rs::{MapCore, MapFlags};
 
+use crate::bpf::{CommConstant, RunConstants};
 use crate::error::{DENIED, Failure, USAGE};
 use crate::privileges;
 use crate::probe::scope::members::{Breakpoints, Scope};
@@ -158,8 +159,26 @@ impl Filter {
         if self.by_map() { MOST_PIDS } else { 1 }
     }
 
+    /// The constants of `src/bpf/filter.bpf.h`, with those of the ring and of attaching.
+    pub fn constants(&self, has_cookies: bool, wake_at: u64) -> RunConstants {
+        let comms = self.comms.iter().map(|comm| CommConstant {
+            value: comm.value,
+            mask: comm.mask,
+        });
+        RunConstants {
+            pid_namespace: privileges::pid_namespace(),
+            only_pid: self.only_pid(),
+            filter_pids: self.by_map(),
+            uid: self.uid,
+            comms: comms.collect(),
+            cgroups: self.cgroups.len() as u32,
+            has_cookies,
+            wake_at,
+        }
+    }
+
     /// Fills the maps that the constants refer to. After load, before attachment.
-    pub fn fill(&self, pids: &MapMut<'_>, cgroups: &MapMut<'_>) -> Result<()> {
+    pub fn fill(&self, pids: &impl MapCore, cgroups: &impl MapCore) -> Result<()> {
         if self.by_map() {
             for pid in &self.pids {
                 pids.update(&pid.to_ne_bytes(), &[1], MapFlags::ANY)
@@ -193,25 +212,6 @@ fn require_scopes() -> Result<()> {
         .into()),
     }
 }
-
-/// Writes the constants of `src/bpf/filter.bpf.h` into a skeleton's `.rodata`. A macro, since every skeleton has types
-/// of its own.
-macro_rules! configure_filter {
-    ($rodata:expr, $filter:expr) => {{
-        let filter: &$crate::probe::scope::filter::Filter = $filter;
-        ($rodata.pid_ns_dev, $rodata.pid_ns_ino) = $crate::privileges::pid_namespace().unwrap_or((0, 0));
-        $rodata.filter_pid = filter.only_pid().unwrap_or(0);
-        $rodata.filter_pids = filter.by_map();
-        $rodata.filter_uid = filter.uid.is_some();
-        $rodata.wanted_uid = filter.uid.unwrap_or(0);
-        $rodata.filter_comms = filter.comms.len() as u32;
-        for (slot, comm) in $rodata.wanted_comms.iter_mut().zip(&filter.comms) {
-            (slot.value, slot.mask) = (comm.value, comm.mask);
-        }
-        $rodata.filter_cgroups = filter.cgroups.len() as u32;
-    }};
-}
-pub(crate) use configure_filter;
 
 #[cfg(test)]
 mod tests {

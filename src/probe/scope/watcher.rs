@@ -18,6 +18,7 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::bpf::OpenToolSkel;
 use crate::bpf::watcher::{WatcherSkel, WatcherSkelBuilder};
 use crate::error::{FAILED, Failure};
 use crate::privileges;
@@ -25,7 +26,7 @@ use crate::probe::attach::{AttachMode, Attacher};
 use crate::probe::event::{Header, decode};
 use crate::probe::mmap_events::monotonic_ns;
 use crate::probe::ring::Ring;
-use crate::probe::scope::filter::{Filter, configure_filter};
+use crate::probe::scope::filter::Filter;
 use crate::probe::scope::hold_guard::{Guard, Held};
 use crate::probe::scope::proc_match::Matching;
 
@@ -39,6 +40,8 @@ const MANY_SINGLE: usize = 48;
 
 /// Bytes of the ring, for some five thousand changes that wait.
 const RING_BYTES: u32 = 1 << 18;
+/// Bytes in the ring that wake the reader, should it be resting.
+const WAKE_AT: u64 = 1 << 16;
 
 /// `MEMBER_WAITS` and `MEMBER_READY` of src/bpf/watcher.bpf.c.
 const WAITS: [u8; 1] = [1];
@@ -107,11 +110,10 @@ impl Newcomers {
         // One a run, and what the skeleton refers to has to live as long as it does.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = WatcherSkelBuilder::default().open(storage)?;
-        if let Some(rodata) = open.maps.rodata_data.as_mut() {
-            configure_filter!(rodata, filter);
-            rodata.follow = filter.follow;
-            rodata.hold = filter.hold;
-        }
+        open.set_run_constants(&filter.constants(true, WAKE_AT))?;
+        let rodata = open.rodata()?;
+        rodata.follow = filter.follow;
+        rodata.hold = filter.hold;
         open.maps.events.set_max_entries(RING_BYTES)?;
         open.maps.pids.set_max_entries(filter.map_entries())?;
         if !filter.hold {
