@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
-use crate::error::Explained;
+use crate::error::Failure;
 use crate::output::escape::printable;
 use crate::tools::{TOOLS, Tool};
 
@@ -112,12 +112,12 @@ fn run(tool: &Tool, matches: &ArgMatches) -> Result<u8, u8> {
 
 /// Says what went wrong. Returns the exit status.
 fn tell(error: &anyhow::Error) -> u8 {
-    let Explained {
+    let Failure {
         status,
         message,
         shown,
         hint,
-    } = error::explain(error);
+    } = Failure::of(error);
     eprintln!("error: {}", printable(message.as_bytes()));
     for line in shown {
         eprintln!("    {}", printable(line.as_bytes()));

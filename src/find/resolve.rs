@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::spec::{NamePattern, What};
 use super::usdt::UsdtProbe;
 use super::{functions, ifunc, usdt};
+use crate::error::Failure;
 use crate::find::code::instructions;
 use crate::find::code::instructions::Exit;
 use crate::find::elf::{ElfFile, Function};
@@ -155,12 +156,11 @@ fn keeps_return_address(elf: &ElfFile, function: &Function) -> bool {
 /// The instructions of a function that return, and of its parts that are elsewhere.
 fn return_instructions(elf: &ElfFile, function: &Function, parts: &[Function]) -> Result<Returns> {
     let failed = || format!("failed to see {} return", function.demangled());
-    ensure!(
-        function.size > 0,
-        "{}: where it ends is not known, and a return probe would end the program\n\
-         hint: its entry can be traced",
-        failed()
-    );
+    let refused = |why: &str| {
+        let message = format!("{}: {why}, and a return probe would end the program", failed());
+        Failure::failed(message).hint("trace its entry instead")
+    };
+    ensure!(function.size > 0, refused("where it ends is not known"));
     let parts: Vec<&Function> = std::iter::once(function).chain(parts).collect();
     let is_own = |addr: u64| parts.iter().any(|part| addr.wrapping_sub(part.addr) < part.size);
     let mut exits = Vec::new();
@@ -172,12 +172,7 @@ fn return_instructions(elf: &ElfFile, function: &Function, parts: &[Function]) -
             ..exit
         }));
     }
-    ensure!(
-        !exits.is_empty(),
-        "{}: it has no instruction that returns, and a return probe would end the program\n\
-         hint: its entry can be traced",
-        failed()
-    );
+    ensure!(!exits.is_empty(), refused("it has no instruction that returns"));
     Ok(Returns::Instructions(exits))
 }
 
@@ -229,10 +224,9 @@ fn address_place(object: &Object, elf: &ElfFile, addr: u64, at_return: bool) -> 
 
 fn no_return_inside(at_return: bool) -> Result<()> {
     if at_return {
-        bail!(
-            "failed to probe the return: inside of a function the return address is no longer where the kernel expects it\n\
-             hint: name the function without an offset"
-        );
+        let message = "failed to probe the return: inside a function the return address is no longer where the kernel \
+                       expects it";
+        bail!(Failure::failed(message).hint("name the function without an offset"));
     }
     Ok(())
 }
@@ -269,11 +263,13 @@ fn resolved(
         target.is_some()
     });
     match missing {
-        Some(missing) if name.exact().is_some() && found.is_empty() => bail!(
-            "failed to trace {missing}: it is an IFUNC symbol, which the loader replaces by the implementation for this \
-             processor, and no process here has done so\n\
-             hint: trace a process that uses it, with -p PID"
-        ),
+        Some(missing) if name.exact().is_some() && found.is_empty() => {
+            let message = format!(
+                "failed to trace {missing}: it is an IFUNC symbol, which the loader replaces with the implementation for \
+                 this processor, and no running process has done so"
+            );
+            bail!(Failure::failed(message).hint("trace a process that uses it, with -p PID"))
+        }
         _ => Ok(found),
     }
 }

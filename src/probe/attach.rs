@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
-use crate::error::{DENIED, FAILED, Failure};
+use crate::error::{DENIED, FAILED, Failure, MissingFeature};
 use crate::find::code::instructions::{BEGINNING, may_be_refused};
 use crate::find::code::placement::Needs;
 use crate::find::elf::Function;
@@ -905,12 +905,8 @@ fn empty_program() -> [sys_bpf::bpf_insn; 2] {
 }
 
 /// `since` is the kernel that was the first to have it.
-fn lacks(feature: &str, since: &str) -> anyhow::Error {
-    let release = nix::sys::utsname::uname().map_or_else(
-        |_| "this kernel".to_owned(),
-        |name| format!("kernel {}", name.release().to_string_lossy()),
-    );
-    Failure::new(DENIED, format!("{release} has no {feature} (since {since})")).into()
+fn lacks(feature: &'static str, since: &'static str) -> anyhow::Error {
+    MissingFeature { feature, since }.into()
 }
 
 /// Can a program ask for its cookie? Kernels that can have perf links as well (both 5.15).

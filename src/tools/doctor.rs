@@ -13,7 +13,7 @@ use nix::sys::utsname::uname;
 use nix::unistd::geteuid;
 
 use crate::cli::OutputArgs;
-use crate::error;
+use crate::error::{self, Failure, MissingFeature};
 use crate::find::host::proc::Proc;
 use crate::output::escape::push_text;
 use crate::output::{Column, Output, Table, Value};
@@ -98,14 +98,14 @@ impl Line {
         if error::is_refused(error) {
             return Self::new(name, Verdict::No, "not permitted").hint(error::permission_hint());
         }
-        let explained = error::explain(error);
-        // Which kernel it is has a line of its own.
-        let detail = match explained.message.split_once(" has no ") {
-            Some((_, what)) => format!("no {what}"),
-            None => explained.message,
+        let failure = Failure::of(error);
+        // The kernel version has a row of its own.
+        let detail = match error.downcast_ref::<MissingFeature>() {
+            Some(MissingFeature { feature, since }) => format!("no {feature} (since {since})"),
+            None => failure.message,
         };
         Self {
-            hint: explained.hint,
+            hint: failure.hint,
             ..Self::new(name, Verdict::No, detail)
         }
     }

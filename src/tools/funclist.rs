@@ -119,7 +119,7 @@ impl Args {
         });
         let specs: Vec<Spec> = specs
             .collect::<Result<_>>()
-            .map_err(|error| Failure::new(USAGE, format!("{error:#}")))?;
+            .map_err(|error| Failure::usage(format!("{error:#}")))?;
         if specs.is_empty() || (!has_processes && specs.iter().any(|spec| spec.target.is_none())) {
             let message = "failed to choose a file: no TARGET, no process";
             let hint = "name a program or library, such as libc, or a process with -p";

@@ -13,6 +13,7 @@ use object::elf::{self, FileHeader64, SectionHeader64};
 use super::MACHINE;
 use super::source::{Block, Extent, Source};
 use super::symbols::Symbols;
+use crate::error::Failure;
 
 const LE: LittleEndian = LittleEndian;
 type Section = SectionHeader64<LittleEndian>;
@@ -187,10 +188,10 @@ pub fn note<'n>(mut notes: &'n [u8], owner: &[u8], kind: u32) -> Option<&'n [u8]
 fn read_file_header(source: &Source) -> Result<FileHeader64<LittleEndian>> {
     let ident = source.read(0, source.len().min(16))?;
     let ident = ident.bytes();
-    ensure!(
-        !ident.starts_with(b"#!"),
-        "a script has no functions that can be traced\nhint: name the program that it runs"
-    );
+    if ident.starts_with(b"#!") {
+        let failure = Failure::failed("a script has no functions that can be traced");
+        return Err(failure.hint("name the program that it runs").into());
+    }
     ensure!(ident.starts_with(&elf::ELFMAG), "not an ELF file");
     ensure!(ident.len() == 16, "truncated ELF file");
     match ident[4] {

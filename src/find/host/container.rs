@@ -12,8 +12,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+use crate::error::Failure;
 
 /// Fewer digits than this of an id are more likely a mistyped name.
 const MIN_ID_PREFIX: usize = 4;
@@ -211,9 +213,8 @@ pub struct Runtimes {
     pub containerd: PathBuf,
 }
 
-/// An error whose second line says what a person can do.
 fn failure(message: String, hint: String) -> anyhow::Error {
-    anyhow!("{message}\nhint: {hint}")
+    Failure::failed(message).hint(hint).into()
 }
 
 /// A container as the control groups of its processes show it.
@@ -633,7 +634,7 @@ mod tests {
         }
 
         fn error(&self, wanted: &str) -> String {
-            self.find(wanted).unwrap_err().to_string()
+            shown(&self.find(wanted).unwrap_err())
         }
     }
 
@@ -641,6 +642,11 @@ mod tests {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
+    }
+
+    fn shown(error: &anyhow::Error) -> String {
+        let failure = Failure::of(error);
+        format!("{}\nhint: {}", failure.message, failure.hint.unwrap_or_default())
     }
 
     #[test]
@@ -828,7 +834,7 @@ mod tests {
             cgroups.resolve("/").unwrap(),
             machine.0.join("cgroup").canonicalize().unwrap()
         );
-        let error = cgroups.resolve("cron").unwrap_err().to_string();
+        let error = shown(&cgroups.resolve("cron").unwrap_err());
         assert!(
             error.ends_with("\nhint: did you mean system.slice/cron.service?"),
             "{error}"

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+
+use crate::error::Failure;
 
 /// The users of `/etc/passwd`, by name and by number.
 #[derive(Debug, Default)]
@@ -33,9 +35,10 @@ impl Users {
         }
         match self.by_name.get(name_or_number) {
             Some(&uid) => Ok(uid),
-            None => bail!(
-                "no user {name_or_number:?} in /etc/passwd\n\
-                 hint: a user of a directory service can be given by number, as `id -u NAME` prints it"
+            None => Err(
+                Failure::failed(format!("no user {name_or_number:?} in /etc/passwd"))
+                    .hint("give users of a directory service by UID, as `id -u NAME` prints it")
+                    .into(),
             ),
         }
     }
@@ -101,11 +104,10 @@ mod tests {
 
     #[test]
     fn an_unknown_name_says_what_works() {
-        let error = Users::default().uid("bob\x1b").unwrap_err().to_string();
-        assert!(
-            error.starts_with("no user \"bob\\u{1b}\" in /etc/passwd\nhint: "),
-            "{error}"
-        );
+        let error = Users::default().uid("bob\x1b").unwrap_err();
+        let failure = Failure::of(&error);
+        assert_eq!(failure.message, "no user \"bob\\u{1b}\" in /etc/passwd");
+        assert!(failure.hint.is_some_and(|hint| hint.contains("id -u")));
         for wrong in ["", "-1", "+5", "1000 ", "99999999999"] {
             assert!(Users::default().uid(wrong).is_err(), "{wrong:?}");
         }

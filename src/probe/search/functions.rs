@@ -77,7 +77,7 @@ struct Asked {
     /// Files in which it was looked for, the first of them.
     searched: Vec<(PathBuf, File)>,
     /// Why it cannot be traced where it was found.
-    problem: Option<String>,
+    problem: Option<Failure>,
 }
 
 enum Target {
@@ -128,7 +128,7 @@ impl Functions {
         let mut asked = Vec::new();
         let mut files = Vec::new();
         for text in specs {
-            let spec = spec::parse(text).map_err(|error| Failure::new(USAGE, format!("{error:#}")))?;
+            let spec = spec::parse(text).map_err(|error| Failure::usage(format!("{error:#}")))?;
             let target = target_of(&spec, scope, &mut files)?;
             asked.push(Asked {
                 ends: ends(spec.at),
@@ -241,8 +241,7 @@ impl Functions {
             Ok(found) => {
                 asked.found |= !found.places.is_empty();
                 if let Some(first) = found.left_out.first() {
-                    let text = format!("{first:#}");
-                    let reason = text.lines().next().unwrap_or_default();
+                    let reason = format!("{first:#}");
                     let count = found.left_out.len();
                     eprintln!(
                         "warning: {count} functions are left out: {}",
@@ -252,7 +251,7 @@ impl Functions {
                 Ok(found.places)
             }
             Err(error) => {
-                asked.problem.get_or_insert_with(|| format!("{error:#}"));
+                asked.problem.get_or_insert_with(|| Failure::of(&error));
                 match asked.target {
                     // One of many files that a process happens to map.
                     Target::Any => Ok(Vec::new()),
@@ -294,7 +293,7 @@ impl Functions {
 impl Asked {
     fn not_found(&self) -> anyhow::Error {
         if let Some(problem) = &self.problem {
-            return anyhow::anyhow!("{problem}");
+            return problem.clone().into();
         }
         if let (Target::Named(names), []) = (&self.target, &self.searched[..])
             && let Some(name) = names.first()
