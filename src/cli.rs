@@ -12,7 +12,7 @@ use crate::error::{FAILED, Failure, USAGE};
 use crate::find::host::container::{Cgroups, find_container};
 use crate::find::host::loader;
 use crate::find::host::proc::Proc;
-use crate::find::host::users::Users;
+use crate::find::host::users::UserNames;
 use crate::output::{Destination, Format, Output};
 use crate::privileges;
 use crate::probe::attach::AttachMode;
@@ -74,7 +74,7 @@ impl FilterArgs {
         let uid = self
             .user
             .as_deref()
-            .map(|user| Users::load().uid(user))
+            .map(|user| UserNames::load().uid(user))
             .transpose()?;
         let mut cgroups = Vec::new();
         let mut container_pids = Vec::new();

@@ -22,7 +22,7 @@ use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 use crate::error::{DENIED, FAILED, Failure, MissingFeature};
 use crate::find::code::instructions::{BEGINNING, may_be_refused};
 use crate::find::code::placement::Needs;
-use crate::find::elf::Function;
+use crate::find::elf::FunctionSymbol;
 use crate::privileges;
 use crate::probe::hits::Trap;
 use crate::probe::mmap_events::monotonic_ns;
@@ -146,7 +146,7 @@ pub struct Movable {
 
 impl ProbePoint {
     /// Both ends of a function, whose beginning tells `needs`.
-    pub fn function(function: &Function, cookie: u64, needs: Needs) -> ProbePoint {
+    pub fn function(function: &FunctionSymbol, cookie: u64, needs: Needs) -> ProbePoint {
         ProbePoint {
             offset: function.offset,
             cookie,

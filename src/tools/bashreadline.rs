@@ -20,8 +20,8 @@ use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
 use crate::find::host::container::{Cgroups, container_id};
 use crate::find::host::loader;
-use crate::find::host::proc::{Object, Proc};
-use crate::find::host::users::Users;
+use crate::find::host::proc::{ObjectFile, Proc};
+use crate::find::host::users::UserNames;
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
@@ -208,7 +208,7 @@ fn list(
     out: &mut Output,
 ) -> Result<()> {
     let table = Table::new("event", COLUMNS).in_text("comm", args.readline);
-    let users = Users::load();
+    let users = UserNames::load();
     let mut cgroups = Cgroups::open().ok();
     let mut shown = Vec::new();
     out.header(&table);
@@ -315,7 +315,7 @@ struct Executable {
 
 impl Programs {
     /// A file that some process runs, perhaps.
-    fn learn(&mut self, object: &Object, elf: &ElfFile) {
+    fn learn(&mut self, object: &ObjectFile, elf: &ElfFile) {
         if elf.soname().is_none()
             && let Some(key) = kernel_key(object)
         {
@@ -349,7 +349,7 @@ impl Programs {
 }
 
 impl Executable {
-    fn of(object: &Object, is_bash: bool) -> Self {
+    fn of(object: &ObjectFile, is_bash: bool) -> Self {
         Self {
             path: Some(object.path.to_string_lossy().into_owned()),
             is_bash: Some(is_bash),
@@ -358,7 +358,7 @@ impl Executable {
 }
 
 /// Device, as the kernel writes it, and inode of a file.
-fn kernel_key(object: &Object) -> Option<(u32, u64)> {
+fn kernel_key(object: &ObjectFile) -> Option<(u32, u64)> {
     let meta = object.file.metadata().ok()?;
     Some((
         libc::major(meta.dev()) << 20 | libc::minor(meta.dev()),
@@ -367,12 +367,12 @@ fn kernel_key(object: &Object) -> Option<(u32, u64)> {
 }
 
 /// Is that the file that the kernel calls `exe`?
-fn is_same(object: &Object, exe: (u32, u64)) -> bool {
+fn is_same(object: &ObjectFile, exe: (u32, u64)) -> bool {
     kernel_key(object).is_some_and(|key| key == exe || (key.1 == exe.1 && has_devices_of_its_own(object)))
 }
 
 /// Overlayfs and btrfs have another device for stat than the kernel has for the file; the inode is the same.
-fn has_devices_of_its_own(object: &Object) -> bool {
+fn has_devices_of_its_own(object: &ObjectFile) -> bool {
     fstatfs(&object.file)
         .is_ok_and(|statfs| [OVERLAYFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&statfs.filesystem_type()))
 }

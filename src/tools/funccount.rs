@@ -16,7 +16,7 @@ use libbpf_rs::{MapCore, MapFlags, MapMut};
 use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration};
 use crate::find::code::placement::Needs;
-use crate::find::spec::At;
+use crate::find::spec::ProbeMoment;
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
@@ -185,10 +185,10 @@ pub fn run(args: Args) -> Result<u8> {
     session.finish(&mut out)
 }
 
-fn moment(at: At) -> Ends {
+fn moment(at: ProbeMoment) -> Ends {
     match at {
-        At::Return => Ends::Return,
-        At::Any | At::Entry => Ends::Entry,
+        ProbeMoment::Return => Ends::Return,
+        ProbeMoment::Any | ProbeMoment::Entry => Ends::Entry,
     }
 }
 

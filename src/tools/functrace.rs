@@ -17,8 +17,8 @@ use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, par
 use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::Signatures;
 use crate::find::elf::ElfFile;
-use crate::find::host::proc::{FileId, Object};
-use crate::find::spec::{self, At};
+use crate::find::host::proc::{FileId, ObjectFile};
+use crate::find::spec::{self, ProbeMoment};
 use crate::find::stack::symbolize::Symbolizer;
 use crate::output::escape::printable;
 use crate::output::{Column, Output, Table, Value};
@@ -286,7 +286,7 @@ const TEXT_SLACK: usize = 16;
 /// What is asked for of every function.
 fn asked(args: &Args, specs: &[String]) -> Result<Asked> {
     let mut asked = Asked::parse(args.condition.as_deref(), args.args.as_deref())?;
-    let is_return = |text: &String| spec::parse(text).is_ok_and(|spec| spec.at == At::Return);
+    let is_return = |text: &String| spec::parse(text).is_ok_and(|spec| spec.moment == ProbeMoment::Return);
     // Rows of one run come at one end of calls when they are nested, or nothing would fit.
     let nested_returns = args.indent && specs.iter().any(is_return);
     asked.returns |= args.ret || args.min_latency.is_some() || nested_returns;
@@ -296,14 +296,14 @@ fn asked(args: &Args, specs: &[String]) -> Result<Asked> {
 }
 
 /// Which ends of calls are watched for a moment that was asked for.
-fn ends(asked: &Asked) -> impl Fn(At) -> Ends + use<> {
+fn ends(asked: &Asked) -> impl Fn(ProbeMoment) -> Ends + use<> {
     let alone = asked.needs_no_entry();
     let both = asked.returns || asked.depth;
     move |at| match at {
-        At::Return if alone => Ends::Return,
-        At::Return => Ends::Both,
-        At::Any | At::Entry if both => Ends::Both,
-        At::Any | At::Entry => Ends::Entry,
+        ProbeMoment::Return if alone => Ends::Return,
+        ProbeMoment::Return => Ends::Both,
+        ProbeMoment::Any | ProbeMoment::Entry if both => Ends::Both,
+        ProbeMoment::Any | ProbeMoment::Entry => Ends::Entry,
     }
 }
 
@@ -313,7 +313,7 @@ type LastFile = Rc<RefCell<Option<(FileId, Signatures)>>>;
 /// Plans each function that is found. Its probe needs what the plan reads, and `others`.
 fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile, others: Needs) -> Box<Learn> {
     let (plans, last) = (Rc::clone(plans), Rc::clone(last));
-    Box::new(move |_, site: &Site, object: &Object, elf: &ElfFile| {
+    Box::new(move |_, site: &Site, object: &ObjectFile, elf: &ElfFile| {
         let place = &site.place;
         let mut last = last.borrow_mut();
         let signature = place.symbol.as_ref().and_then(|symbol| {

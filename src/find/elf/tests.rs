@@ -18,11 +18,11 @@ fn message(bytes: &[u8]) -> String {
 }
 
 /// The function of that name, or `None`.
-fn function(elf: &ElfFile, name: &str) -> Result<Option<Function>> {
+fn function(elf: &ElfFile, name: &str) -> Result<Option<FunctionSymbol>> {
     Ok(elf.lookup(&[name])?.pop().flatten())
 }
 
-fn functions(elf: &ElfFile) -> Result<Vec<Function>> {
+fn functions(elf: &ElfFile) -> Result<Vec<FunctionSymbol>> {
     functions::all(elf, Path::new("made-up"))
 }
 

@@ -180,7 +180,7 @@ impl Cgroups {
 
 /// A running container.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Container {
+pub struct RunningContainer {
     /// What the runtime calls it: 64 hexadecimal digits, or the name for LXC and systemd-nspawn.
     pub id: String,
     /// Its name, where one is known; `POD/CONTAINER` under Kubernetes.
@@ -194,13 +194,13 @@ pub struct Container {
 /// Finds a running container on this machine by name or by the beginning of its id.
 ///
 /// Fails when no running container matches, when several do, and when its control group is not in cgroup v2.
-pub fn find_container(name_or_id: &str) -> Result<Container> {
-    Runtimes::new()?.find(name_or_id)
+pub fn find_container(name_or_id: &str) -> Result<RunningContainer> {
+    ContainerRuntimes::new()?.find(name_or_id)
 }
 
 /// Where running containers and their names are looked up.
 #[derive(Debug)]
-pub struct Runtimes {
+pub struct ContainerRuntimes {
     /// The process file system, `/proc`.
     pub proc: PathBuf,
     /// The root of cgroup2; `None` where it is not mounted.
@@ -219,17 +219,17 @@ fn failure(message: String, hint: String) -> anyhow::Error {
 
 /// A container as the control groups of its processes show it.
 #[derive(Debug, Default)]
-struct Seen {
+struct ContainerProcesses {
     /// Paths in cgroup2, down to the name that holds the id.
     paths: BTreeSet<String>,
     pids: BTreeSet<u32>,
 }
 
-impl Runtimes {
+impl ContainerRuntimes {
     /// The usual places of this machine.
-    pub fn new() -> Result<Runtimes> {
+    pub fn new() -> Result<ContainerRuntimes> {
         let mounts = fs::read("/proc/self/mountinfo").context("failed to read /proc/self/mountinfo")?;
-        Ok(Runtimes {
+        Ok(ContainerRuntimes {
             proc: "/proc".into(),
             cgroup: cgroup2_mount(&mounts),
             docker: "/var/lib/docker/containers".into(),
@@ -239,7 +239,7 @@ impl Runtimes {
     }
 
     /// Finds a running container by name or by the beginning of its id; see [`find_container`].
-    pub fn find(&self, name_or_id: &str) -> Result<Container> {
+    pub fn find(&self, name_or_id: &str) -> Result<RunningContainer> {
         let seen = self.running()?;
         let names = self.names(&seen);
         let matching = matches(&seen, &names, name_or_id);
@@ -263,7 +263,7 @@ impl Runtimes {
     }
 
     /// All containers that have a process, by id.
-    fn running(&self) -> Result<BTreeMap<String, Seen>> {
+    fn running(&self) -> Result<BTreeMap<String, ContainerProcesses>> {
         let mut seen = BTreeMap::new();
         let entries =
             fs::read_dir(&self.proc).with_context(|| format!("failed to read {}", self.proc.display()))?;
@@ -280,7 +280,7 @@ impl Runtimes {
     }
 
     /// The names of containers by id, for those that have one.
-    fn names(&self, seen: &BTreeMap<String, Seen>) -> HashMap<String, String> {
+    fn names(&self, seen: &BTreeMap<String, ContainerProcesses>) -> HashMap<String, String> {
         let podman = self.podman_names();
         let name_of = |id: &String| {
             if !is_hash(id) {
@@ -335,7 +335,12 @@ impl Runtimes {
     }
 
     /// Fails when the container's control group cannot be filtered for.
-    fn container(&self, id: &str, seen: &Seen, name: Option<&String>) -> Result<Container> {
+    fn container(
+        &self,
+        id: &str,
+        seen: &ContainerProcesses,
+        name: Option<&String>,
+    ) -> Result<RunningContainer> {
         let shown = name.map_or(id, String::as_str).escape_debug();
         let refuse = |reason: String| failure(reason, "choose its processes with -p".to_owned());
         let Some(root) = &self.cgroup else {
@@ -358,7 +363,7 @@ impl Runtimes {
                 missing.display()
             )));
         }
-        Ok(Container {
+        Ok(RunningContainer {
             id: id.to_owned(),
             name: name.cloned(),
             cgroups,
@@ -368,7 +373,7 @@ impl Runtimes {
 }
 
 /// Adds one process to the containers that it is in, outer ones included.
-fn note(seen: &mut BTreeMap<String, Seen>, pid: u32, text: &str) {
+fn note(seen: &mut BTreeMap<String, ContainerProcesses>, pid: u32, text: &str) {
     for membership in memberships(text) {
         for (id, path) in containers_in(membership.path) {
             let container = seen.entry(id.to_owned()).or_default();
@@ -383,7 +388,7 @@ fn note(seen: &mut BTreeMap<String, Seen>, pid: u32, text: &str) {
 /// The ids of the containers that a person may mean: those of that name, or else those whose id begins like
 /// that.
 fn matches<'a>(
-    seen: &'a BTreeMap<String, Seen>,
+    seen: &'a BTreeMap<String, ContainerProcesses>,
     names: &HashMap<String, String>,
     wanted: &str,
 ) -> Vec<&'a str> {
@@ -436,17 +441,17 @@ fn topmost(paths: &BTreeSet<String>) -> impl Iterator<Item = &String> {
 }
 
 /// One line of `/proc/PID/cgroup`.
-struct Membership<'a> {
+struct CgroupMembership<'a> {
     /// The line of cgroup v2.
     unified: bool,
     path: &'a str,
 }
 
-fn memberships(text: &str) -> impl Iterator<Item = Membership<'_>> {
+fn memberships(text: &str) -> impl Iterator<Item = CgroupMembership<'_>> {
     text.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':');
         let (hierarchy, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(Membership {
+        Some(CgroupMembership {
             unified: hierarchy == "0" && controllers.is_empty(),
             path,
         })
@@ -619,8 +624,8 @@ mod tests {
             self.0.join("cgroup").join(path.trim_start_matches('/'))
         }
 
-        fn runtimes(&self) -> Runtimes {
-            Runtimes {
+        fn runtimes(&self) -> ContainerRuntimes {
+            ContainerRuntimes {
                 proc: self.0.join("proc"),
                 cgroup: Some(self.0.join("cgroup")),
                 docker: self.0.join("docker"),
@@ -629,7 +634,7 @@ mod tests {
             }
         }
 
-        fn find(&self, wanted: &str) -> Result<Container> {
+        fn find(&self, wanted: &str) -> Result<RunningContainer> {
             self.runtimes().find(wanted)
         }
 
@@ -718,7 +723,7 @@ mod tests {
         machine.process(20, &format!("{web}/nested"));
         machine.process(40, "/system.slice/cron.service");
         machine.file(&format!("docker/{WEB}/config.v2.json"), "{\"Name\":\"/web\"}");
-        let expected = Container {
+        let expected = RunningContainer {
             id: WEB.to_owned(),
             name: Some("web".to_owned()),
             cgroups: vec![machine.cgroup(&web)],

@@ -70,7 +70,7 @@ const FIRST_LINE: u64 = 256;
 /// The file of a library by its short name (`c`, `libc`, `libssl`), or by its soname (`libc.so.6`). If there are
 /// several versions, the newest.
 pub fn find_library(name: &str) -> Option<PathBuf> {
-    let cache = Cache::load(Path::new(CACHE_FILE));
+    let cache = LoaderCache::load(Path::new(CACHE_FILE));
     let dirs = arch::LIBRARY_DIRS.map(PathBuf::from);
     library_stems(name).iter().find_map(|stem| {
         newest(stem, cache.candidates(stem))
@@ -109,7 +109,7 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 
 /// What [`find_library`] and [`find_program`] know, less versions: `libssl`, `bash`. In no order.
 pub fn names() -> Vec<String> {
-    let cache = Cache::load(Path::new(CACHE_FILE));
+    let cache = LoaderCache::load(Path::new(CACHE_FILE));
     let stem = |(soname, ..): (&str, _, _)| soname.split(".so").next().map(str::to_owned);
     let libraries = cache.entries().filter_map(stem);
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
@@ -133,7 +133,7 @@ pub fn closure(exe: &Path, env: &[(OsString, OsString)]) -> Result<Vec<PathBuf>>
     for _ in 0..=MAX_SCRIPTS {
         match script_interpreter(&exe, env)? {
             Some(interpreter) => exe = interpreter,
-            None => return Loading::new(exe, env)?.run(),
+            None => return LoaderSearch::new(exe, env)?.run(),
         }
     }
     bail!(
@@ -170,7 +170,7 @@ fn version_of(soname: &str, stem: &str) -> Option<Vec<u64>> {
 }
 
 /// A library that fits a name: the name it is known by, how well the processor suits it, and its file.
-struct Candidate {
+struct LibraryCandidate {
     soname: String,
     level: usize,
     path: PathBuf,
@@ -178,7 +178,7 @@ struct Candidate {
 
 /// The newest version, in the variant for the best processor. Files that are not libraries for this machine (a
 /// linker script is called `libc.so` too) do not count.
-fn newest(stem: &str, mut candidates: Vec<Candidate>) -> Option<PathBuf> {
+fn newest(stem: &str, mut candidates: Vec<LibraryCandidate>) -> Option<PathBuf> {
     candidates.sort_by_cached_key(|candidate| {
         std::cmp::Reverse((version_of(&candidate.soname, stem), candidate.level))
     });
@@ -188,14 +188,14 @@ fn newest(stem: &str, mut candidates: Vec<Candidate>) -> Option<PathBuf> {
         .find(|path| open_elf(path).is_ok())
 }
 
-fn libraries_in(dir: &Path, stem: &str) -> Vec<Candidate> {
+fn libraries_in(dir: &Path, stem: &str) -> Vec<LibraryCandidate> {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return Vec::new();
     };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let fitting = names.filter(|name| version_of(name, stem).is_some());
     fitting
-        .map(|name| Candidate {
+        .map(|name| LibraryCandidate {
             path: dir.join(&name),
             soname: name,
             level: 0,
@@ -268,7 +268,7 @@ fn variable<'a>(env: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsStr
 }
 
 /// A file that was loaded.
-struct Loaded {
+struct LoadedFile {
     elf: ElfFile,
     path: PathBuf,
     /// The folder it is in, which `$ORIGIN` stands for.
@@ -281,8 +281,8 @@ struct Loaded {
 }
 
 /// The loader's work on one program.
-struct Loading {
-    loaded: Vec<Loaded>,
+struct LoaderSearch {
+    loaded: Vec<LoadedFile>,
     ids: HashSet<FileId>,
     /// Names that were asked for or are provided.
     names: HashSet<String>,
@@ -291,17 +291,17 @@ struct Loading {
     interpreter: Option<PathBuf>,
     musl: bool,
     default_dirs: Vec<PathBuf>,
-    cache: Cache,
+    cache: LoaderCache,
     levels: Vec<&'static str>,
 }
 
-impl Loading {
-    fn new(exe: PathBuf, env: &[(OsString, OsString)]) -> Result<Loading> {
+impl LoaderSearch {
+    fn new(exe: PathBuf, env: &[(OsString, OsString)]) -> Result<LoaderSearch> {
         let (elf, id) = open_elf(&exe)?;
         let interpreter = elf.interpreter();
         let musl = interpreter.as_deref().is_some_and(is_musl);
         let library_path = variable(env, "LD_LIBRARY_PATH").unwrap_or_default();
-        let mut loading = Loading {
+        let mut loading = LoaderSearch {
             loaded: Vec::new(),
             ids: HashSet::new(),
             names: HashSet::new(),
@@ -315,9 +315,9 @@ impl Loading {
                 arch::LIBRARY_DIRS.map(PathBuf::from).to_vec()
             },
             cache: if musl {
-                Cache::default()
+                LoaderCache::default()
             } else {
-                Cache::load(Path::new(CACHE_FILE))
+                LoaderCache::load(Path::new(CACHE_FILE))
             },
             levels: if musl { Vec::new() } else { processor_levels() },
         };
@@ -388,7 +388,7 @@ impl Loading {
         let origin = real.parent().unwrap_or(Path::new("/")).to_path_buf();
         let expanded = |list: Vec<String>| list.iter().flat_map(|text| expand(text, &origin)).collect();
         let (rpath, runpath) = (expanded(elf.rpath()), expanded(elf.runpath()));
-        self.loaded.push(Loaded {
+        self.loaded.push(LoadedFile {
             elf,
             path,
             origin,
@@ -572,12 +572,12 @@ fn processor_levels() -> Vec<&'static str> {
 /// The loader's list of libraries, `/etc/ld.so.cache`. Its numbers are checked when they are used: an entry that
 /// points outside of the file does not exist.
 #[derive(Default)]
-struct Cache {
+struct LoaderCache {
     /// From the header of the current format on: offsets count from there.
     data: Vec<u8>,
 }
 
-impl Cache {
+impl LoaderCache {
     const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
     const OLD_MAGIC: &[u8] = b"ld.so-1.7.0\0";
     const HEADER: usize = 48;
@@ -586,14 +586,14 @@ impl Cache {
     const LIBC6: u32 = 3;
 
     /// An unreadable or unknown file is an empty cache: the loader sees it the same way.
-    fn load(path: &Path) -> Cache {
+    fn load(path: &Path) -> LoaderCache {
         let mut data = Vec::new();
         let read = File::open(path).and_then(|file| file.take(MAX_CACHE).read_to_end(&mut data));
-        read.map_or_else(|_| Cache::default(), |_| Cache::parse(data))
+        read.map_or_else(|_| LoaderCache::default(), |_| LoaderCache::parse(data))
     }
 
     /// The current format may follow a table of the old one, which had 16 bytes of header and 12 an entry.
-    fn parse(mut data: Vec<u8>) -> Cache {
+    fn parse(mut data: Vec<u8>) -> LoaderCache {
         if data.starts_with(Self::OLD_MAGIC) {
             let count = u32_at(&data, 12).unwrap_or(0) as usize;
             let start = (16 + count.saturating_mul(12)).next_multiple_of(8);
@@ -602,7 +602,7 @@ impl Cache {
         if !data.starts_with(Self::MAGIC) {
             data.clear();
         }
-        Cache { data }
+        LoaderCache { data }
     }
 
     /// Soname, path and hardware bits of the entries for this machine's ABI.
@@ -621,7 +621,7 @@ impl Cache {
     }
 
     /// The entries whose soname belongs to `stem`.
-    fn candidates(&self, stem: &str) -> Vec<Candidate> {
+    fn candidates(&self, stem: &str) -> Vec<LibraryCandidate> {
         self.usable(|soname| version_of(soname, stem).is_some())
     }
 
@@ -634,7 +634,7 @@ impl Cache {
 
     /// The entries that this processor can run. Which processor an entry is for shows in its path; the hardware
     /// bits of older caches name features that no current library uses.
-    fn usable(&self, mut wanted: impl FnMut(&str) -> bool) -> Vec<Candidate> {
+    fn usable(&self, mut wanted: impl FnMut(&str) -> bool) -> Vec<LibraryCandidate> {
         let levels = processor_levels();
         let fitting = self.entries().filter(|(soname, ..)| wanted(soname));
         let candidates = fitting.filter_map(|(soname, path, hardware)| {
@@ -643,7 +643,7 @@ impl Cache {
                 None if hardware == 0 => 0,
                 None => return None,
             };
-            Some(Candidate {
+            Some(LibraryCandidate {
                 soname: soname.to_owned(),
                 level,
                 path: path.to_path_buf(),

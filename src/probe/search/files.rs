@@ -15,14 +15,14 @@ use crate::find::code::instructions::MISTAKEN;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
 use crate::find::host::loader;
-use crate::find::host::proc::{FileId, FileSet, Mapping, Object, Proc};
+use crate::find::host::proc::{FileId, FileSet, ObjectFile, Proc, ProcMapping};
 use crate::output::escape::printable;
 use crate::probe::attach::{Attacher, Ends, ProbePoint};
 use crate::probe::mmap_events::Mapped;
 use crate::probe::search::placing::{Placed, Placing};
 
 /// Finds the points of a file.
-pub type FindPoints = dyn Fn(&Object, &ElfFile) -> Result<Vec<ProbePoint>>;
+pub type FindPoints = dyn Fn(&ObjectFile, &ElfFile) -> Result<Vec<ProbePoint>>;
 
 /// What a tool looks for in files.
 pub struct Wanted {
@@ -93,7 +93,7 @@ pub struct Targets {
     /// Whether a file that was looked at is wanted, as it was when it had last changed then.
     answers: HashMap<(FileId, (i64, i64)), bool>,
     /// Wanted files that have no probes yet.
-    found: Vec<(Object, Vec<ProbePoint>)>,
+    found: Vec<(ObjectFile, Vec<ProbePoint>)>,
     /// The same by what reports of new mappings say, and when they last changed then: neither a known file nor one that
     /// has another program written over it is opened in vain.
     known: HashMap<Reported, (i64, i64)>,
@@ -174,7 +174,7 @@ impl Targets {
         if !self.concerns(mapped) {
             return Ok(false);
         }
-        let mapping = Mapping {
+        let mapping = ProcMapping {
             start: mapped.start,
             end: mapped.end,
             offset: mapped.offset,
@@ -188,7 +188,7 @@ impl Targets {
         let Ok(file) = self.proc.open(mapped.pid, &mapping) else {
             return Ok(false);
         };
-        let Ok(object) = Object::new(file, mapped.path.clone()) else {
+        let Ok(object) = ObjectFile::new(file, mapped.path.clone()) else {
             return Ok(false);
         };
         if self.known.len() >= MOST_KNOWN {
@@ -316,14 +316,14 @@ impl Targets {
         }
     }
 
-    fn consider_tolerantly(&mut self, object: Object) {
+    fn consider_tolerantly(&mut self, object: ObjectFile) {
         if let Err(error) = self.consider(object) {
             self.attached.failed.push(format!("{error:#}"));
         }
     }
 
     /// True when the object is what is wanted, whether or not it was met before.
-    fn consider(&mut self, object: Object) -> Result<bool> {
+    fn consider(&mut self, object: ObjectFile) -> Result<bool> {
         let meta = object.file.metadata()?;
         let key = (object.id, (meta.ctime(), meta.ctime_nsec()));
         if let Some(&answer) = self.answers.get(&key) {
@@ -355,7 +355,7 @@ impl Targets {
     /// when these are all.
     fn leave_out_mistaken(
         &self,
-        object: &Object,
+        object: &ObjectFile,
         placed: &[Placed],
         points: &mut Vec<ProbePoint>,
     ) -> Result<()> {
@@ -487,6 +487,6 @@ fn near(elf: &ElfFile, path: &Path, name: Option<&str>) -> String {
 }
 
 /// Opens a file named by a person.
-fn open_path(path: &Path) -> Result<Object> {
-    Object::at(path).with_context(|| format!("failed to open {}", path.display()))
+fn open_path(path: &Path) -> Result<ObjectFile> {
+    ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()))
 }

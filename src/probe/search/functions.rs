@@ -14,10 +14,10 @@ use crate::find::debug::signatures::Signatures;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
 use crate::find::host::loader;
-use crate::find::host::proc::{FileId, Object, Proc};
-use crate::find::resolve::{self, Returns, places};
+use crate::find::host::proc::{FileId, ObjectFile, Proc};
+use crate::find::resolve::{self, ReturnMethod};
 use crate::find::similar::similar;
-use crate::find::spec::{self, At, NamePattern, Spec, What};
+use crate::find::spec::{self, NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
 use crate::output::escape::printable;
 use crate::probe::attach::{Ends, GOROUTINE, JUMPING, LEAVING, Movable, ProbePoint};
@@ -36,7 +36,7 @@ const NEAR: usize = 3;
 /// A place that is probed. Its index is the cookie.
 #[derive(Clone, Debug)]
 pub struct Site {
-    pub place: resolve::Place,
+    pub place: resolve::ResolvedProbe,
     /// The file's name, without folders.
     pub module: Rc<str>,
     pub ends: Ends,
@@ -67,10 +67,10 @@ pub struct Functions {
 }
 
 /// Told of each site when it is found, with its file; tells what its probe reads at the beginning of the function.
-pub type Learn = dyn FnMut(usize, &Site, &Object, &ElfFile) -> Needs;
+pub type Learn = dyn FnMut(usize, &Site, &ObjectFile, &ElfFile) -> Needs;
 
 struct Asked {
-    spec: Spec,
+    spec: ProbeSpec,
     ends: Ends,
     target: Target,
     found: bool,
@@ -89,7 +89,7 @@ enum Target {
 }
 
 impl Asked {
-    fn concerns(&self, object: &Object) -> bool {
+    fn concerns(&self, object: &ObjectFile) -> bool {
         match &self.target {
             Target::Any => true,
             Target::Named(_) => self.may_be_in(&object.path),
@@ -122,7 +122,7 @@ impl Functions {
     pub fn resolve(
         specs: &[String],
         scope: &Scope<'_>,
-        ends: impl Fn(At) -> Ends,
+        ends: impl Fn(ProbeMoment) -> Ends,
         learn: Box<Learn>,
     ) -> Result<(Rc<RefCell<Functions>>, Targets)> {
         let mut asked = Vec::new();
@@ -131,7 +131,7 @@ impl Functions {
             let spec = spec::parse(text).map_err(|error| Failure::usage(format!("{error:#}")))?;
             let target = target_of(&spec, scope, &mut files)?;
             asked.push(Asked {
-                ends: ends(spec.at),
+                ends: ends(spec.moment),
                 spec,
                 target,
                 found: false,
@@ -196,13 +196,13 @@ impl Functions {
 
     /// Can there be functions whose returns are seen at their instructions, in files that are known or in those to come?
     pub fn may_return_at_instructions(&self, targets: &Targets) -> bool {
-        let at_instructions = |site: &Site| matches!(site.place.returns, Returns::Instructions(_));
+        let at_instructions = |site: &Site| matches!(site.place.returns, ReturnMethod::Instructions(_));
         let may_come = |asked: &Asked| !matches!(asked.target, Target::File(_));
         self.sites.iter().any(at_instructions) || (targets.may_grow() && self.asked.iter().any(may_come))
     }
 
     /// The points of a file.
-    fn points(&mut self, object: &Object, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
+    fn points(&mut self, object: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
         let mut points: Vec<ProbePoint> = Vec::new();
         for index in 0..self.asked.len() {
             for place in self.places(index, object, elf)? {
@@ -221,7 +221,12 @@ impl Functions {
     }
 
     /// What the spec `index` means in a file.
-    fn places(&mut self, index: usize, object: &Object, elf: &ElfFile) -> Result<Vec<resolve::Place>> {
+    fn places(
+        &mut self,
+        index: usize,
+        object: &ObjectFile,
+        elf: &ElfFile,
+    ) -> Result<Vec<resolve::ResolvedProbe>> {
         let asked = &mut self.asked[index];
         if !asked.concerns(object) {
             return Ok(Vec::new());
@@ -231,24 +236,24 @@ impl Functions {
                 .searched
                 .push((object.path.clone(), object.file.try_clone()?));
         }
-        match places(
+        match resolve::resolve(
             object,
             elf,
-            &asked.spec.what,
+            &asked.spec.subject,
             asked.ends != Ends::Entry,
             &self.pids,
         ) {
             Ok(found) => {
-                asked.found |= !found.places.is_empty();
-                if let Some(first) = found.left_out.first() {
+                asked.found |= !found.probes.is_empty();
+                if let Some(first) = found.skipped.first() {
                     let reason = format!("{first:#}");
-                    let count = found.left_out.len();
+                    let count = found.skipped.len();
                     eprintln!(
                         "warning: {count} functions are left out: {}",
                         printable(reason.as_bytes())
                     );
                 }
-                Ok(found.places)
+                Ok(found.probes)
             }
             Err(error) => {
                 asked.problem.get_or_insert_with(|| Failure::of(&error));
@@ -261,7 +266,13 @@ impl Functions {
         }
     }
 
-    fn cookie(&mut self, object: &Object, elf: &ElfFile, place: resolve::Place, ends: Ends) -> Result<usize> {
+    fn cookie(
+        &mut self,
+        object: &ObjectFile,
+        elf: &ElfFile,
+        place: resolve::ResolvedProbe,
+        ends: Ends,
+    ) -> Result<usize> {
         let key = (object.id, place.offset, ends);
         if let Some(&cookie) = self.cookies.get(&key) {
             return Ok(cookie);
@@ -300,10 +311,10 @@ impl Asked {
         {
             return no_such_file(name);
         }
-        let (what, name) = match &self.spec.what {
-            What::Function { name, .. } => ("function", name.to_string()),
-            What::Address(addr) => ("function at", format!("{addr:#x}")),
-            What::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}")),
+        let (what, name) = match &self.spec.subject {
+            ProbeSubject::Function { name, .. } => ("function", name.to_string()),
+            ProbeSubject::Address(addr) => ("function at", format!("{addr:#x}")),
+            ProbeSubject::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}")),
         };
         let files: Vec<String> = self
             .searched
@@ -329,12 +340,12 @@ impl Asked {
 
     /// What a person may have meant.
     fn advice(&self) -> String {
-        let near = match &self.spec.what {
-            What::Function { name, .. } => {
+        let near = match &self.spec.subject {
+            ProbeSubject::Function { name, .. } => {
                 self.near(|elf, path| functions::nearest(elf, path, &name.letters(), NEAR))
             }
-            What::Usdt { name, .. } => self.near(|elf, _| usdt::nearest(elf, &name.letters(), NEAR)),
-            What::Address(_) => Vec::new(),
+            ProbeSubject::Usdt { name, .. } => self.near(|elf, _| usdt::nearest(elf, &name.letters(), NEAR)),
+            ProbeSubject::Address(_) => Vec::new(),
         };
         match near.is_empty() {
             true => "funclist shows what there is".to_owned(),
@@ -343,10 +354,10 @@ impl Asked {
     }
 
     fn is_inlined(&self) -> bool {
-        let What::Function {
+        let ProbeSubject::Function {
             name: NamePattern::Exact(name),
             ..
-        } = &self.spec.what
+        } = &self.spec.subject
         else {
             return false;
         };
@@ -370,7 +381,7 @@ impl Asked {
 }
 
 /// Where programs are put for a place.
-fn points_of(place: &resolve::Place, ends: Ends, cookie: u64, needs: Needs) -> Vec<ProbePoint> {
+fn points_of(place: &resolve::ResolvedProbe, ends: Ends, cookie: u64, needs: Needs) -> Vec<ProbePoint> {
     let semaphore = place.usdt.as_ref().and_then(|probe| probe.semaphore);
     let cookie = cookie | if place.is_go { GOROUTINE } else { 0 };
     // Entries that are to be matched with returns are told from others by the stack.
@@ -392,7 +403,7 @@ fn points_of(place: &resolve::Place, ends: Ends, cookie: u64, needs: Needs) -> V
         stepped: true,
     };
     match &place.returns {
-        Returns::Instructions(exits) => {
+        ReturnMethod::Instructions(exits) => {
             let entry = (ends == Ends::Both).then(|| point(place.offset, Ends::Entry, cookie));
             let leaving = exits.iter().map(|exit| {
                 let jumps = if exit.jumps { JUMPING } else { 0 };
@@ -400,12 +411,12 @@ fn points_of(place: &resolve::Place, ends: Ends, cookie: u64, needs: Needs) -> V
             });
             entry.into_iter().chain(leaving).collect()
         }
-        Returns::Unseen | Returns::ReturnProbe => vec![point(place.offset, ends, cookie)],
+        ReturnMethod::Unwatched | ReturnMethod::ReturnProbe => vec![point(place.offset, ends, cookie)],
     }
 }
 
 /// The files that a spec is about; adds those that are to be traced although no process has them yet.
-fn target_of(spec: &Spec, scope: &Scope<'_>, files: &mut Vec<PathBuf>) -> Result<Target> {
+fn target_of(spec: &ProbeSpec, scope: &Scope<'_>, files: &mut Vec<PathBuf>) -> Result<Target> {
     let Some(name) = &spec.target else {
         if scope.filter.pids.is_empty() && scope.filter.container_pids.is_empty() {
             return Err(no_target(spec));
@@ -444,7 +455,7 @@ fn target_of(spec: &Spec, scope: &Scope<'_>, files: &mut Vec<PathBuf>) -> Result
 
 /// What identifies a file, if it can be read as an ELF file.
 fn traceable(path: &Path) -> Result<FileId> {
-    let object = Object::at(path).with_context(|| format!("failed to open {}", path.display()))?;
+    let object = ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()))?;
     ElfFile::open(object.file, path)?;
     Ok(object.id)
 }
@@ -488,11 +499,11 @@ pub fn no_such_file(name: &str) -> anyhow::Error {
 }
 
 /// A function, or a file, was named alone.
-fn no_target(spec: &Spec) -> anyhow::Error {
-    let (usdt, name) = match &spec.what {
-        What::Function { name, .. } => ("", name.to_string()),
-        What::Address(addr) => ("", format!("{addr:#x}")),
-        What::Usdt { name, .. } => ("usdt:", name.to_string()),
+fn no_target(spec: &ProbeSpec) -> anyhow::Error {
+    let (usdt, name) = match &spec.subject {
+        ProbeSubject::Function { name, .. } => ("", name.to_string()),
+        ProbeSubject::Address(addr) => ("", format!("{addr:#x}")),
+        ProbeSubject::Usdt { name, .. } => ("usdt:", name.to_string()),
     };
     let is_file = loader::find_library(&name).is_some() || loader::find_program(&name).is_some();
     match is_file {

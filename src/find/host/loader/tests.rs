@@ -69,7 +69,7 @@ impl Drop for Folder {
 fn cache(entries: &[(u32, &str, &str, u64)]) -> Vec<u8> {
     let mut table = Vec::new();
     let mut strings = Vec::new();
-    let strings_at = Cache::HEADER + entries.len() * Cache::ENTRY;
+    let strings_at = LoaderCache::HEADER + entries.len() * LoaderCache::ENTRY;
     let mut add = |text: &str| {
         let at = (strings_at + strings.len()) as u32;
         strings.extend(text.bytes().chain([0]));
@@ -82,16 +82,16 @@ fn cache(entries: &[(u32, &str, &str, u64)]) -> Vec<u8> {
         table.extend([0; 4]);
         table.extend(hardware.to_le_bytes());
     }
-    let mut data = Cache::MAGIC.to_vec();
+    let mut data = LoaderCache::MAGIC.to_vec();
     data.extend((entries.len() as u32).to_le_bytes());
     data.extend((strings.len() as u32).to_le_bytes());
-    data.resize(Cache::HEADER, 0);
+    data.resize(LoaderCache::HEADER, 0);
     [data, table, strings].concat()
 }
 
-const OWN: u32 = arch::CACHE_ABI | Cache::LIBC6;
+const OWN: u32 = arch::CACHE_ABI | LoaderCache::LIBC6;
 
-fn listed(cache: &Cache) -> Vec<(&str, &Path, u64)> {
+fn listed(cache: &LoaderCache) -> Vec<(&str, &Path, u64)> {
     cache.entries().collect()
 }
 
@@ -102,13 +102,13 @@ fn entries_of_the_cache() {
         (3, "liba.so.1", "/lib32/liba.so.1", 0),
     ]);
     let expected = [("liba.so.1", Path::new("/lib/liba.so.1"), 0)];
-    assert_eq!(listed(&Cache::parse(data.clone())), expected);
+    assert_eq!(listed(&LoaderCache::parse(data.clone())), expected);
 
     // The same behind a table of the old format, which is padded to 8 bytes.
     let mut old = b"ld.so-1.7.0\0".to_vec();
     old.extend(1_u32.to_le_bytes());
     old.extend([0xee; 12 + 4]);
-    assert_eq!(listed(&Cache::parse([old, data].concat())), expected);
+    assert_eq!(listed(&LoaderCache::parse([old, data].concat())), expected);
 }
 
 #[test]
@@ -118,18 +118,18 @@ fn a_damaged_cache() {
         (OWN, "libb.so.1", "/lib/libb.so.1", 0),
     ]);
     for len in 0..whole.len() {
-        assert!(listed(&Cache::parse(whole[..len].to_vec())).len() < 2);
+        assert!(listed(&LoaderCache::parse(whole[..len].to_vec())).len() < 2);
     }
     let mut many = whole.clone();
     many[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
-    assert_eq!(listed(&Cache::parse(many)).len(), 2);
+    assert_eq!(listed(&LoaderCache::parse(many)).len(), 2);
     let mut far = whole.clone();
-    far[Cache::HEADER + 4..Cache::HEADER + 8].copy_from_slice(&u32::MAX.to_le_bytes());
-    assert_eq!(listed(&Cache::parse(far)).len(), 1);
+    far[LoaderCache::HEADER + 4..LoaderCache::HEADER + 8].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(listed(&LoaderCache::parse(far)).len(), 1);
     let mut old = b"ld.so-1.7.0\0".to_vec();
     old.extend(u32::MAX.to_le_bytes());
-    assert_eq!(listed(&Cache::parse([old, whole].concat())).len(), 0);
-    assert_eq!(listed(&Cache::load(Path::new("/absent"))).len(), 0);
+    assert_eq!(listed(&LoaderCache::parse([old, whole].concat())).len(), 0);
+    assert_eq!(listed(&LoaderCache::load(Path::new("/absent"))).len(), 0);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn variants_for_other_processors_are_left_out() {
         (OWN, "liba.so.1.2", "/lib/liba.so.1.2", 0),
     ]);
     assert_eq!(
-        Cache::parse(data).exactly("liba.so.1").collect::<Vec<_>>(),
+        LoaderCache::parse(data).exactly("liba.so.1").collect::<Vec<_>>(),
         [Path::new("/lib/liba.so.1")]
     );
 }
@@ -158,7 +158,7 @@ fn the_best_variant_comes_first() {
         (OWN, "liba.so.1", "/lib/liba.so.1", 0),
         (OWN, "liba.so.1", &better, 1 << 62),
     ]);
-    let found: Vec<PathBuf> = Cache::parse(data).exactly("liba.so.1").collect();
+    let found: Vec<PathBuf> = LoaderCache::parse(data).exactly("liba.so.1").collect();
     assert_eq!(found, [Path::new(&better), Path::new("/lib/liba.so.1")]);
 }
 
