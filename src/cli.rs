@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::error::{FAILED, Failure, USAGE};
-use crate::find::host::container::{Cgroups, find_container};
+use crate::find::host::cgroups::Cgroups;
+use crate::find::host::containers::find_container;
 use crate::find::host::loader;
 use crate::find::host::proc::Proc;
 use crate::find::host::users::UserNames;

@@ -6,7 +6,8 @@ use std::mem::{offset_of, size_of};
 use clap::ValueEnum;
 use plain::Plain;
 
-use crate::find::host::container::{Cgroups, container_id};
+use crate::find::host::cgroups::Cgroups;
+use crate::find::host::containers::container_id;
 use crate::find::host::users::UserNames;
 use crate::probe::event::{Header, decode};
 

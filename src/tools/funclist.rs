@@ -16,7 +16,7 @@ use crate::find::debug::signatures::Signatures;
 use crate::find::debug::types::{Param, Signature};
 use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::functions;
-use crate::find::host::container::find_container;
+use crate::find::host::containers::find_container;
 use crate::find::host::proc::{FileSet, ObjectFile, Proc};
 use crate::find::ifunc;
 use crate::find::spec::{NamePattern, ProbeSpec, ProbeSubject, parse_list};
