@@ -9,10 +9,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::error::{FAILED, Failure, USAGE};
-use crate::find::host::container::{Cgroups, find_container};
+use crate::find::host::cgroups::Cgroups;
+use crate::find::host::containers::find_container;
 use crate::find::host::proc::Proc;
-use crate::find::host::users::Users;
-use crate::find::spec::{self, Spec};
+use crate::find::host::users::UserNames;
+use crate::find::spec::{self, ProbeSpec};
 use crate::output::messages::Messages;
 use crate::output::{Destination, Format, Output};
 use crate::privileges;
@@ -84,7 +85,7 @@ impl FilterArgs {
         let uid = self
             .user
             .as_deref()
-            .map(|user| Users::load().uid(user))
+            .map(|user| UserNames::load().uid(user))
             .transpose()?;
         let mut cgroups = Vec::new();
         let mut container_pids = Vec::new();
@@ -142,7 +143,7 @@ impl FunctionArgs {
     ///
     /// # Errors
     /// A spec is malformed.
-    pub fn specs(&self) -> Result<Vec<Spec>> {
+    pub fn specs(&self) -> Result<Vec<ProbeSpec>> {
         let regex = |text: &String| match text.rsplit_once(':') {
             Some((target, pattern)) => format!("{target}:/{pattern}/"),
             None => format!(":/{text}/"),
@@ -158,7 +159,7 @@ impl FunctionArgs {
     }
 }
 
-/// What comes out, and where.
+/// ProbeSubject comes out, and where.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {

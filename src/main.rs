@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
-use crate::error::Explained;
+use crate::error::Failure;
 use crate::output::messages;
 use crate::tools::{TOOLS, Tool};
 
@@ -105,12 +105,12 @@ fn run(tool: &Tool, matches: &ArgMatches) -> Result<u8, u8> {
 
 /// Says what went wrong. Returns the exit status.
 fn tell(error: &anyhow::Error) -> u8 {
-    let Explained {
+    let Failure {
         status,
         message,
         shown,
         hint,
-    } = error::explain(error);
+    } = Failure::of(error);
     messages::error(&message, &shown, hint.as_deref());
     status
 }

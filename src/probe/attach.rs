@@ -19,10 +19,10 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
-use crate::error::{DENIED, FAILED, Failure};
+use crate::error::{DENIED, FAILED, Failure, MissingFeature};
 use crate::find::code::instructions::{BEGINNING, may_be_refused};
 use crate::find::code::placement::Needs;
-use crate::find::elf::Function;
+use crate::find::elf::FunctionSymbol;
 use crate::privileges;
 use crate::probe::hits::Trap;
 use crate::probe::mmap_events::monotonic_ns;
@@ -146,7 +146,7 @@ pub struct Movable {
 
 impl ProbePoint {
     /// Both ends of a function, whose beginning tells `needs`.
-    pub fn function(function: &Function, cookie: u64, needs: Needs) -> ProbePoint {
+    pub fn function(function: &FunctionSymbol, cookie: u64, needs: Needs) -> ProbePoint {
         ProbePoint {
             offset: function.offset,
             cookie,
@@ -895,12 +895,8 @@ fn empty_program() -> [sys_bpf::bpf_insn; 2] {
 }
 
 /// `since` is the kernel that was the first to have it.
-fn lacks(feature: &str, since: &str) -> anyhow::Error {
-    let release = nix::sys::utsname::uname().map_or_else(
-        |_| "this kernel".to_owned(),
-        |name| format!("kernel {}", name.release().to_string_lossy()),
-    );
-    Failure::new(DENIED, format!("{release} has no {feature} (since {since})")).into()
+fn lacks(feature: &'static str, since: &'static str) -> anyhow::Error {
+    MissingFeature { feature, since }.into()
 }
 
 /// Can a program ask for its cookie? Kernels that can have perf links as well (both 5.15).

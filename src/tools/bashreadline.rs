@@ -14,10 +14,11 @@ use crate::bpf::bashreadline::{BashreadlineSkelBuilder, types};
 use crate::cli::{CommandArgs, CommonArgs};
 use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
-use crate::find::host::container::{Cgroups, container_id};
+use crate::find::host::cgroups::Cgroups;
+use crate::find::host::containers::container_id;
 use crate::find::host::loader;
-use crate::find::host::proc::{Object, Proc};
-use crate::find::host::users::Users;
+use crate::find::host::proc::{ObjectFile, Proc};
+use crate::find::host::users::UserNames;
 use crate::output::{Column, Table, Value};
 use crate::privileges::require_btf;
 use crate::probe::attach::{Ends, ProbePoint};
@@ -53,7 +54,7 @@ pub struct Args {
 /// serves the callback interface as well. libedit has only the second.
 const FUNCTIONS: [&str; 2] = ["readline_internal_teardown", "readline"];
 
-/// What makes a program a bash, whatever it is called.
+/// ProbeSubject makes a program a bash, whatever it is called.
 const BASH_FUNCTIONS: [&str; 2] = ["execute_command", "pre_process_line"];
 
 /// Cookie: the probe is in a bash itself, and not in a library that others use as well.
@@ -92,7 +93,7 @@ pub fn run(args: Args) -> Result<u8> {
     })?;
     let mut printer = Printer {
         table: Table::new("event", COLUMNS).in_text("comm", args.readline),
-        users: Users::load(),
+        users: UserNames::load(),
         cgroups: Cgroups::open().ok(),
         shown: Vec::new(),
     };
@@ -141,7 +142,7 @@ impl Finder for LineReaders {
     }
 
     /// Without `--readline` only a bash returns lines, or the library that a bash may use.
-    fn points(&mut self, object: &Object, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
+    fn points(&mut self, object: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
         self.programs.learn(object, elf);
         let bash = is_bash(elf);
         if self.bash_only && !bash && !(elf.soname().is_some() && elf.defines(FUNCTIONS[0])) {
@@ -194,7 +195,7 @@ fn is_bash(elf: &ElfFile) -> bool {
 /// Turns records into rows.
 struct Printer {
     table: Table,
-    users: Users,
+    users: UserNames,
     cgroups: Option<Cgroups>,
     shown: Vec<u8>,
 }
@@ -282,7 +283,7 @@ fn terminal(tty: &[u8]) -> Option<String> {
     }
 }
 
-/// What the programs of lines are. Kept for processes that are gone, or run another program, when their line is read.
+/// ProbeSubject the programs of lines are. Kept for processes that are gone, or run another program, when their line is read.
 #[derive(Default)]
 struct Programs {
     /// By the device and inode that the kernel has for the file.
@@ -298,7 +299,7 @@ struct Executable {
 
 impl Programs {
     /// A file that some process runs, perhaps.
-    fn learn(&mut self, object: &Object, elf: &ElfFile) {
+    fn learn(&mut self, object: &ObjectFile, elf: &ElfFile) {
         if elf.soname().is_none()
             && let Some(key) = kernel_key(object)
         {
@@ -332,7 +333,7 @@ impl Programs {
 }
 
 impl Executable {
-    fn of(object: &Object, is_bash: bool) -> Self {
+    fn of(object: &ObjectFile, is_bash: bool) -> Self {
         Self {
             path: Some(object.path.to_string_lossy().into_owned()),
             is_bash: Some(is_bash),
@@ -341,7 +342,7 @@ impl Executable {
 }
 
 /// Device, as the kernel writes it, and inode of a file.
-fn kernel_key(object: &Object) -> Option<(u32, u64)> {
+fn kernel_key(object: &ObjectFile) -> Option<(u32, u64)> {
     let meta = object.file.metadata().ok()?;
     Some((
         libc::major(meta.dev()) << 20 | libc::minor(meta.dev()),
@@ -350,12 +351,12 @@ fn kernel_key(object: &Object) -> Option<(u32, u64)> {
 }
 
 /// Is that the file that the kernel calls `exe`?
-fn is_same(object: &Object, exe: (u32, u64)) -> bool {
+fn is_same(object: &ObjectFile, exe: (u32, u64)) -> bool {
     kernel_key(object).is_some_and(|key| key == exe || (key.1 == exe.1 && has_devices_of_its_own(object)))
 }
 
 /// Overlayfs and btrfs have another device for stat than the kernel has for the file; the inode is the same.
-fn has_devices_of_its_own(object: &Object) -> bool {
+fn has_devices_of_its_own(object: &ObjectFile) -> bool {
     fstatfs(&object.file)
         .is_ok_and(|statfs| [OVERLAYFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&statfs.filesystem_type()))
 }

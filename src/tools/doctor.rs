@@ -13,7 +13,8 @@ use nix::sys::utsname::uname;
 use nix::unistd::geteuid;
 
 use crate::cli::OutputArgs;
-use crate::error;
+use crate::error::{self, Failure, MissingFeature};
+use crate::find::host::mountinfo;
 use crate::find::host::proc::Proc;
 use crate::output::escape::push_text;
 use crate::output::{Column, Output, Table, Value};
@@ -98,14 +99,14 @@ impl Line {
         if error::is_refused(error) {
             return Self::new(name, Verdict::No, "not permitted").hint(error::permission_hint());
         }
-        let explained = error::explain(error);
-        // Which kernel it is has a line of its own.
-        let detail = match explained.message.split_once(" has no ") {
-            Some((_, what)) => format!("no {what}"),
-            None => explained.message,
+        let failure = Failure::of(error);
+        // The kernel version has a row of its own.
+        let detail = match error.downcast_ref::<MissingFeature>() {
+            Some(MissingFeature { feature, since }) => format!("no {feature} (since {since})"),
+            None => failure.message,
         };
         Self {
-            hint: explained.hint,
+            hint: failure.hint,
             ..Self::new(name, Verdict::No, detail)
         }
     }
@@ -515,7 +516,8 @@ impl Others {
             return Line::new(name, Verdict::No, "/proc is that of another pid namespace")
                 .hint("mount it: `mount -t proc proc /proc`");
         }
-        let hidden = hidepid().map_or(String::new(), |option| {
+        let mounts = mountinfo::read().unwrap_or_default();
+        let hidden = mountinfo::hidepid(&mounts).map_or(String::new(), |option| {
             format!(", /proc is mounted with {option}")
         });
         let all = self.open + self.closed;
@@ -526,18 +528,6 @@ impl Others {
                 .hint("CAP_SYS_PTRACE opens those of other users; some are closed to everybody"),
         }
     }
-}
-
-/// The option by which /proc hides processes, if it does.
-fn hidepid() -> Option<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let options = mounts.lines().rev().find_map(|line| {
-        let (mount, system) = line.split_once(" - ")?;
-        let is_proc = mount.split(' ').nth(4) == Some("/proc") && system.starts_with("proc ");
-        is_proc.then(|| system.rsplit(' ').next()).flatten()
-    })?;
-    let option = options.split(',').find(|option| option.starts_with("hidepid="))?;
-    (!matches!(option, "hidepid=0" | "hidepid=off")).then(|| option.to_owned())
 }
 
 fn pid_namespace() -> Line {

@@ -11,7 +11,7 @@ use libbpf_rs::{MapCore, MapFlags, MapMut};
 
 use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
-use crate::find::spec::At;
+use crate::find::spec::ProbeMoment;
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::attach::Ends;
 use crate::probe::group_by::{By, Groups, Member};
@@ -106,10 +106,10 @@ pub fn run(args: Args) -> Result<u8> {
     session.finish()
 }
 
-fn ends(at: At) -> Ends {
+fn ends(at: ProbeMoment) -> Ends {
     match at {
-        At::Return => Ends::Return,
-        At::Any | At::Entry => Ends::Entry,
+        ProbeMoment::Return => Ends::Return,
+        ProbeMoment::Any | ProbeMoment::Entry => Ends::Entry,
     }
 }
 
@@ -126,7 +126,7 @@ struct Counts<'a> {
     groups: Option<Groups>,
     table: Table,
     top: usize,
-    /// What was counted before this interval.
+    /// ProbeSubject was counted before this interval.
     before: HashMap<Row, u64>,
 }
 

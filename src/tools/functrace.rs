@@ -12,8 +12,8 @@ use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration, parse_si
 use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::Signatures;
 use crate::find::elf::ElfFile;
-use crate::find::host::proc::{FileId, Object};
-use crate::find::spec::{At, Spec};
+use crate::find::host::proc::{FileId, ObjectFile};
+use crate::find::spec::{ProbeMoment, ProbeSpec};
 use crate::output::{Column, Table, Value};
 use crate::privileges::return_memory;
 use crate::probe::attach::Ends;
@@ -35,7 +35,7 @@ EXPRESSIONS, in --where and --args:
     str(arg0) buf(arg1,16)   text up to a NUL, and bytes; to be compared with == != ^=
     && || ! == != ^= < <= > >= + - * / % & | ^ << >> ~      ^= is \"begins with\"
 
-What does not mention the return is read when the call begins.
+ProbeSubject does not mention the return is read when the call begins.
 
 EXAMPLES:
     functrace 'libc:malloc' --where 'comm == \"python3\" && arg0 > 1M'
@@ -184,11 +184,11 @@ const KIND_CALL_JUMPED: u16 = 1;
 /// `TEXT_SLACK` of the same.
 const TEXT_SLACK: usize = 16;
 
-/// What to do with every function.
-fn request(args: &Args, specs: &[Spec]) -> Result<Asked> {
+/// ProbeSubject to do with every function.
+fn request(args: &Args, specs: &[ProbeSpec]) -> Result<Asked> {
     let mut request = Asked::parse(args.condition.as_deref(), args.args.as_deref())?;
     // With --indent, all rows come at one end of calls, or the nesting would not show.
-    let nested_returns = args.indent && specs.iter().any(|spec| spec.at == At::Return);
+    let nested_returns = args.indent && specs.iter().any(|spec| spec.moment == ProbeMoment::Return);
     request.returns |= args.ret || args.min_latency.is_some() || nested_returns;
     request.result = args.ret;
     request.depth = args.indent;
@@ -196,14 +196,14 @@ fn request(args: &Args, specs: &[Spec]) -> Result<Asked> {
 }
 
 /// Which ends of calls to watch for the moment that a spec names.
-fn ends(request: &Asked) -> impl Fn(At) -> Ends + use<> {
+fn ends(request: &Asked) -> impl Fn(ProbeMoment) -> Ends + use<> {
     let return_only = request.needs_no_entry();
     let both = request.returns || request.depth;
     move |at| match at {
-        At::Return if return_only => Ends::Return,
-        At::Return => Ends::Both,
-        At::Any | At::Entry if both => Ends::Both,
-        At::Any | At::Entry => Ends::Entry,
+        ProbeMoment::Return if return_only => Ends::Return,
+        ProbeMoment::Return => Ends::Both,
+        ProbeMoment::Any | ProbeMoment::Entry if both => Ends::Both,
+        ProbeMoment::Any | ProbeMoment::Entry => Ends::Entry,
     }
 }
 
@@ -212,7 +212,7 @@ type Traced = Functions<CallPlans>;
 /// Plans what to do at the calls of each function that is found.
 struct CallPlans {
     plans: Plans,
-    /// What the probe of every function reads.
+    /// ProbeSubject the probe of every function reads.
     needs: Needs,
     /// The signatures of the last file: functions of one file come one after the other.
     file: Option<(FileId, Signatures)>,
@@ -235,7 +235,7 @@ impl CallPlans {
 }
 
 impl OnFound for CallPlans {
-    fn on_found(&mut self, function: &TracedFunction, object: &Object, elf: &ElfFile) -> Needs {
+    fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs {
         let place = &function.place;
         let signature = place.symbol.as_ref().and_then(|symbol| {
             if self.file.as_ref().is_none_or(|(id, _)| *id != object.id) {

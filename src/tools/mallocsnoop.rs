@@ -15,7 +15,7 @@ use crate::cli::{CommandArgs, CommonArgs, parse_duration, parse_size};
 use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
-use crate::find::host::proc::Object;
+use crate::find::host::proc::ObjectFile;
 use crate::output::{Column, Output, Table, Value, histogram};
 use crate::probe::attach::ProbePoint;
 use crate::probe::event::{Header, callers, decode, until_nul};
@@ -176,7 +176,7 @@ struct Allocators {
     library: Option<PathBuf>,
     /// Indices into [`CALLS`], which are the cookies.
     calls: Vec<usize>,
-    /// What probes read beside the size.
+    /// ProbeSubject probes read beside the size.
     needs: Needs,
     matches_returns: bool,
 }
@@ -246,7 +246,7 @@ impl Finder for Allocators {
         is_c_library(path)
     }
 
-    fn points(&mut self, _: &Object, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
+    fn points(&mut self, _: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
         // Before 2.34, glibc's loader has a malloc for its own start, which no program calls.
         if elf.soname().is_some_and(|name| name.starts_with("ld-linux")) {
             return Ok(Vec::new());
@@ -294,7 +294,7 @@ fn is_c_library(path: &Path) -> bool {
         .any(|start| name.starts_with(start))
 }
 
-/// What the probe of a call reads to know how much is asked for.
+/// ProbeSubject the probe of a call reads to know how much is asked for.
 fn needs(call: Call) -> Needs {
     Needs::arguments(match call {
         Call::Malloc | Call::Valloc | Call::Pvalloc | Call::Free => 1,
@@ -372,7 +372,7 @@ fn print(args: &Args, table: &Table, event: Event<'_, Allocators>) {
     );
 }
 
-/// What a process has asked for since the run began.
+/// ProbeSubject a process has asked for since the run began.
 #[derive(Clone)]
 struct Usage {
     uid: u32,
@@ -430,7 +430,7 @@ fn summarize(session: &mut AllocSession) -> Result<()> {
     Ok(())
 }
 
-/// Moves what threads that have ended asked for out of the map. Returns how many entries it still has.
+/// Moves what threads that have ended asked for out of the map. ReturnMethod how many entries it still has.
 fn retire(ended: &mut BTreeMap<u32, Usage>, threads: &MapMut<'_>) -> u32 {
     let mut left = 0;
     for (key, pid, usage) in usages(threads) {

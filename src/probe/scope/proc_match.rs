@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::find::host::container::Cgroups;
+use crate::find::host::cgroups::Cgroups;
 use crate::find::host::proc::Proc;
 use crate::probe::scope::filter::Filter;
 
@@ -70,7 +70,7 @@ impl Matching {
         let folder = self
             .cgroups
             .as_ref()
-            .and_then(|cgroups| cgroups.folder_of(pid, tid).ok()?);
+            .and_then(|cgroups| cgroups.directory_of(pid, tid).ok()?);
         folder.is_some_and(|folder| self.filter.cgroups.iter().any(|group| folder.starts_with(group)))
     }
 }

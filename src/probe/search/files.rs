@@ -15,13 +15,13 @@ use super::placing::{Placed, Placing};
 use crate::error::Failure;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
-use crate::find::host::proc::{FileId, FileSet, Mapping, Object, Proc};
+use crate::find::host::proc::{FileId, FileSet, ObjectFile, Proc, ProcMapping};
 use crate::probe::attach::{Attacher, Ends, ProbePoint};
 use crate::probe::mmap_events::Mapped;
 
 /// A file that was opened and parsed before the search, which then does not do it again.
 pub struct OpenedFile {
-    pub object: Object,
+    pub object: ObjectFile,
     pub elf: ElfFile,
 }
 
@@ -35,7 +35,7 @@ impl OpenedFile {
     }
 }
 
-/// What has been attached so far.
+/// ProbeSubject has been attached so far.
 #[derive(Default, Debug)]
 pub struct Attached {
     /// Files, as their processes name them.
@@ -73,7 +73,7 @@ pub struct FileSearch<F> {
     seen: FileSet,
     examined: Examined,
     /// Files with points but without probes.
-    found: Vec<(Object, Vec<ProbePoint>)>,
+    found: Vec<(ObjectFile, Vec<ProbePoint>)>,
     /// Processes whose object is already chosen ([`Finder::first_object_only`]).
     settled: HashSet<u32>,
     /// Where the probes of the files found last are.
@@ -81,7 +81,7 @@ pub struct FileSearch<F> {
     warnings: Vec<String>,
 }
 
-/// What is known of files that were looked at.
+/// ProbeSubject is known of files that were looked at.
 #[derive(Default)]
 struct Examined {
     /// Parsed by the plan: taken out when the search comes to them.
@@ -177,7 +177,7 @@ impl<F: Finder> FileSearch<F> {
         if !self.concerns(mapped) {
             return Ok(false);
         }
-        let mapping = Mapping {
+        let mapping = ProcMapping {
             start: mapped.start,
             end: mapped.end,
             offset: mapped.offset,
@@ -191,7 +191,7 @@ impl<F: Finder> FileSearch<F> {
         let Ok(file) = self.proc.open(mapped.pid, &mapping) else {
             return Ok(false);
         };
-        let Ok(object) = Object::new(file, mapped.path.clone()) else {
+        let Ok(object) = ObjectFile::new(file, mapped.path.clone()) else {
             return Ok(false);
         };
         if let Ok(meta) = object.file.metadata() {
@@ -282,7 +282,7 @@ impl<F: Finder> FileSearch<F> {
         Ok(())
     }
 
-    fn search_named(&mut self, objects: Vec<Object>) -> Result<()> {
+    fn search_named(&mut self, objects: Vec<ObjectFile>) -> Result<()> {
         for object in objects {
             let path = object.path.clone();
             if !self.examine(object)?
@@ -312,14 +312,14 @@ impl<F: Finder> FileSearch<F> {
         Ok(())
     }
 
-    fn examine_tolerantly(&mut self, object: Object) {
+    fn examine_tolerantly(&mut self, object: ObjectFile) {
         if let Err(error) = self.examine(object) {
             self.attached.failed.push(format!("{error:#}"));
         }
     }
 
     /// True if the file has points, whether or not it was examined before.
-    fn examine(&mut self, object: Object) -> Result<bool> {
+    fn examine(&mut self, object: ObjectFile) -> Result<bool> {
         let meta = object.file.metadata()?;
         let key = (object.id, (meta.ctime(), meta.ctime_nsec()));
         if let Some(&answer) = self.examined.answers.get(&key) {
@@ -348,7 +348,7 @@ impl<F: Finder> FileSearch<F> {
     /// error if these are all.
     fn drop_mistaken(
         &mut self,
-        object: &Object,
+        object: &ObjectFile,
         placed: &[Placed],
         points: &mut Vec<ProbePoint>,
     ) -> Result<()> {
@@ -375,7 +375,7 @@ impl Examined {
     /// Beyond this many files, all are forgotten and examined once more.
     const MAX_FILES: usize = 1 << 16;
 
-    fn parse(&mut self, object: &Object) -> Result<ElfFile> {
+    fn parse(&mut self, object: &ObjectFile) -> Result<ElfFile> {
         match self.opened.iter().position(|(id, _)| *id == object.id) {
             Some(index) => Ok(self.opened.swap_remove(index).1),
             None => ElfFile::open(object.file.try_clone()?, &object.path),
@@ -432,6 +432,6 @@ fn count_functions(points: &[ProbePoint]) -> usize {
     points.iter().filter(|point| !is_leaving(point)).count() + left.len()
 }
 
-fn open_path(path: &Path) -> Result<Object> {
-    Object::at(path).with_context(|| format!("failed to open {}", path.display()))
+fn open_path(path: &Path) -> Result<ObjectFile> {
+    ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! What a tool looks for in ELF files.
+//! ProbeSubject a tool looks for in ELF files.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use anyhow::Result;
 
 use super::files::OpenedFile;
 use crate::find::elf::ElfFile;
-use crate::find::host::proc::Object;
+use crate::find::host::proc::ObjectFile;
 use crate::probe::attach::ProbePoint;
 use crate::probe::scope::filter::Filter;
 
-/// What a tool looks for. One search owns it and calls it for each file.
+/// ProbeSubject a tool looks for. One search owns it and calls it for each file.
 pub trait Finder {
     /// Where to look. Called once, before the search.
     ///
@@ -25,7 +25,7 @@ pub trait Finder {
     fn may_hold(&self, path: &Path) -> bool;
 
     /// The points to probe in a file; empty if it does not hold what is looked for.
-    fn points(&mut self, object: &Object, elf: &ElfFile) -> Result<Vec<ProbePoint>>;
+    fn points(&mut self, object: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>>;
 
     /// The name of the function with this cookie, for messages.
     fn name(&self, cookie: u64) -> Rc<str>;
@@ -39,7 +39,7 @@ pub trait Finder {
         false
     }
 
-    /// What a search that found nothing failed to find. None if `finish` reports it.
+    /// ProbeSubject a search that found nothing failed to find. None if `finish` reports it.
     fn sought(&self) -> Option<Sought> {
         None
     }
@@ -77,7 +77,7 @@ pub struct WatchedEnds {
     pub instructions: bool,
 }
 
-/// What the options say about where to look.
+/// ProbeSubject the options say about where to look.
 pub struct SearchRequest<'a> {
     pub filter: &'a Filter,
     /// The command to run, and the PID of the process that waits to become it.
@@ -104,7 +104,7 @@ pub enum SearchPlace {
     Processes(Vec<u32>),
     /// The files of the plan and no other.
     Files,
-    /// What this command will run, in the process that waits to become it.
+    /// ProbeSubject this command will run, in the process that waits to become it.
     Command(Vec<OsString>, u32),
 }
 

@@ -16,9 +16,9 @@ use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::Signatures;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
-use crate::find::host::proc::{FileId, Object};
-use crate::find::resolve::{self, Returns, places};
-use crate::find::spec::{At, NamePattern, Spec, What};
+use crate::find::host::proc::{FileId, ObjectFile};
+use crate::find::resolve::{self, ReturnMethod};
+use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
 use crate::probe::attach::{Ends, GOROUTINE, JUMPING, LEAVING, Movable, ProbePoint};
 
@@ -30,7 +30,7 @@ const MAX_SEARCHED: usize = 8;
 /// A function or USDT probe that is traced. Its index is the cookie.
 #[derive(Clone, Debug)]
 pub struct TracedFunction {
-    pub place: resolve::Place,
+    pub place: resolve::ResolvedProbe,
     /// The file's name, without folders.
     pub module: Rc<str>,
     pub ends: Ends,
@@ -46,23 +46,23 @@ impl TracedFunction {
     }
 }
 
-/// What a tool does with each function when it is found. `()` does nothing.
+/// ProbeSubject a tool does with each function when it is found. `()` does nothing.
 pub trait OnFound {
-    /// Returns what the probe reads at the start of the function.
-    fn on_found(&mut self, function: &TracedFunction, object: &Object, elf: &ElfFile) -> Needs;
+    /// ReturnMethod what the probe reads at the start of the function.
+    fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs;
 }
 
 impl OnFound for () {
-    fn on_found(&mut self, _: &TracedFunction, _: &Object, _: &ElfFile) -> Needs {
+    fn on_found(&mut self, _: &TracedFunction, _: &ObjectFile, _: &ElfFile) -> Needs {
         Needs::NOTHING
     }
 }
 
-/// What was asked for, and what has been found of it.
+/// ProbeSubject was asked for, and what has been found of it.
 pub struct Functions<O = ()> {
     specs: Vec<SpecSearch>,
     found: Vec<TracedFunction>,
-    /// What each function's probe reads.
+    /// ProbeSubject each function's probe reads.
     needs: Vec<Needs>,
     cookies: HashMap<(FileId, u64, Ends), usize>,
     /// Processes that the user named.
@@ -75,7 +75,7 @@ pub struct Functions<O = ()> {
 
 /// A spec and what came of it.
 struct SpecSearch {
-    spec: Spec,
+    spec: ProbeSpec,
     ends: Ends,
     target: SpecTarget,
     found: bool,
@@ -87,9 +87,9 @@ struct SpecSearch {
 
 impl<O: OnFound> Functions<O> {
     /// `ends` says which ends of calls to watch for the moment that a spec names.
-    pub fn new(specs: Vec<Spec>, ends: impl Fn(At) -> Ends, on_found: O) -> Self {
+    pub fn new(specs: Vec<ProbeSpec>, ends: impl Fn(ProbeMoment) -> Ends, on_found: O) -> Self {
         let specs = specs.into_iter().map(|spec| SpecSearch {
-            ends: ends(spec.at),
+            ends: ends(spec.moment),
             spec,
             target: SpecTarget::Any,
             found: false,
@@ -121,8 +121,13 @@ impl<O: OnFound> Functions<O> {
         &self.found
     }
 
-    /// What the spec `index` means in a file.
-    fn resolve(&mut self, index: usize, object: &Object, elf: &ElfFile) -> Result<Vec<resolve::Place>> {
+    /// ProbeSubject the spec `index` means in a file.
+    fn resolve(
+        &mut self,
+        index: usize,
+        object: &ObjectFile,
+        elf: &ElfFile,
+    ) -> Result<Vec<resolve::ResolvedProbe>> {
         let search = &mut self.specs[index];
         if !search.target.matches(object) {
             return Ok(Vec::new());
@@ -132,17 +137,17 @@ impl<O: OnFound> Functions<O> {
             search.searched.push((object.path.clone(), file));
         }
         let at_return = search.ends != Ends::Entry;
-        match places(object, elf, &search.spec.what, at_return, &self.pids) {
+        match resolve::resolve(object, elf, &search.spec.subject, at_return, &self.pids) {
             Ok(found) => {
-                search.found |= !found.places.is_empty();
-                if let Some(first) = found.left_out.first() {
-                    let count = found.left_out.len();
+                search.found |= !found.probes.is_empty();
+                if let Some(first) = found.skipped.first() {
+                    let count = found.skipped.len();
                     self.warnings.push(format!(
                         "skipped {count} {}: {first:#}",
                         plural(count, "function")
                     ));
                 }
-                Ok(found.places)
+                Ok(found.probes)
             }
             Err(error) => {
                 search.problem.get_or_insert_with(|| format!("{error:#}"));
@@ -155,7 +160,13 @@ impl<O: OnFound> Functions<O> {
         }
     }
 
-    fn add(&mut self, object: &Object, elf: &ElfFile, place: resolve::Place, ends: Ends) -> Result<usize> {
+    fn add(
+        &mut self,
+        object: &ObjectFile,
+        elf: &ElfFile,
+        place: resolve::ResolvedProbe,
+        ends: Ends,
+    ) -> Result<usize> {
         let key = (object.id, place.offset, ends);
         if let Some(&cookie) = self.cookies.get(&key) {
             return Ok(cookie);
@@ -181,7 +192,7 @@ impl<O: OnFound> Functions<O> {
 impl<O: OnFound> Finder for Functions<O> {
     fn plan(&mut self, request: &SearchRequest<'_>) -> Result<SearchPlan> {
         self.pids.clone_from(&request.filter.pids);
-        let specs: Vec<&Spec> = self.specs.iter().map(|search| &search.spec).collect();
+        let specs: Vec<&ProbeSpec> = self.specs.iter().map(|search| &search.spec).collect();
         let (targets, plan) = plan_targets(&specs, request)?;
         for (search, target) in self.specs.iter_mut().zip(targets) {
             search.target = target;
@@ -193,7 +204,7 @@ impl<O: OnFound> Finder for Functions<O> {
         self.specs.iter().any(|search| search.target.may_match(path))
     }
 
-    fn points(&mut self, object: &Object, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
+    fn points(&mut self, object: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
         let mut points: Vec<ProbePoint> = Vec::new();
         for index in 0..self.specs.len() {
             for place in self.resolve(index, object, elf)? {
@@ -219,7 +230,7 @@ impl<O: OnFound> Finder for Functions<O> {
     fn ends(&self, may_grow: bool) -> WatchedEnds {
         let any = |ends| self.found.iter().any(|function| function.ends == ends);
         let at_instructions =
-            |function: &TracedFunction| matches!(function.place.returns, Returns::Instructions(_));
+            |function: &TracedFunction| matches!(function.place.returns, ReturnMethod::Instructions(_));
         let may_come = |search: &SpecSearch| !matches!(search.target, SpecTarget::File(_));
         WatchedEnds {
             entry: any(Ends::Entry),
@@ -254,10 +265,10 @@ impl SpecSearch {
         {
             return super::errors::no_such_file(name);
         }
-        let (what, name) = match &self.spec.what {
-            What::Function { name, .. } => ("function", name.to_string()),
-            What::Address(addr) => ("function at", format!("{addr:#x}")),
-            What::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}")),
+        let (what, name) = match &self.spec.subject {
+            ProbeSubject::Function { name, .. } => ("function", name.to_string()),
+            ProbeSubject::Address(addr) => ("function at", format!("{addr:#x}")),
+            ProbeSubject::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}")),
         };
         let files: Vec<String> = self
             .searched
@@ -282,14 +293,14 @@ impl SpecSearch {
     }
 
     fn similar_names(&self) -> String {
-        let similar = match &self.spec.what {
-            What::Function { name, .. } => {
+        let similar = match &self.spec.subject {
+            ProbeSubject::Function { name, .. } => {
                 self.similar(|elf, path| functions::nearest(elf, path, &name.letters(), MAX_SIMILAR))
             }
-            What::Usdt { name, .. } => {
+            ProbeSubject::Usdt { name, .. } => {
                 self.similar(|elf, _| usdt::nearest(elf, &name.letters(), MAX_SIMILAR))
             }
-            What::Address(_) => Vec::new(),
+            ProbeSubject::Address(_) => Vec::new(),
         };
         match similar.is_empty() {
             true => "funclist lists the functions of a file".to_owned(),
@@ -298,10 +309,10 @@ impl SpecSearch {
     }
 
     fn is_inlined(&self) -> bool {
-        let What::Function {
+        let ProbeSubject::Function {
             name: NamePattern::Exact(name),
             ..
-        } = &self.spec.what
+        } = &self.spec.subject
         else {
             return false;
         };
@@ -325,7 +336,7 @@ impl SpecSearch {
 }
 
 /// Where programs are attached for a function or USDT probe.
-fn points_of(place: &resolve::Place, ends: Ends, cookie: u64, needs: Needs) -> Vec<ProbePoint> {
+fn points_of(place: &resolve::ResolvedProbe, ends: Ends, cookie: u64, needs: Needs) -> Vec<ProbePoint> {
     let semaphore = place.usdt.as_ref().and_then(|probe| probe.semaphore);
     let cookie = cookie | if place.is_go { GOROUTINE } else { 0 };
     // Entries are matched with returns by the stack pointer.
@@ -347,7 +358,7 @@ fn points_of(place: &resolve::Place, ends: Ends, cookie: u64, needs: Needs) -> V
         stepped: true,
     };
     match &place.returns {
-        Returns::Instructions(exits) => {
+        ReturnMethod::Instructions(exits) => {
             let entry = (ends == Ends::Both).then(|| point(place.offset, Ends::Entry, cookie));
             let leaving = exits.iter().map(|exit| {
                 let jumps = if exit.jumps { JUMPING } else { 0 };
@@ -355,6 +366,6 @@ fn points_of(place: &resolve::Place, ends: Ends, cookie: u64, needs: Needs) -> V
             });
             entry.into_iter().chain(leaving).collect()
         }
-        Returns::Unseen | Returns::ReturnProbe => vec![point(place.offset, ends, cookie)],
+        ReturnMethod::Unwatched | ReturnMethod::ReturnProbe => vec![point(place.offset, ends, cookie)],
     }
 }

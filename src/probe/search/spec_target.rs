@@ -9,8 +9,8 @@ use super::files::OpenedFile;
 use super::finder::{SearchPlace, SearchPlan, SearchRequest};
 use crate::error::{Failure, USAGE};
 use crate::find::host::loader;
-use crate::find::host::proc::{FileId, Object, Proc};
-use crate::find::spec::{Spec, What};
+use crate::find::host::proc::{FileId, ObjectFile, Proc};
+use crate::find::spec::{ProbeSpec, ProbeSubject};
 
 /// The files that a spec is about.
 pub enum SpecTarget {
@@ -22,7 +22,7 @@ pub enum SpecTarget {
 }
 
 impl SpecTarget {
-    pub fn matches(&self, object: &Object) -> bool {
+    pub fn matches(&self, object: &ObjectFile) -> bool {
         match self {
             SpecTarget::File(id) => *id == object.id,
             SpecTarget::Any | SpecTarget::Named(_) => self.may_match(&object.path),
@@ -43,7 +43,10 @@ impl SpecTarget {
 ///
 /// # Errors
 /// A name stands for no file, or a spec without target has no processes to look in.
-pub fn plan_targets(specs: &[&Spec], request: &SearchRequest<'_>) -> Result<(Vec<SpecTarget>, SearchPlan)> {
+pub fn plan_targets(
+    specs: &[&ProbeSpec],
+    request: &SearchRequest<'_>,
+) -> Result<(Vec<SpecTarget>, SearchPlan)> {
     let mut named = Vec::new();
     let targets = specs.iter().map(|spec| target_of(spec, request, &mut named));
     let targets = targets.collect::<Result<Vec<_>>>()?;
@@ -69,7 +72,11 @@ fn place(targets: &[SpecTarget], request: &SearchRequest<'_>) -> SearchPlace {
 }
 
 /// The files that a spec is about. Adds to `named` those that are traced even if no process maps them yet.
-fn target_of(spec: &Spec, request: &SearchRequest<'_>, named: &mut Vec<OpenedFile>) -> Result<SpecTarget> {
+fn target_of(
+    spec: &ProbeSpec,
+    request: &SearchRequest<'_>,
+    named: &mut Vec<OpenedFile>,
+) -> Result<SpecTarget> {
     let filter = request.filter;
     let Some(name) = &spec.target else {
         if filter.pids.is_empty() && filter.container_pids.is_empty() {
@@ -149,11 +156,11 @@ fn is_running(name: &str) -> bool {
 }
 
 /// The spec has no target, and no process was chosen.
-fn no_target(spec: &Spec) -> anyhow::Error {
-    let (usdt, name) = match &spec.what {
-        What::Function { name, .. } => ("", name.to_string()),
-        What::Address(addr) => ("", format!("{addr:#x}")),
-        What::Usdt { name, .. } => ("usdt:", name.to_string()),
+fn no_target(spec: &ProbeSpec) -> anyhow::Error {
+    let (usdt, name) = match &spec.subject {
+        ProbeSubject::Function { name, .. } => ("", name.to_string()),
+        ProbeSubject::Address(addr) => ("", format!("{addr:#x}")),
+        ProbeSubject::Usdt { name, .. } => ("usdt:", name.to_string()),
     };
     let is_file = loader::find_library(&name).is_some() || loader::find_program(&name).is_some();
     let failure = match is_file {
