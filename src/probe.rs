@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod command;
 pub mod cost;
+pub mod counters;
 pub mod event;
 pub mod expr;
 pub mod follow;

@@ -17,13 +17,13 @@ use libbpf_rs::skel::SkelBuilder;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
+use crate::bpf::load;
 use crate::bpf::prices::PricesSkelBuilder;
 use crate::find::host::proc::Proc;
 use crate::output::Value;
 use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
 use crate::probe::hits::{Hits, Trap, TrapCounts};
 use crate::probe::scope::filter::Filter;
-use crate::run::session::load;
 
 /// How often is looked at what the probes cost.
 const PERIOD: Duration = Duration::from_millis(250);

@@ -13,13 +13,14 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
+use crate::bpf::load;
 use crate::bpf::self_test::SelfTestSkelBuilder;
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
 use crate::probe::cost::{own_points, ubpf_price_returning};
+use crate::probe::counters::BpfCounter;
 use crate::probe::ring::page_size;
 use crate::probe::scope::filter::Filter;
-use crate::run::session::{Counter, load};
 
 /// What programs told of one call of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +88,9 @@ fn try_probes(
     let bss = skel.maps.bss_data.as_ref();
     let bss = bss.context("the BPF object has no counters")?;
     let seen = Seen {
-        entered: Counter::new(&bss.entered).get(),
-        returned: Counter::new(&bss.returned).get(),
-        cookie: Counter::new(&bss.entry_cookie).get(),
+        entered: BpfCounter::new(&bss.entered).get(),
+        returned: BpfCounter::new(&bss.returned).get(),
+        cookie: BpfCounter::new(&bss.entry_cookie).get(),
     };
     leaving.0.extend(attacher.detach_in_background());
     called.map(|()| seen)

@@ -5,14 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use libbpf_rs::Link;
-use libbpf_rs::skel::OpenSkel;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -23,6 +22,7 @@ use crate::privileges::{self, Duties};
 use crate::probe::attach::Attacher;
 use crate::probe::command::Command;
 use crate::probe::cost::Meter;
+use crate::probe::counters::BpfCounter;
 use crate::probe::follow::Follow;
 use crate::probe::hits::Hits;
 use crate::probe::mmap_events::{Change, Mapped, Watch};
@@ -69,11 +69,6 @@ pub fn wake_at(ring_bytes: u32) -> u64 {
     (ring_bytes / 4).min(MOST).into()
 }
 
-/// Loads the programs and maps of a skeleton.
-pub fn load<'obj, S: OpenSkel<'obj>>(open: S) -> Result<S::Output> {
-    open.load().context("failed to load the BPF programs")
-}
-
 /// Attaches programs whose sections say where to. They are in as long as the links live.
 pub fn attach_all<const N: usize>(programs: [&libbpf_rs::ProgramMut<'_>; N]) -> Result<Vec<Link>> {
     let links = programs.into_iter().map(|program| program.attach());
@@ -95,21 +90,6 @@ pub struct Limits {
     pub max_overhead: Option<f64>,
     pub quiet: bool,
     pub verbose: bool,
-}
-
-/// A number that BPF programs add to, read in place.
-pub struct Counter<'a>(&'a AtomicU64);
-
-impl<'a> Counter<'a> {
-    pub fn new(number: &'a u64) -> Self {
-        // SAFETY: an aligned 64-bit integer in memory that the kernel changes while we look, so it is only ever read
-        // through this atomic.
-        Self(unsafe { AtomicU64::from_ptr(std::ptr::from_ref(number).cast_mut()) })
-    }
-
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// What a tool's loop has to look at next.
@@ -161,8 +141,8 @@ pub struct Session<'a> {
     limits: Limits,
     started: Instant,
     next_tick: Option<Instant>,
-    lost: Counter<'a>,
-    unmatched: Counter<'a>,
+    lost: BpfCounter<'a>,
+    unmatched: BpfCounter<'a>,
     hits: Hits<'a>,
     /// Measures what the probes cost, if that is of interest.
     meter: Option<Meter>,
@@ -314,8 +294,8 @@ impl<'a> Session<'a> {
             limits,
             started,
             next_tick: limits.interval.map(|interval| started + interval),
-            lost: Counter::new(lost),
-            unmatched: Counter::new(unmatched),
+            lost: BpfCounter::new(lost),
+            unmatched: BpfCounter::new(unmatched),
             hits,
             meter,
             reported: (0, None),

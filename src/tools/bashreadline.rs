@@ -15,6 +15,7 @@ use nix::sys::statfs::{BTRFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, fstatfs};
 use plain::Plain;
 
 use crate::bpf::bashreadline::{BashreadlineSkelBuilder, types};
+use crate::bpf::load;
 use crate::cli::{FilterArgs, OutputArgs, RunArgs, named_file};
 use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
@@ -28,7 +29,7 @@ use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
 use crate::probe::event::{Header, decode, until_nul};
 use crate::probe::scope::filter::Filter;
 use crate::probe::search::files::{Place, Targets, Wanted};
-use crate::run::session::{Parts, Session, Step, configure, load};
+use crate::run::session::{Parts, Session, Step, configure};
 
 const EXAMPLES: &str = "\
 EXAMPLES:

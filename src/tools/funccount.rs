@@ -14,6 +14,7 @@ use libbpf_rs::skel::SkelBuilder;
 use libbpf_rs::{MapCore, MapFlags, MapMut};
 
 use crate::bpf::funccount::FunccountSkelBuilder;
+use crate::bpf::load;
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration};
 use crate::find::code::placement::Needs;
 use crate::find::spec::At;
@@ -23,7 +24,7 @@ use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
 use crate::probe::follow::Follow;
 use crate::probe::group_by::{By, Groups, Member};
 use crate::probe::search::functions::{Functions, Scope};
-use crate::run::session::{Parts, Session, Step, configure, load};
+use crate::run::session::{Parts, Session, Step, configure};
 
 const EXAMPLES: &str = "\
 EXAMPLES:

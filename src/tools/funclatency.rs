@@ -16,6 +16,7 @@ use libbpf_rs::{MapCore, MapFlags, MapMut};
 use plain::Plain;
 
 use crate::bpf::funclatency::{FunclatencySkelBuilder, types};
+use crate::bpf::load;
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration};
 use crate::find::code::placement::Needs;
 use crate::output::distribution::{Distribution, range};
@@ -28,7 +29,7 @@ use crate::probe::event::copied;
 use crate::probe::follow::Follow;
 use crate::probe::group_by::{By, Groups, Member};
 use crate::probe::search::functions::{Functions, Scope};
-use crate::run::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
+use crate::run::session::{Parts, Session, Step, attach_all, configure, make_room_for_calls};
 
 const EXAMPLES: &str = "\
 A call that never returns (longjmp, an exception, exit) is counted as unmatched and in no histogram. Where exceptions, \

@@ -13,6 +13,7 @@ use libbpf_rs::skel::SkelBuilder;
 use plain::Plain;
 
 use crate::bpf::functrace::{FunctraceSkelBuilder, OpenFunctraceSkel, types};
+use crate::bpf::load;
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration, parse_size};
 use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::Signatures;
@@ -24,12 +25,13 @@ use crate::output::escape::printable;
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
+use crate::probe::counters::BpfCounter;
 use crate::probe::event::{Header, callers, decode};
 use crate::probe::expr::programs::{Asked, Maps, Plans, Room};
 use crate::probe::expr::{self, Record, Values};
 use crate::probe::follow::Follow;
 use crate::probe::search::functions::{Functions, Learn, Scope, Site};
-use crate::run::session::{Counter, Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
+use crate::run::session::{Parts, Session, Step, attach_all, configure, make_room_for_calls};
 
 const EXAMPLES: &str = "\
 EXPRESSIONS, in --where and --args:
@@ -232,7 +234,7 @@ pub fn run(args: Args) -> Result<u8> {
         .bss_data
         .as_ref()
         .context("the BPF object has no counters")?;
-    let undecided = Counter::new(&bss.undecided);
+    let undecided = BpfCounter::new(&bss.undecided);
     let mut session = Session::start(
         Parts {
             events: skel.maps.events.as_fd(),

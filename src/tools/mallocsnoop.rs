@@ -13,6 +13,7 @@ use libbpf_rs::skel::SkelBuilder;
 use libbpf_rs::{MapCore, MapFlags, MapMut};
 use plain::Plain;
 
+use crate::bpf::load;
 use crate::bpf::mallocsnoop::{MallocsnoopSkelBuilder, types};
 use crate::cli::{CommandArgs, FilterArgs, OutputArgs, RunArgs, named_file, parse_duration, parse_size};
 use crate::find::code::placement::Needs;
@@ -27,7 +28,7 @@ use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::follow::Follow;
 use crate::probe::scope::filter::Filter;
 use crate::probe::search::files::{Place, Targets, Wanted};
-use crate::run::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
+use crate::run::session::{Parts, Session, Step, attach_all, configure, make_room_for_calls};
 
 const EXAMPLES: &str = "\
 Allocators call themselves: glibc's reallocarray calls realloc, musl's calloc calls malloc. \
