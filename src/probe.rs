@@ -2,14 +2,16 @@
 
 pub mod attach;
 pub mod command;
-pub mod cost;
 pub mod counters;
+pub mod cpu_clock;
 pub mod event;
 pub mod expr;
 pub mod follow;
 pub mod group_by;
 pub mod hits;
+pub mod meter;
 pub mod mmap_events;
+pub mod prices;
 pub mod ring;
 pub mod scope;
 pub mod search;

@@ -24,7 +24,7 @@ use crate::find::code::instructions::{BEGINNING, may_be_refused};
 use crate::find::code::placement::Needs;
 use crate::find::elf::Function;
 use crate::privileges;
-use crate::probe::hits::Trap;
+use crate::probe::hits::TrapKind;
 use crate::probe::mmap_events::monotonic_ns;
 use crate::probe::scope::filter::Filter;
 use crate::probe::scope::members::{Breakpoints, Members, Site};
@@ -474,7 +474,7 @@ impl Attacher {
     fn mark(&self, file: &File, points: &mut [ProbePoint], kind: Kind, entered: &HashSet<u64>) {
         for point in points.iter_mut().filter(|_| self.marks_traps) {
             let is_entered = entered.contains(&point.offset);
-            let trap = Trap::at(file, point.offset, kind == Kind::ReturnProbe, is_entered);
+            let trap = TrapKind::at(file, point.offset, kind == Kind::ReturnProbe, is_entered);
             point.cookie = trap.mark(point.cookie);
         }
     }

@@ -17,8 +17,8 @@ use crate::bpf::load;
 use crate::bpf::self_test::SelfTestSkelBuilder;
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
-use crate::probe::cost::{own_points, ubpf_price_returning};
 use crate::probe::counters::BpfCounter;
+use crate::probe::prices::{own_points, ubpf_price_returning};
 use crate::probe::ring::page_size;
 use crate::probe::scope::filter::Filter;
 

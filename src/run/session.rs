@@ -21,16 +21,17 @@ use crate::output::{Output, Value};
 use crate::privileges::{self, Duties};
 use crate::probe::attach::Attacher;
 use crate::probe::command::Command;
-use crate::probe::cost::Meter;
 use crate::probe::counters::BpfCounter;
 use crate::probe::follow::Follow;
-use crate::probe::hits::Hits;
+use crate::probe::hits::HitCounters;
+use crate::probe::meter::Meter;
 use crate::probe::mmap_events::{Change, Mapped, Watch};
 use crate::probe::ring::Ring;
 use crate::probe::scope::members::Breakpoints;
 use crate::probe::scope::watcher::{Joined, Newcomers, Notice, Shared, lock};
 use crate::probe::search::files::Targets;
 use crate::probe::signals::Signals;
+use crate::run::cost_report;
 
 /// Threads whose calls can be matched with their returns at a time.
 const THREADS: u32 = 8192;
@@ -143,7 +144,7 @@ pub struct Session<'a> {
     next_tick: Option<Instant>,
     lost: BpfCounter<'a>,
     unmatched: BpfCounter<'a>,
-    hits: Hits<'a>,
+    hits: HitCounters<'a>,
     /// Measures what the probes cost, if that is of interest.
     meter: Option<Meter>,
     reported: (u64, Option<Instant>),
@@ -243,7 +244,7 @@ impl<'a> Session<'a> {
             Breakpoints::Everybody | Breakpoints::Process(_) => None,
         };
 
-        let hits = Hits::new(hits);
+        let hits = HitCounters::new(hits);
         let mut meter = (limits.cost || limits.max_overhead.is_some())
             .then(|| Meter::new(&mut attacher, &hits, limits.max_overhead))
             .transpose()?;
@@ -387,7 +388,7 @@ impl<'a> Session<'a> {
             ("duration_ns", Value::U64(duration.as_nanos() as u64)),
             ("hits", Value::U64(self.hits.total())),
         ];
-        fields.extend(Meter::summary(self.meter.as_ref()));
+        fields.extend(cost_report::summary_fields(self.meter.as_ref()));
         if newcomers.is_some() {
             fields.push(("joined", Value::U64(self.later.joined)));
             fields.push(("held", Value::U64(self.later.held)));
@@ -397,7 +398,7 @@ impl<'a> Session<'a> {
         out.record("summary", &fields);
         out.flush()?;
         if let Some(meter) = self.meter.as_ref().filter(|_| self.limits.cost) {
-            eprintln!("cost: {}", meter.whole().text());
+            eprintln!("cost: {}", cost_report::cost_text(&meter.total()));
         }
         self.say_later();
         if unmatched > 0 {
@@ -540,10 +541,10 @@ impl<'a> Session<'a> {
         else {
             return Ok(());
         };
-        let spent = meter.check(&lock(&self.attacher), &self.hits)?;
-        if let Some(spent) = spent {
-            out.record("stopped", &meter.stopped(&spent));
-            let (text, hint) = meter.excess(&spent);
+        let cost = meter.check(&lock(&self.attacher), &self.hits)?;
+        if let Some(cost) = cost {
+            out.record("stopped", &cost_report::stopped_fields(meter.limit(), &cost));
+            let (text, hint) = cost_report::limit_exceeded_text(meter.limit(), &cost);
             eprintln!("{text}\nhint: {hint}");
             self.end()?;
         }

@@ -19,7 +19,7 @@ use crate::output::escape::push_text;
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
 use crate::probe::attach::{self, AttachMode, Ends};
-use crate::probe::cost::Prices;
+use crate::probe::prices::TrapPrices;
 use crate::probe::self_test::{COOKIE, Confined, Fate, Leaving, Seen, try_own};
 use crate::tools::{TOOLS, Tool};
 
@@ -205,7 +205,7 @@ impl Machine {
         lines.push(seccomp(fate));
         let prices = way.map_or_else(
             || Err(anyhow!("not measured: no probe can be attached")),
-            Prices::now,
+            TrapPrices::measure,
         );
         let can_price = prices.is_ok();
         lines.push(cost(prices));
@@ -455,7 +455,7 @@ fn seccomp(fate: Result<Fate>) -> Line {
     }
 }
 
-fn cost(prices: Result<Prices>) -> Line {
+fn cost(prices: Result<TrapPrices>) -> Line {
     let name = "cost of a probe";
     match prices {
         Ok(prices) => Line::new(
