@@ -16,7 +16,7 @@ use crate::find::host::users::Users;
 use crate::output::{Destination, Format, Output};
 use crate::privileges;
 use crate::probe::attach::AttachMode;
-use crate::probe::command::Command;
+use crate::probe::command::TracedCommand;
 use crate::probe::ring::page_size;
 use crate::probe::scope::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS};
 use crate::probe::scope::members::Scope;
@@ -239,14 +239,14 @@ pub struct CommandArgs {
 
 impl CommandArgs {
     /// Forks the command, which waits, and makes it the process that the filter is about. None when there is none.
-    pub fn hold(&self, filter: &mut Filter) -> Result<Option<Command>> {
+    pub fn hold(&self, filter: &mut Filter) -> Result<Option<TracedCommand>> {
         if self.command.is_empty() {
             return Ok(None);
         }
         if !filter.pids.is_empty() {
             return Err(Failure::new(USAGE, "-p and a command exclude each other").into());
         }
-        let command = Command::hold(&self.command)?;
+        let command = TracedCommand::hold(&self.command)?;
         filter.pids.push(command.pid());
         Ok(Some(command))
     }

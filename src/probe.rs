@@ -1,6 +1,7 @@
 //! Probes: where they are placed, how they are attached, which processes they are for, and how events arrive.
 
 pub mod attach;
+pub mod child;
 pub mod command;
 pub mod counters;
 pub mod cpu_clock;

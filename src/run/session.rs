@@ -20,7 +20,7 @@ use crate::output::escape::printable;
 use crate::output::{Output, Value};
 use crate::privileges::{self, Duties};
 use crate::probe::attach::Attacher;
-use crate::probe::command::Command;
+use crate::probe::command::TracedCommand;
 use crate::probe::counters::BpfCounter;
 use crate::probe::follow::Follow;
 use crate::probe::hits::HitCounters;
@@ -131,7 +131,7 @@ pub struct Session<'a> {
     /// Processes that had probes at the start, and what became of those that came later.
     present: usize,
     later: Later,
-    command: Option<Command>,
+    command: Option<TracedCommand>,
     follow: Option<Follow>,
     /// Names addresses; None when no stacks are asked for.
     symbolizer: Option<Symbolizer>,
@@ -193,7 +193,7 @@ pub struct Parts<'a> {
     pub hits: &'a [u64],
     pub targets: Targets,
     pub attacher: Attacher,
-    pub command: Option<Command>,
+    pub command: Option<TracedCommand>,
     pub follow: Option<Follow>,
     pub symbolizer: Option<Symbolizer>,
     /// The tool looks at the processes that it shows.
@@ -558,7 +558,7 @@ impl<'a> Session<'a> {
             self.read_meter()?;
         }
         if let (Some(command), None) = (&self.command, self.command_status) {
-            self.command_status = command.finished();
+            self.command_status = command.exit_status();
         }
         if self.command_status.is_some() || Signals::ending().load(Ordering::Relaxed) {
             self.end()?;

@@ -20,7 +20,9 @@ use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
 use crate::probe::attach::{self, AttachMode, Ends};
 use crate::probe::prices::TrapPrices;
-use crate::probe::self_test::{COOKIE, Confined, Fate, Leaving, Seen, try_own};
+use crate::probe::self_test::{
+    ConfinedChild, DetachThreads, SeccompOutcome, SeenCalls, TEST_COOKIE, test_attach_mode,
+};
 use crate::tools::{TOOLS, Tool};
 
 const EXAMPLES: &str = "\
@@ -113,7 +115,7 @@ impl Line {
 
 pub fn run(args: Args) -> Result<u8> {
     let mut out = args.output.open()?;
-    let mut leaving = Leaving::default();
+    let mut leaving = DetachThreads::default();
     let machine = Machine::try_all(&mut leaving);
     let checks = Table::new("check", CHECKS);
     let mut hints = Vec::new();
@@ -172,9 +174,9 @@ struct Machine {
 }
 
 impl Machine {
-    fn try_all(leaving: &mut Leaving) -> Self {
+    fn try_all(leaving: &mut DetachThreads) -> Self {
         // First, as long as there is one thread.
-        let confined = Confined::hold();
+        let confined = ConfinedChild::hold();
         let mut lines = vec![kernel()];
         lines.extend(capabilities());
         let load = attach::try_load().map_err(Error::new);
@@ -198,10 +200,10 @@ impl Machine {
         let has_btf = btf.is_ok();
         lines.push(result("kernel BTF", btf, |()| "present".to_owned()));
         let fate = confined.and_then(|confined| match way {
-            Some(way) => confined.call(way, leaving),
+            Some(way) => confined.test_return_probe(way, leaving),
             None => Err(anyhow!("not tried: no probe can be attached")),
         });
-        let kills_confined = matches!(fate, Ok(Fate::Dies));
+        let kills_confined = matches!(fate, Ok(SeccompOutcome::Killed));
         lines.push(seccomp(fate));
         let prices = way.map_or_else(
             || Err(anyhow!("not measured: no probe can be attached")),
@@ -379,17 +381,17 @@ fn way_line(
     way: AttachMode,
     ends: Ends,
     refused: Option<&str>,
-    leaving: &mut Leaving,
+    leaving: &mut DetachThreads,
 ) -> Line {
     if let Some(why) = refused {
         return Line::new(name, Verdict::No, why);
     }
-    let expected = Seen {
+    let expected = SeenCalls {
         entered: 1,
         returned: u64::from(ends == Ends::Both),
-        cookie: COOKIE,
+        cookie: TEST_COOKIE,
     };
-    match AttachMode::choose(Some(way)).and_then(|way| try_own(way, ends, leaving)) {
+    match AttachMode::choose(Some(way)).and_then(|way| test_attach_mode(way, ends, leaving)) {
         Ok(seen) if seen == expected => {
             Line::new(name, Verdict::Ok, "a call of our own was seen, with its number")
         }
@@ -437,15 +439,15 @@ fn features(way: Option<AttachMode>, refused: Option<&str>) -> [Line; 4] {
     ]
 }
 
-fn seccomp(fate: Result<Fate>) -> Line {
+fn seccomp(fate: Result<SeccompOutcome>) -> Line {
     let name = "return probes and seccomp";
     match fate {
-        Ok(Fate::Lives) => Line::new(
+        Ok(SeccompOutcome::Survives) => Line::new(
             name,
             Verdict::Ok,
             "a child under a strict filter was probed and lives",
         ),
-        Ok(Fate::Dies) => Line::new(
+        Ok(SeccompOutcome::Killed) => Line::new(
             name,
             Verdict::Limit,
             "a child under a strict filter was probed and killed",

@@ -23,7 +23,7 @@ use crate::find::stack::symbolize::Symbolizer;
 use crate::output::{Column, Output, Table, Value, histogram};
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, loaded};
-use crate::probe::command::Command;
+use crate::probe::command::TracedCommand;
 use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::follow::Follow;
 use crate::probe::scope::filter::Filter;
@@ -274,7 +274,7 @@ fn wanted(args: &Args) -> Wanted {
 }
 
 /// Where to look: what is said first counts.
-fn place(args: &Args, library: Option<PathBuf>, filter: &Filter, command: &Option<Command>) -> Place {
+fn place(args: &Args, library: Option<PathBuf>, filter: &Filter, command: &Option<TracedCommand>) -> Place {
     if let Some(path) = library {
         return Place::Files(vec![path]);
     }
