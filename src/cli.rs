@@ -18,8 +18,7 @@ use crate::privileges;
 use crate::probe::attach::AttachMode;
 use crate::probe::command::TracedCommand;
 use crate::probe::ring::page_size;
-use crate::probe::scope::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS};
-use crate::probe::scope::members::Scope;
+use crate::probe::scope::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS, TraceScope};
 use crate::probe::search::functions::no_such_file;
 use crate::probe::search::placing::Placing;
 use crate::probe::signals::Signals;
@@ -51,7 +50,7 @@ pub struct FilterArgs {
     /// them as soon as that is noticed, some milliseconds late: how late is said, and what it calls before is not
     /// shown. Each process takes file descriptors, and adds a little to the price of a call of all others.
     #[arg(long, value_name = "WHO")]
-    pub scope: Option<Scope>,
+    pub scope: Option<TraceScope>,
     /// In a targeted scope: stop programs that match when they are started, until their probes are in
     ///
     /// Then nothing that they call is missed. Who watches them may notice that they stop (SIGSTOP) and go on

@@ -10,6 +10,7 @@ pub mod expr;
 pub mod follow;
 pub mod group_by;
 pub mod hits;
+pub mod links;
 pub mod meter;
 pub mod mmap_events;
 pub mod prices;

@@ -6,7 +6,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,8 +26,9 @@ use crate::probe::hits::HitCounters;
 use crate::probe::meter::Meter;
 use crate::probe::mmap_events::{Change, Mapped, Watch};
 use crate::probe::ring::Ring;
-use crate::probe::scope::members::Breakpoints;
-use crate::probe::scope::watcher::{Joined, Newcomers, Notice, Shared, lock};
+use crate::probe::scope::breakpoints::Breakpoints;
+use crate::probe::scope::shared_attacher::SharedAttacher;
+use crate::probe::scope::watcher::{JoinedProcess, Notice, ProcessWatcher};
 use crate::probe::search::files::Targets;
 use crate::probe::signals::Signals;
 use crate::run::cost_report;
@@ -126,8 +126,8 @@ pub struct Session<'a> {
     watch: Option<Watch>,
     targets: Targets,
     /// In front of the attacher, which its thread shares.
-    newcomers: Option<Newcomers>,
-    attacher: Shared,
+    newcomers: Option<ProcessWatcher>,
+    attacher: SharedAttacher,
     /// Processes that had probes at the start, and what became of those that came later.
     present: usize,
     later: Later,
@@ -240,8 +240,8 @@ impl<'a> Session<'a> {
         }
         watch_reader(&epoll, io::stdout().as_fd());
         let mut newcomers = match attacher.breakpoints() {
-            Breakpoints::Matching(filter) => Some(Newcomers::watch(filter)?),
-            Breakpoints::Everybody | Breakpoints::Process(_) => None,
+            Breakpoints::Matching(filter) => Some(ProcessWatcher::watch(filter)?),
+            Breakpoints::AllProcesses | Breakpoints::Process(_) => None,
         };
 
         let hits = HitCounters::new(hits);
@@ -250,10 +250,13 @@ impl<'a> Session<'a> {
             .transpose()?;
         targets.find()?;
         targets.attach(&mut attacher)?;
-        let present = match &newcomers {
-            Some(newcomers) => newcomers.join_present(&mut attacher)?,
+        let present = match &mut newcomers {
+            Some(newcomers) => newcomers.attach_present(&mut attacher)?,
             None => None,
         };
+        for warning in newcomers.iter_mut().flat_map(ProcessWatcher::take_warnings) {
+            eprintln!("warning: {warning}");
+        }
         match (&newcomers, present) {
             (Some(newcomers), Some(_)) => {
                 epoll.add(newcomers.fd(), EpollEvent::new(EpollFlags::EPOLLIN, NEWCOMERS))?;
@@ -283,7 +286,7 @@ impl<'a> Session<'a> {
             watch,
             targets,
             newcomers: None,
-            attacher: Arc::new(Mutex::new(attacher)),
+            attacher: SharedAttacher::new(attacher),
             present: present.unwrap_or(0),
             later: Later::default(),
             command: None,
@@ -411,7 +414,7 @@ impl<'a> Session<'a> {
         if let (Some(command), None) = (&self.command, self.command_status) {
             self.say(&format!("the command goes on as pid {}", command.pid()));
         }
-        lock(&self.attacher).detach();
+        self.attacher.lock().detach();
         Ok(self.command_status.unwrap_or(0))
     }
 
@@ -433,7 +436,7 @@ impl<'a> Session<'a> {
                 SIGNALS => self.on_signal()?,
                 WATCH => self.on_changes(),
                 NEWCOMERS => {
-                    let notices = self.newcomers.as_ref().map(Newcomers::notices);
+                    let notices = self.newcomers.as_ref().map(ProcessWatcher::notices);
                     self.on_notices(notices.unwrap_or_default(), out);
                 }
                 STDOUT => return Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
@@ -516,7 +519,7 @@ impl<'a> Session<'a> {
                 self.phase = Phase::Leaving { looked: false };
                 return Ok(());
             }
-            self.phase = match lock(&self.attacher).detach_in_background() {
+            self.phase = match self.attacher.lock().detach_in_background() {
                 Some(thread) => Phase::Detaching(thread),
                 None => Phase::Draining,
             };
@@ -527,7 +530,7 @@ impl<'a> Session<'a> {
     /// Once more before the probes go.
     fn read_meter(&mut self) -> Result<()> {
         if let Some(meter) = &mut self.meter {
-            meter.read(&lock(&self.attacher), &self.hits)?;
+            meter.read(&self.attacher.lock(), &self.hits)?;
         }
         Ok(())
     }
@@ -541,7 +544,7 @@ impl<'a> Session<'a> {
         else {
             return Ok(());
         };
-        let cost = meter.check(&lock(&self.attacher), &self.hits)?;
+        let cost = meter.check(&self.attacher.lock(), &self.hits)?;
         if let Some(cost) = cost {
             out.record("stopped", &cost_report::stopped_fields(meter.limit(), &cost));
             let (text, hint) = cost_report::limit_exceeded_text(meter.limit(), &cost);
@@ -601,7 +604,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn on_joined(&mut self, joined: &Joined, out: &mut Output) {
+    fn on_joined(&mut self, joined: &JoinedProcess, out: &mut Output) {
         self.later.joined += 1;
         self.later.held += u64::from(joined.held);
         let worst = match joined.held {
@@ -652,13 +655,13 @@ impl<'a> Session<'a> {
         if later.failed > 0 {
             eprintln!("warning: {} processes match and have no probes", later.failed);
         }
-        let refused = lock(&self.attacher).members().refused;
+        let refused = self.attacher.lock().members().refused;
         warn_of_refused(refused.saturating_sub(self.targets.attached.refused));
     }
 
     fn duties(&self, inspects: bool) -> Duties {
         match self.watch.is_some() && self.targets.may_grow() {
-            _ if self.newcomers.as_ref().is_some_and(Newcomers::holds) => Duties::Hold,
+            _ if self.newcomers.as_ref().is_some_and(ProcessWatcher::holds) => Duties::Hold,
             _ if self.newcomers.is_some() => Duties::Attach,
             true => Duties::Attach,
             false if inspects || self.symbolizer.is_some() => Duties::Inspect,
@@ -669,7 +672,7 @@ impl<'a> Session<'a> {
     fn on_mapped(&mut self, mapped: &Mapped) {
         let refused = self.targets.attached.refused;
         let result = self.targets.appeared(mapped).and_then(|found| {
-            self.targets.attach(&mut lock(&self.attacher))?;
+            self.targets.attach(&mut self.attacher.lock())?;
             Ok(found)
         });
         match result {
