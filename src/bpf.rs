@@ -119,6 +119,11 @@ pub struct RunCounters<'a> {
     pub hits: &'a [u64],
 }
 
+/// Loads the programs and maps of a skeleton into the kernel.
+pub fn load<'obj, S: OpenSkel<'obj>>(open: S) -> Result<S::Output> {
+    open.load().context("failed to load the BPF programs")
+}
+
 fn mapped<T>(data: Option<T>) -> Result<T> {
     data.context("the BPF object has no memory for its variables")
 }

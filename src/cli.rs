@@ -18,10 +18,9 @@ use crate::output::messages::Messages;
 use crate::output::{Destination, Format, Output};
 use crate::privileges;
 use crate::probe::attach::AttachMode;
-use crate::probe::command::Command;
+use crate::probe::command::TracedCommand;
 use crate::probe::ring::page_size;
-use crate::probe::scope::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS};
-use crate::probe::scope::members::Scope;
+use crate::probe::scope::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS, TraceScope};
 use crate::probe::search::placing::Placing;
 use crate::probe::signals::Signals;
 
@@ -62,7 +61,7 @@ pub struct FilterArgs {
     /// them as soon as that is noticed, some milliseconds late: how late is said, and what it calls before is not
     /// shown. Each process takes file descriptors, and adds a little to the price of a call of all others.
     #[arg(long, value_name = "WHO")]
-    pub scope: Option<Scope>,
+    pub scope: Option<TraceScope>,
     /// In a targeted scope: stop programs that match when they are started, until their probes are in
     ///
     /// Then nothing that they call is missed. Who watches them may notice that they stop (SIGSTOP) and go on
@@ -251,14 +250,14 @@ pub struct CommandArgs {
 
 impl CommandArgs {
     /// Forks the command, which waits, and makes it the process that the filter is about. None when there is none.
-    pub fn hold(&self, filter: &mut Filter) -> Result<Option<Command>> {
+    pub fn hold(&self, filter: &mut Filter) -> Result<Option<TracedCommand>> {
         if self.command.is_empty() {
             return Ok(None);
         }
         if !filter.pids.is_empty() {
             return Err(Failure::new(USAGE, "-p and a command exclude each other").into());
         }
-        let command = Command::hold(&self.command)?;
+        let command = TracedCommand::hold(&self.command)?;
         filter.pids.push(command.pid());
         Ok(Some(command))
     }

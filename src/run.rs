@@ -10,6 +10,7 @@
 //! ```
 
 mod builder;
+mod cost_report;
 pub mod counters;
 mod probes;
 mod programs;

@@ -24,10 +24,12 @@ use crate::find::code::instructions::{BEGINNING, may_be_refused};
 use crate::find::code::placement::Needs;
 use crate::find::elf::FunctionSymbol;
 use crate::privileges;
-use crate::probe::hits::Trap;
+use crate::probe::hits::TrapKind;
+use crate::probe::links::close_all;
 use crate::probe::mmap_events::monotonic_ns;
+use crate::probe::scope::breakpoints::Breakpoints;
 use crate::probe::scope::filter::Filter;
-use crate::probe::scope::members::{Breakpoints, Members, Site};
+use crate::probe::scope::members::{FilePoints, Members};
 
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -265,7 +267,7 @@ pub struct Attacher {
 impl Attacher {
     /// `programs` in the order in which they are attached: return probes go first (src/bpf/calls.bpf.h says why).
     pub fn new(way: AttachMode, filter: &Filter, programs: Vec<Program<'_>>) -> Result<Self> {
-        let breakpoints = filter.breakpoints()?;
+        let breakpoints = Breakpoints::choose(filter)?;
         if matches!(breakpoints, Breakpoints::Matching(_)) {
             privileges::raise_file_limit();
         }
@@ -295,7 +297,7 @@ impl Attacher {
     /// an error when all were.
     pub fn attach(&mut self, file: &File, points: &[ProbePoint]) -> Result<usize> {
         match self.breakpoints {
-            Breakpoints::Everybody => self.attach_for(None, file, points),
+            Breakpoints::AllProcesses => self.attach_for(None, file, points),
             Breakpoints::Process(pid) => self.attach_for(Some(pid), file, points),
             Breakpoints::Matching(_) => self.attach_for_members(file, points),
         }
@@ -305,7 +307,7 @@ impl Attacher {
     pub fn only_pid(&self) -> Option<u32> {
         match self.breakpoints {
             Breakpoints::Process(pid) => Some(pid),
-            Breakpoints::Everybody | Breakpoints::Matching(_) => None,
+            Breakpoints::AllProcesses | Breakpoints::Matching(_) => None,
         }
     }
 
@@ -328,7 +330,7 @@ impl Attacher {
 
     /// Puts the points of a file into all members, and into those to come.
     fn attach_for_members(&mut self, file: &File, points: &[ProbePoint]) -> Result<usize> {
-        let mut site = Site {
+        let mut site = FilePoints {
             file: file.try_clone().context("failed to hold a file")?,
             points: points.to_vec(),
         };
@@ -336,20 +338,20 @@ impl Attacher {
             let links = self.links_for(pid, std::slice::from_mut(&mut site))?;
             self.members.add(pid, links.unwrap_or_default(), monotonic_ns());
         }
-        self.members.sites.push(site);
-        Ok(points.len() - self.members.sites.last().map_or(0, |site| site.points.len()))
+        self.members.files.push(site);
+        Ok(points.len() - self.members.files.last().map_or(0, |site| site.points.len()))
     }
 
     /// Puts all points that were found so far into a process, which is a member from now on. False when it is gone.
     pub fn join(&mut self, pid: u32) -> Result<bool> {
         self.members.wait_removed(pid);
-        let mut sites = std::mem::take(&mut self.members.sites);
-        let count = |sites: &[Site]| sites.iter().map(|site| site.points.len()).sum::<usize>();
+        let mut sites = std::mem::take(&mut self.members.files);
+        let count = |sites: &[FilePoints]| sites.iter().map(|site| site.points.len()).sum::<usize>();
         let asked = count(&sites);
         let begun = monotonic_ns();
         let links = self.links_for(pid, &mut sites);
         self.members.refused += asked - count(&sites);
-        self.members.sites = sites;
+        self.members.files = sites;
         let Some(links) = links? else {
             return Ok(false);
         };
@@ -359,9 +361,9 @@ impl Attacher {
 
     /// Puts all points into everybody instead.
     pub fn widen(&mut self) -> Result<()> {
-        self.breakpoints = Breakpoints::Everybody;
+        self.breakpoints = Breakpoints::AllProcesses;
         close_all(self.members.take_links());
-        for site in std::mem::take(&mut self.members.sites) {
+        for site in std::mem::take(&mut self.members.files) {
             self.attach_for(None, &site.file, &site.points)?;
         }
         Ok(())
@@ -378,7 +380,7 @@ impl Attacher {
 
     /// The links of one process at these points, from which those are removed that the kernel refuses. None when the
     /// process is gone.
-    fn links_for(&mut self, pid: u32, sites: &mut [Site]) -> Result<Option<Vec<OwnedFd>>> {
+    fn links_for(&mut self, pid: u32, sites: &mut [FilePoints]) -> Result<Option<Vec<OwnedFd>>> {
         let others = std::mem::take(&mut self.links);
         let result = sites.iter_mut().try_for_each(|site| {
             let refused = self.attach_points(Some(pid), &site.file, &site.points)?;
@@ -464,7 +466,7 @@ impl Attacher {
     fn mark(&self, file: &File, points: &mut [ProbePoint], kind: Kind, entered: &HashSet<u64>) {
         for point in points.iter_mut().filter(|_| self.marks_traps) {
             let is_entered = entered.contains(&point.offset);
-            let trap = Trap::at(file, point.offset, kind == Kind::ReturnProbe, is_entered);
+            let trap = TrapKind::at(file, point.offset, kind == Kind::ReturnProbe, is_entered);
             point.cookie = trap.mark(point.cookie);
         }
     }
@@ -643,24 +645,6 @@ impl Drop for Attacher {
     fn drop(&mut self) {
         self.detach();
     }
-}
-
-/// Closes links. Each removal waits for the kernel (0.04 to 0.1 s), and the waits of several threads overlap.
-pub fn close_all(links: Vec<OwnedFd>) {
-    const THREADS: usize = 64;
-    let mut shares: Vec<Vec<OwnedFd>> = Vec::new();
-    shares.resize_with(links.len().min(THREADS), Vec::new);
-    for (index, link) in links.into_iter().enumerate() {
-        shares[index % THREADS].push(link);
-    }
-    std::thread::scope(|scope| {
-        for share in shares {
-            // Where no thread can be had the share is dropped, and so closed, right here.
-            let _ = std::thread::Builder::new()
-                .stack_size(64 << 10)
-                .spawn_scoped(scope, || drop(share));
-        }
-    });
 }
 
 /// Replaces the mark by `cookie` in every 64-bit load of it.

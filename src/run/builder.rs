@@ -17,13 +17,13 @@ use super::report::Report;
 use super::schedule::{Limits, Schedule};
 use super::session::{Children, Session, SessionParts, Wakeups};
 use super::stacks::Stacks;
-use crate::bpf::{OpenToolSkel, ToolSkel, ToolSkelBuilder};
+use crate::bpf::{OpenToolSkel, ToolSkel, ToolSkelBuilder, load};
 use crate::cli::{CommandArgs, CommonArgs, RunArgs};
 use crate::privileges::require_privileges;
 use crate::probe::attach::{AttachMode, Attacher};
-use crate::probe::command::Command;
-use crate::probe::cost::Meter;
+use crate::probe::command::TracedCommand;
 use crate::probe::follow::Follow;
+use crate::probe::meter::Meter;
 use crate::probe::mmap_events::Watch;
 use crate::probe::ring::Ring;
 use crate::probe::scope::filter::Filter;
@@ -42,7 +42,7 @@ const OWNER_SETS: u32 = 1024;
 pub struct Run {
     filter: Filter,
     argv: Vec<OsString>,
-    command: Option<Command>,
+    command: Option<TracedCommand>,
     mode: AttachMode,
     options: RunArgs,
     report: Report,
@@ -201,7 +201,7 @@ impl<F: Finder, O: OpenToolSkel> Opened<F, O> {
         let object = self.skel.open_object_mut();
         size_maps(object, &run.filter, self.ring_bytes, choice.matches_calls())?;
         choice.select(object, run.mode);
-        let skel = self.skel.load().context("failed to load the BPF programs")?;
+        let skel = load(self.skel)?;
         // Its counters are read until the process exits, which is also when the kernel frees it.
         let skel: &'static O::Loaded = Box::leak(Box::new(skel));
         let pids = map(skel.object(), "pids")?;

@@ -1,38 +1,22 @@
-//! What BPF programs count, read in place.
-
-use std::sync::atomic::{AtomicU64, Ordering};
+//! The counters of a run.
 
 use crate::bpf::RunCounters;
-use crate::probe::hits::Hits;
+use crate::probe::counters::BpfCounter;
+use crate::probe::hits::HitCounters;
 
-/// A number that BPF programs add to.
-pub struct Counter<'a>(&'a AtomicU64);
-
-impl<'a> Counter<'a> {
-    pub fn new(number: &'a u64) -> Self {
-        // SAFETY: an aligned 64-bit integer that the kernel changes while we look, so it is only ever read through this
-        // atomic.
-        Self(unsafe { AtomicU64::from_ptr(std::ptr::from_ref(number).cast_mut()) })
-    }
-
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// The counters of a run.
+/// What the BPF programs of a run count, read in place.
 pub struct Counters {
-    lost: Counter<'static>,
-    unmatched: Counter<'static>,
-    pub hits: Hits<'static>,
+    lost: BpfCounter<'static>,
+    unmatched: BpfCounter<'static>,
+    pub hits: HitCounters<'static>,
 }
 
 impl Counters {
     pub fn new(counters: RunCounters<'static>) -> Self {
         Self {
-            lost: Counter::new(counters.lost),
-            unmatched: Counter::new(counters.unmatched),
-            hits: Hits::new(counters.hits),
+            lost: BpfCounter::new(counters.lost),
+            unmatched: BpfCounter::new(counters.unmatched),
+            hits: HitCounters::new(counters.hits),
         }
     }
 

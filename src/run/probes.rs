@@ -1,6 +1,5 @@
 //! The probes of a run: which files and processes have them, and those that get them while it lasts.
 
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use anyhow::Result;
@@ -9,8 +8,9 @@ use super::report::{LateProcesses, Report};
 use crate::privileges::Duties;
 use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::Mapped;
-use crate::probe::scope::members::Breakpoints;
-use crate::probe::scope::watcher::{Newcomers, Notice, Shared, lock};
+use crate::probe::scope::breakpoints::Breakpoints;
+use crate::probe::scope::shared_attacher::SharedAttacher;
+use crate::probe::scope::watcher::{Notice, ProcessWatcher};
 use crate::probe::search::files::FileSearch;
 use crate::probe::search::finder::Finder;
 
@@ -18,8 +18,8 @@ use crate::probe::search::finder::Finder;
 pub struct Probes<F> {
     pub search: FileSearch<F>,
     /// Watches for processes that begin to match. Declared before the attacher, which its thread shares.
-    watcher: Option<Newcomers>,
-    attacher: Shared,
+    watcher: Option<ProcessWatcher>,
+    attacher: SharedAttacher,
     /// Processes that were probed one by one at the start.
     present: usize,
     late: LateProcesses,
@@ -29,14 +29,17 @@ impl<F: Finder> Probes<F> {
     /// Attaches to the files that were found, in all processes that match.
     pub fn attach(mut search: FileSearch<F>, mut attacher: Attacher, report: &Report) -> Result<Self> {
         let mut watcher = match attacher.breakpoints() {
-            Breakpoints::Matching(filter) => Some(Newcomers::watch(filter)?),
-            Breakpoints::Everybody | Breakpoints::Process(_) => None,
+            Breakpoints::Matching(filter) => Some(ProcessWatcher::watch(filter)?),
+            Breakpoints::AllProcesses | Breakpoints::Process(_) => None,
         };
         search.attach(&mut attacher)?;
-        let present = match &watcher {
-            Some(watcher) => watcher.join_present(&mut attacher)?,
+        let present = match &mut watcher {
+            Some(watcher) => watcher.attach_present(&mut attacher)?,
             None => None,
         };
+        for warning in watcher.iter_mut().flat_map(ProcessWatcher::take_warnings) {
+            report.messages.warn(&warning);
+        }
         match present {
             Some(_) => search.attached.refuse(attacher.members().refused),
             // So many processes match that probes for everybody cost less.
@@ -49,14 +52,14 @@ impl<F: Finder> Probes<F> {
         Ok(Self {
             search,
             watcher,
-            attacher: Arc::new(Mutex::new(attacher)),
+            attacher: SharedAttacher::new(attacher),
             present: present.unwrap_or(0),
             late: LateProcesses::default(),
         })
     }
 
     pub fn with_attacher<T>(&self, run: impl FnOnce(&Attacher) -> T) -> T {
-        run(&lock(&self.attacher))
+        run(&self.attacher.lock())
     }
 
     /// How many processes were probed one by one; None if everybody is.
@@ -64,7 +67,7 @@ impl<F: Finder> Probes<F> {
         self.watcher.as_ref().map(|_| self.present)
     }
 
-    pub fn watcher(&self) -> Option<&Newcomers> {
+    pub fn watcher(&self) -> Option<&ProcessWatcher> {
         self.watcher.as_ref()
     }
 
@@ -93,7 +96,7 @@ impl<F: Finder> Probes<F> {
     pub fn on_mapped(&mut self, mapped: &Mapped, report: &Report) {
         let refused = self.search.attached.refused;
         let result = self.search.on_mapped(mapped).and_then(|found| {
-            self.search.attach(&mut lock(&self.attacher))?;
+            self.search.attach(&mut self.attacher.lock())?;
             Ok(found)
         });
         for warning in self.search.take_warnings() {
@@ -110,7 +113,7 @@ impl<F: Finder> Probes<F> {
 
     /// Reports the processes that were probed since the last call.
     pub fn on_notices(&mut self, report: &mut Report) {
-        let notices = self.watcher.as_ref().map(Newcomers::notices);
+        let notices = self.watcher.as_ref().map(ProcessWatcher::notices);
         for notice in notices.unwrap_or_default() {
             match notice {
                 Notice::Joined(joined) => report.process_joined(&mut self.late, &joined),
@@ -131,16 +134,16 @@ impl<F: Finder> Probes<F> {
     /// Reports what became of processes that joined, and points that the kernel refused in them.
     pub fn report_late(&self, report: &Report) {
         report.late(&self.late);
-        let refused = lock(&self.attacher).members().refused;
+        let refused = self.attacher.lock().members().refused;
         report.refused(refused.saturating_sub(self.search.attached.refused));
     }
 
     /// Removes the probes in a thread, if that takes a while.
     pub fn detach_in_background(&mut self) -> Option<JoinHandle<()>> {
-        lock(&self.attacher).detach_in_background()
+        self.attacher.lock().detach_in_background()
     }
 
     pub fn detach(&mut self) {
-        lock(&self.attacher).detach();
+        self.attacher.lock().detach();
     }
 }

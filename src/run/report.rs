@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::cost_report;
 use crate::output::messages::{self, Messages};
 use crate::output::{Output, Value};
-use crate::probe::cost::{Meter, Spent};
-use crate::probe::scope::watcher::Joined;
+use crate::probe::meter::{Meter, ProbeCost};
+use crate::probe::scope::watcher::JoinedProcess;
 use crate::probe::search::files::{Attached, plural};
 
 /// Losses are reported at most this often.
@@ -39,7 +40,7 @@ pub struct LateProcesses {
 }
 
 impl LateProcesses {
-    fn add(&mut self, joined: &Joined) {
+    fn add(&mut self, joined: &JoinedProcess) {
         self.joined += 1;
         self.held += u64::from(joined.held);
         let max = match joined.held {
@@ -119,7 +120,7 @@ impl Report {
     }
 
     /// Another process is traced.
-    pub fn process_joined(&mut self, late: &mut LateProcesses, joined: &Joined) {
+    pub fn process_joined(&mut self, late: &mut LateProcesses, joined: &JoinedProcess) {
         late.add(joined);
         let fields = [
             ("time", Value::Time(self.out.wall(joined.since_ns))),
@@ -168,9 +169,10 @@ impl Report {
     }
 
     /// The probes cost more than `--max-overhead`.
-    pub fn stopped(&mut self, meter: &Meter, spent: &Spent) {
-        self.out.record("stopped", &meter.stopped(spent));
-        let (text, hint) = meter.excess(spent);
+    pub fn stopped(&mut self, meter: &Meter, cost: &ProbeCost) {
+        self.out
+            .record("stopped", &cost_report::stopped_fields(meter.limit(), cost));
+        let (text, hint) = cost_report::limit_exceeded_text(meter.limit(), cost);
         self.messages.warn(&text);
         messages::hint(hint);
     }
@@ -184,7 +186,7 @@ impl Report {
             ("duration_ns", Value::U64(totals.duration.as_nanos() as u64)),
             ("hits", Value::U64(totals.hits)),
         ];
-        fields.extend(Meter::summary(totals.meter));
+        fields.extend(cost_report::summary_fields(totals.meter));
         if let Some(late) = totals.late {
             fields.push(("joined", Value::U64(late.joined)));
             fields.push(("held", Value::U64(late.held)));
@@ -198,7 +200,8 @@ impl Report {
 
     /// What the probes cost, with `--cost`.
     pub fn cost(&self, meter: &Meter) {
-        self.messages.note(&format!("cost: {}", meter.whole().text()));
+        self.messages
+            .note(&format!("cost: {}", cost_report::cost_text(&meter.total())));
     }
 
     /// Calls that were seen to begin and not to return.

@@ -18,9 +18,9 @@ use super::schedule::Schedule;
 use super::stacks::Stacks;
 use crate::output::Output;
 use crate::privileges::{Duties, drop_privileges};
-use crate::probe::command::Command;
-use crate::probe::cost::Meter;
+use crate::probe::command::TracedCommand;
 use crate::probe::follow::Follow;
+use crate::probe::meter::Meter;
 use crate::probe::mmap_events::{Change, Watch};
 use crate::probe::ring::Ring;
 use crate::probe::search::finder::Finder;
@@ -80,7 +80,7 @@ pub(super) struct SessionParts<F, S: 'static> {
 
 /// Processes that the run started or follows.
 pub struct Children {
-    pub command: Option<Command>,
+    pub command: Option<TracedCommand>,
     /// Of the command, once it has exited.
     pub status: Option<u8>,
     pub follow: Option<Follow>,
@@ -89,7 +89,7 @@ pub struct Children {
 }
 
 impl Children {
-    pub fn new(command: Option<Command>, follow: Option<Follow>, tracepoints: Vec<Link>) -> Self {
+    pub fn new(command: Option<TracedCommand>, follow: Option<Follow>, tracepoints: Vec<Link>) -> Self {
         Self {
             command,
             status: None,
@@ -410,7 +410,7 @@ impl<F: Finder, S> Session<F, S> {
         }
         let children = &mut self.children;
         if let (Some(command), None) = (&children.command, children.status) {
-            children.status = command.finished();
+            children.status = command.exit_status();
         }
         if children.status.is_some() || Signals::ending().load(Ordering::Relaxed) {
             self.end()?;

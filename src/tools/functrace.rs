@@ -17,11 +17,11 @@ use crate::find::spec::{ProbeMoment, ProbeSpec};
 use crate::output::{Column, Table, Value};
 use crate::privileges::return_memory;
 use crate::probe::attach::Ends;
+use crate::probe::counters::BpfCounter;
 use crate::probe::event::{Header, callers, decode};
 use crate::probe::expr::programs::{Asked, Maps, Plans, Room};
 use crate::probe::expr::{self, Record, Values};
 use crate::probe::search::functions::{Functions, OnFound, TracedFunction};
-use crate::run::counters::Counter;
 use crate::run::{Event, Found, Loaded, Run, Session, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
@@ -287,10 +287,10 @@ fn table(args: &Args, with_return: bool) -> Table {
     table
 }
 
-fn undecided_counter(skel: &'static FunctraceSkel<'static>) -> Result<Counter<'static>> {
+fn undecided_counter(skel: &'static FunctraceSkel<'static>) -> Result<BpfCounter<'static>> {
     let bss = skel.maps.bss_data.as_ref();
     let bss = bss.context("the BPF object has no counters")?;
-    Ok(Counter::new(&bss.undecided))
+    Ok(BpfCounter::new(&bss.undecided))
 }
 
 /// A predicate over memory that could not be read is neither true nor false.
