@@ -9,6 +9,7 @@ pub mod follow;
 pub mod group_by;
 pub mod hits;
 pub mod mmap_events;
+pub mod point;
 pub mod ring;
 pub mod scope;
 pub mod search;

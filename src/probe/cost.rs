@@ -20,8 +20,9 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 use crate::bpf::prices::PricesSkelBuilder;
 use crate::find::host::proc::Proc;
 use crate::output::Value;
-use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
+use crate::probe::attach::{AttachMode, Attacher, Program};
 use crate::probe::hits::{Hits, Trap, TrapCounts};
+use crate::probe::point::{Cookie, Ends, ProbePoint};
 use crate::probe::scope::filter::Filter;
 use crate::run::session::load;
 
@@ -146,7 +147,7 @@ pub(super) fn own_points() -> Result<[ProbePoint; 3]> {
         let offset = address - mapping.start + mapping.offset;
         Ok(ProbePoint {
             offset,
-            cookie: 0,
+            cookie: Cookie::default(),
             ends,
             semaphore: None,
             movable: None,
@@ -338,7 +339,7 @@ impl Meter {
     /// Measures prices. The attacher must not have attached anything yet.
     pub fn new(attacher: &mut Attacher, hits: &Hits<'_>, limit: Option<f64>) -> Result<Self> {
         let _timing = time_programs()?;
-        let prices = Prices::measure(attacher.way()).context("failed to measure the price of a probe")?;
+        let prices = Prices::measure(attacher.mode()).context("failed to measure the price of a probe")?;
         attacher.mark_traps();
         let payers = attacher.only_pid().map_or(Payers::Everybody, Payers::Process);
         let now = Reading {

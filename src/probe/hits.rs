@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::find::code::instructions::BEGINNING;
 use crate::find::code::placement::is_emulated;
+use crate::probe::point::Cookie;
 
 /// What leads to a run of a program. The numbers are those of `hits` in src/bpf/event.bpf.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +52,8 @@ impl Trap {
     }
 
     /// The cookie that makes the kernel count hits of this kind.
-    pub fn mark(self, cookie: u64) -> u64 {
-        const TRAP_SHIFT: u32 = 36; // of src/bpf/event.bpf.h
-        cookie | (self as u64) << TRAP_SHIFT
+    pub fn mark(self, cookie: Cookie) -> Cookie {
+        cookie.with_trap(self as u32)
     }
 }
 
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn traps_are_numbered_in_their_order() {
         for (index, trap) in Trap::ALL.into_iter().enumerate() {
-            assert_eq!(trap.mark(7), (index as u64) << 36 | 7);
+            assert_eq!(trap.mark(Cookie::of_function(7)).bits(), (index as u64) << 36 | 7);
         }
     }
 

@@ -15,8 +15,9 @@ use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
 use crate::bpf::self_test::SelfTestSkelBuilder;
 use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
+use crate::probe::attach::{AttachMode, Attacher, Program};
 use crate::probe::cost::{own_points, ubpf_price_returning};
+use crate::probe::point::{Cookie, Ends, ProbePoint};
 use crate::probe::ring::page_size;
 use crate::probe::scope::filter::Filter;
 use crate::run::session::{Counter, load};
@@ -30,7 +31,7 @@ pub struct Seen {
 }
 
 /// The number that the probe is given: any but those that are there by chance.
-pub const COOKIE: u64 = 7919;
+pub const COOKIE: u32 = 7919;
 
 /// Probes that are on their way out: to remove them takes the kernel a moment, and many moments can overlap.
 #[derive(Default)]
@@ -78,7 +79,7 @@ fn try_probes(
     let file = File::open("/proc/self/exe").context("failed to open this program")?;
     let [_, _, point] = own_points()?;
     let point = ProbePoint {
-        cookie: COOKIE,
+        cookie: Cookie::of_function(COOKIE),
         ends,
         ..point
     };

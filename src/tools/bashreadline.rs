@@ -24,8 +24,9 @@ use crate::find::host::proc::{Object, Proc};
 use crate::find::host::users::Users;
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
+use crate::probe::attach::{AttachMode, Attacher, Program};
 use crate::probe::event::{Header, decode, until_nul};
+use crate::probe::point::{Cookie, Ends, ProbePoint};
 use crate::probe::scope::filter::Filter;
 use crate::probe::search::files::{Place, Targets, Wanted};
 use crate::run::session::{Parts, Session, Step, configure, load};
@@ -65,8 +66,8 @@ const FUNCTIONS: [&str; 2] = ["readline_internal_teardown", "readline"];
 const BASH_FUNCTIONS: [&str; 2] = ["execute_command", "pre_process_line"];
 
 /// Cookie: the probe is in a bash itself, and not in a library that others use as well.
-const IN_BASH: u64 = 1;
-const IN_LIBRARY: u64 = 0;
+const IN_BASH: u32 = 1;
+const IN_LIBRARY: u32 = 0;
 
 const COLUMNS: &[Column] = &[
     Column::left("TIME", "time", 8),
@@ -190,7 +191,7 @@ fn line_points(elf: &ElfFile, bash_only: bool) -> Result<Vec<ProbePoint>> {
     let found = elf.lookup(&FUNCTIONS)?.into_iter().flatten().next();
     let cookie = if bash { IN_BASH } else { IN_LIBRARY };
     Ok(found
-        .map(|function| ProbePoint::function(&function, cookie, Needs::STACK))
+        .map(|function| ProbePoint::function(&function, Cookie::of_function(cookie), Needs::STACK))
         .into_iter()
         .collect())
 }
@@ -220,7 +221,7 @@ fn list(
         let program = programs
             .borrow_mut()
             .look_up(header.pid, (line.exe_dev, line.exe_inode));
-        if bash_only && u64::from(header.func) != IN_BASH && program.is_bash == Some(false) {
+        if bash_only && u32::from(header.func) != IN_BASH && program.is_bash == Some(false) {
             continue;
         }
         let cgroup = cgroups

@@ -19,9 +19,10 @@ use crate::find::code::placement::Needs;
 use crate::find::spec::At;
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
+use crate::probe::attach::{AttachMode, Attacher, loaded};
 use crate::probe::follow::Follow;
 use crate::probe::group_by::{By, Groups, Member};
+use crate::probe::point::Ends;
 use crate::probe::search::functions::{Functions, Scope};
 use crate::run::session::{Parts, Session, Step, configure, load};
 

@@ -23,10 +23,11 @@ use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
+use crate::probe::attach::{AttachMode, Attacher, loaded};
 use crate::probe::event::copied;
 use crate::probe::follow::Follow;
 use crate::probe::group_by::{By, Groups, Member};
+use crate::probe::point::Ends;
 use crate::probe::search::functions::{Functions, Scope};
 use crate::run::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
 

@@ -23,11 +23,12 @@ use crate::find::stack::symbolize::Symbolizer;
 use crate::output::escape::printable;
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
+use crate::probe::attach::{AttachMode, Attacher, loaded};
 use crate::probe::event::{Header, callers, decode};
 use crate::probe::expr::programs::{Asked, Maps, Plans, Room};
 use crate::probe::expr::{self, Record, Values};
 use crate::probe::follow::Follow;
+use crate::probe::point::Ends;
 use crate::probe::search::functions::{Functions, Learn, Scope, Site};
 use crate::run::session::{Counter, Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
 

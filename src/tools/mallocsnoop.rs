@@ -21,10 +21,11 @@ use crate::find::host::loader;
 use crate::find::stack::symbolize::Symbolizer;
 use crate::output::{Column, Output, Table, Value, histogram};
 use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, loaded};
+use crate::probe::attach::{AttachMode, Attacher, loaded};
 use crate::probe::command::Command;
 use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::follow::Follow;
+use crate::probe::point::{Cookie, Ends, ProbePoint};
 use crate::probe::scope::filter::Filter;
 use crate::probe::search::files::{Place, Targets, Wanted};
 use crate::run::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
@@ -268,7 +269,12 @@ fn wanted(args: &Args) -> Wanted {
         first_only: true,
         likely: loader::find_library("libc").into_iter().collect(),
         named: Vec::new(),
-        name: Box::new(|cookie| CALLS.get(cookie as usize).map_or("?", |(_, name)| name).into()),
+        name: Box::new(|cookie| {
+            CALLS
+                .get(cookie.function() as usize)
+                .map_or("?", |(_, name)| name)
+                .into()
+        }),
     }
 }
 
@@ -327,7 +333,7 @@ fn allocator_points(elf: &ElfFile, chosen: &[(usize, &str)], others: Needs) -> R
             {
                 points.push(ProbePoint::function(
                     function,
-                    *cookie as u64,
+                    Cookie::of_function(*cookie as u32),
                     needs(CALLS[*cookie].0).and(others),
                 ));
             }

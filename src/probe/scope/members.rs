@@ -13,7 +13,8 @@ use std::thread::{Builder, JoinHandle};
 
 use clap::ValueEnum;
 
-use crate::probe::attach::{ProbePoint, close_all};
+use crate::probe::attach::links::close_all;
+use crate::probe::point::ProbePoint;
 use crate::probe::scope::filter::Filter;
 
 /// Whose calls pay for the probes.

@@ -230,7 +230,7 @@ impl Newcomers {
     fn may_go_on(&self, attacher: &Attacher, processes: usize) -> Result<bool> {
         let each = attacher.members().count_links();
         require_files(each, processes)?;
-        if attacher.way() == AttachMode::Multi || each * processes <= MANY_SINGLE {
+        if attacher.mode() == AttachMode::Multi || each * processes <= MANY_SINGLE {
             return Ok(true);
         }
         if self.asked {

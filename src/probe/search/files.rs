@@ -17,8 +17,9 @@ use crate::find::functions;
 use crate::find::host::loader;
 use crate::find::host::proc::{FileId, FileSet, Mapping, Object, Proc};
 use crate::output::escape::printable;
-use crate::probe::attach::{Attacher, Ends, ProbePoint};
+use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::Mapped;
+use crate::probe::point::{Cookie, Ends, ProbePoint};
 use crate::probe::search::placing::{Placed, Placing};
 
 /// Finds the points of a file.
@@ -42,7 +43,7 @@ pub struct Wanted {
     /// Files that were named, whatever the place.
     pub named: Vec<PathBuf>,
     /// What the function with this cookie is called.
-    pub name: Box<dyn Fn(u64) -> Rc<str>>,
+    pub name: Box<dyn Fn(Cookie) -> Rc<str>>,
 }
 
 /// Where to look.
@@ -360,12 +361,12 @@ impl Targets {
         points: &mut Vec<ProbePoint>,
     ) -> Result<()> {
         let mistaken = placed.iter().filter(|placed| placed.placement.is_mistaken());
-        let mistaken: HashSet<u32> = mistaken.map(|placed| placed.cookie as u32).collect();
+        let mistaken: HashSet<u32> = mistaken.map(|placed| placed.cookie.function()).collect();
         let Some(&first) = mistaken.iter().min() else {
             return Ok(());
         };
-        points.retain(|point| !mistaken.contains(&(point.cookie as u32)));
-        let name = (self.wanted.name)(first.into());
+        points.retain(|point| !mistaken.contains(&point.cookie.function()));
+        let name = (self.wanted.name)(Cookie::of_function(first));
         if points.is_empty() {
             let file = object.path.display();
             let message = format!("failed to trace {name} in {file}: {MISTAKEN}");
@@ -450,8 +451,8 @@ fn is_about_one_file(error: &anyhow::Error) -> bool {
 
 /// How many functions the points are about: of one whose returns alone are watched, each instruction that returns is one.
 fn functions_at(points: &[ProbePoint]) -> usize {
-    let is_leaving = |point: &&ProbePoint| point.ends == Ends::Leaving;
-    let number = |point: &ProbePoint| point.cookie as u32;
+    let is_leaving = |point: &&ProbePoint| point.ends == Ends::ReturnInstruction;
+    let number = |point: &ProbePoint| point.cookie.function();
     let entered: HashSet<u32> = points
         .iter()
         .filter(|point| !is_leaving(point))

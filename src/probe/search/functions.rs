@@ -20,8 +20,8 @@ use crate::find::similar::similar;
 use crate::find::spec::{self, At, NamePattern, Spec, What};
 use crate::find::usdt;
 use crate::output::escape::printable;
-use crate::probe::attach::{Ends, GOROUTINE, JUMPING, LEAVING, Movable, ProbePoint};
 use crate::probe::command::Command;
+use crate::probe::point::{Cookie, Ends, Movable, ProbePoint};
 use crate::probe::scope::filter::Filter;
 use crate::probe::search::files::{Place, Targets, Wanted};
 use crate::probe::search::placing::Placing;
@@ -161,7 +161,7 @@ impl Functions {
             name: Box::new(move |cookie| {
                 let functions = names.borrow();
                 functions
-                    .site(cookie as u32 as usize)
+                    .site(cookie.function() as usize)
                     .map_or_else(|| "?".into(), Site::name)
             }),
         };
@@ -208,10 +208,10 @@ impl Functions {
             for place in self.places(index, object, elf)? {
                 let ends = self.asked[index].ends;
                 let site = self.cookie(object, elf, place.clone(), ends)?;
-                let (cookie, needs) = (site as u64, self.needs[site]);
+                let (cookie, needs) = (Cookie::of_function(site as u32), self.needs[site]);
                 if points
                     .iter()
-                    .all(|point| u64::from(point.cookie as u32) != cookie)
+                    .all(|point| point.cookie.function() != cookie.function())
                 {
                     points.extend(points_of(&place, ends, cookie, needs));
                 }
@@ -371,9 +371,13 @@ impl Asked {
 }
 
 /// Where programs are put for a place.
-fn points_of(place: &resolve::Place, ends: Ends, cookie: u64, needs: Needs) -> Vec<ProbePoint> {
+fn points_of(place: &resolve::Place, ends: Ends, cookie: Cookie, needs: Needs) -> Vec<ProbePoint> {
     let semaphore = place.usdt.as_ref().and_then(|probe| probe.semaphore);
-    let cookie = cookie | if place.is_go { GOROUTINE } else { 0 };
+    let cookie = if place.is_go {
+        cookie.in_goroutine()
+    } else {
+        cookie
+    };
     // Entries that are to be matched with returns are told from others by the stack.
     let needs = match (ends, place.is_go) {
         (Ends::Entry, _) => needs,
@@ -389,15 +393,18 @@ fn points_of(place: &resolve::Place, ends: Ends, cookie: u64, needs: Needs) -> V
         cookie,
         ends,
         semaphore,
-        movable: start.filter(|_| offset == place.offset && ends != Ends::Leaving),
+        movable: start.filter(|_| offset == place.offset && ends != Ends::ReturnInstruction),
         stepped: true,
     };
     match &place.returns {
         Returns::Instructions(exits) => {
             let entry = (ends == Ends::Both).then(|| point(place.offset, Ends::Entry, cookie));
             let leaving = exits.iter().map(|exit| {
-                let jumps = if exit.jumps { JUMPING } else { 0 };
-                point(exit.at, Ends::Leaving, cookie | LEAVING | jumps)
+                let cookie = match exit.jumps {
+                    true => cookie.at_tail_jump(),
+                    false => cookie.at_return_instruction(),
+                };
+                point(exit.at, Ends::ReturnInstruction, cookie)
             });
             entry.into_iter().chain(leaving).collect()
         }
