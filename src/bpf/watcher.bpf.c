@@ -38,7 +38,7 @@ bool holding = true;
 /* Processes that have probes, or are to have them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384); /* MOST_PIDS of src/probe/scope/filter.rs */
+	__uint(max_entries, MAX_PIDS);
 	__type(key, __u32);
 	__type(value, __u8);
 } members SEC(".maps");
