@@ -6,11 +6,12 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::bpf::shared::types::{hit_layout, trap_kind};
 use crate::find::code::instructions::BEGINNING;
 use crate::find::code::placement::is_emulated;
 use crate::probe::point::Cookie;
 
-/// What leads to a run of a program. The numbers are those of `hits` in src/bpf/event.bpf.h.
+/// What leads to a run of a program. The discriminant is the index in `hits` of event.bpf.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trap {
     /// A breakpoint on an instruction that the kernel executes by itself.
@@ -60,7 +61,7 @@ impl Trap {
 /// How often each trap has led to a program.
 pub type TrapCounts = [u64; Trap::ALL.len()];
 
-/// What the programs count in `hits` of src/bpf/event.bpf.h, read in place.
+/// What the programs count in `hits` of event.bpf.h, read in place.
 pub struct Hits<'a>(&'a [AtomicU64]);
 
 impl<'a> Hits<'a> {
@@ -72,7 +73,7 @@ impl<'a> Hits<'a> {
 
     /// Up to now, of all CPUs.
     pub fn by_trap(&self) -> TrapCounts {
-        const TRAP_KINDS: usize = 8;
+        const TRAP_KINDS: usize = hit_layout::TRAP_KINDS.0 as usize;
         let mut counts = TrapCounts::default();
         for cpu in self.0.chunks(TRAP_KINDS) {
             for (count, hits) in counts.iter_mut().zip(cpu) {
@@ -86,6 +87,15 @@ impl<'a> Hits<'a> {
         self.by_trap().iter().sum()
     }
 }
+
+const _: () = {
+    assert!(Trap::Emulated as u32 == trap_kind::TRAP_EMULATED.0);
+    assert!(Trap::Stepped as u32 == trap_kind::TRAP_STEPPED.0);
+    assert!(Trap::Return as u32 == trap_kind::TRAP_RETURN.0);
+    assert!(Trap::ReturnOfEmulated as u32 == trap_kind::TRAP_RETURN_OF_EMULATED.0);
+    assert!(Trap::ReturnOfStepped as u32 == trap_kind::TRAP_RETURN_OF_STEPPED.0);
+    assert!(Trap::ALL.len() <= hit_layout::TRAP_KINDS.0 as usize);
+};
 
 #[cfg(test)]
 mod tests {

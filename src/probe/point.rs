@@ -1,5 +1,6 @@
 //! Probe points: the instructions of a file that programs run at, and the cookies that identify them there.
 
+use crate::bpf::shared::types::cookie_layout;
 use crate::find::code::placement::Needs;
 use crate::find::elf::Function;
 
@@ -20,11 +21,32 @@ pub enum Ends {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cookie(u64);
 
-const RETURN_INSTRUCTION: u64 = 1 << 32;
-const TAIL_JUMP: u64 = 1 << 33;
-const GOROUTINE: u64 = 1 << 34;
-const TRAP_SHIFT: u32 = 36;
-const PROCESS_SHIFT: u32 = 40;
+const RETURN_INSTRUCTION: u64 = 1 << cookie_layout::COOKIE_RETURN_INSN_BIT.0;
+const TAIL_JUMP: u64 = 1 << cookie_layout::COOKIE_TAIL_JUMP_BIT.0;
+const GOROUTINE: u64 = 1 << cookie_layout::COOKIE_GOROUTINE_BIT.0;
+const TRAP_SHIFT: u32 = cookie_layout::COOKIE_TRAP_SHIFT.0;
+const TRAP_BITS: u32 = cookie_layout::COOKIE_TRAP_BITS.0;
+const PROCESS_SHIFT: u32 = cookie_layout::COOKIE_PROCESS_SHIFT.0;
+
+/// PIDs are below 2^22 (`PID_MAX_LIMIT`).
+const PID_BITS: u32 = 22;
+
+const _: () = {
+    let fields = [
+        u32::MAX as u64,
+        RETURN_INSTRUCTION,
+        TAIL_JUMP,
+        GOROUTINE,
+        ((1 << TRAP_BITS) - 1) << TRAP_SHIFT,
+        ((1 << PID_BITS) - 1) << PROCESS_SHIFT,
+    ];
+    let (mut used, mut index) = (0, 0);
+    while index < fields.len() {
+        assert!(used & fields[index] == 0, "fields of the cookie overlap");
+        used |= fields[index];
+        index += 1;
+    }
+};
 
 impl Cookie {
     /// The cookie of an ordinary probe on the function with this index.
@@ -116,14 +138,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cookie_fields_do_not_overlap() {
+    fn function_index_survives_all_flags() {
         let cookie = Cookie::of_function(u32::MAX)
             .at_tail_jump()
             .in_goroutine()
             .with_trap(4)
-            .for_process(4_194_304);
-        assert_eq!(cookie.bits(), 0x4000_0047_ffff_ffff);
+            .for_process((1 << PID_BITS) - 1);
         assert_eq!(cookie.function(), u32::MAX);
+        assert_eq!(cookie.bits() >> PROCESS_SHIFT, (1 << PID_BITS) - 1);
     }
 
     #[test]

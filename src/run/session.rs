@@ -16,6 +16,7 @@ use libbpf_rs::skel::OpenSkel;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::bpf::shared::types::call_layout;
 use crate::find::stack::symbolize::{Frame, Symbolizer, ends_whole};
 use crate::output::escape::printable;
 use crate::output::{Output, Value};
@@ -32,12 +33,7 @@ use crate::probe::scope::watcher::{Joined, Newcomers, Notice, Shared, lock};
 use crate::probe::search::files::Targets;
 use crate::probe::signals::Signals;
 
-/// Threads whose calls can be matched with their returns at a time.
-const THREADS: u32 = 8192;
-/// `OWNER_SETS` of src/bpf/calls.bpf.h.
-const OWNER_SETS: u32 = 1024;
-
-/// Writes the constants of `src/bpf/event.bpf.h` and `src/bpf/filter.bpf.h` into a skeleton's `.rodata`.
+/// Writes the constants of event.bpf.h and filter.bpf.h into a skeleton's `.rodata`.
 macro_rules! configure {
     ($rodata:expr, $filter:expr, $ring_bytes:expr, $way:expr) => {{
         $crate::probe::scope::filter::configure_filter!($rodata, $filter);
@@ -47,7 +43,7 @@ macro_rules! configure {
 }
 pub(crate) use configure;
 
-/// Makes room in the maps of src/bpf/calls.bpf.h, if calls are watched until they return.
+/// Makes room in the maps of calls.bpf.h, if calls are watched until they return.
 macro_rules! make_room_for_calls {
     ($maps:expr, $watched:expr) => {{
         let [threads, owner_sets] = $crate::run::session::room_for_calls($watched);
@@ -60,7 +56,11 @@ pub(crate) use make_room_for_calls;
 
 /// Entries of the maps of threads, and of that of sets of their owners.
 pub fn room_for_calls(watched: bool) -> [u32; 2] {
-    if watched { [THREADS, OWNER_SETS] } else { [1, 1] }
+    if watched {
+        [call_layout::THREADS.0, call_layout::OWNER_SETS.0]
+    } else {
+        [1, 1]
+    }
 }
 
 /// How full a ring may get before a resting reader is woken, bytes.

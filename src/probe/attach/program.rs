@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use super::bpf_sys::{LoadOptions, bpf_func_info, bpf_insn, load_program, program_btf, program_functions};
 use super::mode::AttachMode;
+use crate::bpf::shared::types::cookie_mark;
 use crate::probe::point::{Cookie, Ends};
 
 /// A loaded program and where it runs.
@@ -120,8 +121,9 @@ impl ProgramSource {
     }
 }
 
-/// The constant that `probe_cookie` loads where the kernel has no cookies.
-const COOKIE_MARK: u64 = 0x7562_7066_636f_6f6b;
+/// What `probe_cookie` loads in place of a cookie where the kernel has none.
+const COOKIE_MARK: u64 =
+    (cookie_mark::COOKIE_MARK_HIGH.0 as u64) << 32 | cookie_mark::COOKIE_MARK_LOW.0 as u64;
 
 /// Replaces the mark by `cookie` in every 64-bit load of it.
 fn write_cookie(insns: &mut [bpf_insn], cookie: u64) {

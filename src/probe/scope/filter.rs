@@ -1,4 +1,4 @@
-//! Who is seen: turns what a person asks for into the constants and maps of `src/bpf/filter.bpf.h`.
+//! Which processes and threads a run traces, as the constants and maps of filter.bpf.h.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -7,16 +7,17 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapMut};
 
+use crate::bpf::shared::types::{filter_limits, pid_limits};
 use crate::error::{DENIED, Failure, USAGE};
 use crate::privileges;
 use crate::probe::scope::members::{Breakpoints, Scope};
 
 /// Processes that a run can name or follow.
-const MOST_PIDS: u32 = 16384;
-/// Patterns of names that the kernel compares, `MAX_COMMS` of the header.
-pub const MAX_COMMS: usize = 8;
-/// Control groups that the kernel compares, `MAX_CGROUPS` of the header.
-pub const MAX_CGROUPS: usize = 16;
+const MOST_PIDS: u32 = pid_limits::MAX_PIDS.0;
+/// Thread name patterns that the BPF programs can compare.
+pub const MAX_COMMS: usize = filter_limits::MAX_COMMS.0 as usize;
+/// Control groups that the BPF programs can compare.
+pub const MAX_CGROUPS: usize = filter_limits::MAX_CGROUPS.0 as usize;
 
 /// The kernel keeps 15 bytes of a name and a NUL.
 const COMM_LEN: usize = 16;
@@ -194,7 +195,7 @@ fn require_scopes() -> Result<()> {
     }
 }
 
-/// Writes the constants of `src/bpf/filter.bpf.h` into a skeleton's `.rodata`. A macro, since every skeleton has types
+/// Writes the constants of filter.bpf.h into a skeleton's `.rodata`. A macro, since every skeleton has types
 /// of its own.
 macro_rules! configure_filter {
     ($rodata:expr, $filter:expr) => {{
