@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * --follow, for every tool: children join the tool's map `pids` when they are forked, before they run. An object of
- * its own, because it reads kernel types: the tools themselves then need no BTF of the kernel.
+ * --follow, for every tool: adds children to the tool's map `pids` when they are forked, before they run. A separate
+ * object, because it reads kernel types: the tools themselves do not need the kernel's BTF.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -10,7 +10,7 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* Children that found no room in `pids`. */
+/* Children that were not added because `pids` was full. */
 __u64 unfollowed = 0;
 
 SEC("tp_btf/sched_process_fork")
@@ -27,7 +27,7 @@ int BPF_PROG(follow_fork, struct task_struct *parent, struct task_struct *child)
 	return 0;
 }
 
-/* A process id is free for others once its group leader is: the leader goes last. */
+/* A PID can be reused once the thread group leader is freed, which is the last thread to go. */
 SEC("tp_btf/sched_process_free")
 int BPF_PROG(follow_free, struct task_struct *task)
 {

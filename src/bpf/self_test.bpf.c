@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What src/probe/self_test.rs tries: programs that tell that they ran. */
+/* Programs that record that they ran, for the self-test of doctor. */
 #include "event.bpf.h"
 
 __u64 entered = 0;
 __u64 returned = 0;
-/* The number that the entry was given. */
+/* The cookie that the entry program saw. */
 __u64 entry_cookie = 0;
 
-/* Others may try the same: perf's return probes run for every process that has one there (see is_own_probe). */
-static __always_inline bool is_tried_process(void)
+/* Return probes of perf events also run in other processes that run the self-test, see is_own_probe. */
+static __always_inline bool is_tested_process(void)
 {
 	return current_ids() >> 32 == filter_pid;
 }
@@ -18,7 +18,7 @@ int try_entry(struct pt_regs *ctx)
 {
 	__u64 cookie = probe_cookie(ctx);
 
-	if (!is_tried_process())
+	if (!is_tested_process())
 		return 0;
 	entry_cookie = cookie;
 	__sync_fetch_and_add(&entered, 1);
@@ -29,7 +29,7 @@ SEC("uretprobe")
 int try_return(struct pt_regs *ctx)
 {
 	probe_cookie(ctx);
-	if (is_tried_process())
+	if (is_tested_process())
 		__sync_fetch_and_add(&returned, 1);
 	return 0;
 }

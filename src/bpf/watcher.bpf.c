@@ -1,41 +1,44 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A targeted scope, for every tool: tells user space of each process that begins to match the filter while the run
- * lasts, so that it gets probes (src/probe/scope/watcher.rs), and of each that ceases to. With --hold, a program that
- * begins to match when it is started is stopped until it has them.
+ * For targeted runs of every tool: reports each process that starts or stops matching the filter, so that user space
+ * can attach probes to it or detach them. With --hold, a process that matches when it executes a program is stopped
+ * until it has its probes.
  *
- * Processes have probes, threads have names, users and control groups: a process matches when any of its threads does.
- * What is tested here is the thread that changes. Where another one of a member may match still, user space looks.
+ * Probes belong to processes, but names, users and control groups to threads: a process matches if any of its threads
+ * does. The programs test the thread that changes. If another thread of a member may still match, user space checks.
  *
- * An object of its own, because it reads kernel types.
+ * A separate object, because it reads kernel types: the tools themselves do not need the kernel's BTF.
  */
 #include "filter.bpf.h"
 
 #define SIGSTOP 19
 #define PF_KTHREAD 0x00200000
-#define MOST_HELD 4096
+#define MAX_HELD 4096
 
-/* Kinds of records, which are a header alone. In the order of `What` in src/probe/scope/watcher.rs. */
-enum scope_kind {
-	SCOPE_MATCHES, /* the process is to have probes; `func` is 1 when it stands still until then */
-	SCOPE_NEW, /* as above; if it has some already, they are those of a program that is no more */
-	SCOPE_CHANGED, /* it may match now, or no more */
-	SCOPE_RENAMED, /* the same; its thread `tid` will be called `comm` in a moment */
-	SCOPE_GONE, /* it has ended, or runs a program that does not match */
+/* Kinds of records, which are a header alone. */
+enum process_change {
+	PROCESS_MATCHES, /* needs probes; `func` is 1 if it is stopped until then */
+	PROCESS_NEW, /* as above; probes that it has are those of a previous program */
+	PROCESS_CHANGED, /* may have started or stopped matching */
+	PROCESS_RENAMED, /* as above; its thread `tid` is about to be named `comm` */
+	PROCESS_GONE, /* has exited, or executed a program that does not match */
 };
 
 enum member_state {
-	MEMBER_WAITS = 1, /* user space was told */
-	MEMBER_READY, /* the probes are in */
+	MEMBER_WAITS = 1, /* reported to user space */
+	MEMBER_READY, /* has its probes */
 };
+
+EXPORT_ENUM(process_change);
+EXPORT_ENUM(member_state);
 
 const volatile bool follow = false; /* children of members are members */
 const volatile bool hold = false;
 
-/* Until the run ends. Not a constant: the guard (src/probe/guard.rs) ends the holding when user space is no more. */
+/* Stop processes? Cleared when the run ends, by the watchdog if user space was killed. */
 bool holding = true;
 
-/* Processes that have probes, or are to have them. */
+/* Processes that have probes or will get them: enum member_state. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_PIDS);
@@ -43,15 +46,15 @@ struct {
 	__type(value, __u8);
 } members SEC(".maps");
 
-/* Processes that were stopped here and not yet let go. */
+/* Processes that were stopped and have not been resumed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MOST_HELD);
+	__uint(max_entries, MAX_HELD);
 	__type(key, __u32);
 	__type(value, __u8);
 } held SEC(".maps");
 
-static __always_inline struct event_header *tell(__u16 kind, __u32 pid)
+static __always_inline struct event_header *new_record(__u16 kind, __u32 pid)
 {
 	struct event_header *event = event_reserve(sizeof(*event));
 
@@ -62,7 +65,7 @@ static __always_inline struct event_header *tell(__u16 kind, __u32 pid)
 	return event;
 }
 
-/* Stops the current process. The map comes first, so that nothing is stopped that the guard does not know of. */
+/* Stops the current process. Updates the map first, so that the watchdog knows every process that is stopped. */
 static __always_inline bool stop(__u32 pid)
 {
 	__u8 one = 1;
@@ -75,24 +78,24 @@ static __always_inline bool stop(__u32 pid)
 	return false;
 }
 
-static __always_inline void join(__u16 kind, __u32 pid, const __u64 *name, bool may_stop)
+static __always_inline void add_member(__u16 kind, __u32 pid, const __u64 *name, bool may_stop)
 {
 	__u8 waits = MEMBER_WAITS;
-	struct event_header *event = tell(kind, pid);
+	struct event_header *event = new_record(kind, pid);
 
 	if (!event)
 		return;
 	if (name)
 		__builtin_memcpy(event->comm, name, sizeof(event->comm));
-	/* Where there is no room, it is told of again and again, and is a member of user space's alone. */
+	/* If the map is full, only user space knows the member, and it is reported again with each change. */
 	bpf_map_update_elem(&members, &pid, &waits, BPF_ANY);
 	event->func = may_stop && stop(pid);
 	event_submit(event, sizeof(*event));
 }
 
-static __always_inline void say(__u16 kind, __u32 pid)
+static __always_inline void report(__u16 kind, __u32 pid)
 {
-	struct event_header *event = tell(kind, pid);
+	struct event_header *event = new_record(kind, pid);
 
 	if (event)
 		event_submit(event, sizeof(*event));
@@ -109,24 +112,23 @@ int BPF_PROG(scope_exec, struct task_struct *task, pid_t old_pid)
 {
 	__u32 pid;
 	__u8 *member = current_member(&pid);
-	/* When another thread than the first one calls execve: links know a process by its first thread, which is no
-	 * more. */
+	/* A thread other than the leader has called execve. Links identify a process by its leader, which is gone. */
 	bool taken_over = old_pid != (pid_t)pid;
 
 	if (!(follow && member) && !is_wanted()) {
 		if (!member)
 			return 0;
 		bpf_map_delete_elem(&members, &pid);
-		say(SCOPE_GONE, pid);
+		report(PROCESS_GONE, pid);
 		return 0;
 	}
-	/* Else probes stay with a process. */
+	/* Otherwise the process keeps its probes. */
 	if (!member || *member != MEMBER_READY || taken_over)
-		join(taken_over ? SCOPE_NEW : SCOPE_MATCHES, pid, NULL, hold);
+		add_member(taken_over ? PROCESS_NEW : PROCESS_MATCHES, pid, NULL, hold);
 	return 0;
 }
 
-/* The current thread is the parent, from which a child has all that the filter is about. */
+/* The current thread is the parent: the child inherits everything that the filter tests. */
 SEC("raw_tp/sched_process_fork")
 int BPF_PROG(scope_fork, struct task_struct *parent, struct task_struct *child)
 {
@@ -137,20 +139,20 @@ int BPF_PROG(scope_fork, struct task_struct *parent, struct task_struct *child)
 	if (of == pid || BPF_CORE_READ(child, flags) & PF_KTHREAD)
 		return 0;
 	if (filter_pids ? follow && member : is_wanted())
-		join(SCOPE_NEW, pid, NULL, false);
+		add_member(PROCESS_NEW, pid, NULL, false);
 	return 0;
 }
 
-/* Is the thread within execve? That gives it a name too, but `scope_exec` is told of when it is through. */
+/* True if the thread is in execve, which renames it as well: `scope_exec` handles that when it has succeeded. */
 static __always_inline bool becomes_program(struct task_struct *task)
 {
 	return bpf_core_field_exists(task->in_execve) && BPF_CORE_READ_BITFIELD_PROBED(task, in_execve);
 }
 
-/* No member until user space has looked, so that it is told of a name that is changed back meanwhile. */
-static __always_inline void rename(struct task_struct *task, __u32 pid, const __u64 *name)
+/* Not a member until user space has checked, so that a change back in the meantime is reported too. */
+static __always_inline void report_rename(struct task_struct *task, __u32 pid, const __u64 *name)
 {
-	struct event_header *event = tell(SCOPE_RENAMED, pid);
+	struct event_header *event = new_record(PROCESS_RENAMED, pid);
 
 	if (!event)
 		return;
@@ -160,7 +162,7 @@ static __always_inline void rename(struct task_struct *task, __u32 pid, const __
 	event_submit(event, sizeof(*event));
 }
 
-/* Before the name is changed. Only a thread of the same process can do that. */
+/* Runs before the name changes. Only a thread of the same process can change it. */
 SEC("raw_tp/task_rename")
 int BPF_PROG(scope_rename, struct task_struct *task, const char *to)
 {
@@ -173,9 +175,9 @@ int BPF_PROG(scope_rename, struct task_struct *task, const char *to)
 	bpf_probe_read_kernel_str(name, sizeof(name), to);
 	if (!name_wanted(name)) {
 		if (member && !follow)
-			rename(task, pid, name);
+			report_rename(task, pid, name);
 	} else if (!member && is_wanted_but_for_name() && (!filter_cgroups || cgroup_wanted())) {
-		join(SCOPE_MATCHES, pid, name, false);
+		add_member(PROCESS_MATCHES, pid, name, false);
 	}
 	return 0;
 }
@@ -187,21 +189,21 @@ static __always_inline int user_changed(void)
 
 	if (member) {
 		if (!follow && !is_wanted())
-			say(SCOPE_CHANGED, pid);
+			report(PROCESS_CHANGED, pid);
 	} else if (is_wanted()) {
-		join(SCOPE_MATCHES, pid, NULL, false);
+		add_member(PROCESS_MATCHES, pid, NULL, false);
 	}
 	return 0;
 }
 
-/* There is no tracepoint where a thread gets another user. */
+/* There is no tracepoint for a change of user. */
 SEC("kretprobe/commit_creds")
 int scope_user(void *ctx)
 {
 	return user_changed();
 }
 
-/* Where the kernel has no kprobes. Tracepoints of system calls cost all system calls a little. */
+/* If the kernel has no kprobes. Syscall tracepoints slow down every system call a little. */
 SEC("tracepoint/syscalls/sys_exit_setuid")
 int scope_setuid(void *ctx)
 {
@@ -220,15 +222,15 @@ int scope_setresuid(void *ctx)
 	return user_changed();
 }
 
-/* Somebody else moves the thread, and helpers only know the control group of the current one: user space looks. */
+/* Another thread moves it, and helpers can test only the control group of the current one: user space checks. */
 SEC("raw_tp/cgroup_attach_task")
 int BPF_PROG(scope_cgroup, void *to, const char *path, struct task_struct *task)
 {
-	say(SCOPE_CHANGED, BPF_CORE_READ(task, tgid));
+	report(PROCESS_CHANGED, BPF_CORE_READ(task, tgid));
 	return 0;
 }
 
-/* Before the number is free for others. The last thread has counted itself out when it comes here. */
+/* Runs before the PID can be reused. `live` is 0 when the last thread gets here. */
 SEC("raw_tp/sched_process_exit")
 int BPF_PROG(scope_exit, struct task_struct *task)
 {
@@ -239,6 +241,6 @@ int BPF_PROG(scope_exit, struct task_struct *task)
 	bpf_map_delete_elem(&members, &pid);
 	if (filter_pids)
 		bpf_map_delete_elem(&pids, &pid);
-	say(SCOPE_GONE, pid);
+	report(PROCESS_GONE, pid);
 	return 0;
 }

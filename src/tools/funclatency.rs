@@ -16,6 +16,7 @@ use libbpf_rs::{MapCore, MapFlags, MapMut};
 use plain::Plain;
 
 use crate::bpf::funclatency::{FunclatencySkelBuilder, types};
+use crate::bpf::shared::types::histogram_layout;
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration};
 use crate::find::code::placement::Needs;
 use crate::output::distribution::{Distribution, range};
@@ -165,10 +166,9 @@ const COLUMNS: &[Column] = &[
     Column::left("", "buckets", 0).data_only(),
 ];
 
-/// `DRAWN` of funclatency.bpf.c.
-const DRAWN: u32 = 1 << 31;
-/// `FINE_SLOTS` of histogram.bpf.h.
-const FINE_SLOTS: u32 = 1920;
+/// Set in slots of the histogram that is drawn, clear in those of nanoseconds.
+const DRAWN: u32 = 1 << types::latency_layout::DRAWN_BIT.0;
+const FINE_SLOTS: u32 = histogram_layout::FINE_SLOTS.0;
 /// Of one histogram: those of nanoseconds, and those that are drawn.
 const ALL_SLOTS: u32 = 2 * FINE_SLOTS;
 /// Slots that have values: a function has some dozens.

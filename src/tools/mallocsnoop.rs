@@ -85,20 +85,21 @@ pub struct Args {
     command: CommandArgs,
 }
 
-/// A function of the allocator, numbered as in `enum alloc_call` of mallocsnoop.bpf.c.
+/// A function of the allocator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
+#[repr(u32)]
 enum Call {
-    Malloc,
-    Calloc,
-    Realloc,
-    Reallocarray,
-    PosixMemalign,
-    AlignedAlloc,
-    Memalign,
-    Valloc,
-    Pvalloc,
-    Free,
+    Malloc = types::alloc_call::CALL_MALLOC.0,
+    Calloc = types::alloc_call::CALL_CALLOC.0,
+    Realloc = types::alloc_call::CALL_REALLOC.0,
+    Reallocarray = types::alloc_call::CALL_REALLOCARRAY.0,
+    PosixMemalign = types::alloc_call::CALL_POSIX_MEMALIGN.0,
+    AlignedAlloc = types::alloc_call::CALL_ALIGNED_ALLOC.0,
+    Memalign = types::alloc_call::CALL_MEMALIGN.0,
+    Valloc = types::alloc_call::CALL_VALLOC.0,
+    Pvalloc = types::alloc_call::CALL_PVALLOC.0,
+    Free = types::alloc_call::CALL_FREE.0,
 }
 
 /// The functions in the order of their cookies.
@@ -147,8 +148,7 @@ const SUMMARY_COLUMNS: &[Column] = &[
 
 /// Threads that --summary keeps apart at a time; those that have ended make room.
 const USAGE_THREADS: u32 = 16384;
-/// `SIZE_SLOTS` of mallocsnoop.bpf.c.
-const SIZE_SLOTS: usize = 65;
+const SIZE_SLOTS: usize = types::usage_layout::SIZE_SLOTS.0 as usize;
 
 // SAFETY: integers and arrays of integers, written whole by the BPF program; every bit pattern is valid.
 unsafe impl Plain for types::alloc_event {}

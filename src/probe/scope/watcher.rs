@@ -1,6 +1,6 @@
 //! A targeted scope while the run lasts: who begins to match gets probes at once, and who ceases to loses them.
 //!
-//! src/bpf/watcher.bpf.c tells of them. A thread of its own attaches, so that neither a burst of rows nor an output that
+//! watcher.bpf.c tells of them. A thread of its own attaches, so that neither a burst of rows nor an output that
 //! nobody reads makes it late, or leaves a held process standing.
 
 use std::collections::{HashMap, HashSet};
@@ -18,6 +18,7 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::bpf::watcher::types::{member_state, process_change};
 use crate::bpf::watcher::{WatcherSkel, WatcherSkelBuilder};
 use crate::error::{FAILED, Failure};
 use crate::privileges;
@@ -40,18 +41,19 @@ const MANY_SINGLE: usize = 48;
 /// Bytes of the ring, for some five thousand changes that wait.
 const RING_BYTES: u32 = 1 << 18;
 
-/// `MEMBER_WAITS` and `MEMBER_READY` of src/bpf/watcher.bpf.c.
-const WAITS: [u8; 1] = [1];
-const READY: [u8; 1] = [2];
+/// Values of the map `members`.
+const WAITS: [u8; 1] = [member_state::MEMBER_WAITS.0 as u8];
+const READY: [u8; 1] = [member_state::MEMBER_READY.0 as u8];
 
-/// What the kernel tells of a process, in the order of `enum scope_kind` of src/bpf/watcher.bpf.c.
+/// What a record says about a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 enum What {
-    Matches,
-    New,
-    Changed,
-    Renamed,
-    Gone,
+    Matches = process_change::PROCESS_MATCHES.0,
+    New = process_change::PROCESS_NEW.0,
+    Changed = process_change::PROCESS_CHANGED.0,
+    Renamed = process_change::PROCESS_RENAMED.0,
+    Gone = process_change::PROCESS_GONE.0,
 }
 
 /// A process that got its probes after the start.
@@ -532,7 +534,10 @@ impl Keeper {
 fn read(record: &[u8]) -> Option<(&Header, What)> {
     let header = decode::<Header>(record)?;
     let what = [What::Matches, What::New, What::Changed, What::Renamed, What::Gone];
-    Some((header, *what.get(usize::from(header.kind))?))
+    let what = what
+        .into_iter()
+        .find(|&what| what as u32 == u32::from(header.kind))?;
+    Some((header, what))
 }
 
 #[cfg(test)]
