@@ -56,6 +56,17 @@ macro_rules! impl_tool_skeleton {
 }
 use impl_tool_skeleton;
 
+/// Asserts at compile time that a Rust type has the layout of a C type: its size, and the offsets of these fields.
+macro_rules! assert_same_layout {
+    ($rust:ty, $c:ty, $($field:ident),+) => {
+        const _: () = {
+            assert!(size_of::<$rust>() == size_of::<$c>());
+            $(assert!(std::mem::offset_of!($rust, $field) == std::mem::offset_of!($c, $field));)+
+        };
+    };
+}
+pub(crate) use assert_same_layout;
+
 include!(concat!(env!("OUT_DIR"), "/skeletons.rs"));
 
 /// The skeleton of an object that includes event.bpf.h and filter.bpf.h, as the builder of a run uses it.

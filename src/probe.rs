@@ -13,6 +13,7 @@ pub mod hits;
 pub mod links;
 pub mod meter;
 pub mod mmap_events;
+pub mod point;
 pub mod prices;
 pub mod ring;
 pub mod scope;

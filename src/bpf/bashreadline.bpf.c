@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Every line that readline returns, and who typed it. */
+/* Lines that readline returns, and the process that they are for. */
 #include "event.bpf.h"
 #include "filter.bpf.h"
 
-#define MAX_LINE 16384 /* bytes that are shown of a line */
+#define MAX_LINE 16384 /* longer lines are truncated */
 #define TTY_LEN 32
 
-/* Everything about the process that user space could no longer look up if the line was its last. */
+/* Includes what user space could not look up if the process exits after this line. */
 struct line_event {
 	struct event_header header;
 	__u64 cgroup; /* cgroup2 id */
@@ -15,15 +15,15 @@ struct line_event {
 	__u32 parent;
 	__u32 login_uid; /* 0xffffffff: none */
 	__s32 len; /* bytes of `text`, or a negative errno when it could not be read */
-	__u32 truncated; /* the line is longer */
+	__u32 truncated; /* the line is longer than `text` */
 	__u32 pad;
-	char tty[TTY_LEN]; /* such as pts3; empty without a terminal */
-	/* then the text, `len` bytes and a NUL, in room for 256, 4096 or MAX_LINE + 1 */
+	char tty[TTY_LEN]; /* such as "pts3"; empty without a terminal */
+	/* followed by `text`: `len` bytes and a NUL, in 256, 4096 or MAX_LINE + 1 bytes */
 };
 
 EXPORT_TYPE(line_event);
 
-/* What the line can be told to be whole by: what comes after the bytes that were read. */
+/* True if the string ends here, after the bytes that were read. */
 static __always_inline bool ends_at(const char *end)
 {
 	char last = 1;
@@ -39,7 +39,7 @@ static __always_inline void process_facts(struct line_event *e)
 	e->cgroup = bpf_get_current_cgroup_id();
 	e->exe_inode = BPF_CORE_READ(inode, i_ino);
 	e->exe_dev = BPF_CORE_READ(inode, i_sb, s_dev);
-	/* Its number in another pid namespace is not known. */
+	/* The kernel translates only the IDs of the current task to another PID namespace. */
 	e->parent = pid_ns_ino ? 0 : BPF_CORE_READ(task, real_parent, tgid);
 	e->login_uid = ~0;
 	if (bpf_core_field_exists(task->loginuid)) /* CONFIG_AUDIT */
@@ -49,8 +49,8 @@ static __always_inline void process_facts(struct line_event *e)
 }
 
 /*
- * Sends the line if it fits into `room` bytes with its NUL, or if this is the last and largest `room`. Not a buffer
- * per CPU and a copy: these programs can be preempted, and another task on the CPU would write over it.
+ * Sends the line if it fits into `room` bytes with its NUL, or truncated if `largest`. Reads directly into the ring: a
+ * buffer per CPU could be overwritten by another task that preempts the program and runs it on the same CPU.
  */
 static __always_inline bool send_line(const char *line, __u16 func, __u32 room, bool largest)
 {
@@ -81,7 +81,7 @@ int line_return(struct pt_regs *ctx)
 	__u64 cookie = probe_cookie(ctx);
 	__u16 func = cookie;
 
-	if (!line || !is_own_probe(cookie) || !is_wanted()) /* NULL: end of file */
+	if (!line || !is_own_probe(cookie) || !is_wanted()) /* NULL means EOF */
 		return 0;
 	if (send_line(line, func, 256, false) || send_line(line, func, 4096, false))
 		return 0;

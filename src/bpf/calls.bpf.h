@@ -1,91 +1,95 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Calls under way, thread by thread: what an entry remembers until the same call returns. */
+/* A shadow stack per thread: what the entry of a call records until the same call returns. */
 #ifndef CALLS_BPF_H
 #define CALLS_BPF_H
 
 #include "event.bpf.h"
 
-/* As many returns as the kernel watches in one thread at a time: MAX_URETPROBE_DEPTH of linux/uprobes.h. */
+/* The kernel has at most this many return probes pending in a thread: MAX_URETPROBE_DEPTH of linux/uprobes.h. */
 #define MAX_DEPTH 64
 
 #ifndef CALL_ARGS
 #define CALL_ARGS 1
 #endif
 
-/* For the tool to release what a call's `args` refer to, when it will not be seen to return. */
+/* For tools whose `args` refer to something: releases it when a call is dropped without a return. */
 #ifndef CALL_DROPPED
 #define CALL_DROPPED(call)
 #endif
 
 struct call {
-	__u64 sp; /* where the return address lies, or would lie: tells one live call of a thread from every other */
+	__u64 sp; /* where the return address is, or would be on arm64: unique among the live calls of a thread */
 	__u64 start_ns;
 	__u64 func;
-	__u64 args[CALL_ARGS]; /* as the tool likes */
+	__u64 args[CALL_ARGS]; /* for the tool */
 };
 
-/* The calls of one thread, outermost first. Only the thread itself writes here, so nothing is locked. */
+/* The calls of one thread, outermost first. Only the thread itself writes to it, so there is no lock. */
 struct thread {
 	__u64 depth;
 	struct call calls[MAX_DEPTH];
 };
 
-/* Whose calls they are. */
+/* Whom a shadow stack belongs to. */
 struct stack_owner {
-	__u64 thread; /* process << 32 | thread; the process alone where there is a goroutine */
+	__u64 thread; /* PID << 32 | TID; only PID << 32 for a goroutine */
 	__u64 goroutine; /* address of Go's `struct g`, or 0 */
 };
 
-/* As many as `owner_sets` has room for. */
+/*
+ * `owner_sets` is a hash table from owners to entries of `threads`, which is looked up without leaving the program. A
+ * lookup in a kernel hash map costs a call a sixth of what an empty probe does (docs/performance.md). Once an entry is
+ * claimed, only its owner reads and writes it, so there is no lock.
+ */
+enum call_layout {
+	OWNERS = 8, /* in a set */
+	OWNER_SETS_LOG2 = 10,
+	OWNER_SETS = 1 << OWNER_SETS_LOG2,
+	THREADS = OWNERS * OWNER_SETS,
+};
+
+/* The maps below have one entry in tools that do not match returns to entries: user space sets the sizes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* THREADS of src/run/session.rs, when the tool watches returns */
+	__uint(max_entries, 1); /* THREADS */
 	__type(key, __u32);
 	__type(value, struct thread);
 } threads SEC(".maps");
 
 /*
- * Which of `threads` is whose: a hash table that is looked through without leaving the program. The kernel's own would
- * cost a call a sixth of what an empty probe does (docs/performance.md). Only its owner reads and writes an entry once
- * it is claimed, so nothing is locked.
- */
-#define OWNERS 8 /* of a set */
-#define OWNER_SETS_LOG2 10
-#define OWNER_SETS (1 << OWNER_SETS_LOG2)
-/*
- * The one that the hash says, and those behind it: of 8192 places, 4096 threads have all found one of these, and of
- * 6144 with random numbers one in 300 has not.
+ * The set that the hash selects, and those after it. With 8192 entries, 4096 threads all found room in these; of 6144
+ * threads with random TIDs, one in 300 did not.
  */
 #define SETS_TRIED 4
 
 struct owner {
 	struct stack_owner id;
-	__u64 index; /* of `threads`: read and not reckoned, or the verifier follows a path for each place in a set */
+	__u64 index; /* in `threads`; stored, because if it were computed the verifier would follow a path per owner */
 };
 
 struct owner_set {
 	struct owner owners[OWNERS];
-	__u64 spilled; /* it was full once, so that its owners can be in the next as well */
+	__u64 spilled; /* was full once, so owners that hash here may be in the next set */
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* OWNER_SETS as above */
+	__uint(max_entries, 1); /* OWNER_SETS */
 	__type(key, __u32);
 	__type(value, struct owner_set);
 } owner_sets SEC(".maps");
 
-/* What is taken of `threads`: putting an index in here is what claims it, as a map does that for one alone. */
+/* Entries of `threads` in use. Inserting the index here claims it: the map lets only one insertion succeed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1); /* THREADS as above */
+	__uint(max_entries, 1); /* THREADS */
 	__type(key, __u32);
 	__type(value, __u8);
 } claims SEC(".maps");
 
 #define NO_THREAD (-1)
 
-/* x86-64's `ret` has taken the return address off the stack when a return probe runs; arm64 keeps it in a register. */
+/* On x86-64, `ret` has popped the return address when a return probe runs. arm64 keeps it in a register. */
 #if defined(__TARGET_ARCH_x86)
 #define RETURN_ADDRESS_BYTES 8
 #else
@@ -93,21 +97,9 @@ struct {
 #endif
 
 /*
- * In the cookie of a probe on an instruction that returns, in place of a return probe: the return address is still on
- * the stack. `LEAVING` of src/probe/attach.rs.
+ * Go's register ABI (since 1.17) reserves a register for the current `struct g`, whose second word is the end of the
+ * stack (runtime/runtime2.go).
  */
-#define LEAVING (1ULL << 32)
-/* Beside it where that instruction jumps to another function. */
-#define JUMPING (1ULL << 33)
-
-/*
- * In the cookie of a function of a Go program. Its calls belong to a goroutine, which goes from one thread to another,
- * with a stack that is moved when it grows. `GOROUTINE` of src/probe/attach.rs.
- */
-#define GOROUTINE (1ULL << 34)
-
-/* Go's register ABI (since 1.17) has the current `struct g` in a register of its own; its second word is the end of the
- * stack (runtime/runtime2.go). */
 #if defined(__TARGET_ARCH_x86)
 #define CURRENT_G(ctx) ((ctx)->r14)
 #else
@@ -118,19 +110,19 @@ static __always_inline struct stack_owner owner_of(struct pt_regs *ctx, __u64 co
 {
 	struct stack_owner owner = { bpf_get_current_pid_tgid(), 0 };
 
-	if (cookie & GOROUTINE) {
+	if (cookie & COOKIE_GOROUTINE) {
 		owner.thread &= ~0xffffffffULL;
 		owner.goroutine = CURRENT_G(ctx);
 	}
 	return owner;
 }
 
-/* The stack pointer; of a goroutine, how far it is from the end of its stack, which stays when that is moved. */
+/* The stack pointer. For a goroutine, relative to the end of its stack: that does not change when the stack moves. */
 static __always_inline __u64 stack_pointer(struct pt_regs *ctx, __u64 cookie)
 {
 	__u64 end = 0;
 
-	if (cookie & GOROUTINE)
+	if (cookie & COOKIE_GOROUTINE)
 		bpf_probe_read_user(&end, sizeof(end), (void *)CURRENT_G(ctx) + sizeof(end));
 	return PT_REGS_SP(ctx) - end;
 }
@@ -147,8 +139,8 @@ static __always_inline void call_dropped(struct call *call)
 }
 
 /*
- * Is the function that begins here one that another has jumped to at its end? Then both return at once, and the
- * return address is already the kernel's trampoline: the start of a page above the stack.
+ * True if the function that is entered was tail-called by a probed one. Both return at once, and the return address is
+ * already the kernel's trampoline: the start of a page above the stack.
  */
 static __always_inline bool is_tail_call(struct pt_regs *ctx)
 {
@@ -164,7 +156,7 @@ static __always_inline bool is_tail_call(struct pt_regs *ctx)
 
 static __always_inline struct call *call_at(struct thread *thread, __u64 index)
 {
-	/* Or clang, who knows the bound, leaves the mask out, and 5.10's verifier does not know it. */
+	/* Keeps clang, which knows the bound, from dropping the mask: the verifier of 5.10 needs it. */
 	barrier_var(index);
 	return &thread->calls[index & (MAX_DEPTH - 1)];
 }
@@ -174,7 +166,7 @@ static __always_inline struct thread *thread_at(__u32 index)
 	return bpf_map_lookup_elem(&threads, &index);
 }
 
-/* The index in `threads` of an owner, or NO_THREAD when it is not in this set. */
+/* The index in `threads` of an owner, or NO_THREAD if it is not in this set. */
 static __always_inline int thread_in(struct owner_set *set, struct stack_owner *id)
 {
 	for (int i = 0; i < OWNERS; i++) {
@@ -188,11 +180,11 @@ static __always_inline int thread_in(struct owner_set *set, struct stack_owner *
 
 static __always_inline __u32 first_set(struct stack_owner *owner)
 {
-	/* 2^32 by the golden ratio: numbers that follow each other are spread. */
+	/* Fibonacci hashing, 2^32 / golden ratio: spreads consecutive IDs. */
 	return ((__u32)(owner->thread ^ owner->goroutine) * 0x9e3779b1) >> (32 - OWNER_SETS_LOG2);
 }
 
-/* The index in `threads` of an owner who found its first set full, or NO_THREAD. Global, as `forget_calls` is. */
+/* As `thread_of`, for an owner that found its first set full. A global function, see `forget_calls`. */
 __noinline int spilled_thread(__u64 of_thread, __u64 of_goroutine)
 {
 	struct stack_owner owner = { of_thread, of_goroutine };
@@ -214,7 +206,7 @@ __noinline int spilled_thread(__u64 of_thread, __u64 of_goroutine)
 	return NO_THREAD;
 }
 
-/* The same for the first call of an owner: an entry becomes its own. */
+/* Claims an entry of `threads` for a new owner. Returns its index, or NO_THREAD if the sets are full. */
 __noinline int claim_thread(__u64 of_thread, __u64 of_goroutine)
 {
 	struct owner owner = { { of_thread, of_goroutine }, 0 };
@@ -256,12 +248,11 @@ static __always_inline int thread_of(struct stack_owner *owner)
 }
 
 /*
- * Forgets the calls of a thread, innermost first, as long as they are below `sp` on the stack, or just there and not of
- * function `keep`. Those of function `again` that are just there are not counted as unmatched. Returns how many are
- * left.
+ * Drops calls of a thread, innermost first, that are below `sp` on the stack, or at `sp` and not of function `keep`.
+ * Calls of function `again` at `sp` do not count as unmatched. Returns the remaining depth.
  *
- * A global function, which the verifier looks at once by itself: as a part of the programs, 7.2 took seconds for each
- * of its 64 turns together with all that follows. Such a function takes numbers alone on 5.10, hence the look-up.
+ * A global function, which the verifier checks once: inlined, 7.2 took seconds for each of the 64 iterations together
+ * with all that follows. On 5.10 global functions take only scalars, hence the lookup.
  */
 #define NO_FUNCTION (~0ULL)
 __noinline int forget_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)
@@ -288,9 +279,9 @@ __noinline int forget_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)
 }
 
 /*
- * Before a call begins: forgets those that longjmp, an exception or a switch of stacks has left without a return, as
- * the stack has been cut back below them. The kernel knows its own return probes by the same rule
- * (arch_uretprobe_is_alive). Returns how many are alive.
+ * At an entry: drops the calls that longjmp, an exception or a stack switch ended without a return, which is the case
+ * if the stack pointer is above them. The kernel applies the same rule to its return probes (arch_uretprobe_is_alive).
+ * Returns the number of live calls.
  */
 static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, __u32 index, struct thread *thread)
 {
@@ -303,14 +294,13 @@ static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, __u32 inde
 	top = call_at(thread, depth - 1)->sp;
 	if (top > sp || (top == sp && is_tail_call(ctx)))
 		return depth;
-	/* A Go function that has to make its stack larger first begins anew after that: the same call. */
-	return forget_calls(index, sp, NO_FUNCTION, cookie & GOROUTINE ? (__u32)cookie : NO_FUNCTION);
+	/* A Go function that has to grow its stack first restarts after that: it is the same call. */
+	return forget_calls(index, sp, NO_FUNCTION, cookie & COOKIE_GOROUTINE ? (__u32)cookie : NO_FUNCTION);
 }
 
 /*
- * A call begins: for the tool to fill in `args`, and for `call_return` to find. NULL when it cannot be remembered,
- * which counts as unmatched: the thread has too many calls under way, or there are too many threads. `depth` is set
- * to the number of calls that it is nested in.
+ * Pushes a call, for the tool to fill in `args` and for `call_return` to find, and sets `depth` to the number of calls
+ * that it is nested in. Returns NULL and counts an unmatched call if there are too many nested calls or threads.
  */
 static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie, __u64 *depth)
 {
@@ -341,14 +331,15 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie
 }
 
 /*
- * The call that returns here; its memory is good until this thread's next call. NULL when its entry was not seen: the
- * call was suppressed, or began before the probes were in. That is no unmatched call: return probes are attached
- * before entry probes, and sessions are both at once, so an entry that was seen has its return seen. `depth` as above.
+ * Pops the call that returns here, valid until the next call of this thread, and sets `depth` as above. Returns NULL if
+ * its entry was not seen: it was filtered, or happened before the probes were attached. That does not count as
+ * unmatched: return probes are attached before entry probes, and sessions at once, so whenever an entry is seen its
+ * return can be.
  */
 static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cookie, __u64 *depth)
 {
 	struct stack_owner owner = owner_of(ctx, cookie);
-	__u64 sp = stack_pointer(ctx, cookie) - (cookie & LEAVING ? 0 : RETURN_ADDRESS_BYTES);
+	__u64 sp = stack_pointer(ctx, cookie) - (cookie & COOKIE_RETURN_INSN ? 0 : RETURN_ADDRESS_BYTES);
 	int index = thread_of(&owner);
 	struct thread *thread = thread_at(index);
 
@@ -358,7 +349,7 @@ static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cooki
 		return NULL;
 	top = call_at(thread, thread->depth - 1);
 	if (top->sp < sp || (top->sp == sp && top->func != (__u32)cookie)) {
-		/* Calls that it made have been left without a return. */
+		/* Calls that it made ended without a return. */
 		if (!forget_calls(index, sp, (__u32)cookie, NO_FUNCTION))
 			return NULL;
 		top = call_at(thread, thread->depth - 1);
@@ -369,7 +360,7 @@ static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cooki
 	return top;
 }
 
-/* Is one of the `depth` calls that a thread began first one of this function? Global as above. */
+/* True if one of the outermost `depth` calls of a thread is of this function. A global function, as above. */
 __noinline int has_call_of(__u32 index, __u64 func, __u64 depth)
 {
 	struct thread *thread = thread_at(index);
@@ -392,7 +383,7 @@ static __always_inline bool is_under_way(struct pt_regs *ctx, __u64 cookie, __u6
 	return has_call_of(thread_of(&owner), (__u32)cookie, depth);
 }
 
-/* The calls of a thread that ends, or becomes another program, do not return. Its entry is free for others. */
+/* Drops the calls of a thread that exits or executes another program, and frees its entry. */
 static __always_inline void thread_ends(__u64 id)
 {
 	struct stack_owner owner = { id, 0 };
@@ -411,16 +402,15 @@ static __always_inline void thread_ends(__u64 id)
 }
 
 /*
- * Does a program of a session link, which is run at both ends of a call, run at its return? Then the kernel has put the
- * program counter back into the caller. bpf_session_is_return says the same, but wants the kernel's BTF and takes an
- * argument on some kernels and none on others.
+ * True if a session program, which runs at both ends of a call, runs at the return: the program counter is back in the
+ * caller then. bpf_session_is_return says the same, but needs kernel BTF and has an argument on some kernels only.
  */
 static __always_inline bool returns_here(struct pt_regs *ctx)
 {
 	return PT_REGS_IP(ctx) != bpf_get_func_ip(ctx);
 }
 
-/* What such a program says at an entry whose return it does not want to see: the call pays for no return probe then. */
+/* A session program returns this at an entry to skip the return: the call then does not pay for a return probe. */
 #define NO_RETURN 1
 
 SEC("raw_tp/sched_process_exit")
@@ -430,7 +420,7 @@ int thread_exit(void *ctx)
 	return 0;
 }
 
-/* The thread that calls execve takes the number of its process; the second argument is the one it had. */
+/* The thread that calls execve becomes the thread group leader; the second argument is its previous TID. */
 SEC("raw_tp/sched_process_exec")
 int thread_exec(__u64 *args)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Events: the header that every record starts with, the ring that carries them, and what could not be carried. */
+/* Events: the header of every record, the ring buffer, and the counters of what got lost. */
 #ifndef EVENT_BPF_H
 #define EVENT_BPF_H
 
@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 #include <bpf/bpf_core_read.h>
+#include "cookie.bpf.h"
 #include "ids.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -14,42 +15,43 @@ char LICENSE[] SEC("license") = "GPL";
 #define COMM_LEN 16
 #define RECORD_HEADER_BYTES 8 /* BPF_RINGBUF_HDR_SZ of linux/bpf.h */
 
-/* Twin of `Header` in src/probe/event.rs, which asserts size and offsets. No implicit padding. */
+/* No implicit padding: user space reads it in place. */
 struct event_header {
 	__u64 time_ns; /* CLOCK_MONOTONIC at the probe */
 	__u32 pid; /* thread group */
 	__u32 tid;
 	__u32 uid;
-	__u16 kind; /* which record of this tool follows */
-	__u16 func; /* index of the function, from the probe's cookie */
+	__u16 kind; /* which record of this object follows */
+	__u16 func; /* index of the function, where an object has few; or what `kind` says */
 	char comm[COMM_LEN];
 };
 
-/* A type that Rust reads has to be that of a variable, or the skeleton does not have it. */
+/* The skeleton has a type only if a variable has it. */
 #define EXPORT_TYPE(name) const volatile struct name *name##_type __attribute__((unused)) = 0
+#define EXPORT_ENUM(name) const volatile enum name *name##_enum __attribute__((unused)) = 0
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 23); /* set by --buffer-size before load */
 } events SEC(".maps");
 
-/* Events that found the ring full. Read by user space in place. */
+/* Events that found the ring full. User space reads the counters in place. */
 __u64 lost = 0;
 
-/* Calls whose entry or return was never seen: longjmp, exit, or no room to remember them. */
+/* Calls whose return was never seen (longjmp, exit), or that there was no room to record. */
 __u64 unmatched = 0;
 
-/* The reader is woken when this many bytes wait, should it be resting at that moment. */
+/* A sleeping reader is woken when this many bytes are in the ring. */
 const volatile __u64 wake_at = 1 << 16;
 
 /* False where the kernel has no bpf_get_attach_cookie (before 5.15). */
 const volatile bool has_cookies = true;
 
 /*
- * Since 6.13, a tracing program with more than 64 bytes of stack gets one per CPU instead of its task's, although at a
- * uprobe another task can preempt it and run the same program: both then write over each other (seen on 7.2 as look-ups
- * that miss). Programs with a tail call are excepted; this one is never made, needs no map, and the verifier removes
- * it.
+ * Since 6.13, a tracing program with more than 64 bytes of stack gets a stack per CPU instead of its task's, although
+ * at a uprobe another task can preempt it and run the same program. Both then overwrite each other's stack (seen on 7.2
+ * as lookups that miss). Programs with a tail call are exempt. This one is never made and needs no map: the verifier
+ * removes it.
  */
 const volatile bool never = false;
 
@@ -60,25 +62,28 @@ static __always_inline void keep_task_stack(void *ctx)
 }
 
 /*
- * How often the programs ran, by the kind of trap that led to them (src/probe/hits.rs), which is in the cookie. Each
- * CPU has a cache line of its own; CPUs that are more than there are lines share them.
+ * How often the programs ran, by CPU and kind of trap. Each CPU has a cache line; with more CPUs than lines, some share
+ * one.
  */
-#define HIT_LINES 128
-#define TRAP_KINDS 8
-#define TRAP_SHIFT 36
-#define TRAP_RETURN 2ULL /* Trap::Return */
+enum hit_layout {
+	HIT_LINES = 128,
+	TRAP_KINDS = 1 << COOKIE_TRAP_BITS, /* in a line */
+};
 __u64 hits[HIT_LINES * TRAP_KINDS] __attribute__((aligned(64))) = {};
 
 static __always_inline void count_hit(__u64 cookie)
 {
-	__u64 index = bpf_get_smp_processor_id() * TRAP_KINDS + (cookie >> TRAP_SHIFT) % TRAP_KINDS;
+	__u64 index = bpf_get_smp_processor_id() * TRAP_KINDS + (cookie >> COOKIE_TRAP_SHIFT) % TRAP_KINDS;
 
-	/* Or clang masks the two parts, and 5.10's verifier does not know the bound of both together. */
+	/* Keeps clang from masking the two terms separately: the verifier of 5.10 then loses the bound of their sum. */
 	barrier_var(index);
 	__sync_fetch_and_add(&hits[index % (HIT_LINES * TRAP_KINDS)], 1);
 }
 
-/* The cookie without the kind of trap. `at_return`: of a session, whose cookie tells the kind of its entry. */
+/*
+ * Counts a hit and returns the cookie without the kind of trap. `at_return`: a session's program runs at the return,
+ * where its cookie has the kind of the entry.
+ */
 static __always_inline __u64 hit_cookie(void *ctx, bool at_return)
 {
 	__u64 cookie;
@@ -87,16 +92,15 @@ static __always_inline __u64 hit_cookie(void *ctx, bool at_return)
 	if (has_cookies)
 		cookie = bpf_get_attach_cookie(ctx);
 	else
-		asm volatile("%0 = 0x75627066636f6f6b ll" : "=r"(cookie));
-	count_hit(at_return ? TRAP_RETURN << TRAP_SHIFT : cookie);
-	return cookie & ~((TRAP_KINDS - 1ULL) << TRAP_SHIFT);
+		asm volatile("%0 = %1 ll" : "=r"(cookie) : "i"(COOKIE_MARK));
+	count_hit(at_return ? (__u64)TRAP_RETURN << COOKIE_TRAP_SHIFT : cookie);
+	return cookie & ~COOKIE_TRAP_MASK;
 }
 
 /*
- * The number given to this probe when it was attached: the identity of the function. bpf_get_func_ip would be an
- * alternative, but is 0 for uprobes on 6.1. Where there are no cookies, the program is loaded once for each cookie
- * with this constant replaced (COOKIE_MARK in src/probe/attach.rs). Each program begins with this, so it is also where
- * hits are counted.
+ * The cookie of the probe that was hit. bpf_get_func_ip is not an alternative: it is 0 for uprobes on 6.1. Where the
+ * kernel has no cookies, user space loads one copy of the program per cookie, with COOKIE_MARK replaced. Every program
+ * starts with this call, so hits are counted here too.
  */
 static __always_inline __u64 probe_cookie(void *ctx)
 {
@@ -104,19 +108,18 @@ static __always_inline __u64 probe_cookie(void *ctx)
 }
 
 /*
- * Is the probe with this cookie one of the current process? Perf's return probes run for every process that has one
- * there, whichever they were made for (seen on 6.1; not on 6.18). Where several processes have theirs, and no entry
- * tells, the cookie does. `PROCESS_SHIFT` of src/probe/attach.rs.
+ * True if the probe with this cookie belongs to the current process. Return probes of perf events run in every process
+ * that has one there, whichever process the event is for (seen on 6.1, not on 6.18). Where no program runs at the
+ * entry, which would tell them apart, the cookie has the process.
  */
-#define PROCESS_SHIFT 40
 static __always_inline bool is_own_probe(__u64 cookie)
 {
-	__u64 process = cookie >> PROCESS_SHIFT;
+	__u64 process = cookie >> COOKIE_PROCESS_SHIFT;
 
 	return !process || process == current_ids() >> 32;
 }
 
-/* Room for `size` bytes in the ring, or NULL and one more lost. `size` must be a constant. */
+/* Reserves `size` bytes, a constant, in the ring. If it is full, counts a lost event and returns NULL. */
 static __always_inline void *event_reserve(__u64 size)
 {
 	void *event = bpf_ringbuf_reserve(&events, size, 0);
@@ -140,9 +143,9 @@ static __always_inline void event_header(struct event_header *h, __u16 kind, __u
 }
 
 /*
- * How to hand over `size` bytes. The kernel wakes a reader that has caught up; ours never looks so while it is busy
- * (see src/probe/ring.rs), so a burst costs no wakeup an event. When the ring fills faster than the reader's rest
- * lasts, the record that crosses `wake_at` ends the rest.
+ * The flags to submit `size` bytes with. The kernel wakes a reader that has caught up. Ours holds its position back
+ * while it is busy, so that it never looks caught up and a burst costs no wakeup per event. If the ring fills faster
+ * than the reader sleeps, the record that crosses `wake_at` wakes it.
  */
 static __always_inline __u64 event_wakeup(__u64 size)
 {
@@ -152,13 +155,13 @@ static __always_inline __u64 event_wakeup(__u64 size)
 	return crosses ? BPF_RB_FORCE_WAKEUP : 0;
 }
 
-/* Hands over what was reserved. */
+/* Submits a reserved event. */
 static __always_inline void event_submit(void *event, __u64 size)
 {
 	bpf_ringbuf_submit(event, event_wakeup(size));
 }
 
-/* Copies a record into the ring: for those whose size is not known before. */
+/* Copies a record into the ring, for records whose size is not known in advance. */
 static __always_inline void event_output(void *event, __u64 size)
 {
 	if (bpf_ringbuf_output(&events, event, size, event_wakeup(size)))

@@ -1,27 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Who is seen. Constants, so that the verifier drops the tests that this run does not make. */
+/* Which threads are traced. The settings are constants, so that the verifier removes the tests of unused ones. */
 #ifndef FILTER_BPF_H
 #define FILTER_BPF_H
 
 #include "event.bpf.h"
 #include "pids.bpf.h"
 
-#define MAX_COMMS 8
-#define MAX_CGROUPS 16
+enum filter_limits {
+	MAX_COMMS = 8,
+	MAX_CGROUPS = 16,
+};
 
-/* A name of at most 15 bytes, or the beginning of one: (comm & mask) == value, eight bytes at a time. */
+/* A thread name of at most 15 bytes, or a prefix: (comm & mask) == value, eight bytes at a time. */
 struct comm_pattern {
 	__u64 value[2];
 	__u64 mask[2];
 };
 
-/* Filled in by src/probe/scope/filter.rs. */
-const volatile bool filter_pids = false; /* only those in the map `pids` */
+const volatile bool filter_pids = false; /* only processes in the map `pids` */
 const volatile bool filter_uid = false;
 const volatile __u32 wanted_uid = 0;
-const volatile __u32 filter_comms = 0; /* how many patterns; any of them will do */
+const volatile __u32 filter_comms = 0; /* length of `wanted_comms`; one has to match */
 const volatile struct comm_pattern wanted_comms[MAX_COMMS] = {};
-const volatile __u32 filter_cgroups = 0; /* how many of `cgroups`; any of them will do */
+const volatile __u32 filter_cgroups = 0; /* length of `cgroups`; the thread has to be in one */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);
@@ -61,7 +62,7 @@ static __always_inline bool cgroup_wanted(void)
 	return false;
 }
 
-/* Is the current thread one that this run is about, whatever its name and its control group? Cheap tests first. */
+/* True if the current thread matches, whatever its name and control group. Cheap tests come first. */
 static __always_inline bool is_wanted_but_for_name(void)
 {
 	__u32 pid = 0;
@@ -75,13 +76,13 @@ static __always_inline bool is_wanted_but_for_name(void)
 	return !filter_pids || bpf_map_lookup_elem(&pids, &pid);
 }
 
-/* Is the current thread one that this run is about, whatever its control group? */
+/* True if the current thread matches, whatever its control group. */
 static __always_inline bool is_wanted_anywhere(void)
 {
 	return is_wanted_but_for_name() && (!filter_comms || comm_wanted());
 }
 
-/* Is the current thread one that this run is about? */
+/* True if the current thread matches. */
 static __always_inline bool is_wanted(void)
 {
 	return is_wanted_anywhere() && (!filter_cgroups || cgroup_wanted());

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* How often functions are called. */
+/* Counts calls per function, and with --by per group. */
 #include "event.bpf.h"
 #include "filter.bpf.h"
 #include "group.bpf.h"
 
 /*
- * Per CPU, so that CPUs do not share cache lines; and added to atomically all the same, because these programs can be
- * preempted by others of the same CPU.
+ * Per CPU, so that CPUs do not share cache lines. Additions are atomic nevertheless, because another task can preempt
+ * these programs and run them on the same CPU.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1); /* number of functions */
+	__uint(max_entries, 1); /* number of functions, set by user space */
 	__type(key, __u32);
 	__type(value, __u64);
 } counts SEC(".maps");
@@ -20,10 +20,10 @@ struct count_key {
 	__u64 func;
 };
 
-/* With --by instead. */
+/* In place of `counts` if calls are grouped. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, 1); /* MOST_COUNTS of src/tools/funccount.rs */
+	__uint(max_entries, 1); /* set by user space */
 	__type(key, struct count_key);
 	__type(value, __u64);
 } group_counts SEC(".maps");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* How long calls take, from entry to return. */
+/* Histograms of the time from entry to return of calls. */
 #include "event.bpf.h"
 #include "filter.bpf.h"
 #include "calls.bpf.h"
@@ -7,14 +7,20 @@
 #include "histogram.bpf.h"
 
 const volatile bool per_function = false;
-const volatile bool one_histogram = false; /* of all functions and all callers */
-const volatile bool outermost = false; /* not calls that are nested in one of the same function */
-/* What is drawn when the slots of nanoseconds do not serve: units of this many nanoseconds, in steps of this width. */
+const volatile bool one_histogram = false; /* all functions and groups share one histogram: use `all_slots` */
+const volatile bool outermost = false; /* skip calls that are nested in a call of the same function */
+/* For histograms in other units than ns or with linear slots, which are kept beside the fine slots of ns. */
 const volatile __u64 unit_ns = 1;
-const volatile __u64 linear_width = 0;
+const volatile __u64 linear_width = 0; /* units per slot; 0 for fine slots */
 
-#define DRAWN (1U << 31) /* flag of a slot that is drawn and not one of nanoseconds */
-#define MOST_LINEAR 1000 /* the last linear slot has all that is larger */
+enum latency_layout {
+	DRAWN_BIT = 31, /* set in slots of the histogram in other units, clear in those of ns */
+	MAX_LINEAR = 1000, /* the last linear slot, which holds all larger values */
+};
+
+EXPORT_ENUM(latency_layout);
+
+#define DRAWN (1U << DRAWN_BIT)
 
 struct slot_key {
 	__u64 group;
@@ -26,8 +32,8 @@ struct slot_value {
 	__u64 count;
 	__u64 total_ns;
 	/*
-	 * Of calls that are preempted between test and store, one can be missed. What it had is in the same slot, so
-	 * that no percentile shows the difference.
+	 * Not atomic: if the program is preempted between comparison and store, a maximum can be lost. It is a value of
+	 * the same slot, so percentiles do not change.
 	 */
 	__u64 max_ns;
 };
@@ -38,22 +44,22 @@ EXPORT_TYPE(slot_value);
 /* Per CPU and added to atomically, as in funccount.bpf.c. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1); /* ALL_SLOTS of src/tools/funclatency.rs */
+	__uint(max_entries, 1); /* set by user space */
 	__type(key, __u32);
 	__type(value, struct slot_value);
 } all_slots SEC(".maps");
 
-/* When groups or functions are kept apart instead. */
+/* In place of `all_slots` if there is a histogram per function or group. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, 1); /* set by src/tools/funclatency.rs */
+	__uint(max_entries, 1); /* set by user space */
 	__type(key, struct slot_key);
 	__type(value, struct slot_value);
 } slots SEC(".maps");
 
 static const struct slot_value no_calls_yet = {};
 
-static __always_inline struct slot_value *slot_apart(struct slot_key *key)
+static __always_inline struct slot_value *slot_of_key(struct slot_key *key)
 {
 	struct slot_value *value = bpf_map_lookup_elem(&slots, key);
 
@@ -68,7 +74,7 @@ static __always_inline struct slot_value *slot_apart(struct slot_key *key)
 
 static __always_inline struct slot_value *slot_in_all(__u32 slot)
 {
-	/* Those that are drawn lie behind those of nanoseconds. */
+	/* The slots of other units follow those of ns. */
 	__u32 index = slot & DRAWN ? FINE_SLOTS + (slot & ~DRAWN) : slot;
 
 	return bpf_map_lookup_elem(&all_slots, &index);
@@ -76,7 +82,7 @@ static __always_inline struct slot_value *slot_in_all(__u32 slot)
 
 static __always_inline void add_to_slot(struct slot_key *key, __u64 lat_ns)
 {
-	struct slot_value *value = one_histogram ? slot_in_all(key->slot) : slot_apart(key);
+	struct slot_value *value = one_histogram ? slot_in_all(key->slot) : slot_of_key(key);
 
 	if (!value) {
 		__sync_fetch_and_add(&lost, 1);
@@ -95,10 +101,10 @@ static __always_inline __u32 drawn_slot(__u64 value)
 	if (!linear_width)
 		return fine_slot(value);
 	linear = value / linear_width;
-	return linear < MOST_LINEAR ? linear : MOST_LINEAR;
+	return linear < MAX_LINEAR ? linear : MAX_LINEAR;
 }
 
-/* True when the return is awaited. */
+/* Returns true if the return of the call is needed. */
 static __always_inline bool enter(struct pt_regs *ctx, __u64 cookie)
 {
 	struct call *call;

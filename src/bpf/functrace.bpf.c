@@ -125,7 +125,7 @@ static __always_inline void finish(struct pt_regs *ctx, __u64 cookie, bool may_s
 	if (!m)
 		return;
 	m->record.lat_ns = now - m->record.header.time_ns;
-	if (cookie & JUMPING) {
+	if (cookie & COOKIE_TAIL_JUMP) {
 		m->no_result = 1;
 		m->record.header.kind = KIND_CALL_JUMPED;
 	}

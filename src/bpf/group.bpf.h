@@ -1,25 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Whose calls are counted together, and which call it was of. */
+/* Groups of calls that are counted together (--by). */
 #ifndef GROUP_BPF_H
 #define GROUP_BPF_H
 
 #include "event.bpf.h"
 
-/* In the order of `By` in src/probe/group_by.rs. */
 enum group_by {
 	BY_NOTHING,
 	BY_PROCESS,
 	BY_THREAD,
 	BY_USER,
-	BY_CONTAINER, /* by control group, which user space takes for its container */
+	BY_CONTAINER, /* by control group, which user space maps to its container */
 };
 
 const volatile __u32 group_by = BY_NOTHING;
 
-/*
- * Tells user space of a group when it is first seen: its members may be gone when the counts are read. Twin of
- * `GroupEvent` in src/probe/group_by.rs, which asserts size and offsets.
- */
+/* Describes a group when it is first seen: its processes may have exited when the counts are read. */
 struct group_event {
 	struct event_header header;
 	__u64 group;
@@ -27,7 +23,7 @@ struct group_event {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1); /* GROUPS of src/probe/group_by.rs, with --by */
+	__uint(max_entries, 1); /* user space makes it larger if calls are grouped */
 	__type(key, __u64);
 	__type(value, __u8);
 } groups SEC(".maps");
@@ -48,7 +44,7 @@ static __always_inline __u64 group_of_current(void)
 	}
 }
 
-/* To be called when a count of the group is made for the first time. */
+/* To be called when an entry for the group is created. */
 static __always_inline void announce_group(__u64 group)
 {
 	struct group_event *event;

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Slots of histograms, as src/output/histogram.rs and src/output/distribution.rs read them. */
+/* Slots of histograms. */
 #ifndef HISTOGRAM_BPF_H
 #define HISTOGRAM_BPF_H
 
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 
-#define FINE_BITS 5 /* each power of two has 2^FINE_BITS slots: a slot is at most 1/32 of its values wide */
+/* Each power of two has 2^FINE_BITS slots, so that a slot is at most 1/32 of its values wide. */
+enum histogram_layout {
+	FINE_BITS = 5,
+	FINE_SLOTS = (64 - FINE_BITS + 1) << FINE_BITS, /* number of results of fine_slot */
+};
 
-#define FINE_SLOTS 1920 /* 64 bits: as many as fine_slot has results */
-
-/* Number of significant bits: 0 for 0, 64 for 2^63 and more. */
+/* Number of significant bits: 0 for 0, 64 for 2^63 and above. */
 static __always_inline __u32 bits_of(__u64 value)
 {
 	__u32 bits = 0;
@@ -24,7 +26,7 @@ static __always_inline __u32 bits_of(__u64 value)
 	return bits + (value != 0);
 }
 
-/* Small values have a slot each. */
+/* The slot of a value. Values below 2^(FINE_BITS + 1) have a slot each. */
 static __always_inline __u32 fine_slot(__u64 value)
 {
 	__u32 bits = bits_of(value);

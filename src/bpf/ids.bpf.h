@@ -1,28 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The numbers of processes and threads, as the person who reads them has them. */
+/* PIDs and TIDs as the PID namespace of this run numbers them. */
 #ifndef IDS_BPF_H
 #define IDS_BPF_H
 
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 
-/* linux/bpf.h has it. A part of the interface, so it needs no relocation. */
+/* From linux/bpf.h. Part of the stable interface, so it needs no relocation. */
 struct bpf_pidns_info {
 	__u32 pid;
 	__u32 tgid;
 };
 
-/* Device and inode of the pid namespace of this run; 0: the initial one, whose numbers the kernel itself uses. */
+/* Device and inode of the PID namespace of this run; 0 for the initial one, which the kernel itself uses. */
 const volatile __u64 pid_ns_dev = 0;
 const volatile __u64 pid_ns_ino = 0;
 
-/* The one process that has breakpoints; 0: any. */
+/* The only process that has breakpoints; 0 if there is no such restriction. */
 const volatile __u32 filter_pid = 0;
 
 /*
- * Process and thread, like bpf_get_current_pid_tgid, as the run's own pid namespace numbers them. The kernel tells that
- * of members of that very namespace. Others have no number, which is 0 as everywhere in the kernel; but where only one
- * process has breakpoints, and it is in a namespace below, it is that one.
+ * Like bpf_get_current_pid_tgid, in the PID namespace of this run. The kernel translates only for tasks whose own
+ * namespace that is; the IDs of others are 0. But if only one process has breakpoints, and it is in a nested namespace,
+ * the current one must be that process.
  */
 static __always_inline __u64 current_ids(void)
 {

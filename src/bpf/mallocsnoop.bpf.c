@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Every call of the allocator: who, which call, how much; with --ret the outcome, with --stack from where. */
+/* Calls of the allocator: caller, function, size; with --ret the result and duration, with --stack the callers. */
 #define CALL_ARGS 2 /* size, pointer */
 #include "event.bpf.h"
 #include "filter.bpf.h"
@@ -7,7 +7,7 @@
 #include "stack.bpf.h"
 #include "histogram.bpf.h"
 
-/* Cookies of the probes, in the order of CALLS in src/tools/mallocsnoop.rs. */
+/* Function index in the cookies. */
 enum alloc_call {
 	CALL_MALLOC,
 	CALL_CALLOC,
@@ -24,13 +24,17 @@ enum alloc_call {
 enum alloc_kind {
 	KIND_ALLOC, /* struct alloc_event */
 	KIND_ALLOC_STACK, /* struct alloc_stack_event */
-	KIND_NEW_THREAD, /* struct event_header alone: a thread has its first entry in `usage` */
+	KIND_NEW_THREAD, /* struct event_header alone: first entry of a thread in `usage` */
+};
+
+enum usage_layout {
+	SIZE_SLOTS = 65, /* slot 0: size 0; slot i: 2^(i-1) .. 2^i - 1 */
 };
 
 struct alloc_event {
 	struct event_header header;
-	__u64 size; /* bytes asked for; U64_MAX when count * size overflows; 0 for free */
-	__u64 addr; /* what free was given; with --ret what came back, 0 when the call failed */
+	__u64 size; /* bytes requested; U64_MAX if count * size overflows; 0 for free */
+	__u64 addr; /* argument of free; with --ret the result of other calls, 0 if they failed */
 	__u64 lat_ns; /* with --ret */
 };
 
@@ -39,6 +43,9 @@ struct alloc_stack_event {
 	struct stack stack;
 };
 
+EXPORT_ENUM(alloc_call);
+EXPORT_ENUM(alloc_kind);
+EXPORT_ENUM(usage_layout);
 EXPORT_TYPE(alloc_event);
 EXPORT_TYPE(alloc_stack_event);
 
@@ -48,9 +55,7 @@ const volatile bool with_return = false;
 const volatile bool with_stack = false;
 const volatile bool summary = false;
 
-#define SIZE_SLOTS 65 /* slot 0: size 0; slot i: 2^(i-1) .. 2^i - 1 */
-
-/* What one thread has asked for. */
+/* Requests of one thread. */
 struct alloc_usage {
 	__u64 calls;
 	__u64 bytes;
@@ -62,12 +67,12 @@ struct alloc_usage {
 };
 
 /*
- * --summary. Keyed by thread, because a thread is one writer: exact without atomics, which a map shared by threads
- * would need even per CPU, as these programs can be preempted. User space adds the threads of a process together.
+ * For --summary. Keyed by thread, so that each entry has one writer and is exact without atomics. Entries shared by
+ * threads would need them even per CPU, because these programs can be preempted. User space sums over processes.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1); /* USAGE_THREADS of src/tools/mallocsnoop.rs, with --summary */
+	__uint(max_entries, 1); /* user space makes it larger for --summary */
 	__type(key, __u64);
 	__type(value, struct alloc_usage);
 } usage SEC(".maps");
@@ -81,7 +86,7 @@ static __always_inline __u64 saturating_product(__u64 count, __u64 size)
 	if ((count | size) >> 32 == 0)
 		return count * size;
 	most = count ? ~0ULL / count : ~0ULL;
-	barrier_var(most); /* or clang makes it a 128-bit product, which BPF has not */
+	barrier_var(most); /* keeps clang from using a 128-bit product, which BPF does not have */
 	return size > most ? ~0ULL : count * size;
 }
 
@@ -126,13 +131,13 @@ static __always_inline struct alloc_usage *thread_usage(__u64 thread)
 	return bpf_map_lookup_elem(&usage, &thread);
 }
 
-static __always_inline void add_up(__u64 size)
+static __always_inline void add_to_usage(__u64 size)
 {
 	__u64 thread = current_ids();
 	__u32 slot = bits_of(size);
 	struct alloc_usage *of;
 
-	if (!(__u32)thread) /* none that this run's pid namespace has: then the kernel's own */
+	if (!(__u32)thread) /* not in the PID namespace of this run: use the kernel's TID to keep threads distinct */
 		thread |= (__u32)bpf_get_current_pid_tgid();
 	of = thread_usage(thread);
 	if (!of)
@@ -142,7 +147,7 @@ static __always_inline void add_up(__u64 size)
 	if (size > of->largest)
 		of->largest = size;
 	of->uid = bpf_get_current_uid_gid();
-	bpf_get_current_comm(of->comm, sizeof(of->comm)); /* each time: exec changes it */
+	bpf_get_current_comm(of->comm, sizeof(of->comm)); /* every time, because exec changes it */
 	if (slot < SIZE_SLOTS)
 		of->sizes[slot]++;
 }
@@ -177,7 +182,7 @@ static __always_inline void alloc_emit(struct pt_regs *ctx, __u16 call, __u64 si
 	}
 }
 
-/* True when the return is awaited. */
+/* Returns true if the return of the call is needed. */
 static __always_inline bool remember(struct pt_regs *ctx, __u64 call, __u64 size, __u64 pointer)
 {
 	__u64 depth;
@@ -190,11 +195,11 @@ static __always_inline bool remember(struct pt_regs *ctx, __u64 call, __u64 size
 	return true;
 }
 
-/* True when the return is awaited. */
+/* Returns true if the return of the call is needed. */
 static __always_inline bool enter(struct pt_regs *ctx, __u64 call)
 {
 	__u64 size = requested_size(ctx, call);
-	/* free: the block; posix_memalign: where the address will be put; else of no use */
+	/* free: the block; posix_memalign: where it stores the address; else unused */
 	__u64 pointer = PT_REGS_PARM1(ctx);
 
 	if (call != CALL_FREE && (size < min_size || size > max_size))
@@ -204,13 +209,13 @@ static __always_inline bool enter(struct pt_regs *ctx, __u64 call)
 	if (with_return)
 		return remember(ctx, call, size, pointer);
 	if (summary)
-		add_up(size);
+		add_to_usage(size);
 	else
 		alloc_emit(ctx, call, size, call == CALL_FREE ? pointer : 0, bpf_ktime_get_ns(), 0, true);
 	return false;
 }
 
-/* The address that a call gave, 0 when it failed. */
+/* The address of the block that a call returned, 0 if it failed, or the one that it freed. */
 static __always_inline __u64 returned_address(struct pt_regs *ctx, __u64 call, __u64 pointer)
 {
 	__u64 addr = 0;

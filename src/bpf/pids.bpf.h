@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
+/* The set of processes to trace. */
 #ifndef PIDS_BPF_H
 #define PIDS_BPF_H
 
-/* Process ids to see, when there is more than one. */
+enum pid_limits {
+	MAX_PIDS = 16384,
+};
+
+/* PIDs, if there is more than one or children are followed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, MAX_PIDS);
 	__type(key, __u32);
 	__type(value, __u8);
 } pids SEC(".maps");

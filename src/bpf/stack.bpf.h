@@ -9,12 +9,12 @@
 
 struct stack {
 	/*
-	 * Return address of the probed function, read at its entry; 0 at a return. There the caller's frame is not
-	 * built yet, so the kernel's walk leaves the direct caller out unless the function begins with `push %rbp`
-	 * (x86_64, 6.0 and later; never on arm64). `callers` in src/probe/event.rs puts it in.
+	 * Return address of the probed function, read at its entry; 0 at a return. At the entry the function's frame is
+	 * not set up yet, so the kernel's walk skips the direct caller, unless the function begins with `push %rbp`
+	 * (x86-64, since 6.0; never on arm64). User space inserts it.
 	 */
 	__u64 caller;
-	__s64 bytes; /* of `frames` that are filled, or a negative errno */
+	__s64 bytes; /* used part of `frames`, or a negative errno */
 	__u64 frames[STACK_DEPTH];
 };
 

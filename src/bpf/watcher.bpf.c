@@ -30,9 +30,8 @@ enum member_state {
 	MEMBER_READY, /* has its probes */
 };
 
-/* So that the skeleton has these types. */
-const volatile enum process_change *process_change_type __attribute__((unused)) = 0;
-const volatile enum member_state *member_state_type __attribute__((unused)) = 0;
+EXPORT_ENUM(process_change);
+EXPORT_ENUM(member_state);
 
 const volatile bool follow = false; /* children of members are members */
 const volatile bool hold = false;

@@ -1,67 +1,72 @@
 //! The header that every record of every tool starts with, and safe access to the rest.
 
-use std::mem::{offset_of, size_of};
-
 use plain::Plain;
 
-/// Twin of `struct event_header` in `src/bpf/event.bpf.h`.
+use crate::bpf::assert_same_layout;
+use crate::bpf::shared::types;
+
+/// `struct event_header` of event.bpf.h.
 #[repr(C)]
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Header {
     /// CLOCK_MONOTONIC nanoseconds at the probe.
     pub time_ns: u64,
-    /// Process (thread group) as the initial pid namespace numbers it.
+    /// Thread group ID in the PID namespace of the run, 0 if the process is not in it.
     pub pid: u32,
     pub tid: u32,
     pub uid: u32,
-    /// Which record of the tool this is.
+    /// Which record of the BPF object this is.
     pub kind: u16,
-    /// Index of the function, from the probe's cookie.
+    /// Index of the function, where a tool has few; or what `kind` says.
     pub func: u16,
-    /// Name of the thread, NUL-terminated. Untrusted.
+    /// Thread name, NUL-terminated. Untrusted.
     pub comm: [u8; 16],
 }
 
-const _: () = {
-    assert!(size_of::<Header>() == 40);
-    assert!(offset_of!(Header, pid) == 8);
-    assert!(offset_of!(Header, uid) == 16);
-    assert!(offset_of!(Header, kind) == 20);
-    assert!(offset_of!(Header, func) == 22);
-    assert!(offset_of!(Header, comm) == 24);
-};
+assert_same_layout!(
+    Header,
+    types::event_header,
+    time_ns,
+    pid,
+    tid,
+    uid,
+    kind,
+    func,
+    comm
+);
 
 // SAFETY: all fields are integers, every bit pattern is valid, and there is no padding.
 unsafe impl Plain for Header {}
 
 impl Header {
-    /// The thread's name without the NUL bytes behind it.
+    /// The thread name without the NUL padding.
     pub fn comm(&self) -> &[u8] {
         until_nul(&self.comm)
     }
 }
 
-/// The bytes before the first NUL, all of them if there is none.
+/// The bytes before the first NUL, or all of them if there is none.
 pub fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&b| b == 0).next().unwrap_or(bytes)
 }
 
-/// A record as `T`, borrowed from the ring. None when it is too short: a record of another version or another kind.
+/// A record as `T`, borrowed from the ring. None if it is too short, which a record of another kind may be.
 pub fn decode<T: Plain>(record: &[u8]) -> Option<&T> {
     plain::from_bytes(record).ok()
 }
 
-/// The same from a key or value of a map, wherever in memory it is.
+/// A copy of a key or value of a map as `T`, whatever its alignment. None if it is too short.
 pub fn copied<T: Plain + Default>(bytes: &[u8]) -> Option<T> {
     let mut value = T::default();
     value.copy_from_bytes(bytes).ok()?;
     Some(value)
 }
 
-/// The return addresses of a `struct stack` (src/bpf/stack.bpf.h), innermost first.
+/// The return addresses of a `struct stack` of stack.bpf.h, innermost first.
 ///
-/// At an entry, `caller` is not 0: the kernel's frames begin with the function itself, and go on with its caller only
-/// where the kernel knows that the caller's frame is not built yet; elsewhere the caller is missing and is put in.
+/// `caller` is 0 unless the stack was read at an entry. There, the kernel's frames start with the function itself and
+/// continue with its caller only if the kernel recognizes that the function's frame is not set up yet. Otherwise the
+/// caller is missing, and is inserted here.
 pub fn callers(caller: u64, bytes: i64, frames: &[u64]) -> Vec<u64> {
     let count = usize::try_from(bytes)
         .map_or(0, |bytes| bytes / size_of::<u64>())
@@ -71,7 +76,7 @@ pub fn callers(caller: u64, bytes: i64, frames: &[u64]) -> Vec<u64> {
         return frames.to_vec();
     }
     let outer = frames.get(1..).unwrap_or_default();
-    // On arm64 it always is. An address that is there all the same is that of an outer call from the same place.
+    // On arm64 it always is: an equal address is that of an outer call from the same place.
     let missing = cfg!(target_arch = "aarch64") || outer.first() != Some(&caller);
     missing
         .then_some(caller)
@@ -88,7 +93,7 @@ mod tests {
     struct Aligned([u8; 48]);
 
     #[test]
-    fn short_records_are_refused_and_long_ones_are_read_from_the_front() {
+    fn record_shorter_than_its_type_is_rejected() {
         let mut record = Aligned([0; 48]);
         record.0[8] = 7;
         record.0[24..28].copy_from_slice(b"bash");
@@ -100,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_direct_caller_is_put_in_where_it_is_missing() {
+    fn missing_direct_caller_is_inserted() {
         assert_eq!(callers(2, 24, &[1, 3, 4, 9]), [2, 3, 4]);
         let repaired: &[u64] = if cfg!(target_arch = "aarch64") {
             &[2, 2, 3]
@@ -115,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_fills_its_field_has_no_nul() {
+    fn name_may_fill_its_field_without_nul() {
         let header = Header {
             comm: *b"0123456789abcdef",
             ..Header::default()

@@ -1,11 +1,12 @@
 //! `--by`: whose calls are counted together, and what to call them.
 
 use std::collections::HashMap;
-use std::mem::{offset_of, size_of};
 
 use clap::ValueEnum;
 use plain::Plain;
 
+use crate::bpf::assert_same_layout;
+use crate::bpf::shared::types::{self, group_by};
 use crate::find::host::cgroups::Cgroups;
 use crate::find::host::containers::container_id;
 use crate::find::host::users::UserNames;
@@ -14,19 +15,20 @@ use crate::probe::event::{Header, decode};
 /// Groups that can be told apart in a run.
 const MOST_GROUPS: u32 = 65536;
 
-/// Whose calls are counted together, in the order of `enum group_by` of src/bpf/group.bpf.h.
+/// Whose calls are counted together.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum By {
-    Process = 1,
-    Thread,
-    User,
-    Container,
+    Process = group_by::BY_PROCESS.0,
+    Thread = group_by::BY_THREAD.0,
+    User = group_by::BY_USER.0,
+    Container = group_by::BY_CONTAINER.0,
 }
 
 impl By {
     /// The constant `group_by` of the BPF programs.
     pub fn number(by: Option<By>) -> u32 {
-        by.map_or(0, |by| by as u32)
+        by.map_or(group_by::BY_NOTHING.0, |by| by as u32)
     }
 
     /// The columns of a row that say nothing of its group, by their keys.
@@ -48,7 +50,7 @@ impl By {
     }
 }
 
-/// Twin of `struct group_event`.
+/// `struct group_event` of group.bpf.h.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct GroupEvent {
@@ -56,10 +58,7 @@ struct GroupEvent {
     group: u64,
 }
 
-const _: () = {
-    assert!(size_of::<GroupEvent>() == 48);
-    assert!(offset_of!(GroupEvent, group) == 40);
-};
+assert_same_layout!(GroupEvent, types::group_event, header, group);
 
 // SAFETY: integers, every bit pattern is valid, and there is no padding.
 unsafe impl Plain for GroupEvent {}

@@ -7,10 +7,12 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::bpf::shared::types::{hit_layout, trap_kind};
 use crate::find::code::instructions::BEGINNING;
 use crate::find::code::placement::is_emulated;
+use crate::probe::point::Cookie;
 
-/// What led to a run of a BPF program. The discriminant is the index in `hits` of src/bpf/event.bpf.h.
+/// What led to a run of a BPF program. The discriminant is the index in `hits` of event.bpf.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrapKind {
     /// A breakpoint on an instruction that the kernel emulates.
@@ -52,16 +54,24 @@ impl TrapKind {
     }
 
     /// `cookie` with this kind in it, by which the BPF programs count their hits.
-    pub fn mark(self, cookie: u64) -> u64 {
-        const TRAP_SHIFT: u32 = 36; // of src/bpf/event.bpf.h
-        cookie | (self as u64) << TRAP_SHIFT
+    pub fn mark(self, cookie: Cookie) -> Cookie {
+        cookie.with_trap(self as u32)
     }
 }
+
+const _: () = {
+    assert!(TrapKind::Emulated as u32 == trap_kind::TRAP_EMULATED.0);
+    assert!(TrapKind::Stepped as u32 == trap_kind::TRAP_STEPPED.0);
+    assert!(TrapKind::Return as u32 == trap_kind::TRAP_RETURN.0);
+    assert!(TrapKind::ReturnOfEmulated as u32 == trap_kind::TRAP_RETURN_OF_EMULATED.0);
+    assert!(TrapKind::ReturnOfStepped as u32 == trap_kind::TRAP_RETURN_OF_STEPPED.0);
+    assert!(TrapKind::ALL.len() <= hit_layout::TRAP_KINDS.0 as usize);
+};
 
 /// Hits of each [`TrapKind`], by discriminant.
 pub type TrapCounts = [u64; TrapKind::ALL.len()];
 
-/// The array `hits` of src/bpf/event.bpf.h, read in place.
+/// The array `hits` of event.bpf.h, read in place.
 pub struct HitCounters<'a>(&'a [AtomicU64]);
 
 impl<'a> HitCounters<'a> {
@@ -73,7 +83,7 @@ impl<'a> HitCounters<'a> {
 
     /// Hits so far, summed over all CPUs.
     pub fn by_trap(&self) -> TrapCounts {
-        const TRAP_KINDS: usize = 8;
+        const TRAP_KINDS: usize = hit_layout::TRAP_KINDS.0 as usize;
         let mut counts = TrapCounts::default();
         for cpu in self.0.chunks(TRAP_KINDS) {
             for (count, hits) in counts.iter_mut().zip(cpu) {
@@ -95,7 +105,7 @@ mod tests {
     #[test]
     fn trap_kind_is_its_index_in_the_cookie() {
         for (index, kind) in TrapKind::ALL.into_iter().enumerate() {
-            assert_eq!(kind.mark(7), (index as u64) << 36 | 7);
+            assert_eq!(kind.mark(Cookie::of_function(7)).bits(), (index as u64) << 36 | 7);
         }
     }
 

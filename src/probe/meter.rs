@@ -83,7 +83,7 @@ impl Meter {
     /// that the probes may take, 0 to 1.
     pub fn new(attacher: &mut Attacher, hits: &HitCounters<'_>, limit: Option<f64>) -> Result<Self> {
         let stats = enable_run_stats()?;
-        let prices = TrapPrices::measure_with_stats(attacher.way())
+        let prices = TrapPrices::measure_with_stats(attacher.mode())
             .context("failed to measure the price of a probe")?;
         attacher.mark_traps();
         let clock = attacher.only_pid().map_or(CpuClock::Machine, CpuClock::Process);

@@ -17,8 +17,9 @@ use libbpf_rs::skel::SkelBuilder;
 use crate::bpf::load;
 use crate::bpf::prices::PricesSkelBuilder;
 use crate::find::host::proc::Proc;
-use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
+use crate::probe::attach::{AttachMode, Attacher, Program};
 use crate::probe::hits::TrapKind;
+use crate::probe::point::{Cookie, Ends, ProbePoint};
 use crate::probe::scope::filter::Filter;
 
 // Probes sit on the first instruction of each function. The kernel emulates that of the first and the third one, as it
@@ -138,7 +139,7 @@ pub(super) fn own_points() -> Result<[ProbePoint; 3]> {
         let offset = address - mapping.start + mapping.offset;
         Ok(ProbePoint {
             offset,
-            cookie: 0,
+            cookie: Cookie::default(),
             ends,
             semaphore: None,
             movable: None,

@@ -12,9 +12,10 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use crate::bpf::load;
 use crate::bpf::self_test::SelfTestSkelBuilder;
 use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
+use crate::probe::attach::{AttachMode, Attacher, Program};
 use crate::probe::child::{StartPipe, WaitingChild};
 use crate::probe::counters::BpfCounter;
+use crate::probe::point::{Cookie, Ends, ProbePoint};
 use crate::probe::prices::{own_points, ubpf_price_returning};
 use crate::probe::ring::page_size;
 use crate::probe::scope::filter::Filter;
@@ -29,7 +30,7 @@ pub struct SeenCalls {
 }
 
 /// The cookie that the probe gets: a value that is unlikely to be there by chance.
-pub const TEST_COOKIE: u64 = 7919;
+pub const TEST_COOKIE: u32 = 7919;
 
 /// Threads that detach probes. Each probe takes the kernel about 0.1 s to remove, and removals overlap.
 #[derive(Default)]
@@ -78,7 +79,7 @@ fn try_probes(
     let file = File::open("/proc/self/exe").context("failed to open /proc/self/exe")?;
     let [_, _, point] = own_points()?;
     let point = ProbePoint {
-        cookie: TEST_COOKIE,
+        cookie: Cookie::of_function(TEST_COOKIE),
         ends,
         ..point
     };

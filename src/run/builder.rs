@@ -17,6 +17,7 @@ use super::report::Report;
 use super::schedule::{Limits, Schedule};
 use super::session::{Children, Session, SessionParts, Wakeups};
 use super::stacks::Stacks;
+use crate::bpf::shared::types::call_layout;
 use crate::bpf::{OpenToolSkel, ToolSkel, ToolSkelBuilder, load};
 use crate::cli::{CommandArgs, CommonArgs, RunArgs};
 use crate::privileges::require_privileges;
@@ -32,11 +33,6 @@ use crate::probe::search::finder::{Finder, SearchRequest};
 
 /// Bytes of the ring if a run sends no events.
 const SMALL_RING_BYTES: u32 = 1 << 16;
-
-/// Threads whose calls can be matched with their returns at a time.
-const THREADS: u32 = 8192;
-/// `OWNER_SETS` of src/bpf/calls.bpf.h.
-const OWNER_SETS: u32 = 1024;
 
 /// A run whose options are resolved. The command, if any, is forked and waits.
 pub struct Run {
@@ -324,8 +320,8 @@ fn size_maps(object: &mut OpenObject, filter: &Filter, ring_bytes: u32, matches_
         let entries = match map.name().to_str() {
             Some("events") => ring_bytes,
             Some("pids") => filter.map_entries(),
-            Some("threads" | "claims") if matches_calls => THREADS,
-            Some("owner_sets") if matches_calls => OWNER_SETS,
+            Some("threads" | "claims") if matches_calls => call_layout::THREADS.0,
+            Some("owner_sets") if matches_calls => call_layout::OWNER_SETS.0,
             _ => continue,
         };
         map.set_max_entries(entries).context("failed to size a BPF map")?;

@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 use libbpf_rs::{Link, Object, OpenObject};
 
-use crate::probe::attach::{AttachMode, Ends, Program};
+use crate::probe::attach::{AttachMode, Program};
+use crate::probe::point::Ends;
 use crate::probe::search::finder::WatchedEnds;
 
 /// What a program is for, by its `SEC()`.

@@ -21,8 +21,8 @@ use crate::find::host::proc::{ObjectFile, Proc};
 use crate::find::host::users::UserNames;
 use crate::output::{Column, Table, Value};
 use crate::privileges::require_btf;
-use crate::probe::attach::{Ends, ProbePoint};
 use crate::probe::event::{Header, decode, until_nul};
+use crate::probe::point::{Cookie, Ends, ProbePoint};
 use crate::probe::search::finder::{Finder, SearchPlace, SearchPlan, SearchRequest, Sought, WatchedEnds};
 use crate::probe::search::spec_target::find_file;
 use crate::run::{Event, Run, SessionOptions, Step};
@@ -54,12 +54,12 @@ pub struct Args {
 /// serves the callback interface as well. libedit has only the second.
 const FUNCTIONS: [&str; 2] = ["readline_internal_teardown", "readline"];
 
-/// ProbeSubject makes a program a bash, whatever it is called.
+/// What makes a program a bash, whatever it is called.
 const BASH_FUNCTIONS: [&str; 2] = ["execute_command", "pre_process_line"];
 
 /// Cookie: the probe is in a bash itself, and not in a library that others use as well.
-const IN_BASH: u64 = 1;
-const IN_LIBRARY: u64 = 0;
+const IN_BASH: u32 = 1;
+const IN_LIBRARY: u32 = 0;
 
 const COLUMNS: &[Column] = &[
     Column::left("TIME", "time", 8),
@@ -153,13 +153,13 @@ impl Finder for LineReaders {
         Ok(found
             .map(|function| ProbePoint {
                 ends: Ends::Return,
-                ..ProbePoint::function(&function, cookie, Needs::STACK)
+                ..ProbePoint::function(&function, Cookie::of_function(cookie), Needs::STACK)
             })
             .into_iter()
             .collect())
     }
 
-    fn name(&self, _: u64) -> Rc<str> {
+    fn name(&self, _: Cookie) -> Rc<str> {
         "readline".into()
     }
 
@@ -209,7 +209,7 @@ impl Printer {
         let program = finder
             .programs
             .look_up(header.pid, (line.exe_dev, line.exe_inode));
-        if finder.bash_only && u64::from(header.func) != IN_BASH && program.is_bash == Some(false) {
+        if finder.bash_only && u32::from(header.func) != IN_BASH && program.is_bash == Some(false) {
             return;
         }
         let cgroup = self
@@ -283,7 +283,7 @@ fn terminal(tty: &[u8]) -> Option<String> {
     }
 }
 
-/// ProbeSubject the programs of lines are. Kept for processes that are gone, or run another program, when their line is read.
+/// What the programs of lines are. Kept for processes that are gone, or run another program, when their line is read.
 #[derive(Default)]
 struct Programs {
     /// By the device and inode that the kernel has for the file.

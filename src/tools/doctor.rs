@@ -19,7 +19,8 @@ use crate::find::host::proc::Proc;
 use crate::output::escape::push_text;
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
-use crate::probe::attach::{self, AttachMode, Ends};
+use crate::probe::attach::{AttachMode, features};
+use crate::probe::point::Ends;
 use crate::probe::prices::TrapPrices;
 use crate::probe::self_test::{
     ConfinedChild, DetachThreads, SeccompOutcome, SeenCalls, TEST_COOKIE, test_attach_mode,
@@ -180,7 +181,7 @@ impl Machine {
         let confined = ConfinedChild::hold();
         let mut lines = vec![kernel()];
         lines.extend(capabilities());
-        let load = attach::try_load().map_err(Error::new);
+        let load = features::try_load().map_err(Error::new);
         let load = result("BPF programs", load, |()| "can be loaded".to_owned());
         let refused = (load.verdict == Verdict::No).then(|| load.detail.clone());
         lines.push(load);
@@ -353,7 +354,7 @@ fn capabilities() -> Vec<Line> {
 /// A ring buffer of the size that tools make. Before 5.11 it counts against the memory that a user may lock.
 fn ring(refused: Option<&str>) -> Line {
     let name = "ring buffer";
-    match (refused, attach::try_ring(RING_BYTES)) {
+    match (refused, features::try_ring(RING_BYTES)) {
         (Some(why), _) => Line::new(name, Verdict::No, why),
         (None, Ok(())) => Line::new(name, Verdict::Ok, "one of 8 MiB can be made"),
         (None, Err(error)) if error.kind() == ErrorKind::PermissionDenied => Line::new(
@@ -390,7 +391,7 @@ fn way_line(
     let expected = SeenCalls {
         entered: 1,
         returned: u64::from(ends == Ends::Both),
-        cookie: TEST_COOKIE,
+        cookie: TEST_COOKIE.into(),
     };
     match AttachMode::choose(Some(way)).and_then(|way| test_attach_mode(way, ends, leaving)) {
         Ok(seen) if seen == expected => {
@@ -415,19 +416,19 @@ fn features(way: Option<AttachMode>, refused: Option<&str>) -> [Line; 4] {
     [
         line(
             "multi links' filter",
-            attach::has_multi(),
+            features::has_multi(),
             "-p costs other processes nothing",
             "perf events are used, which filter by process",
         ),
         line(
             "session links",
-            attach::has_sessions(),
+            features::has_sessions(),
             "calls that a filter drops pay for no return probe",
             "every call pays for its return probe",
         ),
         line(
             "cookies",
-            attach::has_cookies(),
+            features::has_cookies(),
             "one program serves all functions",
             "each function takes a copy of the programs",
         ),

@@ -13,8 +13,8 @@ use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
 use crate::find::spec::ProbeMoment;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::Ends;
 use crate::probe::group_by::{By, Groups, Member};
+use crate::probe::point::Ends;
 use crate::probe::search::functions::Functions;
 use crate::run::{Run, SessionOptions, Step};
 
@@ -126,7 +126,7 @@ struct Counts<'a> {
     groups: Option<Groups>,
     table: Table,
     top: usize,
-    /// ProbeSubject was counted before this interval.
+    /// What was counted before this interval.
     before: HashMap<Row, u64>,
 }
 

@@ -12,14 +12,15 @@ use libbpf_rs::{MapCore, MapFlags, MapMut};
 use plain::Plain;
 
 use crate::bpf::funclatency::{FunclatencyMaps, FunclatencySkelBuilder, types};
+use crate::bpf::shared::types::histogram_layout;
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
 use crate::output::distribution::{Distribution, range};
 use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::attach::Ends;
 use crate::probe::event::copied;
 use crate::probe::group_by::{By, Groups, Member};
+use crate::probe::point::Ends;
 use crate::probe::search::functions::Functions;
 use crate::run::{Run, SessionOptions, Step};
 
@@ -99,7 +100,7 @@ enum Steps {
     ThirtyTwo = 32,
 }
 
-/// ProbeSubject times are shown in.
+/// What times are shown in.
 #[derive(Clone, Copy)]
 struct Unit {
     name: &'static str,
@@ -153,10 +154,9 @@ const COLUMNS: &[Column] = &[
     Column::left("", "buckets", 0).data_only(),
 ];
 
-/// `DRAWN` of funclatency.bpf.c.
-const DRAWN: u32 = 1 << 31;
-/// `FINE_SLOTS` of histogram.bpf.h.
-const FINE_SLOTS: u32 = 1920;
+/// Set in slots of the histogram that is drawn, clear in those of nanoseconds.
+const DRAWN: u32 = 1 << types::latency_layout::DRAWN_BIT.0;
+const FINE_SLOTS: u32 = histogram_layout::FINE_SLOTS.0;
 /// Of one histogram: those of nanoseconds, and those that are drawn.
 const ALL_SLOTS: u32 = 2 * FINE_SLOTS;
 /// Slots that have values: a function has some dozens.
@@ -216,7 +216,7 @@ fn max_slots() -> u32 {
 /// A group, or 0, and the function and its file; None for all functions together.
 type Key = (u64, Option<(Rc<str>, Rc<str>)>);
 
-/// ProbeSubject is known of the calls of a key.
+/// What is known of the calls of a key.
 #[derive(Default)]
 struct Latency {
     times: Distribution,
@@ -226,7 +226,7 @@ struct Latency {
 
 /// Calls, their time, the longest.
 type SlotValue = (u64, u64, u64);
-/// ProbeSubject a slot held at some time, by group, function and slot.
+/// What a slot held at some time, by group, function and slot.
 type Slots = HashMap<(u64, u32, u32), SlotValue>;
 
 struct Latencies<'a> {
@@ -235,7 +235,7 @@ struct Latencies<'a> {
     unit: Unit,
     groups: Option<Groups>,
     table: Table,
-    /// ProbeSubject was counted before this interval.
+    /// What was counted before this interval.
     before: Slots,
 }
 
@@ -433,7 +433,7 @@ fn read_all(map: &MapMut<'_>) -> Result<Slots> {
     Ok(slots)
 }
 
-/// ProbeSubject all CPUs have in a slot.
+/// What all CPUs have in a slot.
 fn read_slot(map: &MapMut<'_>, key: &[u8]) -> Result<SlotValue> {
     let values = map
         .lookup_percpu(key, MapFlags::ANY)

@@ -17,8 +17,8 @@ use crate::find::elf::ElfFile;
 use crate::find::host::loader;
 use crate::find::host::proc::ObjectFile;
 use crate::output::{Column, Output, Table, Value, histogram};
-use crate::probe::attach::ProbePoint;
 use crate::probe::event::{Header, callers, decode, until_nul};
+use crate::probe::point::{Cookie, ProbePoint};
 use crate::probe::search::finder::{Finder, SearchPlan, SearchRequest, Sought, WatchedEnds};
 use crate::probe::search::spec_target::find_file;
 use crate::run::{Event, Run, Session, SessionOptions, Step};
@@ -71,20 +71,21 @@ pub struct Args {
     command: CommandArgs,
 }
 
-/// A function of the allocator, numbered as in `enum alloc_call` of mallocsnoop.bpf.c.
+/// A function of the allocator.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 enum Call {
-    Malloc,
-    Calloc,
-    Realloc,
-    Reallocarray,
-    PosixMemalign,
-    AlignedAlloc,
-    Memalign,
-    Valloc,
-    Pvalloc,
-    Free,
+    Malloc = types::alloc_call::CALL_MALLOC.0,
+    Calloc = types::alloc_call::CALL_CALLOC.0,
+    Realloc = types::alloc_call::CALL_REALLOC.0,
+    Reallocarray = types::alloc_call::CALL_REALLOCARRAY.0,
+    PosixMemalign = types::alloc_call::CALL_POSIX_MEMALIGN.0,
+    AlignedAlloc = types::alloc_call::CALL_ALIGNED_ALLOC.0,
+    Memalign = types::alloc_call::CALL_MEMALIGN.0,
+    Valloc = types::alloc_call::CALL_VALLOC.0,
+    Pvalloc = types::alloc_call::CALL_PVALLOC.0,
+    Free = types::alloc_call::CALL_FREE.0,
 }
 
 /// The functions in the order of their cookies.
@@ -133,8 +134,7 @@ const SUMMARY_COLUMNS: &[Column] = &[
 
 /// Threads that --summary keeps apart at a time; those that have ended make room.
 const USAGE_THREADS: u32 = 16384;
-/// `SIZE_SLOTS` of mallocsnoop.bpf.c.
-const SIZE_SLOTS: usize = 65;
+const SIZE_SLOTS: usize = types::usage_layout::SIZE_SLOTS.0 as usize;
 
 // SAFETY: integers and arrays of integers, written whole by the BPF program; every bit pattern is valid.
 unsafe impl Plain for types::alloc_event {}
@@ -176,7 +176,7 @@ struct Allocators {
     library: Option<PathBuf>,
     /// Indices into [`CALLS`], which are the cookies.
     calls: Vec<usize>,
-    /// ProbeSubject probes read beside the size.
+    /// What probes read beside the size.
     needs: Needs,
     matches_returns: bool,
 }
@@ -227,7 +227,11 @@ impl Allocators {
                 && points.iter().all(|point| point.offset != function.offset)
             {
                 let needs = needs(CALLS[index].0).and(self.needs);
-                points.push(ProbePoint::function(function, index as u64, needs));
+                points.push(ProbePoint::function(
+                    function,
+                    Cookie::of_function(index as u32),
+                    needs,
+                ));
             }
         }
         Ok(Some(points))
@@ -259,8 +263,11 @@ impl Finder for Allocators {
         Ok(Vec::new())
     }
 
-    fn name(&self, cookie: u64) -> Rc<str> {
-        CALLS.get(cookie as usize).map_or("?", |(_, name)| name).into()
+    fn name(&self, cookie: Cookie) -> Rc<str> {
+        CALLS
+            .get(cookie.function() as usize)
+            .map_or("?", |(_, name)| name)
+            .into()
     }
 
     fn ends(&self, _: bool) -> WatchedEnds {
@@ -294,7 +301,7 @@ fn is_c_library(path: &Path) -> bool {
         .any(|start| name.starts_with(start))
 }
 
-/// ProbeSubject the probe of a call reads to know how much is asked for.
+/// What the probe of a call reads to know how much is asked for.
 fn needs(call: Call) -> Needs {
     Needs::arguments(match call {
         Call::Malloc | Call::Valloc | Call::Pvalloc | Call::Free => 1,
@@ -372,7 +379,7 @@ fn print(args: &Args, table: &Table, event: Event<'_, Allocators>) {
     );
 }
 
-/// ProbeSubject a process has asked for since the run began.
+/// What a process has asked for since the run began.
 #[derive(Clone)]
 struct Usage {
     uid: u32,
@@ -430,7 +437,7 @@ fn summarize(session: &mut AllocSession) -> Result<()> {
     Ok(())
 }
 
-/// Moves what threads that have ended asked for out of the map. ReturnMethod how many entries it still has.
+/// Moves what threads that have ended asked for out of the map. Returns how many entries it still has.
 fn retire(ended: &mut BTreeMap<u32, Usage>, threads: &MapMut<'_>) -> u32 {
     let mut left = 0;
     for (key, pid, usage) in usages(threads) {

@@ -268,7 +268,7 @@ fn more_probes_than_files_are_refused(_: Way) {
     command.args(["funccount", "--attach", "plain", "libc:*", "-d", "1"]);
     let ended = run_to_end(&mut command);
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
-    for part in ["without multi-uprobe links", "hint: name fewer functions"] {
+    for part in ["without multi-uprobe links", "hint: trace fewer functions"] {
         assert!(ended.stderr.contains(part), "{}", ended.stderr);
     }
 }

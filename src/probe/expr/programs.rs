@@ -8,10 +8,10 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use crate::error::{FAILED, Failure, USAGE};
 use crate::find::code::placement::Needs;
-use crate::probe::attach::Ends;
 use crate::probe::expr::{
     Expr, LITERAL_BYTES, Literal, MOST_SLOTS, Mistake, Op, Plan, PlanError, Request, Scope, parse, parse_list,
 };
+use crate::probe::point::Ends;
 
 /// Operations of functions that are found later.
 const LATER_OPS: usize = 16384;
@@ -186,7 +186,7 @@ impl Plans {
     pub fn add(&mut self, scope: Scope<'_>, ends: Ends) -> Needs {
         let flags = match ends {
             Ends::Entry => 0,
-            Ends::Return | Ends::Leaving => ROW_AT_RETURN | RETURN_ALONE,
+            Ends::Return | Ends::ReturnInstruction => ROW_AT_RETURN | RETURN_ALONE,
             Ends::Both if self.asked.depth && !self.asked.returns => HAS_DEPTH,
             Ends::Both => ROW_AT_RETURN,
         };

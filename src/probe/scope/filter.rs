@@ -1,4 +1,4 @@
-//! Which threads a run shows: the filter options as constants and maps of `src/bpf/filter.bpf.h`.
+//! Which threads a run shows: the filter options as constants and maps of `filter.bpf.h`.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -8,14 +8,15 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use libbpf_rs::{MapCore, MapFlags};
 
+use crate::bpf::shared::types::{filter_limits, pid_limits};
 use crate::bpf::{CommConstant, RunConstants};
 use crate::privileges;
 /// Most processes that a run can name or follow: entries of the BPF maps `pids` and `members`.
-pub const MAX_PIDS: u32 = 16384;
-/// Most thread names, `MAX_COMMS` of the header.
-pub const MAX_COMMS: usize = 8;
-/// Most control groups, `MAX_CGROUPS` of the header.
-pub const MAX_CGROUPS: usize = 16;
+pub const MAX_PIDS: u32 = pid_limits::MAX_PIDS.0;
+/// Thread name patterns that the BPF programs can compare.
+pub const MAX_COMMS: usize = filter_limits::MAX_COMMS.0 as usize;
+/// Control groups that the BPF programs can compare.
+pub const MAX_CGROUPS: usize = filter_limits::MAX_CGROUPS.0 as usize;
 
 /// Bytes of a thread name in the kernel, with its NUL.
 const COMM_LEN: usize = 16;
@@ -130,7 +131,7 @@ impl Filter {
         if self.by_map() { MAX_PIDS } else { 1 }
     }
 
-    /// The constants of `src/bpf/filter.bpf.h`, with those of the ring and of attaching.
+    /// The constants of `filter.bpf.h`, with those of the ring and of attaching.
     pub fn constants(&self, has_cookies: bool, wake_at: u64) -> RunConstants {
         let comms = self.comms.iter().map(|comm| CommConstant {
             value: comm.value,

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use crate::probe::attach::ProbePoint;
 use crate::probe::links::LinkCloser;
+use crate::probe::point::ProbePoint;
 
 /// A file, and the points in it that every member gets.
 pub struct FilePoints {

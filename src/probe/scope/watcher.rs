@@ -115,7 +115,7 @@ impl ProcessWatcher {
         let per_process = attacher.members().count_links();
         require_files(per_process, processes)?;
         let probes = per_process * processes;
-        if attacher.way() == AttachMode::Multi || probes <= MANY_PERF_EVENTS {
+        if attacher.mode() == AttachMode::Multi || probes <= MANY_PERF_EVENTS {
             return Ok(true);
         }
         if self.is_requested() {

@@ -16,8 +16,9 @@ use crate::error::Failure;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
 use crate::find::host::proc::{FileId, FileSet, ObjectFile, Proc, ProcMapping};
-use crate::probe::attach::{Attacher, Ends, ProbePoint};
+use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::Mapped;
+use crate::probe::point::{Cookie, Ends, ProbePoint};
 
 /// A file that was opened and parsed before the search, which then does not do it again.
 pub struct OpenedFile {
@@ -35,7 +36,7 @@ impl OpenedFile {
     }
 }
 
-/// ProbeSubject has been attached so far.
+/// What has been attached so far.
 #[derive(Default, Debug)]
 pub struct Attached {
     /// Files, as their processes name them.
@@ -81,7 +82,7 @@ pub struct FileSearch<F> {
     warnings: Vec<String>,
 }
 
-/// ProbeSubject is known of files that were looked at.
+/// What is known of files that were looked at.
 #[derive(Default)]
 struct Examined {
     /// Parsed by the plan: taken out when the search comes to them.
@@ -353,12 +354,12 @@ impl<F: Finder> FileSearch<F> {
         points: &mut Vec<ProbePoint>,
     ) -> Result<()> {
         let refused = placed.iter().filter(|placed| placed.placement.is_mistaken());
-        let refused: HashSet<u32> = refused.map(|placed| placed.cookie as u32).collect();
+        let refused: HashSet<u32> = refused.map(|placed| placed.cookie.function()).collect();
         let Some(&first) = refused.iter().min() else {
             return Ok(());
         };
-        points.retain(|point| !refused.contains(&(point.cookie as u32)));
-        let failure = mistaken(&self.finder.name(first.into()), &object.path);
+        points.retain(|point| !refused.contains(&(point.cookie.function())));
+        let failure = mistaken(&self.finder.name(Cookie::of_function(first)), &object.path);
         if points.is_empty() {
             return Err(failure.into());
         }
@@ -420,8 +421,8 @@ fn is_about_one_file(error: &anyhow::Error) -> bool {
 /// How many functions the points belong to. A function of which only returns are watched can have several points, one
 /// for each return instruction.
 fn count_functions(points: &[ProbePoint]) -> usize {
-    let is_leaving = |point: &&ProbePoint| point.ends == Ends::Leaving;
-    let function = |point: &ProbePoint| point.cookie as u32;
+    let is_leaving = |point: &&ProbePoint| point.ends == Ends::ReturnInstruction;
+    let function = |point: &ProbePoint| point.cookie.function();
     let entered: HashSet<u32> = points
         .iter()
         .filter(|point| !is_leaving(point))

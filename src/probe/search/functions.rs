@@ -20,7 +20,7 @@ use crate::find::host::proc::{FileId, ObjectFile};
 use crate::find::resolve::{self, ReturnMethod};
 use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
-use crate::probe::attach::{Ends, GOROUTINE, JUMPING, LEAVING, Movable, ProbePoint};
+use crate::probe::point::{Cookie, Ends, Movable, ProbePoint};
 
 /// Room for functions of files that appear later.
 const LATER: usize = 4096;
@@ -48,7 +48,7 @@ impl TracedFunction {
 
 /// ProbeSubject a tool does with each function when it is found. `()` does nothing.
 pub trait OnFound {
-    /// ReturnMethod what the probe reads at the start of the function.
+    /// Returns what the probe reads at the start of the function.
     fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs;
 }
 
@@ -58,11 +58,11 @@ impl OnFound for () {
     }
 }
 
-/// ProbeSubject was asked for, and what has been found of it.
+/// What was asked for, and what has been found of it.
 pub struct Functions<O = ()> {
     specs: Vec<SpecSearch>,
     found: Vec<TracedFunction>,
-    /// ProbeSubject each function's probe reads.
+    /// What each function's probe reads.
     needs: Vec<Needs>,
     cookies: HashMap<(FileId, u64, Ends), usize>,
     /// Processes that the user named.
@@ -210,10 +210,10 @@ impl<O: OnFound> Finder for Functions<O> {
             for place in self.resolve(index, object, elf)? {
                 let ends = self.specs[index].ends;
                 let function = self.add(object, elf, place.clone(), ends)?;
-                let (cookie, needs) = (function as u64, self.needs[function]);
+                let (cookie, needs) = (Cookie::of_function(function as u32), self.needs[function]);
                 if points
                     .iter()
-                    .all(|point| u64::from(point.cookie as u32) != cookie)
+                    .all(|point| point.cookie.function() != cookie.function())
                 {
                     points.extend(points_of(&place, ends, cookie, needs));
                 }
@@ -222,8 +222,8 @@ impl<O: OnFound> Finder for Functions<O> {
         Ok(points)
     }
 
-    fn name(&self, cookie: u64) -> Rc<str> {
-        self.get(cookie as u32 as usize)
+    fn name(&self, cookie: Cookie) -> Rc<str> {
+        self.get(cookie.function() as usize)
             .map_or_else(|| "?".into(), TracedFunction::name)
     }
 
@@ -336,9 +336,12 @@ impl SpecSearch {
 }
 
 /// Where programs are attached for a function or USDT probe.
-fn points_of(place: &resolve::ResolvedProbe, ends: Ends, cookie: u64, needs: Needs) -> Vec<ProbePoint> {
+fn points_of(place: &resolve::ResolvedProbe, ends: Ends, cookie: Cookie, needs: Needs) -> Vec<ProbePoint> {
     let semaphore = place.usdt.as_ref().and_then(|probe| probe.semaphore);
-    let cookie = cookie | if place.is_go { GOROUTINE } else { 0 };
+    let cookie = match place.is_go {
+        true => cookie.in_goroutine(),
+        false => cookie,
+    };
     // Entries are matched with returns by the stack pointer.
     let needs = match (ends, place.is_go) {
         (Ends::Entry, _) => needs,
@@ -354,15 +357,18 @@ fn points_of(place: &resolve::ResolvedProbe, ends: Ends, cookie: u64, needs: Nee
         cookie,
         ends,
         semaphore,
-        movable: start.filter(|_| offset == place.offset && ends != Ends::Leaving),
+        movable: start.filter(|_| offset == place.offset && ends != Ends::ReturnInstruction),
         stepped: true,
     };
     match &place.returns {
         ReturnMethod::Instructions(exits) => {
             let entry = (ends == Ends::Both).then(|| point(place.offset, Ends::Entry, cookie));
             let leaving = exits.iter().map(|exit| {
-                let jumps = if exit.jumps { JUMPING } else { 0 };
-                point(exit.at, Ends::Leaving, cookie | LEAVING | jumps)
+                let cookie = match exit.jumps {
+                    true => cookie.at_tail_jump(),
+                    false => cookie.at_return_instruction(),
+                };
+                point(exit.at, Ends::ReturnInstruction, cookie)
             });
             entry.into_iter().chain(leaving).collect()
         }

@@ -1,11 +1,11 @@
-//! `--placement`: moves probes to instructions that the kernel need not step over. ProbeSubject is counted stays the same, as
+//! `--placement`: moves probes to instructions that the kernel need not step over. What is counted stays the same, as
 //! `find::placement` sees to; the function is known by its cookie, not by the address of its probe.
 
 use clap::ValueEnum;
 
 use crate::find::code::placement::{Placement, Subject, is_stepped, place};
 use crate::find::elf::ElfFile;
-use crate::probe::attach::ProbePoint;
+use crate::probe::point::{Cookie, ProbePoint};
 
 /// Where in a function its probe is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -19,7 +19,7 @@ pub enum Placing {
 /// Where the probe of a function went.
 #[derive(Clone, Copy, Debug)]
 pub struct Placed {
-    pub cookie: u64,
+    pub cookie: Cookie,
     pub placement: Placement,
 }
 

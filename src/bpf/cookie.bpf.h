@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The cookie of a probe: 64 bits that user space sets when it attaches the probe and that the program reads. */
+#ifndef COOKIE_BPF_H
+#define COOKIE_BPF_H
+
+/* The low 32 bits are the index of the function. Bits that are not listed are 0. */
+enum cookie_layout {
+	/* The probe is on an instruction that returns, and stands in for a return probe: the return address is still on
+	   the stack. */
+	COOKIE_RETURN_INSN_BIT = 32,
+	/* Set as well if that instruction jumps to another function, whose result is not known yet. */
+	COOKIE_TAIL_JUMP_BIT = 33,
+	/* A function of a Go program. Its calls belong to a goroutine, which moves between threads and whose stack
+	   moves when it grows. */
+	COOKIE_GOROUTINE_BIT = 34,
+	/* enum trap_kind */
+	COOKIE_TRAP_SHIFT = 36,
+	COOKIE_TRAP_BITS = 3,
+	/* The only process that the probe is for, or 0. */
+	COOKIE_PROCESS_SHIFT = 40,
+};
+
+/* In place of a cookie, where the kernel has none: each copy of a program is loaded with its own constant. */
+enum cookie_mark {
+	COOKIE_MARK_LOW = 0x636f6f6b,
+	COOKIE_MARK_HIGH = 0x75627066,
+};
+
+#define COOKIE_RETURN_INSN (1ULL << COOKIE_RETURN_INSN_BIT)
+#define COOKIE_TAIL_JUMP (1ULL << COOKIE_TAIL_JUMP_BIT)
+#define COOKIE_GOROUTINE (1ULL << COOKIE_GOROUTINE_BIT)
+#define COOKIE_TRAP_MASK (((1ULL << COOKIE_TRAP_BITS) - 1) << COOKIE_TRAP_SHIFT)
+#define COOKIE_MARK ((__u64)COOKIE_MARK_HIGH << 32 | COOKIE_MARK_LOW)
+
+/* What led to a run of a program. Nearly all of a probe's cost is the trap. */
+enum trap_kind {
+	TRAP_EMULATED, /* breakpoint on an instruction that the kernel emulates */
+	TRAP_STEPPED, /* breakpoint on an instruction that is single-stepped out of line */
+	TRAP_RETURN, /* return probe; the hit at the entry is counted as well */
+	TRAP_RETURN_OF_EMULATED, /* return probe; no program runs at the entry, whose instruction is emulated */
+	TRAP_RETURN_OF_STEPPED, /* return probe; no program runs at the entry, whose instruction is single-stepped */
+};
+
+#endif

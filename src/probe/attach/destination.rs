@@ -1,0 +1,51 @@
+//! Where the points of one file go, and which of them the kernel refuses.
+
+use std::collections::HashSet;
+use std::ffi::CStr;
+use std::io;
+
+use crate::probe::point::ProbePoint;
+
+/// A file to probe, and how.
+#[derive(Clone, Copy)]
+pub struct Destination<'a> {
+    pub path: &'a CStr,
+    pub kind: ProbeKind,
+    /// The process that gets breakpoints. None for all.
+    pub pid: Option<u32>,
+}
+
+/// What is placed at the points.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum ProbeKind {
+    Probe,
+    ReturnProbe,
+    /// A probe and a return probe for one program.
+    Session,
+}
+
+/// Points that the kernel refuses.
+#[derive(Default)]
+pub struct RefusedPoints {
+    pub offsets: HashSet<u64>,
+    pub first_error: Option<io::Error>,
+}
+
+impl RefusedPoints {
+    pub fn add(&mut self, point: &ProbePoint, error: io::Error) {
+        self.offsets.insert(point.offset);
+        self.first_error.get_or_insert(error);
+    }
+
+    pub fn contains(&self, point: &ProbePoint) -> bool {
+        self.offsets.contains(&point.offset)
+    }
+}
+
+/// True if the error may be specific to a point, so that others may succeed. Other errors would return with each of them.
+pub fn is_specific_to_point(error: &io::Error) -> bool {
+    !matches!(
+        error.raw_os_error(),
+        Some(libc::EPERM | libc::EACCES | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ESRCH) | None
+    )
+}

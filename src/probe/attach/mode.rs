@@ -1,0 +1,89 @@
+//! The ways to attach programs, and which of them the kernel supports.
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use super::features;
+use crate::error::{DENIED, Failure};
+use crate::privileges;
+
+/// How programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum AttachMode {
+    /// Like `Multi`, but with one session link per file for both ends of calls (6.13). Its program decides at each entry
+    /// whether the call gets a return probe, so that it sees both ends of a call or neither.
+    Session,
+    /// One multi-uprobe link per file and program (6.6; with a process filter that works: about 6.10).
+    Multi,
+    /// One perf event and link per point (5.15).
+    Single,
+    /// One perf event per point, and one copy of the program per cookie.
+    Plain,
+}
+
+impl AttachMode {
+    /// Returns `requested`, or the best mode that the kernel supports.
+    ///
+    /// # Errors
+    /// The kernel does not support the requested mode, or has no uprobes.
+    pub fn choose(requested: Option<AttachMode>) -> Result<AttachMode> {
+        let mode = match requested {
+            Some(AttachMode::Session) if !features::has_sessions() => {
+                return Err(lacks("session links of uprobes", "6.13"));
+            }
+            Some(AttachMode::Multi) if !features::has_multi() => {
+                return Err(lacks("multi-uprobe links with a filter by process", "6.10"));
+            }
+            Some(AttachMode::Single) if !features::has_cookies() => {
+                return Err(lacks("BPF cookies of perf events", "5.15"));
+            }
+            Some(mode) => mode,
+            None if features::has_sessions() => AttachMode::Session,
+            None if features::has_multi() => AttachMode::Multi,
+            None if features::has_cookies() => AttachMode::Single,
+            None => AttachMode::Plain,
+        };
+        if !mode.has_multi_links() {
+            features::uprobe_pmu_type()?;
+            privileges::raise_file_limit();
+        }
+        Ok(mode)
+    }
+
+    pub(super) fn has_multi_links(self) -> bool {
+        matches!(self, AttachMode::Session | AttachMode::Multi)
+    }
+
+    /// One program can run at both ends of calls.
+    pub fn has_sessions(self) -> bool {
+        self == AttachMode::Session
+    }
+
+    /// Programs can read the cookie of the probe that runs them.
+    pub fn has_cookies(self) -> bool {
+        self != AttachMode::Plain
+    }
+
+    /// Programs can wait for pages that are not in memory.
+    pub fn can_sleep(self) -> bool {
+        self != AttachMode::Plain && features::has_sleepable()
+    }
+
+    /// Sets the attach type of programs that run at one end of calls. To be called before they are loaded.
+    pub fn prepare<const N: usize>(self, programs: [&mut libbpf_rs::OpenProgramMut<'_>; N]) {
+        if self.has_multi_links() {
+            for program in programs {
+                program.set_attach_type(libbpf_rs::ProgramAttachType::TraceUprobeMulti);
+            }
+        }
+    }
+}
+
+/// `since` is the first kernel version with the feature.
+fn lacks(feature: &str, since: &str) -> anyhow::Error {
+    let release = nix::sys::utsname::uname().map_or_else(
+        |_| "this kernel".to_owned(),
+        |name| format!("kernel {}", name.release().to_string_lossy()),
+    );
+    Failure::new(DENIED, format!("{release} has no {feature} (since {since})")).into()
+}

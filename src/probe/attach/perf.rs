@@ -1,0 +1,84 @@
+//! Perf events: one per point, with a link or, where the kernel has no cookies, with a copy of the program.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Error, Result};
+
+use super::bpf_sys::{UprobeEvent, create_perf_link, enable_event, open_uprobe_event, set_event_program};
+use super::destination::{Destination, ProbeKind, RefusedPoints, is_specific_to_point};
+use super::features::uprobe_pmu_type;
+use super::program::HeldProgram;
+use crate::error::{FAILED, Failure};
+use crate::privileges;
+use crate::probe::point::{Cookie, Ends, ProbePoint};
+
+/// Attaches a program to each of the points and adds the links to `links`.
+///
+/// `return_only`: no program runs at entries, so that only the cookie identifies the process of a return.
+pub fn attach(
+    program: &mut HeldProgram,
+    to: Destination<'_>,
+    points: &[ProbePoint],
+    return_only: bool,
+    links: &mut Vec<OwnedFd>,
+    refused: &mut RefusedPoints,
+) -> Result<()> {
+    for point in points {
+        let no_entry = return_only || point.ends == Ends::Return;
+        let cookie = match to.pid {
+            Some(pid) if to.kind == ProbeKind::ReturnProbe && no_entry => point.cookie.for_process(pid),
+            _ => point.cookie,
+        };
+        match open(to, point).and_then(|event| bind(program, event, cookie)) {
+            Ok(link) => links.push(link),
+            Err(error) if is_specific_to_point(&error) => refused.add(point, error),
+            Err(error) => return Err(Error::new(error).context("failed to attach")),
+        }
+    }
+    Ok(())
+}
+
+/// Opens a disabled perf event at an instruction of a file.
+fn open(to: Destination<'_>, point: &ProbePoint) -> io::Result<OwnedFd> {
+    open_uprobe_event(&UprobeEvent {
+        pmu_type: uprobe_pmu_type().map_err(io::Error::other)?,
+        path: to.path,
+        offset: point.offset,
+        semaphore: u32::try_from(point.semaphore.unwrap_or(0)).map_err(io::Error::other)?,
+        return_probe: to.kind == ProbeKind::ReturnProbe,
+        pid: to.pid,
+    })
+}
+
+/// Makes a perf event run the program. The probe lives as long as the returned descriptor.
+fn bind(program: &mut HeldProgram, event: OwnedFd, cookie: Cookie) -> io::Result<OwnedFd> {
+    if program.needs_copies() {
+        set_event_program(event.as_fd(), program.copy_for(cookie)?)?;
+        enable_event(event.as_fd())?;
+        return Ok(event);
+    }
+    let link = create_perf_link(program.as_fd(), event.as_fd(), cookie.bits())?;
+    enable_event(event.as_fd())?;
+    Ok(link)
+}
+
+/// Checks that `probes` more probes fit into the limit of descriptors. Each takes one, and a second one for its copy of
+/// the program where the kernel has no cookies.
+pub fn require_files(probes: usize, copies: bool, open_files: usize) -> Result<()> {
+    const OTHERS: usize = 64;
+    let per_probe = if copies { 2 } else { 1 };
+    let room = privileges::file_limit().saturating_sub(OTHERS + open_files);
+    if probes * per_probe <= room {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FAILED,
+        format!(
+            "{probes} probes exceed the limit of open files: without multi-uprobe links (since 6.10) each takes a file \
+             descriptor, and {room} are available"
+        ),
+    )
+    .hint("trace fewer functions, or raise the limit with `ulimit -n`")
+    .into())
+}

@@ -1,0 +1,155 @@
+//! Probe points: the instructions of a file that programs run at, and the cookies that identify them there.
+
+use crate::bpf::shared::types::cookie_layout;
+use crate::find::code::placement::Needs;
+use crate::find::elf::FunctionSymbol;
+
+/// Which ends of a function's calls a probe point covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Ends {
+    Entry,
+    Return,
+    Both,
+    /// The point is an instruction that returns from the function or jumps out of it. The program for returns runs at a
+    /// breakpoint there, without a return probe.
+    ReturnInstruction,
+}
+
+/// The 64-bit value that the kernel passes to a program with each hit of a probe.
+///
+/// It holds the index of the function and what the program has to know about the probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Cookie(u64);
+
+const RETURN_INSTRUCTION: u64 = 1 << cookie_layout::COOKIE_RETURN_INSN_BIT.0;
+const TAIL_JUMP: u64 = 1 << cookie_layout::COOKIE_TAIL_JUMP_BIT.0;
+const GOROUTINE: u64 = 1 << cookie_layout::COOKIE_GOROUTINE_BIT.0;
+const TRAP_SHIFT: u32 = cookie_layout::COOKIE_TRAP_SHIFT.0;
+const TRAP_BITS: u32 = cookie_layout::COOKIE_TRAP_BITS.0;
+const PROCESS_SHIFT: u32 = cookie_layout::COOKIE_PROCESS_SHIFT.0;
+
+/// PIDs are below 2^22 (`PID_MAX_LIMIT`).
+const PID_BITS: u32 = 22;
+
+const _: () = {
+    let fields = [
+        u32::MAX as u64,
+        RETURN_INSTRUCTION,
+        TAIL_JUMP,
+        GOROUTINE,
+        ((1 << TRAP_BITS) - 1) << TRAP_SHIFT,
+        ((1 << PID_BITS) - 1) << PROCESS_SHIFT,
+    ];
+    let (mut used, mut index) = (0, 0);
+    while index < fields.len() {
+        assert!(used & fields[index] == 0, "fields of the cookie overlap");
+        used |= fields[index];
+        index += 1;
+    }
+};
+
+impl Cookie {
+    /// The cookie of an ordinary probe on the function with this index.
+    pub const fn of_function(index: u32) -> Cookie {
+        Cookie(index as u64)
+    }
+
+    /// Index of the function.
+    pub const fn function(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// For a probe on an instruction that returns: the return address is still on the stack there.
+    pub const fn at_return_instruction(self) -> Cookie {
+        Cookie(self.0 | RETURN_INSTRUCTION)
+    }
+
+    /// For a probe on an instruction that jumps to another function, whose result is not known yet.
+    pub const fn at_tail_jump(self) -> Cookie {
+        Cookie(self.0 | RETURN_INSTRUCTION | TAIL_JUMP)
+    }
+
+    /// For a Go function: its calls belong to a goroutine, which moves between threads.
+    pub const fn in_goroutine(self) -> Cookie {
+        Cookie(self.0 | GOROUTINE)
+    }
+
+    /// Counts the hits of the probe as those of this kind of trap.
+    pub const fn with_trap(self, kind: u32) -> Cookie {
+        Cookie(self.0 | (kind as u64) << TRAP_SHIFT)
+    }
+
+    /// Restricts the probe to the process with this PID.
+    pub const fn for_process(self, pid: u32) -> Cookie {
+        Cookie(self.0 | (pid as u64) << PROCESS_SHIFT)
+    }
+
+    /// The value as the kernel passes it.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// An instruction of a file to put a breakpoint on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbePoint {
+    /// File offset, bytes.
+    pub offset: u64,
+    pub cookie: Cookie,
+    pub ends: Ends,
+    /// File offset of the semaphore that some USDT probes have, which counts their tracers: the probe does nothing
+    /// while it is 0.
+    pub semaphore: Option<u64>,
+    /// Set if a later instruction of the function that begins here would do as well.
+    pub movable: Option<Movable>,
+    /// The kernel has to single-step the instruction out of line. Not known before
+    /// [`Placing::place`](super::search::placing::Placing::place).
+    pub stepped: bool,
+}
+
+/// What has to be known about a function before its probe can be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Movable {
+    /// Size of the function in bytes, 0 if unknown.
+    pub size: u64,
+    /// What the programs read at the probe.
+    pub needs: Needs,
+}
+
+impl ProbePoint {
+    /// Both ends of a function's calls; the programs read `needs` at its entry.
+    pub fn function(function: &FunctionSymbol, cookie: Cookie, needs: Needs) -> ProbePoint {
+        ProbePoint {
+            offset: function.offset,
+            cookie,
+            ends: Ends::Both,
+            semaphore: None,
+            movable: Some(Movable {
+                size: function.size,
+                needs,
+            }),
+            stepped: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn function_index_survives_all_flags() {
+        let cookie = Cookie::of_function(u32::MAX)
+            .at_tail_jump()
+            .in_goroutine()
+            .with_trap(4)
+            .for_process((1 << PID_BITS) - 1);
+        assert_eq!(cookie.function(), u32::MAX);
+        assert_eq!(cookie.bits() >> PROCESS_SHIFT, (1 << PID_BITS) - 1);
+    }
+
+    #[test]
+    fn ordinary_cookie_is_the_function_index() {
+        assert_eq!(Cookie::of_function(7).bits(), 7);
+    }
+}
