@@ -29,20 +29,26 @@ use crate::run::{Event, Run, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
-    bashreadline                        # what is typed into every bash, in containers too
-    bashreadline -u alice -j            # one user's commands, as JSON
-    bashreadline --container web        # in one container
-    bashreadline --readline             # also psql, gdb, python3 and whatever else uses libreadline
-    bashreadline -s /opt/lib/libreadline.so.8   # a copy of libreadline in an unusual place";
+    bashreadline                        # command lines of every bash, containers included
+    bashreadline -u alice -j            # those of one user, as JSON
+    bashreadline --readline             # also psql, gdb, python3 and others that use libreadline";
 
-/// Show each command line entered in any bash.
+const LONG_HELP: &str = "\
+EXAMPLES:
+    bashreadline                        # command lines of every bash, containers included
+    bashreadline -u alice -j            # those of one user, as JSON
+    bashreadline --container web        # those of one container
+    bashreadline --readline             # also psql, gdb, python3 and others that use libreadline
+    bashreadline -s /opt/lib/libreadline.so.8   # a libreadline in an unusual place";
+
+/// Trace command lines entered in bash.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub struct Args {
-    /// Lines of every program that reads them through libreadline, with its name
+    /// Show lines of all programs that use libreadline
     #[arg(long)]
     readline: bool,
-    /// Only this libreadline, or program that has readline in it
+    /// Trace this libreadline, or program with readline in it
     #[arg(short, long, value_name = "PATH")]
     shared: Option<PathBuf>,
     #[command(flatten)]

@@ -20,30 +20,37 @@ use crate::run::{Run, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
-    funccount libc:malloc libc:free             # two functions of every process, until Ctrl-C
-    funccount 'libc:mem*' -p 1234 -i 1          # in one process, every second
-    funccount -r 'libssl:^SSL_(read|write)' --by process
-    funccount '*' -p 1234 -d 10s --top 20       # the busiest functions of a process
-    funccount 'app:tokio::runtime::*' -d 10s    # Rust and C++ functions as their authors wrote them
-    funccount usdt:python3:function__entry      # USDT probes
-    funccount libc:malloc libc:free -- ls /     # a command from its first call on";
+    funccount libc:malloc libc:free             # two functions in every process
+    funccount 'libc:mem*' -p 1234 -i 1          # a pattern in one process, every second
+    funccount '*' -p 1234 -d 10s --top 20       # the most called functions of a process
+    funccount libc:malloc -- ls /               # a command from its first call";
 
-/// Count calls of functions.
+const LONG_HELP: &str = "\
+EXAMPLES:
+    funccount libc:malloc libc:free             # two functions in every process
+    funccount 'libc:mem*' -p 1234 -i 1          # a pattern in one process, every second
+    funccount -r 'libssl:^SSL_(read|write)' --by process
+    funccount '*' -p 1234 -d 10s --top 20       # the most called functions of a process
+    funccount 'app:tokio::runtime::*' -d 10s    # Rust and C++ names as in their sources
+    funccount usdt:python3:function__entry      # a USDT probe
+    funccount libc:malloc libc:free -- ls /     # a command from its first call";
+
+/// Count function calls.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub struct Args {
     #[command(flatten)]
     functions: FunctionArgs,
-    /// Print and begin anew every so often
-    #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
+    /// Print and reset the counts every INTERVAL
+    #[arg(short, long, value_name = "INTERVAL", value_parser = parse_duration)]
     interval: Option<Duration>,
-    /// Only the most called functions
+    /// Show only the N most called functions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     top: Option<u64>,
-    /// Count for each of these apart
-    #[arg(long, value_name = "WHOM")]
+    /// Group by process, thread, user or container
+    #[arg(long, value_name = "GROUP", hide_possible_values = true)]
     by: Option<By>,
-    /// Add a column with the time
+    /// Add a timestamp column
     #[arg(short = 'T', long)]
     timestamp: bool,
     #[command(flatten)]

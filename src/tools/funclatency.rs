@@ -25,49 +25,70 @@ use crate::probe::search::functions::Functions;
 use crate::run::{Run, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
-A call that never returns (longjmp, an exception, exit) is counted as unmatched and in no histogram. Where exceptions, \
-panics or Go would make a return probe end the program, returns are seen at the instructions that end a call; one that \
-ends with a jump to another function is timed up to that jump. Percentiles are at most 1.6 % off.
+EXAMPLES:
+    funclatency libc:getaddrinfo                # lookups of every process
+    funclatency -u libc:read -p 1234 -i 5       # microseconds, every five seconds
+    funclatency -F 'libssl:SSL_*' -p 1234       # one histogram per function
+    funclatency libc:malloc -- ls /             # a command from its first call";
+
+const LONG_HELP: &str = "\
+A call that does not return (longjmp, an exception, exit) is counted as unmatched and is in no histogram. \
+Where return probes would break exceptions, panics or Go, the return instructions are probed instead; a call that ends \
+with a jump to another function is then timed up to that jump. Percentiles are exact to 1.6 %.
 
 EXAMPLES:
-    funclatency libc:getaddrinfo                # look-ups of every process, until Ctrl-C
-    funclatency -u libc:read -p 1234 -i 5       # in microseconds, every five seconds
-    funclatency -F 'libssl:SSL_*' -p 1234       # each function apart
-    funclatency -m libc:fsync --by process      # each process apart
-    funclatency -m libc:poll --linear 10        # steps of 10 ms
-    funclatency libc:malloc -- ls /             # a command from its first call on";
+    funclatency libc:getaddrinfo                # lookups of every process
+    funclatency -u libc:read -p 1234 -i 5       # microseconds, every five seconds
+    funclatency -F 'libssl:SSL_*' -p 1234       # one histogram per function
+    funclatency -m libc:fsync --by process      # one histogram per process
+    funclatency -m libc:poll --linear 10        # buckets of 10 ms
+    funclatency libc:malloc -- ls /             # a command from its first call";
 
-/// Show how long calls of functions take.
+/// Measure the latency of function calls as histograms.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES, mut_arg("user", |user| user.short(None)))]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP, mut_arg("user", |user| user.short(None)))]
 pub struct Args {
     #[command(flatten)]
     functions: FunctionArgs,
-    /// Each function apart
+    /// Print one histogram per function
     #[arg(short = 'F', long)]
     per_function: bool,
-    /// Each of these apart
-    #[arg(long, value_name = "WHOM")]
+    /// Group by process, thread, user or container
+    #[arg(long, value_name = "GROUP", hide_possible_values = true)]
     by: Option<By>,
-    /// In microseconds
+    /// Show microseconds
     #[arg(short = 'u', long, conflicts_with = "milliseconds")]
     microseconds: bool,
-    /// In milliseconds
+    /// Show milliseconds
     #[arg(short = 'm', long)]
     milliseconds: bool,
-    /// Steps of this width, in the unit, instead of powers of two; the last has all that is above 1000 steps
+    /// Use linear buckets WIDTH wide instead of powers of two
+    ///
+    /// WIDTH is in the unit shown. The last of 1000 buckets takes all larger values.
     #[arg(long, value_name = "WIDTH", value_parser = clap::value_parser!(u64).range(1..))]
     linear: Option<u64>,
-    /// Bars for each power of two
-    #[arg(long, value_name = "N", default_value = "1", conflicts_with = "linear")]
+    /// Buckets per power of two: 1, 2, 4, 8, 16 or 32
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        conflicts_with = "linear",
+        hide_possible_values = true
+    )]
     steps: Steps,
-    /// Of calls that are nested in one of the same function
-    #[arg(long, value_name = "WHICH", default_value = "all")]
+    /// Which recursive calls count [default: all]
+    #[arg(
+        long,
+        value_name = "all|outermost",
+        default_value = "all",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
     recursion: Recursion,
-    /// Print and begin anew every so often
-    #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
+    /// Print and reset the histograms every INTERVAL
+    #[arg(short, long, value_name = "INTERVAL", value_parser = parse_duration)]
     interval: Option<Duration>,
-    /// Print the time
+    /// Print timestamps
     #[arg(short = 'T', long)]
     timestamp: bool,
     #[command(flatten)]

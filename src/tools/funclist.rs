@@ -28,28 +28,30 @@ use crate::probe::search::spec_target::find_file;
 
 const EXAMPLES: &str = "\
 EXAMPLES:
-    funclist libc                      # every function of the C library
-    funclist 'libc:*alloc*'            # those of such names
-    funclist 'app:net::*' 'app:/send$/'   # names as C++ and Rust write them; a regular expression
-    funclist -p 1234 ':SSL_*'          # in any file that a process has mapped
-    funclist libc:malloc+4             # does an instruction begin there?
-    funclist --usdt python3            # the places that its authors marked for tracing";
+    funclist libc                         # all functions of the C library
+    funclist 'libc:*alloc*'               # those that match a pattern
+    funclist 'app:net::*' 'app:/send$/'   # C++ and Rust names; a regular expression
+    funclist -p 1234 ':SSL_*'             # in all files that a process maps
+    funclist libc:malloc+4                # whether an instruction starts there
+    funclist --usdt python3               # USDT probes";
 
 /// List the functions and USDT probes of a program or library.
 #[derive(Parser, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A program, a library or a path, and which of its functions: a name, with * and ? for any text
-    /// and character, or /REGEX/; NAME+OFFSET, 0xADDRESS; all without
+    /// File to list, such as libc, and which functions
+    ///
+    /// TARGET is a library (libc, ssl), a program (bash) or a path. PATTERN is a name, a pattern with * and ?, /REGEX/,
+    /// NAME+OFFSET or 0xADDRESS; without it, all functions are listed.
     #[arg(value_name = "TARGET[:PATTERN]")]
     specs: Vec<String>,
-    /// USDT probes instead; their pattern is [PROVIDER:]NAME
+    /// List USDT probes; PATTERN is [PROVIDER:]NAME
     #[arg(long)]
     usdt: bool,
-    /// The files that these processes have mapped; TARGET can be left out then
-    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    /// Search files that these processes map; TARGET is optional
+    #[arg(short, long, value_name = "PID,...", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
-    /// The files that the processes of this container have mapped
+    /// Search files that the processes of this container map
     #[arg(long, value_name = "NAME|ID", conflicts_with = "pid")]
     container: Option<String>,
     #[command(flatten)]

@@ -24,45 +24,56 @@ use crate::probe::search::spec_target::find_file;
 use crate::run::{Event, Run, Session, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
+EXAMPLES:
+    mallocsnoop --comm python3 --min-size 1M    # large allocations of every python3
+    mallocsnoop -p 1234 --stack -M 10           # ten allocations with their stacks
+    mallocsnoop --calls malloc,free -- ls /     # a command from its first allocation";
+
+const LONG_HELP: &str = "\
 Allocators call themselves: glibc's reallocarray calls realloc, musl's calloc calls malloc. \
-Each call is a row, and counts in --summary. free has no size, so --min-size does not hold it back.
+Each call is a row and counts in --summary. free has no size, so --min-size and --max-size do not apply to it.
 
 EXAMPLES:
-    mallocsnoop --comm python3 --min-size 1M    # who asks for big blocks, in every python3
-    mallocsnoop -p 1234 --ret                   # one process, with addresses and durations
-    mallocsnoop -p 1234 --stack -M 10           # the next ten calls, and where they come from
+    mallocsnoop --comm python3 --min-size 1M    # large allocations of every python3
+    mallocsnoop -p 1234 --ret                   # one process, with addresses and latencies
+    mallocsnoop -p 1234 --stack -M 10           # ten allocations with their stacks
     mallocsnoop --summary -d 10s -u postgres    # calls, bytes and sizes per process of a user
-    mallocsnoop --calls malloc,free -- ls /     # a command from its first allocation on";
+    mallocsnoop --calls malloc,free -- ls /     # a command from its first allocation";
 
-/// Show each allocation: who, which call, how much.
+/// Trace memory allocations.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub struct Args {
-    /// Only these calls
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    /// Trace only these functions: malloc, calloc, free, ...
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        hide_possible_values = true
+    )]
     calls: Vec<Call>,
-    /// Also free, with the address of the block
+    /// Also trace free, with the address of the block
     #[arg(long)]
     free: bool,
-    /// Add the address that came back and how long the call took
+    /// Add the returned address and the latency
     #[arg(long)]
     ret: bool,
-    /// Add the stack of the caller
+    /// Add the user stack
     #[arg(long)]
     stack: bool,
-    /// Only blocks of at least this size
+    /// Show only requests of at least SIZE bytes
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     min_size: Option<u64>,
-    /// Only blocks of at most this size
+    /// Show only requests of at most SIZE bytes
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_size: Option<u64>,
-    /// Add up per process instead: calls, bytes, largest, and a histogram of sizes
+    /// Sum up per process: calls, bytes, and a size histogram
     #[arg(long, conflicts_with_all = ["ret", "stack", "max_rows"])]
     summary: bool,
-    /// With --summary: print it every so often
-    #[arg(short, long, value_name = "TIME", value_parser = parse_duration, requires = "summary")]
+    /// Print the summary every INTERVAL
+    #[arg(short, long, value_name = "INTERVAL", value_parser = parse_duration, requires = "summary")]
     interval: Option<Duration>,
-    /// The library or program whose allocator is meant: a path, or a name such as libjemalloc
+    /// Trace the allocator in this file: a path or libjemalloc
     #[arg(short, long, value_name = "PATH|NAME")]
     library: Option<PathBuf>,
     #[command(flatten)]
