@@ -275,7 +275,7 @@ fn mark(shown: &mut Vec<u8>, text: Option<&[u8]>, line: &types::line_event) {
     shown.clear();
     shown.extend_from_slice(text.unwrap_or(b"[the line could not be read]"));
     if line.truncated != 0 {
-        shown.extend_from_slice(format!(" [cut after {} bytes]", line.len).as_bytes());
+        shown.extend_from_slice(format!(" [truncated after {} bytes]", line.len).as_bytes());
     }
 }
 
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_or_unreadable_line_says_so() {
+    fn truncated_or_unreadable_line_is_marked() {
         let mut shown = Vec::new();
         mark(
             &mut shown,
@@ -399,7 +399,7 @@ mod tests {
                 ..Default::default()
             },
         );
-        assert_eq!(shown, b"ls [cut after 2 bytes]");
+        assert_eq!(shown, b"ls [truncated after 2 bytes]");
         mark(
             &mut shown,
             None,
