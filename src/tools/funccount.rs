@@ -1,4 +1,4 @@
-//! How often functions are called.
+//! Function calls, counted in the kernel.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -71,7 +71,7 @@ const COLUMNS: &[Column] = &[
     Column::right("COUNT", "count", 12),
 ];
 
-/// Pairs of group and function that are counted with --by.
+/// Pairs of group and function that --by can count.
 const MAX_COUNTS: u32 = 65536;
 
 pub fn run(args: Args) -> Result<u8> {
@@ -125,7 +125,7 @@ fn table(args: &Args) -> Table {
     By::hidden_columns(args.by).fold(table, Table::without)
 }
 
-/// A group, or 0, and a row of the output: calls of functions that have one name in files of one name are one row.
+/// Group (0 without --by), function name and file name. Functions with equal names share a row.
 type Row = (u64, Rc<str>, Rc<str>);
 
 struct Counts<'a> {
@@ -133,7 +133,7 @@ struct Counts<'a> {
     groups: Option<Groups>,
     table: Table,
     top: usize,
-    /// What was counted before this interval.
+    /// The counts at the end of the last interval.
     before: HashMap<Row, u64>,
 }
 
@@ -148,7 +148,7 @@ impl<'a> Counts<'a> {
         }
     }
 
-    /// Takes a record of the ring, which names a group.
+    /// Reads a record, which describes a group.
     fn learn(&mut self, record: &[u8]) {
         if let Some(groups) = &mut self.groups {
             groups.learn(record);
@@ -225,7 +225,7 @@ impl<'a> Counts<'a> {
     }
 }
 
-/// The numbers that all CPUs have for a key.
+/// The sum over all CPUs for a key.
 fn sum(map: &MapMut<'_>, key: &[u8]) -> Result<u64> {
     let values = map
         .lookup_percpu(key, MapFlags::ANY)

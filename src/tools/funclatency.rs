@@ -1,4 +1,4 @@
-//! How long calls of functions take: histograms and percentiles.
+//! Latency of function calls: histograms and percentiles.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -121,7 +121,7 @@ enum Steps {
     ThirtyTwo = 32,
 }
 
-/// What times are shown in.
+/// The unit of times in text.
 #[derive(Clone, Copy)]
 struct Unit {
     name: &'static str,
@@ -153,7 +153,7 @@ impl Unit {
     }
 }
 
-/// For JSON and CSV: text shows histograms.
+/// For JSON and CSV; text shows histograms.
 const COLUMNS: &[Column] = &[
     Column::left("", "time", 0).data_only(),
     Column::left("", "pid", 0).data_only(),
@@ -178,11 +178,11 @@ const COLUMNS: &[Column] = &[
 /// Set in slots of the histogram that is drawn, clear in those of nanoseconds.
 const DRAWN: u32 = 1 << types::latency_layout::DRAWN_BIT.0;
 const FINE_SLOTS: u32 = histogram_layout::FINE_SLOTS.0;
-/// Of one histogram: those of nanoseconds, and those that are drawn.
+/// Slots of one histogram: nanoseconds, and those that are drawn.
 const ALL_SLOTS: u32 = 2 * FINE_SLOTS;
-/// Slots that have values: a function has some dozens.
+/// Slots with values: a function has some dozens.
 const MOST_SLOTS: usize = 65536;
-/// Bytes that they may take on all CPUs.
+/// Bytes that they may take on all CPUs together.
 const SLOTS_BYTES: usize = 64 << 20;
 
 // SAFETY: integers, every bit pattern is valid.
@@ -228,26 +228,26 @@ pub fn run(args: Args) -> Result<u8> {
     session.finish()
 }
 
-/// How many slots there may be on a machine of so many CPUs.
+/// How many slots fit in `SLOTS_BYTES` on this machine.
 fn max_slots() -> u32 {
     let cpus = libbpf_rs::num_possible_cpus().unwrap_or(1);
     (SLOTS_BYTES / (cpus * size_of::<types::slot_value>())).clamp(4096, MOST_SLOTS) as u32
 }
 
-/// A group, or 0, and the function and its file; None for all functions together.
+/// Group (0 without --by), and function and file; None for all functions together.
 type Key = (u64, Option<(Rc<str>, Rc<str>)>);
 
-/// What is known of the calls of a key.
+/// The calls of a key.
 #[derive(Default)]
 struct Latency {
     times: Distribution,
-    /// Slots that are drawn, where those of nanoseconds do not serve.
+    /// Drawn slots, for units and steps that slots of nanoseconds cannot show.
     drawn: BTreeMap<u32, u64>,
 }
 
-/// Calls, their time, the longest.
+/// Calls, total time, maximum; nanoseconds.
 type SlotValue = (u64, u64, u64);
-/// What a slot held at some time, by group, function and slot.
+/// Values by group, function and slot.
 type Slots = HashMap<(u64, u32, u32), SlotValue>;
 
 struct Latencies<'a> {
@@ -256,7 +256,7 @@ struct Latencies<'a> {
     unit: Unit,
     groups: Option<Groups>,
     table: Table,
-    /// What was counted before this interval.
+    /// The values at the end of the last interval.
     before: Slots,
 }
 
@@ -272,7 +272,7 @@ impl<'a> Latencies<'a> {
         }
     }
 
-    /// Takes a record of the ring, which names a group.
+    /// Reads a record, which describes a group.
     fn learn(&mut self, record: &[u8]) {
         if let Some(groups) = &mut self.groups {
             groups.learn(record);
@@ -321,7 +321,7 @@ impl<'a> Latencies<'a> {
         latencies
     }
 
-    /// Name and file of a function, if functions are kept apart or there is one only.
+    /// Name and file of a function, with --per-function or if there is only one.
     fn function(&self, func: u32, functions: &Functions) -> Option<(Rc<str>, Rc<str>)> {
         let alone = self.args.per_function || functions.all().len() == 1;
         let site = functions.get(func as usize).filter(|_| alone)?;
@@ -409,7 +409,7 @@ impl<'a> Latencies<'a> {
             By::Container => format!("Container = {}", printable(member.container.as_bytes())),
         }));
         let show = |ns| self.unit.show(ns);
-        // Nothing can go wrong when a Vec is written to.
+        // Writing to a Vec cannot fail.
         if !title.is_empty() {
             let _ = writeln!(text, "{}", title.join(", "));
         }
@@ -425,7 +425,7 @@ impl<'a> Latencies<'a> {
     }
 }
 
-/// All that was counted since the run began, where functions or groups are kept apart.
+/// The values since the run started, with a histogram per function or group.
 fn read_each(map: &MapMut<'_>) -> Result<Slots> {
     let mut slots = Slots::new();
     for bytes in map.keys() {
@@ -437,7 +437,7 @@ fn read_each(map: &MapMut<'_>) -> Result<Slots> {
     Ok(slots)
 }
 
-/// The same where there is one histogram of all.
+/// The values since the run started, with one histogram.
 fn read_all(map: &MapMut<'_>) -> Result<Slots> {
     let mut slots = Slots::new();
     for index in 0..ALL_SLOTS {
@@ -454,7 +454,7 @@ fn read_all(map: &MapMut<'_>) -> Result<Slots> {
     Ok(slots)
 }
 
-/// What all CPUs have in a slot.
+/// A slot, summed over all CPUs.
 fn read_slot(map: &MapMut<'_>, key: &[u8]) -> Result<SlotValue> {
     let values = map
         .lookup_percpu(key, MapFlags::ANY)

@@ -1,4 +1,4 @@
-//! Calls of any function: typed arguments, and with `--ret` the result and the duration.
+//! Function calls with typed arguments; result and latency with `--ret`.
 
 use std::time::Duration;
 
@@ -146,7 +146,7 @@ pub fn run(args: Args) -> Result<u8> {
     session.finish()
 }
 
-/// Loads the programs, with the plans of all functions that were found.
+/// Loads the programs, and the plan of each function into their maps.
 fn load(mut found: Found<Traced>, args: &Args) -> Result<Loaded<Traced, FunctraceSkel<'static>>> {
     let may_grow = found.may_grow();
     let functions = found.finder().capacity();
@@ -216,12 +216,12 @@ fn ends(request: &Asked) -> impl Fn(ProbeMoment) -> Ends + use<> {
 
 type Traced = Functions<CallPlans>;
 
-/// Plans what to do at the calls of each function that is found.
+/// Plans what to read at the calls of each function.
 struct CallPlans {
     plans: Plans,
     /// What the probe of every function reads.
     needs: Needs,
-    /// The signatures of the last file: functions of one file come one after the other.
+    /// The signatures of the last file: functions are found file by file.
     file: Option<(FileId, Signatures)>,
 }
 
