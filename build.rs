@@ -1,5 +1,6 @@
-//! Builds every `src/bpf/*.bpf.c` into a CO-RE object and a skeleton in `OUT_DIR`, and writes `skeletons.rs` there:
-//! a module a tool, and the list of all objects for the load test.
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! Compiles every `src/bpf/NAME.bpf.c` to a CO-RE object and a skeleton in `OUT_DIR`, and writes two lists there:
+//! `skeletons.rs`, one module per object for `src/bpf.rs`, and `objects.rs`, the ELF files for `tests/load.rs`.
 
 use std::env;
 use std::ffi::OsString;
@@ -12,6 +13,8 @@ use anyhow::{Context, Result, bail};
 use libbpf_cargo::SkeletonBuilder;
 
 const SOURCES: &str = "src/bpf";
+/// The highest level of miniz_oxide.
+const DEFLATE_LEVEL: u8 = 10;
 
 fn main() -> Result<()> {
     println!("cargo:rerun-if-changed={SOURCES}");
@@ -19,39 +22,35 @@ fn main() -> Result<()> {
     println!("cargo:rerun-if-env-changed=CLANG");
     println!("cargo:rerun-if-env-changed=UBPF_TOOLS_WERROR");
 
-    let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set: run me through cargo")?);
+    let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set: build with cargo")?);
     let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
     let args = clang_args(&out)?;
     let mut modules = String::new();
     let mut objects = String::new();
     for source in bpf_sources()? {
-        let name = tool_name(&source)?;
-        check_warnings(&clang, &args, &source)?;
+        let name = object_name(&source)?;
+        let object = out.join(format!("{name}.bpf.o"));
         let skeleton = out.join(format!("{name}.skel.rs"));
+        check_warnings(&clang, &args, &source)?;
         SkeletonBuilder::new()
             .source(&source)
-            .obj(out.join(format!("{name}.bpf.o")))
+            .obj(&object)
             .clang(&clang)
             .clang_args(&args)
+            .reference_obj(true)
             .build_and_generate(&skeleton)
             .with_context(|| format!("failed to build {}", source.display()))?;
-        // An object that is no tool's own is opened without its skeleton.
-        writeln!(
-            modules,
-            "#[allow(unused_imports)] pub mod {name} {{ include!({skeleton:?}); }}"
-        )?;
-        writeln!(
-            objects,
-            "    ({name:?}, include_bytes!({:?})),",
-            out.join(format!("{name}.bpf.o"))
-        )?;
+        let module = write_module(&name, &object, &skeleton)
+            .with_context(|| format!("failed to embed {}", object.display()))?;
+        modules.push_str(&module);
+        writeln!(objects, "    ({name:?}, include_bytes!({object:?})),")?;
     }
     fs::write(out.join("skeletons.rs"), modules)?;
     fs::write(out.join("objects.rs"), format!("&[\n{objects}]\n"))?;
     Ok(())
 }
 
-/// The BPF sources in a stable order, so that the generated lists are the same everywhere.
+/// The BPF sources, sorted so that the generated lists are reproducible.
 fn bpf_sources() -> Result<Vec<PathBuf>> {
     let mut sources = Vec::new();
     for entry in fs::read_dir(SOURCES).with_context(|| format!("failed to read {SOURCES}"))? {
@@ -64,12 +63,63 @@ fn bpf_sources() -> Result<Vec<PathBuf>> {
     Ok(sources)
 }
 
-fn tool_name(source: &Path) -> Result<String> {
-    let file = source
+fn object_name(source: &Path) -> Result<String> {
+    let name = source
         .file_name()
-        .and_then(|name| name.to_str())
-        .context("a BPF source has an odd name")?;
-    Ok(file.trim_end_matches(".bpf.c").to_owned())
+        .and_then(|file| file.to_str()?.strip_suffix(".bpf.c"));
+    let name = name.with_context(|| format!("{} is not named NAME.bpf.c", source.display()))?;
+    Ok(name.to_owned())
+}
+
+/// Compresses an object, makes its skeleton unpack it, and returns the module that holds both.
+fn write_module(name: &str, object: &Path, skeleton: &Path) -> Result<String> {
+    let elf = fs::read(object)?;
+    let deflated = object.with_extension("o.deflate");
+    fs::write(
+        &deflated,
+        miniz_oxide::deflate::compress_to_vec(&elf, DEFLATE_LEVEL),
+    )?;
+
+    let text = fs::read_to_string(skeleton)?;
+    let text =
+        replace_data(&text).context("unexpected text from libbpf-cargo, see replace_data in build.rs")?;
+    fs::write(skeleton, &text)?;
+
+    let mut module = String::new();
+    // Not every object is opened through its skeleton.
+    writeln!(module, "#[allow(unused_imports)]")?;
+    writeln!(module, "pub mod {name} {{")?;
+    writeln!(
+        module,
+        "    pub static OBJECT: super::EmbeddedObject = super::EmbeddedObject::new(include_bytes!({deflated:?}), {});",
+        elf.len()
+    )?;
+    writeln!(module, "    include!({skeleton:?});")?;
+    writeln!(module, "}}")?;
+    Ok(module)
+}
+
+/// Replaces the copy of the object in a skeleton by the module's `OBJECT`. None if the text is not as expected.
+fn replace_data(skeleton: &str) -> Option<String> {
+    const USE: &str = "ObjectSkeletonConfigBuilder::new(&DATA)";
+    const STATIC: &str = "static DATA: [u8; ";
+    const SECTION: &str = "#[unsafe(link_section = \".bpf.objs\")]";
+
+    let (before, after) = only_match(skeleton, STATIC)?;
+    let (_, after) = after.split_once(';')?;
+    let (before, between) = only_match(before, SECTION)?;
+    if !between.trim().is_empty() || after.trim() != "}" {
+        return None;
+    }
+    let (before, middle) = only_match(before, USE)?;
+    let user = "ObjectSkeletonConfigBuilder::new(super::OBJECT.elf()?)";
+    Some([before, user, middle, after].concat())
+}
+
+/// What comes before and after the only occurrence of `pattern`.
+fn only_match<'a>(text: &'a str, pattern: &str) -> Option<(&'a str, &'a str)> {
+    let parts = text.split_once(pattern)?;
+    (!parts.1.contains(pattern)).then_some(parts)
 }
 
 /// libbpf's own headers come with libbpf-sys, so that they match the libbpf that is linked.

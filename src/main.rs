@@ -1,5 +1,6 @@
 //! `ubpf-tools TOOL`, or a link named after a tool: parse, run, exit status.
 
+mod bpf;
 mod cli;
 mod error;
 mod find;
@@ -10,11 +11,6 @@ mod privileges;
 mod probe;
 mod run;
 mod tools;
-
-/// One module a BPF object, made by build.rs.
-mod bpf {
-    include!(concat!(env!("OUT_DIR"), "/skeletons.rs"));
-}
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -5,11 +5,9 @@ use std::os::fd::AsFd;
 use anyhow::{Context, Result};
 use libbpf_rs::{Link, MapCore, MapFlags, MapMut, Object, ObjectBuilder};
 
+use crate::bpf;
 use crate::error::{DENIED, Failure};
 use crate::privileges;
-
-/// `src/bpf/follow.bpf.c`. No skeleton: an object that is opened by hand owns itself.
-const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/follow.bpf.o"));
 
 /// Children are followed as long as this lives.
 pub struct Follow {
@@ -28,8 +26,10 @@ impl Follow {
                 .hint("run it on the host, or in a container that shares the host's pid namespace")
                 .into());
         }
+        // Without the skeleton, which borrows its object.
+        let elf = bpf::follow::OBJECT.elf().context("failed to follow children")?;
         let mut open = ObjectBuilder::default()
-            .open_memory(OBJECT)
+            .open_memory(elf)
             .context("failed to follow children")?;
         for mut map in open.maps_mut() {
             if map.name() == "pids" {
