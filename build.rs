@@ -95,6 +95,14 @@ fn write_module(name: &str, object: &Path, skeleton: &Path) -> Result<String> {
         elf.len()
     )?;
     writeln!(module, "    include!({skeleton:?});")?;
+    // An object with the constants of filter.bpf.h and the counters of event.bpf.h.
+    if text.contains("pub wanted_comms: ") {
+        let prefix = skeleton_prefix(&text).context("failed to find the skeleton's name")?;
+        writeln!(
+            module,
+            "    super::impl_tool_skeleton!({prefix}SkelBuilder, Open{prefix}Skel, {prefix}Skel);"
+        )?;
+    }
     writeln!(module, "}}")?;
     Ok(module)
 }
@@ -120,6 +128,12 @@ fn replace_data(skeleton: &str) -> Option<String> {
 fn only_match<'a>(text: &'a str, pattern: &str) -> Option<(&'a str, &'a str)> {
     let parts = text.split_once(pattern)?;
     (!parts.1.contains(pattern)).then_some(parts)
+}
+
+/// `Functrace` of `FunctraceSkelBuilder`, `OpenFunctraceSkel` and `FunctraceSkel`.
+fn skeleton_prefix(skeleton: &str) -> Option<&str> {
+    let (before, _) = skeleton.split_once("SkelBuilder {")?;
+    before.rsplit_once("pub struct ").map(|(_, prefix)| prefix)
 }
 
 /// libbpf's own headers come with libbpf-sys, so that they match the libbpf that is linked.

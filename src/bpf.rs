@@ -4,9 +4,129 @@
 use std::io;
 use std::sync::OnceLock;
 
+use anyhow::{Context, Result, ensure};
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use miniz_oxide::inflate::decompress_slice_iter_to_slice;
 
+/// Implements [`ToolSkelBuilder`] and its companions for one skeleton. build.rs writes a call for each object that includes filter.bpf.h.
+macro_rules! impl_tool_skeleton {
+    ($builder:ident, $open:ident, $loaded:ident) => {
+        impl $crate::bpf::ToolSkelBuilder for $builder {
+            type Open = $open<'static>;
+        }
+
+        impl $crate::bpf::OpenToolSkel for $open<'static> {
+            type Rodata = types::rodata;
+            type Loaded = $loaded<'static>;
+
+            fn rodata(&mut self) -> anyhow::Result<&mut types::rodata> {
+                $crate::bpf::mapped(self.maps.rodata_data.as_deref_mut())
+            }
+
+            fn set_run_constants(&mut self, constants: &$crate::bpf::RunConstants) -> anyhow::Result<()> {
+                let rodata = self.rodata()?;
+                let slots = rodata.wanted_comms.len();
+                rodata.filter_comms = $crate::bpf::pattern_count(&constants.comms, slots)?;
+                for (slot, comm) in rodata.wanted_comms.iter_mut().zip(&constants.comms) {
+                    (slot.value, slot.mask) = (comm.value, comm.mask);
+                }
+                (rodata.pid_ns_dev, rodata.pid_ns_ino) = constants.pid_namespace.unwrap_or((0, 0));
+                rodata.filter_pid = constants.only_pid.unwrap_or(0);
+                rodata.filter_pids = constants.filter_pids;
+                rodata.filter_uid = constants.uid.is_some();
+                rodata.wanted_uid = constants.uid.unwrap_or(0);
+                rodata.filter_cgroups = constants.cgroups;
+                rodata.has_cookies = constants.has_cookies;
+                rodata.wake_at = constants.wake_at;
+                Ok(())
+            }
+        }
+
+        impl $crate::bpf::ToolSkel for $loaded<'static> {
+            fn counters(&self) -> anyhow::Result<$crate::bpf::RunCounters<'_>> {
+                let bss = $crate::bpf::mapped(self.maps.bss_data.as_deref())?;
+                Ok($crate::bpf::RunCounters {
+                    lost: &bss.lost,
+                    unmatched: &bss.unmatched,
+                    hits: &bss.hits,
+                })
+            }
+        }
+    };
+}
+use impl_tool_skeleton;
+
 include!(concat!(env!("OUT_DIR"), "/skeletons.rs"));
+
+/// The skeleton of an object that includes event.bpf.h and filter.bpf.h, as the builder of a run uses it.
+pub trait ToolSkelBuilder: SkelBuilder<'static, Output = <Self as ToolSkelBuilder>::Open> + Default {
+    type Open: OpenToolSkel;
+}
+
+/// An opened object, whose constants and map sizes can still be changed.
+pub trait OpenToolSkel: OpenSkel<'static, Output = <Self as OpenToolSkel>::Loaded> {
+    /// The object's constants, those of the tool included.
+    type Rodata;
+    type Loaded: ToolSkel;
+
+    fn rodata(&mut self) -> Result<&mut Self::Rodata>;
+
+    /// Sets the constants of ids.bpf.h, event.bpf.h and filter.bpf.h.
+    fn set_run_constants(&mut self, constants: &RunConstants) -> Result<()>;
+}
+
+/// A loaded object.
+pub trait ToolSkel: Skel<'static> {
+    /// The counters of event.bpf.h. The programs add to them while they are borrowed: read them as atomics.
+    fn counters(&self) -> Result<RunCounters<'_>>;
+}
+
+/// The constants that all objects of a run share.
+#[derive(Clone, Default)]
+pub struct RunConstants {
+    /// Device and inode of the PID namespace that numbers processes; None for the initial one.
+    pub pid_namespace: Option<(u64, u64)>,
+    /// The only process to report.
+    pub only_pid: Option<u32>,
+    /// Report only processes in the map `pids`.
+    pub filter_pids: bool,
+    /// The only user to report.
+    pub uid: Option<u32>,
+    /// Thread names to report, at most 8; all if empty.
+    pub comms: Vec<CommConstant>,
+    /// Length of the used part of the map `cgroups`; 0 to report all control groups.
+    pub cgroups: u32,
+    /// The kernel has `bpf_get_attach_cookie` (5.15).
+    pub has_cookies: bool,
+    /// Bytes in the ring that wake the reader.
+    pub wake_at: u64,
+}
+
+/// A pattern of thread names: `(comm & mask) == value`.
+#[derive(Clone, Copy)]
+pub struct CommConstant {
+    pub value: [u64; 2],
+    pub mask: [u64; 2],
+}
+
+/// The counters that all objects of a run share, in memory that the kernel writes to.
+pub struct RunCounters<'a> {
+    /// Events that found the ring full.
+    pub lost: &'a u64,
+    /// Calls of which only the entry or only the return was seen.
+    pub unmatched: &'a u64,
+    /// Program runs by CPU and kind of trap, see `hits` in event.bpf.h.
+    pub hits: &'a [u64],
+}
+
+fn mapped<T>(data: Option<T>) -> Result<T> {
+    data.context("the BPF object has no memory for its variables")
+}
+
+fn pattern_count(comms: &[CommConstant], slots: usize) -> Result<u32> {
+    ensure!(comms.len() <= slots, "too many thread names (maximum {slots})");
+    Ok(u32::try_from(comms.len())?)
+}
 
 /// A BPF object, compressed in the binary and unpacked when it is first opened: a run needs one to four of them.
 pub struct EmbeddedObject {
@@ -38,5 +158,73 @@ impl EmbeddedObject {
                 "corrupt BPF object in the binary",
             )),
         }
+    }
+}
+
+/// Checks the traits with a tool, until the builder of a run uses them.
+const _: fn(&RunConstants) -> Result<()> = |constants| {
+    fn run<B: ToolSkelBuilder>(constants: &RunConstants) -> Result<u64> {
+        let storage = Box::leak(Box::new(std::mem::MaybeUninit::uninit()));
+        let mut open = B::default().open(storage)?;
+        open.set_run_constants(constants)?;
+        let loaded = open.load()?;
+        let counters = loaded.counters()?;
+        Ok(counters.lost + counters.unmatched + counters.hits.iter().sum::<u64>())
+    }
+    let comm = CommConstant {
+        value: [0; 2],
+        mask: [0; 2],
+    };
+    let constants = RunConstants {
+        comms: vec![comm],
+        ..constants.clone()
+    };
+    run::<functrace::FunctraceSkelBuilder>(&constants).map(drop)
+};
+
+#[cfg(test)]
+mod tests {
+    use std::mem::MaybeUninit;
+
+    use super::*;
+
+    #[test]
+    fn constants_reach_the_object() {
+        let storage = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = functrace::FunctraceSkelBuilder::default()
+            .open(storage)
+            .expect("an object");
+        let comm = CommConstant {
+            value: [1, 2],
+            mask: [3, 4],
+        };
+        let mut constants = RunConstants {
+            uid: Some(7),
+            comms: vec![comm; 8],
+            wake_at: 9,
+            ..RunConstants::default()
+        };
+        open.set_run_constants(&constants).expect("eight names fit");
+        let rodata = open.rodata().expect("constants");
+        assert!(rodata.filter_uid);
+        assert_eq!(
+            (rodata.wanted_uid, rodata.filter_comms, rodata.wake_at),
+            (7, 8, 9)
+        );
+        assert_eq!(rodata.wanted_comms[7].mask, [3, 4]);
+
+        constants.comms.push(comm);
+        assert!(open.set_run_constants(&constants).is_err());
+    }
+
+    #[test]
+    fn corrupt_object_is_an_error() {
+        assert!(EmbeddedObject::new(&[0xff; 8], 100).elf().is_err());
+        let short = functrace::OBJECT.elf_bytes + 1;
+        assert!(
+            EmbeddedObject::new(functrace::OBJECT.deflated, short)
+                .elf()
+                .is_err()
+        );
     }
 }
