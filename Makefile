@@ -15,7 +15,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 # For recipes: a new machine has no rustc yet when make reads this.
 host := $$(rustc --print host-tuple)
-max_bytes := 6000000
+release = $(or $(CARGO_TARGET_DIR),target)/$(host)/release
+max_bytes := 8000000
 
 # CI takes no warning from clang, and no dependency that Cargo.lock does not name.
 ifdef CI
@@ -41,7 +42,7 @@ help: ## say what there is to make
 
 build: setup-build ## leave the static binary in target/ubpf-tools
 	cargo build --release $(locked)
-	$(call leave,$(or $(CARGO_TARGET_DIR),target)/$(host)/release/ubpf-tools,ubpf-tools)
+	$(call leave,$(release)/ubpf-tools,ubpf-tools)
 
 build-arm64: setup-arm64 ## the same for arm64, in target/ubpf-tools-arm64, on an x86-64 machine
 	scripts/arm64 build
@@ -49,8 +50,9 @@ build-arm64: setup-arm64 ## the same for arm64, in target/ubpf-tools-arm64, on a
 
 pages: setup-build ## write man pages and completions into target/pages
 	rm -rf target/pages
-	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct || true)} \
-		cargo run --release $(locked) --features pages -- --pages target/pages
+	cargo build --release $(locked) --features pages
+	@# Only for the program: in cargo's environment it would make each commit rebuild the C libraries.
+	SOURCE_DATE_EPOCH=$$(scripts/version time) $(release)/ubpf-tools --pages target/pages
 
 demo: build setup-demo ## watch a python3 and a bash that it starts
 	scripts/demo
