@@ -35,7 +35,7 @@ fi
 if ((bytes > $(max_bytes))); then echo "that is more than $(max_bytes)" >&2; exit 1; fi
 endef
 
-.PHONY: help build build-arm64 pages demo test vmtest lint bench bless vmlinux install package clean
+.PHONY: help build build-arm64 pages notices demo test vmtest lint bench bless vmlinux install package clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -53,6 +53,9 @@ pages: setup-build ## write man pages and completions into target/pages
 	cargo build --release $(locked) --features pages
 	@# Only for the program: in cargo's environment it would make each commit rebuild the C libraries.
 	SOURCE_DATE_EPOCH=$$(scripts/version time) $(release)/ubpf-tools --pages target/pages
+
+notices: setup-build setup-package ## write the third-party notices of an ARCH into target, for the image
+	scripts/licences notices $(if $(filter arm64,$(ARCH)),aarch64,x86_64)-unknown-linux-gnu >target/ubpf-tools$(if $(filter arm64,$(ARCH)),-arm64).NOTICES
 
 demo: build setup-demo ## watch a python3 and a bash that it starts
 	scripts/demo
@@ -78,13 +81,14 @@ vmtest: setup-build setup-test setup-$(vmtest) ## run the tests on kernels 5.10 
 unseen := src/tools/*.rs fuzz/fuzz_targets/*.rs
 
 # --release only because that shares what is built already.
-lint: setup-build setup-lint ## formatting, clippy
+lint: setup-build setup-lint ## check formatting, clippy and licences
 	@not_run=(); run() { echo "$$*"; "$$@"; }; \
 	if cargo fmt --version &>/dev/null; then run cargo fmt --check; run rustfmt --check $(unseen); \
 	else not_run+=("cargo fmt"); fi; \
 	if cargo clippy --version &>/dev/null; then \
 		run cargo clippy --release --all-targets $(locked) --features pages -- -D warnings; \
 	else not_run+=("cargo clippy"); fi; \
+	run scripts/licences check; \
 	if command -v clang-format >/dev/null; then run clang-format --dry-run -Werror src/bpf/*.[ch]; \
 	else not_run+=(clang-format); fi; \
 	if (($${#not_run[@]})); then printf '\n*** NOT RUN, not installed: %s\n\n' "$${not_run[*]}" >&2; fi
