@@ -12,7 +12,6 @@ import platform
 import re
 import subprocess
 import sys
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,6 +133,8 @@ def crates(target):
     names = {tuple(line.split()[:2]) for line in tree.splitlines() if line}
     data = metadata(target)
     packages = {p["id"]: p for p in data["packages"] if (p["name"], f"v{p['version']}") in names}
+    import tomllib  # Python 3.11; the licence check runs on older ones
+
     lock = tomllib.loads((TOP / "Cargo.lock").read_text())
     checksums = {(p["name"], p["version"]): p.get("checksum") for p in lock["package"]}
     ours = data["resolve"]["root"]
