@@ -136,7 +136,7 @@ fn skeleton_prefix(skeleton: &str) -> Option<&str> {
     before.rsplit_once("pub struct ").map(|(_, prefix)| prefix)
 }
 
-/// libbpf's own headers come with libbpf-sys, so that they match the libbpf that is linked.
+/// Uses libbpf's headers from libbpf-sys, which match the libbpf that is linked.
 fn clang_args(out: &Path) -> Result<Vec<OsString>> {
     let include = out.join("include");
     fs::create_dir_all(include.join("bpf"))?;
@@ -146,14 +146,14 @@ fn clang_args(out: &Path) -> Result<Vec<OsString>> {
     let arch = match env::var("CARGO_CFG_TARGET_ARCH")?.as_str() {
         "x86_64" => "x86",
         "aarch64" => "arm64",
-        other => bail!("no vmlinux.h for {other}: make one with `make vmlinux` on such a machine"),
+        other => bail!("no vmlinux.h for {other}: see `make vmlinux`"),
     };
-    let here = env::current_dir().context("failed to find the current folder")?;
+    let here = env::current_dir().context("failed to get the current folder")?;
     Ok(["-Wall", "-Wextra", "-Wno-unused-parameter", "-std=gnu11"]
         .into_iter()
         .map(OsString::from)
         .chain([
-            // BTF names the source of each line: by the same names, wherever this is built.
+            // BTF contains source paths; keep them the same wherever this is built.
             format!("-ffile-prefix-map={}=.", here.display()).into(),
             format!("-ffile-prefix-map={}=out", out.display()).into(),
             format!("-D__TARGET_ARCH_{arch}").into(),
@@ -164,7 +164,7 @@ fn clang_args(out: &Path) -> Result<Vec<OsString>> {
         .collect())
 }
 
-/// libbpf-cargo keeps clang's warnings to itself, so they are asked for once more: shown, and errors in CI.
+/// Shows clang's warnings, which libbpf-cargo drops, and makes them errors in CI.
 fn check_warnings(clang: &OsString, args: &[OsString], source: &Path) -> Result<()> {
     let output = Command::new(clang)
         .args(["-target", "bpf", "-O2", "-g", "-fsyntax-only"])
@@ -173,7 +173,7 @@ fn check_warnings(clang: &OsString, args: &[OsString], source: &Path) -> Result<
         .output()
         .with_context(|| {
             format!(
-                "failed to run {}: install clang, or name it in CLANG",
+                "failed to run {}: install clang or set CLANG to its path",
                 clang.display()
             )
         })?;
@@ -183,7 +183,7 @@ fn check_warnings(clang: &OsString, args: &[OsString], source: &Path) -> Result<
     }
     let strict = env::var_os("UBPF_TOOLS_WERROR").is_some_and(|value| !value.is_empty() && value != "0");
     if !output.status.success() || (strict && !messages.trim().is_empty()) {
-        bail!("clang is not content with {}:\n{messages}", source.display());
+        bail!("clang reported problems in {}:\n{messages}", source.display());
     }
     Ok(())
 }

@@ -176,3 +176,50 @@ impl EmbeddedObject {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::MaybeUninit;
+
+    use super::*;
+
+    #[test]
+    fn constants_reach_the_object() {
+        let storage = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = functrace::FunctraceSkelBuilder::default()
+            .open(storage)
+            .expect("an object");
+        let comm = CommConstant {
+            value: [1, 2],
+            mask: [3, 4],
+        };
+        let mut constants = RunConstants {
+            uid: Some(7),
+            comms: vec![comm; 8],
+            wake_at: 9,
+            ..RunConstants::default()
+        };
+        open.set_run_constants(&constants).expect("eight names fit");
+        let rodata = open.rodata().expect("constants");
+        assert!(rodata.filter_uid);
+        assert_eq!(
+            (rodata.wanted_uid, rodata.filter_comms, rodata.wake_at),
+            (7, 8, 9)
+        );
+        assert_eq!(rodata.wanted_comms[7].mask, [3, 4]);
+
+        constants.comms.push(comm);
+        assert!(open.set_run_constants(&constants).is_err());
+    }
+
+    #[test]
+    fn corrupt_object_is_an_error() {
+        assert!(EmbeddedObject::new(&[0xff; 8], 100).elf().is_err());
+        let short = functrace::OBJECT.elf_bytes + 1;
+        assert!(
+            EmbeddedObject::new(functrace::OBJECT.deflated, short)
+                .elf()
+                .is_err()
+        );
+    }
+}

@@ -10,7 +10,7 @@
 #include "cookie.bpf.h"
 #include "ids.bpf.h"
 
-char LICENSE[] SEC("license") = "GPL";
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define COMM_LEN 16
 #define RECORD_HEADER_BYTES 8 /* BPF_RINGBUF_HDR_SZ of linux/bpf.h */
