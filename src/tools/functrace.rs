@@ -15,7 +15,7 @@ use plain::Plain;
 use crate::bpf::functrace::{FunctraceSkelBuilder, OpenFunctraceSkel, types};
 use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration, parse_size};
 use crate::find::code::placement::Needs;
-use crate::find::debug::signatures::Signatures;
+use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
 use crate::find::host::proc::{FileId, Object};
 use crate::find::spec::{self, At};
@@ -308,7 +308,7 @@ fn ends(asked: &Asked) -> impl Fn(At) -> Ends + use<> {
 }
 
 /// The signatures of the file that was looked at last: its functions come one after the other.
-type LastFile = Rc<RefCell<Option<(FileId, Signatures)>>>;
+type LastFile = Rc<RefCell<Option<(FileId, SignatureSource)>>>;
 
 /// Plans each function that is found. Its probe needs what the plan reads, and `others`.
 fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile, others: Needs) -> Box<Learn> {
@@ -318,7 +318,7 @@ fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile, others: Needs) -> Box<Lear
         let mut last = last.borrow_mut();
         let signature = place.symbol.as_ref().and_then(|symbol| {
             if last.as_ref().is_none_or(|(id, _)| *id != object.id) {
-                *last = Some((object.id, Signatures::read(&object.file, elf, &object.path)));
+                *last = Some((object.id, SignatureSource::open(&object.file, elf, &object.path)));
             }
             last.as_ref()
                 .and_then(|(_, signatures)| signatures.at(place.addr, symbol))

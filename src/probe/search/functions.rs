@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::error::{FAILED, Failure, USAGE};
 use crate::find::code::placement::Needs;
-use crate::find::debug::signatures::Signatures;
+use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
 use crate::find::host::loader;
@@ -356,7 +356,7 @@ impl Asked {
                 .try_clone()
                 .ok()
                 .and_then(|file| ElfFile::open(file, path).ok());
-            elf.is_some_and(|elf| Signatures::read(file, &elf, path).inlined(name))
+            elf.is_some_and(|elf| SignatureSource::open(file, &elf, path).inlined(name))
         })
     }
 
