@@ -16,7 +16,7 @@ use libbpf_rs::skel::OpenSkel;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::find::stack::symbolize::{Frame, Symbolizer, ends_whole};
+use crate::find::stack::symbolize::{StackFrame, Symbolizer, is_complete};
 use crate::output::escape::printable;
 use crate::output::{Output, Value};
 use crate::privileges::{self, Duties};
@@ -155,7 +155,7 @@ pub struct Session<'a> {
     /// Names addresses; None when no stacks are asked for.
     symbolizer: Option<Symbolizer>,
     /// Scratch of `name_frames`.
-    frames: Vec<Frame>,
+    frames: Vec<StackFrame>,
     cut: Rc<str>,
     no_stack: Rc<str>,
     limits: Limits,
@@ -383,7 +383,7 @@ impl<'a> Session<'a> {
         lines.extend(self.frames[..astray].iter().map(|frame| Rc::clone(&frame.text)));
         if addresses.is_empty() {
             lines.push(Rc::clone(&self.no_stack));
-        } else if !ends_whole(&self.frames) {
+        } else if !is_complete(&self.frames) {
             lines.push(Rc::clone(&self.cut));
         }
     }

@@ -9,7 +9,8 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{
-    TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_PARSE_ZLIB_HEADER, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF,
+    TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_IGNORE_ADLER32, TINFL_FLAG_PARSE_ZLIB_HEADER,
+    TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF,
 };
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
@@ -201,7 +202,10 @@ impl InflatedPrefix {
                 true => 0,
                 false => TINFL_FLAG_HAS_MORE_INPUT,
             };
-            let flags = TINFL_FLAG_PARSE_ZLIB_HEADER | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | more;
+            let flags = TINFL_FLAG_PARSE_ZLIB_HEADER
+                | TINFL_FLAG_IGNORE_ADLER32
+                | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF
+                | more;
             let input = self.input.get(self.consumed..).unwrap_or_default();
             let output = self.output.get_mut(..target).unwrap_or_default();
             let (status, read, written) = decompress(&mut self.state, input, output, self.valid, flags);
