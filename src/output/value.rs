@@ -287,6 +287,18 @@ mod tests {
     }
 
     #[test]
+    fn hostile_lines_are_escaped_in_text_and_lossless_in_json() {
+        let frame = "a\x1b[2J\u{202e}b+0x0 [libx.so]";
+        let lines: [Rc<str>; 1] = [frame.into()];
+        let value = Value::Lines(&lines);
+        let escaped = r"a\x1b[2J\u{202e}b+0x0 [libx.so]";
+        assert_eq!([text(value), plain(value)], [escaped; 2]);
+        assert_eq!(below(value), format!("    {escaped}\n"));
+        let parsed: Vec<String> = serde_json::from_str(&json(value)).unwrap();
+        assert_eq!(parsed, [frame]);
+    }
+
+    #[test]
     fn microseconds_keep_their_zeros() {
         let all = [
             (0, "0.000"),

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::find::stack::symbolize::{Frame, Symbolizer, ends_whole};
+use crate::find::stack::symbolize::{StackFrame, Symbolizer, is_complete};
 use crate::probe::mmap_events::Change;
 
 /// The last line of a stack whose walk did not reach the function where the thread started.
@@ -14,7 +14,7 @@ const UNREADABLE: &str = "[the kernel could not read the stack]";
 pub struct Stacks {
     /// None if the run shows no stacks.
     symbolizer: Option<Symbolizer>,
-    frames: Vec<Frame>,
+    frames: Vec<StackFrame>,
     lines: Vec<Rc<str>>,
     truncated: Rc<str>,
     unreadable: Rc<str>,
@@ -48,7 +48,7 @@ impl Stacks {
         self.lines.extend(mapped.map(|frame| Rc::clone(&frame.text)));
         if addresses.is_empty() {
             self.lines.push(Rc::clone(&self.unreadable));
-        } else if !ends_whole(&self.frames) {
+        } else if !is_complete(&self.frames) {
             self.lines.push(Rc::clone(&self.truncated));
         }
         &self.lines

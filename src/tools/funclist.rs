@@ -12,8 +12,8 @@ use clap::Parser;
 use crate::cli::{OutputArgs, process_of};
 use crate::error::{FAILED, Failure, USAGE};
 use crate::find::code::instructions;
-use crate::find::debug::signatures::Signatures;
-use crate::find::debug::types::{Param, Signature};
+use crate::find::debug::signatures::SignatureSource;
+use crate::find::debug::types::{FunctionParameter, FunctionSignature};
 use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::functions;
 use crate::find::host::containers::find_container;
@@ -146,8 +146,8 @@ impl Listed {
         Ok(Listed { object, elf, path })
     }
 
-    fn signatures(&self) -> Signatures {
-        Signatures::read(&self.object.file, &self.elf, &self.path)
+    fn signatures(&self) -> SignatureSource {
+        SignatureSource::open(&self.object.file, &self.elf, &self.path)
     }
 
     /// The path as its processes see it.
@@ -244,7 +244,7 @@ impl List {
         &mut self,
         file: &Listed,
         function: &FunctionSymbol,
-        signature: Option<Signature>,
+        signature: Option<FunctionSignature>,
         target: Option<u64>,
     ) -> Result<()> {
         let name = function.demangled();
@@ -354,8 +354,8 @@ fn bare(symbol: &str) -> Cow<'_, str> {
 }
 
 /// Type and name of each parameter: `size_t bytes`, `const char *path`.
-fn params(signature: &Signature) -> Vec<Rc<str>> {
-    let declared = |param: &Param| -> Rc<str> {
+fn params(signature: &FunctionSignature) -> Vec<Rc<str>> {
+    let declared = |param: &FunctionParameter| -> Rc<str> {
         let ty = &param.ty.name;
         match &param.name {
             Some(name) if ty.ends_with(['*', '&']) => format!("{ty}{name}").into(),
@@ -442,7 +442,7 @@ fn near_probes(files: &[Listed], name: &NamePattern) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::find::debug::types::{Kind, Place, Type};
+    use crate::find::debug::types::{TypeKind, ValueLocation, ValueType};
 
     fn specs(args: &[&str]) -> Result<Vec<ProbeSpec>> {
         let args = Args::parse_from(["funclist"].iter().chain(args));
@@ -477,18 +477,18 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_printed_as_in_c() {
-        let ty = |name: &str| Type {
+    fn parameters_are_written_as_in_c() {
+        let ty = |name: &str| ValueType {
             name: name.into(),
             bytes: 8,
-            kind: Kind::Other,
+            kind: TypeKind::Other,
         };
-        let param = |name: Option<&str>, ty| Param {
+        let param = |name: Option<&str>, ty| FunctionParameter {
             name: name.map(Rc::from),
             ty,
-            place: Place::Nowhere("optimized out"),
+            location: ValueLocation::Unavailable("optimized out"),
         };
-        let signature = Signature {
+        let signature = FunctionSignature {
             params: vec![
                 param(Some("bytes"), ty("size_t")),
                 param(Some("path"), ty("const char *")),

@@ -10,7 +10,7 @@ use plain::Plain;
 use crate::bpf::functrace::{FunctraceSkel, FunctraceSkelBuilder, OpenFunctraceSkel, types};
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration, parse_size};
 use crate::find::code::placement::Needs;
-use crate::find::debug::signatures::Signatures;
+use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
 use crate::find::host::proc::{FileId, ObjectFile};
 use crate::find::spec::{ProbeMoment, ProbeSpec};
@@ -222,7 +222,7 @@ struct CallPlans {
     /// What the probe of every function reads.
     needs: Needs,
     /// The signatures of the last file: functions are found file by file.
-    file: Option<(FileId, Signatures)>,
+    file: Option<(FileId, SignatureSource)>,
 }
 
 impl CallPlans {
@@ -246,7 +246,7 @@ impl OnFound for CallPlans {
         let place = &function.place;
         let signature = place.symbol.as_ref().and_then(|symbol| {
             if self.file.as_ref().is_none_or(|(id, _)| *id != object.id) {
-                let signatures = Signatures::read(&object.file, elf, &object.path);
+                let signatures = SignatureSource::open(&object.file, elf, &object.path);
                 self.file = Some((object.id, signatures));
             }
             let (_, signatures) = self.file.as_ref()?;

@@ -8,7 +8,7 @@ use super::lower::{
 };
 use super::parse::{Binary, Expr, Node};
 use crate::find::code::placement::Needs;
-use crate::find::debug::types::{Kind, Param, Type};
+use crate::find::debug::types::{FunctionParameter, TypeKind, ValueType};
 
 /// Operations for one function at one end of its calls: `EXPR_STEPS` of the header.
 pub const MOST_OPS: usize = 256;
@@ -108,13 +108,13 @@ pub struct Shown {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fetched {
     /// A number in this slot.
-    Number(u8, Type),
+    Number(u8, ValueType),
     /// Text, which this slot leads to.
     Text(u8),
     /// The bytes of a structure, which this slot leads to.
-    Bytes(u8, Type),
+    Bytes(u8, ValueType),
     /// A structure in slots from this one on, eight bytes each.
-    Slots(u8, u8, Type),
+    Slots(u8, u8, ValueType),
     /// The name of the thread.
     Comm,
     /// Nowhere, and why.
@@ -273,7 +273,7 @@ impl Planner<'_> {
         let mut late = false;
         for part in parts {
             let ir = match self.scope.value(part)? {
-                Value::Scalar(ir, ty) if ty.kind != Kind::Float => ir,
+                Value::Scalar(ir, ty) if ty.kind != TypeKind::Float => ir,
                 _ => {
                     return Err(Mistake::new(part.at.start, "this is neither true nor false")
                         .hint("compare it with something, as in comm == \"bash\""));
@@ -320,7 +320,7 @@ impl Planner<'_> {
                 values.map(|(index, value)| (numbered(index), value)).collect()
             }
             (None, Some(signature)) => {
-                let named = |(index, param): (usize, &Param)| {
+                let named = |(index, param): (usize, &FunctionParameter)| {
                     let name = param.name.clone().unwrap_or_else(|| numbered(index));
                     (name, parameter(param))
                 };
@@ -378,7 +378,7 @@ impl Planner<'_> {
         Ok(slot)
     }
 
-    fn fetch_bytes(&mut self, from: Ir, ty: Type, at: usize) -> Result<Fetched, Mistake> {
+    fn fetch_bytes(&mut self, from: Ir, ty: ValueType, at: usize) -> Result<Fetched, Mistake> {
         let bytes = Ir::Const(ty.bytes.min(MOST_STRUCT));
         let slot = self.fetch_text(Text::Counted { at: from, bytes }, at)?;
         Ok(Fetched::Bytes(slot, ty))
@@ -660,10 +660,10 @@ fn conjuncts<'e>(expr: &'e Expr, parts: &mut Vec<&'e Expr>) {
 }
 
 /// The structure that a pointer leads to, if its type says that it does.
-fn structure_behind(ty: &Type) -> Option<Type> {
+fn structure_behind(ty: &ValueType) -> Option<ValueType> {
     match &ty.kind {
-        Kind::Pointer(Some(to)) if matches!(to.kind, Kind::Struct(_)) && to.bytes > 0 => {
-            Some(Type::clone(to))
+        TypeKind::Pointer(Some(to)) if matches!(to.kind, TypeKind::Struct(_)) && to.bytes > 0 => {
+            Some(ValueType::clone(to))
         }
         _ => None,
     }

@@ -5,7 +5,9 @@ use std::rc::Rc;
 use super::Mistake;
 use super::code::LITERAL_BYTES;
 use super::parse::{Binary, Cast, Expr, Node, Unary};
-use crate::find::debug::types::{Kind, Param, Piece, Place, Signature, Type};
+use crate::find::debug::types::{
+    FunctionParameter, FunctionSignature, LocationPiece, TypeKind, ValueLocation, ValueType,
+};
 use crate::find::usdt::{self, UsdtArgument, UsdtOperand, UsdtProbe};
 
 /// `arg0` to one less than this can be asked for.
@@ -19,7 +21,7 @@ pub struct Scope<'a> {
     /// For messages. Untrusted.
     pub function: &'a str,
     /// What is known of its parameters.
-    pub signature: Option<&'a Signature>,
+    pub signature: Option<&'a FunctionSignature>,
     /// It is no function but a USDT probe, which has arguments of its own.
     pub probe: Option<&'a UsdtProbe>,
     /// It belongs to a Go program, and finds its arguments where no C function does.
@@ -87,7 +89,7 @@ pub enum Operation {
 }
 
 /// A number in the making, and its type.
-type Number = (Ir, Type);
+type Number = (Ir, ValueType);
 
 /// Text to compare with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -101,10 +103,10 @@ pub struct Literal {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A number of up to 64 bits, an address among them.
-    Scalar(Ir, Type),
+    Scalar(Ir, ValueType),
     Text(Text),
     /// A structure.
-    Object(Object, Type),
+    Object(Object, ValueType),
     Literal(Vec<u8>),
     Comm,
     /// What cannot be read, and why.
@@ -189,40 +191,40 @@ mod machine {
     pub const REGISTERS: u16 = 32;
 }
 
-fn piece(piece: Piece) -> Result<Ir, &'static str> {
+fn piece(piece: LocationPiece) -> Result<Ir, &'static str> {
     match piece {
-        Piece::Argument(number) => machine::ARGUMENTS
+        LocationPiece::Argument(number) => machine::ARGUMENTS
             .get(usize::from(number))
             .map(|register| Ir::Register(*register))
             .ok_or("in a register that is not known"),
-        Piece::Register(number) if number < machine::REGISTERS => Ok(Ir::Register(number as u8)),
-        Piece::Register(_) => Err("in a register that cannot be read"),
-        Piece::Stack(offset) => Ok(Ir::load(
+        LocationPiece::Register(number) if number < machine::REGISTERS => Ok(Ir::Register(number as u8)),
+        LocationPiece::Register(_) => Err("in a register that cannot be read"),
+        LocationPiece::Stack(offset) => Ok(Ir::load(
             Ir::Register(machine::STACK_POINTER).plus(offset),
             8,
             false,
         )),
-        Piece::Constant(number) => Ok(Ir::Const(number)),
+        LocationPiece::Constant(number) => Ok(Ir::Const(number)),
     }
 }
 
 /// The same when the call returns.
-fn result_piece(piece: Piece) -> Result<Ir, &'static str> {
+fn result_piece(piece: LocationPiece) -> Result<Ir, &'static str> {
     match piece {
-        Piece::Register(number) if number < machine::REGISTERS => Ok(Ir::Result(number as u8)),
+        LocationPiece::Register(number) if number < machine::REGISTERS => Ok(Ir::Result(number as u8)),
         _ => Err("in a register that cannot be read"),
     }
 }
 
-type ReadPiece = fn(Piece) -> Result<Ir, &'static str>;
+type ReadPiece = fn(LocationPiece) -> Result<Ir, &'static str>;
 
-fn object(place: &Place, piece: ReadPiece) -> Result<Object, &'static str> {
+fn object(place: &ValueLocation, piece: ReadPiece) -> Result<Object, &'static str> {
     match place {
-        Place::Pieces(pieces) => Ok(Object::Pieces(
+        ValueLocation::Pieces(pieces) => Ok(Object::Pieces(
             pieces.iter().map(|&at| piece(at)).collect::<Result<_, _>>()?,
         )),
-        Place::Behind(at) => Ok(Object::Memory(piece(*at)?)),
-        Place::Nowhere(why) => Err(why),
+        ValueLocation::Indirect(at) => Ok(Object::Memory(piece(*at)?)),
+        ValueLocation::Unavailable(why) => Err(why),
     }
 }
 
@@ -262,13 +264,13 @@ impl Object {
     }
 
     /// What is at an offset, as its type says.
-    fn value(&self, offset: u64, ty: &Type) -> Value {
+    fn value(&self, offset: u64, ty: &ValueType) -> Value {
         const ODD: Value = Value::Nowhere("its place is not a whole one");
         match &ty.kind {
-            Kind::Struct(_) => self
+            TypeKind::Struct(_) => self
                 .inner(offset)
                 .map_or(ODD, |object| Value::Object(object, ty.clone())),
-            Kind::Text {
+            TypeKind::Text {
                 pointer_at,
                 length_at,
             } => {
@@ -278,7 +280,7 @@ impl Object {
                     _ => ODD,
                 }
             }
-            Kind::Other => Value::Nowhere("its type is not one that can be shown"),
+            TypeKind::Other => Value::Nowhere("its type is not one that can be shown"),
             _ => {
                 let signed = is_signed(ty);
                 match ty.bytes {
@@ -292,33 +294,33 @@ impl Object {
     }
 }
 
-fn is_signed(ty: &Type) -> bool {
+fn is_signed(ty: &ValueType) -> bool {
     match ty.kind {
-        Kind::Int { signed } | Kind::Enum { signed, .. } => signed,
+        TypeKind::Int { signed } | TypeKind::Enum { signed, .. } => signed,
         _ => false,
     }
 }
 
-fn int(bytes: u64, signed: bool) -> Type {
+fn int(bytes: u64, signed: bool) -> ValueType {
     let name = format!("{}{}", if signed { 'i' } else { 'u' }, bytes * 8);
-    Type {
+    ValueType {
         name: name.into(),
         bytes,
-        kind: Kind::Int { signed },
+        kind: TypeKind::Int { signed },
     }
 }
 
-fn boolean() -> Type {
-    Type {
+fn boolean() -> ValueType {
+    ValueType {
         name: "bool".into(),
         bytes: 1,
-        kind: Kind::Bool,
+        kind: TypeKind::Bool,
     }
 }
 
 /// The value of a parameter, as its type says.
-pub fn parameter(param: &Param) -> Value {
-    match object(&param.place, piece) {
+pub fn parameter(param: &FunctionParameter) -> Value {
+    match object(&param.location, piece) {
         Ok(object) => object.value(0, &param.ty),
         Err(why) => Value::Nowhere(why),
     }
@@ -366,16 +368,16 @@ pub fn probe_argument(argument: &UsdtArgument) -> Value {
         UsdtOperand::Unknown => None,
     };
     let ty = match (argument.number, bytes) {
-        (usdt::NumberKind::Float, _) => Type {
+        (usdt::NumberKind::Float, _) => ValueType {
             name: "double".into(),
             bytes: bytes.into(),
-            kind: Kind::Float,
+            kind: TypeKind::Float,
         },
         // What fills a register and has no sign is an address more often than a number.
-        (usdt::NumberKind::Unsigned, 8) => Type {
+        (usdt::NumberKind::Unsigned, 8) => ValueType {
             name: "void*".into(),
             bytes: 8,
-            kind: Kind::Pointer(None),
+            kind: TypeKind::Pointer(None),
         },
         _ => int(bytes.into(), signed),
     };
@@ -392,7 +394,7 @@ pub fn result(scope: &Scope<'_>) -> Option<Value> {
         return Some(Value::Scalar(Ir::Result(machine::RESULT), int(8, true)));
     };
     let returned = signature.returns.as_ref()?;
-    Some(match object(&returned.place, result_piece) {
+    Some(match object(&returned.location, result_piece) {
         Ok(object) => object.value(0, &returned.ty),
         Err(why) => Value::Nowhere(why),
     })
@@ -448,7 +450,7 @@ impl Scope<'_> {
         }
     }
 
-    fn params(&self) -> &[Param] {
+    fn params(&self) -> &[FunctionParameter] {
         self.signature.map_or(&[], |signature| &signature.params)
     }
 
@@ -503,11 +505,11 @@ impl Scope<'_> {
             );
         }
         let at = match number < in_registers {
-            true => Piece::Argument(number as u8),
-            false => Piece::Stack(machine::STACK_ARGUMENTS + 8 * (number - in_registers)),
+            true => LocationPiece::Argument(number as u8),
+            false => LocationPiece::Stack(machine::STACK_ARGUMENTS + 8 * (number - in_registers)),
         };
         // A parameter that lies just there tells how many of the bits count, and their sign.
-        let here = |param: &&Param| param.place == Place::Pieces(vec![at]);
+        let here = |param: &&FunctionParameter| param.location == ValueLocation::Pieces(vec![at]);
         if let Some(param) = self.params().iter().find(here) {
             return Ok(parameter(param));
         }
@@ -533,10 +535,10 @@ impl Scope<'_> {
         })
     }
 
-    fn follow(&self, at: Ir, ty: &Type, of: &Expr) -> Result<Value, Mistake> {
+    fn follow(&self, at: Ir, ty: &ValueType, of: &Expr) -> Result<Value, Mistake> {
         match &ty.kind {
-            Kind::Pointer(Some(to)) => Ok(Object::Memory(at).value(0, to)),
-            Kind::CString => Ok(Object::Memory(at).value(0, &int(1, true))),
+            TypeKind::Pointer(Some(to)) => Ok(Object::Memory(at).value(0, to)),
+            TypeKind::CString => Ok(Object::Memory(at).value(0, &int(1, true))),
             _ => Err(Mistake::new(of.at.start, "what it points to is not known")
                 .hint("say how much to read: *(u32*)arg0, str(arg0), or buf(arg0, 16)")),
         }
@@ -548,10 +550,10 @@ impl Scope<'_> {
         Ok(match cast.pointer {
             true => Value::Scalar(
                 ir,
-                Type {
+                ValueType {
                     name: format!("{}*", to.name).into(),
                     bytes: 8,
-                    kind: Kind::Pointer(Some(Rc::new(to))),
+                    kind: TypeKind::Pointer(Some(Rc::new(to))),
                 },
             ),
             false => Value::Scalar(Ir::low(ir, cast.bytes, cast.signed), to),
@@ -562,7 +564,7 @@ impl Scope<'_> {
         let (object, ty) = match (self.value(of)?, arrow) {
             (Value::Object(object, ty), false) => (object, ty),
             (Value::Scalar(at, ty), true) => match ty.kind {
-                Kind::Pointer(Some(to)) => (Object::Memory(at), Type::clone(&to)),
+                TypeKind::Pointer(Some(to)) => (Object::Memory(at), ValueType::clone(&to)),
                 _ => {
                     return Err(Mistake::new(
                         of.at.start,
@@ -570,12 +572,12 @@ impl Scope<'_> {
                     ));
                 }
             },
-            (Value::Scalar(_, ty), false) if matches!(ty.kind, Kind::Pointer(_)) => {
+            (Value::Scalar(_, ty), false) if matches!(ty.kind, TypeKind::Pointer(_)) => {
                 return Err(Mistake::new(of.at.end, "this is a pointer").hint(format!("write ->{name}")));
             }
             _ => return Err(Mistake::new(of.at.start, "this is no structure")),
         };
-        let Kind::Struct(members) = &ty.kind else {
+        let TypeKind::Struct(members) = &ty.kind else {
             return Err(Mistake::new(of.at.start, format!("{} is no structure", ty.name)));
         };
         match members.iter().find(|member| *member.name == *name) {
@@ -667,8 +669,8 @@ impl Scope<'_> {
         };
         // As in C, what is added to an address is counted in what it points to.
         let step = match &left_ty.kind {
-            Kind::Pointer(Some(to)) => to.bytes.max(1),
-            Kind::CString => 1,
+            TypeKind::Pointer(Some(to)) => to.bytes.max(1),
+            TypeKind::CString => 1,
             _ => 0,
         };
         if step > 0 && matches!(operator, Binary::Add | Binary::Subtract) {
@@ -759,13 +761,13 @@ impl Scope<'_> {
 }
 
 /// The text that a pointer leads to, if its type says that it does.
-pub fn text_behind(at: &Ir, ty: &Type) -> Option<Text> {
+pub fn text_behind(at: &Ir, ty: &ValueType) -> Option<Text> {
     match &ty.kind {
-        Kind::CString => Some(Text::Ended {
+        TypeKind::CString => Some(Text::Ended {
             at: at.clone(),
             most: Ir::Const(u64::MAX),
         }),
-        Kind::Pointer(Some(to)) => match Object::Memory(at.clone()).value(0, to) {
+        TypeKind::Pointer(Some(to)) => match Object::Memory(at.clone()).value(0, to) {
             Value::Text(text) => Some(text),
             _ => None,
         },
@@ -777,7 +779,7 @@ pub fn text_behind(at: &Ir, ty: &Type) -> Option<Text> {
 fn number(value: Value, expr: &Expr) -> Result<Number, Mistake> {
     let start = expr.at.start;
     match value {
-        Value::Scalar(_, ty) if ty.kind == Kind::Float => Err(Mistake::new(
+        Value::Scalar(_, ty) if ty.kind == TypeKind::Float => Err(Mistake::new(
             start,
             "a floating-point number cannot be compared or computed with",
         )),
@@ -838,17 +840,17 @@ fn known_answer(operator: Binary, left: &Ir, right: &Ir, signed: bool) -> Option
     }
 }
 
-fn enumerator(ty: &Type, expr: &Expr) -> Option<Number> {
-    let (Kind::Enum { values, .. }, Node::Name(name)) = (&ty.kind, &expr.node) else {
+fn enumerator(ty: &ValueType, expr: &Expr) -> Option<Number> {
+    let (TypeKind::Enum { values, .. }, Node::Name(name)) = (&ty.kind, &expr.node) else {
         return None;
     };
     let (value, _) = values.iter().find(|(_, known)| **known == **name)?;
     Some((Ir::Const(*value as u64), ty.clone()))
 }
 
-fn members_hint(ty: &Type) -> String {
+fn members_hint(ty: &ValueType) -> String {
     let names: Vec<&str> = match &ty.kind {
-        Kind::Struct(members) => members.iter().map(|member| &*member.name).collect(),
+        TypeKind::Struct(members) => members.iter().map(|member| &*member.name).collect(),
         _ => Vec::new(),
     };
     format!("it has {}", names.join(" "))

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::code::{Fetched, Plan};
-use crate::find::debug::types::{Kind, Type};
+use crate::find::debug::types::{TypeKind, ValueType};
 use crate::output::Datum;
 
 /// Structures inside each other that are shown.
@@ -120,23 +120,23 @@ fn word(bytes: &[u8], offset: u64, length: u64) -> Option<u64> {
 }
 
 /// A number as its type says.
-fn scalar(number: u64, ty: &Type) -> Datum {
+fn scalar(number: u64, ty: &ValueType) -> Datum {
     match &ty.kind {
-        Kind::Int { signed: true } => Datum::I64(extended(number, ty.bytes)),
-        Kind::Int { signed: false } => Datum::U64(number),
-        Kind::Bool => match number {
+        TypeKind::Int { signed: true } => Datum::I64(extended(number, ty.bytes)),
+        TypeKind::Int { signed: false } => Datum::U64(number),
+        TypeKind::Bool => match number {
             0 | 1 => Datum::Bool(number == 1),
             odd => Datum::U64(odd),
         },
-        Kind::Char => Datum::Text {
+        TypeKind::Char => Datum::Text {
             bytes: character(number, ty.bytes),
             cut: false,
         },
-        Kind::Float => match ty.bytes {
+        TypeKind::Float => match ty.bytes {
             4 => Datum::F64(f32::from_bits(number as u32).into()),
             _ => Datum::F64(f64::from_bits(number)),
         },
-        Kind::Enum { signed, values } => {
+        TypeKind::Enum { signed, values } => {
             let number = if *signed {
                 extended(number, ty.bytes)
             } else {
@@ -147,7 +147,7 @@ fn scalar(number: u64, ty: &Type) -> Datum {
                 None => Datum::I64(number),
             }
         }
-        Kind::CString | Kind::Pointer(_) if number == 0 => Datum::Nothing,
+        TypeKind::CString | TypeKind::Pointer(_) if number == 0 => Datum::Nothing,
         _ => Datum::Hex(number),
     }
 }
@@ -168,9 +168,9 @@ fn extended(number: u64, bytes: u64) -> i64 {
 }
 
 /// A structure, as far as its bytes are there.
-fn object(bytes: &[u8], ty: &Type, nested: usize) -> Datum {
+fn object(bytes: &[u8], ty: &ValueType, nested: usize) -> Datum {
     match &ty.kind {
-        Kind::Struct(members) if nested < MOST_NESTED => Datum::Fields(
+        TypeKind::Struct(members) if nested < MOST_NESTED => Datum::Fields(
             members
                 .iter()
                 .map(|member| {
@@ -180,9 +180,9 @@ fn object(bytes: &[u8], ty: &Type, nested: usize) -> Datum {
                 })
                 .collect(),
         ),
-        Kind::Struct(_) | Kind::Other => Datum::Unknown("not shown"),
+        TypeKind::Struct(_) | TypeKind::Other => Datum::Unknown("not shown"),
         // Its bytes are elsewhere.
-        Kind::Text { pointer_at, .. } => word(bytes, *pointer_at, 8).map_or(NOT_READ, Datum::Hex),
+        TypeKind::Text { pointer_at, .. } => word(bytes, *pointer_at, 8).map_or(NOT_READ, Datum::Hex),
         _ => word(bytes, 0, ty.bytes.min(8)).map_or(NOT_READ, |number| scalar(number, ty)),
     }
 }
@@ -193,10 +193,10 @@ const NOT_READ: Datum = Datum::Unknown("not read");
 mod tests {
     use super::super::code::Shown;
     use super::*;
-    use crate::find::debug::types::Member;
+    use crate::find::debug::types::StructMember;
 
-    fn ty(bytes: u64, kind: Kind) -> Type {
-        Type {
+    fn ty(bytes: u64, kind: TypeKind) -> ValueType {
+        ValueType {
             name: "t".into(),
             bytes,
             kind,
@@ -229,12 +229,12 @@ mod tests {
 
     #[test]
     fn numbers_are_shown_as_their_types_say() {
-        let int = |bytes, signed| ty(bytes, Kind::Int { signed });
+        let int = |bytes, signed| ty(bytes, TypeKind::Int { signed });
         let character = |bytes: &[u8]| Datum::Text {
             bytes: bytes.to_vec(),
             cut: false,
         };
-        let names = Kind::Enum {
+        let names = TypeKind::Enum {
             signed: true,
             values: Rc::new([(-1, "NONE".into())]),
         };
@@ -242,17 +242,17 @@ mod tests {
             (u64::MAX, int(8, true), Datum::I64(-1)),
             (0xffff_ffff, int(4, true), Datum::I64(-1)),
             (u64::MAX, int(8, false), Datum::U64(u64::MAX)),
-            (1, ty(1, Kind::Bool), Datum::Bool(true)),
-            (2, ty(1, Kind::Bool), Datum::U64(2)),
-            (0xdf, ty(1, Kind::Char), character(b"\xdf")),
-            (0xdf, ty(4, Kind::Char), character("ß".as_bytes())),
-            (0x2603, ty(2, Kind::Char), character("☃".as_bytes())),
+            (1, ty(1, TypeKind::Bool), Datum::Bool(true)),
+            (2, ty(1, TypeKind::Bool), Datum::U64(2)),
+            (0xdf, ty(1, TypeKind::Char), character(b"\xdf")),
+            (0xdf, ty(4, TypeKind::Char), character("ß".as_bytes())),
+            (0x2603, ty(2, TypeKind::Char), character("☃".as_bytes())),
             (0xffff_ffff, ty(4, names.clone()), Datum::Name("NONE".into())),
             (7, ty(4, names), Datum::I64(7)),
-            (0, ty(8, Kind::Pointer(None)), Datum::Nothing),
-            (16, ty(8, Kind::Pointer(None)), Datum::Hex(16)),
-            (1.5_f64.to_bits(), ty(8, Kind::Float), Datum::F64(1.5)),
-            (1.5_f32.to_bits().into(), ty(4, Kind::Float), Datum::F64(1.5)),
+            (0, ty(8, TypeKind::Pointer(None)), Datum::Nothing),
+            (16, ty(8, TypeKind::Pointer(None)), Datum::Hex(16)),
+            (1.5_f64.to_bits(), ty(8, TypeKind::Float), Datum::F64(1.5)),
+            (1.5_f32.to_bits().into(), ty(4, TypeKind::Float), Datum::F64(1.5)),
         ] {
             assert_eq!(
                 one(Fetched::Number(0, ty.clone()), &number.to_le_bytes()),
@@ -290,16 +290,16 @@ mod tests {
 
     #[test]
     fn structures_have_their_members() {
-        let int = ty(4, Kind::Int { signed: true });
-        let member = |name: &str, offset, ty: &Type| Member {
+        let int = ty(4, TypeKind::Int { signed: true });
+        let member = |name: &str, offset, ty: &ValueType| StructMember {
             name: name.into(),
             offset,
             ty: ty.clone(),
         };
-        let inner = ty(4, Kind::Struct(Rc::new([member("b", 0, &int)])));
+        let inner = ty(4, TypeKind::Struct(Rc::new([member("b", 0, &int)])));
         let outer = ty(
             64,
-            Kind::Struct(Rc::new([
+            TypeKind::Struct(Rc::new([
                 member("a", 0, &int),
                 member("in", 4, &inner),
                 member("far", 60, &int),

@@ -6,7 +6,10 @@ use std::rc::Rc;
 
 use super::code::{Code, Fetched, MOST_OPS, STACK};
 use super::*;
-use crate::find::debug::types::{Kind, Member, Param, Piece, Place, Returned, Signature, Type};
+use crate::find::debug::types::{
+    FunctionParameter, FunctionResult, FunctionSignature, LocationPiece, StructMember, TypeKind,
+    ValueLocation, ValueType,
+};
 use crate::find::usdt::{NumberKind, UsdtArgument, UsdtOperand, UsdtProbe};
 
 /// A call to evaluate against.
@@ -493,17 +496,17 @@ fn what_only_the_return_knows_is_decided_there_and_the_rest_before() {
     );
 }
 
-fn ty(name: &str, bytes: u64, kind: Kind) -> Type {
-    Type {
+fn ty(name: &str, bytes: u64, kind: TypeKind) -> ValueType {
+    ValueType {
         name: name.into(),
         bytes,
         kind,
     }
 }
 
-fn signature() -> Signature {
-    let int = ty("int", 4, Kind::Int { signed: true });
-    let member = |name: &str, offset, ty: &Type| Member {
+fn signature() -> FunctionSignature {
+    let int = ty("int", 4, TypeKind::Int { signed: true });
+    let member = |name: &str, offset, ty: &ValueType| StructMember {
         name: name.into(),
         offset,
         ty: ty.clone(),
@@ -511,55 +514,55 @@ fn signature() -> Signature {
     let request = ty(
         "request",
         16,
-        Kind::Struct(Rc::new([
+        TypeKind::Struct(Rc::new([
             member("fd", 0, &int),
             member("len", 4, &int),
-            member("next", 8, &ty("void*", 8, Kind::Pointer(None))),
+            member("next", 8, &ty("void*", 8, TypeKind::Pointer(None))),
         ])),
     );
-    let mode = Kind::Enum {
+    let mode = TypeKind::Enum {
         signed: false,
         values: Rc::new([(1, "READ".into()), (2, "WRITE".into())]),
     };
-    let string = Kind::Text {
+    let string = TypeKind::Text {
         pointer_at: 0,
         length_at: 8,
     };
-    let param = |name: &str, ty: Type, place| Param {
+    let param = |name: &str, ty: ValueType, place| FunctionParameter {
         name: Some(name.into()),
         ty,
-        place,
+        location: place,
     };
-    let at = |number| Place::Pieces(vec![Piece::Argument(number)]);
-    Signature {
+    let at = |number| ValueLocation::Pieces(vec![LocationPiece::Argument(number)]);
+    FunctionSignature {
         params: vec![
             param("fd", int.clone(), at(0)),
             param(
                 "req",
-                ty("request*", 8, Kind::Pointer(Some(Rc::new(request.clone())))),
+                ty("request*", 8, TypeKind::Pointer(Some(Rc::new(request.clone())))),
                 at(1),
             ),
             param("mode", ty("mode", 4, mode), at(2)),
-            param("path", ty("const char*", 8, Kind::CString), at(3)),
+            param("path", ty("const char*", 8, TypeKind::CString), at(3)),
             param(
                 "both",
                 request,
-                Place::Pieces(vec![Piece::Argument(4), Piece::Argument(5)]),
+                ValueLocation::Pieces(vec![LocationPiece::Argument(4), LocationPiece::Argument(5)]),
             ),
             param(
                 "name",
                 ty("std::string", 32, string),
-                Place::Behind(Piece::Argument(1)),
+                ValueLocation::Indirect(LocationPiece::Argument(1)),
             ),
             param(
                 "ratio",
-                ty("double", 8, Kind::Float),
-                Place::Nowhere("in a floating-point register"),
+                ty("double", 8, TypeKind::Float),
+                ValueLocation::Unavailable("in a floating-point register"),
             ),
         ],
-        returns: Some(Returned {
+        returns: Some(FunctionResult {
             ty: int,
-            place: Place::Pieces(vec![Piece::Register(0)]),
+            location: ValueLocation::Pieces(vec![LocationPiece::Register(0)]),
         }),
         variadic: false,
     }

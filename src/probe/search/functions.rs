@@ -13,7 +13,7 @@ use super::finder::{Finder, SearchPlan, SearchRequest, WatchedEnds};
 use super::spec_target::{SpecTarget, plan_targets};
 use crate::error::{FAILED, Failure};
 use crate::find::code::placement::Needs;
-use crate::find::debug::signatures::Signatures;
+use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
 use crate::find::host::proc::{FileId, ObjectFile};
@@ -321,7 +321,7 @@ impl SpecSearch {
                 .try_clone()
                 .ok()
                 .and_then(|file| ElfFile::open(file, path).ok());
-            elf.is_some_and(|elf| Signatures::read(file, &elf, path).inlined(name))
+            elf.is_some_and(|elf| SignatureSource::open(file, &elf, path).inlined(name))
         })
     }
 
