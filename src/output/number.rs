@@ -168,7 +168,10 @@ mod tests {
     #[test]
     fn fractions_keep_their_leading_zeros() {
         for number in 0..1000 {
-            assert_eq!(pushed(|out| push_three_digits(out, number)), format!("{number:03}"));
+            assert_eq!(
+                pushed(|out| push_three_digits(out, number)),
+                format!("{number:03}")
+            );
         }
         for number in [0, 7, 99_999_999, 100_000_000, 999_999_999] {
             assert_eq!(nine_digits(number), format!("{number:09}").as_bytes());

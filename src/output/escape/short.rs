@@ -22,9 +22,8 @@ impl ShortText {
     #[inline(always)]
     pub fn printable_json(text: &[u8]) -> Option<Self> {
         let words = load(text)?;
-        let needs_escape = words.map(|word| {
-            outside_printable(word) | equal_to(word, b'"') | equal_to(word, b'\\')
-        });
+        let needs_escape =
+            words.map(|word| outside_printable(word) | equal_to(word, b'"') | equal_to(word, b'\\'));
         (needs_escape[0] | needs_escape[1] == 0).then(|| Self::of(words, text.len()))
     }
 
@@ -136,9 +135,17 @@ mod tests {
     fn exactly_short_printable_ascii_is_taken() {
         for text in texts().chain([Vec::new()]) {
             let fits = text.len() <= 16 && text.iter().all(|byte| matches!(byte, b' '..=b'~'));
-            assert_eq!(shown(ShortText::printable(&text)), fits.then(|| text.clone()), "{text:x?}");
+            assert_eq!(
+                shown(ShortText::printable(&text)),
+                fits.then(|| text.clone()),
+                "{text:x?}"
+            );
             let fits = fits && !text.iter().any(|byte| matches!(byte, b'"' | b'\\'));
-            assert_eq!(shown(ShortText::printable_json(&text)), fits.then(|| text.clone()), "{text:x?}");
+            assert_eq!(
+                shown(ShortText::printable_json(&text)),
+                fits.then(|| text.clone()),
+                "{text:x?}"
+            );
         }
     }
 
