@@ -32,8 +32,8 @@ use append::{push_prefix, push_spaces};
 use csv::CsvWriter;
 use escape::ShortText;
 use json_key::JsonKey;
-use table::{Align, TextCell};
-use time::{Clock, Stamps};
+use table::{Align, TextColumn};
+use time::{TimeFormatter, WallClock};
 
 /// The format of rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -57,8 +57,8 @@ pub struct Output {
     /// Set when a signal ends the run.
     ending: &'static AtomicBool,
     buffer: Vec<u8>,
-    clock: Cell<Clock>,
-    stamps: Stamps,
+    clock: Cell<WallClock>,
+    times: TimeFormatter,
     csv: CsvWriter,
     /// The kind of row that the last CSV header was for.
     headed: Option<&'static str>,
@@ -75,8 +75,8 @@ impl Output {
             ending,
             // Room for the row that exceeds the limit.
             buffer: Vec::with_capacity(FULL + FULL / 8),
-            clock: Cell::new(Clock::new()),
-            stamps: Stamps::new(),
+            clock: Cell::new(WallClock::new()),
+            times: TimeFormatter::new(),
             csv: CsvWriter::new(),
             headed: None,
             rows: 0,
@@ -109,7 +109,7 @@ impl Output {
     /// same kind of row; in JSON nothing.
     pub fn header(&mut self, table: &Table) {
         match self.format {
-            Format::Text if !self.quiet && !table.cells().is_empty() => self.text_header(table),
+            Format::Text if !self.quiet && !table.text_columns().is_empty() => self.text_header(table),
             Format::Csv if self.headed != Some(table.kind()) => self.csv_header(table),
             _ => {}
         }
@@ -141,7 +141,7 @@ impl Output {
         out.extend_from_slice(b"{\"type\":");
         escape::push_json(out, kind.as_bytes());
         for (key, value) in fields {
-            value.push_json(out, &JsonKey::new(key), &mut self.stamps);
+            value.push_json(out, &JsonKey::new(key), &mut self.times);
         }
         out.extend_from_slice(b"}\n");
     }
@@ -157,7 +157,7 @@ impl Output {
     /// Adds a line with the local time, to text only.
     pub fn time(&mut self, epoch_ns: u64) {
         if self.format == Format::Text {
-            self.stamps.push_local(&mut self.buffer, epoch_ns);
+            self.times.push_local(&mut self.buffer, epoch_ns);
             self.buffer.push(b'\n');
         }
     }
@@ -187,21 +187,21 @@ impl Output {
     }
 
     fn text_row(&mut self, table: &Table, values: &[Value]) {
-        if !table.cells().is_empty() {
+        if !table.text_columns().is_empty() {
             self.text_line(table, |cell| values[cell.index]);
         }
         for index in table.below() {
-            values[*index].push_below(&mut self.buffer, &mut self.stamps);
+            values[*index].push_below(&mut self.buffer, &mut self.times);
         }
     }
 
-    fn text_line<'v>(&mut self, table: &Table, value: impl Fn(&TextCell) -> Value<'v>) {
+    fn text_line<'v>(&mut self, table: &Table, value: impl Fn(&TextColumn) -> Value<'v>) {
         let out = &mut self.buffer;
-        for (index, cell) in table.cells().iter().enumerate() {
+        for (index, cell) in table.text_columns().iter().enumerate() {
             if index > 0 {
                 out.push(b' ');
             }
-            push_cell(out, cell, &value(cell), &mut self.stamps);
+            push_cell(out, cell, &value(cell), &mut self.times);
         }
         out.push(b'\n');
     }
@@ -209,16 +209,16 @@ impl Output {
     fn json_row(&mut self, table: &Table, values: &[Value]) {
         let out = &mut self.buffer;
         out.extend_from_slice(table.json_start());
-        for member in table.members() {
-            values[member.index].push_json(out, &member.key, &mut self.stamps);
+        for column in table.data_columns() {
+            values[column.index].push_json(out, &column.key, &mut self.times);
         }
         out.extend_from_slice(b"}\n");
     }
 
     fn csv_header(&mut self, table: &Table) {
-        for member in table.members() {
+        for column in table.data_columns() {
             self.csv.field(&mut self.buffer, |out| {
-                out.extend_from_slice(member.key.name.as_bytes())
+                out.extend_from_slice(column.key.name.as_bytes())
             });
         }
         self.csv.end_row(&mut self.buffer);
@@ -226,10 +226,10 @@ impl Output {
     }
 
     fn csv_row(&mut self, table: &Table, values: &[Value]) {
-        for member in table.members() {
-            let value = &values[member.index];
+        for column in table.data_columns() {
+            let value = &values[column.index];
             self.csv
-                .field(&mut self.buffer, |out| value.push_plain(out, &mut self.stamps));
+                .field(&mut self.buffer, |out| value.push_plain(out, &mut self.times));
         }
         self.csv.end_row(&mut self.buffer);
     }
@@ -237,11 +237,11 @@ impl Output {
 
 /// Appends a value, padded to the width of its column and never cut.
 #[inline]
-fn push_cell(out: &mut Vec<u8>, cell: &TextCell, value: &Value, stamps: &mut Stamps) {
+fn push_cell(out: &mut Vec<u8>, cell: &TextColumn, value: &Value, times: &mut TimeFormatter) {
     let text = match *value {
         Value::Str(text) => text.as_bytes(),
         Value::Bytes(bytes) => bytes,
-        _ => return push_other_cell(out, cell, value, stamps),
+        _ => return push_other_cell(out, cell, value, times),
     };
     match ShortText::printable(text) {
         Some(short) if cell.align == Align::Left => {
@@ -249,27 +249,27 @@ fn push_cell(out: &mut Vec<u8>, cell: &TextCell, value: &Value, stamps: &mut Sta
             push_prefix(out, short.padded(), padded);
             push_spaces(out, cell.width.saturating_sub(ShortText::MAX));
         }
-        _ => push_any_cell(out, cell, value, stamps),
+        _ => push_any_cell(out, cell, value, times),
     }
 }
 
 /// The same for values other than strings.
 #[inline]
-fn push_other_cell(out: &mut Vec<u8>, cell: &TextCell, value: &Value, stamps: &mut Stamps) {
+fn push_other_cell(out: &mut Vec<u8>, cell: &TextColumn, value: &Value, times: &mut TimeFormatter) {
     match (cell.align, value, value.number_len()) {
         (Align::Right, Value::U64(number), _) => number::push_decimal_right(out, *number, cell.width),
         (Align::Right, _, Some(len)) => {
             push_spaces(out, cell.width.saturating_sub(len));
-            value.push_text(out, stamps);
+            value.push_text(out, times);
         }
-        _ => push_any_cell(out, cell, value, stamps),
+        _ => push_any_cell(out, cell, value, times),
     }
 }
 
 /// The same for any value: the slow path. Counts characters, which is right except for wide and combining ones.
-fn push_any_cell(out: &mut Vec<u8>, cell: &TextCell, value: &Value, stamps: &mut Stamps) {
+fn push_any_cell(out: &mut Vec<u8>, cell: &TextColumn, value: &Value, times: &mut TimeFormatter) {
     let start = out.len();
-    value.push_text(out, stamps);
+    value.push_text(out, times);
     if cell.width == 0 {
         return;
     }

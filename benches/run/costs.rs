@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::Effort;
 use crate::cases::{Case, FLOOR, FLOOR_WITH_RETURN, Rows};
 use crate::floor::Floor;
-use crate::programs::{LoopProgram, rows_file};
+use crate::programs::{LoopProgram, fresh_rows_file};
 use crate::report::Spread;
 use crate::tracer::Tracer;
 
@@ -49,7 +49,7 @@ pub fn measure(cases: &[Case], target: &mut LoopProgram, effort: &Effort) -> Res
 
 /// CPU time of the tracer to start and stop.
 fn idle_cpu(case: Case, target: &LoopProgram) -> Result<Duration> {
-    let tracer = case.start(target, &rows_file())?;
+    let tracer = case.start(target, &fresh_rows_file()?)?;
     case.settle();
     Ok(tracer.map(Tracer::stop).transpose()?.unwrap_or_default().cpu)
 }
@@ -68,7 +68,7 @@ fn measure_case(case: Case, idle: Duration, target: &mut LoopProgram, calls: u64
 }
 
 fn measure_once(case: Case, idle: Duration, target: &mut LoopProgram, calls: u64) -> Result<Sample> {
-    let file = rows_file();
+    let file = fresh_rows_file()?;
     let floor = match case {
         Case::Floor { with_return } => Some(Floor::attach(target, with_return)?),
         _ => None,

@@ -12,7 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::Effort;
 use crate::cases::{Case, Rows};
 use crate::costs::count;
-use crate::programs::{LoopProgram, compile_many, rows_file};
+use crate::programs::{LoopProgram, compile_many, fresh_rows_file};
 use crate::report::{ms, print_row};
 use crate::tracer::{Tracer, tool_command};
 
@@ -51,10 +51,10 @@ pub fn print_two_threads(program: &Path, effort: &Effort) -> Result<()> {
         return Ok(());
     }
     let mut target = LoopProgram::start(program, 2)?;
-    let file = rows_file();
     let rows = Rows::With(" malloc ");
     let mut delivered = Vec::new();
     for _ in 0..effort.rounds {
+        let file = fresh_rows_file()?;
         let tracer = Case::Ours("mallocsnoop", "-p PID", rows).start(&target, &file)?;
         target.call(effort.calls / 2)?;
         tracer.map(Tracer::stop).transpose()?;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use crate::Effort;
 use crate::cases::{Case, Rows, has_bpftrace};
-use crate::programs::{LoopProgram, rows_file};
+use crate::programs::{LoopProgram, fresh_rows_file};
 use crate::report::{ms, print_row};
 use crate::tracer::{Tracer, tool_command};
 
@@ -61,7 +61,7 @@ fn print_bpftrace(target: &LoopProgram, effort: &Effort) -> Result<()> {
     let (mut starting, mut stopping) = (Vec::new(), Vec::new());
     for _ in 0..effort.repetitions.div_ceil(4) {
         target.wait_for_breakpoint(false)?;
-        let tracer = case.start(target, &rows_file())?.context("no bpftrace")?;
+        let tracer = case.start(target, &fresh_rows_file()?)?.context("no bpftrace")?;
         starting.push(ms(tracer.spawned.elapsed()));
         case.settle();
         stopping.push(ms(tracer.stop()?.stopping));

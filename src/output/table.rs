@@ -83,18 +83,18 @@ impl Column {
 #[derive(Clone, Debug)]
 pub struct Table {
     kind: &'static str,
-    slots: Vec<Slot>,
+    slots: Vec<ColumnState>,
     /// The start of each JSON row: `{"type":"event"`.
     json_start: Vec<u8>,
     // Derived from the slots, once.
-    cells: Vec<TextCell>,
+    text_columns: Vec<TextColumn>,
     below: Vec<usize>,
-    members: Vec<Member>,
+    data_columns: Vec<DataColumn>,
 }
 
 /// A column and where it is enabled.
 #[derive(Clone, Debug)]
-struct Slot {
+struct ColumnState {
     column: Column,
     text: bool,
     data: bool,
@@ -102,7 +102,7 @@ struct Slot {
 
 /// A column in text rows.
 #[derive(Clone, Debug)]
-pub(super) struct TextCell {
+pub(super) struct TextColumn {
     /// Index into the values of a row.
     pub index: usize,
     pub header: &'static str,
@@ -113,13 +113,13 @@ pub(super) struct TextCell {
 
 /// A column in JSON and CSV.
 #[derive(Clone, Debug)]
-pub(super) struct Member {
+pub(super) struct DataColumn {
     /// Index into the values of a row.
     pub index: usize,
     pub key: JsonKey<'static>,
 }
 
-impl Slot {
+impl ColumnState {
     /// Whether text shows the column inside the row.
     fn in_row(&self) -> bool {
         self.text && self.column.shown != Shown::Below
@@ -130,8 +130,8 @@ impl Slot {
         self.text && self.column.shown == Shown::Below
     }
 
-    fn cell(&self, index: usize) -> TextCell {
-        TextCell {
+    fn text_column(&self, index: usize) -> TextColumn {
+        TextColumn {
             index,
             header: self.column.header,
             width: self.column.width,
@@ -139,15 +139,15 @@ impl Slot {
         }
     }
 
-    fn member(&self, index: usize) -> Member {
-        Member {
+    fn data_column(&self, index: usize) -> DataColumn {
+        DataColumn {
             index,
             key: JsonKey::new(self.column.key),
         }
     }
 }
 
-impl From<Column> for Slot {
+impl From<Column> for ColumnState {
     fn from(column: Column) -> Self {
         Self {
             text: column.shown != Shown::Data,
@@ -165,15 +165,15 @@ impl Table {
         escape::push_json(&mut json_start, kind.as_bytes());
         Self::of(
             kind,
-            columns.iter().copied().map(Slot::from).collect(),
+            columns.iter().copied().map(ColumnState::from).collect(),
             json_start,
         )
     }
 
-    fn of(kind: &'static str, slots: Vec<Slot>, json_start: Vec<u8>) -> Self {
+    fn of(kind: &'static str, slots: Vec<ColumnState>, json_start: Vec<u8>) -> Self {
         let indexed = || slots.iter().enumerate();
         let in_row = indexed().filter(|(_, slot)| slot.in_row());
-        let mut cells: Vec<TextCell> = in_row.map(|(index, slot)| slot.cell(index)).collect();
+        let mut cells: Vec<TextColumn> = in_row.map(|(index, slot)| slot.text_column(index)).collect();
         if let Some(last) = cells.last_mut().filter(|cell| cell.align == Align::Left) {
             last.width = 0;
         }
@@ -182,9 +182,9 @@ impl Table {
         Self {
             kind,
             json_start,
-            cells,
+            text_columns: cells,
             below: below.map(|(index, _)| index).collect(),
-            members: data.map(|(index, slot)| slot.member(index)).collect(),
+            data_columns: data.map(|(index, slot)| slot.data_column(index)).collect(),
             slots,
         }
     }
@@ -209,7 +209,7 @@ impl Table {
         self.change(key, |slot| slot.text = on)
     }
 
-    fn change(mut self, key: &str, change: impl Fn(&mut Slot)) -> Self {
+    fn change(mut self, key: &str, change: impl Fn(&mut ColumnState)) -> Self {
         let mut named = self
             .slots
             .iter_mut()
@@ -234,8 +234,8 @@ impl Table {
     }
 
     /// The columns inside a text row, from left to right.
-    pub(super) fn cells(&self) -> &[TextCell] {
-        &self.cells
+    pub(super) fn text_columns(&self) -> &[TextColumn] {
+        &self.text_columns
     }
 
     /// The indices of the values below a text row.
@@ -244,7 +244,7 @@ impl Table {
     }
 
     /// The columns of JSON and CSV, in order.
-    pub(super) fn members(&self) -> &[Member] {
-        &self.members
+    pub(super) fn data_columns(&self) -> &[DataColumn] {
+        &self.data_columns
     }
 }

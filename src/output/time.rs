@@ -15,12 +15,12 @@ const NOISE: i64 = 1_000;
 /// The distance between the two clocks changes when the time of day is set, and slowly with NTP, so a long run measures
 /// it repeatedly.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Clock {
+pub(super) struct WallClock {
     /// CLOCK_REALTIME minus CLOCK_MONOTONIC, in nanoseconds.
     offset: i64,
 }
 
-impl Clock {
+impl WallClock {
     /// Measures the distance.
     pub fn new() -> Self {
         Self {
@@ -74,7 +74,7 @@ pub(super) fn now_ns() -> u64 {
 
 /// Formats timestamps. Caches the text of the last second: calendar and time zone cost more than the rest of a row, and
 /// thousands of rows share a second.
-pub(super) struct Stamps {
+pub(super) struct TimeFormatter {
     utc: CachedSecond<QUOTED_UTC>,
     local: CachedSecond<8>,
     /// Seconds east of UTC at a second since the epoch.
@@ -92,7 +92,7 @@ struct CachedSecond<const N: usize> {
     text: [u8; N],
 }
 
-impl Stamps {
+impl TimeFormatter {
     /// Local time is that of the machine, or of `TZ`.
     pub fn new() -> Self {
         Self::in_zone(local_offset)

@@ -7,7 +7,7 @@ use super::escape::{push_json, push_text};
 use super::histogram::Bucket;
 use super::json_key::JsonKey;
 use super::number::{decimal_len, push_decimal, push_hex_number, push_three_digits};
-use super::time::Stamps;
+use super::time::TimeFormatter;
 
 /// One value of a row. Borrows its data, so that a row needs no allocation.
 #[derive(Clone, Copy, Debug)]
@@ -44,12 +44,12 @@ pub enum Value<'a> {
 
 impl Value<'_> {
     /// Appends the value as in a text row, without padding.
-    pub(super) fn push_text(&self, out: &mut Vec<u8>, stamps: &mut Stamps) {
+    pub(super) fn push_text(&self, out: &mut Vec<u8>, times: &mut TimeFormatter) {
         match *self {
             Self::Null => out.push(b'-'),
-            Self::Time(epoch_ns) => stamps.push_local(out, epoch_ns),
+            Self::Time(epoch_ns) => times.push_local(out, epoch_ns),
             Self::Micros(ns) => push_micros(out, ns),
-            _ => self.push_plain(out, stamps),
+            _ => self.push_plain(out, times),
         }
     }
 
@@ -80,7 +80,7 @@ impl Value<'_> {
     }
 
     /// Appends the value as in a CSV field, before quoting.
-    pub(super) fn push_plain(&self, out: &mut Vec<u8>, stamps: &mut Stamps) {
+    pub(super) fn push_plain(&self, out: &mut Vec<u8>, times: &mut TimeFormatter) {
         match *self {
             Self::U64(number) | Self::Micros(number) => push_decimal(out, number),
             Self::Hex(number) => push_address(out, number),
@@ -89,7 +89,7 @@ impl Value<'_> {
             Self::Str(text) => out.extend_from_slice(text.as_bytes()),
             Self::Bytes(bytes) => push_text(out, bytes),
             Self::Lines(lines) => push_joined(out, lines, |out, line| push_text(out, line.as_bytes())),
-            Self::Time(epoch_ns) => stamps.push_utc(out, epoch_ns),
+            Self::Time(epoch_ns) => times.push_utc(out, epoch_ns),
             Self::Share(share) => push_share(out, share),
             Self::Buckets(buckets) => push_joined(out, buckets, push_range),
             Self::Datum(datum) => datum.push_plain(out),
@@ -99,7 +99,7 @@ impl Value<'_> {
 
     /// Appends the value as indented lines below a text row. The indentation keeps lines from a traced program from
     /// being mistaken for rows. CRLF counts as one line end.
-    pub(super) fn push_below(&self, out: &mut Vec<u8>, stamps: &mut Stamps) {
+    pub(super) fn push_below(&self, out: &mut Vec<u8>, times: &mut TimeFormatter) {
         match *self {
             Self::Null | Self::Bytes(b"") => {}
             Self::Lines(lines) => lines.iter().for_each(|line| push_indented(out, line.as_bytes())),
@@ -111,7 +111,7 @@ impl Value<'_> {
             }
             _ => {
                 out.extend_from_slice(INDENT);
-                self.push_text(out, stamps);
+                self.push_text(out, times);
                 out.push(b'\n');
             }
         }
@@ -119,14 +119,14 @@ impl Value<'_> {
 
     /// Appends `,"key":` and the value, and the second member of bytes that are not UTF-8.
     #[inline]
-    pub(super) fn push_json(&self, out: &mut Vec<u8>, key: &JsonKey, stamps: &mut Stamps) {
+    pub(super) fn push_json(&self, out: &mut Vec<u8>, key: &JsonKey, times: &mut TimeFormatter) {
         key.push(out);
         match *self {
             Self::U64(number) | Self::Micros(number) => push_decimal(out, number),
             Self::Bool(yes) => push_bool(out, yes),
             Self::Null => out.extend_from_slice(b"null"),
             Self::Hex(number) => quoted(out, |out| push_address(out, number)),
-            Self::Time(epoch_ns) => stamps.push_quoted_utc(out, epoch_ns),
+            Self::Time(epoch_ns) => times.push_quoted_utc(out, epoch_ns),
             Self::Str(text) => _ = push_json(out, text.as_bytes()),
             Self::Share(share) => push_share(out, share),
             Self::Bytes(bytes) => key.push_bytes(out, bytes),
@@ -221,26 +221,26 @@ mod tests {
     use super::super::histogram::powers_of_two;
     use super::*;
 
-    fn pushed(push: impl FnOnce(&mut Vec<u8>, &mut Stamps)) -> String {
+    fn pushed(push: impl FnOnce(&mut Vec<u8>, &mut TimeFormatter)) -> String {
         let mut out = Vec::new();
-        push(&mut out, &mut Stamps::new());
+        push(&mut out, &mut TimeFormatter::new());
         String::from_utf8(out).unwrap()
     }
 
     fn text(value: Value) -> String {
-        pushed(|out, stamps| value.push_text(out, stamps))
+        pushed(|out, times| value.push_text(out, times))
     }
 
     fn plain(value: Value) -> String {
-        pushed(|out, stamps| value.push_plain(out, stamps))
+        pushed(|out, times| value.push_plain(out, times))
     }
 
     fn below(value: Value) -> String {
-        pushed(|out, stamps| value.push_below(out, stamps))
+        pushed(|out, times| value.push_below(out, times))
     }
 
     fn json(value: Value) -> String {
-        let member = pushed(|out, stamps| value.push_json(out, &JsonKey::new("k"), stamps));
+        let member = pushed(|out, times| value.push_json(out, &JsonKey::new("k"), times));
         member.strip_prefix(",\"k\":").unwrap().to_string()
     }
 

@@ -183,3 +183,25 @@ fn escaping_is_idempotent() {
     let once = printable(b"\x1b\xff\xe2\x80\xae\xe2\x80\x8d");
     assert_eq!(printable(once.as_bytes()), once);
 }
+
+/// Every byte value at every position of texts around the lengths where the fast paths change.
+#[test]
+fn fast_paths_match_the_slow_path() {
+    for len in (0..=18).chain([31, 32, 33]) {
+        for at in 0..len {
+            for byte in 0..=255 {
+                let mut bytes: Vec<u8> = (b'a'..=b'z').cycle().take(len).collect();
+                bytes[at] = byte;
+                let (mut text, mut slow_text) = (Vec::new(), Vec::new());
+                push_text(&mut text, &bytes);
+                let valid = push_escaped(&mut slow_text, &bytes, Style::Text);
+                assert_eq!(text, slow_text, "{bytes:x?}");
+                let mut slow_json = b"\"".to_vec();
+                push_escaped(&mut slow_json, &bytes, Style::Json);
+                slow_json.push(b'"');
+                let slow_json = String::from_utf8(slow_json).unwrap();
+                assert_eq!(json(&bytes), (slow_json, valid), "{bytes:x?}");
+            }
+        }
+    }
+}
