@@ -26,9 +26,9 @@ struct event_header {
 	char comm[COMM_LEN];
 };
 
-/* The skeleton has a type only if a variable has it. */
+/* A type that Rust reads has to be that of a variable, or the skeleton does not have it. */
 #define EXPORT_TYPE(name) const volatile struct name *name##_type __attribute__((unused)) = 0
-#define EXPORT_ENUM(name) const volatile enum name *name##_enum __attribute__((unused)) = 0
+#define EXPORT_ENUM(name) const volatile enum name *name##_type __attribute__((unused)) = 0
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
