@@ -226,13 +226,14 @@ impl Attacher {
                 Ends::Entry | Ends::ReturnInstruction => ProbeKind::Probe,
             };
             for (mut points, kind) in [(instructions, ProbeKind::Probe), (others, kind)] {
-                self.mark(file, &mut points, kind, &entered);
                 let to = Destination {
+                    file,
                     path: &path,
                     kind,
                     pid,
                 };
-                self.attach_program(index, to, file, &points, links, &mut refused)?;
+                self.complete_cookies(to, &mut points, &entered);
+                self.attach_program(index, to, &points, links, &mut refused)?;
             }
         }
         Ok(refused)
@@ -242,21 +243,19 @@ impl Attacher {
         &mut self,
         index: usize,
         to: Destination<'_>,
-        file: &File,
         points: &[ProbePoint],
         links: &mut Vec<OwnedFd>,
         refused: &mut RefusedPoints,
     ) -> Result<()> {
         if self.mode.has_multi_links() {
             let program = self.programs[index].as_fd();
-            return multi::attach(program, to, file, points, links, refused);
+            return multi::attach(program, to, points, links, refused);
         }
-        let return_only = self.programs.iter().all(|program| program.runs == Ends::Return);
         let copies = self.programs.iter().map(HeldProgram::count_copies).sum::<usize>();
         let open_files = self.links.len() + links.len() + self.members.count_links() + copies;
         let program = &mut self.programs[index];
         perf::require_files(points.len(), program.needs_copies(), open_files)?;
-        perf::attach(program, to, points, return_only, links, refused)
+        perf::attach(program, to, points, links, refused)
     }
 
     /// Offsets at which a program runs when the instruction there is executed.
@@ -272,12 +271,25 @@ impl Attacher {
             .collect()
     }
 
-    /// Puts the kind of trap into the cookies, if hits are counted per kind.
-    fn mark(&self, file: &File, points: &mut [ProbePoint], kind: ProbeKind, entered: &HashSet<u64>) {
-        for point in points.iter_mut().filter(|_| self.marks_traps) {
-            let is_entered = entered.contains(&point.offset);
-            let trap = Trap::at(file, point.offset, kind == ProbeKind::ReturnProbe, is_entered);
-            point.cookie = trap.mark(point.cookie);
+    /// Adds to the cookies the kind of trap, if hits are counted per kind, and the process, where only the cookie
+    /// identifies it: return probes of perf events run in every process that has one at that function, and no program
+    /// runs at the entry that would tell them apart.
+    fn complete_cookies(&self, to: Destination<'_>, points: &mut [ProbePoint], entered: &HashSet<u64>) {
+        let is_return = to.kind == ProbeKind::ReturnProbe;
+        let return_only = self.programs.iter().all(|program| program.runs == Ends::Return);
+        for point in points {
+            if self.marks_traps {
+                let is_entered = entered.contains(&point.offset);
+                let trap = Trap::at(to.file, point.offset, is_return, is_entered);
+                point.cookie = trap.mark(point.cookie);
+            }
+            if let Some(pid) = to.pid
+                && is_return
+                && !self.mode.has_multi_links()
+                && (return_only || point.ends == Ends::Return)
+            {
+                point.cookie = point.cookie.for_process(pid);
+            }
         }
     }
 
