@@ -130,6 +130,11 @@ pub struct RunCounters<'a> {
     pub hits: &'a [u64],
 }
 
+/// Loads the programs and maps of a skeleton into the kernel.
+pub fn load<'obj, S: OpenSkel<'obj>>(open: S) -> Result<S::Output> {
+    open.load().context("failed to load the BPF programs")
+}
+
 fn mapped<T>(data: Option<T>) -> Result<T> {
     data.context("the BPF object has no memory for its variables")
 }
@@ -169,73 +174,5 @@ impl EmbeddedObject {
                 "corrupt BPF object in the binary",
             )),
         }
-    }
-}
-
-/// Checks the traits with a tool, until the builder of a run uses them.
-const _: fn(&RunConstants) -> Result<()> = |constants| {
-    fn run<B: ToolSkelBuilder>(constants: &RunConstants) -> Result<u64> {
-        let storage = Box::leak(Box::new(std::mem::MaybeUninit::uninit()));
-        let mut open = B::default().open(storage)?;
-        open.set_run_constants(constants)?;
-        let loaded = open.load()?;
-        let counters = loaded.counters()?;
-        Ok(counters.lost + counters.unmatched + counters.hits.iter().sum::<u64>())
-    }
-    let comm = CommConstant {
-        value: [0; 2],
-        mask: [0; 2],
-    };
-    let constants = RunConstants {
-        comms: vec![comm],
-        ..constants.clone()
-    };
-    run::<functrace::FunctraceSkelBuilder>(&constants).map(drop)
-};
-
-#[cfg(test)]
-mod tests {
-    use std::mem::MaybeUninit;
-
-    use super::*;
-
-    #[test]
-    fn constants_reach_the_object() {
-        let storage = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut open = functrace::FunctraceSkelBuilder::default()
-            .open(storage)
-            .expect("an object");
-        let comm = CommConstant {
-            value: [1, 2],
-            mask: [3, 4],
-        };
-        let mut constants = RunConstants {
-            uid: Some(7),
-            comms: vec![comm; 8],
-            wake_at: 9,
-            ..RunConstants::default()
-        };
-        open.set_run_constants(&constants).expect("eight names fit");
-        let rodata = open.rodata().expect("constants");
-        assert!(rodata.filter_uid);
-        assert_eq!(
-            (rodata.wanted_uid, rodata.filter_comms, rodata.wake_at),
-            (7, 8, 9)
-        );
-        assert_eq!(rodata.wanted_comms[7].mask, [3, 4]);
-
-        constants.comms.push(comm);
-        assert!(open.set_run_constants(&constants).is_err());
-    }
-
-    #[test]
-    fn corrupt_object_is_an_error() {
-        assert!(EmbeddedObject::new(&[0xff; 8], 100).elf().is_err());
-        let short = functrace::OBJECT.elf_bytes + 1;
-        assert!(
-            EmbeddedObject::new(functrace::OBJECT.deflated, short)
-                .elf()
-                .is_err()
-        );
     }
 }

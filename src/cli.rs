@@ -2,30 +2,40 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::error::{FAILED, Failure, USAGE};
-use crate::find::host::container::{Cgroups, find_container};
-use crate::find::host::loader;
+use crate::find::host::cgroups::Cgroups;
+use crate::find::host::containers::find_container;
 use crate::find::host::proc::Proc;
-use crate::find::host::users::Users;
+use crate::find::host::users::UserNames;
+use crate::find::spec::{self, ProbeSpec};
+use crate::output::messages::Messages;
 use crate::output::{Destination, Format, Output};
 use crate::privileges;
 use crate::probe::attach::AttachMode;
-use crate::probe::command::Command;
+use crate::probe::command::TracedCommand;
 use crate::probe::ring::page_size;
-use crate::probe::scope::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS};
-use crate::probe::scope::members::Scope;
-use crate::probe::search::functions::no_such_file;
+use crate::probe::scope::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS, TraceScope};
 use crate::probe::search::placing::Placing;
 use crate::probe::signals::Signals;
-use crate::run::session::Limits;
 
-/// Who is seen.
+/// The options of every tool that traces.
+#[derive(Args, Debug)]
+pub struct CommonArgs {
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Which processes are traced.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Filters (all must hold)")]
 pub struct FilterArgs {
@@ -51,7 +61,7 @@ pub struct FilterArgs {
     /// them as soon as that is noticed, some milliseconds late: how late is said, and what it calls before is not
     /// shown. Each process takes file descriptors, and adds a little to the price of a call of all others.
     #[arg(long, value_name = "WHO")]
-    pub scope: Option<Scope>,
+    pub scope: Option<TraceScope>,
     /// In a targeted scope: stop programs that match when they are started, until their probes are in
     ///
     /// Then nothing that they call is missed. Who watches them may notice that they stop (SIGSTOP) and go on
@@ -74,7 +84,7 @@ impl FilterArgs {
         let uid = self
             .user
             .as_deref()
-            .map(|user| Users::load().uid(user))
+            .map(|user| UserNames::load().uid(user))
             .transpose()?;
         let mut cgroups = Vec::new();
         let mut container_pids = Vec::new();
@@ -125,26 +135,30 @@ pub struct FunctionArgs {
     /// The part behind the target is a regular expression
     #[arg(short, long)]
     pub regex: bool,
-    /// Children that -p PID or COMMAND starts are seen as well
-    #[arg(long)]
-    pub follow: bool,
 }
 
 impl FunctionArgs {
-    /// What was written, with what `--regex` means written out.
-    pub fn specs(&self) -> Vec<String> {
-        let regex = |spec: &String| match spec.rsplit_once(':') {
+    /// The specs; with `--regex`, what follows the target is a regular expression.
+    ///
+    /// # Errors
+    /// A spec is malformed.
+    pub fn specs(&self) -> Result<Vec<ProbeSpec>> {
+        let regex = |text: &String| match text.rsplit_once(':') {
             Some((target, pattern)) => format!("{target}:/{pattern}/"),
-            None => format!(":/{spec}/"),
+            None => format!(":/{text}/"),
         };
-        match self.regex {
-            true => self.functions.iter().map(regex).collect(),
-            false => self.functions.clone(),
-        }
+        let parse = |text: &String| {
+            let spec = match self.regex {
+                true => spec::parse(&regex(text)),
+                false => spec::parse(text),
+            };
+            spec.map_err(|error| Failure::new(USAGE, format!("{error:#}")).into())
+        };
+        self.functions.iter().map(parse).collect()
     }
 }
 
-/// What comes out, and where.
+/// ProbeSubject comes out, and where.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
@@ -166,6 +180,12 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
+    /// How much to print on stderr.
+    pub fn messages(&self) -> Messages {
+        Messages::new(self.quiet, self.verbose)
+    }
+
+    /// Opens the destination of rows.
     pub fn open(&self) -> Result<Output> {
         let format = if self.json { Format::Json } else { self.format };
         let destination = match &self.output {
@@ -180,8 +200,8 @@ impl OutputArgs {
     }
 }
 
-/// How long, how much, and how.
-#[derive(Args, Debug)]
+/// How long a run lasts, and how it attaches.
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Run")]
 pub struct RunArgs {
     /// End after this time: 10s, 500ms, 2m
@@ -208,18 +228,6 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    pub fn limits(&self, output: &OutputArgs, interval: Option<Duration>) -> Limits {
-        Limits {
-            duration: self.duration,
-            interval,
-            rows: self.max_rows,
-            cost: self.cost,
-            max_overhead: self.max_overhead,
-            quiet: output.quiet,
-            verbose: output.verbose,
-        }
-    }
-
     /// Bytes of the ring: a power of two and whole pages, as the kernel wants it; at most 1 GiB.
     pub fn ring_bytes(&self) -> u32 {
         const MOST: u64 = 1 << 30;
@@ -229,9 +237,12 @@ impl RunArgs {
     }
 }
 
-/// A command to run and trace.
-#[derive(Args, Debug)]
+/// A command to run and trace, and children.
+#[derive(Args, Debug, Default)]
 pub struct CommandArgs {
+    /// Children that -p PID or COMMAND starts are seen as well
+    #[arg(long, help_heading = "Filters (all must hold)")]
+    pub follow: bool,
     /// Run this command and trace it from its first call on
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -239,39 +250,17 @@ pub struct CommandArgs {
 
 impl CommandArgs {
     /// Forks the command, which waits, and makes it the process that the filter is about. None when there is none.
-    pub fn hold(&self, filter: &mut Filter) -> Result<Option<Command>> {
+    pub fn hold(&self, filter: &mut Filter) -> Result<Option<TracedCommand>> {
         if self.command.is_empty() {
             return Ok(None);
         }
         if !filter.pids.is_empty() {
             return Err(Failure::new(USAGE, "-p and a command exclude each other").into());
         }
-        let command = Command::hold(&self.command)?;
+        let command = TracedCommand::hold(&self.command)?;
         filter.pids.push(command.pid());
         Ok(Some(command))
     }
-}
-
-/// A library or program named by a person: a path, or a name as the processes meant have it mapped, as the loader
-/// would look it up, or the shell.
-pub fn named_file(name: &Path, pids: &[u32]) -> Result<PathBuf> {
-    let text = name.to_string_lossy();
-    if text.contains('/') {
-        return Ok(name.to_owned());
-    }
-    for &pid in pids {
-        let mapped = Proc::host().mappings(pid).unwrap_or_default();
-        if let Some(found) = mapped
-            .iter()
-            .find(|mapping| mapping.exec && loader::is_called(&mapping.path, &text))
-        {
-            return Ok(PathBuf::from(format!("/proc/{pid}/root"))
-                .join(found.path.strip_prefix("/").unwrap_or(&found.path)));
-        }
-    }
-    loader::find_library(&text)
-        .or_else(|| loader::find_program(&text))
-        .ok_or_else(|| no_such_file(&text))
 }
 
 /// Parses `4096`, `64K`, `1M`, `2G`, `1T`, with powers of 1024.

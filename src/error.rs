@@ -1,4 +1,4 @@
-//! Errors as a user sees them: one line, an exit status, and a hint where there is something to do.
+//! The error that users see: one line, an exit status, and a hint if there is something they can do.
 
 use std::fmt;
 use std::io;
@@ -8,16 +8,19 @@ use nix::unistd::geteuid;
 /// Exit statuses, the same for every tool.
 pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
-/// Not permitted, or the kernel lacks what is needed.
+/// Not permitted, or not supported by the kernel.
 pub const DENIED: u8 = 3;
 
-/// A failure that knows its exit status and what a person can do about it.
-#[derive(Debug)]
+/// A failure with its exit status and a hint. Use [`Failure::of`] to get one from any error.
+#[derive(Clone, Debug)]
 pub struct Failure {
+    /// Exit status.
     pub status: u8,
-    message: String,
-    /// Lines that show what it is about.
+    /// One line, without the leading `error: `.
+    pub message: String,
+    /// Lines that illustrate the message, such as an expression with a caret below it.
     pub shown: Vec<String>,
+    /// What the user can do, without the leading `hint: `.
     pub hint: Option<String>,
 }
 
@@ -31,16 +34,50 @@ impl Failure {
         }
     }
 
-    /// Adds lines that show what it is about, such as a text and a caret below it.
+    /// Something went wrong: status 1.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::new(FAILED, message)
+    }
+
+    /// The command line is wrong: status 2.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(USAGE, message)
+    }
+
+    /// Not permitted, or not supported by the kernel: status 3.
+    pub fn denied(message: impl Into<String>) -> Self {
+        Self::new(DENIED, message)
+    }
+
+    /// Adds lines that illustrate the message.
     pub fn show(mut self, lines: impl IntoIterator<Item = String>) -> Self {
         self.shown.extend(lines);
         self
     }
 
-    /// Adds what a person can do.
+    /// Sets what the user can do.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// The failure that an error amounts to. The message is the whole chain of causes; status and hint are those of
+    /// the `Failure` in the chain, if there is one.
+    pub fn of(error: &anyhow::Error) -> Self {
+        let message = format!("{error:#}");
+        if let Some(failure) = cause::<Failure>(error) {
+            return Self {
+                message,
+                ..failure.clone()
+            };
+        }
+        if is_refused(error) {
+            return Self::denied(message).hint(permission_hint());
+        }
+        match cause::<MissingFeature>(error) {
+            Some(_) => Self::denied(message),
+            None => Self::failed(message),
+        }
     }
 }
 
@@ -52,49 +89,28 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// What is told of an error.
-pub struct Explained {
-    pub status: u8,
-    /// One line.
-    pub message: String,
-    /// Lines below it.
-    pub shown: Vec<String>,
-    pub hint: Option<String>,
+/// The running kernel is too old for what was requested. Exits with [`DENIED`].
+#[derive(Clone, Copy, Debug)]
+pub struct MissingFeature {
+    /// The feature as a plural noun, such as `session links of uprobes`.
+    pub feature: &'static str,
+    /// First kernel version that has it, such as `6.13`.
+    pub since: &'static str,
 }
 
-/// Exit status, line and hint of an error. The hint is that of a [`Failure`], or the second line of an error of
-/// `find`, which knows no exit status.
-pub fn explain(error: &anyhow::Error) -> Explained {
-    let text = format!("{error:#}");
-    let (message, hint) = match text.split_once("\nhint: ") {
-        Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
-        None => (text, None),
-    };
-    if let Some(failure) = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()) {
-        return Explained {
-            status: failure.status,
-            message,
-            shown: failure.shown.clone(),
-            hint: failure.hint.clone().or(hint),
-        };
-    }
-    match is_refused(error) {
-        true => Explained {
-            status: DENIED,
-            message,
-            shown: Vec::new(),
-            hint: Some(permission_hint()),
-        },
-        false => Explained {
-            status: FAILED,
-            message,
-            shown: Vec::new(),
-            hint,
-        },
+impl fmt::Display for MissingFeature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match nix::sys::utsname::uname() {
+            Ok(name) => write!(f, "kernel {}", name.release().to_string_lossy())?,
+            Err(_) => f.write_str("this kernel")?,
+        }
+        write!(f, " has no {} (since {})", self.feature, self.since)
     }
 }
 
-/// Was it refused for want of rights?
+impl std::error::Error for MissingFeature {}
+
+/// True if the kernel refused something for lack of privileges.
 pub fn is_refused(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
@@ -106,7 +122,7 @@ pub fn is_refused(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Did the reader of our output go away? That is success: `| head -3` has seen enough.
+/// True if the reader of the output closed it. Callers treat that as success: `| head -3` has read what it wants.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
@@ -122,5 +138,57 @@ pub fn permission_hint() -> String {
             .to_owned()
     } else {
         "run it as root, for example with sudo".to_owned()
+    }
+}
+
+fn cause<E: std::error::Error + 'static>(error: &anyhow::Error) -> Option<&E> {
+    error.chain().find_map(|cause| cause.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, Error};
+
+    use super::*;
+
+    #[test]
+    fn context_keeps_status_and_hint() {
+        let error = Error::new(Failure::usage("bad spec").hint("write it"));
+        let failure = Failure::of(&error.context("failed to trace"));
+        assert_eq!(failure.message, "failed to trace: bad spec");
+        assert_eq!(
+            (failure.status, failure.hint.as_deref()),
+            (USAGE, Some("write it"))
+        );
+    }
+
+    #[test]
+    fn permission_denied_maps_to_denied() {
+        let refused =
+            Err::<(), _>(io::Error::from(io::ErrorKind::PermissionDenied)).context("failed to open");
+        let failure = Failure::of(&refused.unwrap_err());
+        assert_eq!(failure.status, DENIED);
+        assert!(failure.hint.is_some());
+    }
+
+    #[test]
+    fn missing_feature_maps_to_denied() {
+        let missing = MissingFeature {
+            feature: "session links of uprobes",
+            since: "6.13",
+        };
+        let failure = Failure::of(&Error::new(missing));
+        assert_eq!(failure.status, DENIED);
+        assert!(
+            failure
+                .message
+                .ends_with(" has no session links of uprobes (since 6.13)")
+        );
+    }
+
+    #[test]
+    fn other_errors_fail_without_a_hint() {
+        let failure = Failure::of(&anyhow::anyhow!("oops"));
+        assert_eq!((failure.status, failure.hint), (FAILED, None));
     }
 }

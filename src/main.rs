@@ -18,8 +18,8 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
-use crate::error::Explained;
-use crate::output::escape::printable;
+use crate::error::Failure;
+use crate::output::messages;
 use crate::tools::{TOOLS, Tool};
 
 fn main() -> ExitCode {
@@ -70,12 +70,9 @@ fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
         let text = error.render().to_string();
         let (message, advice) = text.split_once("\n\n").unwrap_or((&text, ""));
         let line: Vec<&str> = message.split_whitespace().collect();
-        eprintln!("{}", printable(line.join(" ").as_bytes()));
         let tip = advice.lines().find_map(|line| line.trim().strip_prefix("tip: "));
-        eprintln!(
-            "hint: {}",
-            tip.unwrap_or("--help lists the options, with examples")
-        );
+        let hint = tip.unwrap_or("--help lists the options, with examples");
+        messages::usage_error(&line.join(" "), hint);
         error::USAGE
     })
 }
@@ -108,18 +105,12 @@ fn run(tool: &Tool, matches: &ArgMatches) -> Result<u8, u8> {
 
 /// Says what went wrong. Returns the exit status.
 fn tell(error: &anyhow::Error) -> u8 {
-    let Explained {
+    let Failure {
         status,
         message,
         shown,
         hint,
-    } = error::explain(error);
-    eprintln!("error: {}", printable(message.as_bytes()));
-    for line in shown {
-        eprintln!("    {}", printable(line.as_bytes()));
-    }
-    if let Some(hint) = hint {
-        eprintln!("hint: {}", printable(hint.as_bytes()));
-    }
+    } = Failure::of(error);
+    messages::error(&message, &shown, hint.as_deref());
     status
 }

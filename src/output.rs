@@ -8,6 +8,7 @@ mod datum;
 pub mod distribution;
 pub mod escape;
 pub mod histogram;
+pub mod messages;
 mod sink;
 mod table;
 mod time;

@@ -10,7 +10,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getegid, geteuid, getgid, getuid};
 
-use crate::error::{DENIED, Failure, permission_hint};
+use crate::error::{Failure, permission_hint};
 
 /// Refuses to run with rights that whoever starts this does not have, as a setuid program would: its environment, `-o`
 /// and `-- COMMAND` would be root's for anybody.
@@ -20,7 +20,7 @@ pub fn refuse_setuid() -> Result<()> {
     }
     let message = "not permitted: this program is setuid or setgid, and would write files and run commands with the \
                    rights of its owner for everybody";
-    Err(Failure::new(DENIED, message)
+    Err(Failure::denied(message)
         .hint("take the bit off with `chmod ug-s`, and use sudo; docs/privileges.md has other ways")
         .into())
 }
@@ -43,12 +43,11 @@ pub fn require_own_proc() -> Result<()> {
     if has_own_proc() {
         return Ok(());
     }
-    Err(Failure::new(
-        DENIED,
-        "failed to look up a process: /proc is not that of this pid namespace",
+    Err(
+        Failure::denied("failed to look up a process: /proc is not that of this pid namespace")
+            .hint("mount it: `mount -t proc proc /proc`, or `unshare --mount-proc`")
+            .into(),
     )
-    .hint("mount it: `mount -t proc proc /proc`, or `unshare --mount-proc`")
-    .into())
 }
 
 /// Refuses early and clearly where no BPF program can be loaded at all.
@@ -59,7 +58,7 @@ pub fn require_privileges() -> Result<()> {
     if has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON)) {
         return Ok(());
     }
-    Err(Failure::new(DENIED, "not permitted: tracing needs root")
+    Err(Failure::denied("not permitted: tracing needs root")
         .hint(permission_hint())
         .into())
 }
@@ -145,10 +144,9 @@ pub fn require_btf(what: &str) -> Result<()> {
     if read.is_ok() && magic == [0x9f, 0xeb] {
         return Ok(());
     }
-    Err(Failure::new(
-        DENIED,
-        format!("{what} needs the kernel's type information, and {KERNEL_BTF} holds none"),
-    )
+    Err(Failure::denied(format!(
+        "{what} needs the kernel's type information, and {KERNEL_BTF} holds none"
+    ))
     .hint("the kernel must be built with CONFIG_DEBUG_INFO_BTF=y, and /sys must be mounted")
     .into())
 }

@@ -1,15 +1,20 @@
 //! Probes: where they are placed, how they are attached, which processes they are for, and how events arrive.
 
 pub mod attach;
+pub mod child;
 pub mod command;
-pub mod cost;
+pub mod counters;
+pub mod cpu_clock;
 pub mod event;
 pub mod expr;
 pub mod follow;
 pub mod group_by;
 pub mod hits;
+pub mod links;
+pub mod meter;
 pub mod mmap_events;
 pub mod point;
+pub mod prices;
 pub mod ring;
 pub mod scope;
 pub mod search;

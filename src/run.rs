@@ -1,3 +1,23 @@
 //! One run of a tool, from its options to the summary.
+//!
+//! ```text
+//! let run = Run::begin(&args.common, &args.command)?;   // privileges, output, filter, command, attach mode
+//! let found = run.search(finder)?;                      // mmap events, then files and functions
+//! let mut open = found.open(SkelBuilder::default())?;   // the tool sets its own constants and map sizes
+//! let mut session = open.attach(SessionOptions { .. })?; // load, attach, start the command, drop privileges
+//! while let Some(step) = session.next()? { .. }         // rows
+//! session.finish()                                      // detach, summary, exit status
+//! ```
 
-pub mod session;
+mod builder;
+mod cost_report;
+pub mod counters;
+mod probes;
+mod programs;
+mod report;
+mod schedule;
+mod session;
+mod stacks;
+
+pub use builder::{Found, Loaded, Run, SessionOptions};
+pub use session::{Event, Session, Step};

@@ -11,13 +11,13 @@ mod find {
     pub mod spec;
 }
 
-use find::spec::{What, parse};
+use find::spec::{ProbeSubject, parse};
 
 fuzz_target!(|text: &str| {
     let Ok(spec) = parse(text) else { return };
-    match &spec.what {
-        What::Function { name, .. } => _ = name.matches(text),
-        What::Usdt { provider, name } => _ = (provider.matches(text), name.matches(text)),
-        What::Address(_) => {}
+    match &spec.subject {
+        ProbeSubject::Function { name, .. } => _ = name.matches(text),
+        ProbeSubject::Usdt { provider, name } => _ = (provider.matches(text), name.matches(text)),
+        ProbeSubject::Address(_) => {}
     }
 });

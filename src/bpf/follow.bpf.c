@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * --follow, for every tool: adds children to the tool's map `pids` when they are forked, before they run. A separate
- * object, because it reads kernel types: the tools themselves do not need the kernel's BTF.
+ * object, because it reads kernel types: the tools themselves need no kernel BTF.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -16,18 +16,18 @@ __u64 unfollowed = 0;
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(follow_fork, struct task_struct *parent, struct task_struct *child)
 {
-	__u32 from = parent->tgid;
-	__u32 to = child->tgid;
+	__u32 parent_pid = parent->tgid;
+	__u32 pid = child->tgid;
 	__u8 one = 1;
 
-	if (from == to || !bpf_map_lookup_elem(&pids, &from))
+	if (parent_pid == pid || !bpf_map_lookup_elem(&pids, &parent_pid))
 		return 0;
-	if (bpf_map_update_elem(&pids, &to, &one, BPF_ANY))
+	if (bpf_map_update_elem(&pids, &pid, &one, BPF_ANY))
 		__sync_fetch_and_add(&unfollowed, 1);
 	return 0;
 }
 
-/* A PID can be reused once the thread group leader is freed, which is the last thread to go. */
+/* A PID can be reused once the group leader is freed, which is the last thread to be. */
 SEC("tp_btf/sched_process_free")
 int BPF_PROG(follow_free, struct task_struct *task)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What src/probe/cost.rs measures the price of a probe with: programs that do nothing. */
+/* Empty programs, to measure the price of a trap. */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 

@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Programs that record that they ran, for the self-test of doctor. */
+/* Programs that count their runs, for the self-test of doctor. */
 #include "event.bpf.h"
 
 __u64 entered = 0;
 __u64 returned = 0;
-/* The cookie that the entry program saw. */
+/* The cookie that the entry program got. */
 __u64 entry_cookie = 0;
 
-/* Return probes of perf events also run in other processes that run the self-test, see is_own_probe. */
+/*
+ * Other processes may run the same test: perf's return probes run for every process that has one there (see
+ * is_own_probe).
+ */
 static __always_inline bool is_tested_process(void)
 {
 	return current_ids() >> 32 == filter_pid;
 }
 
 SEC("uprobe")
-int try_entry(struct pt_regs *ctx)
+int test_entry(struct pt_regs *ctx)
 {
 	__u64 cookie = probe_cookie(ctx);
 
@@ -26,7 +29,7 @@ int try_entry(struct pt_regs *ctx)
 }
 
 SEC("uretprobe")
-int try_return(struct pt_regs *ctx)
+int test_return(struct pt_regs *ctx)
 {
 	probe_cookie(ctx);
 	if (is_tested_process())

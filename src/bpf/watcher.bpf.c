@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * For targeted runs of every tool: reports each process that starts or stops matching the filter, so that user space
- * can attach probes to it or detach them. With --hold, a process that matches when it executes a program is stopped
- * until it has its probes.
+ * Targeted scope, for every tool: reports each process that starts to match the filter while the run lasts, so that
+ * user space attaches probes to it, and each that stops to. With --hold, a program that
+ * matches when it is executed is stopped until its probes are attached.
  *
- * Probes belong to processes, but names, users and control groups to threads: a process matches if any of its threads
- * does. The programs test the thread that changes. If another thread of a member may still match, user space checks.
+ * Probes belong to processes; names, users and control groups belong to threads. A process matches when any of its
+ * threads does. Only the thread that changes is tested here: where another thread of a member may still match, user
+ * space looks.
  *
- * A separate object, because it reads kernel types: the tools themselves do not need the kernel's BTF.
+ * A separate object, because it reads kernel types.
  */
 #include "filter.bpf.h"
 
@@ -15,17 +16,17 @@
 #define PF_KTHREAD 0x00200000
 #define MAX_HELD 4096
 
-/* Kinds of records, which are a header alone. */
+/* Kinds of records. A record is a header alone. */
 enum process_change {
-	PROCESS_MATCHES, /* needs probes; `func` is 1 if it is stopped until then */
-	PROCESS_NEW, /* as above; probes that it has are those of a previous program */
-	PROCESS_CHANGED, /* may have started or stopped matching */
-	PROCESS_RENAMED, /* as above; its thread `tid` is about to be named `comm` */
-	PROCESS_GONE, /* has exited, or executed a program that does not match */
+	CHANGE_MATCHES, /* needs probes; `func` is 1 if the process is stopped until it has them */
+	CHANGE_NEW, /* needs probes, and those that it has belong to an earlier program or process */
+	CHANGE_UNKNOWN, /* may match now, or no longer */
+	CHANGE_RENAMED, /* as above; thread `tid` is about to be named `comm` */
+	CHANGE_GONE, /* has exited, or executes a program that does not match */
 };
 
 enum member_state {
-	MEMBER_WAITS = 1, /* reported to user space */
+	MEMBER_WAITING = 1, /* reported to user space */
 	MEMBER_READY, /* has its probes */
 };
 
@@ -35,18 +36,18 @@ EXPORT_ENUM(member_state);
 const volatile bool follow = false; /* children of members are members */
 const volatile bool hold = false;
 
-/* Stop processes? Cleared when the run ends, by the watchdog if user space was killed. */
+/* True until the run ends. Not a constant: the watchdog clears it if the tool dies. */
 bool holding = true;
 
-/* Processes that have probes or will get them: enum member_state. */
+/* Processes that have probes, or are about to get them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_PIDS);
+	__uint(max_entries, 1); /* set by user space before load */
 	__type(key, __u32);
 	__type(value, __u8);
 } members SEC(".maps");
 
-/* Processes that were stopped and have not been resumed. */
+/* Processes that were stopped here and not resumed yet. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_HELD);
@@ -54,7 +55,7 @@ struct {
 	__type(value, __u8);
 } held SEC(".maps");
 
-static __always_inline struct event_header *new_record(__u16 kind, __u32 pid)
+static __always_inline struct event_header *reserve_report(__u16 kind, __u32 pid)
 {
 	struct event_header *event = event_reserve(sizeof(*event));
 
@@ -65,8 +66,16 @@ static __always_inline struct event_header *new_record(__u16 kind, __u32 pid)
 	return event;
 }
 
-/* Stops the current process. Updates the map first, so that the watchdog knows every process that is stopped. */
-static __always_inline bool stop(__u32 pid)
+static __always_inline void report(__u16 kind, __u32 pid)
+{
+	struct event_header *event = reserve_report(kind, pid);
+
+	if (event)
+		event_submit(event, sizeof(*event));
+}
+
+/* Stops the current process. The map is written first, so that the watchdog knows of every process that is stopped. */
+static __always_inline bool stop_current(__u32 pid)
 {
 	__u8 one = 1;
 
@@ -78,27 +87,19 @@ static __always_inline bool stop(__u32 pid)
 	return false;
 }
 
-static __always_inline void add_member(__u16 kind, __u32 pid, const __u64 *name, bool may_stop)
+static __always_inline void report_match(__u16 kind, __u32 pid, const __u64 *name, bool may_stop)
 {
-	__u8 waits = MEMBER_WAITS;
-	struct event_header *event = new_record(kind, pid);
+	__u8 waiting = MEMBER_WAITING;
+	struct event_header *event = reserve_report(kind, pid);
 
 	if (!event)
 		return;
 	if (name)
 		__builtin_memcpy(event->comm, name, sizeof(event->comm));
-	/* If the map is full, only user space knows the member, and it is reported again with each change. */
-	bpf_map_update_elem(&members, &pid, &waits, BPF_ANY);
-	event->func = may_stop && stop(pid);
+	/* If the map is full, the process is reported again and again, and is a member in user space only. */
+	bpf_map_update_elem(&members, &pid, &waiting, BPF_ANY);
+	event->func = may_stop && stop_current(pid);
 	event_submit(event, sizeof(*event));
-}
-
-static __always_inline void report(__u16 kind, __u32 pid)
-{
-	struct event_header *event = new_record(kind, pid);
-
-	if (event)
-		event_submit(event, sizeof(*event));
 }
 
 static __always_inline __u8 *current_member(__u32 *pid)
@@ -112,47 +113,47 @@ int BPF_PROG(scope_exec, struct task_struct *task, pid_t old_pid)
 {
 	__u32 pid;
 	__u8 *member = current_member(&pid);
-	/* A thread other than the leader has called execve. Links identify a process by its leader, which is gone. */
-	bool taken_over = old_pid != (pid_t)pid;
+	/* A thread other than the leader called execve: links refer to the former leader, which has exited. */
+	bool leader_replaced = old_pid != (pid_t)pid;
 
 	if (!(follow && member) && !is_wanted()) {
 		if (!member)
 			return 0;
 		bpf_map_delete_elem(&members, &pid);
-		report(PROCESS_GONE, pid);
+		report(CHANGE_GONE, pid);
 		return 0;
 	}
-	/* Otherwise the process keeps its probes. */
-	if (!member || *member != MEMBER_READY || taken_over)
-		add_member(taken_over ? PROCESS_NEW : PROCESS_MATCHES, pid, NULL, hold);
+	/* Otherwise, probes outlive an exec. */
+	if (!member || *member != MEMBER_READY || leader_replaced)
+		report_match(leader_replaced ? CHANGE_NEW : CHANGE_MATCHES, pid, NULL, hold);
 	return 0;
 }
 
-/* The current thread is the parent: the child inherits everything that the filter tests. */
+/* The current thread is the parent. The child inherits everything that the filter tests. */
 SEC("raw_tp/sched_process_fork")
 int BPF_PROG(scope_fork, struct task_struct *parent, struct task_struct *child)
 {
 	__u32 pid = BPF_CORE_READ(child, tgid);
-	__u32 of;
-	__u8 *member = current_member(&of);
+	__u32 parent_pid;
+	__u8 *member = current_member(&parent_pid);
 
-	if (of == pid || BPF_CORE_READ(child, flags) & PF_KTHREAD)
+	if (parent_pid == pid || BPF_CORE_READ(child, flags) & PF_KTHREAD)
 		return 0;
 	if (filter_pids ? follow && member : is_wanted())
-		add_member(PROCESS_NEW, pid, NULL, false);
+		report_match(CHANGE_NEW, pid, NULL, false);
 	return 0;
 }
 
-/* True if the thread is in execve, which renames it as well: `scope_exec` handles that when it has succeeded. */
-static __always_inline bool becomes_program(struct task_struct *task)
+/* Is the thread inside execve? That renames it too, but scope_exec runs at its end. */
+static __always_inline bool in_execve(struct task_struct *task)
 {
 	return bpf_core_field_exists(task->in_execve) && BPF_CORE_READ_BITFIELD_PROBED(task, in_execve);
 }
 
-/* Not a member until user space has checked, so that a change back in the meantime is reported too. */
+/* Not a member until user space has looked, so that a second rename, back to a name that matches, is reported too. */
 static __always_inline void report_rename(struct task_struct *task, __u32 pid, const __u64 *name)
 {
-	struct event_header *event = new_record(PROCESS_RENAMED, pid);
+	struct event_header *event = reserve_report(CHANGE_RENAMED, pid);
 
 	if (!event)
 		return;
@@ -162,7 +163,7 @@ static __always_inline void report_rename(struct task_struct *task, __u32 pid, c
 	event_submit(event, sizeof(*event));
 }
 
-/* Runs before the name changes. Only a thread of the same process can change it. */
+/* Runs before the name changes. The current thread belongs to the same process: no other may rename it. */
 SEC("raw_tp/task_rename")
 int BPF_PROG(scope_rename, struct task_struct *task, const char *to)
 {
@@ -170,14 +171,14 @@ int BPF_PROG(scope_rename, struct task_struct *task, const char *to)
 	__u32 pid;
 	__u8 *member = current_member(&pid);
 
-	if (becomes_program(task))
+	if (in_execve(task))
 		return 0;
 	bpf_probe_read_kernel_str(name, sizeof(name), to);
 	if (!name_wanted(name)) {
 		if (member && !follow)
 			report_rename(task, pid, name);
 	} else if (!member && is_wanted_but_for_name() && (!filter_cgroups || cgroup_wanted())) {
-		add_member(PROCESS_MATCHES, pid, name, false);
+		report_match(CHANGE_MATCHES, pid, name, false);
 	}
 	return 0;
 }
@@ -189,21 +190,21 @@ static __always_inline int user_changed(void)
 
 	if (member) {
 		if (!follow && !is_wanted())
-			report(PROCESS_CHANGED, pid);
+			report(CHANGE_UNKNOWN, pid);
 	} else if (is_wanted()) {
-		add_member(PROCESS_MATCHES, pid, NULL, false);
+		report_match(CHANGE_MATCHES, pid, NULL, false);
 	}
 	return 0;
 }
 
-/* There is no tracepoint for a change of user. */
+/* There is no tracepoint for a change of the user. */
 SEC("kretprobe/commit_creds")
 int scope_user(void *ctx)
 {
 	return user_changed();
 }
 
-/* If the kernel has no kprobes. Syscall tracepoints slow down every system call a little. */
+/* Where the kernel has no kprobes. Tracepoints of system calls slow every system call slightly. */
 SEC("tracepoint/syscalls/sys_exit_setuid")
 int scope_setuid(void *ctx)
 {
@@ -222,11 +223,11 @@ int scope_setresuid(void *ctx)
 	return user_changed();
 }
 
-/* Another thread moves it, and helpers can test only the control group of the current one: user space checks. */
+/* Another process moves the thread, and helpers only test the control group of the current one: user space looks. */
 SEC("raw_tp/cgroup_attach_task")
 int BPF_PROG(scope_cgroup, void *to, const char *path, struct task_struct *task)
 {
-	report(PROCESS_CHANGED, BPF_CORE_READ(task, tgid));
+	report(CHANGE_UNKNOWN, BPF_CORE_READ(task, tgid));
 	return 0;
 }
 
@@ -241,6 +242,6 @@ int BPF_PROG(scope_exit, struct task_struct *task)
 	bpf_map_delete_elem(&members, &pid);
 	if (filter_pids)
 		bpf_map_delete_elem(&pids, &pid);
-	report(PROCESS_GONE, pid);
+	report(CHANGE_GONE, pid);
 	return 0;
 }

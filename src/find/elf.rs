@@ -18,13 +18,13 @@ use anyhow::{Context, Result, ensure};
 use object::elf::{self, Dyn64, ProgramHeader64};
 use object::{LittleEndian, U16, U32};
 
-use symbols::{RawSymbol, Symbol, is_hidden};
+use symbols::{RawSymbol, SymbolEntry, is_hidden};
 
 pub(super) use link_view::LinkView;
-pub use relocation::{Binding, Slot};
-use source::Extent;
+pub use relocation::{PointerSlot, SlotBinding};
+use source::FileExtent;
 pub(super) use source::{Block, Source};
-pub(super) use symbols::Symbols;
+pub(super) use symbols::SymbolTable;
 
 mod content;
 #[cfg(test)]
@@ -61,7 +61,7 @@ const PAGE: u64 = 4096;
 
 /// A function of an ELF file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Function {
+pub struct FunctionSymbol {
     /// The symbol without its version.
     pub name: String,
     /// Where in the file the first instruction is, in bytes.
@@ -80,13 +80,13 @@ pub struct ElfFile {
     view: LinkView,
     shown: PathBuf,
     /// Loadable segments, by address.
-    loads: Vec<Load>,
-    interpreter: Option<Extent>,
+    loads: Vec<LoadSegment>,
+    interpreter: Option<FileExtent>,
     /// Virtual address of `PT_DYNAMIC`.
     dynamic_addr: Option<u64>,
-    dynamic: Dynamic,
+    dynamic: DynamicSection,
     /// `PT_NOTE`: what the linker and the compiler left about the file.
-    notes: Vec<Extent>,
+    notes: Vec<FileExtent>,
     /// Virtual address of `PT_GNU_EH_FRAME`, the index of how to unwind the stack.
     frame_index: Option<u64>,
 }
@@ -107,20 +107,20 @@ impl ElfFile {
             loads: Vec::new(),
             interpreter: None,
             dynamic_addr: None,
-            dynamic: Dynamic::default(),
+            dynamic: DynamicSection::default(),
             notes: Vec::new(),
             frame_index: None,
         };
         let mut dynamic = None;
         for segment in read_program_headers(&this.view)?.table::<ProgramHeader64<LittleEndian>>() {
-            let extent = Extent {
+            let extent = FileExtent {
                 offset: segment.p_offset.get(LE),
                 size: segment.p_filesz.get(LE),
             };
             match segment.p_type.get(LE) {
                 elf::PT_LOAD => this
                     .loads
-                    .push(Load::new(segment, extent, this.view.source.len())?),
+                    .push(LoadSegment::new(segment, extent, this.view.source.len())?),
                 elf::PT_INTERP => this.interpreter = Some(extent),
                 elf::PT_DYNAMIC => {
                     dynamic = Some(extent);
@@ -133,7 +133,7 @@ impl ElfFile {
         }
         this.loads.sort_by_key(|load| load.addr);
         if let Some(extent) = dynamic {
-            this.dynamic = Dynamic::read(&this.view.source, extent).context("bad dynamic section")?;
+            this.dynamic = DynamicSection::read(&this.view.source, extent).context("bad dynamic section")?;
         }
         Ok(this)
     }
@@ -143,8 +143,8 @@ impl ElfFile {
     ///
     /// # Errors
     /// A symbol table cannot be read or lies outside of the file.
-    pub fn lookup(&self, names: &[&str]) -> Result<Vec<Option<Function>>> {
-        let mut search = Search::new(names);
+    pub fn lookup(&self, names: &[&str]) -> Result<Vec<Option<FunctionSymbol>>> {
+        let mut search = SymbolSearch::new(names);
         self.search_dynamic(&mut search)?;
         if search.missing()
             && let Some(symbols) = self.static_symbols()?
@@ -162,7 +162,7 @@ impl ElfFile {
     /// False if the dynamic symbols cannot be read.
     pub fn defines(&self, name: &str) -> bool {
         let names = [name];
-        let mut search = Search::new(&names);
+        let mut search = SymbolSearch::new(&names);
         let searched = self.search_dynamic(&mut search);
         searched.is_ok() && search.found.iter().flatten().any(|(rank, _)| rank.exported)
     }
@@ -218,7 +218,7 @@ impl ElfFile {
 
     /// Whether the Go compiler made the program. Its stacks move, so that a return probe crashes it.
     pub fn is_go(&self) -> bool {
-        let has_go_note = |extent: &Extent| {
+        let has_go_note = |extent: &FileExtent| {
             let notes = self.view.source.read(extent.offset, extent.size);
             notes.is_ok_and(|notes| link_view::note(notes.bytes(), GO_NOTE.0, GO_NOTE.1).is_some())
         };
@@ -299,17 +299,17 @@ impl ElfFile {
     }
 
     /// The segment whose file content covers `addr`.
-    fn load_at(&self, addr: u64) -> Option<&Load> {
+    fn load_at(&self, addr: u64) -> Option<&LoadSegment> {
         let after = self.loads.partition_point(|load| load.addr <= addr);
         let load = &self.loads[after.checked_sub(1)?];
         (addr - load.addr < load.extent.size).then_some(load)
     }
 
     /// What the file holds from virtual address `addr` to the end of the segment.
-    fn content_at(&self, addr: u64) -> Option<Extent> {
+    fn content_at(&self, addr: u64) -> Option<FileExtent> {
         let load = self.load_at(addr)?;
         let skip = addr - load.addr;
-        Some(Extent {
+        Some(FileExtent {
             offset: load.extent.offset + skip,
             size: load.extent.size - skip,
         })
@@ -351,15 +351,15 @@ impl ElfFile {
     ///
     /// # Errors
     /// The dynamic symbols cannot be read.
-    pub(super) fn dynamic_function(&self, name: &str) -> Result<Option<Function>> {
+    pub(super) fn dynamic_function(&self, name: &str) -> Result<Option<FunctionSymbol>> {
         let names = [name];
-        let mut search = Search::new(&names);
+        let mut search = SymbolSearch::new(&names);
         self.search_dynamic(&mut search)?;
         Ok(search.found.pop().flatten().map(|(_, function)| function))
     }
 
     /// The symbols of `.symtab`, or `None` if the file is stripped.
-    pub(super) fn static_symbols(&self) -> Result<Option<Symbols>> {
+    pub(super) fn static_symbols(&self) -> Result<Option<SymbolTable>> {
         self.view
             .symbols()
             .with_context(|| self.damaged("cannot read the symbol table"))
@@ -369,14 +369,14 @@ impl ElfFile {
     pub(super) fn symbol_addresses(&self) -> Vec<u64> {
         let tables = [self.dynamic_symbols(), self.static_symbols()];
         let tables = tables.iter().flatten().flatten();
-        let mut addresses: Vec<u64> = tables.flat_map(Symbols::addresses).collect();
+        let mut addresses: Vec<u64> = tables.flat_map(SymbolTable::addresses).collect();
         addresses.sort_unstable();
         addresses.dedup();
         addresses
     }
 
     /// The symbols the loader knows, or `None` if there are none.
-    pub(super) fn dynamic_symbols(&self) -> Result<Option<Symbols>> {
+    pub(super) fn dynamic_symbols(&self) -> Result<Option<SymbolTable>> {
         let (Some(symtab), Some(strtab)) = (self.dynamic.symtab, self.dynamic.strtab) else {
             return Ok(None);
         };
@@ -395,7 +395,7 @@ impl ElfFile {
             None => None,
         };
         let file_len = self.view.source.len();
-        Ok(Some(Symbols::new(table, strings, versions, file_len)))
+        Ok(Some(SymbolTable::new(table, strings, versions, file_len)))
     }
 
     /// How many dynamic symbols there are. No dynamic tag says so: it follows from a hash table or, in a file
@@ -414,7 +414,7 @@ impl ElfFile {
 
     /// Fills in what the dynamic symbols have. With a GNU hash table, which nearly every file has, that takes a few
     /// small reads a name, however many symbols there are; else all of them are read.
-    fn search_dynamic(&self, search: &mut Search) -> Result<()> {
+    fn search_dynamic(&self, search: &mut SymbolSearch) -> Result<()> {
         if let Some(at) = self.dynamic.gnu_hash {
             let table = self.gnu_hash(at)?;
             for (name, found) in search.names.iter().zip(&mut search.found) {
@@ -475,7 +475,7 @@ impl ElfFile {
     }
 
     /// Looks one name up as the loader does; of several versions, the default one.
-    fn hashed(&self, table: &GnuHash, name: &str) -> Result<Option<(Rank, Function)>> {
+    fn hashed(&self, table: &GnuHash, name: &str) -> Result<Option<(SymbolRank, FunctionSymbol)>> {
         if table.buckets == 0 || name.is_empty() {
             return Ok(None);
         }
@@ -484,7 +484,7 @@ impl ElfFile {
             .buckets_at
             .saturating_add(u64::from(hash) % table.buckets * 4);
         let head = u64::from(self.read_at_address(bucket_at, 4, GNU_HASH)?.u32_at(0));
-        let mut best: Option<(Rank, Function)> = None;
+        let mut best: Option<(SymbolRank, FunctionSymbol)> = None;
         let mut index = head;
         while index >= table.first && index - head < MAX_CHAIN {
             let links = self.links(table, index, LINKS_CHUNK)?;
@@ -508,7 +508,7 @@ impl ElfFile {
     }
 
     /// The dynamic symbol at `index` if it is a function of that name.
-    fn dynamic_symbol(&self, index: u64, name: &str) -> Result<Option<(Rank, Function)>> {
+    fn dynamic_symbol(&self, index: u64, name: &str) -> Result<Option<(SymbolRank, FunctionSymbol)>> {
         let (Some(symtab), Some(strtab)) = (self.dynamic.symtab, self.dynamic.strtab) else {
             return Ok(None);
         };
@@ -527,7 +527,7 @@ impl ElfFile {
         let Some(symbol) = raw
             .table::<RawSymbol>()
             .first()
-            .and_then(|raw| Symbol::new(raw, hidden))
+            .and_then(|raw| SymbolEntry::new(raw, hidden))
         else {
             return Ok(None);
         };
@@ -536,7 +536,7 @@ impl ElfFile {
         if text.bytes().strip_prefix(name.as_bytes()) != Some(&[0]) {
             return Ok(None);
         }
-        let rank = Rank {
+        let rank = SymbolRank {
             exported: !symbol.local,
             default: !hidden,
         };
@@ -548,18 +548,18 @@ impl ElfFile {
 
 /// A loadable segment. Its file range was checked against the length of the file.
 #[derive(Debug)]
-struct Load {
+struct LoadSegment {
     addr: u64,
-    extent: Extent,
+    extent: FileExtent,
     exec: bool,
 }
 
-impl Load {
-    fn new(header: &ProgramHeader64<LittleEndian>, extent: Extent, file_len: u64) -> Result<Load> {
+impl LoadSegment {
+    fn new(header: &ProgramHeader64<LittleEndian>, extent: FileExtent, file_len: u64) -> Result<LoadSegment> {
         let end = extent.offset.checked_add(extent.size);
         ensure!(end.is_some_and(|end| end <= file_len), "truncated ELF file");
         let exec = header.p_flags.get(LE) & elf::PF_X != 0;
-        Ok(Load {
+        Ok(LoadSegment {
             addr: header.p_vaddr.get(LE),
             extent,
             exec,
@@ -580,7 +580,7 @@ struct GnuHash {
 
 /// What the dynamic section says; addresses are virtual, strings are offsets into the string table.
 #[derive(Debug, Default)]
-struct Dynamic {
+struct DynamicSection {
     symtab: Option<u64>,
     strtab: Option<u64>,
     strsz: u64,
@@ -596,10 +596,10 @@ struct Dynamic {
     needed: Vec<u64>,
 }
 
-impl Dynamic {
-    fn read(source: &Source, extent: Extent) -> Result<Dynamic> {
+impl DynamicSection {
+    fn read(source: &Source, extent: FileExtent) -> Result<DynamicSection> {
         let block = source.read(extent.offset, extent.size)?;
-        let mut dynamic = Dynamic::default();
+        let mut dynamic = DynamicSection::default();
         for entry in block.table::<Dyn64<LittleEndian>>() {
             let value = entry.d_val.get(LE);
             // Every tag of interest fits 32 bits.
@@ -628,28 +628,28 @@ impl Dynamic {
 
 /// How good a symbol of the right name is; more is better.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
+struct SymbolRank {
     exported: bool,
     default: bool,
 }
 
 /// A search for several names at once.
-struct Search<'a> {
+struct SymbolSearch<'a> {
     names: &'a [&'a str],
     /// The indexes of the names that begin with each byte: nearly every symbol is dismissed by its first letter.
     by_first: Vec<Vec<usize>>,
-    found: Vec<Option<(Rank, Function)>>,
+    found: Vec<Option<(SymbolRank, FunctionSymbol)>>,
 }
 
-impl<'a> Search<'a> {
-    fn new(names: &'a [&'a str]) -> Search<'a> {
+impl<'a> SymbolSearch<'a> {
+    fn new(names: &'a [&'a str]) -> SymbolSearch<'a> {
         let mut by_first = vec![Vec::new(); 256];
         for (index, name) in names.iter().enumerate() {
             if let Some(&first) = name.as_bytes().first() {
                 by_first[usize::from(first)].push(index);
             }
         }
-        Search {
+        SymbolSearch {
             names,
             by_first,
             found: vec![None; names.len()],
@@ -661,7 +661,7 @@ impl<'a> Search<'a> {
     }
 
     /// Takes from `symbols` what is better than what was found before; a tie goes to the earlier one.
-    fn scan(&mut self, file: &ElfFile, symbols: &Symbols) {
+    fn scan(&mut self, file: &ElfFile, symbols: &SymbolTable) {
         // What an earlier table gave stays: a loader binds to dynamic symbols only.
         let settled: Vec<bool> = self.found.iter().map(Option::is_some).collect();
         for symbol in symbols.functions() {
@@ -676,7 +676,7 @@ impl<'a> Search<'a> {
                 let Some(default) = symbols.is_named(&symbol, name.as_bytes()) else {
                     continue;
                 };
-                let rank = Rank {
+                let rank = SymbolRank {
                     exported: !symbol.local,
                     default,
                 };

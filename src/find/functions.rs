@@ -22,15 +22,15 @@ use anyhow::{Context, Result};
 
 use super::similar::similar;
 use super::spec::NamePattern;
-use crate::find::elf::{ElfFile, Function, Symbols};
+use crate::find::elf::{ElfFile, FunctionSymbol, SymbolTable};
 use crate::find::stack::demangle::{Readable, demangle};
-use frames::Extent;
+use frames::FrameExtent;
 pub use frames::{called_starts, sizes};
 
 /// What functions are called that have no name, followed by their address.
 const NAMELESS: &str = "fn_";
 
-impl Function {
+impl FunctionSymbol {
     /// The name as the function's author wrote it.
     pub fn demangled(&self) -> Cow<'_, str> {
         demangle(&self.name)
@@ -45,14 +45,14 @@ impl Function {
 ///
 /// # Errors
 /// A symbol table of the file itself cannot be read.
-pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<Function>> {
+pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<FunctionSymbol>> {
     // No table is read for what nearly everybody asks for.
     if let Some(name) = pattern.exact()
         && let Some(function) = elf.dynamic_function(name)?
     {
         return Ok(with_sizes(elf, vec![function]));
     }
-    let tables = Tables::read(elf, path)?;
+    let tables = SymbolTables::read(elf, path)?;
     let names = tables.names()?;
     if let Some(name) = pattern.exact() {
         let found = functions(elf, called(&names, name));
@@ -60,8 +60,8 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
             return Ok(with_sizes(elf, found));
         }
     }
-    let filter = Filter::new(pattern);
-    let fits = |name: &&Name| !is_part(name.text) && filter.fits(name.text);
+    let filter = NameFilter::new(pattern);
+    let fits = |name: &&SymbolName| !is_part(name.text) && filter.fits(name.text);
     let mut found = functions(elf, names.iter().filter(fits).copied().collect());
     let frames = frames::functions(elf);
     add_sizes(&mut found, &frames);
@@ -76,7 +76,7 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
 /// # Errors
 /// As for [`select`].
 #[cfg(test)]
-pub fn all(elf: &ElfFile, path: &Path) -> Result<Vec<Function>> {
+pub fn all(elf: &ElfFile, path: &Path) -> Result<Vec<FunctionSymbol>> {
     select(elf, path, &NamePattern::any())
 }
 
@@ -84,8 +84,8 @@ pub fn all(elf: &ElfFile, path: &Path) -> Result<Vec<Function>> {
 ///
 /// # Errors
 /// As for [`select`].
-pub fn containing(elf: &ElfFile, path: &Path, addr: u64) -> Result<Option<Function>> {
-    let tables = Tables::read(elf, path)?;
+pub fn containing(elf: &ElfFile, path: &Path, addr: u64) -> Result<Option<FunctionSymbol>> {
+    let tables = SymbolTables::read(elf, path)?;
     let names = tables.names()?;
     let frames = frames::functions(elf);
     let mut functions = functions(
@@ -94,7 +94,7 @@ pub fn containing(elf: &ElfFile, path: &Path, addr: u64) -> Result<Option<Functi
     );
     add_sizes(&mut functions, &frames);
     functions.extend(nameless(elf, &names, &frames).filter(|function| function.addr <= addr));
-    let is_inside = |function: &Function| addr - function.addr < function.size.max(1);
+    let is_inside = |function: &FunctionSymbol| addr - function.addr < function.size.max(1);
     let inside = functions.into_iter().filter(is_inside);
     Ok(inside.max_by_key(|function| function.addr))
 }
@@ -104,14 +104,14 @@ pub fn containing(elf: &ElfFile, path: &Path, addr: u64) -> Result<Option<Functi
 ///
 /// # Errors
 /// As for [`select`].
-pub fn cold_parts(elf: &ElfFile, path: &Path) -> Result<HashMap<String, Vec<Function>>> {
-    let tables = Tables::read(elf, path)?;
+pub fn cold_parts(elf: &ElfFile, path: &Path) -> Result<HashMap<String, Vec<FunctionSymbol>>> {
+    let tables = SymbolTables::read(elf, path)?;
     let names = tables
         .names()?
         .into_iter()
         .filter(|name| is_part(name.text))
         .collect();
-    let mut parts: HashMap<String, Vec<Function>> = HashMap::new();
+    let mut parts: HashMap<String, Vec<FunctionSymbol>> = HashMap::new();
     for part in functions(elf, names) {
         let end = [".cold", ".warm"].iter().find_map(|end| part.name.rfind(end));
         if let Some(owner) = end.and_then(|end| part.name.get(..end)) {
@@ -124,10 +124,10 @@ pub fn cold_parts(elf: &ElfFile, path: &Path) -> Result<HashMap<String, Vec<Func
 /// At most `n` names of functions that look like `name`, whatever the case, best first: a few letters away, or with more
 /// text before or after. Empty if the symbols cannot be read.
 pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> {
-    let Ok(tables) = Tables::read(elf, path) else {
+    let Ok(tables) = SymbolTables::read(elf, path) else {
         return Vec::new();
     };
-    let bare = |name: &Name| match Readable::new(name.text) {
+    let bare = |name: &SymbolName| match Readable::new(name.text) {
         Some(readable) => readable.bare().to_owned(),
         None => name.text.to_owned(),
     };
@@ -137,18 +137,18 @@ pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> 
 }
 
 /// The symbol tables that tell about a file, the best first.
-struct Tables<'e> {
+struct SymbolTables<'e> {
     elf: &'e ElfFile,
-    dynamic: Option<Symbols>,
-    others: Option<Symbols>,
-    go: Option<go::Table>,
+    dynamic: Option<SymbolTable>,
+    others: Option<SymbolTable>,
+    go: Option<go::GoTable>,
 }
 
 /// A name of a function.
 #[derive(Clone, Copy)]
-struct Name<'t> {
+struct SymbolName<'t> {
     text: &'t str,
-    rank: Rank,
+    rank: NameRank,
     addr: u64,
     size: u64,
     ifunc: bool,
@@ -156,21 +156,21 @@ struct Name<'t> {
 
 /// How good a name is; more is better.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
+struct NameRank {
     dynamic: bool,
     exported: bool,
     default: bool,
 }
 
-impl<'e> Tables<'e> {
-    fn read(elf: &'e ElfFile, path: &Path) -> Result<Tables<'e>> {
+impl<'e> SymbolTables<'e> {
+    fn read(elf: &'e ElfFile, path: &Path) -> Result<SymbolTables<'e>> {
         let dynamic = elf.dynamic_symbols()?;
         let others = elf.static_symbols()?.or_else(|| stripped::symbols(elf, path));
         let go = match &others {
             Some(_) => None,
-            None => go::Table::read(elf),
+            None => go::GoTable::read(elf),
         };
-        Ok(Tables {
+        Ok(SymbolTables {
             elf,
             dynamic,
             others,
@@ -180,21 +180,21 @@ impl<'e> Tables<'e> {
 
     /// Every name of every function. Old versions of a name are left out if it has a default version, and so are names
     /// that are not UTF-8.
-    fn names(&self) -> Result<Vec<Name<'_>>> {
+    fn names(&self) -> Result<Vec<SymbolName<'_>>> {
         let mut names = Vec::new();
         for (table, dynamic) in [(&self.dynamic, true), (&self.others, false)] {
             let Some(table) = table else {
                 continue;
             };
-            let mut budget = Budget::new(self.elf, table.file_len);
+            let mut budget = NameBudget::new(self.elf, table.file_len);
             for symbol in table.functions() {
                 let Some((name, default)) = table.name(&symbol) else {
                     continue;
                 };
                 let exported = !symbol.local;
-                names.extend(budget.take(name)?.map(|text| Name {
+                names.extend(budget.take(name)?.map(|text| SymbolName {
                     text,
-                    rank: Rank {
+                    rank: NameRank {
                         dynamic,
                         exported,
                         default,
@@ -207,11 +207,11 @@ impl<'e> Tables<'e> {
         }
         leave_out_old_versions(&mut names);
         if let Some(table) = &self.go {
-            let mut budget = Budget::new(self.elf, table.len());
+            let mut budget = NameBudget::new(self.elf, table.len());
             for function in table.functions() {
-                names.extend(budget.take(function.name)?.map(|text| Name {
+                names.extend(budget.take(function.name)?.map(|text| SymbolName {
                     text,
-                    rank: Rank::default(),
+                    rank: NameRank::default(),
                     addr: function.addr,
                     size: function.size,
                     ifunc: false,
@@ -224,14 +224,14 @@ impl<'e> Tables<'e> {
 
 /// How many bytes of names may be read. Many may share one long text: without a budget a small file could ask for
 /// terabytes.
-struct Budget<'e> {
+struct NameBudget<'e> {
     elf: &'e ElfFile,
     left: u64,
 }
 
-impl Budget<'_> {
-    fn new(elf: &ElfFile, left: u64) -> Budget<'_> {
-        Budget { elf, left }
+impl NameBudget<'_> {
+    fn new(elf: &ElfFile, left: u64) -> NameBudget<'_> {
+        NameBudget { elf, left }
     }
 
     /// None for a name that is not UTF-8.
@@ -242,7 +242,7 @@ impl Budget<'_> {
     }
 }
 
-fn leave_out_old_versions(names: &mut Vec<Name>) {
+fn leave_out_old_versions(names: &mut Vec<SymbolName>) {
     let old: HashSet<&str> = names
         .iter()
         .filter(|name| !name.rank.default)
@@ -260,16 +260,16 @@ fn leave_out_old_versions(names: &mut Vec<Name>) {
 }
 
 /// The functions of exactly that name: exported ones, else local ones.
-fn called<'t>(names: &[Name<'t>], wanted: &str) -> Vec<Name<'t>> {
-    let is_wanted = |name: &&Name| name.text == wanted && !is_part(name.text);
-    let mut found: Vec<Name> = names.iter().filter(is_wanted).copied().collect();
+fn called<'t>(names: &[SymbolName<'t>], wanted: &str) -> Vec<SymbolName<'t>> {
+    let is_wanted = |name: &&SymbolName| name.text == wanted && !is_part(name.text);
+    let mut found: Vec<SymbolName> = names.iter().filter(is_wanted).copied().collect();
     let is_exported = found.iter().any(|name| name.rank.exported);
     found.retain(|name| name.rank.exported || !is_exported);
     found
 }
 
 /// The functions of these names, by address, each with the best of its names.
-fn functions(elf: &ElfFile, mut names: Vec<Name>) -> Vec<Function> {
+fn functions(elf: &ElfFile, mut names: Vec<SymbolName>) -> Vec<FunctionSymbol> {
     let underscores = |name: &str| name.bytes().take_while(|&byte| byte == b'_').count();
     names.sort_unstable_by_key(|name| {
         (
@@ -288,8 +288,8 @@ fn functions(elf: &ElfFile, mut names: Vec<Name>) -> Vec<Function> {
         }
         is_same
     });
-    let function = |name: Name| {
-        Some(Function {
+    let function = |name: SymbolName| {
+        Some(FunctionSymbol {
             name: name.text.to_owned(),
             offset: elf.offset_of(name.addr)?,
             addr: name.addr,
@@ -308,7 +308,7 @@ fn is_part(name: &str) -> bool {
 }
 
 /// Symbols of hand-written code often have no size; `frames` may.
-fn add_sizes(functions: &mut [Function], frames: &[Extent]) {
+fn add_sizes(functions: &mut [FunctionSymbol], frames: &[FrameExtent]) {
     for function in functions.iter_mut().filter(|function| function.size == 0) {
         if let Ok(at) = frames.binary_search_by_key(&function.addr, |extent| extent.addr) {
             function.size = frames[at].size;
@@ -316,7 +316,7 @@ fn add_sizes(functions: &mut [Function], frames: &[Extent]) {
     }
 }
 
-fn with_sizes(elf: &ElfFile, mut functions: Vec<Function>) -> Vec<Function> {
+fn with_sizes(elf: &ElfFile, mut functions: Vec<FunctionSymbol>) -> Vec<FunctionSymbol> {
     if functions.iter().any(|function| function.size == 0) {
         add_sizes(&mut functions, &frames::functions(elf));
     }
@@ -324,7 +324,11 @@ fn with_sizes(elf: &ElfFile, mut functions: Vec<Function>) -> Vec<Function> {
 }
 
 /// The functions in the unwind tables that no symbol covers.
-fn nameless(elf: &ElfFile, names: &[Name], frames: &[Extent]) -> impl Iterator<Item = Function> {
+fn nameless(
+    elf: &ElfFile,
+    names: &[SymbolName],
+    frames: &[FrameExtent],
+) -> impl Iterator<Item = FunctionSymbol> {
     let mut covered: Vec<(u64, u64)> = names
         .iter()
         .map(|name| (name.addr, name.addr.saturating_add(name.size.max(1))))
@@ -338,7 +342,7 @@ fn nameless(elf: &ElfFile, names: &[Name], frames: &[Extent]) -> impl Iterator<I
             reach = reach.max(end);
         }
         let offset = elf.offset_of(extent.addr).filter(|_| extent.addr >= reach)?;
-        Some(Function {
+        Some(FunctionSymbol {
             name: format!("{NAMELESS}{:#x}", extent.addr),
             offset,
             addr: extent.addr,
@@ -349,15 +353,15 @@ fn nameless(elf: &ElfFile, names: &[Name], frames: &[Extent]) -> impl Iterator<I
 }
 
 /// What symbols have to look like.
-struct Filter<'p> {
+struct NameFilter<'p> {
     pattern: &'p NamePattern,
     /// Text that a mangled name must have in it to be worth demangling.
     word: Option<&'p str>,
 }
 
-impl Filter<'_> {
-    fn new(pattern: &NamePattern) -> Filter<'_> {
-        Filter {
+impl NameFilter<'_> {
+    fn new(pattern: &NamePattern) -> NameFilter<'_> {
+        NameFilter {
             pattern,
             word: words::certain(pattern),
         }

@@ -1,6 +1,8 @@
-//! This machine: its processes, the dynamic loader, containers and users.
+//! The local machine: its processes, the dynamic loader, control groups, containers and users.
 
-pub mod container;
+pub mod cgroups;
+pub mod containers;
 pub mod loader;
+pub mod mountinfo;
 pub mod proc;
 pub mod users;

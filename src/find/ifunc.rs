@@ -7,8 +7,8 @@
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 
-use crate::find::elf::{Binding, ElfFile, Function, Slot};
-use crate::find::host::proc::{FileId, Mapping, Memory, Object, Proc};
+use crate::find::elf::{ElfFile, FunctionSymbol, PointerSlot, SlotBinding};
+use crate::find::host::proc::{FileId, ObjectFile, Proc, ProcMapping, ProcMemory};
 
 #[cfg(test)]
 mod tests;
@@ -22,12 +22,12 @@ const MAX_PROCESSES: usize = 16;
 /// that may not be looked into, and one outside of the file, such as `time` in the kernel's own code.
 pub fn resolve(
     proc: &Proc,
-    object: &Object,
+    object: &ObjectFile,
     elf: &ElfFile,
-    functions: &[Function],
+    functions: &[FunctionSymbol],
     pids: &[u32],
 ) -> HashMap<u64, u64> {
-    let mut search = Search::new(proc, object, elf, functions);
+    let mut search = IfuncSearch::new(proc, object, elf, functions);
     let parent = nix::unistd::getppid().as_raw() as u32;
     let mut seen = HashSet::new();
     let mut visited = 0;
@@ -42,13 +42,13 @@ pub fn resolve(
     search.found
 }
 
-struct Search<'a> {
+struct IfuncSearch<'a> {
     proc: &'a Proc,
-    object: &'a Object,
+    object: &'a ObjectFile,
     elf: &'a ElfFile,
     /// The lower half of the inode number, which shows through overlays.
     inode: u32,
-    slots: Vec<Slot>,
+    slots: Vec<PointerSlot>,
     /// The addresses of the symbols, and those by name where a name is enough to tell which one is meant.
     resolvers: HashSet<u64>,
     by_name: HashMap<&'a str, u64>,
@@ -56,19 +56,24 @@ struct Search<'a> {
 }
 
 /// The file in one process.
-struct Image<'a> {
-    memory: Memory,
+struct MappedImage<'a> {
+    memory: ProcMemory,
     /// Its code.
-    code: Vec<&'a Mapping>,
+    code: Vec<&'a ProcMapping>,
     /// How far it was moved from the addresses it asks for.
     moved: u64,
 }
 
-impl<'a> Search<'a> {
-    fn new(proc: &'a Proc, object: &'a Object, elf: &'a ElfFile, functions: &'a [Function]) -> Search<'a> {
+impl<'a> IfuncSearch<'a> {
+    fn new(
+        proc: &'a Proc,
+        object: &'a ObjectFile,
+        elf: &'a ElfFile,
+        functions: &'a [FunctionSymbol],
+    ) -> IfuncSearch<'a> {
         let ifuncs = || functions.iter().filter(|function| function.ifunc);
         let versioned = elf.versioned_names().unwrap_or_default();
-        Search {
+        IfuncSearch {
             proc,
             object,
             elf,
@@ -107,19 +112,19 @@ impl<'a> Search<'a> {
         Some(())
     }
 
-    fn image<'m>(&self, pid: u32, mappings: &'m [Mapping]) -> Option<Image<'m>> {
+    fn image<'m>(&self, pid: u32, mappings: &'m [ProcMapping]) -> Option<MappedImage<'m>> {
         // Other files may have such a number as well.
-        let is_ours = |mapping: &&Mapping| {
+        let is_ours = |mapping: &&ProcMapping| {
             let file = self.proc.open(pid, mapping).and_then(|file| FileId::of(&file));
             file.is_ok_and(|id| id == self.object.id)
         };
         let numbered =
-            |mapping: &&Mapping| mapping.exec && mapping.is_file() && mapping.inode as u32 == self.inode;
+            |mapping: &&ProcMapping| mapping.exec && mapping.is_file() && mapping.inode as u32 == self.inode;
         let first = mappings.iter().filter(numbered).find(is_ours)?;
-        let same = |mapping: &&Mapping| {
+        let same = |mapping: &&ProcMapping| {
             (mapping.dev, mapping.inode, &mapping.path) == (first.dev, first.inode, &first.path)
         };
-        Some(Image {
+        Some(MappedImage {
             memory: self.proc.memory(pid).ok()?,
             moved: moved(self.elf, first)?,
             code: mappings.iter().filter(numbered).filter(same).collect(),
@@ -127,23 +132,23 @@ impl<'a> Search<'a> {
     }
 
     /// Reads the slots of another file of the process that ask for the functions by name.
-    fn read_importer(&mut self, pid: u32, mapping: &Mapping, image: &Image) -> Option<()> {
+    fn read_importer(&mut self, pid: u32, mapping: &ProcMapping, image: &MappedImage) -> Option<()> {
         let file = self.proc.open(pid, mapping).ok()?;
         let elf = ElfFile::open(file, &mapping.path).ok()?;
         let mut slots = elf.slots().ok()?;
         // Its resolvers have nothing to do with ours.
-        slots.retain(|slot| matches!(slot.binding, Binding::Named(_)));
+        slots.retain(|slot| matches!(slot.binding, SlotBinding::Named(_)));
         let moved = moved(&elf, mapping)?;
         self.read(&elf, &slots, moved, image);
         Some(())
     }
 
     /// `slots` are those of `holder`, which was moved that far.
-    fn read(&mut self, holder: &ElfFile, slots: &[Slot], moved: u64, image: &Image) {
+    fn read(&mut self, holder: &ElfFile, slots: &[PointerSlot], moved: u64, image: &MappedImage) {
         for slot in slots {
             let resolver = match &slot.binding {
-                Binding::Chosen(addr) => Some(*addr),
-                Binding::Named(name) => self.by_name.get(name.as_str()).copied(),
+                SlotBinding::Chosen(addr) => Some(*addr),
+                SlotBinding::Named(name) => self.by_name.get(name.as_str()).copied(),
             };
             let wanted = |addr: &u64| self.resolvers.contains(addr) && !self.found.contains_key(addr);
             let Some(resolver) = resolver.filter(wanted) else {
@@ -165,7 +170,7 @@ impl<'a> Search<'a> {
     }
 
     /// The virtual address in the file of what is at `value` in memory, if that is code of the file.
-    fn target(&self, value: u64, image: &Image) -> Option<u64> {
+    fn target(&self, value: u64, image: &MappedImage) -> Option<u64> {
         let mapping = image
             .code
             .iter()
@@ -177,6 +182,6 @@ impl<'a> Search<'a> {
 }
 
 /// How far a file was moved from the addresses it asks for, by where its code is mapped.
-fn moved(elf: &ElfFile, code: &Mapping) -> Option<u64> {
+fn moved(elf: &ElfFile, code: &ProcMapping) -> Option<u64> {
     Some(code.start.wrapping_sub(elf.address_of(code.offset)?))
 }

@@ -5,17 +5,18 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::spec::{NamePattern, What};
+use super::spec::{NamePattern, ProbeSubject};
 use super::usdt::UsdtProbe;
 use super::{functions, ifunc, usdt};
+use crate::error::Failure;
 use crate::find::code::instructions;
 use crate::find::code::instructions::Exit;
-use crate::find::elf::{ElfFile, Function};
-use crate::find::host::proc::{Object, Proc};
+use crate::find::elf::{ElfFile, FunctionSymbol};
+use crate::find::host::proc::{ObjectFile, Proc};
 
 /// An instruction that a probe can be put on.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct ResolvedProbe {
     /// The function as its author wrote it, `NAME+0x10` behind its start, or `PROVIDER:NAME`. Untrusted.
     pub name: Rc<str>,
     /// Where in the file the instruction is, in bytes.
@@ -26,7 +27,7 @@ pub struct Place {
     pub symbol: Option<Rc<str>>,
     /// Bytes of the function; 0 when that is not known, or for what is no start of a function.
     pub size: u64,
-    pub returns: Returns,
+    pub returns: ReturnMethod,
     /// The function belongs to a Go program: not the thread is what calls it, but a goroutine.
     pub is_go: bool,
     pub usdt: Option<Rc<UsdtProbe>>,
@@ -34,27 +35,27 @@ pub struct Place {
 
 /// What a spec means in a file.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct ResolvedSpec {
     /// In the order of their addresses; none when it means nothing there.
-    pub places: Vec<Place>,
+    pub probes: Vec<ResolvedProbe>,
     /// Why others cannot be probed.
-    pub left_out: Vec<anyhow::Error>,
+    pub skipped: Vec<anyhow::Error>,
 }
 
-impl From<Vec<Place>> for Found {
-    fn from(places: Vec<Place>) -> Found {
-        Found {
-            places,
-            left_out: Vec::new(),
+impl From<Vec<ResolvedProbe>> for ResolvedSpec {
+    fn from(probes: Vec<ResolvedProbe>) -> ResolvedSpec {
+        ResolvedSpec {
+            probes,
+            skipped: Vec::new(),
         }
     }
 }
 
 /// How the returns of a function can be seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Returns {
+pub enum ReturnMethod {
     /// Not asked for.
-    Unseen,
+    Unwatched,
     /// By return probes: the kernel puts the address of its own code in the place of the return address.
     ReturnProbe,
     /// By probes on the instructions that end calls, at these offsets in the file. Exceptions and panics unwind by return
@@ -68,18 +69,24 @@ pub enum Returns {
 ///
 /// # Errors
 /// The file cannot be read, or no probe can be put there, and why.
-pub fn places(object: &Object, elf: &ElfFile, what: &What, at_return: bool, pids: &[u32]) -> Result<Found> {
+pub fn resolve(
+    object: &ObjectFile,
+    elf: &ElfFile,
+    what: &ProbeSubject,
+    at_return: bool,
+    pids: &[u32],
+) -> Result<ResolvedSpec> {
     match what {
-        What::Usdt { provider, name } => Ok(usdt_places(elf, provider, name, at_return)?.into()),
-        What::Address(addr) => address_place(object, elf, *addr, at_return),
-        What::Function { name, offset } => {
+        ProbeSubject::Usdt { provider, name } => Ok(usdt_probes(elf, provider, name, at_return)?.into()),
+        ProbeSubject::Address(addr) => probe_at_address(object, elf, *addr, at_return),
+        ProbeSubject::Function { name, offset } => {
             let found = functions::select(elf, &object.path, name)?;
             let found = resolved(object, elf, name, found, pids)?;
             if *offset == 0 {
                 return starts(object, elf, &found, at_return);
             }
             no_return_inside(at_return)?;
-            let places: Result<Vec<Place>> = found
+            let places: Result<Vec<ResolvedProbe>> = found
                 .iter()
                 .map(|function| inside(elf, function, *offset))
                 .collect();
@@ -90,7 +97,12 @@ pub fn places(object: &Object, elf: &ElfFile, what: &What, at_return: bool, pids
 
 /// The starts of functions. Those that cannot be probed, or whose returns cannot be seen, are left out, unless they are
 /// all.
-fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: bool) -> Result<Found> {
+fn starts(
+    object: &ObjectFile,
+    elf: &ElfFile,
+    functions: &[FunctionSymbol],
+    at_return: bool,
+) -> Result<ResolvedSpec> {
     let by_instructions = at_return && (elf.is_go() || elf.may_unwind());
     let cold = match by_instructions {
         true => functions::cold_parts(elf, &object.path)?,
@@ -100,29 +112,29 @@ fn starts(object: &Object, elf: &ElfFile, functions: &[Function], at_return: boo
         true => functions::called_starts(elf),
         false => HashSet::new(),
     };
-    let mut found = Found::default();
+    let mut found = ResolvedSpec::default();
     for function in functions {
         let returns = match (at_return, by_instructions) {
-            (false, _) => Ok(Returns::Unseen),
+            (false, _) => Ok(ReturnMethod::Unwatched),
             (true, false) if !called.contains(&function.addr) || keeps_return_address(elf, function) => {
                 return_instructions(elf, function, &[])
             }
-            (true, false) => Ok(Returns::ReturnProbe),
+            (true, false) => Ok(ReturnMethod::ReturnProbe),
             (true, true) => {
                 let parts = cold.get(&function.name).map_or(&[][..], Vec::as_slice);
                 return_instructions(elf, function, parts)
             }
         };
         match returns {
-            Ok(returns) => found.places.push(start(elf, function, returns)),
+            Ok(returns) => found.probes.push(start(elf, function, returns)),
             Err(error) if functions.len() == 1 => return Err(error),
-            Err(error) => found.left_out.push(error),
+            Err(error) => found.skipped.push(error),
         }
     }
-    match found.left_out.pop() {
-        Some(error) if found.places.is_empty() => Err(error),
+    match found.skipped.pop() {
+        Some(error) if found.probes.is_empty() => Err(error),
         last => {
-            found.left_out.extend(last);
+            found.skipped.extend(last);
             Ok(found)
         }
     }
@@ -143,7 +155,7 @@ const RETURN_TWICE: [&str; 10] = [
 ];
 
 /// Would the program end when it returns from this function to the kernel's address a second time?
-fn keeps_return_address(elf: &ElfFile, function: &Function) -> bool {
+fn keeps_return_address(elf: &ElfFile, function: &FunctionSymbol) -> bool {
     /// Those that do are short.
     const MOST: u64 = 512;
     RETURN_TWICE.contains(&function.name.as_str())
@@ -153,15 +165,18 @@ fn keeps_return_address(elf: &ElfFile, function: &Function) -> bool {
 }
 
 /// The instructions of a function that return, and of its parts that are elsewhere.
-fn return_instructions(elf: &ElfFile, function: &Function, parts: &[Function]) -> Result<Returns> {
+fn return_instructions(
+    elf: &ElfFile,
+    function: &FunctionSymbol,
+    parts: &[FunctionSymbol],
+) -> Result<ReturnMethod> {
     let failed = || format!("failed to see {} return", function.demangled());
-    ensure!(
-        function.size > 0,
-        "{}: where it ends is not known, and a return probe would end the program\n\
-         hint: its entry can be traced",
-        failed()
-    );
-    let parts: Vec<&Function> = std::iter::once(function).chain(parts).collect();
+    let refused = |why: &str| {
+        let message = format!("{}: {why}, and a return probe would end the program", failed());
+        Failure::failed(message).hint("trace its entry instead")
+    };
+    ensure!(function.size > 0, refused("where it ends is not known"));
+    let parts: Vec<&FunctionSymbol> = std::iter::once(function).chain(parts).collect();
     let is_own = |addr: u64| parts.iter().any(|part| addr.wrapping_sub(part.addr) < part.size);
     let mut exits = Vec::new();
     for part in &parts {
@@ -172,17 +187,12 @@ fn return_instructions(elf: &ElfFile, function: &Function, parts: &[Function]) -
             ..exit
         }));
     }
-    ensure!(
-        !exits.is_empty(),
-        "{}: it has no instruction that returns, and a return probe would end the program\n\
-         hint: its entry can be traced",
-        failed()
-    );
-    Ok(Returns::Instructions(exits))
+    ensure!(!exits.is_empty(), refused("it has no instruction that returns"));
+    Ok(ReturnMethod::Instructions(exits))
 }
 
-fn start(elf: &ElfFile, function: &Function, returns: Returns) -> Place {
-    Place {
+fn start(elf: &ElfFile, function: &FunctionSymbol, returns: ReturnMethod) -> ResolvedProbe {
+    ResolvedProbe {
         name: function.demangled().as_ref().into(),
         offset: function.offset,
         addr: function.addr,
@@ -195,27 +205,27 @@ fn start(elf: &ElfFile, function: &Function, returns: Returns) -> Place {
 }
 
 /// The instruction `offset` bytes behind the start of a function.
-fn inside(elf: &ElfFile, function: &Function, offset: u64) -> Result<Place> {
+fn inside(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<ResolvedProbe> {
     let name = function.demangled();
     instructions::check_function(elf, function, offset)?;
     instructions::check_kernel_runs(elf, function.addr + offset)
         .with_context(|| format!("failed to probe {name}+{offset:#x}"))?;
-    Ok(Place {
+    Ok(ResolvedProbe {
         name: format!("{name}+{offset:#x}").into(),
         offset: function.offset + offset,
         addr: function.addr + offset,
         symbol: None,
         size: 0,
-        returns: Returns::Unseen,
+        returns: ReturnMethod::Unwatched,
         is_go: false,
         usdt: None,
     })
 }
 
 /// The instruction at an address; none when the file has none there.
-fn address_place(object: &Object, elf: &ElfFile, addr: u64, at_return: bool) -> Result<Found> {
+fn probe_at_address(object: &ObjectFile, elf: &ElfFile, addr: u64, at_return: bool) -> Result<ResolvedSpec> {
     if elf.offset_of(addr).is_none() {
-        return Ok(Found::default());
+        return Ok(ResolvedSpec::default());
     }
     let function = functions::containing(elf, &object.path, addr)?.with_context(|| {
         format!("failed to probe {addr:#x}: no function is known there, so nothing tells where its instructions begin")
@@ -229,22 +239,21 @@ fn address_place(object: &Object, elf: &ElfFile, addr: u64, at_return: bool) -> 
 
 fn no_return_inside(at_return: bool) -> Result<()> {
     if at_return {
-        bail!(
-            "failed to probe the return: inside of a function the return address is no longer where the kernel expects it\n\
-             hint: name the function without an offset"
-        );
+        let message = "failed to probe the return: inside a function the return address is no longer where the kernel \
+                       expects it";
+        bail!(Failure::failed(message).hint("name the function without an offset"));
     }
     Ok(())
 }
 
 /// With IFUNC symbols replaced by the functions that they stand for.
 fn resolved(
-    object: &Object,
+    object: &ObjectFile,
     elf: &ElfFile,
     name: &NamePattern,
-    mut found: Vec<Function>,
+    mut found: Vec<FunctionSymbol>,
     pids: &[u32],
-) -> Result<Vec<Function>> {
+) -> Result<Vec<FunctionSymbol>> {
     if !found.iter().any(|function| function.ifunc) {
         return Ok(found);
     }
@@ -269,33 +278,35 @@ fn resolved(
         target.is_some()
     });
     match missing {
-        Some(missing) if name.exact().is_some() && found.is_empty() => bail!(
-            "failed to trace {missing}: it is an IFUNC symbol, which the loader replaces by the implementation for this \
-             processor, and no process here has done so\n\
-             hint: trace a process that uses it, with -p PID"
-        ),
+        Some(missing) if name.exact().is_some() && found.is_empty() => {
+            let message = format!(
+                "failed to trace {missing}: it is an IFUNC symbol, which the loader replaces with the implementation for \
+                 this processor, and no running process has done so"
+            );
+            bail!(Failure::failed(message).hint("trace a process that uses it, with -p PID"))
+        }
         _ => Ok(found),
     }
 }
 
-fn usdt_places(
+fn usdt_probes(
     elf: &ElfFile,
     provider: &NamePattern,
     name: &NamePattern,
     at_return: bool,
-) -> Result<Vec<Place>> {
+) -> Result<Vec<ResolvedProbe>> {
     let probes = usdt::probes(elf)?;
     let wanted = probes
         .into_iter()
         .filter(|probe| provider.matches(&probe.provider) && name.matches(&probe.name));
-    let places: Vec<Place> = wanted
-        .map(|probe| Place {
+    let places: Vec<ResolvedProbe> = wanted
+        .map(|probe| ResolvedProbe {
             name: format!("{}:{}", probe.provider, probe.name).into(),
             offset: probe.offset,
             addr: probe.addr,
             symbol: None,
             size: 0,
-            returns: Returns::Unseen,
+            returns: ReturnMethod::Unwatched,
             is_go: false,
             usdt: Some(Rc::new(probe)),
         })

@@ -24,18 +24,18 @@ mod tests;
 
 /// What a person asked for.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
+pub struct ProbeSpec {
     /// As it was written.
     pub text: String,
-    pub at: At,
+    pub moment: ProbeMoment,
     /// A short library name, a program or a path; `None` is every file of the processes that were chosen otherwise.
     pub target: Option<String>,
-    pub what: What,
+    pub subject: ProbeSubject,
 }
 
 /// Which moment of a call is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
+pub enum ProbeMoment {
     /// Nothing was said.
     Any,
     Entry,
@@ -44,7 +44,7 @@ pub enum At {
 
 /// What is meant in each file.
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
+pub enum ProbeSubject {
     /// The instruction `offset` bytes after the start of each function of such a name.
     Function { name: NamePattern, offset: u64 },
     /// The instruction at this virtual address, as symbol tables and disassemblers give it.
@@ -123,12 +123,12 @@ impl fmt::Display for NamePattern {
 ///
 /// # Errors
 /// What is wrong and what would be right, in one line; columns count characters from 1.
-pub fn parse(text: &str) -> Result<Spec> {
-    let input = Input { text };
+pub fn parse(text: &str) -> Result<ProbeSpec> {
+    let input = SpecText { text };
     let (prefix, rest) = prefix(text);
     let (target, name) = match prefix {
-        Prefix::Usdt => split(rest, |colons| colons > 0),
-        Prefix::Moment(_) => split(rest, |colons| colons == 1),
+        SpecPrefix::Usdt => split(rest, |colons| colons > 0),
+        SpecPrefix::Moment(_) => split(rest, |colons| colons == 1),
     };
     // Without a colon it is a function, unless it looks like nothing but a path.
     let (target, name) = match (target, name) {
@@ -138,11 +138,11 @@ pub fn parse(text: &str) -> Result<Spec> {
         }
         (name, None) => (None, name),
     };
-    Ok(Spec {
+    Ok(ProbeSpec {
         text: text.to_owned(),
-        at: prefix.moment(),
+        moment: prefix.moment(),
         target,
-        what: input.what(prefix, name)?,
+        subject: input.what(prefix, name)?,
     })
 }
 
@@ -151,22 +151,22 @@ pub fn parse(text: &str) -> Result<Spec> {
 ///
 /// # Errors
 /// As for [`parse`].
-pub fn parse_list(text: &str) -> Result<Spec> {
+pub fn parse_list(text: &str) -> Result<ProbeSpec> {
     let (prefix, rest) = prefix(text);
     if rest.is_empty() || split(rest, |_| true).1.is_some() {
         return parse(text);
     }
     let any = NamePattern::any;
-    Ok(Spec {
+    Ok(ProbeSpec {
         text: text.to_owned(),
-        at: prefix.moment(),
+        moment: prefix.moment(),
         target: unescaped(rest),
-        what: match prefix {
-            Prefix::Usdt => What::Usdt {
+        subject: match prefix {
+            SpecPrefix::Usdt => ProbeSubject::Usdt {
                 provider: any(),
                 name: any(),
             },
-            Prefix::Moment(_) => What::Function {
+            SpecPrefix::Moment(_) => ProbeSubject::Function {
                 name: any(),
                 offset: 0,
             },
@@ -175,31 +175,31 @@ pub fn parse_list(text: &str) -> Result<Spec> {
 }
 
 #[derive(Clone, Copy)]
-enum Prefix {
-    Moment(At),
+enum SpecPrefix {
+    Moment(ProbeMoment),
     Usdt,
 }
 
-impl Prefix {
-    fn moment(self) -> At {
+impl SpecPrefix {
+    fn moment(self) -> ProbeMoment {
         match self {
-            Prefix::Moment(at) => at,
-            Prefix::Usdt => At::Any,
+            SpecPrefix::Moment(at) => at,
+            SpecPrefix::Usdt => ProbeMoment::Any,
         }
     }
 }
 
-fn prefix(text: &str) -> (Prefix, &str) {
+fn prefix(text: &str) -> (SpecPrefix, &str) {
     let known = text.split_once(':').and_then(|(word, rest)| {
         let prefix = match word {
-            "p" | "uprobe" => Prefix::Moment(At::Entry),
-            "r" | "uretprobe" => Prefix::Moment(At::Return),
-            "u" | "usdt" => Prefix::Usdt,
+            "p" | "uprobe" => SpecPrefix::Moment(ProbeMoment::Entry),
+            "r" | "uretprobe" => SpecPrefix::Moment(ProbeMoment::Return),
+            "u" | "usdt" => SpecPrefix::Usdt,
             _ => return None,
         };
         Some((prefix, rest))
     });
-    known.unwrap_or((Prefix::Moment(At::Any), text))
+    known.unwrap_or((SpecPrefix::Moment(ProbeMoment::Any), text))
 }
 
 /// Splits at the first colon that is not escaped and stands in a row of colons of the right length.
@@ -237,25 +237,25 @@ fn is_path(text: &str) -> bool {
 }
 
 /// The whole text, for messages that point into it.
-struct Input<'a> {
+struct SpecText<'a> {
     text: &'a str,
 }
 
-impl fmt::Display for Input<'_> {
+impl fmt::Display for SpecText<'_> {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         write!(out, "failed to understand {:?}", self.text)
     }
 }
 
-impl Input<'_> {
-    fn what(&self, prefix: Prefix, name: &str) -> Result<What> {
+impl SpecText<'_> {
+    fn what(&self, prefix: SpecPrefix, name: &str) -> Result<ProbeSubject> {
         match prefix {
-            Prefix::Usdt => self.usdt(name),
-            Prefix::Moment(_) => self.function(name),
+            SpecPrefix::Usdt => self.usdt(name),
+            SpecPrefix::Moment(_) => self.function(name),
         }
     }
 
-    fn usdt(&self, text: &str) -> Result<What> {
+    fn usdt(&self, text: &str) -> Result<ProbeSubject> {
         const RIGHT: &str = "write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME";
         let (provider, name) = match split(text, |_| true) {
             (name, None) => ("", name),
@@ -274,16 +274,16 @@ impl Input<'_> {
             "" => NamePattern::any(),
             provider => self.pattern(provider)?,
         };
-        Ok(What::Usdt {
+        Ok(ProbeSubject::Usdt {
             provider,
             name: self.pattern(name)?,
         })
     }
 
-    fn function(&self, text: &str) -> Result<What> {
+    fn function(&self, text: &str) -> Result<ProbeSubject> {
         if text.starts_with("0x") {
             return match number(text) {
-                Some(address) => Ok(What::Address(address)),
+                Some(address) => Ok(ProbeSubject::Address(address)),
                 None => bail!(
                     "{self}: {text:?} {} is no address; write it as 0x1234",
                     self.column(text)
@@ -303,7 +303,7 @@ impl Input<'_> {
         if offset != 0 && name.exact().is_none() {
             bail!("{self}: bytes can only be added to one exact name; {name} is a pattern");
         }
-        Ok(What::Function { name, offset })
+        Ok(ProbeSubject::Function { name, offset })
     }
 
     /// Takes `+NUMBER` off the end of a name.
@@ -340,17 +340,17 @@ impl Input<'_> {
     }
 
     /// Where `part` begins, which has to be a slice of the whole text.
-    fn column(&self, part: &str) -> Column {
+    fn column(&self, part: &str) -> TextColumn {
         let start = (part.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize);
         let before = self.text.char_indices().take_while(|&(at, _)| at < start).count();
-        Column(before + 1)
+        TextColumn(before + 1)
     }
 }
 
 /// A place in the text, counted in characters from 1.
-struct Column(usize);
+struct TextColumn(usize);
 
-impl fmt::Display for Column {
+impl fmt::Display for TextColumn {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         write!(out, "at column {}", self.0)
     }

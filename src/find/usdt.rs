@@ -42,23 +42,23 @@ pub struct UsdtProbe {
     pub addr: u64,
     /// Where in the file the semaphore is, in bytes, if it has one: the `ref_ctr_offset` of the kernel.
     pub semaphore: Option<u64>,
-    pub arguments: Vec<Argument>,
+    pub arguments: Vec<UsdtArgument>,
 }
 
 /// An argument of a probe. `bytes` of 8 or fewer, to be extended by `number`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Argument {
+pub struct UsdtArgument {
     /// 1, 2, 4 or 8, unless the operand is unknown.
     pub bytes: u8,
-    pub number: Number,
-    pub operand: Operand,
+    pub number: NumberKind,
+    pub operand: UsdtOperand,
     /// As in the file: `-4@%edi`. Untrusted.
     pub text: Rc<str>,
 }
 
 /// How the bytes of an argument are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Number {
+pub enum NumberKind {
     Signed,
     Unsigned,
     Float,
@@ -66,7 +66,7 @@ pub enum Number {
 
 /// Where the value of an argument is. Registers have their DWARF numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operand {
+pub enum UsdtOperand {
     /// In the low bytes of a register, after a shift to the right by this many bits: 8 for `%ah`, else 0.
     Register {
         register: u16,
@@ -107,7 +107,7 @@ pub fn probes(elf: &ElfFile) -> Result<Vec<UsdtProbe>> {
     );
     let mut probes = Vec::new();
     while !rest.is_empty() {
-        let note = Note::take(&mut rest).context("failed to read USDT probes: a note is cut off")?;
+        let note = ProbeNote::take(&mut rest).context("failed to read USDT probes: a note is cut off")?;
         if let Some(note) = note {
             probes.extend(note.probe(elf, base));
         }
@@ -116,7 +116,7 @@ pub fn probes(elf: &ElfFile) -> Result<Vec<UsdtProbe>> {
 }
 
 /// What a note says, with addresses as they were when the file was linked.
-struct Note<'a> {
+struct ProbeNote<'a> {
     addr: u64,
     /// Where `.stapsdt.base` was.
     base: u64,
@@ -127,23 +127,23 @@ struct Note<'a> {
     arguments: &'a [u8],
 }
 
-impl<'a> Note<'a> {
+impl<'a> ProbeNote<'a> {
     /// Takes the next note. `None` if it does not end; `Some(None)` if it is none of a probe.
-    fn take(rest: &mut &'a [u8]) -> Option<Option<Note<'a>>> {
+    fn take(rest: &mut &'a [u8]) -> Option<Option<ProbeNote<'a>>> {
         let name_size = take_u32(rest)?;
         let size = take_u32(rest)?;
         let kind = take_u32(rest)?;
         let owner = take_padded(rest, name_size)?;
         let description = take_padded(rest, size)?;
         Some(match owner == OWNER && kind == NT_STAPSDT {
-            true => Note::read(description),
+            true => ProbeNote::read(description),
             false => None,
         })
     }
 
-    fn read(mut rest: &'a [u8]) -> Option<Note<'a>> {
+    fn read(mut rest: &'a [u8]) -> Option<ProbeNote<'a>> {
         let [addr, base, semaphore] = [take_u64(&mut rest)?, take_u64(&mut rest)?, take_u64(&mut rest)?];
-        Some(Note {
+        Some(ProbeNote {
             addr,
             base,
             semaphore,
@@ -208,7 +208,7 @@ fn take_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-fn arguments(text: &str) -> Vec<Argument> {
+fn arguments(text: &str) -> Vec<UsdtArgument> {
     words(text).map(argument).take(MAX_ARGUMENTS).collect()
 }
 
@@ -228,16 +228,16 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 /// `SIZE@OPERAND`: a minus before the size means signed, an `f` behind it a floating-point number. Without a size it
 /// is a word of the machine.
-fn argument(text: &str) -> Argument {
+fn argument(text: &str) -> UsdtArgument {
     let (format, place) = text.split_once('@').unwrap_or(("8", text));
     let (format, negative) = match format.strip_prefix('-') {
         Some(format) => (format, true),
         None => (format, false),
     };
     let (size, number) = match format.strip_suffix('f') {
-        Some(size) => (size, Number::Float),
-        None if negative => (format, Number::Signed),
-        None => (format, Number::Unsigned),
+        Some(size) => (size, NumberKind::Float),
+        None if negative => (format, NumberKind::Signed),
+        None => (format, NumberKind::Unsigned),
     };
     let bytes = match size {
         "1" => 1,
@@ -247,10 +247,10 @@ fn argument(text: &str) -> Argument {
         _ => 0,
     };
     let operand = operand(place).filter(|_| bytes != 0);
-    Argument {
+    UsdtArgument {
         bytes,
         number,
-        operand: operand.unwrap_or(Operand::Unknown),
+        operand: operand.unwrap_or(UsdtOperand::Unknown),
         text: text.into(),
     }
 }

@@ -13,26 +13,26 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Error, Result};
 
 use self::destination::{Destination, ProbeKind, RefusedPoints};
-use self::links::{close_all, close_in_background};
 use self::program::HeldProgram;
 use crate::privileges;
-use crate::probe::hits::Trap;
+use crate::probe::hits::TrapKind;
+use crate::probe::links::close_all;
 use crate::probe::mmap_events::monotonic_ns;
 use crate::probe::point::{Ends, ProbePoint};
+use crate::probe::scope::breakpoints::Breakpoints;
 use crate::probe::scope::filter::Filter;
-use crate::probe::scope::members::{Breakpoints, Members, Site};
+use crate::probe::scope::members::{FilePoints, Members};
 
 mod bpf_sys;
 mod destination;
 pub mod features;
-pub mod links;
 mod mode;
 mod multi;
 mod perf;
 mod program;
 
 pub use self::mode::AttachMode;
-pub use self::program::{Program, loaded};
+pub use self::program::Program;
 
 /// Attaches one set of programs to points of any number of files.
 pub struct Attacher {
@@ -53,7 +53,7 @@ impl Attacher {
     /// # Errors
     /// The filter contradicts itself, or the kernel lacks what it needs.
     pub fn new(mode: AttachMode, filter: &Filter, programs: Vec<Program<'_>>) -> Result<Self> {
-        let breakpoints = filter.breakpoints()?;
+        let breakpoints = Breakpoints::choose(filter)?;
         if matches!(breakpoints, Breakpoints::Matching(_)) {
             privileges::raise_file_limit();
         }
@@ -84,7 +84,7 @@ impl Attacher {
     /// All points were refused, or attaching failed for another reason.
     pub fn attach(&mut self, file: &File, points: &[ProbePoint]) -> Result<usize> {
         match self.breakpoints {
-            Breakpoints::Everybody => self.attach_for(None, file, points),
+            Breakpoints::AllProcesses => self.attach_for(None, file, points),
             Breakpoints::Process(pid) => self.attach_for(Some(pid), file, points),
             Breakpoints::Matching(_) => self.attach_for_members(file, points),
         }
@@ -94,7 +94,7 @@ impl Attacher {
     pub fn only_pid(&self) -> Option<u32> {
         match self.breakpoints {
             Breakpoints::Process(pid) => Some(pid),
-            Breakpoints::Everybody | Breakpoints::Matching(_) => None,
+            Breakpoints::AllProcesses | Breakpoints::Matching(_) => None,
         }
     }
 
@@ -117,31 +117,31 @@ impl Attacher {
 
     /// Attaches to the points of a file in all members, and remembers them for future members.
     fn attach_for_members(&mut self, file: &File, points: &[ProbePoint]) -> Result<usize> {
-        let mut site = Site {
+        let mut file_points = FilePoints {
             file: file
                 .try_clone()
                 .context("failed to duplicate the descriptor of a file")?,
             points: points.to_vec(),
         };
         for pid in self.members.pids() {
-            let links = self.links_for(pid, std::slice::from_mut(&mut site))?;
+            let links = self.links_for(pid, std::slice::from_mut(&mut file_points))?;
             self.members.add(pid, links.unwrap_or_default(), monotonic_ns());
         }
-        let refused = points.len() - site.points.len();
-        self.members.sites.push(site);
+        let refused = points.len() - file_points.points.len();
+        self.members.files.push(file_points);
         Ok(refused)
     }
 
     /// Makes a process a member and attaches to all points that were found so far. False if the process has exited.
     pub fn join(&mut self, pid: u32) -> Result<bool> {
         self.members.wait_removed(pid);
-        let mut sites = std::mem::take(&mut self.members.sites);
-        let count = |sites: &[Site]| sites.iter().map(|site| site.points.len()).sum::<usize>();
-        let requested = count(&sites);
+        let mut files = std::mem::take(&mut self.members.files);
+        let count = |files: &[FilePoints]| files.iter().map(|file| file.points.len()).sum::<usize>();
+        let requested = count(&files);
         let start_ns = monotonic_ns();
-        let links = self.links_for(pid, &mut sites);
-        self.members.refused += requested - count(&sites);
-        self.members.sites = sites;
+        let links = self.links_for(pid, &mut files);
+        self.members.refused += requested - count(&files);
+        self.members.files = files;
         let Some(links) = links? else {
             return Ok(false);
         };
@@ -151,10 +151,10 @@ impl Attacher {
 
     /// Gives breakpoints to all processes, in place of the members.
     pub fn widen(&mut self) -> Result<()> {
-        self.breakpoints = Breakpoints::Everybody;
+        self.breakpoints = Breakpoints::AllProcesses;
         close_all(self.members.take_links());
-        for site in std::mem::take(&mut self.members.sites) {
-            self.attach_for(None, &site.file, &site.points)?;
+        for of_file in std::mem::take(&mut self.members.files) {
+            self.attach_for(None, &of_file.file, &of_file.points)?;
         }
         Ok(())
     }
@@ -169,12 +169,12 @@ impl Attacher {
     }
 
     /// Attaches to these points in one process and returns the links. Points that the kernel refuses are removed from
-    /// `sites`. None if the process has exited.
-    fn links_for(&mut self, pid: u32, sites: &mut [Site]) -> Result<Option<Vec<OwnedFd>>> {
+    /// `files`. None if the process has exited.
+    fn links_for(&mut self, pid: u32, files: &mut [FilePoints]) -> Result<Option<Vec<OwnedFd>>> {
         let mut links = Vec::new();
-        let result = sites.iter_mut().try_for_each(|site| {
-            let refused = self.attach_points(Some(pid), &site.file, &site.points, &mut links)?;
-            site.points.retain(|point| !refused.contains(point));
+        let result = files.iter_mut().try_for_each(|of_file| {
+            let refused = self.attach_points(Some(pid), &of_file.file, &of_file.points, &mut links)?;
+            of_file.points.retain(|point| !refused.contains(point));
             Ok(())
         });
         let Err(error): Result<()> = result else {
@@ -280,7 +280,7 @@ impl Attacher {
         for point in points {
             if self.marks_traps {
                 let is_entered = entered.contains(&point.offset);
-                let trap = Trap::at(to.file, point.offset, is_return, is_entered);
+                let trap = TrapKind::at(to.file, point.offset, is_return, is_entered);
                 point.cookie = trap.mark(point.cookie);
             }
             if let Some(pid) = to.pid
@@ -306,7 +306,8 @@ impl Attacher {
 
     /// Removes all probes in a background thread. None if it could not be spawned: then they are removed already.
     pub fn detach_in_background(&mut self) -> Option<JoinHandle<()>> {
-        close_in_background(self.take_links())
+        let links = self.take_links();
+        std::thread::Builder::new().spawn(move || close_all(links)).ok()
     }
 }
 

@@ -1,4 +1,4 @@
-//! `-- COMMAND`: a child that stands still until the probes are in, so that its first call is seen.
+//! `-- COMMAND`: a child process that waits until the probes are attached, so that its first call is traced.
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -7,71 +7,68 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, execvp, fork, pipe2};
+use nix::unistd::{execvp, pipe2};
 
 use crate::error::{FAILED, Failure};
+use crate::probe::child::{StartPipe, WaitingChild};
 
-/// A child process before and after its exec.
-pub struct Command {
-    pid: Pid,
+/// Exit status of a child that did not execute its program, as of a shell.
+const NOT_EXECUTED: i32 = 127;
+
+/// A child process, before and after its exec.
+pub struct TracedCommand {
+    child: WaitingChild,
     name: String,
-    /// Closed without a byte, the child ends without running anything.
-    start: Option<File>,
-    /// Carries the errno of an exec that failed; closed by one that did not.
-    failed: File,
+    /// The child writes the errno of a failed exec to it; a successful exec closes it.
+    exec_error: File,
 }
 
-impl Command {
-    /// Forks a child that waits for [`Command::start`]. The caller must have one thread only.
+impl TracedCommand {
+    /// Forks a child that executes `argv` after [`TracedCommand::start`], and exits if this process exits first. The
+    /// process must have a single thread.
     pub fn hold(argv: &[OsString]) -> Result<Self> {
         let argv: Vec<CString> = argv
             .iter()
             .map(|arg| CString::new(arg.as_bytes()))
             .collect::<Result<_, _>>()
-            .context("failed to run")?;
+            .context("failed to run the command")?;
         let name = argv
             .first()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        let (go, start) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-        let (failed, fail) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-        // SAFETY: there is one thread, so no lock can be held by another one in the child's copy of memory.
-        match unsafe { fork() }.context("failed to fork")? {
-            ForkResult::Child => {
-                drop((start, failed));
-                become_command(&argv, go.into(), fail)
-            }
-            ForkResult::Parent { child } => Ok(Self {
-                pid: child,
-                name,
-                start: Some(start.into()),
-                failed: failed.into(),
-            }),
-        }
+        let (exec_error, report) = pipe2(OFlag::O_CLOEXEC).context("failed to create a pipe")?;
+        let child = WaitingChild::fork(|start| execute(&argv, start, report))?;
+        Ok(Self {
+            child,
+            name,
+            exec_error: exec_error.into(),
+        })
     }
 
     pub fn pid(&self) -> u32 {
-        self.pid.as_raw() as u32
+        self.child.pid().as_raw() as u32
     }
 
-    /// Lets the child run. Fails when its program cannot be executed.
+    /// Lets the child execute its program.
+    ///
+    /// # Errors
+    /// The program cannot be executed.
     pub fn start(&mut self) -> Result<()> {
-        if let Some(mut start) = self.start.take() {
-            start.write_all(b"!").context("failed to start the command")?;
-        }
+        self.child.start().context("failed to start the command")?;
         let mut errno = [0; 4];
-        if self.failed.read_exact(&mut errno).is_err() {
+        if self.exec_error.read_exact(&mut errno).is_err() {
             return Ok(());
         }
         let cause = std::io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
         Err(Failure::new(FAILED, format!("failed to run {}: {cause}", self.name)).into())
     }
 
-    /// The exit status to hand on, once the child has ended: its own, or 128 and the signal that ended it.
-    pub fn finished(&self) -> Option<u8> {
-        match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
+    /// Exit status of the child once it has exited, or 128 plus the signal that killed it.
+    pub fn exit_status(&self) -> Option<u8> {
+        match waitpid(self.child.pid(), Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(_, status)) => Some(status as u8),
             Ok(WaitStatus::Signaled(_, signal, _)) => Some(128 + signal as u8),
             _ => None,
@@ -79,17 +76,16 @@ impl Command {
     }
 }
 
-fn become_command(argv: &[CString], mut go: File, fail: OwnedFd) -> ! {
-    // Rust ignores SIGPIPE; the command must not inherit that. Handlers end with the exec.
+/// Runs in the child. Returns only when nothing was executed.
+fn execute(argv: &[CString], start: StartPipe, report: OwnedFd) -> i32 {
+    // Rust ignores SIGPIPE, which the command would inherit. Handlers are reset by the exec.
     // SAFETY: restores the default action, installs no handler.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
-    let mut word = [0];
-    if go.read_exact(&mut word).is_ok()
+    if start.wait()
         && let Some(program) = argv.first()
         && let Err(errno) = execvp(program, argv)
     {
-        let _ = File::from(fail).write_all(&(errno as i32).to_ne_bytes());
+        let _ = File::from(report).write_all(&(errno as i32).to_ne_bytes());
     }
-    // SAFETY: ends this process at once; the parent's buffers and exit handlers are not ours to run.
-    unsafe { libc::_exit(127) }
+    NOT_EXECUTED
 }

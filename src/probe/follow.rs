@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
-use libbpf_rs::{Link, MapCore, MapFlags, MapMut, Object, ObjectBuilder};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder};
 
 use crate::bpf;
 use crate::error::{DENIED, Failure};
@@ -17,7 +17,7 @@ pub struct Follow {
 
 impl Follow {
     /// Follows the children of the processes in `pids`.
-    pub fn start(pids: &MapMut<'_>) -> Result<Self> {
+    pub fn start(pids: &MapHandle) -> Result<Self> {
         privileges::require_btf("--follow")?;
         if privileges::pid_namespace().is_some() {
             let message =

@@ -7,8 +7,9 @@ use plain::Plain;
 
 use crate::bpf::assert_same_layout;
 use crate::bpf::shared::types::{self, group_by};
-use crate::find::host::container::{Cgroups, container_id};
-use crate::find::host::users::Users;
+use crate::find::host::cgroups::Cgroups;
+use crate::find::host::containers::container_id;
+use crate::find::host::users::UserNames;
 use crate::probe::event::{Header, decode};
 
 /// Groups that can be told apart in a run.
@@ -78,7 +79,7 @@ pub struct Member {
 /// The groups that were met, by their numbers.
 pub struct Groups {
     by: By,
-    users: Users,
+    users: UserNames,
     cgroups: Option<Cgroups>,
     members: HashMap<u64, Member>,
 }
@@ -87,7 +88,7 @@ impl Groups {
     pub fn new(by: By) -> Groups {
         Groups {
             by,
-            users: Users::load(),
+            users: UserNames::load(),
             cgroups: Cgroups::open().ok(),
             members: HashMap::new(),
         }

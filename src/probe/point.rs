@@ -2,7 +2,7 @@
 
 use crate::bpf::shared::types::cookie_layout;
 use crate::find::code::placement::Needs;
-use crate::find::elf::Function;
+use crate::find::elf::FunctionSymbol;
 
 /// Which ends of a function's calls a probe point covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,7 +118,7 @@ pub struct Movable {
 
 impl ProbePoint {
     /// Both ends of a function's calls; the programs read `needs` at its entry.
-    pub fn function(function: &Function, cookie: Cookie, needs: Needs) -> ProbePoint {
+    pub fn function(function: &FunctionSymbol, cookie: Cookie, needs: Needs) -> ProbePoint {
         ProbePoint {
             offset: function.offset,
             cookie,

@@ -1,7 +1,9 @@
-//! Which processes a run is about, and which of them get breakpoints.
+//! Which processes a run traces, and which of them get breakpoints.
 
+pub mod breakpoints;
 pub mod filter;
 pub mod hold_guard;
 pub mod members;
 pub mod proc_match;
+pub mod shared_attacher;
 pub mod watcher;

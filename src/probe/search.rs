@@ -1,5 +1,8 @@
 //! Which files are searched, which functions they hold, and where in them probes are placed.
 
+pub mod errors;
 pub mod files;
+pub mod finder;
 pub mod functions;
 pub mod placing;
+pub mod spec_target;

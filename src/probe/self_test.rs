@@ -1,85 +1,85 @@
-//! Tries what this kernel does and what it lets us do, with probes on functions of this very program.
+//! Tests what this kernel does and what it permits, with probes on functions of this process and of a child.
 
 use std::fs::File;
-use std::io::{Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::skel::SkelBuilder;
-use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
+use crate::bpf::load;
 use crate::bpf::self_test::SelfTestSkelBuilder;
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Program};
-use crate::probe::cost::{own_points, ubpf_price_returning};
+use crate::probe::child::{StartPipe, WaitingChild};
+use crate::probe::counters::BpfCounter;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
+use crate::probe::prices::{own_points, ubpf_price_returning};
 use crate::probe::ring::page_size;
 use crate::probe::scope::filter::Filter;
-use crate::run::session::{Counter, load};
 
-/// What programs told of one call of a function.
+/// What the BPF programs saw of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct SeenCalls {
     pub entered: u64,
     pub returned: u64,
+    /// The cookie at the entry.
     pub cookie: u64,
 }
 
-/// The number that the probe is given: any but those that are there by chance.
-pub const COOKIE: u32 = 7919;
+/// The cookie that the probe gets: a value that is unlikely to be there by chance.
+pub const TEST_COOKIE: u32 = 7919;
 
-/// Probes that are on their way out: to remove them takes the kernel a moment, and many moments can overlap.
+/// Threads that detach probes. Each probe takes the kernel about 0.1 s to remove, and removals overlap.
 #[derive(Default)]
-pub struct Leaving(Vec<JoinHandle<()>>);
+pub struct DetachThreads(Vec<JoinHandle<()>>);
 
-impl Drop for Leaving {
-    /// Nothing is left behind.
+impl Drop for DetachThreads {
+    /// Waits until all probes are removed.
     fn drop(&mut self) {
         for thread in self.0.drain(..) {
-            // One that panicked has closed its descriptors as well.
+            // A thread that panicked has closed its descriptors as well.
             let _ = thread.join();
         }
     }
 }
 
-/// Puts probes in this way on a function of process `pid`, this one or a child; `call` is to call it once.
+/// Attaches probes in this mode to a function of process `pid`, which is this one or a child, and runs `call`, which is
+/// to make the process call the function once.
 fn try_probes(
-    way: AttachMode,
+    mode: AttachMode,
     ends: Ends,
     pid: u32,
-    leaving: &mut Leaving,
+    threads: &mut DetachThreads,
     call: impl FnOnce() -> Result<()>,
-) -> Result<Seen> {
+) -> Result<SeenCalls> {
     let mut storage = MaybeUninit::uninit();
     let mut open = SelfTestSkelBuilder::default().open(&mut storage)?;
-    way.prepare([&mut open.progs.try_entry, &mut open.progs.try_return]);
+    mode.prepare([&mut open.progs.test_entry, &mut open.progs.test_return]);
     open.maps.events.set_max_entries(page_size() as u32)?;
     let rodata = open.maps.rodata_data.as_mut();
     let rodata = rodata.context("the BPF object has no constants")?;
-    rodata.has_cookies = way.has_cookies();
+    rodata.has_cookies = mode.has_cookies();
     rodata.filter_pid = pid;
     (rodata.pid_ns_dev, rodata.pid_ns_ino) = privileges::pid_namespace().unwrap_or((0, 0));
     let skel = load(open)?;
     let programs = vec![
         Program {
-            program: &skel.progs.try_return,
+            program: &skel.progs.test_return,
             runs: Ends::Return,
         },
         Program {
-            program: &skel.progs.try_entry,
+            program: &skel.progs.test_entry,
             runs: Ends::Entry,
         },
     ];
-    let mut attacher = Attacher::new(way, &Filter::of_process(pid), programs)?;
-    let file = File::open("/proc/self/exe").context("failed to open this program")?;
+    let mut attacher = Attacher::new(mode, &Filter::of_process(pid), programs)?;
+    let file = File::open("/proc/self/exe").context("failed to open /proc/self/exe")?;
     let [_, _, point] = own_points()?;
     let point = ProbePoint {
-        cookie: Cookie::of_function(COOKIE),
+        cookie: Cookie::of_function(TEST_COOKIE),
         ends,
         ..point
     };
@@ -87,89 +87,79 @@ fn try_probes(
     let called = call();
     let bss = skel.maps.bss_data.as_ref();
     let bss = bss.context("the BPF object has no counters")?;
-    let seen = Seen {
-        entered: Counter::new(&bss.entered).get(),
-        returned: Counter::new(&bss.returned).get(),
-        cookie: Counter::new(&bss.entry_cookie).get(),
+    let seen = SeenCalls {
+        entered: BpfCounter::new(&bss.entered).get(),
+        returned: BpfCounter::new(&bss.returned).get(),
+        cookie: BpfCounter::new(&bss.entry_cookie).get(),
     };
-    leaving.0.extend(attacher.detach_in_background());
+    threads.0.extend(attacher.detach_in_background());
     called.map(|()| seen)
 }
 
-/// The same for one call of this process.
-pub fn try_own(way: AttachMode, ends: Ends, leaving: &mut Leaving) -> Result<Seen> {
-    try_probes(way, ends, std::process::id(), leaving, || {
-        // SAFETY: it changes no memory and no register that a caller keeps.
+/// Attaches probes in this mode to a function of this process, and calls it once.
+pub fn test_attach_mode(mode: AttachMode, ends: Ends, threads: &mut DetachThreads) -> Result<SeenCalls> {
+    try_probes(mode, ends, std::process::id(), threads, || {
+        // SAFETY: it changes no memory and no callee-saved register.
         unsafe { ubpf_price_returning() };
         Ok(())
     })
 }
 
-/// What becomes of a program under a strict seccomp filter at a return probe. On kernels from 6.11 to 6.14 the
-/// `uretprobe` system call, which the trampoline makes, had to be allowed like every other.
+/// What a return probe does to a process under a strict seccomp filter. From 6.11 to 6.14 it makes the process call
+/// uretprobe(2), which the filter has to allow like any other system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    Lives,
-    Dies,
+pub enum SeccompOutcome {
+    Survives,
+    Killed,
 }
 
-/// A child that will call a function of its own under such a filter.
-pub struct Confined {
-    child: Pid,
-    /// Closed without a byte, the child ends at once.
-    start: File,
-}
+/// A child that confines itself with seccomp and then calls a function.
+pub struct ConfinedChild(WaitingChild);
 
-/// Exit status of a child that could not confine itself.
+/// Exit status of a child that failed to confine itself.
 const NOT_CONFINED: i32 = 2;
 
-impl Confined {
-    /// Forks it. The caller must have one thread only.
+impl ConfinedChild {
+    /// Forks it. The process must have a single thread.
     pub fn hold() -> Result<Self> {
-        let (go, start) = pipe2(OFlag::O_CLOEXEC)?;
-        // SAFETY: there is one thread, so no lock can be held by another one in the child's copy of memory.
-        match unsafe { fork() }.context("failed to fork")? {
-            ForkResult::Child => {
-                drop(start);
-                call_confined(go)
-            }
-            ForkResult::Parent { child } => Ok(Self {
-                child,
-                start: start.into(),
-            }),
-        }
+        WaitingChild::fork(call_confined).map(Self)
     }
 
-    /// Probes the function, and lets the child call it.
-    pub fn call(self, way: AttachMode, leaving: &mut Leaving) -> Result<Fate> {
-        let Confined { child, mut start } = self;
-        let mut end = None;
-        let tried = try_probes(way, Ends::Both, child.as_raw() as u32, leaving, || {
-            start.write_all(b"\n").context("failed to start a child")?;
-            end = Some(waitpid(child, None).context("failed to wait for a child")?);
+    /// Attaches a return probe to the function, and lets the child call it.
+    pub fn test_return_probe(self, mode: AttachMode, threads: &mut DetachThreads) -> Result<SeccompOutcome> {
+        let mut child = self.0;
+        let pid = child.pid();
+        let mut status = None;
+        let tested = try_probes(mode, Ends::Both, pid.as_raw() as u32, threads, || {
+            child.start().context("failed to start a child")?;
+            status = Some(waitpid(pid, None).context("failed to wait for a child")?);
             Ok(())
         });
-        if end.is_none() {
-            drop(start);
-            waitpid(child, None).context("failed to wait for a child")?;
+        if status.is_none() {
+            child.cancel();
+            waitpid(pid, None).context("failed to wait for a child")?;
         }
-        match (end, tried?) {
-            (_, Seen { entered: 0, .. }) => bail!("the probe was not hit"),
-            (Some(WaitStatus::Exited(_, 0)), Seen { returned: 1, .. }) => Ok(Fate::Lives),
-            (Some(WaitStatus::Signaled(_, Signal::SIGKILL | Signal::SIGSYS, _)), _) => Ok(Fate::Dies),
-            (end, seen) => bail!("the child ended in another way: {end:?}, {seen:?}"),
+        match (status, tested?) {
+            (_, SeenCalls { entered: 0, .. }) => bail!("the probe was not hit"),
+            (Some(WaitStatus::Exited(_, 0)), SeenCalls { returned: 1, .. }) => Ok(SeccompOutcome::Survives),
+            (Some(WaitStatus::Signaled(_, Signal::SIGKILL | Signal::SIGSYS, _)), _) => {
+                Ok(SeccompOutcome::Killed)
+            }
+            (status, seen) => bail!("unexpected end of the child: {status:?}, {seen:?}"),
         }
     }
 }
 
-/// What the child does. After the filter is in, only system calls that it allows: the filter knows `exit`, not the
+/// Runs in the child. Once the filter is set, it only makes system calls that strict mode allows: `exit`, but not the
 /// `exit_group` of libc.
-fn call_confined(go: OwnedFd) -> ! {
-    let told = File::from(go).read(&mut [0]).is_ok_and(|bytes| bytes == 1);
-    // SAFETY: numbers alone are passed, and the function changes no memory and no register that a caller keeps.
+fn call_confined(start: StartPipe) -> i32 {
+    if !start.wait() {
+        return NOT_CONFINED;
+    }
+    // SAFETY: passes integers only; the function changes no memory and no callee-saved register.
     unsafe {
-        if !told || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT) != 0 {
-            libc::_exit(NOT_CONFINED);
+        if libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT) != 0 {
+            return NOT_CONFINED;
         }
         ubpf_price_returning();
         libc::syscall(libc::SYS_exit, 0);

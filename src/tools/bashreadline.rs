@@ -1,35 +1,31 @@
 //! Each command line entered in any bash; with `--readline`, each line entered in any program that uses readline.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
-use libbpf_rs::skel::SkelBuilder;
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, fstatfs};
 use plain::Plain;
 
 use crate::bpf::bashreadline::{BashreadlineSkelBuilder, types};
-use crate::cli::{FilterArgs, OutputArgs, RunArgs, named_file};
+use crate::cli::{CommandArgs, CommonArgs};
 use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
-use crate::find::host::container::{Cgroups, container_id};
+use crate::find::host::cgroups::Cgroups;
+use crate::find::host::containers::container_id;
 use crate::find::host::loader;
-use crate::find::host::proc::{Object, Proc};
-use crate::find::host::users::Users;
-use crate::output::{Column, Output, Table, Value};
-use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, Program};
+use crate::find::host::proc::{ObjectFile, Proc};
+use crate::find::host::users::UserNames;
+use crate::output::{Column, Table, Value};
+use crate::privileges::require_btf;
 use crate::probe::event::{Header, decode, until_nul};
 use crate::probe::point::{Cookie, Ends, ProbePoint};
-use crate::probe::scope::filter::Filter;
-use crate::probe::search::files::{Place, Targets, Wanted};
-use crate::run::session::{Parts, Session, Step, configure, load};
+use crate::probe::search::finder::{Finder, SearchPlace, SearchPlan, SearchRequest, Sought, WatchedEnds};
+use crate::probe::search::spec_target::find_file;
+use crate::run::{Event, Run, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -50,11 +46,7 @@ pub struct Args {
     #[arg(short, long, value_name = "PATH")]
     shared: Option<PathBuf>,
     #[command(flatten)]
-    filter: FilterArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    run: RunArgs,
+    common: CommonArgs,
 }
 
 /// readline_internal_teardown is entered when the line is complete, so its return probe also catches a shell that
@@ -62,7 +54,7 @@ pub struct Args {
 /// serves the callback interface as well. libedit has only the second.
 const FUNCTIONS: [&str; 2] = ["readline_internal_teardown", "readline"];
 
-/// What makes a program a bash, whatever it is called.
+/// ProbeSubject makes a program a bash, whatever it is called.
 const BASH_FUNCTIONS: [&str; 2] = ["execute_command", "pre_process_line"];
 
 /// Cookie: the probe is in a bash itself, and not in a library that others use as well.
@@ -91,85 +83,98 @@ const COLUMNS: &[Column] = &[
 unsafe impl Plain for types::line_event {}
 
 pub fn run(args: Args) -> Result<u8> {
-    privileges::require_privileges()?;
-    privileges::require_btf("bashreadline")?;
-    let mut out = args.output.open()?;
-    let filter = args.filter.resolve()?;
-    let way = AttachMode::choose(args.run.attach)?;
-    let place = place(&args, &filter)?;
-
-    let mut storage = MaybeUninit::uninit();
-    let mut open = BashreadlineSkelBuilder::default().open(&mut storage)?;
-    if let Some(rodata) = open.maps.rodata_data.as_mut() {
-        configure!(rodata, &filter, args.run.ring_bytes(), way);
-    }
-    open.maps.events.set_max_entries(args.run.ring_bytes())?;
-    open.maps.pids.set_max_entries(filter.map_entries())?;
-    way.prepare([&mut open.progs.line_return]);
-    let skel = load(open)?;
-    filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
-
-    let programs = Rc::new(RefCell::new(Programs::default()));
-    let bash_only = !args.readline && matches!(place, Place::Everywhere);
-    let program = Program {
-        program: &skel.progs.line_return,
-        runs: Ends::Return,
+    let run = Run::begin(&args.common, &CommandArgs::default())?;
+    require_btf("bashreadline")?;
+    let found = run.search(LineReaders::new(&args))?;
+    let open = found.open(BashreadlineSkelBuilder::default())?;
+    let mut session = open.attach(SessionOptions {
+        inspects: true,
+        ..Default::default()
+    })?;
+    let mut printer = Printer {
+        table: Table::new("event", COLUMNS).in_text("comm", args.readline),
+        users: UserNames::load(),
+        cgroups: Cgroups::open().ok(),
+        shown: Vec::new(),
     };
-    let attacher = Attacher::new(way, &filter, vec![program])?;
-    let bss = skel
-        .maps
-        .bss_data
-        .as_ref()
-        .context("the BPF object has no counters")?;
-    let mut session = Session::start(
-        Parts {
-            events: skel.maps.events.as_fd(),
-            ring_bytes: args.run.ring_bytes(),
-            lost: &bss.lost,
-            unmatched: &bss.unmatched,
-            hits: &bss.hits,
-            targets: Targets::new(
-                wanted(bash_only, Rc::clone(&programs)),
-                place,
-                args.run.placement,
-                false,
-            ),
-            attacher,
-            command: None,
-            follow: None,
-            symbolizer: None,
-            inspects: true,
-            reads_maps: false,
-            limits: args.run.limits(&args.output, None),
-        },
-        &mut out,
-    )?;
-    list(&args, bash_only, &programs, &mut session, &mut out)?;
-    session.finish(&mut out)
+    session.out().header(&printer.table);
+    while let Some(step) = session.next()? {
+        if let Step::Event(event) = step {
+            printer.print(event);
+        }
+    }
+    session.finish()
 }
 
-fn place(args: &Args, filter: &Filter) -> Result<Place> {
-    Ok(match &args.shared {
-        Some(path) => Place::Files(vec![named_file(path, &filter.pids)?]),
-        None if !filter.pids.is_empty() => Place::Processes(filter.pids.clone()),
-        None => Place::Everywhere,
-    })
+/// Finds the functions that return lines, and remembers which programs are a bash.
+struct LineReaders {
+    library: Option<PathBuf>,
+    readline: bool,
+    /// Only lines of a bash are shown.
+    bash_only: bool,
+    programs: Programs,
 }
 
-fn wanted(bash_only: bool, programs: Rc<RefCell<Programs>>) -> Wanted {
-    let shells = ["bash", "sh"].into_iter().filter_map(loader::find_program);
-    Wanted {
-        what: "readline",
-        names: FUNCTIONS.to_vec(),
-        may_hold: Box::new(may_read_lines),
-        points: Box::new(move |object, elf| {
-            programs.borrow_mut().learn(object, elf);
-            line_points(elf, bash_only)
-        }),
-        first_only: false,
-        likely: shells.chain(loader::find_library("libreadline")).collect(),
-        named: Vec::new(),
-        name: Box::new(|_| "readline".into()),
+impl LineReaders {
+    fn new(args: &Args) -> Self {
+        Self {
+            library: args.shared.clone(),
+            readline: args.readline,
+            bash_only: false,
+            programs: Programs::default(),
+        }
+    }
+}
+
+impl Finder for LineReaders {
+    fn plan(&mut self, request: &SearchRequest<'_>) -> Result<SearchPlan> {
+        let plan = match &self.library {
+            Some(path) => SearchPlan::file(&find_file(path, &request.filter.pids)?)?,
+            None => SearchPlan::new(request.place()),
+        };
+        self.bash_only = !self.readline && matches!(plan.place, SearchPlace::Everywhere);
+        let shells = ["bash", "sh"].into_iter().filter_map(loader::find_program);
+        Ok(plan.likely(shells.chain(loader::find_library("libreadline"))))
+    }
+
+    fn may_hold(&self, path: &Path) -> bool {
+        may_read_lines(path)
+    }
+
+    /// Without `--readline` only a bash returns lines, or the library that a bash may use.
+    fn points(&mut self, object: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
+        self.programs.learn(object, elf);
+        let bash = is_bash(elf);
+        if self.bash_only && !bash && !(elf.soname().is_some() && elf.defines(FUNCTIONS[0])) {
+            return Ok(Vec::new());
+        }
+        let found = elf.lookup(&FUNCTIONS)?.into_iter().flatten().next();
+        let cookie = if bash { IN_BASH } else { IN_LIBRARY };
+        Ok(found
+            .map(|function| ProbePoint {
+                ends: Ends::Return,
+                ..ProbePoint::function(&function, Cookie::of_function(cookie), Needs::STACK)
+            })
+            .into_iter()
+            .collect())
+    }
+
+    fn name(&self, _: Cookie) -> Rc<str> {
+        "readline".into()
+    }
+
+    fn ends(&self, _: bool) -> WatchedEnds {
+        WatchedEnds {
+            at_return: true,
+            ..WatchedEnds::default()
+        }
+    }
+
+    fn sought(&self) -> Option<Sought> {
+        Some(Sought {
+            what: "readline",
+            functions: FUNCTIONS.to_vec(),
+        })
     }
 }
 
@@ -182,58 +187,49 @@ fn may_read_lines(path: &Path) -> bool {
     !name.contains(".so") || name.starts_with("libreadline.so") || name.starts_with("libedit.so")
 }
 
-/// Where a file returns lines. Without `--readline` only a bash does, and the library that a bash may use.
-fn line_points(elf: &ElfFile, bash_only: bool) -> Result<Vec<ProbePoint>> {
-    let bash = is_bash(elf);
-    if bash_only && !bash && !(elf.soname().is_some() && elf.defines(FUNCTIONS[0])) {
-        return Ok(Vec::new());
-    }
-    let found = elf.lookup(&FUNCTIONS)?.into_iter().flatten().next();
-    let cookie = if bash { IN_BASH } else { IN_LIBRARY };
-    Ok(found
-        .map(|function| ProbePoint::function(&function, Cookie::of_function(cookie), Needs::STACK))
-        .into_iter()
-        .collect())
-}
-
 /// bash exports its functions, for builtins that are loaded at run time.
 fn is_bash(elf: &ElfFile) -> bool {
     BASH_FUNCTIONS.iter().all(|name| elf.defines(name))
 }
 
-fn list(
-    args: &Args,
-    bash_only: bool,
-    programs: &RefCell<Programs>,
-    session: &mut Session<'_>,
-    out: &mut Output,
-) -> Result<()> {
-    let table = Table::new("event", COLUMNS).in_text("comm", args.readline);
-    let users = Users::load();
-    let mut cgroups = Cgroups::open().ok();
-    let mut shown = Vec::new();
-    out.header(&table);
-    while let Some(step) = session.next(out)? {
-        let Step::Event(record) = step else { continue };
-        let Some((header, line, text)) = line_of(record) else {
-            continue;
+/// Turns records into rows.
+struct Printer {
+    table: Table,
+    users: UserNames,
+    cgroups: Option<Cgroups>,
+    shown: Vec<u8>,
+}
+
+impl Printer {
+    fn print(&mut self, event: Event<'_, LineReaders>) {
+        let Some((header, line, text)) = line_of(event.record) else {
+            return;
         };
-        let program = programs
-            .borrow_mut()
+        let finder = event.finder;
+        let program = finder
+            .programs
             .look_up(header.pid, (line.exe_dev, line.exe_inode));
-        if bash_only && u32::from(header.func) != IN_BASH && program.is_bash == Some(false) {
-            continue;
+        if finder.bash_only && u32::from(header.func) != IN_BASH && program.is_bash == Some(false) {
+            return;
         }
-        let cgroup = cgroups
+        let cgroup = self
+            .cgroups
             .as_mut()
             .and_then(|cgroups| cgroups.path_of(line.cgroup, header.pid));
-        let user = users
+        let user = self
+            .users
             .name(header.uid)
             .map_or_else(|| header.uid.to_string(), str::to_owned);
-        let tty = line.tty.map(|byte| byte as u8);
-        mark(&mut shown, text, line);
+        let tty = terminal(&line.tty.map(|byte| byte as u8));
+        mark(&mut self.shown, text, line);
+        let known = |pid: u32, unknown: u32| match pid == unknown {
+            true => Value::Null,
+            false => Value::U64(pid.into()),
+        };
+        let container = cgroup.as_deref().and_then(container_id);
+        let out = event.out;
         out.row(
-            &table,
+            &self.table,
             &[
                 Value::Time(out.wall(header.time_ns)),
                 Value::U64(header.pid.into()),
@@ -241,35 +237,22 @@ fn list(
                 Value::U64(header.uid.into()),
                 Value::Bytes(header.comm()),
                 Value::Bytes(user.as_bytes()),
-                terminal(&tty)
-                    .as_deref()
-                    .map_or(Value::Null, |tty| Value::Bytes(tty.as_bytes())),
-                Value::Bytes(&shown),
+                text_or_null(tty.as_deref()),
+                Value::Bytes(&self.shown),
                 text.map_or(Value::Null, Value::Bytes),
                 Value::Bool(line.truncated != 0),
-                if line.login_uid == u32::MAX {
-                    Value::Null
-                } else {
-                    Value::U64(line.login_uid.into())
-                },
-                Some(line.parent)
-                    .filter(|&pid| pid != 0)
-                    .map_or(Value::Null, |pid| Value::U64(pid.into())),
-                cgroup
-                    .as_deref()
-                    .map_or(Value::Null, |path| Value::Bytes(path.as_bytes())),
-                cgroup
-                    .as_deref()
-                    .and_then(container_id)
-                    .map_or(Value::Null, |id| Value::Bytes(id.as_bytes())),
-                program
-                    .path
-                    .as_deref()
-                    .map_or(Value::Null, |path| Value::Bytes(path.as_bytes())),
+                known(line.login_uid, u32::MAX),
+                known(line.parent, 0),
+                text_or_null(cgroup.as_deref()),
+                text_or_null(container),
+                text_or_null(program.path.as_deref()),
             ],
         );
     }
-    Ok(())
+}
+
+fn text_or_null(text: Option<&str>) -> Value<'_> {
+    text.map_or(Value::Null, |text| Value::Bytes(text.as_bytes()))
 }
 
 /// The parts of a record. The text is None when it could not be read.
@@ -300,7 +283,7 @@ fn terminal(tty: &[u8]) -> Option<String> {
     }
 }
 
-/// What the programs of lines are. Kept for processes that are gone, or run another program, when their line is read.
+/// ProbeSubject the programs of lines are. Kept for processes that are gone, or run another program, when their line is read.
 #[derive(Default)]
 struct Programs {
     /// By the device and inode that the kernel has for the file.
@@ -316,7 +299,7 @@ struct Executable {
 
 impl Programs {
     /// A file that some process runs, perhaps.
-    fn learn(&mut self, object: &Object, elf: &ElfFile) {
+    fn learn(&mut self, object: &ObjectFile, elf: &ElfFile) {
         if elf.soname().is_none()
             && let Some(key) = kernel_key(object)
         {
@@ -350,7 +333,7 @@ impl Programs {
 }
 
 impl Executable {
-    fn of(object: &Object, is_bash: bool) -> Self {
+    fn of(object: &ObjectFile, is_bash: bool) -> Self {
         Self {
             path: Some(object.path.to_string_lossy().into_owned()),
             is_bash: Some(is_bash),
@@ -359,7 +342,7 @@ impl Executable {
 }
 
 /// Device, as the kernel writes it, and inode of a file.
-fn kernel_key(object: &Object) -> Option<(u32, u64)> {
+fn kernel_key(object: &ObjectFile) -> Option<(u32, u64)> {
     let meta = object.file.metadata().ok()?;
     Some((
         libc::major(meta.dev()) << 20 | libc::minor(meta.dev()),
@@ -368,12 +351,12 @@ fn kernel_key(object: &Object) -> Option<(u32, u64)> {
 }
 
 /// Is that the file that the kernel calls `exe`?
-fn is_same(object: &Object, exe: (u32, u64)) -> bool {
+fn is_same(object: &ObjectFile, exe: (u32, u64)) -> bool {
     kernel_key(object).is_some_and(|key| key == exe || (key.1 == exe.1 && has_devices_of_its_own(object)))
 }
 
 /// Overlayfs and btrfs have another device for stat than the kernel has for the file; the inode is the same.
-fn has_devices_of_its_own(object: &Object) -> bool {
+fn has_devices_of_its_own(object: &ObjectFile) -> bool {
     fstatfs(&object.file)
         .is_ok_and(|statfs| [OVERLAYFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&statfs.filesystem_type()))
 }

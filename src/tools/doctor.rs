@@ -13,15 +13,18 @@ use nix::sys::utsname::uname;
 use nix::unistd::geteuid;
 
 use crate::cli::OutputArgs;
-use crate::error;
+use crate::error::{self, Failure, MissingFeature};
+use crate::find::host::mountinfo;
 use crate::find::host::proc::Proc;
 use crate::output::escape::push_text;
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
 use crate::probe::attach::{AttachMode, features};
-use crate::probe::cost::Prices;
 use crate::probe::point::Ends;
-use crate::probe::self_test::{COOKIE, Confined, Fate, Leaving, Seen, try_own};
+use crate::probe::prices::TrapPrices;
+use crate::probe::self_test::{
+    ConfinedChild, DetachThreads, SeccompOutcome, SeenCalls, TEST_COOKIE, test_attach_mode,
+};
 use crate::tools::{TOOLS, Tool};
 
 const EXAMPLES: &str = "\
@@ -99,14 +102,14 @@ impl Line {
         if error::is_refused(error) {
             return Self::new(name, Verdict::No, "not permitted").hint(error::permission_hint());
         }
-        let explained = error::explain(error);
-        // Which kernel it is has a line of its own.
-        let detail = match explained.message.split_once(" has no ") {
-            Some((_, what)) => format!("no {what}"),
-            None => explained.message,
+        let failure = Failure::of(error);
+        // The kernel version has a row of its own.
+        let detail = match error.downcast_ref::<MissingFeature>() {
+            Some(MissingFeature { feature, since }) => format!("no {feature} (since {since})"),
+            None => failure.message,
         };
         Self {
-            hint: explained.hint,
+            hint: failure.hint,
             ..Self::new(name, Verdict::No, detail)
         }
     }
@@ -114,7 +117,7 @@ impl Line {
 
 pub fn run(args: Args) -> Result<u8> {
     let mut out = args.output.open()?;
-    let mut leaving = Leaving::default();
+    let mut leaving = DetachThreads::default();
     let machine = Machine::try_all(&mut leaving);
     let checks = Table::new("check", CHECKS);
     let mut hints = Vec::new();
@@ -173,9 +176,9 @@ struct Machine {
 }
 
 impl Machine {
-    fn try_all(leaving: &mut Leaving) -> Self {
+    fn try_all(leaving: &mut DetachThreads) -> Self {
         // First, as long as there is one thread.
-        let confined = Confined::hold();
+        let confined = ConfinedChild::hold();
         let mut lines = vec![kernel()];
         lines.extend(capabilities());
         let load = features::try_load().map_err(Error::new);
@@ -199,14 +202,14 @@ impl Machine {
         let has_btf = btf.is_ok();
         lines.push(result("kernel BTF", btf, |()| "present".to_owned()));
         let fate = confined.and_then(|confined| match way {
-            Some(way) => confined.call(way, leaving),
+            Some(way) => confined.test_return_probe(way, leaving),
             None => Err(anyhow!("not tried: no probe can be attached")),
         });
-        let kills_confined = matches!(fate, Ok(Fate::Dies));
+        let kills_confined = matches!(fate, Ok(SeccompOutcome::Killed));
         lines.push(seccomp(fate));
         let prices = way.map_or_else(
             || Err(anyhow!("not measured: no probe can be attached")),
-            Prices::now,
+            TrapPrices::measure,
         );
         let can_price = prices.is_ok();
         lines.push(cost(prices));
@@ -380,17 +383,17 @@ fn way_line(
     way: AttachMode,
     ends: Ends,
     refused: Option<&str>,
-    leaving: &mut Leaving,
+    leaving: &mut DetachThreads,
 ) -> Line {
     if let Some(why) = refused {
         return Line::new(name, Verdict::No, why);
     }
-    let expected = Seen {
+    let expected = SeenCalls {
         entered: 1,
         returned: u64::from(ends == Ends::Both),
-        cookie: COOKIE.into(),
+        cookie: TEST_COOKIE.into(),
     };
-    match AttachMode::choose(Some(way)).and_then(|way| try_own(way, ends, leaving)) {
+    match AttachMode::choose(Some(way)).and_then(|way| test_attach_mode(way, ends, leaving)) {
         Ok(seen) if seen == expected => {
             Line::new(name, Verdict::Ok, "a call of our own was seen, with its number")
         }
@@ -438,15 +441,15 @@ fn features(way: Option<AttachMode>, refused: Option<&str>) -> [Line; 4] {
     ]
 }
 
-fn seccomp(fate: Result<Fate>) -> Line {
+fn seccomp(fate: Result<SeccompOutcome>) -> Line {
     let name = "return probes and seccomp";
     match fate {
-        Ok(Fate::Lives) => Line::new(
+        Ok(SeccompOutcome::Survives) => Line::new(
             name,
             Verdict::Ok,
             "a child under a strict filter was probed and lives",
         ),
-        Ok(Fate::Dies) => Line::new(
+        Ok(SeccompOutcome::Killed) => Line::new(
             name,
             Verdict::Limit,
             "a child under a strict filter was probed and killed",
@@ -456,7 +459,7 @@ fn seccomp(fate: Result<Fate>) -> Line {
     }
 }
 
-fn cost(prices: Result<Prices>) -> Line {
+fn cost(prices: Result<TrapPrices>) -> Line {
     let name = "cost of a probe";
     match prices {
         Ok(prices) => Line::new(
@@ -516,7 +519,8 @@ impl Others {
             return Line::new(name, Verdict::No, "/proc is that of another pid namespace")
                 .hint("mount it: `mount -t proc proc /proc`");
         }
-        let hidden = hidepid().map_or(String::new(), |option| {
+        let mounts = mountinfo::read().unwrap_or_default();
+        let hidden = mountinfo::hidepid(&mounts).map_or(String::new(), |option| {
             format!(", /proc is mounted with {option}")
         });
         let all = self.open + self.closed;
@@ -527,18 +531,6 @@ impl Others {
                 .hint("CAP_SYS_PTRACE opens those of other users; some are closed to everybody"),
         }
     }
-}
-
-/// The option by which /proc hides processes, if it does.
-fn hidepid() -> Option<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let options = mounts.lines().rev().find_map(|line| {
-        let (mount, system) = line.split_once(" - ")?;
-        let is_proc = mount.split(' ').nth(4) == Some("/proc") && system.starts_with("proc ");
-        is_proc.then(|| system.rsplit(' ').next()).flatten()
-    })?;
-    let option = options.split(',').find(|option| option.starts_with("hidepid="))?;
-    (!matches!(option, "hidepid=0" | "hidepid=off")).then(|| option.to_owned())
 }
 
 fn pid_namespace() -> Line {

@@ -1,30 +1,22 @@
 //! How often functions are called.
 
-use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use libbpf_rs::skel::SkelBuilder;
 use libbpf_rs::{MapCore, MapFlags, MapMut};
 
 use crate::bpf::funccount::FunccountSkelBuilder;
-use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration};
-use crate::find::code::placement::Needs;
-use crate::find::spec::At;
+use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
+use crate::find::spec::ProbeMoment;
 use crate::output::{Column, Output, Table, Value};
-use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, loaded};
-use crate::probe::follow::Follow;
 use crate::probe::group_by::{By, Groups, Member};
 use crate::probe::point::Ends;
-use crate::probe::search::functions::{Functions, Scope};
-use crate::run::session::{Parts, Session, Step, configure, load};
+use crate::probe::search::functions::Functions;
+use crate::run::{Run, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -55,11 +47,7 @@ pub struct Args {
     #[arg(short = 'T', long)]
     timestamp: bool,
     #[command(flatten)]
-    filter: FilterArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    run: RunArgs,
+    common: CommonArgs,
     #[command(flatten)]
     command: CommandArgs,
 }
@@ -77,119 +65,51 @@ const COLUMNS: &[Column] = &[
 ];
 
 /// Pairs of group and function that are counted with --by.
-const MOST_COUNTS: u32 = 65536;
-/// Only groups are announced through the ring; without --by there are none.
-const NO_RING_BYTES: u32 = 1 << 16;
+const MAX_COUNTS: u32 = 65536;
 
 pub fn run(args: Args) -> Result<u8> {
-    privileges::require_privileges()?;
-    let mut out = args.output.open()?;
-    let mut filter = args.filter.resolve()?;
-    filter.follow = args.functions.follow;
-    let command = args.command.hold(&mut filter)?;
-    let way = AttachMode::choose(args.run.attach)?;
-    let scope = Scope {
-        filter: &filter,
-        command: command.as_ref().map(|held| (&args.command.command[..], held)),
-        placing: args.run.placement,
-    };
-    let (functions, targets) = Functions::resolve(
-        &args.functions.specs(),
-        &scope,
-        moment,
-        Box::new(|_, _, _, _| Needs::NOTHING),
-    )?;
-
-    let ring_bytes = if args.by.is_some() {
-        args.run.ring_bytes()
-    } else {
-        NO_RING_BYTES
-    };
-    let mut storage = MaybeUninit::uninit();
-    let mut open = FunccountSkelBuilder::default().open(&mut storage)?;
-    if let Some(rodata) = open.maps.rodata_data.as_mut() {
-        configure!(rodata, &filter, ring_bytes, way);
-        rodata.group_by = By::number(args.by);
-    }
-    open.maps.events.set_max_entries(ring_bytes)?;
-    open.maps.pids.set_max_entries(filter.map_entries())?;
-    open.maps.counts.set_max_entries(if args.by.is_none() {
-        functions.borrow().capacity()
-    } else {
-        1
-    })?;
-    open.maps
-        .group_counts
-        .set_max_entries(if args.by.is_some() { MOST_COUNTS } else { 1 })?;
-    open.maps.groups.set_max_entries(By::map_entries(args.by))?;
-    let (at_entry, at_return) = (
-        functions.borrow().watch(Ends::Entry),
-        functions.borrow().watch(Ends::Return),
-    );
-    open.progs.count_entry.set_autoload(at_entry);
-    open.progs.count_return.set_autoload(at_return);
-    way.prepare([&mut open.progs.count_entry, &mut open.progs.count_return]);
-    let skel = load(open)?;
-    filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
-    let follow = args
-        .functions
-        .follow
-        .then(|| Follow::start(&skel.maps.pids))
-        .transpose()?;
-
-    let programs = loaded([
-        (at_entry, &skel.progs.count_entry, Ends::Entry),
-        (at_return, &skel.progs.count_return, Ends::Return),
-    ]);
-    let bss = skel
-        .maps
-        .bss_data
-        .as_ref()
-        .context("the BPF object has no counters")?;
-    let mut session = Session::start(
-        Parts {
-            events: skel.maps.events.as_fd(),
-            ring_bytes,
-            lost: &bss.lost,
-            unmatched: &bss.unmatched,
-            hits: &bss.hits,
-            targets,
-            attacher: Attacher::new(way, &filter, programs)?,
-            command,
-            follow,
-            symbolizer: None,
-            inspects: args.by.is_some(),
-            reads_maps: true,
-            limits: args.run.limits(&args.output, args.interval),
-        },
-        &mut out,
-    )?;
-    let mut counts = Counts {
-        functions,
-        groups: args.by.map(Groups::new),
-        table: table(&args),
-        top: args.top.map_or(usize::MAX, |top| top as usize),
-        before: HashMap::new(),
-    };
-    let map = if args.by.is_some() {
-        &skel.maps.group_counts
-    } else {
-        &skel.maps.counts
-    };
-    while let Some(step) = session.next(&mut out)? {
-        match step {
-            Step::Event(record) => counts.groups.iter_mut().for_each(|groups| groups.learn(record)),
-            Step::Tick => counts.print(map, &mut out)?,
+    let run = Run::begin(&args.common, &args.command)?;
+    let mut found = run.search(Functions::new(args.functions.specs()?, ends, ()))?;
+    let functions = found.finder().capacity();
+    let mut open = found.open(FunccountSkelBuilder::default())?;
+    open.rodata()?.group_by = By::number(args.by);
+    open.skel.maps.groups.set_max_entries(By::map_entries(args.by))?;
+    match args.by {
+        Some(_) => open.skel.maps.group_counts.set_max_entries(MAX_COUNTS)?,
+        None => {
+            open.skel.maps.counts.set_max_entries(functions)?;
+            open.without_events();
         }
     }
-    counts.print(map, &mut out)?;
-    session.finish(&mut out)
+    let mut session = open.attach(SessionOptions {
+        interval: args.interval,
+        reads_maps: true,
+        inspects: args.by.is_some(),
+        ..Default::default()
+    })?;
+    let maps = &session.skel().maps;
+    let mut counts = Counts::new(
+        &args,
+        if args.by.is_some() {
+            &maps.group_counts
+        } else {
+            &maps.counts
+        },
+    );
+    while let Some(step) = session.next()? {
+        match step {
+            Step::Event(event) => counts.learn(event.record),
+            Step::Tick => counts.print(session.finder_and_output())?,
+        }
+    }
+    counts.print(session.finder_and_output())?;
+    session.finish()
 }
 
-fn moment(at: At) -> Ends {
+fn ends(at: ProbeMoment) -> Ends {
     match at {
-        At::Return => Ends::Return,
-        At::Any | At::Entry => Ends::Entry,
+        ProbeMoment::Return => Ends::Return,
+        ProbeMoment::Any | ProbeMoment::Entry => Ends::Entry,
     }
 }
 
@@ -201,19 +121,36 @@ fn table(args: &Args) -> Table {
 /// A group, or 0, and a row of the output: calls of functions that have one name in files of one name are one row.
 type Row = (u64, Rc<str>, Rc<str>);
 
-struct Counts {
-    functions: Rc<RefCell<Functions>>,
+struct Counts<'a> {
+    map: &'a MapMut<'static>,
     groups: Option<Groups>,
     table: Table,
     top: usize,
-    /// What was counted before this interval.
+    /// ProbeSubject was counted before this interval.
     before: HashMap<Row, u64>,
 }
 
-impl Counts {
-    /// Prints what was called since the last time, the most called first.
-    fn print(&mut self, map: &MapMut<'_>, out: &mut Output) -> Result<()> {
-        let now = self.read(map)?;
+impl<'a> Counts<'a> {
+    fn new(args: &Args, map: &'a MapMut<'static>) -> Self {
+        Self {
+            map,
+            groups: args.by.map(Groups::new),
+            table: table(args),
+            top: args.top.map_or(usize::MAX, |top| top as usize),
+            before: HashMap::new(),
+        }
+    }
+
+    /// Takes a record of the ring, which names a group.
+    fn learn(&mut self, record: &[u8]) {
+        if let Some(groups) = &mut self.groups {
+            groups.learn(record);
+        }
+    }
+
+    /// Prints the calls since the last time, most called first.
+    fn print(&mut self, (functions, out): (&mut Functions, &mut Output)) -> Result<()> {
+        let now = self.read(functions)?;
         let mut rows: Vec<(&Row, u64)> = now
             .iter()
             .map(|(row, &count)| (row, count - self.before.get(row).copied().unwrap_or(0)))
@@ -246,12 +183,11 @@ impl Counts {
         Ok(())
     }
 
-    /// All that was counted since the run began.
-    fn read(&self, map: &MapMut<'_>) -> Result<HashMap<Row, u64>> {
-        let functions = self.functions.borrow();
+    /// The counts since the run started.
+    fn read(&self, functions: &Functions) -> Result<HashMap<Row, u64>> {
         let mut counts = HashMap::new();
         let mut add = |group: u64, cookie: usize, count: u64| {
-            if let Some(site) = functions.site(cookie).filter(|_| count > 0) {
+            if let Some(site) = functions.get(cookie).filter(|_| count > 0) {
                 *counts
                     .entry((group, site.name(), Rc::clone(&site.module)))
                     .or_default() += count;
@@ -259,12 +195,12 @@ impl Counts {
         };
         match self.groups {
             None => {
-                for cookie in 0..functions.sites().len() {
-                    add(0, cookie, sum(map, &(cookie as u32).to_ne_bytes())?);
+                for cookie in 0..functions.all().len() {
+                    add(0, cookie, sum(self.map, &(cookie as u32).to_ne_bytes())?);
                 }
             }
             Some(_) => {
-                for key in map.keys() {
+                for key in self.map.keys() {
                     let [group, cookie] =
                         [0, 8].map(|at| key.get(at..at + 8).and_then(|half| half.try_into().ok()));
                     let (Some(group), Some(cookie)) = (group, cookie) else {
@@ -273,7 +209,7 @@ impl Counts {
                     add(
                         u64::from_ne_bytes(group),
                         u64::from_ne_bytes(cookie) as usize,
-                        sum(map, &key)?,
+                        sum(self.map, &key)?,
                     );
                 }
             }

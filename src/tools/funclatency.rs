@@ -1,36 +1,28 @@
 //! How long calls of functions take: histograms and percentiles.
 
-use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use libbpf_rs::skel::SkelBuilder;
 use libbpf_rs::{MapCore, MapFlags, MapMut};
 use plain::Plain;
 
-use crate::bpf::funclatency::{FunclatencySkelBuilder, types};
+use crate::bpf::funclatency::{FunclatencyMaps, FunclatencySkelBuilder, types};
 use crate::bpf::shared::types::histogram_layout;
-use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration};
-use crate::find::code::placement::Needs;
+use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
 use crate::output::distribution::{Distribution, range};
 use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
-use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, loaded};
 use crate::probe::event::copied;
-use crate::probe::follow::Follow;
 use crate::probe::group_by::{By, Groups, Member};
 use crate::probe::point::Ends;
-use crate::probe::search::functions::{Functions, Scope};
-use crate::run::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
+use crate::probe::search::functions::Functions;
+use crate::run::{Run, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
 A call that never returns (longjmp, an exception, exit) is counted as unmatched and in no histogram. Where exceptions, \
@@ -79,11 +71,7 @@ pub struct Args {
     #[arg(short = 'T', long)]
     timestamp: bool,
     #[command(flatten)]
-    filter: FilterArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    run: RunArgs,
+    common: CommonArgs,
     #[command(flatten)]
     command: CommandArgs,
 }
@@ -112,7 +100,7 @@ enum Steps {
     ThirtyTwo = 32,
 }
 
-/// What times are shown in.
+/// ProbeSubject times are shown in.
 #[derive(Clone, Copy)]
 struct Unit {
     name: &'static str,
@@ -175,8 +163,6 @@ const ALL_SLOTS: u32 = 2 * FINE_SLOTS;
 const MOST_SLOTS: usize = 65536;
 /// Bytes that they may take on all CPUs.
 const SLOTS_BYTES: usize = 64 << 20;
-/// Only groups are announced through the ring; without --by there are none.
-const NO_RING_BYTES: u32 = 1 << 16;
 
 // SAFETY: integers, every bit pattern is valid.
 unsafe impl Plain for types::slot_key {}
@@ -184,122 +170,45 @@ unsafe impl Plain for types::slot_key {}
 unsafe impl Plain for types::slot_value {}
 
 pub fn run(args: Args) -> Result<u8> {
-    privileges::require_privileges()?;
-    let mut out = args.output.open()?;
-    let mut filter = args.filter.resolve()?;
-    filter.follow = args.functions.follow;
-    let command = args.command.hold(&mut filter)?;
-    let way = AttachMode::choose(args.run.attach)?;
-    let scope = Scope {
-        filter: &filter,
-        command: command.as_ref().map(|held| (&args.command.command[..], held)),
-        placing: args.run.placement,
-    };
-    let (functions, targets) = Functions::resolve(
-        &args.functions.specs(),
-        &scope,
-        |_| Ends::Both,
-        Box::new(|_, _, _, _| Needs::NOTHING),
-    )?;
-
+    let run = Run::begin(&args.common, &args.command)?;
+    let found = run.search(Functions::new(args.functions.specs()?, |_| Ends::Both, ()))?;
+    let mut open = found.open(FunclatencySkelBuilder::default())?;
     let one_histogram = args.by.is_none() && !args.per_function;
-    let ring_bytes = if args.by.is_some() {
-        args.run.ring_bytes()
-    } else {
-        NO_RING_BYTES
-    };
-    let mut storage = MaybeUninit::uninit();
-    let mut open = FunclatencySkelBuilder::default().open(&mut storage)?;
-    if let Some(rodata) = open.maps.rodata_data.as_mut() {
-        configure!(rodata, &filter, ring_bytes, way);
-        rodata.group_by = By::number(args.by);
-        rodata.per_function = args.per_function;
-        rodata.one_histogram = one_histogram;
-        rodata.outermost = args.recursion == Recursion::Outermost;
-        rodata.unit_ns = Unit::of(&args).ns;
-        rodata.linear_width = args.linear.unwrap_or(0);
+    let rodata = open.rodata()?;
+    rodata.group_by = By::number(args.by);
+    rodata.per_function = args.per_function;
+    rodata.one_histogram = one_histogram;
+    rodata.outermost = args.recursion == Recursion::Outermost;
+    rodata.unit_ns = Unit::of(&args).ns;
+    rodata.linear_width = args.linear.unwrap_or(0);
+    let maps = &mut open.skel.maps;
+    maps.groups.set_max_entries(By::map_entries(args.by))?;
+    match one_histogram {
+        true => maps.all_slots.set_max_entries(ALL_SLOTS)?,
+        false => maps.slots.set_max_entries(max_slots())?,
     }
-    open.maps.events.set_max_entries(ring_bytes)?;
-    open.maps.pids.set_max_entries(filter.map_entries())?;
-    make_room_for_calls!(open.maps, true);
-    open.maps
-        .all_slots
-        .set_max_entries(if one_histogram { ALL_SLOTS } else { 1 })?;
-    open.maps
-        .slots
-        .set_max_entries(if one_histogram { 1 } else { most_slots() })?;
-    open.maps.groups.set_max_entries(By::map_entries(args.by))?;
-    let sessions = way.has_sessions();
-    // Sessions are for return probes.
-    let two_programs = !sessions || functions.borrow().may_return_at_instructions(&targets);
-    open.progs.latency_session.set_autoload(sessions);
-    open.progs.latency_entry.set_autoload(two_programs);
-    open.progs.latency_return.set_autoload(two_programs);
-    way.prepare([&mut open.progs.latency_entry, &mut open.progs.latency_return]);
-    let skel = load(open)?;
-    filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
-    let follow = args
-        .functions
-        .follow
-        .then(|| Follow::start(&skel.maps.pids))
-        .transpose()?;
-    let _ends = attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])?;
-
-    let programs = loaded([
-        (sessions, &skel.progs.latency_session, Ends::Both),
-        (two_programs, &skel.progs.latency_return, Ends::Return),
-        (two_programs, &skel.progs.latency_entry, Ends::Entry),
-    ]);
-    let bss = skel
-        .maps
-        .bss_data
-        .as_ref()
-        .context("the BPF object has no counters")?;
-    let mut session = Session::start(
-        Parts {
-            events: skel.maps.events.as_fd(),
-            ring_bytes,
-            lost: &bss.lost,
-            unmatched: &bss.unmatched,
-            hits: &bss.hits,
-            targets,
-            attacher: Attacher::new(way, &filter, programs)?,
-            command,
-            follow,
-            symbolizer: None,
-            inspects: args.by.is_some(),
-            reads_maps: true,
-            limits: args.run.limits(&args.output, args.interval),
-        },
-        &mut out,
-    )?;
-    let mut latencies = Latencies {
-        args: &args,
-        unit: Unit::of(&args),
-        functions,
-        groups: args.by.map(Groups::new),
-        table: By::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
-        before: HashMap::new(),
-    };
-    let read = || match one_histogram {
-        true => read_all(&skel.maps.all_slots),
-        false => read_apart(&skel.maps.slots),
-    };
-    while let Some(step) = session.next(&mut out)? {
+    if args.by.is_none() {
+        open.without_events();
+    }
+    let mut session = open.attach(SessionOptions {
+        interval: args.interval,
+        reads_maps: true,
+        inspects: args.by.is_some(),
+        ..Default::default()
+    })?;
+    let mut latencies = Latencies::new(&args, &session.skel().maps);
+    while let Some(step) = session.next()? {
         match step {
-            Step::Event(record) => latencies
-                .groups
-                .iter_mut()
-                .for_each(|groups| groups.learn(record)),
-            Step::Tick => latencies.print(read()?, &mut out),
+            Step::Event(event) => latencies.learn(event.record),
+            Step::Tick => latencies.print(session.finder_and_output())?,
         }
     }
-    latencies.print(read()?, &mut out);
-    session.finish(&mut out)
+    latencies.print(session.finder_and_output())?;
+    session.finish()
 }
 
 /// How many slots there may be on a machine of so many CPUs.
-fn most_slots() -> u32 {
+fn max_slots() -> u32 {
     let cpus = libbpf_rs::num_possible_cpus().unwrap_or(1);
     (SLOTS_BYTES / (cpus * size_of::<types::slot_value>())).clamp(4096, MOST_SLOTS) as u32
 }
@@ -307,7 +216,7 @@ fn most_slots() -> u32 {
 /// A group, or 0, and the function and its file; None for all functions together.
 type Key = (u64, Option<(Rc<str>, Rc<str>)>);
 
-/// What is known of the calls of a key.
+/// ProbeSubject is known of the calls of a key.
 #[derive(Default)]
 struct Latency {
     times: Distribution,
@@ -317,23 +226,45 @@ struct Latency {
 
 /// Calls, their time, the longest.
 type SlotValue = (u64, u64, u64);
-/// What a slot held at some time, by group, function and slot.
+/// ProbeSubject a slot held at some time, by group, function and slot.
 type Slots = HashMap<(u64, u32, u32), SlotValue>;
 
 struct Latencies<'a> {
     args: &'a Args,
+    maps: &'a FunclatencyMaps<'static>,
     unit: Unit,
-    functions: Rc<RefCell<Functions>>,
     groups: Option<Groups>,
     table: Table,
-    /// What was counted before this interval.
+    /// ProbeSubject was counted before this interval.
     before: Slots,
 }
 
-impl Latencies<'_> {
-    /// Prints what returned since the last time, the most time first.
-    fn print(&mut self, now: Slots, out: &mut Output) {
-        let mut latencies: Vec<(Key, Latency)> = self.since_last(&now).into_iter().collect();
+impl<'a> Latencies<'a> {
+    fn new(args: &'a Args, maps: &'a FunclatencyMaps<'static>) -> Self {
+        Self {
+            args,
+            maps,
+            unit: Unit::of(args),
+            groups: args.by.map(Groups::new),
+            table: By::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
+            before: HashMap::new(),
+        }
+    }
+
+    /// Takes a record of the ring, which names a group.
+    fn learn(&mut self, record: &[u8]) {
+        if let Some(groups) = &mut self.groups {
+            groups.learn(record);
+        }
+    }
+
+    /// Prints the calls that returned since the last time, most time first.
+    fn print(&mut self, (functions, out): (&mut Functions, &mut Output)) -> Result<()> {
+        let now = match self.args.by.is_none() && !self.args.per_function {
+            true => read_all(&self.maps.all_slots)?,
+            false => read_each(&self.maps.slots)?,
+        };
+        let mut latencies: Vec<(Key, Latency)> = self.since_last(&now, functions).into_iter().collect();
         latencies.sort_by(|(a_key, a), (b_key, b)| {
             (Reverse(a.times.total), a_key).cmp(&(Reverse(b.times.total), b_key))
         });
@@ -346,9 +277,10 @@ impl Latencies<'_> {
         for (key, latency) in &latencies {
             self.print_one(key, latency, time, out);
         }
+        Ok(())
     }
 
-    fn since_last(&self, now: &Slots) -> HashMap<Key, Latency> {
+    fn since_last(&self, now: &Slots, functions: &Functions) -> HashMap<Key, Latency> {
         let mut latencies: HashMap<Key, Latency> = HashMap::new();
         for (&(group, func, slot), &(count, total, max)) in now {
             let (count_before, total_before, _) =
@@ -357,7 +289,9 @@ impl Latencies<'_> {
             if count == 0 {
                 continue;
             }
-            let latency = latencies.entry((group, self.function(func))).or_default();
+            let latency = latencies
+                .entry((group, self.function(func, functions)))
+                .or_default();
             match slot & DRAWN {
                 0 => latency.times.add(slot, count, total, max),
                 _ => *latency.drawn.entry(slot & !DRAWN).or_default() += count,
@@ -367,10 +301,9 @@ impl Latencies<'_> {
     }
 
     /// Name and file of a function, if functions are kept apart or there is one only.
-    fn function(&self, func: u32) -> Option<(Rc<str>, Rc<str>)> {
-        let functions = self.functions.borrow();
-        let alone = self.args.per_function || functions.sites().len() == 1;
-        let site = functions.site(func as usize).filter(|_| alone)?;
+    fn function(&self, func: u32, functions: &Functions) -> Option<(Rc<str>, Rc<str>)> {
+        let alone = self.args.per_function || functions.all().len() == 1;
+        let site = functions.get(func as usize).filter(|_| alone)?;
         Some((site.name(), Rc::clone(&site.module)))
     }
 
@@ -472,7 +405,7 @@ impl Latencies<'_> {
 }
 
 /// All that was counted since the run began, where functions or groups are kept apart.
-fn read_apart(map: &MapMut<'_>) -> Result<Slots> {
+fn read_each(map: &MapMut<'_>) -> Result<Slots> {
     let mut slots = Slots::new();
     for bytes in map.keys() {
         let Some(key) = copied::<types::slot_key>(&bytes) else {
@@ -500,7 +433,7 @@ fn read_all(map: &MapMut<'_>) -> Result<Slots> {
     Ok(slots)
 }
 
-/// What all CPUs have in a slot.
+/// ProbeSubject all CPUs have in a slot.
 fn read_slot(map: &MapMut<'_>, key: &[u8]) -> Result<SlotValue> {
     let values = map
         .lookup_percpu(key, MapFlags::ANY)

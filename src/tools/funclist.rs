@@ -9,21 +9,22 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use crate::cli::{OutputArgs, named_file, process_of};
+use crate::cli::{OutputArgs, process_of};
 use crate::error::{FAILED, Failure, USAGE};
 use crate::find::code::instructions;
 use crate::find::debug::signatures::Signatures;
 use crate::find::debug::types::{Param, Signature};
-use crate::find::elf::{ElfFile, Function};
+use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::functions;
-use crate::find::host::container::find_container;
-use crate::find::host::proc::{FileSet, Object, Proc};
+use crate::find::host::containers::find_container;
+use crate::find::host::proc::{FileSet, ObjectFile, Proc};
 use crate::find::ifunc;
-use crate::find::spec::{NamePattern, Spec, What, parse_list};
+use crate::find::spec::{NamePattern, ProbeSpec, ProbeSubject, parse_list};
 use crate::find::stack::demangle::Readable;
-use crate::find::usdt::{self, Argument, Number, UsdtProbe};
+use crate::find::usdt::{self, NumberKind, UsdtArgument, UsdtProbe};
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::search::files::no_process;
+use crate::probe::search::errors::no_process;
+use crate::probe::search::spec_target::find_file;
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -106,7 +107,7 @@ impl Args {
     }
 
     /// What to list; with processes and nothing else, everything.
-    fn parsed(&self, has_processes: bool) -> Result<Vec<Spec>> {
+    fn parsed(&self, has_processes: bool) -> Result<Vec<ProbeSpec>> {
         let everything = || vec![":*".to_owned()];
         let texts = match self.specs.is_empty() && has_processes {
             true => everything(),
@@ -117,9 +118,9 @@ impl Args {
             true => parse_list(&format!("usdt:{text}")),
             false => parse_list(text),
         });
-        let specs: Vec<Spec> = specs
+        let specs: Vec<ProbeSpec> = specs
             .collect::<Result<_>>()
-            .map_err(|error| Failure::new(USAGE, format!("{error:#}")))?;
+            .map_err(|error| Failure::usage(format!("{error:#}")))?;
         if specs.is_empty() || (!has_processes && specs.iter().any(|spec| spec.target.is_none())) {
             let message = "failed to choose a file: no TARGET, no process";
             let hint = "name a program or library, such as libc, or a process with -p";
@@ -131,14 +132,14 @@ impl Args {
 
 /// A file to list.
 struct Listed {
-    object: Object,
+    object: ObjectFile,
     elf: ElfFile,
     /// Where this tool reaches it.
     path: PathBuf,
 }
 
 impl Listed {
-    fn new(object: Object, path: PathBuf) -> Result<Listed> {
+    fn new(object: ObjectFile, path: PathBuf) -> Result<Listed> {
         let elf = ElfFile::open(object.file.try_clone()?, &object.path)?;
         Ok(Listed { object, elf, path })
     }
@@ -164,16 +165,16 @@ struct List {
 }
 
 impl List {
-    fn spec(&mut self, spec: &Spec) -> Result<()> {
+    fn spec(&mut self, spec: &ProbeSpec) -> Result<()> {
         let files = match &spec.target {
             Some(target) => vec![self.named(target)?],
             None => self.mapped()?,
         };
-        self.header(matches!(spec.what, What::Usdt { .. }));
+        self.header(matches!(spec.subject, ProbeSubject::Usdt { .. }));
         let rows = self.out.rows();
         let mut failed = None;
         for file in &files {
-            match Found::new(file, &spec.what) {
+            match Found::new(file, &spec.subject) {
                 Ok(Found::Functions(functions)) => self.functions(file, &functions)?,
                 Ok(Found::Probes(probes)) => self.usdt(file, &probes)?,
                 // Programs map odd things: one of many files is no reason to give up.
@@ -195,8 +196,8 @@ impl List {
     }
 
     fn named(&self, target: &str) -> Result<Listed> {
-        let path = named_file(Path::new(target), &self.pids)?;
-        let object = Object::at(&path).with_context(|| format!("failed to open {}", path.display()))?;
+        let path = find_file(Path::new(target), &self.pids)?;
+        let object = ObjectFile::at(&path).with_context(|| format!("failed to open {}", path.display()))?;
         Listed::new(object, path)
     }
 
@@ -224,7 +225,7 @@ impl List {
         }
     }
 
-    fn functions(&mut self, file: &Listed, functions: &[Function]) -> Result<()> {
+    fn functions(&mut self, file: &Listed, functions: &[FunctionSymbol]) -> Result<()> {
         let targets = match functions.iter().any(|function| function.ifunc) {
             true => ifunc::resolve(&self.proc, &file.object, &file.elf, functions, &self.pids),
             false => HashMap::new(),
@@ -241,7 +242,7 @@ impl List {
     fn function(
         &mut self,
         file: &Listed,
-        function: &Function,
+        function: &FunctionSymbol,
         signature: Option<Signature>,
         target: Option<u64>,
     ) -> Result<()> {
@@ -303,25 +304,25 @@ impl List {
 /// What is meant in one file.
 enum Found {
     /// Functions, or places in them.
-    Functions(Vec<Function>),
+    Functions(Vec<FunctionSymbol>),
     Probes(Vec<UsdtProbe>),
 }
 
 impl Found {
-    fn new(Listed { elf, path, .. }: &Listed, what: &What) -> Result<Found> {
+    fn new(Listed { elf, path, .. }: &Listed, what: &ProbeSubject) -> Result<Found> {
         let functions = match what {
-            What::Function { name, offset: 0 } => functions::select(elf, path, name)?,
-            What::Function { name, offset } => {
+            ProbeSubject::Function { name, offset: 0 } => functions::select(elf, path, name)?,
+            ProbeSubject::Function { name, offset } => {
                 let found = functions::select(elf, path, name)?;
                 let places = found.iter().map(|function| place(elf, function, *offset));
                 places.collect::<Result<_>>()?
             }
-            What::Address(addr) => {
+            ProbeSubject::Address(addr) => {
                 let function = functions::containing(elf, path, *addr)?;
                 let place = function.map(|function| place(elf, &function, addr - function.addr));
                 place.into_iter().collect::<Result<_>>()?
             }
-            What::Usdt { provider, name } => {
+            ProbeSubject::Usdt { provider, name } => {
                 let mut probes = usdt::probes(elf)?;
                 probes.retain(|probe| provider.matches(&probe.provider) && name.matches(&probe.name));
                 return Ok(Found::Probes(probes));
@@ -332,9 +333,9 @@ impl Found {
 }
 
 /// The instruction that is `offset` bytes behind the start of a function, as if it were one.
-fn place(elf: &ElfFile, function: &Function, offset: u64) -> Result<Function> {
+fn place(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<FunctionSymbol> {
     instructions::check_function(elf, function, offset)?;
-    Ok(Function {
+    Ok(FunctionSymbol {
         name: format!("{}+{offset:#x}", function.demangled()),
         offset: function.offset + offset,
         addr: function.addr + offset,
@@ -366,11 +367,11 @@ fn params(signature: &Signature) -> Vec<Rc<str>> {
 }
 
 /// Type and place of an argument: `int32 %edi`.
-fn described(argument: &Argument) -> Rc<str> {
+fn described(argument: &UsdtArgument) -> Rc<str> {
     let kind = match argument.number {
-        Number::Signed => "int",
-        Number::Unsigned => "uint",
-        Number::Float => "float",
+        NumberKind::Signed => "int",
+        NumberKind::Unsigned => "uint",
+        NumberKind::Float => "float",
     };
     match argument.text.split_once('@') {
         Some((_, place)) if argument.bytes > 0 => {
@@ -389,21 +390,21 @@ fn push(out: &mut Output, table: &Table, values: &[Value]) -> Result<()> {
 }
 
 /// Nothing fits.
-fn nothing(spec: &Spec, files: &[Listed]) -> Failure {
+fn nothing(spec: &ProbeSpec, files: &[Listed]) -> Failure {
     let place = match files {
         [file] => file.object.path.display().to_string(),
         _ => "any file of the process".to_owned(),
     };
-    let (kind, pattern, near) = match &spec.what {
-        What::Function { name, .. } => ("function", name.to_string(), near_functions(files, name)),
-        What::Address(addr) => ("function", format!("at {addr:#x}"), Vec::new()),
-        What::Usdt { provider, name } => (
+    let (kind, pattern, near) = match &spec.subject {
+        ProbeSubject::Function { name, .. } => ("function", name.to_string(), near_functions(files, name)),
+        ProbeSubject::Address(addr) => ("function", format!("at {addr:#x}"), Vec::new()),
+        ProbeSubject::Usdt { provider, name } => (
             "USDT probe",
             format!("{provider}:{name}"),
             near_probes(files, name),
         ),
     };
-    if let What::Function { name, .. } = &spec.what
+    if let ProbeSubject::Function { name, .. } = &spec.subject
         && name
             .exact()
             .is_some_and(|name| files.iter().any(|file| file.signatures().inlined(name)))
@@ -442,7 +443,7 @@ mod tests {
     use super::*;
     use crate::find::debug::types::{Kind, Place, Type};
 
-    fn specs(args: &[&str]) -> Result<Vec<Spec>> {
+    fn specs(args: &[&str]) -> Result<Vec<ProbeSpec>> {
         let args = Args::parse_from(["funclist"].iter().chain(args));
         let has_processes = !args.pid.is_empty();
         args.parsed(has_processes)
@@ -451,23 +452,23 @@ mod tests {
     #[test]
     fn what_is_listed() {
         let any = || NamePattern::Glob("*".to_owned());
-        let all = What::Function {
+        let all = ProbeSubject::Function {
             name: any(),
             offset: 0,
         };
         let one = |args| specs(args).unwrap().remove(0);
         assert_eq!(
-            (one(&["libc"]).target.as_deref(), one(&["libc"]).what),
+            (one(&["libc"]).target.as_deref(), one(&["libc"]).subject),
             (Some("libc"), all.clone())
         );
-        assert_eq!((one(&["-p", "1"]).target, one(&["-p", "1"]).what), (None, all));
-        let probes = What::Usdt {
+        assert_eq!((one(&["-p", "1"]).target, one(&["-p", "1"]).subject), (None, all));
+        let probes = ProbeSubject::Usdt {
             provider: any(),
             name: any(),
         };
-        assert_eq!(one(&["--usdt", "python3"]).what, probes);
-        assert_eq!(one(&["--usdt", "-p", "1"]).what, probes);
-        assert_eq!(one(&["--usdt", "usdt:python3"]).what, probes);
+        assert_eq!(one(&["--usdt", "python3"]).subject, probes);
+        assert_eq!(one(&["--usdt", "-p", "1"]).subject, probes);
+        assert_eq!(one(&["--usdt", "usdt:python3"]).subject, probes);
         assert_eq!(specs(&["libc:malloc", "bash"]).unwrap().len(), 2);
         assert!(
             specs(&[]).is_err() && specs(&[":malloc"]).is_err() && specs(&["-p", "1", ":malloc"]).is_ok()
@@ -510,22 +511,28 @@ mod tests {
 
     #[test]
     fn arguments_have_a_type_and_a_place() {
-        let argument = |bytes, number, text: &str| Argument {
+        let argument = |bytes, number, text: &str| UsdtArgument {
             bytes,
             number,
-            operand: usdt::Operand::Unknown,
+            operand: usdt::UsdtOperand::Unknown,
             text: text.into(),
         };
-        assert_eq!(&*described(&argument(4, Number::Signed, "-4@%edi")), "int32 %edi");
         assert_eq!(
-            &*described(&argument(8, Number::Unsigned, "8@-16(%rbp)")),
+            &*described(&argument(4, NumberKind::Signed, "-4@%edi")),
+            "int32 %edi"
+        );
+        assert_eq!(
+            &*described(&argument(8, NumberKind::Unsigned, "8@-16(%rbp)")),
             "uint64 -16(%rbp)"
         );
         assert_eq!(
-            &*described(&argument(8, Number::Float, "8f@%xmm0")),
+            &*described(&argument(8, NumberKind::Float, "8f@%xmm0")),
             "float64 %xmm0"
         );
-        assert_eq!(&*described(&argument(0, Number::Unsigned, "3@%rax")), "3@%rax");
-        assert_eq!(&*described(&argument(8, Number::Unsigned, "%rax")), "%rax");
+        assert_eq!(
+            &*described(&argument(0, NumberKind::Unsigned, "3@%rax")),
+            "3@%rax"
+        );
+        assert_eq!(&*described(&argument(8, NumberKind::Unsigned, "%rax")), "%rax");
     }
 }

@@ -1,36 +1,28 @@
 //! Calls of any function: typed arguments, and with `--ret` the result and the duration.
 
-use std::cell::RefCell;
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
-use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use libbpf_rs::MapHandle;
-use libbpf_rs::skel::SkelBuilder;
 use plain::Plain;
 
-use crate::bpf::functrace::{FunctraceSkelBuilder, OpenFunctraceSkel, types};
-use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, parse_duration, parse_size};
+use crate::bpf::functrace::{FunctraceSkel, FunctraceSkelBuilder, OpenFunctraceSkel, types};
+use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration, parse_size};
 use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::Signatures;
 use crate::find::elf::ElfFile;
-use crate::find::host::proc::{FileId, Object};
-use crate::find::spec::{self, At};
-use crate::find::stack::symbolize::Symbolizer;
-use crate::output::escape::printable;
-use crate::output::{Column, Output, Table, Value};
-use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, loaded};
+use crate::find::host::proc::{FileId, ObjectFile};
+use crate::find::spec::{ProbeMoment, ProbeSpec};
+use crate::output::{Column, Table, Value};
+use crate::privileges::return_memory;
+use crate::probe::counters::BpfCounter;
 use crate::probe::event::{Header, callers, decode};
 use crate::probe::expr::programs::{Asked, Maps, Plans, Room};
 use crate::probe::expr::{self, Record, Values};
-use crate::probe::follow::Follow;
 use crate::probe::point::Ends;
-use crate::probe::search::functions::{Functions, Learn, Scope, Site};
-use crate::run::session::{Counter, Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
+use crate::probe::search::functions::{Functions, OnFound, TracedFunction};
+use crate::run::{Event, Found, Loaded, Run, Session, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
 EXPRESSIONS, in --where and --args:
@@ -43,7 +35,7 @@ EXPRESSIONS, in --where and --args:
     str(arg0) buf(arg1,16)   text up to a NUL, and bytes; to be compared with == != ^=
     && || ! == != ^= < <= > >= + - * / % & | ^ << >> ~      ^= is \"begins with\"
 
-What does not mention the return is read when the call begins.
+ProbeSubject does not mention the return is read when the call begins.
 
 EXAMPLES:
     functrace 'libc:malloc' --where 'comm == \"python3\" && arg0 > 1M'
@@ -83,11 +75,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = parse_text_length)]
     str_len: u32,
     #[command(flatten)]
-    filter: FilterArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    run: RunArgs,
+    common: CommonArgs,
     #[command(flatten)]
     command: CommandArgs,
 }
@@ -126,155 +114,67 @@ unsafe impl Plain for types::expr_record {}
 unsafe impl Plain for types::stack {}
 
 pub fn run(args: Args) -> Result<u8> {
-    privileges::require_privileges()?;
-    let mut out = args.output.open()?;
-    let mut filter = args.filter.resolve()?;
-    filter.follow = args.functions.follow;
-    let specs = args.functions.specs();
-    let asked = asked(&args, &specs)?;
-    let with_return = asked.returns;
-    let ends = ends(&asked);
-    let plans = Rc::new(RefCell::new(Plans::new(asked)));
-    let command = args.command.hold(&mut filter)?;
-    let way = AttachMode::choose(args.run.attach)?;
-    let scope = Scope {
-        filter: &filter,
-        command: command.as_ref().map(|held| (&args.command.command[..], held)),
-        placing: args.run.placement,
-    };
-    let last_file = LastFile::default();
-    let learn = learn(
-        &plans,
-        &last_file,
-        if args.stack { Needs::STACK } else { Needs::NOTHING },
-    );
-    let (functions, targets) = Functions::resolve(&specs, &scope, ends, learn)?;
-    last_file.take();
-    privileges::return_memory(); // debug information can be large
-    tell_refused(&plans)?;
-    let follows_calls = functions.borrow().watch(Ends::Both);
-    let sessions = follows_calls && way.has_sessions();
-    // Sessions are for return probes.
-    let two_programs =
-        follows_calls && (!sessions || functions.borrow().may_return_at_instructions(&targets));
-    let at_entry = two_programs || functions.borrow().watch(Ends::Entry);
-    let at_return = two_programs || functions.borrow().watch(Ends::Return);
-    // Programs that can wait for pages can have no map of control groups.
-    let sleeps = plans.borrow().reads() && filter.cgroups.is_empty() && way.can_sleep();
+    let run = Run::begin(&args.common, &args.command)?;
+    let specs = args.functions.specs()?;
+    let request = request(&args, &specs)?;
+    let table = table(&args, request.returns);
+    let ends = ends(&request);
+    let found = run.search(Functions::new(specs, ends, CallPlans::new(request, args.stack)))?;
+    let loaded = load(found, &args)?;
+    let undecided = undecided_counter(loaded.skel)?;
+    let mut session = loaded.attach(SessionOptions {
+        stacks: args.stack,
+        ..Default::default()
+    })?;
+    let mut printer = Printer::new(table, args.indent);
+    session.out().header(&printer.table);
+    while let Some(step) = session.next()? {
+        if let Step::Event(event) = step {
+            printer.print(event);
+        }
+    }
+    report_undecided(undecided.get(), &mut session);
+    let refused = session.finder_and_output().0.on_found.plans.take_problem()?;
+    refused.iter().for_each(|problem| session.warn(problem));
+    session.finish()
+}
 
-    let mut storage = MaybeUninit::uninit();
-    let mut open = FunctraceSkelBuilder::default().open(&mut storage)?;
+/// Loads the programs, with the plans of all functions that were found.
+fn load(mut found: Found<Traced>, args: &Args) -> Result<Loaded<Traced, FunctraceSkel<'static>>> {
+    let may_grow = found.may_grow();
+    let functions = found.finder().capacity();
+    let traced = &mut found.finder().on_found;
+    traced.forget_file();
+    let refused = traced.plans.take_problem()?;
+    refused.iter().for_each(|problem| found.warn(problem));
+
+    let mut open = found.open(FunctraceSkelBuilder::default())?;
+    let ring_bytes = open.ring_bytes();
+    let plans = &mut open.finder().on_found.plans;
+    let reads = plans.reads();
     let tail = size_of::<types::stack>() + TEXT_SLACK;
     let machine = size_of::<types::expr_machine>();
-    let ring_bytes = args.run.ring_bytes();
-    let room = plans
-        .borrow_mut()
-        .room(args.str_len, machine, tail, ring_bytes, targets.may_grow());
-    if let Some(rodata) = open.maps.rodata_data.as_mut() {
-        configure!(rodata, &filter, ring_bytes, way);
-        rodata.min_latency = args.min_latency.map_or(0, |time| time.as_nanos() as u64);
-        rodata.with_stack = args.stack;
-        rodata.expr_room = room.begin;
-        rodata.expr_most_text = room.text;
+    let room = plans.room(args.str_len, machine, tail, ring_bytes, may_grow);
+    if reads {
+        open.allow_sleep();
     }
-    make_room(&mut open, &room, functions.borrow().capacity())?;
-    open.maps.events.set_max_entries(ring_bytes)?;
-    open.maps.pids.set_max_entries(filter.map_entries())?;
-    make_room_for_calls!(open.maps, follows_calls);
-    let progs = &mut open.progs;
-    progs.trace_entry.set_autoload(!sleeps && at_entry);
-    progs.trace_return.set_autoload(!sleeps && at_return);
-    progs.trace_entry_sleepable.set_autoload(sleeps && at_entry);
-    progs.trace_return_sleepable.set_autoload(sleeps && at_return);
-    progs.trace_session.set_autoload(!sleeps && sessions);
-    progs.trace_session_sleepable.set_autoload(sleeps && sessions);
-    progs.thread_exit.set_autoload(follows_calls);
-    progs.thread_exec.set_autoload(follows_calls);
-    way.prepare([
-        &mut progs.trace_entry,
-        &mut progs.trace_return,
-        &mut progs.trace_entry_sleepable,
-        &mut progs.trace_return_sleepable,
-    ]);
-    let skel = load(open)?;
-    filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
-    let maps = Maps {
-        functions: MapHandle::try_from(&skel.maps.functions)?,
-        ops: MapHandle::try_from(&skel.maps.expr_ops)?,
-        literals: MapHandle::try_from(&skel.maps.expr_literals)?,
-        free: MapHandle::try_from(&skel.maps.expr_free)?,
-    };
-    plans.borrow_mut().load(maps, room.machines)?;
-    let follow = args
-        .functions
-        .follow
-        .then(|| Follow::start(&skel.maps.pids))
-        .transpose()?;
-    let _ends = follows_calls
-        .then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec]))
-        .transpose()?;
+    let rodata = open.rodata()?;
+    rodata.min_latency = args.min_latency.map_or(0, |time| time.as_nanos() as u64);
+    rodata.with_stack = args.stack;
+    rodata.expr_room = room.begin;
+    rodata.expr_most_text = room.text;
+    make_room(&mut open.skel, &room, functions)?;
 
-    let progs = &skel.progs;
-    let (entry, exit, both) = match sleeps {
-        true => (
-            &progs.trace_entry_sleepable,
-            &progs.trace_return_sleepable,
-            &progs.trace_session_sleepable,
-        ),
-        false => (&progs.trace_entry, &progs.trace_return, &progs.trace_session),
+    let mut loaded = open.load()?;
+    let maps = &loaded.skel.maps;
+    let maps = Maps {
+        functions: MapHandle::try_from(&maps.functions)?,
+        ops: MapHandle::try_from(&maps.expr_ops)?,
+        literals: MapHandle::try_from(&maps.expr_literals)?,
+        free: MapHandle::try_from(&maps.expr_free)?,
     };
-    let programs = loaded([
-        (sessions, both, Ends::Both),
-        (at_return, exit, Ends::Return),
-        (at_entry, entry, Ends::Entry),
-    ]);
-    let bss = skel
-        .maps
-        .bss_data
-        .as_ref()
-        .context("the BPF object has no counters")?;
-    let undecided = Counter::new(&bss.undecided);
-    let mut session = Session::start(
-        Parts {
-            events: skel.maps.events.as_fd(),
-            ring_bytes,
-            lost: &bss.lost,
-            unmatched: &bss.unmatched,
-            hits: &bss.hits,
-            targets,
-            attacher: Attacher::new(way, &filter, programs)?,
-            command,
-            follow,
-            symbolizer: args.stack.then(Symbolizer::new),
-            inspects: false,
-            reads_maps: false,
-            limits: args.run.limits(&args.output, None),
-        },
-        &mut out,
-    )?;
-    let mut printer = Printer {
-        functions,
-        plans,
-        table: table(&args, with_return),
-        indent: args.indent,
-        values: Values::default(),
-        indented: String::new(),
-    };
-    let mut frames = Vec::new();
-    out.header(&printer.table);
-    while let Some(step) = session.next(&mut out)? {
-        let Step::Event(record) = step else { continue };
-        let Some(call) = printer.read(record) else {
-            continue;
-        };
-        if args.stack {
-            session.name_frames(call.header.pid, &call.callers, &mut frames);
-        }
-        printer.print(&call, &frames, &mut out);
-    }
-    tell_undecided(undecided.get(), &mut out);
-    tell_refused(&printer.plans)?;
-    session.finish(&mut out)
+    loaded.finder().on_found.plans.load(maps, room.machines)?;
+    Ok(loaded)
 }
 
 /// `NO_STACK` of src/bpf/expr.bpf.h: 0 is where the stack of a call is of which nothing else is shown.
@@ -284,45 +184,66 @@ const KIND_CALL_JUMPED: u16 = 1;
 /// `TEXT_SLACK` of the same.
 const TEXT_SLACK: usize = 16;
 
-/// What is asked for of every function.
-fn asked(args: &Args, specs: &[String]) -> Result<Asked> {
-    let mut asked = Asked::parse(args.condition.as_deref(), args.args.as_deref())?;
-    let is_return = |text: &String| spec::parse(text).is_ok_and(|spec| spec.at == At::Return);
-    // Rows of one run come at one end of calls when they are nested, or nothing would fit.
-    let nested_returns = args.indent && specs.iter().any(is_return);
-    asked.returns |= args.ret || args.min_latency.is_some() || nested_returns;
-    asked.result = args.ret;
-    asked.depth = args.indent;
-    Ok(asked)
+/// ProbeSubject to do with every function.
+fn request(args: &Args, specs: &[ProbeSpec]) -> Result<Asked> {
+    let mut request = Asked::parse(args.condition.as_deref(), args.args.as_deref())?;
+    // With --indent, all rows come at one end of calls, or the nesting would not show.
+    let nested_returns = args.indent && specs.iter().any(|spec| spec.moment == ProbeMoment::Return);
+    request.returns |= args.ret || args.min_latency.is_some() || nested_returns;
+    request.result = args.ret;
+    request.depth = args.indent;
+    Ok(request)
 }
 
-/// Which ends of calls are watched for a moment that was asked for.
-fn ends(asked: &Asked) -> impl Fn(At) -> Ends + use<> {
-    let alone = asked.needs_no_entry();
-    let both = asked.returns || asked.depth;
+/// Which ends of calls to watch for the moment that a spec names.
+fn ends(request: &Asked) -> impl Fn(ProbeMoment) -> Ends + use<> {
+    let return_only = request.needs_no_entry();
+    let both = request.returns || request.depth;
     move |at| match at {
-        At::Return if alone => Ends::Return,
-        At::Return => Ends::Both,
-        At::Any | At::Entry if both => Ends::Both,
-        At::Any | At::Entry => Ends::Entry,
+        ProbeMoment::Return if return_only => Ends::Return,
+        ProbeMoment::Return => Ends::Both,
+        ProbeMoment::Any | ProbeMoment::Entry if both => Ends::Both,
+        ProbeMoment::Any | ProbeMoment::Entry => Ends::Entry,
     }
 }
 
-/// The signatures of the file that was looked at last: its functions come one after the other.
-type LastFile = Rc<RefCell<Option<(FileId, Signatures)>>>;
+type Traced = Functions<CallPlans>;
 
-/// Plans each function that is found. Its probe needs what the plan reads, and `others`.
-fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile, others: Needs) -> Box<Learn> {
-    let (plans, last) = (Rc::clone(plans), Rc::clone(last));
-    Box::new(move |_, site: &Site, object: &Object, elf: &ElfFile| {
-        let place = &site.place;
-        let mut last = last.borrow_mut();
+/// Plans what to do at the calls of each function that is found.
+struct CallPlans {
+    plans: Plans,
+    /// ProbeSubject the probe of every function reads.
+    needs: Needs,
+    /// The signatures of the last file: functions of one file come one after the other.
+    file: Option<(FileId, Signatures)>,
+}
+
+impl CallPlans {
+    fn new(request: Asked, stack: bool) -> Self {
+        Self {
+            plans: Plans::new(request),
+            needs: if stack { Needs::STACK } else { Needs::NOTHING },
+            file: None,
+        }
+    }
+
+    /// Frees the debug information that was read, which can be large.
+    fn forget_file(&mut self) {
+        self.file = None;
+        return_memory();
+    }
+}
+
+impl OnFound for CallPlans {
+    fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs {
+        let place = &function.place;
         let signature = place.symbol.as_ref().and_then(|symbol| {
-            if last.as_ref().is_none_or(|(id, _)| *id != object.id) {
-                *last = Some((object.id, Signatures::read(&object.file, elf, &object.path)));
+            if self.file.as_ref().is_none_or(|(id, _)| *id != object.id) {
+                let signatures = Signatures::read(&object.file, elf, &object.path);
+                self.file = Some((object.id, signatures));
             }
-            last.as_ref()
-                .and_then(|(_, signatures)| signatures.at(place.addr, symbol))
+            let (_, signatures) = self.file.as_ref()?;
+            signatures.at(place.addr, symbol)
         });
         let scope = expr::Scope {
             function: &place.name,
@@ -330,11 +251,11 @@ fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile, others: Needs) -> Box<Lear
             probe: place.usdt.as_deref(),
             is_go: place.is_go,
         };
-        plans.borrow_mut().add(scope, site.ends).and(others)
-    })
+        self.plans.add(scope, function.ends).and(self.needs)
+    }
 }
 
-fn make_room(open: &mut OpenFunctraceSkel<'_>, room: &Room, functions: u32) -> Result<()> {
+fn make_room(open: &mut OpenFunctraceSkel<'static>, room: &Room, functions: u32) -> Result<()> {
     let maps = &mut open.maps;
     maps.functions.set_max_entries(functions)?;
     maps.expr_ops.set_max_entries(room.ops)?;
@@ -366,104 +287,95 @@ fn table(args: &Args, with_return: bool) -> Table {
     table
 }
 
-/// Functions for which what was asked makes no sense. It is an error when it makes none for any.
-fn tell_refused(plans: &RefCell<Plans>) -> Result<()> {
-    if let Some(problem) = plans.borrow_mut().take_problem()? {
-        eprintln!("warning: {}", printable(problem.as_bytes()));
-    }
-    Ok(())
+fn undecided_counter(skel: &'static FunctraceSkel<'static>) -> Result<BpfCounter<'static>> {
+    let bss = skel.maps.bss_data.as_ref();
+    let bss = bss.context("the BPF object has no counters")?;
+    Ok(BpfCounter::new(&bss.undecided))
 }
 
-/// A predicate that met memory which could not be read is neither true nor false.
-fn tell_undecided(calls: u64, out: &mut Output) {
+/// A predicate over memory that could not be read is neither true nor false.
+fn report_undecided(calls: u64, session: &mut Session<Traced, FunctraceSkel<'static>>) {
     if calls > 0 {
-        out.record("undecided", &[("count", Value::U64(calls))]);
-        eprintln!(
-            "warning: {calls} calls are not shown, as --where could not be decided: memory could not be read, or a \
+        session.out().record("undecided", &[("count", Value::U64(calls))]);
+        session.warn(&format!(
+            "{calls} calls are not shown: --where could not be evaluated, because memory could not be read or a \
              divisor was 0"
-        );
+        ));
     }
-}
-
-/// What every row has, whatever is fetched.
-struct Call {
-    header: Header,
-    /// Its cookie.
-    function: u32,
-    lat_ns: u64,
-    depth: u32,
-    /// Return addresses, innermost first; empty without --stack.
-    callers: Vec<u64>,
 }
 
 /// Turns records into rows.
 struct Printer {
-    functions: Rc<RefCell<Functions>>,
-    plans: Rc<RefCell<Plans>>,
     table: Table,
     indent: bool,
-    /// Those of the call that was read last.
+    /// Those of the last record.
     values: Values,
-    /// Its name, with what shows its depth.
+    /// The name of the function, indented by its depth.
     indented: String,
 }
 
 impl Printer {
-    /// Reads a record. None when it is none of ours.
-    fn read(&mut self, bytes: &[u8]) -> Option<Call> {
-        let (header, record) = (decode::<Header>(bytes)?, decode::<types::expr_record>(bytes)?);
-        let words = bytes
-            .get(size_of::<types::expr_record>()..)?
-            .get(..record.used as usize)?;
-        let plans = self.plans.borrow();
-        let plan = plans.get(record.function as usize)?;
-        let found = Record {
-            words,
-            faulted: record.faulted,
-            cut: record.cut,
-            comm: header.comm(),
-            no_result: header.kind == KIND_CALL_JUMPED,
-        };
-        self.values.read(plan, &found);
-        let stack = match record.stack_at {
-            NO_STACK => None,
-            at => decode::<types::stack>(words.get(at as usize..)?),
-        };
-        let callers = stack
-            .map(|stack| callers(stack.caller, stack.bytes, &stack.frames))
-            .unwrap_or_default();
-        Some(Call {
-            header: *header,
-            function: record.function,
-            lat_ns: record.lat_ns,
-            depth: record.depth,
-            callers,
-        })
+    fn new(table: Table, indent: bool) -> Self {
+        Self {
+            table,
+            indent,
+            values: Values::default(),
+            indented: String::new(),
+        }
     }
 
-    fn print(&mut self, call: &Call, frames: &[Rc<str>], out: &mut Output) {
-        let functions = self.functions.borrow();
-        let Some(site) = functions.site(call.function as usize) else {
-            return;
+    fn print(&mut self, event: Event<'_, Traced>) {
+        let _ = self.try_print(event);
+    }
+
+    /// None if the record is malformed.
+    fn try_print(&mut self, event: Event<'_, Traced>) -> Option<()> {
+        let header = decode::<Header>(event.record)?;
+        let record = decode::<types::expr_record>(event.record)?;
+        let words = event
+            .record
+            .get(size_of::<types::expr_record>()..)?
+            .get(..record.used as usize)?;
+        let functions = event.finder;
+        let function = functions.get(record.function as usize)?;
+        let plan = functions.on_found.plans.get(record.function as usize)?;
+        self.values.read(
+            plan,
+            &Record {
+                words,
+                faulted: record.faulted,
+                cut: record.cut,
+                comm: header.comm(),
+                no_result: header.kind == KIND_CALL_JUMPED,
+            },
+        );
+        let frames = match record.stack_at {
+            NO_STACK => &[],
+            at => {
+                let stack = decode::<types::stack>(words.get(at as usize..)?)?;
+                let callers = callers(stack.caller, stack.bytes, &stack.frames);
+                event.stacks.name(header.pid, &callers)
+            }
         };
-        let name = site.name();
+        let name = function.name();
         self.indented.clear();
-        let depth = if self.indent { call.depth } else { 0 };
+        let depth = if self.indent { record.depth } else { 0 };
         self.indented.extend((0..depth).map(|_| INDENT));
         self.indented.push_str(&name);
+        let out = event.out;
         out.row(
             &self.table,
             &[
-                Value::Time(out.wall(call.header.time_ns)),
-                Value::U64(call.header.pid.into()),
-                Value::U64(call.header.tid.into()),
-                Value::U64(call.header.uid.into()),
-                Value::Bytes(call.header.comm()),
-                Value::Micros(call.lat_ns),
+                Value::Time(out.wall(header.time_ns)),
+                Value::U64(header.pid.into()),
+                Value::U64(header.tid.into()),
+                Value::U64(header.uid.into()),
+                Value::Bytes(header.comm()),
+                Value::Micros(record.lat_ns),
                 Value::Bytes(self.indented.as_bytes()),
                 Value::Bytes(name.as_bytes()),
-                Value::Bytes(site.module.as_bytes()),
-                Value::U64(call.depth.into()),
+                Value::Bytes(function.module.as_bytes()),
+                Value::U64(record.depth.into()),
                 self.values.result.as_ref().map_or(Value::Null, Value::Datum),
                 Value::Fields(&self.values.args),
                 Value::Lines(&self.values.faults),
@@ -471,6 +383,7 @@ impl Printer {
                 Value::Lines(frames),
             ],
         );
+        Some(())
     }
 }
 

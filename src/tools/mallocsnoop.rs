@@ -1,34 +1,27 @@
 //! Each allocation of C programs: who, which call, how much; with `--ret` the outcome, with `--stack` from where.
 
 use std::collections::BTreeMap;
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use libbpf_rs::skel::SkelBuilder;
 use libbpf_rs::{MapCore, MapFlags, MapMut};
 use plain::Plain;
 
-use crate::bpf::mallocsnoop::{MallocsnoopSkelBuilder, types};
-use crate::cli::{CommandArgs, FilterArgs, OutputArgs, RunArgs, named_file, parse_duration, parse_size};
+use crate::bpf::mallocsnoop::{MallocsnoopSkel, MallocsnoopSkelBuilder, types};
+use crate::cli::{CommandArgs, CommonArgs, parse_duration, parse_size};
 use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
-use crate::find::stack::symbolize::Symbolizer;
+use crate::find::host::proc::ObjectFile;
 use crate::output::{Column, Output, Table, Value, histogram};
-use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, loaded};
-use crate::probe::command::Command;
 use crate::probe::event::{Header, callers, decode, until_nul};
-use crate::probe::follow::Follow;
-use crate::probe::point::{Cookie, Ends, ProbePoint};
-use crate::probe::scope::filter::Filter;
-use crate::probe::search::files::{Place, Targets, Wanted};
-use crate::run::session::{Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
+use crate::probe::point::{Cookie, ProbePoint};
+use crate::probe::search::finder::{Finder, SearchPlan, SearchRequest, Sought, WatchedEnds};
+use crate::probe::search::spec_target::find_file;
+use crate::run::{Event, Run, Session, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
 Allocators call themselves: glibc's reallocarray calls realloc, musl's calloc calls malloc. \
@@ -72,15 +65,8 @@ pub struct Args {
     /// The library or program whose allocator is meant: a path, or a name such as libjemalloc
     #[arg(short, long, value_name = "PATH|NAME")]
     library: Option<PathBuf>,
-    /// Children that -p PID or COMMAND starts are seen as well
-    #[arg(long)]
-    follow: bool,
     #[command(flatten)]
-    filter: FilterArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    run: RunArgs,
+    common: CommonArgs,
     #[command(flatten)]
     command: CommandArgs,
 }
@@ -158,135 +144,149 @@ unsafe impl Plain for types::alloc_stack_event {}
 unsafe impl Plain for types::alloc_usage {}
 
 pub fn run(args: Args) -> Result<u8> {
-    privileges::require_privileges()?;
-    let mut out = args.output.open()?;
-    let mut filter = args.filter.resolve()?;
-    filter.follow = args.follow;
-    let library = args
-        .library
-        .as_deref()
-        .map(|name| named_file(name, &filter.pids))
-        .transpose()?;
-    let command = args.command.hold(&mut filter)?;
-    let way = AttachMode::choose(args.run.attach)?;
-
-    let mut storage = MaybeUninit::uninit();
-    let mut open = MallocsnoopSkelBuilder::default().open(&mut storage)?;
-    if let Some(rodata) = open.maps.rodata_data.as_mut() {
-        configure!(rodata, &filter, args.run.ring_bytes(), way);
-        rodata.min_size = args.min_size.unwrap_or(0);
-        rodata.max_size = args.max_size.unwrap_or(u64::MAX);
-        rodata.with_return = args.ret;
-        rodata.with_stack = args.stack;
-        rodata.summary = args.summary;
+    let run = Run::begin(&args.common, &args.command)?;
+    let found = run.search(Allocators::new(&args))?;
+    let mut open = found.open(MallocsnoopSkelBuilder::default())?;
+    let rodata = open.rodata()?;
+    rodata.min_size = args.min_size.unwrap_or(0);
+    rodata.max_size = args.max_size.unwrap_or(u64::MAX);
+    rodata.with_return = args.ret;
+    rodata.with_stack = args.stack;
+    rodata.summary = args.summary;
+    if args.summary {
+        open.skel.maps.usage.set_max_entries(USAGE_THREADS)?;
     }
-    open.maps.events.set_max_entries(args.run.ring_bytes())?;
-    open.maps.pids.set_max_entries(filter.map_entries())?;
-    make_room_for_calls!(open.maps, args.ret);
-    open.maps
-        .usage
-        .set_max_entries(if args.summary { USAGE_THREADS } else { 1 })?;
-    let sessions = args.ret && way.has_sessions();
-    let two_probes = args.ret && !sessions;
-    open.progs.alloc_session.set_autoload(sessions);
-    open.progs.alloc_entry.set_autoload(!sessions);
-    open.progs.alloc_return.set_autoload(two_probes);
-    open.progs.thread_exit.set_autoload(args.ret);
-    open.progs.thread_exec.set_autoload(args.ret);
-    way.prepare([&mut open.progs.alloc_entry, &mut open.progs.alloc_return]);
-    let skel = load(open)?;
-    filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
-    let follow = args.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
-
-    let _ends = args
-        .ret
-        .then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec]))
-        .transpose()?;
-    let programs = loaded([
-        (sessions, &skel.progs.alloc_session, Ends::Both),
-        (two_probes, &skel.progs.alloc_return, Ends::Return),
-        (!sessions, &skel.progs.alloc_entry, Ends::Entry),
-    ]);
-    let attacher = Attacher::new(way, &filter, programs)?;
-    let place = place(&args, library, &filter, &command);
-    let targets = Targets::new(wanted(&args), place, args.run.placement, args.follow);
-    let bss = skel
-        .maps
-        .bss_data
-        .as_ref()
-        .context("the BPF object has no counters")?;
-    let mut session = Session::start(
-        Parts {
-            events: skel.maps.events.as_fd(),
-            ring_bytes: args.run.ring_bytes(),
-            lost: &bss.lost,
-            unmatched: &bss.unmatched,
-            hits: &bss.hits,
-            targets,
-            attacher,
-            command,
-            follow,
-            symbolizer: args.stack.then(Symbolizer::new),
-            inspects: false,
-            reads_maps: args.summary,
-            limits: args.run.limits(&args.output, args.interval),
-        },
-        &mut out,
-    )?;
+    let mut session = open.attach(SessionOptions {
+        interval: args.interval,
+        stacks: args.stack,
+        reads_maps: args.summary,
+        ..Default::default()
+    })?;
     match args.summary {
-        true => summarize(&mut session, &skel.maps.usage, &mut out)?,
-        false => list(&args, &mut session, &mut out)?,
+        true => summarize(&mut session)?,
+        false => list(&args, &mut session)?,
     }
-    session.finish(&mut out)
+    session.finish()
 }
 
-/// The functions of this run, with their cookies.
-fn chosen(args: &Args) -> Vec<(usize, &'static str)> {
-    let wants = |call: Call| match args.calls.is_empty() {
-        true => call != Call::Free || args.free,
-        false => args.calls.contains(&call) || (call == Call::Free && args.free),
-    };
-    CALLS
-        .iter()
-        .enumerate()
-        .filter(|(_, (call, _))| wants(*call))
-        .map(|(cookie, (_, name))| (cookie, *name))
-        .collect()
+type AllocSession = Session<Allocators, MallocsnoopSkel<'static>>;
+
+/// Finds the allocator that a process calls: the first in the loader's lookup order.
+struct Allocators {
+    library: Option<PathBuf>,
+    /// Indices into [`CALLS`], which are the cookies.
+    calls: Vec<usize>,
+    /// ProbeSubject probes read beside the size.
+    needs: Needs,
+    matches_returns: bool,
 }
 
-fn wanted(args: &Args) -> Wanted {
-    let chosen = chosen(args);
-    let stack = if args.ret || args.stack {
-        Needs::STACK
-    } else {
-        Needs::NOTHING
-    };
-    Wanted {
-        what: "an allocator",
-        names: chosen.iter().map(|(_, name)| *name).collect(),
-        may_hold: Box::new(is_c_library),
-        points: Box::new(move |_, elf| allocator_points(elf, &chosen, stack)),
-        first_only: true,
-        likely: loader::find_library("libc").into_iter().collect(),
-        named: Vec::new(),
-        name: Box::new(|cookie| {
-            CALLS
-                .get(cookie.function() as usize)
-                .map_or("?", |(_, name)| name)
-                .into()
-        }),
+impl Allocators {
+    fn new(args: &Args) -> Self {
+        let wants = |call: Call| match args.calls.is_empty() {
+            true => call != Call::Free || args.free,
+            false => args.calls.contains(&call) || (call == Call::Free && args.free),
+        };
+        Self {
+            library: args.library.clone(),
+            calls: (0..CALLS.len()).filter(|&index| wants(CALLS[index].0)).collect(),
+            needs: match args.ret || args.stack {
+                true => Needs::STACK,
+                false => Needs::NOTHING,
+            },
+            matches_returns: args.ret,
+        }
+    }
+
+    fn wants(&self, call: Call) -> bool {
+        self.calls.iter().any(|&index| CALLS[index].0 == call)
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        self.calls.iter().map(|&index| CALLS[index].1).collect()
+    }
+
+    /// The chosen functions with this prefix in a file, each address once. None if it has no malloc with that prefix.
+    fn points_with(&self, prefix: &str, elf: &ElfFile) -> Result<Option<Vec<ProbePoint>>> {
+        let names: Vec<String> = self
+            .names()
+            .iter()
+            .map(|name| format!("{prefix}{name}"))
+            .collect();
+        let malloc = format!("{prefix}malloc");
+        let mut lookup: Vec<&str> = names.iter().map(String::as_str).collect();
+        lookup.push(&malloc);
+        let mut found = elf.lookup(&lookup)?;
+        if found.pop().flatten().is_none() {
+            return Ok(None);
+        }
+        let mut points: Vec<ProbePoint> = Vec::new();
+        for (function, &index) in found.iter().zip(&self.calls) {
+            if let Some(function) = function
+                && !function.ifunc
+                && points.iter().all(|point| point.offset != function.offset)
+            {
+                let needs = needs(CALLS[index].0).and(self.needs);
+                points.push(ProbePoint::function(
+                    function,
+                    Cookie::of_function(index as u32),
+                    needs,
+                ));
+            }
+        }
+        Ok(Some(points))
     }
 }
 
-/// Where to look: what is said first counts.
-fn place(args: &Args, library: Option<PathBuf>, filter: &Filter, command: &Option<Command>) -> Place {
-    if let Some(path) = library {
-        return Place::Files(vec![path]);
+impl Finder for Allocators {
+    fn plan(&mut self, request: &SearchRequest<'_>) -> Result<SearchPlan> {
+        match &self.library {
+            Some(name) => SearchPlan::file(&find_file(name, &request.filter.pids)?),
+            None => Ok(SearchPlan::new(request.place()).likely(loader::find_library("libc"))),
+        }
     }
-    match command {
-        Some(command) => Place::Command(args.command.command.clone(), command.pid()),
-        None if !filter.pids.is_empty() => Place::Processes(filter.pids.clone()),
-        None => Place::Everywhere,
+
+    fn may_hold(&self, path: &Path) -> bool {
+        is_c_library(path)
+    }
+
+    fn points(&mut self, _: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
+        // Before 2.34, glibc's loader has a malloc for its own start, which no program calls.
+        if elf.soname().is_some_and(|name| name.starts_with("ld-linux")) {
+            return Ok(Vec::new());
+        }
+        for prefix in PREFIXES {
+            if let Some(points) = self.points_with(prefix, elf)? {
+                return Ok(points);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn name(&self, cookie: Cookie) -> Rc<str> {
+        CALLS
+            .get(cookie.function() as usize)
+            .map_or("?", |(_, name)| name)
+            .into()
+    }
+
+    fn ends(&self, _: bool) -> WatchedEnds {
+        WatchedEnds {
+            entry: !self.matches_returns,
+            both: self.matches_returns,
+            ..WatchedEnds::default()
+        }
+    }
+
+    fn first_object_only(&self) -> bool {
+        true
+    }
+
+    fn sought(&self) -> Option<Sought> {
+        Some(Sought {
+            what: "an allocator",
+            functions: self.names(),
+        })
     }
 }
 
@@ -301,7 +301,7 @@ fn is_c_library(path: &Path) -> bool {
         .any(|start| name.starts_with(start))
 }
 
-/// What the probe of a call reads to know how much is asked for.
+/// ProbeSubject the probe of a call reads to know how much is asked for.
 fn needs(call: Call) -> Needs {
     Needs::arguments(match call {
         Call::Malloc | Call::Valloc | Call::Pvalloc | Call::Free => 1,
@@ -310,92 +310,52 @@ fn needs(call: Call) -> Needs {
     })
 }
 
-/// Where the chosen functions are in a file; none when it has no malloc of its own. Each address once.
-fn allocator_points(elf: &ElfFile, chosen: &[(usize, &str)], others: Needs) -> Result<Vec<ProbePoint>> {
-    // The loader has a malloc for its own start (glibc before 2.34), which no program calls.
-    if elf.soname().is_some_and(|name| name.starts_with("ld-linux")) {
-        return Ok(Vec::new());
-    }
-    for prefix in PREFIXES {
-        let names: Vec<String> = chosen.iter().map(|(_, name)| format!("{prefix}{name}")).collect();
-        let malloc = format!("{prefix}malloc");
-        let mut asked: Vec<&str> = names.iter().map(String::as_str).collect();
-        asked.push(&malloc);
-        let mut found = elf.lookup(&asked)?;
-        if found.pop().flatten().is_none() {
-            continue;
-        }
-        let mut points: Vec<ProbePoint> = Vec::new();
-        for (function, (cookie, _)) in found.iter().zip(chosen) {
-            if let Some(function) = function
-                && !function.ifunc
-                && points.iter().all(|point| point.offset != function.offset)
-            {
-                points.push(ProbePoint::function(
-                    function,
-                    Cookie::of_function(*cookie as u32),
-                    needs(CALLS[*cookie].0).and(others),
-                ));
-            }
-        }
-        return Ok(points);
-    }
-    Ok(Vec::new())
-}
-
-fn list(args: &Args, session: &mut Session<'_>, out: &mut Output) -> Result<()> {
-    let with_free = chosen(args).iter().any(|(_, name)| *name == "free");
+fn list(args: &Args, session: &mut AllocSession) -> Result<()> {
     let mut table = Table::new("event", COLUMNS);
     if !args.ret {
         table = table.without("lat_ns").without("failed");
     }
-    if !args.ret && !with_free {
+    if !args.ret && !session.finder().wants(Call::Free) {
         table = table.without("addr");
     }
     if !args.stack {
         table = table.without("stack");
     }
-    out.header(&table);
-    let mut frames = Vec::new();
-    while let Some(step) = session.next(out)? {
-        let Step::Event(record) = step else { continue };
-        let Some(&header) = decode::<Header>(record) else {
-            continue;
-        };
-        if args.stack {
-            let Some(event) = decode::<types::alloc_stack_event>(record) else {
-                continue;
-            };
-            let alloc = event.alloc;
-            let callers = callers(event.stack.caller, event.stack.bytes, &event.stack.frames);
-            session.name_frames(header.pid, &callers, &mut frames);
-            print(out, &table, args.ret, &header, &alloc, &frames);
-        } else if let Some(alloc) = decode::<types::alloc_event>(record) {
-            print(out, &table, args.ret, &header, alloc, &frames);
+    session.out().header(&table);
+    while let Some(step) = session.next()? {
+        if let Step::Event(event) = step {
+            print(args, &table, event);
         }
     }
     Ok(())
 }
 
-fn print(
-    out: &mut Output,
-    table: &Table,
-    returned: bool,
-    header: &Header,
-    event: &types::alloc_event,
-    stack: &[Rc<str>],
-) {
+fn print(args: &Args, table: &Table, event: Event<'_, Allocators>) {
+    let (Some(header), Some(alloc)) = (
+        decode::<Header>(event.record),
+        decode::<types::alloc_event>(event.record),
+    ) else {
+        return;
+    };
+    let stack = match decode::<types::alloc_stack_event>(event.record).filter(|_| args.stack) {
+        Some(types::alloc_stack_event { stack, .. }) => {
+            let callers = callers(stack.caller, stack.bytes, &stack.frames);
+            event.stacks.name(header.pid, &callers)
+        }
+        None => &[],
+    };
     let (call, name) = CALLS
         .get(usize::from(header.func))
         .copied()
         .unwrap_or((Call::Malloc, "?"));
     let freed = call == Call::Free;
-    let failed = returned && !freed && event.addr == 0 && event.size != 0;
-    let addr = if (returned && !failed) || freed {
-        Value::Hex(event.addr)
+    let failed = args.ret && !freed && alloc.addr == 0 && alloc.size != 0;
+    let addr = if (args.ret && !failed) || freed {
+        Value::Hex(alloc.addr)
     } else {
         Value::Null
     };
+    let out = event.out;
     out.row(
         table,
         &[
@@ -408,18 +368,18 @@ fn print(
             if freed {
                 Value::Null
             } else {
-                Value::U64(event.size)
+                Value::U64(alloc.size)
             },
             if failed { Value::Str("failed") } else { addr },
             addr,
             Value::Bool(failed),
-            Value::Micros(event.lat_ns),
+            Value::Micros(alloc.lat_ns),
             Value::Lines(stack),
         ],
     );
 }
 
-/// What a process has asked for since the run began.
+/// ProbeSubject a process has asked for since the run began.
 #[derive(Clone)]
 struct Usage {
     uid: u32,
@@ -456,27 +416,28 @@ impl Default for Usage {
     }
 }
 
-/// Adds the threads of each process up. Threads that have ended make room for others before the map is full.
-fn summarize(session: &mut Session<'_>, threads: &MapMut<'_>, out: &mut Output) -> Result<()> {
+/// Adds up the threads of each process. Threads that have exited are removed before the map is full.
+fn summarize(session: &mut AllocSession) -> Result<()> {
     let table = Table::new("process", SUMMARY_COLUMNS);
-    let mut ended: BTreeMap<u32, Usage> = BTreeMap::new();
+    let threads = &session.skel().maps.usage;
+    let mut exited: BTreeMap<u32, Usage> = BTreeMap::new();
     let mut entries = 0;
-    while let Some(step) = session.next(out)? {
+    while let Some(step) = session.next()? {
         match step {
-            Step::Tick => print_usage(out, &table, &ended, threads),
+            Step::Tick => print_usage(session.out(), &table, &exited, threads),
             Step::Event(_) => {
                 entries += 1;
                 if entries > USAGE_THREADS / 2 {
-                    entries = retire(&mut ended, threads);
+                    entries = retire(&mut exited, threads);
                 }
             }
         }
     }
-    print_usage(out, &table, &ended, threads);
+    print_usage(session.out(), &table, &exited, threads);
     Ok(())
 }
 
-/// Moves what threads that have ended asked for out of the map. Returns how many entries it still has.
+/// Moves what threads that have ended asked for out of the map. ReturnMethod how many entries it still has.
 fn retire(ended: &mut BTreeMap<u32, Usage>, threads: &MapMut<'_>) -> u32 {
     let mut left = 0;
     for (key, pid, usage) in usages(threads) {

@@ -191,7 +191,7 @@ fn a_loop_is_stopped_and_goes_on_as_before(way: Way) {
         "no call is counted that was not one"
     );
     for said in [
-        "stopped, since the probes took more than 5 % of the CPU time",
+        "stopped: the probes took more than 5 % of the CPU time",
         "\nhint: ",
     ] {
         assert!(run.stderr.contains(said), "{}", run.stderr);

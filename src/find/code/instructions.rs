@@ -8,13 +8,13 @@ use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::find::elf::{ElfFile, Function};
+use crate::find::elf::{ElfFile, FunctionSymbol};
 
 /// Whether an instruction begins `offset` bytes after the start of a function of `elf`.
 ///
 /// # Errors
 /// None does, or it cannot be known.
-pub fn check_function(elf: &ElfFile, function: &Function, offset: u64) -> Result<()> {
+pub fn check_function(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<()> {
     let what = || format!("failed to put a probe at {}+{offset:#x}", function.demangled());
     ensure!(
         function.size > 0,

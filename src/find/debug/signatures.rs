@@ -7,7 +7,7 @@ use std::path::Path;
 use super::dwarf::DebugInfo;
 use super::prototypes;
 use super::types::{Kind, Returned, Signature};
-use crate::find::elf::{ElfFile, Function};
+use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::functions::{debug_files, shared_file};
 
 /// What is known of the functions of one file.
@@ -35,7 +35,7 @@ impl Signatures {
 
     /// None where nothing is known. Of an IFUNC symbol debug information tells how the code that chooses is called, which
     /// is of no use.
-    pub fn of(&self, function: &Function) -> Option<Signature> {
+    pub fn of(&self, function: &FunctionSymbol) -> Option<Signature> {
         match function.ifunc {
             true => prototypes::signature(&self.library, &function.name),
             false => self.at(function.addr, &function.name),

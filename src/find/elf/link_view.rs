@@ -11,8 +11,9 @@ use object::LittleEndian;
 use object::elf::{self, FileHeader64, SectionHeader64};
 
 use super::MACHINE;
-use super::source::{Block, Extent, Source};
-use super::symbols::Symbols;
+use super::source::{Block, FileExtent, Source};
+use super::symbols::SymbolTable;
+use crate::error::Failure;
 
 const LE: LittleEndian = LittleEndian;
 type Section = SectionHeader64<LittleEndian>;
@@ -37,7 +38,7 @@ impl LinkView {
     }
 
     /// The symbols of `.symtab`, or `None` if the file is stripped.
-    pub fn symbols(&self) -> Result<Option<Symbols>> {
+    pub fn symbols(&self) -> Result<Option<SymbolTable>> {
         let found = self.sections().and_then(|sections| {
             let section = sections
                 .table()
@@ -49,13 +50,13 @@ impl LinkView {
         let Some((table, strings)) = found else {
             return Ok(None);
         };
-        let read = |extent: Extent| self.source.read(extent.offset, extent.size);
-        let symbols = Symbols::new(read(table)?, read(strings)?, None, self.source.len());
+        let read = |extent: FileExtent| self.source.read(extent.offset, extent.size);
+        let symbols = SymbolTable::new(read(table)?, read(strings)?, None, self.source.len());
         Ok(Some(symbols))
     }
 
     /// Where the first section of that type is.
-    pub fn section(&self, wanted: u32) -> Option<Extent> {
+    pub fn section(&self, wanted: u32) -> Option<FileExtent> {
         let sections = self.sections()?;
         sections
             .table()
@@ -65,16 +66,20 @@ impl LinkView {
     }
 
     /// Where the section of that name is, if it has content.
-    pub fn section_named(&self, name: &str) -> Option<Place> {
+    pub fn section_named(&self, name: &str) -> Option<SectionExtent> {
         let sections = self.sections()?;
         let is_wanted = |section: &&Section| {
             kind(section) != elf::SHT_NOBITS && sections.name(section) == Some(name.as_bytes())
         };
-        sections.table().iter().find(is_wanted).map(|section| Place {
-            addr: section.sh_addr.get(LE),
-            extent: extent(section),
-            compressed: section.sh_flags.get(LE) & u64::from(elf::SHF_COMPRESSED) != 0,
-        })
+        sections
+            .table()
+            .iter()
+            .find(is_wanted)
+            .map(|section| SectionExtent {
+                addr: section.sh_addr.get(LE),
+                extent: extent(section),
+                compressed: section.sh_flags.get(LE) & u64::from(elf::SHF_COMPRESSED) != 0,
+            })
     }
 
     /// The sections whose names begin with `start`, as ranges of virtual addresses.
@@ -100,7 +105,7 @@ impl LinkView {
         build_id(self.source.read(extent.offset, extent.size).ok()?.bytes())
     }
 
-    fn sections(&self) -> Option<Sections> {
+    fn sections(&self) -> Option<SectionHeaders> {
         let offset = self.header.e_shoff.get(LE);
         if offset == 0 || u64::from(self.header.e_shentsize.get(LE)) != HEADER_SIZE {
             return None;
@@ -119,24 +124,24 @@ impl LinkView {
         let headers = self.source.read(offset, count.checked_mul(HEADER_SIZE)?).ok()?;
         let names = headers.table::<Section>().get(names).map(extent);
         let names = names.and_then(|names| self.source.read(names.offset, names.size).ok());
-        Some(Sections { headers, names })
+        Some(SectionHeaders { headers, names })
     }
 }
 
 /// Where a section is in memory, before relocation, and in the file.
-pub struct Place {
+pub struct SectionExtent {
     pub addr: u64,
-    pub extent: Extent,
+    pub extent: FileExtent,
     /// The content begins with a header that says how.
     pub compressed: bool,
 }
 
-struct Sections {
+struct SectionHeaders {
     headers: Block,
     names: Option<Block>,
 }
 
-impl Sections {
+impl SectionHeaders {
     fn table(&self) -> &[Section] {
         self.headers.table()
     }
@@ -155,8 +160,8 @@ fn kind(section: &Section) -> u32 {
     section.sh_type.get(LE)
 }
 
-fn extent(section: &Section) -> Extent {
-    Extent {
+fn extent(section: &Section) -> FileExtent {
+    FileExtent {
         offset: section.sh_offset.get(LE),
         size: section.sh_size.get(LE),
     }
@@ -187,10 +192,10 @@ pub fn note<'n>(mut notes: &'n [u8], owner: &[u8], kind: u32) -> Option<&'n [u8]
 fn read_file_header(source: &Source) -> Result<FileHeader64<LittleEndian>> {
     let ident = source.read(0, source.len().min(16))?;
     let ident = ident.bytes();
-    ensure!(
-        !ident.starts_with(b"#!"),
-        "a script has no functions that can be traced\nhint: name the program that it runs"
-    );
+    if ident.starts_with(b"#!") {
+        let failure = Failure::failed("a script has no functions that can be traced");
+        return Err(failure.hint("name the program that it runs").into());
+    }
     ensure!(ident.starts_with(&elf::ELFMAG), "not an ELF file");
     ensure!(ident.len() == 16, "truncated ELF file");
     match ident[4] {

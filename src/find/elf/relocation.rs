@@ -29,15 +29,15 @@ const TYPES: (u32, [u32; 3]) = (
 
 /// Eight bytes that the loader fills with the address of a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slot {
+pub struct PointerSlot {
     /// The virtual address of the slot, before relocation.
     pub addr: u64,
-    pub binding: Binding,
+    pub binding: SlotBinding,
 }
 
 /// Which function that is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Binding {
+pub enum SlotBinding {
     /// The one that the resolver at this virtual address of the same file chooses.
     Chosen(u64),
     /// The one of this name, without its version, in whatever file the loader finds it.
@@ -49,7 +49,7 @@ impl ElfFile {
     ///
     /// # Errors
     /// A table lies outside of the file, or the names are longer than the file.
-    pub fn slots(&self) -> Result<Vec<Slot>> {
+    pub fn slots(&self) -> Result<Vec<PointerSlot>> {
         let relocations = self.relocations()?;
         let (chosen, named) = TYPES;
         let last_symbol = relocations
@@ -65,18 +65,18 @@ impl ElfFile {
             let kind = relocation.r_type(LE, false);
             let addend = relocation.r_addend.get(LE);
             let binding = if kind == chosen {
-                Binding::Chosen(addend as u64)
+                SlotBinding::Chosen(addend as u64)
             } else if named.contains(&kind)
                 && addend == 0
                 && let Some(name) = names.get(relocation.r_sym(LE, false))
             {
                 let left = budget.checked_sub(name.len() as u64);
                 budget = left.with_context(|| self.damaged("symbol names are longer than the file"))?;
-                Binding::Named(name.to_owned())
+                SlotBinding::Named(name.to_owned())
             } else {
                 continue;
             };
-            slots.push(Slot {
+            slots.push(PointerSlot {
                 addr: relocation.r_offset.get(LE),
                 binding,
             });
@@ -124,15 +124,15 @@ impl ElfFile {
 
     /// The names of the dynamic symbols up to number `last`. Imported ones have no address and may be missing from
     /// hash tables, so relocations alone tell how many there are.
-    fn dynamic_names(&self, last: Option<u32>) -> Result<Names> {
+    fn dynamic_names(&self, last: Option<u32>) -> Result<DynamicNames> {
         let (Some(last), Some(symtab), Some(strtab)) = (last, self.dynamic.symtab, self.dynamic.strtab)
         else {
-            return Ok(Names::default());
+            return Ok(DynamicNames::default());
         };
         let size = (u64::from(last) + 1) * size_of::<RawSymbol>() as u64;
         let table = self.read_at_address(symtab, size, "dynamic symbols")?;
         let strings = self.read_at_address(strtab, self.dynamic.strsz, "dynamic strings")?;
-        Ok(Names {
+        Ok(DynamicNames {
             starts: table
                 .table::<RawSymbol>()
                 .iter()
@@ -145,13 +145,13 @@ impl ElfFile {
 
 /// Symbol names by number.
 #[derive(Default)]
-struct Names {
+struct DynamicNames {
     /// Where each begins in `strings`.
     starts: Vec<u32>,
     strings: Vec<u8>,
 }
 
-impl Names {
+impl DynamicNames {
     fn get(&self, symbol: u32) -> Option<&str> {
         let start = *self.starts.get(symbol as usize)?;
         let rest = self.strings.get(start as usize..)?;

@@ -8,8 +8,8 @@ use miniz_oxide::inflate::decompress_slice_iter_to_slice;
 use object::LittleEndian;
 use object::elf::{self, CompressionHeader64};
 
-use super::link_view::Place;
-use super::source::Extent;
+use super::link_view::SectionExtent;
+use super::source::FileExtent;
 use super::{Block, LinkView, Source};
 
 /// The sections of a file, which stays open.
@@ -39,8 +39,8 @@ impl Sections {
         content.map(Some).with_context(|| format!("bad section {name}"))
     }
 
-    fn content(&self, place: &Place, limit: u64) -> Result<Vec<u8>> {
-        let Extent { offset, size } = place.extent;
+    fn content(&self, place: &SectionExtent, limit: u64) -> Result<Vec<u8>> {
+        let FileExtent { offset, size } = place.extent;
         ensure!(size <= limit, "more than {limit} bytes");
         if !place.compressed {
             return self.0.source.read_bytes(offset, size);

@@ -13,12 +13,12 @@ const MAX_TABLE: u64 = 1 << 30;
 /// A file and its length, as it was when it was opened, or one that was unpacked into memory.
 #[derive(Debug)]
 pub struct Source {
-    content: Content,
+    content: SourceBytes,
     len: u64,
 }
 
 #[derive(Debug)]
-enum Content {
+enum SourceBytes {
     File(File),
     Memory(Vec<u8>),
 }
@@ -27,7 +27,7 @@ impl Source {
     pub fn new(file: File) -> Result<Source> {
         let len = file.metadata()?.len();
         Ok(Source {
-            content: Content::File(file),
+            content: SourceBytes::File(file),
             len,
         })
     }
@@ -35,7 +35,7 @@ impl Source {
     pub fn in_memory(bytes: Vec<u8>) -> Source {
         let len = bytes.len() as u64;
         Source {
-            content: Content::Memory(bytes),
+            content: SourceBytes::Memory(bytes),
             len,
         }
     }
@@ -68,8 +68,8 @@ impl Source {
 
     fn read_into(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
         match &self.content {
-            Content::File(file) => file.read_exact_at(bytes, offset)?,
-            Content::Memory(all) => {
+            SourceBytes::File(file) => file.read_exact_at(bytes, offset)?,
+            SourceBytes::Memory(all) => {
                 let rest = usize::try_from(offset).ok().and_then(|start| all.get(start..));
                 let part = rest.and_then(|rest| rest.get(..bytes.len()));
                 bytes.copy_from_slice(part.context("truncated ELF file")?);
@@ -113,12 +113,12 @@ impl Block {
 
 /// A range of the file, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Extent {
+pub struct FileExtent {
     pub offset: u64,
     pub size: u64,
 }
 
-impl Extent {
+impl FileExtent {
     pub fn end(self) -> u64 {
         self.offset.saturating_add(self.size)
     }

@@ -3,14 +3,14 @@
 use object::elf::{self, Sym64};
 use object::{LittleEndian, U16};
 
-use super::Function;
+use super::FunctionSymbol;
 use super::source::Block;
 
 const LE: LittleEndian = LittleEndian;
 pub type RawSymbol = Sym64<LittleEndian>;
 
 /// A symbol table with its strings.
-pub struct Symbols {
+pub struct SymbolTable {
     table: Block,
     strings: Block,
     /// Bytes of the strings up to the last NUL. What follows is the end of no name, and is not searched for it again and
@@ -23,7 +23,7 @@ pub struct Symbols {
 }
 
 /// A defined function symbol.
-pub struct Symbol {
+pub struct SymbolEntry {
     pub addr: u64,
     pub size: u64,
     pub ifunc: bool,
@@ -34,14 +34,14 @@ pub struct Symbol {
     pub hidden: bool,
 }
 
-impl Symbol {
+impl SymbolEntry {
     /// `None` unless it is a function that the file defines.
-    pub fn new(raw: &RawSymbol, hidden: bool) -> Option<Symbol> {
+    pub fn new(raw: &RawSymbol, hidden: bool) -> Option<SymbolEntry> {
         let ifunc = raw.st_type() == elf::STT_GNU_IFUNC;
         let function = ifunc || raw.st_type() == elf::STT_FUNC;
         let addr = raw.st_value.get(LE);
         let defined = addr != 0 && raw.st_shndx.get(LE) != elf::SHN_UNDEF;
-        (function && defined).then(|| Symbol {
+        (function && defined).then(|| SymbolEntry {
             addr,
             size: raw.st_size.get(LE),
             ifunc,
@@ -51,8 +51,8 @@ impl Symbol {
         })
     }
 
-    pub fn function(&self, name: &str, offset: u64) -> Function {
-        Function {
+    pub fn function(&self, name: &str, offset: u64) -> FunctionSymbol {
+        FunctionSymbol {
             name: name.to_owned(),
             offset,
             addr: self.addr,
@@ -62,10 +62,10 @@ impl Symbol {
     }
 }
 
-impl Symbols {
-    pub fn new(table: Block, strings: Block, versions: Option<Block>, file_len: u64) -> Symbols {
+impl SymbolTable {
+    pub fn new(table: Block, strings: Block, versions: Option<Block>, file_len: u64) -> SymbolTable {
         let last = strings.bytes().iter().rposition(|&byte| byte == 0);
-        Symbols {
+        SymbolTable {
             terminated: last.map_or(0, |last| last + 1),
             table,
             strings,
@@ -75,16 +75,16 @@ impl Symbols {
     }
 
     /// The first byte of a symbol's name.
-    pub fn first_byte(&self, symbol: &Symbol) -> Option<u8> {
+    pub fn first_byte(&self, symbol: &SymbolEntry) -> Option<u8> {
         self.strings.bytes().get(symbol.name).copied()
     }
 
     /// The defined functions, in the order of the table.
-    pub fn functions(&self) -> impl Iterator<Item = Symbol> {
+    pub fn functions(&self) -> impl Iterator<Item = SymbolEntry> {
         let versions: &[U16<LittleEndian>] = self.versions.as_ref().map_or(&[], Block::table);
         let table = self.table.table::<RawSymbol>();
         table.iter().enumerate().filter_map(move |(index, raw)| {
-            Symbol::new(
+            SymbolEntry::new(
                 raw,
                 versions.get(index).is_some_and(|version| is_hidden(*version)),
             )
@@ -99,7 +99,7 @@ impl Symbols {
     }
 
     /// The name without its version, and whether this is the default version of it.
-    pub fn name(&self, symbol: &Symbol) -> Option<(&[u8], bool)> {
+    pub fn name(&self, symbol: &SymbolEntry) -> Option<(&[u8], bool)> {
         let rest = self.strings.bytes().get(symbol.name..self.terminated)?;
         let full = &rest[..rest.iter().position(|&byte| byte == 0)?];
         let (name, default) = match full.iter().position(|&byte| byte == b'@') {
@@ -110,8 +110,8 @@ impl Symbols {
     }
 
     /// Whether the symbol has this name, and in which version: `Some(true)` for the default one. Unlike
-    /// [`Symbols::name`] this looks at no more bytes than it takes.
-    pub fn is_named(&self, symbol: &Symbol, name: &[u8]) -> Option<bool> {
+    /// [`SymbolTable::name`] this looks at no more bytes than it takes.
+    pub fn is_named(&self, symbol: &SymbolEntry, name: &[u8]) -> Option<bool> {
         let rest = self.strings.bytes().get(symbol.name..)?.strip_prefix(name)?;
         match rest {
             [0, ..] | [b'@', b'@', ..] => Some(!symbol.hidden),

@@ -18,11 +18,11 @@ fn message(bytes: &[u8]) -> String {
 }
 
 /// The function of that name, or `None`.
-fn function(elf: &ElfFile, name: &str) -> Result<Option<Function>> {
+fn function(elf: &ElfFile, name: &str) -> Result<Option<FunctionSymbol>> {
     Ok(elf.lookup(&[name])?.pop().flatten())
 }
 
-fn functions(elf: &ElfFile) -> Result<Vec<Function>> {
+fn functions(elf: &ElfFile) -> Result<Vec<FunctionSymbol>> {
     functions::all(elf, Path::new("made-up"))
 }
 
@@ -325,7 +325,7 @@ fn what_is_not_an_elf_file_of_this_machine() {
     assert_eq!(message(b"\x7fEL"), "failed to read made-up: not an ELF file");
     assert_eq!(
         message(b"#!/bin/sh\necho hello to all\n"),
-        "failed to read made-up: a script has no functions that can be traced\nhint: name the program that it runs"
+        "failed to read made-up: a script has no functions that can be traced"
     );
     assert_eq!(
         message(b"\x7fELF\x02"),

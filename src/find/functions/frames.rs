@@ -23,7 +23,7 @@ type Bytes<'b> = EndianSlice<'b, LittleEndian>;
 
 /// The code of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Extent {
+pub struct FrameExtent {
     /// Virtual address of the first instruction.
     pub addr: u64,
     /// In bytes.
@@ -46,7 +46,7 @@ pub fn sizes(elf: &ElfFile) -> HashMap<u64, u64> {
 }
 
 /// The functions in the unwind tables, by address, each once. What cannot be read is left out.
-pub fn functions(elf: &ElfFile) -> Vec<Extent> {
+pub fn functions(elf: &ElfFile) -> Vec<FrameExtent> {
     let Some((addr, block)) = unwind_table(elf) else {
         return Vec::new();
     };
@@ -77,7 +77,7 @@ fn unwind_table(elf: &ElfFile) -> Option<(u64, Block)> {
     })
 }
 
-pub fn read(addr: u64, bytes: &[u8]) -> Vec<Extent> {
+pub fn read(addr: u64, bytes: &[u8]) -> Vec<FrameExtent> {
     let table = EhFrame::new(bytes, LittleEndian);
     let bases = BaseAddresses::default().set_eh_frame(addr);
     let mut entries = table.entries(&bases);
@@ -90,7 +90,7 @@ pub fn read(addr: u64, bytes: &[u8]) -> Vec<Extent> {
         if let Ok(entry) = entry
             && is_function(&entry, &table, &bases)
         {
-            found.push(Extent {
+            found.push(FrameExtent {
                 addr: entry.initial_address(),
                 size: entry.len(),
             });

@@ -14,13 +14,13 @@ const GO_1_18: u64 = 0xffff_fff0;
 const GO_1_20: u64 = 0xffff_fff1;
 
 /// The table of a Go program.
-pub struct Table {
+pub struct GoTable {
     bytes: Block,
-    layout: Layout,
+    layout: GoTableLayout,
 }
 
 /// A function in the table.
-pub struct Function<'t> {
+pub struct GoFunction<'t> {
     pub name: &'t [u8],
     /// Virtual address.
     pub addr: u64,
@@ -29,7 +29,7 @@ pub struct Function<'t> {
 }
 
 /// Where things are in the table.
-pub struct Layout {
+pub struct GoTableLayout {
     count: usize,
     names_at: usize,
     list_at: usize,
@@ -39,20 +39,20 @@ pub struct Layout {
     text: u64,
 }
 
-impl Table {
+impl GoTable {
     /// None if the file has no such table, or one of an unknown kind.
-    pub fn read(elf: &ElfFile) -> Option<Table> {
+    pub fn read(elf: &ElfFile) -> Option<GoTable> {
         let (_, bytes) = SECTIONS.iter().find_map(|name| elf.section_named(name))?;
-        let mut layout = Layout::parse(bytes.bytes())?;
+        let mut layout = GoTableLayout::parse(bytes.bytes())?;
         // It is left to the dynamic loader to fill in.
         if layout.width == 4 && layout.text == 0 {
             layout.text = elf.sections_starting(".text").first()?.start;
         }
-        Some(Table { bytes, layout })
+        Some(GoTable { bytes, layout })
     }
 
     /// Its functions, up to the first that is damaged.
-    pub fn functions(&self) -> impl Iterator<Item = Function<'_>> {
+    pub fn functions(&self) -> impl Iterator<Item = GoFunction<'_>> {
         self.layout.functions(self.bytes.bytes())
     }
 
@@ -62,8 +62,8 @@ impl Table {
     }
 }
 
-impl Layout {
-    pub fn parse(table: &[u8]) -> Option<Layout> {
+impl GoTableLayout {
+    pub fn parse(table: &[u8]) -> Option<GoTableLayout> {
         let word = |index: usize| number(table, 8 + index * 8, 8);
         let place = |index| usize::try_from(word(index)?).ok();
         let (width, text, first) = match number(table, 0, 4)? {
@@ -71,7 +71,7 @@ impl Layout {
             GO_1_18 | GO_1_20 => (4, word(2)?, 3),
             _ => return None,
         };
-        Some(Layout {
+        Some(GoTableLayout {
             count: place(0)?,
             names_at: place(first)?,
             list_at: place(first + 4)?,
@@ -80,11 +80,11 @@ impl Layout {
         })
     }
 
-    pub fn functions<'t>(&self, table: &'t [u8]) -> impl Iterator<Item = Function<'t>> {
+    pub fn functions<'t>(&self, table: &'t [u8]) -> impl Iterator<Item = GoFunction<'t>> {
         (0..self.count).map_while(|index| self.function(table, index))
     }
 
-    fn function<'t>(&self, table: &'t [u8], index: usize) -> Option<Function<'t>> {
+    fn function<'t>(&self, table: &'t [u8], index: usize) -> Option<GoFunction<'t>> {
         let entry = self.list_at.checked_add(index.checked_mul(2 * self.width)?)?;
         let field = |index: usize| number(table, entry.checked_add(index * self.width)?, self.width);
         let (start, record, end) = (field(0)?, usize::try_from(field(1)?).ok()?, field(2)?);
@@ -93,7 +93,7 @@ impl Layout {
             .ok()?
             .checked_add(self.names_at)?;
         let rest = table.get(name_at..)?;
-        Some(Function {
+        Some(GoFunction {
             name: &rest[..rest.iter().position(|&byte| byte == 0)?],
             addr: self.text.checked_add(start)?,
             size: end.saturating_sub(start),

@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use xz4rust::{XzDecoder, XzReader};
 
-use crate::find::elf::{ElfFile, LinkView, Source, Symbols};
+use crate::find::elf::{ElfFile, LinkView, Source, SymbolTable};
 use crate::find::host::proc::open_regular;
 
 /// Where debug files are, in the root directory of this tool and in that of a process.
@@ -29,13 +29,13 @@ const MAX_UNPACKED: u64 = 256 << 20;
 const MAX_WINDOW: usize = 64 << 20;
 
 /// The symbols that were stripped off `elf`, whose name is `path`. Whatever is damaged counts as absent.
-pub fn symbols(elf: &ElfFile, path: &Path) -> Option<Symbols> {
+pub fn symbols(elf: &ElfFile, path: &Path) -> Option<SymbolTable> {
     separate(elf, path).or_else(|| packed(elf))
 }
 
 /// The debug file of `elf`, whose name is `path`, and the file that `dwz` made of what several debug files share.
 pub fn debug_files(elf: &ElfFile, path: &Path) -> Option<(File, Option<File>)> {
-    let place = Place::of(path);
+    let place = DebugFileSearch::of(path);
     let found = place.debug_file(elf)?;
     let shared = found.view.section_named(SHARED_LINK).and_then(|section| {
         let link = found.view.source.read(section.extent.offset, section.extent.size);
@@ -47,11 +47,11 @@ pub fn debug_files(elf: &ElfFile, path: &Path) -> Option<(File, Option<File>)> {
 /// The file that the debug information of `elf` itself shares with others.
 pub fn shared_file(elf: &ElfFile, path: &Path) -> Option<File> {
     let (_, link) = elf.section_named(SHARED_LINK)?;
-    Place::of(path).shared_file(link.bytes(), path)
+    DebugFileSearch::of(path).shared_file(link.bytes(), path)
 }
 
-fn separate(elf: &ElfFile, path: &Path) -> Option<Symbols> {
-    Place::of(path).debug_file(elf)?.symbols()
+fn separate(elf: &ElfFile, path: &Path) -> Option<SymbolTable> {
+    DebugFileSearch::of(path).debug_file(elf)?.symbols()
 }
 struct DebugFile {
     path: PathBuf,
@@ -66,13 +66,13 @@ impl DebugFile {
         Some(DebugFile { path, file, view })
     }
 
-    fn symbols(&self) -> Option<Symbols> {
+    fn symbols(&self) -> Option<SymbolTable> {
         self.view.symbols().ok().flatten()
     }
 }
 
 /// Where a file is: in the root directory of this tool, or in that of a process, through `/proc/PID/root`.
-pub struct Place {
+pub struct DebugFileSearch {
     /// Root directories, the file's own first.
     roots: Vec<PathBuf>,
     /// The directory of the file, as this tool reaches it.
@@ -81,8 +81,8 @@ pub struct Place {
     below_root: PathBuf,
 }
 
-impl Place {
-    pub fn of(path: &Path) -> Place {
+impl DebugFileSearch {
+    pub fn of(path: &Path) -> DebugFileSearch {
         let parts: Vec<Component> = path.components().take(4).collect();
         let root: PathBuf = parts.iter().collect();
         let is_foreign = root.starts_with("/proc") && parts.len() == 4 && root.ends_with("root");
@@ -98,7 +98,7 @@ impl Place {
         let below_root = directory.strip_prefix(&root).unwrap_or(Path::new("")).to_owned();
         let mut roots = vec![root, "/".into()];
         roots.dedup();
-        Place {
+        DebugFileSearch {
             roots,
             directory,
             below_root,
@@ -109,7 +109,7 @@ impl Place {
         let id = elf.build_id();
         id.as_ref().and_then(|id| self.with_id(id)).or_else(|| {
             let (_, link) = elf.section_named(".gnu_debuglink")?;
-            let link = Link::parse(link.bytes())?;
+            let link = DebugLink::parse(link.bytes())?;
             let is_right = |file: &DebugFile| match (&id, file.view.build_id()) {
                 (Some(wanted), Some(id)) => *wanted == id,
                 _ => checksum(&file.file) == Some(link.checksum),
@@ -170,20 +170,20 @@ impl Place {
 
 /// The content of `.gnu_debuglink`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Link<'l> {
+pub struct DebugLink<'l> {
     pub name: &'l OsStr,
     /// CRC-32 of the debug file.
     pub checksum: u32,
 }
 
-impl Link<'_> {
+impl DebugLink<'_> {
     /// A name, a NUL, and at the next multiple of four bytes the checksum.
-    pub fn parse(bytes: &[u8]) -> Option<Link<'_>> {
+    pub fn parse(bytes: &[u8]) -> Option<DebugLink<'_>> {
         let name = &bytes[..bytes.iter().position(|&byte| byte == 0)?];
         let at = (name.len() + 1).next_multiple_of(4);
         let checksum = u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?);
         let is_plain = !name.is_empty() && !name.contains(&b'/') && name != b"." && name != b"..";
-        is_plain.then_some(Link {
+        is_plain.then_some(DebugLink {
             name: OsStr::from_bytes(name),
             checksum,
         })
@@ -206,7 +206,7 @@ fn checksum(file: &File) -> Option<u32> {
 }
 
 /// The symbols in MiniDebugInfo.
-fn packed(elf: &ElfFile) -> Option<Symbols> {
+fn packed(elf: &ElfFile) -> Option<SymbolTable> {
     let (_, section) = elf.section_named(".gnu_debugdata")?;
     let view = LinkView::open(Source::in_memory(unpacked(section.bytes())?)).ok()?;
     view.symbols().ok().flatten()

@@ -7,7 +7,7 @@ use object::elf as format;
 use super::*;
 use crate::find::elf::image::{Image, Sym, file_with};
 use crate::find::host::loader::find_library;
-use crate::find::spec::{What, parse};
+use crate::find::spec::{ProbeSubject, parse};
 
 fn opened(image: &Image) -> ElfFile {
     ElfFile::open(image.file(), Path::new("made-up")).unwrap()
@@ -18,8 +18,8 @@ fn open(path: &Path) -> ElfFile {
 }
 
 fn pattern(text: &str) -> NamePattern {
-    match parse(&format!("app:{text}")).unwrap().what {
-        What::Function { name, .. } => name,
+    match parse(&format!("app:{text}")).unwrap().subject {
+        ProbeSubject::Function { name, .. } => name,
         other => panic!("{other:?}"),
     }
 }
@@ -310,7 +310,7 @@ fn functions_of_a_stripped_program() {
         return;
     };
     let path = folder.app();
-    let whole: Vec<Function> = ["inner", "visit", "main"]
+    let whole: Vec<FunctionSymbol> = ["inner", "visit", "main"]
         .iter()
         .flat_map(|name| select(&open(&path), &path, &pattern(name)).unwrap())
         .collect();
@@ -323,7 +323,7 @@ fn functions_of_a_stripped_program() {
         let found = select(&elf, &path, &pattern(&name)).unwrap();
         assert_eq!(
             found,
-            [Function {
+            [FunctionSymbol {
                 name,
                 ..function.clone()
             }],
@@ -439,7 +439,8 @@ fn unpacking() {
 
 #[test]
 fn links_to_debug_files() {
-    let name = |bytes: &[u8]| stripped::Link::parse(bytes).map(|link| (link.name.to_owned(), link.checksum));
+    let name =
+        |bytes: &[u8]| stripped::DebugLink::parse(bytes).map(|link| (link.name.to_owned(), link.checksum));
     assert_eq!(
         name(b"app.dbg\0\x01\x02\x03\x04"),
         Some(("app.dbg".into(), 0x0403_0201))
@@ -462,7 +463,7 @@ fn links_to_debug_files() {
 #[test]
 fn where_debug_files_are() {
     let of = |path: &str| {
-        let place = stripped::Place::of(Path::new(path));
+        let place = stripped::DebugFileSearch::of(Path::new(path));
         let paths = [place.by_id(&[0xab, 0xcd]), place.by_name("app.debug".as_ref())].concat();
         paths
             .iter()
@@ -516,7 +517,7 @@ fn unwind_tables() -> Vec<u8> {
 
 #[test]
 fn unwinding() {
-    let extent = |addr| Extent { addr, size: 16 };
+    let extent = |addr| FrameExtent { addr, size: 16 };
     let table = unwind_tables();
     assert_eq!(frames::read(0x5000, &table), [extent(0x1000), extent(0x1010)]);
     let mut dice = Dice(1);
@@ -564,7 +565,7 @@ fn go_table(is_old: bool) -> Vec<u8> {
 fn go_programs() {
     for is_old in [false, true] {
         let table = go_table(is_old);
-        let layout = go::Layout::parse(&table).unwrap();
+        let layout = go::GoTableLayout::parse(&table).unwrap();
         let found: Vec<_> = layout
             .functions(&table)
             .map(|f| (f.name, f.addr, f.size))
@@ -576,7 +577,8 @@ fn go_programs() {
         let mut dice = Dice(1);
         for _ in 0..20_000 {
             let spoilt = dice.spoil(&table);
-            let found = go::Layout::parse(&spoilt).map_or(0, |layout| layout.functions(&spoilt).count());
+            let found =
+                go::GoTableLayout::parse(&spoilt).map_or(0, |layout| layout.functions(&spoilt).count());
             assert!(found <= spoilt.len());
         }
     }
@@ -603,7 +605,7 @@ fn words_that_mangled_names_have() {
 /// How many forms of the mangled names of a file there are, and those that the filter would miss.
 fn missed_forms(path: &Path) -> (usize, Vec<String>) {
     let elf = open(path);
-    let tables = Tables::read(&elf, path).unwrap();
+    let tables = SymbolTables::read(&elf, path).unwrap();
     let names = tables.names().unwrap();
     let readable = names
         .iter()

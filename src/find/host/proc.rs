@@ -38,7 +38,7 @@ pub struct Proc {
 
 /// One line of `/proc/PID/maps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mapping {
+pub struct ProcMapping {
     /// First address.
     pub start: u64,
     /// First address after the mapping.
@@ -57,7 +57,7 @@ pub struct Mapping {
     pub deleted: bool,
 }
 
-impl Mapping {
+impl ProcMapping {
     /// Whether a file is behind the mapping.
     pub fn is_file(&self) -> bool {
         self.inode != 0 && self.path.as_os_str().as_bytes().starts_with(b"/")
@@ -65,12 +65,12 @@ impl Mapping {
 }
 
 /// The mappings that have a file behind them.
-pub fn files(mappings: &[Mapping]) -> impl Iterator<Item = &Mapping> {
+pub fn files(mappings: &[ProcMapping]) -> impl Iterator<Item = &ProcMapping> {
     mappings.iter().filter(|mapping| mapping.is_file())
 }
 
 /// The mapping that contains an address, among mappings in address order.
-fn mapping_at(mappings: &[Mapping], addr: u64) -> Option<&Mapping> {
+fn mapping_at(mappings: &[ProcMapping], addr: u64) -> Option<&ProcMapping> {
     let after = mappings.partition_point(|mapping| mapping.start <= addr);
     mappings[..after].last().filter(|mapping| addr < mapping.end)
 }
@@ -87,17 +87,17 @@ fn mapping_at(mappings: &[Mapping], addr: u64) -> Option<&Mapping> {
 /// Known limit: with `metacopy=on`, a file whose owner was changed in a container has attributes of its own over
 /// shared content and is taken for another file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FileId(Identity);
+pub struct FileId(InodeIdentity);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Identity {
+enum InodeIdentity {
     Inode { dev: u64, ino: u64 },
-    Overlay(Shape),
+    Overlay(FileFingerprint),
 }
 
 /// What of a file shows through an overlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Shape {
+struct FileFingerprint {
     ino: u32,
     changed: (i64, i64),
     modified: (i64, i64),
@@ -105,10 +105,10 @@ struct Shape {
     head: u64,
 }
 
-impl Shape {
-    fn of(file: &File) -> io::Result<Shape> {
+impl FileFingerprint {
+    fn of(file: &File) -> io::Result<FileFingerprint> {
         let meta = file.metadata()?;
-        Ok(Shape {
+        Ok(FileFingerprint {
             ino: meta.ino() as u32,
             changed: (meta.ctime(), meta.ctime_nsec()),
             modified: (meta.mtime(), meta.mtime_nsec()),
@@ -126,12 +126,12 @@ impl FileId {
     pub fn of(file: &File) -> io::Result<FileId> {
         let meta = file.metadata()?;
         if fstatfs(file)?.filesystem_type() != OVERLAYFS_SUPER_MAGIC {
-            return Ok(FileId(Identity::Inode {
+            return Ok(FileId(InodeIdentity::Inode {
                 dev: meta.dev(),
                 ino: meta.ino(),
             }));
         }
-        Ok(FileId(Identity::Overlay(Shape::of(file)?)))
+        Ok(FileId(InodeIdentity::Overlay(FileFingerprint::of(file)?)))
     }
 }
 
@@ -140,7 +140,7 @@ impl FileId {
 pub struct FileSet {
     ids: HashSet<FileId>,
     /// Whether one of the files of this shape was met through an overlay: two that were not are told apart by `ids`.
-    shapes: HashMap<Shape, bool>,
+    shapes: HashMap<FileFingerprint, bool>,
 }
 
 impl FileSet {
@@ -148,9 +148,9 @@ impl FileSet {
     ///
     /// # Errors
     /// The file cannot be examined or read.
-    pub fn insert(&mut self, object: &Object) -> io::Result<bool> {
-        let through_overlay = matches!(object.id, FileId(Identity::Overlay(_)));
-        let met = self.shapes.entry(Shape::of(&object.file)?);
+    pub fn insert(&mut self, object: &ObjectFile) -> io::Result<bool> {
+        let through_overlay = matches!(object.id, FileId(InodeIdentity::Overlay(_)));
+        let met = self.shapes.entry(FileFingerprint::of(&object.file)?);
         let is_alias = matches!(&met, Entry::Occupied(met) if through_overlay || *met.get());
         *met.or_default() |= through_overlay;
         Ok(self.ids.insert(object.id) && !is_alias)
@@ -159,7 +159,7 @@ impl FileSet {
 
 /// An opened file that some process maps or could map.
 #[derive(Debug)]
-pub struct Object {
+pub struct ObjectFile {
     /// Open for reading.
     pub file: File,
     /// Which inode it is.
@@ -168,22 +168,22 @@ pub struct Object {
     pub path: PathBuf,
 }
 
-impl Object {
+impl ObjectFile {
     /// A file that is open already.
     ///
     /// # Errors
     /// It cannot be examined.
-    pub fn new(file: File, path: PathBuf) -> io::Result<Object> {
+    pub fn new(file: File, path: PathBuf) -> io::Result<ObjectFile> {
         let id = FileId::of(&file)?;
-        Ok(Object { file, id, path })
+        Ok(ObjectFile { file, id, path })
     }
 
     /// A file by its path.
     ///
     /// # Errors
     /// As [`open_regular`].
-    pub fn at(path: &Path) -> io::Result<Object> {
-        Object::new(open_regular(path)?, path.to_path_buf())
+    pub fn at(path: &Path) -> io::Result<ObjectFile> {
+        ObjectFile::new(open_regular(path)?, path.to_path_buf())
     }
 }
 
@@ -238,14 +238,14 @@ impl Proc {
     ///
     /// # Errors
     /// There is no such process, or it may not be looked at.
-    pub fn mappings(&self, pid: u32) -> io::Result<Vec<Mapping>> {
+    pub fn mappings(&self, pid: u32) -> io::Result<Vec<ProcMapping>> {
         let mut mappings = Vec::new();
         self.each_mapping(pid, |mapping| mappings.push(mapping))?;
         Ok(mappings)
     }
 
     /// Line by line, since a hostile process can have tens of thousands of mappings with long names.
-    fn each_mapping(&self, pid: u32, mut take: impl FnMut(Mapping)) -> io::Result<()> {
+    fn each_mapping(&self, pid: u32, mut take: impl FnMut(ProcMapping)) -> io::Result<()> {
         let mut maps = BufReader::with_capacity(64 * 1024, File::open(self.path(pid, "maps"))?);
         let mut line = Vec::new();
         while maps.read_until(b'\n', &mut line)? > 0 {
@@ -261,7 +261,7 @@ impl Proc {
     ///
     /// # Errors
     /// The process is gone, the file is not a regular one, or only another file can be found under its name.
-    pub fn open(&self, pid: u32, mapping: &Mapping) -> io::Result<File> {
+    pub fn open(&self, pid: u32, mapping: &ProcMapping) -> io::Result<File> {
         let range = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
         match open_regular(&self.path(pid, &range)) {
             Ok(file) => Ok(file),
@@ -272,7 +272,7 @@ impl Proc {
 
     /// Opens the mapped file by its name, if it still is that file. The name belongs to the process, so no
     /// symbolic link in it may lead out of the root folder of the process.
-    fn open_by_path(&self, pid: u32, mapping: &Mapping) -> io::Result<File> {
+    fn open_by_path(&self, pid: u32, mapping: &ProcMapping) -> io::Result<File> {
         let root = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_PATH)
@@ -295,11 +295,11 @@ impl Proc {
     ///
     /// # Errors
     /// The process is gone or is a kernel thread.
-    pub fn executable(&self, pid: u32) -> io::Result<Object> {
+    pub fn executable(&self, pid: u32) -> io::Result<ObjectFile> {
         let link = self.path(pid, "exe");
         let path = std::fs::read_link(&link)?.into_os_string().into_vec();
         let path = path.strip_suffix(DELETED).unwrap_or(&path);
-        Object::new(open_regular(&link)?, OsString::from_vec(path.to_vec()).into())
+        ObjectFile::new(open_regular(&link)?, OsString::from_vec(path.to_vec()).into())
     }
 
     /// Every file that a process maps for execution, each once, in address order. Files that cannot be opened
@@ -307,7 +307,7 @@ impl Proc {
     ///
     /// # Errors
     /// There is no such process, or none of its files can be opened; the first error is reported.
-    pub fn objects(&self, pid: u32) -> io::Result<Vec<Object>> {
+    pub fn objects(&self, pid: u32) -> io::Result<Vec<ObjectFile>> {
         let mut seen = HashSet::new();
         let mut mappings = Vec::new();
         self.each_mapping(pid, |mapping| {
@@ -331,7 +331,7 @@ impl Proc {
     /// Opening is what costs, so a file is opened once for each mount namespace and name, not for each process.
     /// The namespace counts because device and inode number do not identify a file everywhere: two subvolumes of
     /// btrfs share the device that `maps` shows.
-    pub fn all_objects(&self, mut wanted: impl FnMut(&Mapping) -> bool) -> Vec<Object> {
+    pub fn all_objects(&self, mut wanted: impl FnMut(&ProcMapping) -> bool) -> Vec<ObjectFile> {
         let mut seen = HashSet::new();
         let mut objects = Vec::new();
         for pid in self.pids().unwrap_or_default() {
@@ -362,10 +362,10 @@ impl Proc {
     ///
     /// # Errors
     /// The process is gone, or its files cannot be opened.
-    pub fn link_order(&self, pid: u32) -> io::Result<Vec<Object>> {
+    pub fn link_order(&self, pid: u32) -> io::Result<Vec<ObjectFile>> {
         let executable = self.executable(pid)?;
-        let mappings: Vec<Mapping> = files(&self.mappings(pid)?).cloned().collect();
-        let linked: Vec<Object> = self
+        let mappings: Vec<ProcMapping> = files(&self.mappings(pid)?).cloned().collect();
+        let linked: Vec<ObjectFile> = self
             .linked_addresses(pid, &executable, &mappings)
             .unwrap_or_default()
             .into_iter()
@@ -385,7 +385,12 @@ impl Proc {
     }
 
     /// Addresses of the dynamic sections in the loader's list: each lies in a mapping of its file.
-    fn linked_addresses(&self, pid: u32, executable: &Object, mappings: &[Mapping]) -> Option<Vec<u64>> {
+    fn linked_addresses(
+        &self,
+        pid: u32,
+        executable: &ObjectFile,
+        mappings: &[ProcMapping],
+    ) -> Option<Vec<u64>> {
         let memory = self.memory(pid).ok()?;
         let debug = self
             .program_dynamic(pid, executable)
@@ -395,7 +400,7 @@ impl Proc {
     }
 
     /// Where the dynamic section of the program is in memory: its entry point tells how far it was moved.
-    fn program_dynamic(&self, pid: u32, executable: &Object) -> Option<u64> {
+    fn program_dynamic(&self, pid: u32, executable: &ObjectFile) -> Option<u64> {
         let elf = ElfFile::open(executable.file.try_clone().ok()?, &executable.path).ok()?;
         let moved = self.auxv(pid, libc::AT_ENTRY)?.wrapping_sub(elf.entry());
         Some(elf.dynamic_address()?.wrapping_add(moved))
@@ -403,7 +408,7 @@ impl Proc {
 
     /// For a program that was started as an argument of the loader (`ld.so PROGRAM`): then the executable is the
     /// loader, and the program is one of the other files.
-    fn debug_of_any(&self, pid: u32, memory: &Memory, mappings: &[Mapping]) -> Option<u64> {
+    fn debug_of_any(&self, pid: u32, memory: &ProcMemory, mappings: &[ProcMapping]) -> Option<u64> {
         let mut seen = HashSet::new();
         let code = mappings
             .iter()
@@ -420,7 +425,7 @@ impl Proc {
 
     /// An entry of the vector that the kernel gave the program at its start.
     fn auxv(&self, pid: u32, wanted: u64) -> Option<u64> {
-        let vector = Memory(File::open(self.path(pid, "auxv")).ok()?);
+        let vector = ProcMemory(File::open(self.path(pid, "auxv")).ok()?);
         vector.entry(0, wanted)
     }
 
@@ -428,12 +433,12 @@ impl Proc {
     ///
     /// # Errors
     /// There is no such process, or it may not be looked into.
-    pub(in crate::find) fn memory(&self, pid: u32) -> io::Result<Memory> {
-        File::open(self.path(pid, "mem")).map(Memory)
+    pub(in crate::find) fn memory(&self, pid: u32) -> io::Result<ProcMemory> {
+        File::open(self.path(pid, "mem")).map(ProcMemory)
     }
 
-    fn open_object(&self, pid: u32, mapping: Mapping) -> io::Result<Object> {
-        Object::new(self.open(pid, &mapping)?, mapping.path)
+    fn open_object(&self, pid: u32, mapping: ProcMapping) -> io::Result<ObjectFile> {
+        ObjectFile::new(self.open(pid, &mapping)?, mapping.path)
     }
 
     fn path(&self, pid: u32, entry: &str) -> PathBuf {
@@ -442,9 +447,9 @@ impl Proc {
 }
 
 /// The memory of a process. What is in it is up to the process: every walk through it has an end.
-pub(in crate::find) struct Memory(File);
+pub(in crate::find) struct ProcMemory(File);
 
-impl Memory {
+impl ProcMemory {
     /// `N` numbers from address `addr` on.
     pub(in crate::find) fn words<const N: usize>(&self, addr: u64) -> Option<[u64; N]> {
         let mut words = [0_u64; N];
@@ -491,7 +496,7 @@ impl Memory {
 const DELETED: &[u8] = b" (deleted)";
 
 /// `START-END PERMISSIONS OFFSET MAJOR:MINOR INODE      PATH`; `None` for anything else.
-fn parse_mapping(line: &[u8]) -> Option<Mapping> {
+fn parse_mapping(line: &[u8]) -> Option<ProcMapping> {
     let mut fields = line.splitn(6, |&byte| byte == b' ');
     let mut field = || fields.next();
     let (start, end) = split_once(field()?, b'-')?;
@@ -502,7 +507,7 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
     let path = field().unwrap_or_default();
     let path = &path[path.iter().position(|&byte| byte != b' ').unwrap_or(path.len())..];
     let named = path.strip_suffix(DELETED);
-    Some(Mapping {
+    Some(ProcMapping {
         start: number(start, 16)?,
         end: number(end, 16)?,
         offset,
@@ -540,12 +545,12 @@ fn unescape(path: &[u8]) -> Vec<u8> {
 }
 
 /// What two lines of one process's `maps` have in common if they are one file.
-fn text_key(mapping: &Mapping) -> ((u32, u32), u64, PathBuf) {
+fn text_key(mapping: &ProcMapping) -> ((u32, u32), u64, PathBuf) {
     (mapping.dev, mapping.inode, mapping.path.clone())
 }
 
 /// The first object of each identity.
-fn unique(objects: impl IntoIterator<Item = Object>) -> Vec<Object> {
+fn unique(objects: impl IntoIterator<Item = ObjectFile>) -> Vec<ObjectFile> {
     let mut seen = HashSet::new();
     objects
         .into_iter()

@@ -4,24 +4,26 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+
+use crate::error::Failure;
 
 /// The users of `/etc/passwd`, by name and by number.
 #[derive(Debug, Default)]
-pub struct Users {
+pub struct UserNames {
     by_name: HashMap<String, u32>,
     by_uid: HashMap<u32, String>,
 }
 
-impl Users {
+impl UserNames {
     /// Reads `/etc/passwd`; without that file there are no names, and numbers still work.
-    pub fn load() -> Users {
-        Users::at(Path::new("/etc/passwd"))
+    pub fn load() -> UserNames {
+        UserNames::at(Path::new("/etc/passwd"))
     }
 
     /// Reads a file of the form of `/etc/passwd`; one that cannot be read has no users.
-    pub fn at(path: &Path) -> Users {
-        Users::parse(&fs::read(path).unwrap_or_default())
+    pub fn at(path: &Path) -> UserNames {
+        UserNames::parse(&fs::read(path).unwrap_or_default())
     }
 
     /// The number of a user who is given by number (taken as it is) or by name.
@@ -33,9 +35,10 @@ impl Users {
         }
         match self.by_name.get(name_or_number) {
             Some(&uid) => Ok(uid),
-            None => bail!(
-                "no user {name_or_number:?} in /etc/passwd\n\
-                 hint: a user of a directory service can be given by number, as `id -u NAME` prints it"
+            None => Err(
+                Failure::failed(format!("no user {name_or_number:?} in /etc/passwd"))
+                    .hint("give users of a directory service by UID, as `id -u NAME` prints it")
+                    .into(),
             ),
         }
     }
@@ -46,8 +49,8 @@ impl Users {
     }
 
     /// The first line wins for a name and for a number, as in the C library.
-    fn parse(text: &[u8]) -> Users {
-        let mut users = Users::default();
+    fn parse(text: &[u8]) -> UserNames {
+        let mut users = UserNames::default();
         for (name, uid) in text.split(|&byte| byte == b'\n').filter_map(entry) {
             users.by_name.entry(name.to_owned()).or_insert(uid);
             users.by_uid.entry(uid).or_insert_with(|| name.to_owned());
@@ -83,7 +86,8 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        let users = Users::parse(b"root:x:0:0:root:/root:/bin/bash\nbob:x:1000:1000::/home/bob:/bin/sh\n");
+        let users =
+            UserNames::parse(b"root:x:0:0:root:/root:/bin/bash\nbob:x:1000:1000::/home/bob:/bin/sh\n");
         assert_eq!(users.uid("root").unwrap(), 0);
         assert_eq!(users.uid("bob").unwrap(), 1000);
         assert_eq!(users.uid("4294967294").unwrap(), 4294967294);
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn the_first_line_wins() {
-        let users = Users::parse(b"root:x:0:0\ntoor:x:0:0\nroot:x:5:5\n");
+        let users = UserNames::parse(b"root:x:0:0\ntoor:x:0:0\nroot:x:5:5\n");
         assert_eq!(users.name(0), Some("root"));
         assert_eq!(users.uid("toor").unwrap(), 0);
         assert_eq!(users.uid("root").unwrap(), 0);
@@ -101,13 +105,12 @@ mod tests {
 
     #[test]
     fn an_unknown_name_says_what_works() {
-        let error = Users::default().uid("bob\x1b").unwrap_err().to_string();
-        assert!(
-            error.starts_with("no user \"bob\\u{1b}\" in /etc/passwd\nhint: "),
-            "{error}"
-        );
+        let error = UserNames::default().uid("bob\x1b").unwrap_err();
+        let failure = Failure::of(&error);
+        assert_eq!(failure.message, "no user \"bob\\u{1b}\" in /etc/passwd");
+        assert!(failure.hint.is_some_and(|hint| hint.contains("id -u")));
         for wrong in ["", "-1", "+5", "1000 ", "99999999999"] {
-            assert!(Users::default().uid(wrong).is_err(), "{wrong:?}");
+            assert!(UserNames::default().uid(wrong).is_err(), "{wrong:?}");
         }
     }
 
@@ -115,12 +118,12 @@ mod tests {
     fn odd_lines_are_passed_over() {
         let text = b"\n:x:1:1\nnouid\nshort:x\nbad:x:one:1\nneg:x:-1:1\n\
             esc\x1b[2J:x:2:2\n\xff\xfe:x:3:3\n+nis:x:4:4\nlast:x:6";
-        let users = Users::parse(text);
+        let users = UserNames::parse(text);
         assert_eq!(users.by_uid, HashMap::from([(6, "last".to_owned())]));
     }
 
     #[test]
     fn a_missing_file_has_no_users() {
-        assert!(Users::at(Path::new("/nonexistent/passwd")).by_uid.is_empty());
+        assert!(UserNames::at(Path::new("/nonexistent/passwd")).by_uid.is_empty());
     }
 }

@@ -8,8 +8,8 @@ use super::*;
 use crate::find::functions;
 use crate::find::host::loader::find_library;
 
-fn libc() -> (Object, ElfFile, Vec<Function>) {
-    let object = Object::at(&find_library("libc").unwrap()).unwrap();
+fn libc() -> (ObjectFile, ElfFile, Vec<FunctionSymbol>) {
+    let object = ObjectFile::at(&find_library("libc").unwrap()).unwrap();
     let elf = ElfFile::open(object.file.try_clone().unwrap(), &object.path).unwrap();
     let mut ifuncs = functions::all(&elf, &object.path).unwrap();
     ifuncs.retain(|function| function.ifunc);
@@ -30,7 +30,7 @@ impl MadeUp {
     const PID: u32 = 7;
     const MOVED: u64 = 0x1000_0000;
 
-    fn new(name: &str, object: &Object, elf: &ElfFile) -> MadeUp {
+    fn new(name: &str, object: &ObjectFile, elf: &ElfFile) -> MadeUp {
         let folder = std::env::temp_dir().join(format!("find-ifunc-{name}-{}", std::process::id()));
         let process = folder.join(Self::PID.to_string());
         let _ = fs::remove_dir_all(&folder);
@@ -52,11 +52,11 @@ impl MadeUp {
     }
 
     /// Fills every slot of the resolver at `addr`.
-    fn fill(&self, elf: &ElfFile, addr: u64, value: impl Fn(&Slot) -> u64) {
+    fn fill(&self, elf: &ElfFile, addr: u64, value: impl Fn(&PointerSlot) -> u64) {
         let slots = elf.slots().unwrap();
-        let mine: Vec<&Slot> = slots
+        let mine: Vec<&PointerSlot> = slots
             .iter()
-            .filter(|slot| slot.binding == Binding::Chosen(addr))
+            .filter(|slot| slot.binding == SlotBinding::Chosen(addr))
             .collect();
         assert!(!mine.is_empty());
         for slot in mine {
@@ -66,7 +66,7 @@ impl MadeUp {
         }
     }
 
-    fn resolve(&self, object: &Object, elf: &ElfFile, functions: &[Function]) -> HashMap<u64, u64> {
+    fn resolve(&self, object: &ObjectFile, elf: &ElfFile, functions: &[FunctionSymbol]) -> HashMap<u64, u64> {
         resolve(&Proc::at(&self.folder), object, elf, functions, &[Self::PID])
     }
 }
@@ -140,7 +140,7 @@ fn a_name_with_an_old_version_is_not_enough() {
     let name = versioned.iter().next().unwrap().clone();
     functions[0].name = name.clone();
     let proc = Proc::host();
-    let search = Search::new(&proc, &object, &elf, &functions);
+    let search = IfuncSearch::new(&proc, &object, &elf, &functions);
     assert!(!search.by_name.contains_key(name.as_str()));
     assert!(search.by_name.contains_key(functions[1].name.as_str()));
 }

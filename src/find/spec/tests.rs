@@ -1,7 +1,7 @@
 use super::*;
 
-fn function(name: NamePattern) -> What {
-    What::Function { name, offset: 0 }
+fn function(name: NamePattern) -> ProbeSubject {
+    ProbeSubject::Function { name, offset: 0 }
 }
 
 fn exact(name: &str) -> NamePattern {
@@ -16,14 +16,14 @@ fn regex(text: &str) -> NamePattern {
     NamePattern::Regex(Regex::new(text).unwrap())
 }
 
-fn usdt(provider: NamePattern, name: NamePattern) -> What {
-    What::Usdt { provider, name }
+fn usdt(provider: NamePattern, name: NamePattern) -> ProbeSubject {
+    ProbeSubject::Usdt { provider, name }
 }
 
-fn parts(text: &str) -> (At, Option<String>, What) {
+fn parts(text: &str) -> (ProbeMoment, Option<String>, ProbeSubject) {
     let spec = parse(text).unwrap();
     assert_eq!(spec.text, text);
-    (spec.at, spec.target, spec.what)
+    (spec.moment, spec.target, spec.subject)
 }
 
 fn message(text: &str) -> String {
@@ -62,17 +62,17 @@ fn targets_and_functions() {
         ("./app:f", "./app", exact("f")),
     ] {
         let target = (!target.is_empty()).then(|| target.to_owned());
-        assert_eq!(parts(text), (At::Any, target, function(name)), "{text}");
+        assert_eq!(parts(text), (ProbeMoment::Any, target, function(name)), "{text}");
     }
 }
 
 #[test]
 fn prefixes() {
     for (text, at) in [
-        ("p:libc:malloc", At::Entry),
-        ("uprobe:libc:malloc", At::Entry),
-        ("r:libc:malloc", At::Return),
-        ("uretprobe:libc:malloc", At::Return),
+        ("p:libc:malloc", ProbeMoment::Entry),
+        ("uprobe:libc:malloc", ProbeMoment::Entry),
+        ("r:libc:malloc", ProbeMoment::Return),
+        ("uretprobe:libc:malloc", ProbeMoment::Return),
     ] {
         assert_eq!(
             parts(text),
@@ -80,17 +80,17 @@ fn prefixes() {
             "{text}"
         );
     }
-    let anywhere = (At::Return, None, function(exact("malloc")));
+    let anywhere = (ProbeMoment::Return, None, function(exact("malloc")));
     assert_eq!(parts("r:malloc"), anywhere);
     assert_eq!(parts("r::malloc"), anywhere);
-    let namespace = (At::Any, None, function(exact("r::malloc")));
+    let namespace = (ProbeMoment::Any, None, function(exact("r::malloc")));
     assert_eq!(parts(":r::malloc"), namespace);
     assert_eq!(parts("./r:malloc").1.as_deref(), Some("./r"));
 }
 
 #[test]
 fn instructions() {
-    let at = |name, offset| What::Function {
+    let at = |name, offset| ProbeSubject::Function {
         name: exact(name),
         offset,
     };
@@ -98,8 +98,8 @@ fn instructions() {
     assert_eq!(parts("libc:malloc+16").2, at("malloc", 16));
     assert_eq!(parts("app:operator+(int)+4").2, at("operator+(int)", 4));
     assert_eq!(parts("app:my_operator+4").2, at("my_operator", 4));
-    assert_eq!(parts("app:0x1234").2, What::Address(0x1234));
-    assert_eq!(parts("0xffffffffffffffff").2, What::Address(u64::MAX));
+    assert_eq!(parts("app:0x1234").2, ProbeSubject::Address(0x1234));
+    assert_eq!(parts("0xffffffffffffffff").2, ProbeSubject::Address(u64::MAX));
 }
 
 #[test]
@@ -108,7 +108,11 @@ fn markers() {
     for text in ["usdt:python3:python:gc__start", "u:python3:python:gc__start"] {
         assert_eq!(
             parts(text),
-            (At::Any, python(), usdt(exact("python"), exact("gc__start")))
+            (
+                ProbeMoment::Any,
+                python(),
+                usdt(exact("python"), exact("gc__start"))
+            )
         );
     }
     for text in ["u:python3:gc*", "u:python3::gc*"] {
@@ -117,11 +121,15 @@ fn markers() {
     assert_eq!(parts("u:gc*").1, None);
     assert_eq!(
         parts("u::python:gc*"),
-        (At::Any, None, usdt(exact("python"), glob("gc*")))
+        (ProbeMoment::Any, None, usdt(exact("python"), glob("gc*")))
     );
     assert_eq!(
         parts(r"u:/a\:b:c:d"),
-        (At::Any, Some("/a:b".to_owned()), usdt(exact("c"), exact("d")))
+        (
+            ProbeMoment::Any,
+            Some("/a:b".to_owned()),
+            usdt(exact("c"), exact("d"))
+        )
     );
     assert_eq!(parts("u:app:/^q/:/start$/").2, usdt(regex("^q"), regex("start$")));
 }
@@ -196,7 +204,7 @@ fn lists() {
     let libc = || Some("libc".to_owned());
     let list = |text: &str| {
         let spec = parse_list(text).unwrap();
-        (spec.target, spec.what)
+        (spec.target, spec.subject)
     };
     assert_eq!(list("libc"), (libc(), function(NamePattern::any())));
     assert_eq!(list("/usr/bin/app").0.as_deref(), Some("/usr/bin/app"));
@@ -267,14 +275,14 @@ impl Dice {
 }
 
 /// A text that means the same.
-fn written(spec: &Spec) -> String {
+fn written(spec: &ProbeSpec) -> String {
     let target = spec.target.as_deref().unwrap_or_default();
     let target = target.replace('\\', r"\\").replace(':', r"\:");
-    let prefix = match (&spec.what, spec.at) {
-        (What::Usdt { .. }, _) => "usdt:",
-        (_, At::Any) => "",
-        (_, At::Entry) => "p:",
-        (_, At::Return) => "r:",
+    let prefix = match (&spec.subject, spec.moment) {
+        (ProbeSubject::Usdt { .. }, _) => "usdt:",
+        (_, ProbeMoment::Any) => "",
+        (_, ProbeMoment::Entry) => "p:",
+        (_, ProbeMoment::Return) => "r:",
     };
     // Else a target such as `p` would be a prefix.
     let dot = if prefix.is_empty() && ["p", "r", "u", "uprobe", "uretprobe", "usdt"].contains(&&*target) {
@@ -282,11 +290,11 @@ fn written(spec: &Spec) -> String {
     } else {
         ""
     };
-    let what = match &spec.what {
-        What::Function { name, offset: 0 } => format!("{name}"),
-        What::Function { name, offset } => format!("{name}+{offset:#x}"),
-        What::Address(address) => format!("{address:#x}"),
-        What::Usdt { provider, name } => format!("{provider}:{name}"),
+    let what = match &spec.subject {
+        ProbeSubject::Function { name, offset: 0 } => format!("{name}"),
+        ProbeSubject::Function { name, offset } => format!("{name}+{offset:#x}"),
+        ProbeSubject::Address(address) => format!("{address:#x}"),
+        ProbeSubject::Usdt { provider, name } => format!("{provider}:{name}"),
     };
     format!("{prefix}{dot}{target}:{what}")
 }
@@ -328,7 +336,7 @@ fn whatever_is_understood_can_be_written_again() {
         understood += 1;
         let text = written(&spec);
         let again = parse(&text).unwrap_or_else(|error| panic!("{text:?} of {spec:?}: {error}"));
-        assert_eq!(again, Spec { text, ..spec.clone() });
+        assert_eq!(again, ProbeSpec { text, ..spec.clone() });
     }
     assert!(understood > 10_000, "{understood}");
 }

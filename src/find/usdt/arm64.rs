@@ -1,27 +1,27 @@
 //! Operands as the GNU assembler writes them on arm64.
 
-use super::{Operand, integer, register_number};
+use super::{UsdtOperand, integer, register_number};
 
 /// The DWARF number of the stack pointer.
 const SP: u16 = 31;
 
 /// `None` for what is not understood.
-pub fn operand(text: &str) -> Option<Operand> {
+pub fn operand(text: &str) -> Option<UsdtOperand> {
     if let Some(address) = text.strip_prefix('[') {
         return memory(address.strip_suffix(']')?);
     }
     // The register that is always zero.
     if matches!(text, "xzr" | "wzr") {
-        return Some(Operand::Constant(0));
+        return Some(UsdtOperand::Constant(0));
     }
     match register(text) {
-        Some(register) => Some(Operand::Register { register, shift: 0 }),
-        None => immediate(text).map(Operand::Constant),
+        Some(register) => Some(UsdtOperand::Register { register, shift: 0 }),
+        None => immediate(text).map(UsdtOperand::Constant),
     }
 }
 
 /// What is between the brackets: `base`, `base, offset`, `base, index`, `base, index, lsl #shift`.
-fn memory(address: &str) -> Option<Operand> {
+fn memory(address: &str) -> Option<UsdtOperand> {
     let mut parts = address.split(',').map(str::trim);
     let base = Some(whole_register(parts.next()?)?);
     let (second, third) = (parts.next(), parts.next());
@@ -31,7 +31,7 @@ fn memory(address: &str) -> Option<Operand> {
     if let Some(name) = second
         && let Some(index) = whole_register(name)
     {
-        return Some(Operand::Memory {
+        return Some(UsdtOperand::Memory {
             base,
             index: Some((index, scale(third)?)),
             offset: 0,
@@ -40,7 +40,7 @@ fn memory(address: &str) -> Option<Operand> {
     if third.is_some() {
         return None;
     }
-    Some(Operand::Memory {
+    Some(UsdtOperand::Memory {
         base,
         index: None,
         offset: second.map_or(Some(0), immediate)?,

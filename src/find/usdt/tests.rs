@@ -190,12 +190,16 @@ fn python_has_the_probes_that_it_documents() {
     assert_eq!(entry.provider, "python");
     assert!(entry.semaphore.is_some());
     // File name, function name, line.
-    let shapes: Vec<(u8, Number)> = entry
+    let shapes: Vec<(u8, NumberKind)> = entry
         .arguments
         .iter()
         .map(|argument| (argument.bytes, argument.number))
         .collect();
-    let expected = [(8, Number::Unsigned), (8, Number::Unsigned), (4, Number::Signed)];
+    let expected = [
+        (8, NumberKind::Unsigned),
+        (8, NumberKind::Unsigned),
+        (4, NumberKind::Signed),
+    ];
     assert_eq!(shapes, expected);
 }
 
@@ -205,13 +209,13 @@ fn sizes_and_kinds_of_arguments() {
         let argument = argument(text);
         (argument.bytes, argument.number)
     };
-    assert_eq!(shape("-4@0"), (4, Number::Signed));
-    assert_eq!(shape("1@0"), (1, Number::Unsigned));
-    assert_eq!(shape("8f@0"), (8, Number::Float));
-    assert_eq!(shape("-4f@0"), (4, Number::Float));
-    assert_eq!(shape("0x10"), (8, Number::Unsigned));
+    assert_eq!(shape("-4@0"), (4, NumberKind::Signed));
+    assert_eq!(shape("1@0"), (1, NumberKind::Unsigned));
+    assert_eq!(shape("8f@0"), (8, NumberKind::Float));
+    assert_eq!(shape("-4f@0"), (4, NumberKind::Float));
+    assert_eq!(shape("0x10"), (8, NumberKind::Unsigned));
     for odd in ["3@$1", "16@$1", "@$1", "--4@$1", "-@$1", "4@", "4@@"] {
-        assert_eq!(argument(odd).operand, Operand::Unknown, "{odd}");
+        assert_eq!(argument(odd).operand, UsdtOperand::Unknown, "{odd}");
         assert_eq!(&*argument(odd).text, odd);
     }
 }
@@ -267,12 +271,12 @@ fn numbers() {
     }
 }
 
-const fn register(register: u16) -> Option<Operand> {
-    Some(Operand::Register { register, shift: 0 })
+const fn register(register: u16) -> Option<UsdtOperand> {
+    Some(UsdtOperand::Register { register, shift: 0 })
 }
 
-const fn memory(base: u16, offset: i64) -> Option<Operand> {
-    Some(Operand::Memory {
+const fn memory(base: u16, offset: i64) -> Option<UsdtOperand> {
+    Some(UsdtOperand::Memory {
         base: Some(base),
         index: None,
         offset,
@@ -281,12 +285,12 @@ const fn memory(base: u16, offset: i64) -> Option<Operand> {
 
 #[test]
 fn operands_of_x86_64() {
-    let high = Some(Operand::Register {
+    let high = Some(UsdtOperand::Register {
         register: 3,
         shift: 8,
     });
     let indexed = |base, register, scale, offset| {
-        Some(Operand::Memory {
+        Some(UsdtOperand::Memory {
             base,
             index: Some((register, scale)),
             offset,
@@ -302,8 +306,8 @@ fn operands_of_x86_64() {
         ("%r10d", register(10)),
         ("%r15w", register(15)),
         ("%r9b", register(9)),
-        ("$5", Some(Operand::Constant(5))),
-        ("$-1", Some(Operand::Constant(-1))),
+        ("$5", Some(UsdtOperand::Constant(5))),
+        ("$-1", Some(UsdtOperand::Constant(-1))),
         ("-16(%rbp)", memory(6, -16)),
         ("(%r12)", memory(12, 0)),
         ("8+16(%rsp)", memory(7, 24)),
@@ -312,7 +316,7 @@ fn operands_of_x86_64() {
         ("0x100(,%rcx,4)", indexed(None, 2, 4, 256)),
         (
             "0x601040",
-            Some(Operand::Memory {
+            Some(UsdtOperand::Memory {
                 base: None,
                 index: None,
                 offset: 0x601040,
@@ -352,7 +356,7 @@ fn operands_of_x86_64() {
 #[test]
 fn operands_of_arm64() {
     let indexed = |base, register, scale| {
-        Some(Operand::Memory {
+        Some(UsdtOperand::Memory {
             base: Some(base),
             index: Some((register, scale)),
             offset: 0,
@@ -366,9 +370,9 @@ fn operands_of_arm64() {
         ("fp", register(29)),
         ("sp", register(31)),
         ("wsp", register(31)),
-        ("xzr", Some(Operand::Constant(0))),
-        ("5", Some(Operand::Constant(5))),
-        ("#-5", Some(Operand::Constant(-5))),
+        ("xzr", Some(UsdtOperand::Constant(0))),
+        ("5", Some(UsdtOperand::Constant(5))),
+        ("#-5", Some(UsdtOperand::Constant(-5))),
         ("[sp, 8]", memory(31, 8)),
         ("[x0]", memory(0, 0)),
         ("[x29,#-4]", memory(29, -4)),

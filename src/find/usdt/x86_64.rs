@@ -1,6 +1,6 @@
 //! Operands as the GNU assembler writes them on x86-64.
 
-use super::{Operand, integer, register_number};
+use super::{UsdtOperand, integer, register_number};
 
 /// The registers with names of their own, in the order of their DWARF numbers: 64, 32, 16 and 8 bits.
 const NAMED: [[&str; 4]; 8] = [
@@ -17,9 +17,9 @@ const NAMED: [[&str; 4]; 8] = [
 const HIGH: [&str; 4] = ["ah", "dh", "ch", "bh"];
 
 /// `None` for what is not understood.
-pub fn operand(text: &str) -> Option<Operand> {
+pub fn operand(text: &str) -> Option<UsdtOperand> {
     if let Some(constant) = text.strip_prefix('$') {
-        return integer(constant).map(Operand::Constant);
+        return integer(constant).map(UsdtOperand::Constant);
     }
     if text.starts_with('%') {
         return register(text);
@@ -33,13 +33,13 @@ pub fn operand(text: &str) -> Option<Operand> {
 }
 
 /// `offset(base,index,scale)`, of which any part but one may be missing.
-fn memory(offset: &str, [base, index, scale]: [Option<&str>; 3]) -> Option<Operand> {
+fn memory(offset: &str, [base, index, scale]: [Option<&str>; 3]) -> Option<UsdtOperand> {
     let base = base.filter(|name| !name.is_empty());
     let index = match index {
         Some(name) => Some((address_register(name)?, scale_of(scale)?)),
         None => None,
     };
-    Some(Operand::Memory {
+    Some(UsdtOperand::Memory {
         base: match base {
             Some(name) => Some(address_register(name)?),
             None => None,
@@ -59,17 +59,17 @@ fn scale_of(text: Option<&str>) -> Option<u8> {
     }
 }
 
-fn register(text: &str) -> Option<Operand> {
+fn register(text: &str) -> Option<UsdtOperand> {
     let name = text.strip_prefix('%')?;
     if let Some(number) = HIGH.iter().position(|&high| high == name) {
-        return Some(Operand::Register {
+        return Some(UsdtOperand::Register {
             register: number as u16,
             shift: 8,
         });
     }
     let register = named(|names| names.contains(&name))
         .or_else(|| numbered(name.strip_suffix(['d', 'w', 'b']).unwrap_or(name)))?;
-    Some(Operand::Register { register, shift: 0 })
+    Some(UsdtOperand::Register { register, shift: 0 })
 }
 
 /// A whole register: addresses have 64 bits.

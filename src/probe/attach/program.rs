@@ -20,16 +20,6 @@ pub struct Program<'a> {
     pub runs: Ends,
 }
 
-/// Keeps the programs whose first value says that they are loaded.
-pub fn loaded<'a, const N: usize>(
-    programs: [(bool, &'a libbpf_rs::Program<'a>, Ends); N],
-) -> Vec<Program<'a>> {
-    let loaded = programs.into_iter().filter(|(is_loaded, ..)| *is_loaded);
-    loaded
-        .map(|(_, program, runs)| Program { program, runs })
-        .collect()
-}
-
 /// A program that the attacher holds, in whatever thread it is.
 pub(super) struct HeldProgram {
     fd: OwnedFd,

@@ -6,7 +6,7 @@ use super::Mistake;
 use super::code::LITERAL_BYTES;
 use super::parse::{Binary, Cast, Expr, Node, Unary};
 use crate::find::debug::types::{Kind, Param, Piece, Place, Signature, Type};
-use crate::find::usdt::{self, Argument, Operand, UsdtProbe};
+use crate::find::usdt::{self, UsdtArgument, UsdtOperand, UsdtProbe};
 
 /// `arg0` to one less than this can be asked for.
 const MOST_ARGS: u64 = 32;
@@ -325,16 +325,16 @@ pub fn parameter(param: &Param) -> Value {
 }
 
 /// The value of an argument of a USDT probe.
-pub fn probe_argument(argument: &Argument) -> Value {
+pub fn probe_argument(argument: &UsdtArgument) -> Value {
     const NOWHERE: Value = Value::Nowhere("in a place that is not understood");
     let register = |number: u16| match number < machine::REGISTERS {
         true => Some(Ir::Register(number as u8)),
         false => None,
     };
-    let signed = argument.number == usdt::Number::Signed;
+    let signed = argument.number == usdt::NumberKind::Signed;
     let bytes = argument.bytes;
     let ir = match argument.operand {
-        Operand::Register { register: at, shift } => register(at).map(|ir| {
+        UsdtOperand::Register { register: at, shift } => register(at).map(|ir| {
             let shifted = match shift {
                 0 => ir,
                 _ => Ir::binary(
@@ -345,7 +345,7 @@ pub fn probe_argument(argument: &Argument) -> Value {
             };
             Ir::low(shifted, bytes, signed)
         }),
-        Operand::Memory { base, index, offset } => {
+        UsdtOperand::Memory { base, index, offset } => {
             let base = base.map_or(Some(Ir::Const(0)), register);
             let index = index.map_or(Some(Ir::Const(0)), |(at, scale)| {
                 Some(Ir::binary(
@@ -362,17 +362,17 @@ pub fn probe_argument(argument: &Argument) -> Value {
                 Ir::load(at.plus(offset as u64), bytes, signed)
             })
         }
-        Operand::Constant(number) => Some(Ir::Const(number as u64)),
-        Operand::Unknown => None,
+        UsdtOperand::Constant(number) => Some(Ir::Const(number as u64)),
+        UsdtOperand::Unknown => None,
     };
     let ty = match (argument.number, bytes) {
-        (usdt::Number::Float, _) => Type {
+        (usdt::NumberKind::Float, _) => Type {
             name: "double".into(),
             bytes: bytes.into(),
             kind: Kind::Float,
         },
         // What fills a register and has no sign is an address more often than a number.
-        (usdt::Number::Unsigned, 8) => Type {
+        (usdt::NumberKind::Unsigned, 8) => Type {
             name: "void*".into(),
             bytes: 8,
             kind: Kind::Pointer(None),

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::code::{Code, Fetched, MOST_OPS, STACK};
 use super::*;
 use crate::find::debug::types::{Kind, Member, Param, Piece, Place, Returned, Signature, Type};
-use crate::find::usdt::{Argument, Number, Operand, UsdtProbe};
+use crate::find::usdt::{NumberKind, UsdtArgument, UsdtOperand, UsdtProbe};
 
 /// A call to evaluate against.
 #[derive(Clone, Default)]
@@ -638,7 +638,7 @@ fn parameters_have_names_types_and_members() {
 
 #[test]
 fn the_arguments_of_a_probe_are_those_of_its_note() {
-    let argument = |bytes, number, operand| Argument {
+    let argument = |bytes, number, operand| UsdtArgument {
         bytes,
         number,
         operand,
@@ -658,31 +658,31 @@ fn the_arguments_of_a_probe_are_those_of_its_note() {
         arguments: vec![
             argument(
                 4,
-                Number::Signed,
-                Operand::Register {
+                NumberKind::Signed,
+                UsdtOperand::Register {
                     register: second,
                     shift: 0,
                 },
             ),
             argument(
                 1,
-                Number::Unsigned,
-                Operand::Register {
+                NumberKind::Unsigned,
+                UsdtOperand::Register {
                     register: second,
                     shift: 8,
                 },
             ),
             argument(
                 2,
-                Number::Signed,
-                Operand::Memory {
+                NumberKind::Signed,
+                UsdtOperand::Memory {
                     base: Some(first),
                     index: Some((second, 2)),
                     offset: -0x1_ffff_fffe,
                 },
             ),
-            argument(8, Number::Signed, Operand::Constant(-7)),
-            argument(8, Number::Unsigned, Operand::Unknown),
+            argument(8, NumberKind::Signed, UsdtOperand::Constant(-7)),
+            argument(8, NumberKind::Unsigned, UsdtOperand::Unknown),
         ],
     };
     let scope = Scope {

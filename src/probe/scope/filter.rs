@@ -1,28 +1,37 @@
-//! Which processes and threads a run traces, as the constants and maps of filter.bpf.h.
+//! Which threads a run shows: the filter options as constants and maps of filter.bpf.h.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use libbpf_rs::{MapCore, MapFlags, MapMut};
+use clap::ValueEnum;
+use libbpf_rs::{MapCore, MapFlags};
 
 use crate::bpf::shared::types::{filter_limits, pid_limits};
-use crate::error::{DENIED, Failure, USAGE};
+use crate::bpf::{CommConstant, RunConstants};
 use crate::privileges;
-use crate::probe::scope::members::{Breakpoints, Scope};
 
-/// Processes that a run can name or follow.
-const MOST_PIDS: u32 = pid_limits::MAX_PIDS.0;
-/// Thread name patterns that the BPF programs can compare.
+/// Most processes that a run can name or follow: entries of the BPF maps `pids` and `members`.
+pub const MAX_PIDS: u32 = pid_limits::MAX_PIDS.0;
+/// Most thread names.
 pub const MAX_COMMS: usize = filter_limits::MAX_COMMS.0 as usize;
-/// Control groups that the BPF programs can compare.
+/// Most control groups.
 pub const MAX_CGROUPS: usize = filter_limits::MAX_CGROUPS.0 as usize;
 
-/// The kernel keeps 15 bytes of a name and a NUL.
+/// Bytes of a thread name in the kernel, with its NUL.
 const COMM_LEN: usize = 16;
 
-/// A thread name, or with a `*` at the end the beginning of one: `(comm & mask) == value`.
+/// Which processes get breakpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum TraceScope {
+    /// All processes that call the functions: misses nothing, but each call of any process costs
+    All,
+    /// Processes that match the filters
+    Targeted,
+}
+
+/// A thread name, or the prefix of one when it ends with `*`: `(comm & mask) == value`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommPattern {
     pub value: [u64; 2],
@@ -30,21 +39,21 @@ pub struct CommPattern {
 }
 
 impl CommPattern {
-    /// Parses `python3` or `python*`. Longer names are compared as the kernel keeps them: their first 15 bytes.
+    /// Parses `python3` or `python*`. Only the first 15 bytes are compared: the kernel truncates names to them.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (name, open) = match text.strip_suffix('*') {
+        let (name, is_prefix) = match text.strip_suffix('*') {
             Some(start) => (start, true),
             None => (text, false),
         };
-        if name.contains('*') || (name.is_empty() && !open) {
-            return Err("use a name, or the beginning of one with * behind it".to_owned());
+        if name.contains('*') || (name.is_empty() && !is_prefix) {
+            return Err("expected a thread name, or a prefix followed by *".to_owned());
         }
         let mut value = [0; COMM_LEN];
         let mut mask = [0; COMM_LEN];
         let kept = name.len().min(COMM_LEN - 1);
         value[..kept].copy_from_slice(&name.as_bytes()[..kept]);
-        // A whole name ends with its NUL; what lies behind that is not part of the name.
-        let compared = if open && name.len() < COMM_LEN {
+        // A complete name includes its NUL. The bytes after the NUL are undefined.
+        let compared = if is_prefix && name.len() < COMM_LEN {
             kept
         } else {
             kept + 1
@@ -56,7 +65,7 @@ impl CommPattern {
         })
     }
 
-    /// Is it the name of this thread? `name` as in `/proc/PID/comm`, without the newline.
+    /// `name` is as in `/proc/PID/comm`, without the newline.
     pub fn matches(&self, name: &[u8]) -> bool {
         let mut bytes = [0; COMM_LEN];
         let kept = name.len().min(COMM_LEN - 1);
@@ -71,28 +80,28 @@ fn words(bytes: [u8; COMM_LEN]) -> [u64; 2] {
     [low, high].map(|half| half.try_into().map_or(0, u64::from_ne_bytes))
 }
 
-/// Who is seen. Everything that is set must hold; of several names, or several control groups, one will do.
+/// Which threads a run shows. All conditions must hold; a thread must match any one of several names or control groups.
 #[derive(Clone, Default, Debug)]
 pub struct Filter {
     pub pids: Vec<u32>,
     pub comms: Vec<CommPattern>,
     pub uid: Option<u32>,
-    /// Folders of cgroup2; their descendants belong to them.
+    /// cgroup2 directories. Descendants match as well.
     pub cgroups: Vec<PathBuf>,
-    /// Processes of the container that was named, as far as there are any yet.
+    /// Processes that were in the container of `--container` at the start.
     pub container_pids: Vec<u32>,
-    /// Children of `pids` are seen as well.
+    /// Show descendants of `pids` as well.
     pub follow: bool,
-    /// A container was named, whose control groups are among those above.
+    /// `--container` was given; its control groups are in `cgroups`.
     pub in_container: bool,
-    /// Whose calls pay, where that was said.
-    pub scope: Option<Scope>,
-    /// A program that begins to match when it is started stands still until its probes are in.
+    /// `--scope`. None: chosen by what the filter names, see [`Breakpoints`](super::breakpoints::Breakpoints).
+    pub scope: Option<TraceScope>,
+    /// Stop each program that matches when it is executed, until its probes are attached.
     pub hold: bool,
 }
 
 impl Filter {
-    /// This process alone.
+    /// A filter for one process.
     pub fn of_process(pid: u32) -> Filter {
         Filter {
             pids: vec![pid],
@@ -100,7 +109,7 @@ impl Filter {
         }
     }
 
-    /// The one process that needs breakpoints, when it is only one: then no other ever hits them.
+    /// The process to trace, if it is a single one whose children are not followed.
     pub fn only_pid(&self) -> Option<u32> {
         match self.pids[..] {
             [pid] if !self.follow => Some(pid),
@@ -108,111 +117,62 @@ impl Filter {
         }
     }
 
-    /// Who gets breakpoints. What is not said is chosen by what the filter is about: processes that were named, and the
-    /// one container, are known; all that have a name or a user are not, until they are there.
-    ///
-    /// # Errors
-    /// What was asked for makes no sense together, or the kernel lacks what it needs.
-    pub fn breakpoints(&self) -> Result<Breakpoints> {
-        let by_nature = !self.follow && (self.in_container || !self.pids.is_empty());
-        let breakpoints = match (self.scope, self.only_pid()) {
-            (Some(Scope::Targeted) | None, Some(pid)) => Breakpoints::Process(pid),
-            (Some(Scope::Targeted), None) if self.is_everybody() => {
-                return Err(Failure::new(
-                    USAGE,
-                    "--scope targeted: nobody is named, so that everybody matches",
-                )
-                .hint("name some with --comm, -u, --cgroup, --container or -p")
-                .into());
-            }
-            (Some(Scope::Targeted), None) => {
-                require_scopes()?;
-                Breakpoints::Matching(self.clone())
-            }
-            (None, None) if by_nature && require_scopes().is_ok() => Breakpoints::Matching(self.clone()),
-            (Some(Scope::All) | None, _) => Breakpoints::Everybody,
-        };
-        let can_hold =
-            matches!(breakpoints, Breakpoints::Matching(_)) && (self.follow || self.pids.is_empty());
-        if self.hold && !can_hold {
-            return Err(Failure::new(
-                USAGE,
-                "--hold is about programs that begin to match later, in a targeted scope",
-            )
-            .hint("use it with --container, or with --scope targeted and --comm, -u or --cgroup")
-            .into());
-        }
-        Ok(breakpoints)
-    }
-
-    fn is_everybody(&self) -> bool {
+    /// True when no condition is set, so that all processes match.
+    pub fn matches_all(&self) -> bool {
         self.pids.is_empty() && self.comms.is_empty() && self.uid.is_none() && self.cgroups.is_empty()
     }
 
-    /// Is membership in the map `pids` tested?
+    /// True when BPF programs look processes up in the map `pids`.
     pub fn by_map(&self) -> bool {
         !self.pids.is_empty() && self.only_pid().is_none()
     }
 
-    /// How many entries the map `pids` needs: one that is not used would still take room, and time to be made.
+    /// Entries that the map `pids` needs. An unused map is made small, as its memory is allocated at load.
     pub fn map_entries(&self) -> u32 {
-        if self.by_map() { MOST_PIDS } else { 1 }
+        if self.by_map() { MAX_PIDS } else { 1 }
     }
 
-    /// Fills the maps that the constants refer to. After load, before attachment.
-    pub fn fill(&self, pids: &MapMut<'_>, cgroups: &MapMut<'_>) -> Result<()> {
+    /// The constants of `src/bpf/filter.bpf.h`, with those of the ring and of attaching.
+    pub fn constants(&self, has_cookies: bool, wake_at: u64) -> RunConstants {
+        let comms = self.comms.iter().map(|comm| CommConstant {
+            value: comm.value,
+            mask: comm.mask,
+        });
+        RunConstants {
+            pid_namespace: privileges::pid_namespace(),
+            only_pid: self.only_pid(),
+            filter_pids: self.by_map(),
+            uid: self.uid,
+            comms: comms.collect(),
+            cgroups: self.cgroups.len() as u32,
+            has_cookies,
+            wake_at,
+        }
+    }
+
+    /// Fills the maps of a loaded object. Must be called before its programs are attached.
+    pub fn fill(&self, pids: &impl MapCore, cgroups: &impl MapCore) -> Result<()> {
         if self.by_map() {
             for pid in &self.pids {
                 pids.update(&pid.to_ne_bytes(), &[1], MapFlags::ANY)
-                    .with_context(|| format!("failed to add pid {pid} to the filter"))?;
+                    .with_context(|| format!("failed to add PID {pid} to the filter"))?;
             }
         }
         for (index, path) in self.cgroups.iter().enumerate() {
-            let folder = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
+            let directory = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
             cgroups
                 .update(
                     &(index as u32).to_ne_bytes(),
-                    &folder.as_raw_fd().to_ne_bytes(),
+                    &directory.as_raw_fd().to_ne_bytes(),
                     MapFlags::ANY,
                 )
-                .with_context(|| format!("failed to filter by {}: not a cgroup2 folder", path.display()))?;
+                .with_context(|| {
+                    format!("failed to filter by {}: not a cgroup2 directory", path.display())
+                })?;
         }
         Ok(())
     }
 }
-
-/// What tells of processes that begin to match reads kernel types, and numbers processes as the initial pid namespace does.
-fn require_scopes() -> Result<()> {
-    privileges::require_btf("--scope targeted")?;
-    match privileges::pid_namespace() {
-        None => Ok(()),
-        Some(_) => Err(Failure::new(
-            DENIED,
-            "--scope targeted does not work in a pid namespace of its own: processes are known by other numbers",
-        )
-        .hint("run it on the host, or in a container that shares the host's pid namespace")
-        .into()),
-    }
-}
-
-/// Writes the constants of filter.bpf.h into a skeleton's `.rodata`. A macro, since every skeleton has types
-/// of its own.
-macro_rules! configure_filter {
-    ($rodata:expr, $filter:expr) => {{
-        let filter: &$crate::probe::scope::filter::Filter = $filter;
-        ($rodata.pid_ns_dev, $rodata.pid_ns_ino) = $crate::privileges::pid_namespace().unwrap_or((0, 0));
-        $rodata.filter_pid = filter.only_pid().unwrap_or(0);
-        $rodata.filter_pids = filter.by_map();
-        $rodata.filter_uid = filter.uid.is_some();
-        $rodata.wanted_uid = filter.uid.unwrap_or(0);
-        $rodata.filter_comms = filter.comms.len() as u32;
-        for (slot, comm) in $rodata.wanted_comms.iter_mut().zip(&filter.comms) {
-            (slot.value, slot.mask) = (comm.value, comm.mask);
-        }
-        $rodata.filter_cgroups = filter.cgroups.len() as u32;
-    }};
-}
-pub(crate) use configure_filter;
 
 #[cfg(test)]
 mod tests {
@@ -225,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_whole_and_a_star_opens_its_end() {
+    fn pattern_matches_name_or_prefix() {
         assert!(matches("bash", "bash"));
         assert!(!matches("bash", "bash2"));
         assert!(!matches("bash", "bas"));
@@ -236,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_compared_as_the_kernel_keeps_it() {
+    fn pattern_is_truncated_to_15_bytes() {
         assert!(matches("a-very-long-name", "a-very-long-nam"));
         assert!(matches("a-very-long-name-indeed", "a-very-long-nam"));
         assert!(matches("a-very-long-nam*", "a-very-long-nam"));
@@ -244,13 +204,13 @@ mod tests {
     }
 
     #[test]
-    fn a_star_elsewhere_is_refused() {
+    fn star_is_allowed_only_at_the_end() {
         assert!(CommPattern::parse("*bash").is_err());
         assert!(CommPattern::parse("").is_err());
     }
 
     #[test]
-    fn one_pid_needs_no_map_but_followed_ones_do() {
+    fn single_pid_needs_no_map_unless_it_is_followed() {
         let mut filter = Filter {
             pids: vec![7],
             ..Filter::default()
@@ -258,32 +218,5 @@ mod tests {
         assert_eq!((filter.only_pid(), filter.by_map()), (Some(7), false));
         filter.follow = true;
         assert_eq!((filter.only_pid(), filter.by_map()), (None, true));
-    }
-
-    #[test]
-    fn processes_that_were_named_are_targeted_by_nature() {
-        let breakpoints = |filter: &Filter| filter.breakpoints().map_err(|error| error.to_string());
-        let mut filter = Filter {
-            pids: vec![7],
-            ..Filter::default()
-        };
-        assert!(matches!(breakpoints(&filter), Ok(Breakpoints::Process(7))));
-        filter.scope = Some(Scope::All);
-        assert!(matches!(breakpoints(&filter), Ok(Breakpoints::Everybody)));
-        (filter.scope, filter.follow) = (None, true);
-        assert!(matches!(breakpoints(&filter), Ok(Breakpoints::Everybody)));
-
-        let mut filter = Filter {
-            uid: Some(0),
-            ..Filter::default()
-        };
-        assert!(matches!(breakpoints(&filter), Ok(Breakpoints::Everybody)));
-        filter.hold = true;
-        assert!(breakpoints(&filter).is_err(), "nobody to hold");
-        let nobody = Filter {
-            scope: Some(Scope::Targeted),
-            ..Filter::default()
-        };
-        assert!(breakpoints(&nobody).is_err(), "everybody matches");
     }
 }

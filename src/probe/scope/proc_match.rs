@@ -1,20 +1,22 @@
-//! Which processes match a filter now: what src/bpf/filter.bpf.h decides for a thread that makes a call, decided for all
-//! threads of a process by what `/proc` says of them.
+//! Finds the processes that match a filter, from `/proc`.
+//!
+//! src/bpf/filter.bpf.h decides the same for the thread that calls a function. Here, a process matches when any of its
+//! threads does.
 
 use std::fs;
 
-use crate::find::host::container::Cgroups;
+use crate::find::host::cgroups::Cgroups;
 use crate::find::host::proc::Proc;
 use crate::probe::scope::filter::Filter;
 
-/// A filter, and where to look.
-pub struct Matching {
+/// Matches processes against a filter.
+pub struct ProcessMatcher {
     filter: Filter,
-    /// None where the filter is not about control groups.
+    /// None when the filter names no control groups.
     cgroups: Option<Cgroups>,
 }
 
-impl Matching {
+impl ProcessMatcher {
     pub fn new(filter: Filter) -> Self {
         let cgroups = match filter.cgroups.is_empty() {
             true => None,
@@ -32,19 +34,20 @@ impl Matching {
         pids.into_iter().filter(|&pid| self.matches(pid)).collect()
     }
 
-    /// Does any thread of this process match? False as well for one that is gone, and for those of the kernel.
+    /// True if any thread of the process matches. False for kernel threads, and for processes that have exited.
     pub fn matches(&self, pid: u32) -> bool {
         self.matches_renamed(pid, &[])
     }
 
-    /// The same when threads have, or will have in a moment, these names; the last one of a thread counts.
+    /// As [`ProcessMatcher::matches`], with names that override those of `/proc`: (TID, name) of threads that are about
+    /// to be renamed. The last name of a thread counts.
     pub fn matches_renamed(&self, pid: u32, names: &[(u32, Vec<u8>)]) -> bool {
         let named = self.filter.pids.is_empty() || self.filter.pids.contains(&pid);
-        // Threads of the kernel run no program.
+        // Kernel threads have no executable.
         if !named || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
             return false;
         }
-        // The first thread first: it is the one that most often has the name of its program.
+        // The first thread is checked first, as its name is usually that of the program.
         let matches = |tid| self.thread_matches(pid, tid, names);
         matches(pid) || threads(pid).any(|tid| tid != pid && matches(tid))
     }
@@ -67,22 +70,25 @@ impl Matching {
     }
 
     fn is_in_cgroups(&self, pid: u32, tid: u32) -> bool {
-        let folder = self
+        let directory = self
             .cgroups
             .as_ref()
-            .and_then(|cgroups| cgroups.folder_of(pid, tid).ok()?);
-        folder.is_some_and(|folder| self.filter.cgroups.iter().any(|group| folder.starts_with(group)))
+            .and_then(|cgroups| cgroups.directory_of(pid, tid).ok()?);
+        directory.is_some_and(|directory| {
+            let mut wanted = self.filter.cgroups.iter();
+            wanted.any(|cgroup| directory.starts_with(cgroup))
+        })
     }
 }
 
-/// The threads of a process; none when it is gone.
+/// TIDs of a process; empty when it has exited.
 fn threads(pid: u32) -> impl Iterator<Item = u32> {
-    let folder = fs::read_dir(format!("/proc/{pid}/task"));
-    let entries = folder.into_iter().flatten().flatten();
+    let directory = fs::read_dir(format!("/proc/{pid}/task"));
+    let entries = directory.into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// The first number of the line `Uid:`, which is what BPF is told.
+/// The first UID of the line `Uid:`, which is what `bpf_get_current_uid_gid` returns.
 fn real_uid(status: &[u8]) -> Option<u32> {
     let mut lines = status.split(|&byte| byte == b'\n');
     let numbers = lines.find_map(|line| line.strip_prefix(b"Uid:"))?;
@@ -96,11 +102,11 @@ mod tests {
     use crate::probe::scope::filter::CommPattern;
 
     fn matches(filter: Filter) -> bool {
-        Matching::new(filter).matches(std::process::id())
+        ProcessMatcher::new(filter).matches(std::process::id())
     }
 
     #[test]
-    fn a_process_matches_when_one_of_its_threads_does() {
+    fn process_matches_when_one_of_its_threads_does() {
         let comms = vec![CommPattern::parse("odd-thread-name").expect("a pattern")];
         let filter = Filter {
             comms,
@@ -113,20 +119,20 @@ mod tests {
     }
 
     #[test]
-    fn a_new_name_counts_before_it_is_there() {
+    fn last_new_name_overrides_proc() {
         let filter = Filter {
             comms: vec![CommPattern::parse("new-name").expect("a pattern")],
             ..Filter::default()
         };
-        let (matching, own) = (Matching::new(filter), std::process::id());
+        let (matcher, own) = (ProcessMatcher::new(filter), std::process::id());
         let names =
             |names: &[&str]| -> Vec<_> { names.iter().map(|name| (own, name.as_bytes().to_vec())).collect() };
-        assert!(matching.matches_renamed(own, &names(&["other", "new-name"])));
-        assert!(!matching.matches_renamed(own, &names(&["new-name", "other"])));
+        assert!(matcher.matches_renamed(own, &names(&["other", "new-name"])));
+        assert!(!matcher.matches_renamed(own, &names(&["new-name", "other"])));
     }
 
     #[test]
-    fn all_parts_must_hold() {
+    fn all_conditions_must_hold() {
         let uid = nix::unistd::getuid().as_raw();
         let filter = |uid, pids| Filter {
             uid: Some(uid),
@@ -139,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_real_user_is_the_first_number() {
+    fn real_uid_is_the_first_one() {
         assert_eq!(
             real_uid(b"Name:\t\xff\nUid:\t7\t8\t9\t10\nGid:\t1\t1\t1\t1\n"),
             Some(7)

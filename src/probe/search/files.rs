@@ -1,65 +1,42 @@
-//! Which files get the probes: those in use when the run begins, and those that appear while it lasts.
+//! Which files get probes: those in use when the run starts, and those that appear while it lasts.
 //!
-//! Finding and attaching are two steps, so that a tool can size its maps by what was found before it loads them.
+//! Searching and attaching are two steps, because the maps of the BPF object are sized in between.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
-use crate::error::{FAILED, Failure};
-use crate::find::code::instructions::MISTAKEN;
+use super::errors::{mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process};
+use super::finder::{Finder, SearchPlace};
+use super::placing::{Placed, Placing};
+use crate::error::Failure;
 use crate::find::elf::ElfFile;
-use crate::find::functions;
 use crate::find::host::loader;
-use crate::find::host::proc::{FileId, FileSet, Mapping, Object, Proc};
-use crate::output::escape::printable;
+use crate::find::host::proc::{FileId, FileSet, ObjectFile, Proc, ProcMapping};
 use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::Mapped;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
-use crate::probe::search::placing::{Placed, Placing};
 
-/// Finds the points of a file.
-pub type FindPoints = dyn Fn(&Object, &ElfFile) -> Result<Vec<ProbePoint>>;
-
-/// What a tool looks for in files.
-pub struct Wanted {
-    /// What it is, for messages: "an allocator".
-    pub what: &'static str,
-    /// The names that were looked for, for messages. None where the tool itself says what it does not find.
-    pub names: Vec<&'static str>,
-    /// Could a file of this path be one? Spares opening every file of the host; a process's own files are all opened.
-    pub may_hold: Box<dyn Fn(&Path) -> bool>,
-    /// The points of a file, none when it is not what is wanted.
-    pub points: Box<FindPoints>,
-    /// Only the first object that has points, in the order in which the loader looks symbols up, is the one that a
-    /// process calls.
-    pub first_only: bool,
-    /// Files that are worth having although nobody runs them yet, when the place is everywhere.
-    pub likely: Vec<PathBuf>,
-    /// Files that were named, whatever the place.
-    pub named: Vec<PathBuf>,
-    /// What the function with this cookie is called.
-    pub name: Box<dyn Fn(Cookie) -> Rc<str>>,
+/// A file that was opened and parsed before the search, which then does not do it again.
+pub struct OpenedFile {
+    pub object: ObjectFile,
+    pub elf: ElfFile,
 }
 
-/// Where to look.
-#[derive(Debug)]
-pub enum Place {
-    /// Every process, and those to come.
-    Everywhere,
-    /// These processes.
-    Processes(Vec<u32>),
-    /// These files and no other.
-    Files(Vec<PathBuf>),
-    /// What this command will run, in the process that waits to become it.
-    Command(Vec<OsString>, u32),
+impl OpenedFile {
+    /// # Errors
+    /// The file cannot be opened, or is not an ELF file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let object = open_path(path)?;
+        let elf = ElfFile::open(object.file.try_clone()?, path)?;
+        Ok(Self { object, elf })
+    }
 }
 
-/// What has been attached so far.
+/// ProbeSubject has been attached so far.
 #[derive(Default, Debug)]
 pub struct Attached {
     /// Files, as their processes name them.
@@ -69,82 +46,108 @@ pub struct Attached {
     pub refused: usize,
     /// Why files have no probes although they should.
     pub failed: Vec<String>,
-    /// Probes on instructions that the kernel has to step over.
+    /// Probes on instructions that the kernel single-steps.
     pub stepped: usize,
 }
 
 impl Attached {
-    /// So many points have turned out to be refused.
+    /// So many points turned out to be refused.
     pub fn refuse(&mut self, points: usize) {
         self.probes = self.probes.saturating_sub(points);
         self.refused += points;
     }
 }
 
-/// Finds what is wanted, and remembers what it has seen.
-pub struct Targets {
-    wanted: Wanted,
-    place: Place,
+/// When a file last changed: seconds and nanoseconds.
+type ChangeTime = (i64, i64);
+
+/// Finds files and the points in them, and remembers what it has examined.
+pub struct FileSearch<F> {
+    pub finder: F,
+    pub attached: Attached,
+    place: SearchPlace,
     placing: Placing,
-    /// Children count as well: then files are looked for as everywhere.
+    /// Children count as well, so files are looked for as everywhere.
     follow: bool,
     proc: Proc,
-    /// Files that are wanted, by what identifies them to the kernel.
+    /// Files with points, by what identifies them to the kernel.
     seen: FileSet,
-    /// Whether a file that was looked at is wanted, as it was when it had last changed then.
-    answers: HashMap<(FileId, (i64, i64)), bool>,
-    /// Wanted files that have no probes yet.
-    found: Vec<(Object, Vec<ProbePoint>)>,
-    /// The same by what reports of new mappings say, and when they last changed then: neither a known file nor one that
-    /// has another program written over it is opened in vain.
-    known: HashMap<Reported, (i64, i64)>,
-    /// Processes whose object is already chosen (`first_only`).
+    examined: Examined,
+    /// Files with points but without probes.
+    found: Vec<(ObjectFile, Vec<ProbePoint>)>,
+    /// Processes whose object is already chosen ([`Finder::first_object_only`]).
     settled: HashSet<u32>,
-    /// Where probes went in the files found last.
+    /// Where the probes of the files found last are.
     placed: Vec<Placed>,
-    pub attached: Attached,
+    warnings: Vec<String>,
 }
 
-impl Targets {
-    pub fn new(wanted: Wanted, place: Place, placing: Placing, follow: bool) -> Self {
+/// ProbeSubject is known of files that were looked at.
+#[derive(Default)]
+struct Examined {
+    /// Parsed by the plan: taken out when the search comes to them.
+    opened: Vec<(FileId, ElfFile)>,
+    /// Whether a file has points, at the time of its last change.
+    answers: HashMap<(FileId, ChangeTime), bool>,
+    /// Change times by the identity that mmap events report, so that neither a known file nor a rewritten one is
+    /// opened for nothing.
+    by_event: HashMap<ReportedId, ChangeTime>,
+}
+
+impl<F: Finder> FileSearch<F> {
+    pub fn new(finder: F, place: SearchPlace, placing: Placing, follow: bool) -> Self {
         Self {
-            wanted,
+            finder,
+            attached: Attached::default(),
             place,
             placing,
             follow,
             proc: Proc::host(),
             seen: FileSet::default(),
-            answers: HashMap::new(),
+            examined: Examined::default(),
             found: Vec::new(),
-            known: HashMap::new(),
             settled: HashSet::new(),
             placed: Vec::new(),
-            attached: Attached::default(),
+            warnings: Vec::new(),
         }
     }
 
-    /// Can files appear that this run is about?
+    /// Whether files may appear later.
     pub fn may_grow(&self) -> bool {
-        !matches!(self.place, Place::Files(_))
+        !matches!(self.place, SearchPlace::Files)
     }
 
-    /// Looks for what is there; what a former look has found is not looked at again. Finding nothing is an error,
-    /// unless more may come.
-    pub fn find(&mut self) -> Result<()> {
-        match &self.place {
-            Place::Everywhere => self.find_everywhere(),
-            Place::Processes(pids) => self.find_in_processes(&pids.clone())?,
-            Place::Files(paths) => self.find_in_files(&paths.clone())?,
-            Place::Command(argv, pid) => self.find_in_command(&argv.clone(), *pid)?,
+    /// Looks at the files that exist now.
+    ///
+    /// # Errors
+    /// Nothing was found and nothing may appear later, or a file that the user named cannot be traced.
+    pub fn search(&mut self, named: Vec<OpenedFile>, likely: &[PathBuf]) -> Result<()> {
+        let mut objects = Vec::new();
+        for OpenedFile { object, elf } in named {
+            self.examined.opened.push((object.id, elf));
+            objects.push(object);
         }
-        self.consider_paths(&self.wanted.named.clone());
-        Ok(())
+        match std::mem::replace(&mut self.place, SearchPlace::Files) {
+            SearchPlace::Files => return self.search_named(objects),
+            place => self.place = place,
+        }
+        match &self.place {
+            SearchPlace::Processes(pids) => self.search_processes(&pids.clone())?,
+            SearchPlace::Command(argv, pid) => self.search_command(&argv.clone(), *pid, likely)?,
+            SearchPlace::Everywhere | SearchPlace::Files => self.search_everywhere(likely),
+        }
+        for object in objects {
+            self.examine_tolerantly(object);
+        }
+        self.examined.opened.clear();
+        let may_grow = self.may_grow();
+        self.finder.finish(may_grow)
     }
 
-    /// Puts probes into the files that were found. Of many files of many owners, one that cannot be traced does not end
-    /// the run, but is told of.
+    /// Places probes in the files that were found. Of many files of many owners, one that cannot be traced is reported
+    /// and does not end the run.
     pub fn attach(&mut self, attacher: &mut Attacher) -> Result<()> {
-        let tolerant = matches!(self.place, Place::Everywhere) || self.follow;
+        let tolerant = matches!(self.place, SearchPlace::Everywhere) || self.follow;
         let mut last = None;
         for (object, points) in std::mem::take(&mut self.found) {
             let result = attacher
@@ -153,7 +156,7 @@ impl Targets {
             match result {
                 Ok(refused) => {
                     self.attached.files.push(object.path);
-                    self.attached.probes += functions_at(&points).saturating_sub(refused);
+                    self.attached.probes += count_functions(&points).saturating_sub(refused);
                     self.attached.refused += refused;
                     self.attached.stepped += points.iter().filter(|point| point.stepped).count();
                 }
@@ -170,12 +173,12 @@ impl Targets {
         }
     }
 
-    /// Looks at a file that has just been mapped. True when it is to have probes.
-    pub fn appeared(&mut self, mapped: &Mapped) -> Result<bool> {
+    /// Looks at a file that a process has just mapped. True if it is to get probes.
+    pub fn on_mapped(&mut self, mapped: &Mapped) -> Result<bool> {
         if !self.concerns(mapped) {
             return Ok(false);
         }
-        let mapping = Mapping {
+        let mapping = ProcMapping {
             start: mapped.start,
             end: mapped.end,
             offset: mapped.offset,
@@ -185,309 +188,251 @@ impl Targets {
             path: mapped.path.clone(),
             deleted: false,
         };
-        // A process that is gone already takes nothing with it: the file is looked at when it is mapped again.
+        // If the process has exited, the file is looked at when it is mapped again.
         let Ok(file) = self.proc.open(mapped.pid, &mapping) else {
             return Ok(false);
         };
-        let Ok(object) = Object::new(file, mapped.path.clone()) else {
+        let Ok(object) = ObjectFile::new(file, mapped.path.clone()) else {
             return Ok(false);
         };
-        if self.known.len() >= MOST_KNOWN {
-            self.known.clear();
-        }
         if let Ok(meta) = object.file.metadata() {
-            self.known
-                .insert(reported(mapped), (meta.ctime(), meta.ctime_nsec()));
+            self.examined.report(mapped, (meta.ctime(), meta.ctime_nsec()));
         }
-        if self.consider(object)? {
+        if self.examine(object)? {
             self.settled.insert(mapped.pid);
         }
         Ok(!self.found.is_empty())
     }
 
-    /// Where the probes of functions went since the last call, as lines of text.
+    /// Where probes were placed since the last call, as lines of text.
     pub fn take_placed(&mut self) -> Vec<String> {
         let placed = std::mem::take(&mut self.placed).into_iter();
         placed
-            .map(|placed| format!("{}{}", (self.wanted.name)(placed.cookie), placed.placement))
+            .map(|placed| format!("{}{}", self.finder.name(placed.cookie), placed.placement))
             .collect()
     }
 
-    /// The process runs another program from now on.
-    pub fn replaced(&mut self, pid: u32) {
+    /// Warnings since the last call.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        let mut warnings = std::mem::take(&mut self.warnings);
+        warnings.extend(self.finder.take_warnings());
+        warnings
+    }
+
+    /// The process runs another program now.
+    pub fn on_exec(&mut self, pid: u32) {
         self.settled.remove(&pid);
     }
 
-    /// The processes that were named.
+    /// The processes that the user named.
     pub fn processes(&self) -> &[u32] {
         match &self.place {
-            Place::Processes(pids) => pids,
+            SearchPlace::Processes(pids) => pids,
             _ => &[],
         }
     }
 
     fn concerns(&self, mapped: &Mapped) -> bool {
         let listed = match &self.place {
-            Place::Processes(pids) => pids.contains(&mapped.pid),
-            Place::Command(_, pid) => *pid == mapped.pid,
-            Place::Everywhere | Place::Files(_) => false,
+            SearchPlace::Processes(pids) => pids.contains(&mapped.pid),
+            SearchPlace::Command(_, pid) => *pid == mapped.pid,
+            SearchPlace::Everywhere | SearchPlace::Files => false,
         };
         if listed {
-            return !(self.wanted.first_only && self.settled.contains(&mapped.pid));
+            return !(self.finder.first_object_only() && self.settled.contains(&mapped.pid));
         }
-        let everywhere = matches!(self.place, Place::Everywhere) || self.follow;
-        everywhere && (self.wanted.may_hold)(&mapped.path) && !self.is_known(mapped)
+        let everywhere = matches!(self.place, SearchPlace::Everywhere) || self.follow;
+        everywhere && self.finder.may_hold(&mapped.path) && !self.is_examined(mapped)
     }
 
-    fn is_known(&self, mapped: &Mapped) -> bool {
-        self.known.get(&reported(mapped)).is_some_and(|known| {
+    fn is_examined(&self, mapped: &Mapped) -> bool {
+        let known = self.examined.by_event.get(&reported_id(mapped));
+        known.is_some_and(|known| {
             let now = self.proc.changed(mapped.pid, mapped.start, mapped.end);
             now.is_none_or(|now| now == *known)
         })
     }
 
-    fn find_everywhere(&mut self) {
-        let may_hold = &self.wanted.may_hold;
-        for object in self.proc.all_objects(|mapping| may_hold(&mapping.path)) {
-            self.consider_tolerantly(object);
+    fn search_everywhere(&mut self, likely: &[PathBuf]) {
+        let finder = &self.finder;
+        for object in self.proc.all_objects(|mapping| finder.may_hold(&mapping.path)) {
+            self.examine_tolerantly(object);
         }
-        self.consider_paths(&self.wanted.likely.clone());
+        for object in likely.iter().filter_map(|path| open_path(path).ok()) {
+            self.examine_tolerantly(object);
+        }
     }
 
-    fn find_in_processes(&mut self, pids: &[u32]) -> Result<()> {
+    fn search_processes(&mut self, pids: &[u32]) -> Result<()> {
         for &pid in pids {
-            let objects = self
-                .proc
-                .link_order(pid)
-                .map_err(|error| no_process(&self.proc, pid, error))?;
+            let objects = self.proc.link_order(pid);
+            let objects = objects.map_err(|error| no_process(&self.proc, pid, error))?;
             let looked_at: Vec<PathBuf> = objects.iter().map(|object| object.path.clone()).collect();
             let mut found = false;
             for object in objects {
-                found |= self.consider(object)?;
-                if found && self.wanted.first_only {
+                found |= self.examine(object)?;
+                if found && self.finder.first_object_only() {
                     break;
                 }
             }
-            if !found && !self.wanted.names.is_empty() {
-                return Err(self.nothing_in_process(pid, &looked_at));
+            if let Some(sought) = self.finder.sought().filter(|_| !found) {
+                return Err(nothing_in_process(&sought, &self.proc, pid, &looked_at));
             }
             self.settled.insert(pid);
         }
         Ok(())
     }
 
-    fn find_in_files(&mut self, paths: &[PathBuf]) -> Result<()> {
-        for path in paths {
-            let object = open_path(path)?;
-            let elf = ElfFile::open(object.file.try_clone()?, path)?;
-            if !self.consider(object)? && !self.wanted.names.is_empty() {
-                return Err(self.nothing_in_file(path, &elf));
+    fn search_named(&mut self, objects: Vec<ObjectFile>) -> Result<()> {
+        for object in objects {
+            let path = object.path.clone();
+            if !self.examine(object)?
+                && let Some(sought) = self.finder.sought()
+            {
+                return Err(nothing_in_file(&sought, &path));
             }
         }
-        Ok(())
+        self.finder.finish(false)
     }
 
-    fn find_in_command(&mut self, argv: &[OsString], pid: u32) -> Result<()> {
+    fn search_command(&mut self, argv: &[OsString], pid: u32, likely: &[PathBuf]) -> Result<()> {
         let name = argv.first().context("no command")?;
-        let program = loader::find_program(&name.to_string_lossy()).ok_or_else(|| {
-            Failure::new(
-                FAILED,
-                format!("failed to run {}: no such program", name.display()),
-            )
-            .hint("give its path, or look at PATH: sudo changes it")
-        })?;
+        let program = loader::find_program(&name.to_string_lossy()).ok_or_else(|| no_such_program(name))?;
         let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
         for path in loader::closure(&program, &env)? {
             let Ok(object) = open_path(&path) else { continue };
-            if self.consider(object)? && self.wanted.first_only {
+            if self.examine(object)? && self.finder.first_object_only() {
                 break;
             }
         }
         if self.follow {
             // The command may be a shell that runs programs of another C library.
-            self.find_everywhere();
+            self.search_everywhere(likely);
         }
         self.settled.remove(&pid);
         Ok(())
     }
 
-    fn consider_paths(&mut self, paths: &[PathBuf]) {
-        for object in paths.iter().filter_map(|path| open_path(path).ok()) {
-            self.consider_tolerantly(object);
-        }
-    }
-
-    fn consider_tolerantly(&mut self, object: Object) {
-        if let Err(error) = self.consider(object) {
+    fn examine_tolerantly(&mut self, object: ObjectFile) {
+        if let Err(error) = self.examine(object) {
             self.attached.failed.push(format!("{error:#}"));
         }
     }
 
-    /// True when the object is what is wanted, whether or not it was met before.
-    fn consider(&mut self, object: Object) -> Result<bool> {
+    /// True if the file has points, whether or not it was examined before.
+    fn examine(&mut self, object: ObjectFile) -> Result<bool> {
         let meta = object.file.metadata()?;
         let key = (object.id, (meta.ctime(), meta.ctime_nsec()));
-        if let Some(&answer) = self.answers.get(&key) {
+        if let Some(&answer) = self.examined.answers.get(&key) {
             return Ok(answer);
         }
-        if self.answers.len() >= MOST_KNOWN {
-            self.answers.clear();
-        }
-        let elf = match ElfFile::open(object.file.try_clone()?, &object.path) {
+        let elf = match self.examined.parse(&object) {
             Ok(elf) => elf,
-            Err(error) if matches!(self.place, Place::Files(_)) => return Err(error),
+            Err(error) if matches!(self.place, SearchPlace::Files) => return Err(error),
             Err(_) => return Ok(false),
         };
-        let mut points = (self.wanted.points)(&object, &elf)?;
-        self.answers.insert(key, !points.is_empty());
+        let mut points = self.finder.points(&object, &elf)?;
+        self.examined.answer(key, !points.is_empty());
         if points.is_empty() {
             return Ok(false);
         }
         if self.seen.insert(&object)? {
             let placed = self.placing.place(&elf, &mut points);
-            self.leave_out_mistaken(&object, &placed, &mut points)?;
+            self.drop_mistaken(&object, &placed, &mut points)?;
             self.placed.extend(placed);
             self.found.push((object, points));
         }
         Ok(true)
     }
 
-    /// Functions whose first instruction the kernel would mistake, and whose probe cannot be elsewhere, get none. An error
-    /// when these are all.
-    fn leave_out_mistaken(
-        &self,
-        object: &Object,
+    /// Drops functions whose first instruction the kernel would mistake for another and whose probe cannot be moved. An
+    /// error if these are all.
+    fn drop_mistaken(
+        &mut self,
+        object: &ObjectFile,
         placed: &[Placed],
         points: &mut Vec<ProbePoint>,
     ) -> Result<()> {
-        let mistaken = placed.iter().filter(|placed| placed.placement.is_mistaken());
-        let mistaken: HashSet<u32> = mistaken.map(|placed| placed.cookie.function()).collect();
-        let Some(&first) = mistaken.iter().min() else {
+        let refused = placed.iter().filter(|placed| placed.placement.is_mistaken());
+        let refused: HashSet<u32> = refused.map(|placed| placed.cookie.function()).collect();
+        let Some(&first) = refused.iter().min() else {
             return Ok(());
         };
-        points.retain(|point| !mistaken.contains(&point.cookie.function()));
-        let name = (self.wanted.name)(Cookie::of_function(first));
+        points.retain(|point| !refused.contains(&point.cookie.function()));
+        let failure = mistaken(&self.finder.name(Cookie::of_function(first)), &object.path);
         if points.is_empty() {
-            let file = object.path.display();
-            let message = format!("failed to trace {name} in {file}: {MISTAKEN}");
-            return Err(Failure::new(FAILED, message)
-                .hint("trace a function that calls it")
-                .into());
+            return Err(failure.into());
         }
-        eprintln!(
-            "warning: {} functions are left out: failed to trace {}: {MISTAKEN}",
-            mistaken.len(),
-            printable(name.as_bytes())
-        );
+        let count = refused.len();
+        self.warnings.push(format!(
+            "skipped {count} {}: {failure}",
+            plural(count, "function")
+        ));
         Ok(())
-    }
-
-    fn names(&self) -> String {
-        self.wanted.names.join(", ")
-    }
-
-    fn nothing_in_file(&self, path: &Path, elf: &ElfFile) -> anyhow::Error {
-        let (what, names) = (self.wanted.what, self.names());
-        Failure::new(
-            FAILED,
-            format!("failed to find {what} in {}: no function {names}", path.display()),
-        )
-        .hint(near(elf, path, self.wanted.names.first().copied()))
-        .into()
-    }
-
-    fn nothing_in_process(&self, pid: u32, looked_at: &[PathBuf]) -> anyhow::Error {
-        let files: Vec<String> = looked_at
-            .iter()
-            .take(4)
-            .map(|path| path.display().to_string())
-            .collect();
-        let more = if looked_at.len() > 4 {
-            format!(" and {} more", looked_at.len() - 4)
-        } else {
-            String::new()
-        };
-        let message = format!(
-            "failed to find {} in pid {pid}: no function {} in {}{more}",
-            self.wanted.what,
-            self.names(),
-            if files.is_empty() {
-                "any file".to_owned()
-            } else {
-                files.join(", ")
-            },
-        );
-        let program = self.proc.executable(pid).ok();
-        let first = program.and_then(|object| {
-            let elf = ElfFile::open(object.file, &object.path).ok()?;
-            Some((elf, object.path))
-        });
-        let hint = match first {
-            Some((elf, _)) if elf.is_static() => {
-                "the program is linked statically, and its symbols are stripped or have other names"
-                    .to_owned()
-            }
-            Some((elf, path)) => near(&elf, &path, self.wanted.names.first().copied()),
-            None => "a kernel thread, or a process that has just ended".to_owned(),
-        };
-        Failure::new(FAILED, message).hint(hint).into()
     }
 }
 
-/// Files that need not be opened again; more are forgotten, and looked at once more.
-const MOST_KNOWN: usize = 1 << 16;
+impl Examined {
+    /// Beyond this many files, all are forgotten and examined once more.
+    const MAX_FILES: usize = 1 << 16;
 
-/// Device, inode and generation, which tells an inode from an earlier one of the same number.
-type Reported = ((u32, u32), u64, u64);
+    fn parse(&mut self, object: &ObjectFile) -> Result<ElfFile> {
+        match self.opened.iter().position(|(id, _)| *id == object.id) {
+            Some(index) => Ok(self.opened.swap_remove(index).1),
+            None => ElfFile::open(object.file.try_clone()?, &object.path),
+        }
+    }
 
-fn reported(mapped: &Mapped) -> Reported {
+    fn answer(&mut self, key: (FileId, ChangeTime), has_points: bool) {
+        if self.answers.len() >= Self::MAX_FILES {
+            self.answers.clear();
+        }
+        self.answers.insert(key, has_points);
+    }
+
+    fn report(&mut self, mapped: &Mapped, changed: ChangeTime) {
+        if self.by_event.len() >= Self::MAX_FILES {
+            self.by_event.clear();
+        }
+        self.by_event.insert(reported_id(mapped), changed);
+    }
+}
+
+/// `function` or `functions`.
+pub fn plural(count: usize, noun: &str) -> String {
+    match count {
+        1 => noun.to_owned(),
+        _ => format!("{noun}s"),
+    }
+}
+
+/// Device, inode and generation. The generation tells an inode from an earlier one with the same number.
+type ReportedId = ((u32, u32), u64, u64);
+
+fn reported_id(mapped: &Mapped) -> ReportedId {
     (mapped.dev, mapped.inode, mapped.generation)
 }
 
-/// Does the error say something of one file, so that others may do?
+/// Whether the error concerns one file only, so that others may work.
 fn is_about_one_file(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Failure>().is_none()
 }
 
-/// How many functions the points are about: of one whose returns alone are watched, each instruction that returns is one.
-fn functions_at(points: &[ProbePoint]) -> usize {
+/// How many functions the points belong to. A function of which only returns are watched can have several points, one
+/// for each return instruction.
+fn count_functions(points: &[ProbePoint]) -> usize {
     let is_leaving = |point: &&ProbePoint| point.ends == Ends::ReturnInstruction;
-    let number = |point: &ProbePoint| point.cookie.function();
+    let function = |point: &ProbePoint| point.cookie.function();
     let entered: HashSet<u32> = points
         .iter()
         .filter(|point| !is_leaving(point))
-        .map(number)
+        .map(function)
         .collect();
-    let mut left: HashSet<u32> = points.iter().filter(is_leaving).map(number).collect();
-    left.retain(|number| !entered.contains(number));
+    let mut left: HashSet<u32> = points.iter().filter(is_leaving).map(function).collect();
+    left.retain(|function| !entered.contains(function));
     points.iter().filter(|point| !is_leaving(point)).count() + left.len()
 }
 
-/// Why the files of a process cannot be found.
-pub fn no_process(proc: &Proc, pid: u32, error: std::io::Error) -> anyhow::Error {
-    if !proc.exists(pid) {
-        return Failure::new(FAILED, format!("failed to trace pid {pid}: no such process")).into();
-    }
-    if error.kind() == std::io::ErrorKind::NotFound {
-        return Failure::new(FAILED, format!("failed to trace pid {pid}: it has no program"))
-            .hint("it is a kernel thread, or has just ended")
-            .into();
-    }
-    anyhow::Error::new(error).context(format!("failed to read the memory map of pid {pid}"))
-}
-
-/// What a person may have meant.
-fn near(elf: &ElfFile, path: &Path, name: Option<&str>) -> String {
-    let names = name
-        .map(|name| functions::nearest(elf, path, name, 3))
-        .unwrap_or_default();
-    match names.is_empty() {
-        true => "no function of that file has a similar name".to_owned(),
-        false => format!("similar functions there: {}", names.join(", ")),
-    }
-}
-
-/// Opens a file named by a person.
-fn open_path(path: &Path) -> Result<Object> {
-    Object::at(path).with_context(|| format!("failed to open {}", path.display()))
+fn open_path(path: &Path) -> Result<ObjectFile> {
+    ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()))
 }

@@ -1,49 +1,43 @@
-//! The functions that a run is about: from what a person wrote to probe points, and from cookies back to names.
+//! The functions of a run: from specs to probe points, and from cookies back to names.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::error::{FAILED, Failure, USAGE};
+use super::errors::MAX_SIMILAR;
+use super::files::plural;
+use super::finder::{Finder, SearchPlan, SearchRequest, WatchedEnds};
+use super::spec_target::{SpecTarget, plan_targets};
+use crate::error::{FAILED, Failure};
 use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::Signatures;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
-use crate::find::host::loader;
-use crate::find::host::proc::{FileId, Object, Proc};
-use crate::find::resolve::{self, Returns, places};
-use crate::find::similar::similar;
-use crate::find::spec::{self, At, NamePattern, Spec, What};
+use crate::find::host::proc::{FileId, ObjectFile};
+use crate::find::resolve::{self, ReturnMethod};
+use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
-use crate::output::escape::printable;
-use crate::probe::command::Command;
 use crate::probe::point::{Cookie, Ends, Movable, ProbePoint};
-use crate::probe::scope::filter::Filter;
-use crate::probe::search::files::{Place, Targets, Wanted};
-use crate::probe::search::placing::Placing;
 
-/// Functions of files that appear later, for which there is room.
+/// Room for functions of files that appear later.
 const LATER: usize = 4096;
-/// Files in which names similar to one that was not found are looked for.
-const SEARCHED: usize = 8;
-/// How many similar names a hint has.
-const NEAR: usize = 3;
+/// How many files are searched for names similar to one that was not found.
+const MAX_SEARCHED: usize = 8;
 
-/// A place that is probed. Its index is the cookie.
+/// A function or USDT probe that is traced. Its index is the cookie.
 #[derive(Clone, Debug)]
-pub struct Site {
-    pub place: resolve::Place,
+pub struct TracedFunction {
+    pub place: resolve::ResolvedProbe,
     /// The file's name, without folders.
     pub module: Rc<str>,
     pub ends: Ends,
 }
 
-impl Site {
-    /// What to call it: the return of a function that was asked for alone is marked.
+impl TracedFunction {
+    /// The name to show: `r:NAME` if only the return is traced.
     pub fn name(&self) -> Rc<str> {
         match self.ends {
             Ends::Return => format!("r:{}", self.place.name).into(),
@@ -52,163 +46,171 @@ impl Site {
     }
 }
 
-/// What was asked for, and what has been found of it.
-pub struct Functions {
-    asked: Vec<Asked>,
-    sites: Vec<Site>,
-    /// What each site's probe reads.
-    needs: Vec<Needs>,
-    cookies: HashMap<(FileId, u64, Ends), usize>,
-    /// Processes that were named.
-    pids: Vec<u32>,
-    /// No more sites than these can be counted; None until the maps are made.
-    capacity: Option<usize>,
-    learn: Box<Learn>,
+/// ProbeSubject a tool does with each function when it is found. `()` does nothing.
+pub trait OnFound {
+    /// ReturnMethod what the probe reads at the start of the function.
+    fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs;
 }
 
-/// Told of each site when it is found, with its file; tells what its probe reads at the beginning of the function.
-pub type Learn = dyn FnMut(usize, &Site, &Object, &ElfFile) -> Needs;
+impl OnFound for () {
+    fn on_found(&mut self, _: &TracedFunction, _: &ObjectFile, _: &ElfFile) -> Needs {
+        Needs::NOTHING
+    }
+}
 
-struct Asked {
-    spec: Spec,
+/// ProbeSubject was asked for, and what has been found of it.
+pub struct Functions<O = ()> {
+    specs: Vec<SpecSearch>,
+    found: Vec<TracedFunction>,
+    /// ProbeSubject each function's probe reads.
+    needs: Vec<Needs>,
+    cookies: HashMap<(FileId, u64, Ends), usize>,
+    /// Processes that the user named.
+    pids: Vec<u32>,
+    /// How many functions there may be; None until the first search is over.
+    capacity: Option<usize>,
+    warnings: Vec<String>,
+    pub on_found: O,
+}
+
+/// A spec and what came of it.
+struct SpecSearch {
+    spec: ProbeSpec,
     ends: Ends,
-    target: Target,
+    target: SpecTarget,
     found: bool,
-    /// Files in which it was looked for, the first of them.
+    /// The first files that were searched.
     searched: Vec<(PathBuf, File)>,
     /// Why it cannot be traced where it was found.
     problem: Option<String>,
 }
 
-enum Target {
-    /// Every file of the processes that were chosen.
-    Any,
-    /// Files of these names.
-    Named(Vec<String>),
-    File(FileId),
-}
-
-impl Asked {
-    fn concerns(&self, object: &Object) -> bool {
-        match &self.target {
-            Target::Any => true,
-            Target::Named(_) => self.may_be_in(&object.path),
-            Target::File(id) => *id == object.id,
-        }
-    }
-
-    fn may_be_in(&self, path: &Path) -> bool {
-        match &self.target {
-            Target::Any => true,
-            Target::Named(names) => names.iter().any(|name| loader::is_called(path, name)),
-            Target::File(_) => false,
-        }
-    }
-}
-
-/// Where the functions of a run are looked for.
-pub struct Scope<'a> {
-    pub filter: &'a Filter,
-    pub command: Option<(&'a [std::ffi::OsString], &'a Command)>,
-    pub placing: Placing,
-}
-
-impl Functions {
-    /// Reads what a person wrote and looks for the files that are meant. `ends` says which ends of its calls are
-    /// watched for a moment that was asked for. The second value finds the functions in those files.
-    ///
-    /// # Errors
-    /// A spec is not understood, or names a file that there is not.
-    pub fn resolve(
-        specs: &[String],
-        scope: &Scope<'_>,
-        ends: impl Fn(At) -> Ends,
-        learn: Box<Learn>,
-    ) -> Result<(Rc<RefCell<Functions>>, Targets)> {
-        let mut asked = Vec::new();
-        let mut files = Vec::new();
-        for text in specs {
-            let spec = spec::parse(text).map_err(|error| Failure::new(USAGE, format!("{error:#}")))?;
-            let target = target_of(&spec, scope, &mut files)?;
-            asked.push(Asked {
-                ends: ends(spec.at),
-                spec,
-                target,
-                found: false,
-                searched: Vec::new(),
-                problem: None,
-            });
-        }
-        let place = place(&asked, scope, &files);
-        let functions = Rc::new(RefCell::new(Functions {
-            asked,
-            sites: Vec::new(),
+impl<O: OnFound> Functions<O> {
+    /// `ends` says which ends of calls to watch for the moment that a spec names.
+    pub fn new(specs: Vec<ProbeSpec>, ends: impl Fn(ProbeMoment) -> Ends, on_found: O) -> Self {
+        let specs = specs.into_iter().map(|spec| SpecSearch {
+            ends: ends(spec.moment),
+            spec,
+            target: SpecTarget::Any,
+            found: false,
+            searched: Vec::new(),
+            problem: None,
+        });
+        Functions {
+            specs: specs.collect(),
+            found: Vec::new(),
             needs: Vec::new(),
             cookies: HashMap::new(),
-            pids: scope.filter.pids.clone(),
+            pids: Vec::new(),
             capacity: None,
-            learn,
-        }));
-        let [in_path, in_object, names] = [(); 3].map(|()| Rc::clone(&functions));
-        let wanted = Wanted {
-            what: "functions",
-            names: Vec::new(),
-            may_hold: Box::new(move |path| in_path.borrow().asked.iter().any(|asked| asked.may_be_in(path))),
-            points: Box::new(move |object, elf| in_object.borrow_mut().points(object, elf)),
-            first_only: false,
-            likely: Vec::new(),
-            named: files,
-            name: Box::new(move |cookie| {
-                let functions = names.borrow();
-                functions
-                    .site(cookie.function() as usize)
-                    .map_or_else(|| "?".into(), Site::name)
-            }),
-        };
-        let mut targets = Targets::new(wanted, place, scope.placing, scope.filter.follow);
-        targets.find()?;
-        functions.borrow_mut().require_all()?;
-        let spare = if targets.may_grow() { LATER } else { 0 };
-        let mut all = functions.borrow_mut();
-        all.capacity = Some(all.sites.len() + spare);
-        drop(all);
-        Ok((functions, targets))
+            warnings: Vec::new(),
+            on_found,
+        }
     }
 
-    /// How many sites there may be: what a map with an entry for each needs.
+    /// How many functions there may be: the entries of a map with one for each.
     pub fn capacity(&self) -> u32 {
-        self.capacity.unwrap_or(self.sites.len()) as u32
+        self.capacity.unwrap_or(self.found.len()) as u32
     }
 
-    /// The place with this cookie.
-    pub fn site(&self, cookie: usize) -> Option<&Site> {
-        self.sites.get(cookie)
+    pub fn get(&self, cookie: usize) -> Option<&TracedFunction> {
+        self.found.get(cookie)
     }
 
-    pub fn sites(&self) -> &[Site] {
-        &self.sites
+    pub fn all(&self) -> &[TracedFunction] {
+        &self.found
     }
 
-    /// Are calls watched at just these ends? All that was asked for has been found somewhere, so none is to come.
-    pub fn watch(&self, ends: Ends) -> bool {
-        self.sites.iter().any(|site| site.ends == ends)
+    /// ProbeSubject the spec `index` means in a file.
+    fn resolve(
+        &mut self,
+        index: usize,
+        object: &ObjectFile,
+        elf: &ElfFile,
+    ) -> Result<Vec<resolve::ResolvedProbe>> {
+        let search = &mut self.specs[index];
+        if !search.target.matches(object) {
+            return Ok(Vec::new());
+        }
+        if search.searched.len() < MAX_SEARCHED {
+            let file = object.file.try_clone()?;
+            search.searched.push((object.path.clone(), file));
+        }
+        let at_return = search.ends != Ends::Entry;
+        match resolve::resolve(object, elf, &search.spec.subject, at_return, &self.pids) {
+            Ok(found) => {
+                search.found |= !found.probes.is_empty();
+                if let Some(first) = found.skipped.first() {
+                    let count = found.skipped.len();
+                    self.warnings.push(format!(
+                        "skipped {count} {}: {first:#}",
+                        plural(count, "function")
+                    ));
+                }
+                Ok(found.probes)
+            }
+            Err(error) => {
+                search.problem.get_or_insert_with(|| format!("{error:#}"));
+                match search.target {
+                    // One of many files that a process happens to map.
+                    SpecTarget::Any => Ok(Vec::new()),
+                    _ => Err(error),
+                }
+            }
+        }
     }
 
-    /// Can there be functions whose returns are seen at their instructions, in files that are known or in those to come?
-    pub fn may_return_at_instructions(&self, targets: &Targets) -> bool {
-        let at_instructions = |site: &Site| matches!(site.place.returns, Returns::Instructions(_));
-        let may_come = |asked: &Asked| !matches!(asked.target, Target::File(_));
-        self.sites.iter().any(at_instructions) || (targets.may_grow() && self.asked.iter().any(may_come))
+    fn add(
+        &mut self,
+        object: &ObjectFile,
+        elf: &ElfFile,
+        place: resolve::ResolvedProbe,
+        ends: Ends,
+    ) -> Result<usize> {
+        let key = (object.id, place.offset, ends);
+        if let Some(&cookie) = self.cookies.get(&key) {
+            return Ok(cookie);
+        }
+        let cookie = self.found.len();
+        if self.capacity.is_some_and(|capacity| cookie >= capacity) {
+            let message = "too many functions in files that appeared later: some are not traced";
+            return Err(Failure::new(FAILED, message).into());
+        }
+        let module = object.path.file_name().unwrap_or_default().to_string_lossy();
+        let function = TracedFunction {
+            place,
+            module: module.as_ref().into(),
+            ends,
+        };
+        self.needs.push(self.on_found.on_found(&function, object, elf));
+        self.found.push(function);
+        self.cookies.insert(key, cookie);
+        Ok(cookie)
+    }
+}
+
+impl<O: OnFound> Finder for Functions<O> {
+    fn plan(&mut self, request: &SearchRequest<'_>) -> Result<SearchPlan> {
+        self.pids.clone_from(&request.filter.pids);
+        let specs: Vec<&ProbeSpec> = self.specs.iter().map(|search| &search.spec).collect();
+        let (targets, plan) = plan_targets(&specs, request)?;
+        for (search, target) in self.specs.iter_mut().zip(targets) {
+            search.target = target;
+        }
+        Ok(plan)
     }
 
-    /// The points of a file.
-    fn points(&mut self, object: &Object, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
+    fn may_hold(&self, path: &Path) -> bool {
+        self.specs.iter().any(|search| search.target.may_match(path))
+    }
+
+    fn points(&mut self, object: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
         let mut points: Vec<ProbePoint> = Vec::new();
-        for index in 0..self.asked.len() {
-            for place in self.places(index, object, elf)? {
-                let ends = self.asked[index].ends;
-                let site = self.cookie(object, elf, place.clone(), ends)?;
-                let (cookie, needs) = (Cookie::of_function(site as u32), self.needs[site]);
+        for index in 0..self.specs.len() {
+            for place in self.resolve(index, object, elf)? {
+                let ends = self.specs[index].ends;
+                let function = self.add(object, elf, place.clone(), ends)?;
+                let (cookie, needs) = (Cookie::of_function(function as u32), self.needs[function]);
                 if points
                     .iter()
                     .all(|point| point.cookie.function() != cookie.function())
@@ -220,91 +222,53 @@ impl Functions {
         Ok(points)
     }
 
-    /// What the spec `index` means in a file.
-    fn places(&mut self, index: usize, object: &Object, elf: &ElfFile) -> Result<Vec<resolve::Place>> {
-        let asked = &mut self.asked[index];
-        if !asked.concerns(object) {
-            return Ok(Vec::new());
-        }
-        if asked.searched.len() < SEARCHED {
-            asked
-                .searched
-                .push((object.path.clone(), object.file.try_clone()?));
-        }
-        match places(
-            object,
-            elf,
-            &asked.spec.what,
-            asked.ends != Ends::Entry,
-            &self.pids,
-        ) {
-            Ok(found) => {
-                asked.found |= !found.places.is_empty();
-                if let Some(first) = found.left_out.first() {
-                    let text = format!("{first:#}");
-                    let reason = text.lines().next().unwrap_or_default();
-                    let count = found.left_out.len();
-                    eprintln!(
-                        "warning: {count} functions are left out: {}",
-                        printable(reason.as_bytes())
-                    );
-                }
-                Ok(found.places)
-            }
-            Err(error) => {
-                asked.problem.get_or_insert_with(|| format!("{error:#}"));
-                match asked.target {
-                    // One of many files that a process happens to map.
-                    Target::Any => Ok(Vec::new()),
-                    _ => Err(error),
-                }
-            }
+    fn name(&self, cookie: Cookie) -> Rc<str> {
+        self.get(cookie.function() as usize)
+            .map_or_else(|| "?".into(), TracedFunction::name)
+    }
+
+    fn ends(&self, may_grow: bool) -> WatchedEnds {
+        let any = |ends| self.found.iter().any(|function| function.ends == ends);
+        let at_instructions =
+            |function: &TracedFunction| matches!(function.place.returns, ReturnMethod::Instructions(_));
+        let may_come = |search: &SpecSearch| !matches!(search.target, SpecTarget::File(_));
+        WatchedEnds {
+            entry: any(Ends::Entry),
+            at_return: any(Ends::Return),
+            both: any(Ends::Both),
+            instructions: self.found.iter().any(at_instructions)
+                || (may_grow && self.specs.iter().any(may_come)),
         }
     }
 
-    fn cookie(&mut self, object: &Object, elf: &ElfFile, place: resolve::Place, ends: Ends) -> Result<usize> {
-        let key = (object.id, place.offset, ends);
-        if let Some(&cookie) = self.cookies.get(&key) {
-            return Ok(cookie);
+    fn finish(&mut self, may_grow: bool) -> Result<()> {
+        if let Some(search) = self.specs.iter().find(|search| !search.found) {
+            return Err(search.not_found());
         }
-        let cookie = self.sites.len();
-        if self.capacity.is_some_and(|capacity| cookie >= capacity) {
-            return Err(Failure::new(FAILED, "too many functions appeared: some are not traced").into());
-        }
-        let module = object.path.file_name().unwrap_or_default().to_string_lossy();
-        let site = Site {
-            place,
-            module: module.as_ref().into(),
-            ends,
-        };
-        self.needs.push((self.learn)(cookie, &site, object, elf));
-        self.sites.push(site);
-        self.cookies.insert(key, cookie);
-        Ok(cookie)
+        let spare = if may_grow { LATER } else { 0 };
+        self.capacity = Some(self.found.len() + spare);
+        Ok(())
     }
 
-    fn require_all(&self) -> Result<()> {
-        match self.asked.iter().find(|asked| !asked.found) {
-            Some(asked) => Err(asked.not_found()),
-            None => Ok(()),
-        }
+    fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 }
 
-impl Asked {
+impl SpecSearch {
     fn not_found(&self) -> anyhow::Error {
         if let Some(problem) = &self.problem {
             return anyhow::anyhow!("{problem}");
         }
-        if let (Target::Named(names), []) = (&self.target, &self.searched[..])
+        if let (SpecTarget::Named(names), []) = (&self.target, &self.searched[..])
             && let Some(name) = names.first()
         {
-            return no_such_file(name);
+            return super::errors::no_such_file(name);
         }
-        let (what, name) = match &self.spec.what {
-            What::Function { name, .. } => ("function", name.to_string()),
-            What::Address(addr) => ("function at", format!("{addr:#x}")),
-            What::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}")),
+        let (what, name) = match &self.spec.subject {
+            ProbeSubject::Function { name, .. } => ("function", name.to_string()),
+            ProbeSubject::Address(addr) => ("function at", format!("{addr:#x}")),
+            ProbeSubject::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}")),
         };
         let files: Vec<String> = self
             .searched
@@ -324,30 +288,31 @@ impl Asked {
                 .into();
         }
         Failure::new(FAILED, format!("failed to find {what} {name} in {place}"))
-            .hint(self.advice())
+            .hint(self.similar_names())
             .into()
     }
 
-    /// What a person may have meant.
-    fn advice(&self) -> String {
-        let near = match &self.spec.what {
-            What::Function { name, .. } => {
-                self.near(|elf, path| functions::nearest(elf, path, &name.letters(), NEAR))
+    fn similar_names(&self) -> String {
+        let similar = match &self.spec.subject {
+            ProbeSubject::Function { name, .. } => {
+                self.similar(|elf, path| functions::nearest(elf, path, &name.letters(), MAX_SIMILAR))
             }
-            What::Usdt { name, .. } => self.near(|elf, _| usdt::nearest(elf, &name.letters(), NEAR)),
-            What::Address(_) => Vec::new(),
+            ProbeSubject::Usdt { name, .. } => {
+                self.similar(|elf, _| usdt::nearest(elf, &name.letters(), MAX_SIMILAR))
+            }
+            ProbeSubject::Address(_) => Vec::new(),
         };
-        match near.is_empty() {
-            true => "funclist shows what there is".to_owned(),
-            false => format!("similar names there: {}", near.join(", ")),
+        match similar.is_empty() {
+            true => "funclist lists the functions of a file".to_owned(),
+            false => format!("similar names there: {}", similar.join(", ")),
         }
     }
 
     fn is_inlined(&self) -> bool {
-        let What::Function {
+        let ProbeSubject::Function {
             name: NamePattern::Exact(name),
             ..
-        } = &self.spec.what
+        } = &self.spec.subject
         else {
             return false;
         };
@@ -360,8 +325,8 @@ impl Asked {
         })
     }
 
-    /// The names that the first file has that has any.
-    fn near(&self, nearest: impl Fn(&ElfFile, &Path) -> Vec<String>) -> Vec<String> {
+    /// The similar names of the first file that has any.
+    fn similar(&self, nearest: impl Fn(&ElfFile, &Path) -> Vec<String>) -> Vec<String> {
         let of_file = |(path, file): &(PathBuf, File)| {
             let elf = ElfFile::open(file.try_clone().ok()?, path).ok()?;
             Some(nearest(&elf, path)).filter(|names| !names.is_empty())
@@ -370,15 +335,15 @@ impl Asked {
     }
 }
 
-/// Where programs are put for a place.
-fn points_of(place: &resolve::Place, ends: Ends, cookie: Cookie, needs: Needs) -> Vec<ProbePoint> {
+/// Where programs are attached for a function or USDT probe.
+fn points_of(place: &resolve::ResolvedProbe, ends: Ends, cookie: Cookie, needs: Needs) -> Vec<ProbePoint> {
     let semaphore = place.usdt.as_ref().and_then(|probe| probe.semaphore);
     let cookie = if place.is_go {
         cookie.in_goroutine()
     } else {
         cookie
     };
-    // Entries that are to be matched with returns are told from others by the stack.
+    // Entries are matched with returns by the stack pointer.
     let needs = match (ends, place.is_go) {
         (Ends::Entry, _) => needs,
         (_, false) => needs.and(Needs::STACK),
@@ -397,7 +362,7 @@ fn points_of(place: &resolve::Place, ends: Ends, cookie: Cookie, needs: Needs) -
         stepped: true,
     };
     match &place.returns {
-        Returns::Instructions(exits) => {
+        ReturnMethod::Instructions(exits) => {
             let entry = (ends == Ends::Both).then(|| point(place.offset, Ends::Entry, cookie));
             let leaving = exits.iter().map(|exit| {
                 let cookie = match exit.jumps {
@@ -408,122 +373,6 @@ fn points_of(place: &resolve::Place, ends: Ends, cookie: Cookie, needs: Needs) -
             });
             entry.into_iter().chain(leaving).collect()
         }
-        Returns::Unseen | Returns::ReturnProbe => vec![point(place.offset, ends, cookie)],
-    }
-}
-
-/// The files that a spec is about; adds those that are to be traced although no process has them yet.
-fn target_of(spec: &Spec, scope: &Scope<'_>, files: &mut Vec<PathBuf>) -> Result<Target> {
-    let Some(name) = &spec.target else {
-        if scope.filter.pids.is_empty() && scope.filter.container_pids.is_empty() {
-            return Err(no_target(spec));
-        }
-        return Ok(Target::Any);
-    };
-    if name.contains('/') {
-        let path = path_of(name, &scope.filter.pids);
-        let id = traceable(&path)?;
-        files.push(path);
-        return Ok(Target::File(id));
-    }
-    let mut names = vec![name.clone()];
-    if is_mapped(name, &scope.filter.pids) {
-        return Ok(Target::Named(names));
-    }
-    let program = loader::find_program(name);
-    match loader::find_library(name).or_else(|| program.clone()) {
-        Some(path) => {
-            // A script of that name, as pyenv has them, does not stand for the program that it runs.
-            if let Err(error) = traceable(&path)
-                && !runs(name)
-            {
-                return Err(error);
-            }
-            files.push(path);
-        }
-        None if scope.command.is_some() || (scope.filter.pids.is_empty() && runs(name)) => {}
-        None => return Err(no_such_file(name)),
-    }
-    // `python3` is a link to `python3.11`, under which name its processes have it.
-    let real = program.and_then(|path| path.canonicalize().ok());
-    names.extend(real.and_then(|path| Some(path.file_name()?.to_str()?.to_owned())));
-    Ok(Target::Named(names))
-}
-
-/// What identifies a file, if it can be read as an ELF file.
-fn traceable(path: &Path) -> Result<FileId> {
-    let object = Object::at(path).with_context(|| format!("failed to open {}", path.display()))?;
-    ElfFile::open(object.file, path)?;
-    Ok(object.id)
-}
-
-/// A path as the first process that was named sees it, where this one does not see it.
-fn path_of(name: &str, pids: &[u32]) -> PathBuf {
-    let path = PathBuf::from(name);
-    match pids.first() {
-        Some(pid) if !path.exists() && path.is_absolute() => PathBuf::from(format!("/proc/{pid}/root{name}")),
-        _ => path,
-    }
-}
-
-fn is_mapped(name: &str, pids: &[u32]) -> bool {
-    pids.iter().any(|&pid| {
-        let mapped = Proc::host().mappings(pid).unwrap_or_default();
-        mapped
-            .iter()
-            .any(|mapping| mapping.exec && loader::is_called(&mapping.path, name))
-    })
-}
-
-/// Does any process map a file of this name?
-fn runs(name: &str) -> bool {
-    !Proc::host()
-        .all_objects(|mapping| loader::is_called(&mapping.path, name))
-        .is_empty()
-}
-
-/// Nobody knows a library or program of that name.
-pub fn no_such_file(name: &str) -> anyhow::Error {
-    Failure::new(
-        FAILED,
-        format!("failed to find {name}: no such library in the loader's cache, no such program in PATH"),
-    )
-    .hint(match similar(name, loader::names(), NEAR).as_slice() {
-        [] => "give its path; `cat /proc/PID/maps` shows what a process uses".to_owned(),
-        names => format!("similar names: {}; or give its path", names.join(", ")),
-    })
-    .into()
-}
-
-/// A function, or a file, was named alone.
-fn no_target(spec: &Spec) -> anyhow::Error {
-    let (usdt, name) = match &spec.what {
-        What::Function { name, .. } => ("", name.to_string()),
-        What::Address(addr) => ("", format!("{addr:#x}")),
-        What::Usdt { name, .. } => ("usdt:", name.to_string()),
-    };
-    let is_file = loader::find_library(&name).is_some() || loader::find_program(&name).is_some();
-    match is_file {
-        true => Failure::new(USAGE, format!("{} names no function", spec.text))
-            .hint(format!("write {usdt}{name}:NAME; funclist shows the names")),
-        false => Failure::new(USAGE, format!("{} names no program or library", spec.text)).hint(format!(
-            "write {usdt}TARGET:{name}, such as {usdt}{}:{name}, or choose a process with -p PID",
-            if usdt.is_empty() { "libc" } else { "python3" }
-        )),
-    }
-    .into()
-}
-
-fn place(asked: &[Asked], scope: &Scope<'_>, files: &[PathBuf]) -> Place {
-    if let Some((argv, command)) = scope.command {
-        return Place::Command(argv.to_vec(), command.pid());
-    }
-    let named = asked.iter().any(|asked| matches!(asked.target, Target::Named(_)));
-    let any = asked.iter().any(|asked| matches!(asked.target, Target::Any));
-    match () {
-        () if !scope.filter.pids.is_empty() => Place::Processes(scope.filter.pids.clone()),
-        () if any => Place::Processes(scope.filter.container_pids.clone()),
-        () if named => Place::Everywhere,
-        () => Place::Files(files.to_vec()),
+        ReturnMethod::Unwatched | ReturnMethod::ReturnProbe => vec![point(place.offset, ends, cookie)],
     }
 }

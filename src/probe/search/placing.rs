@@ -1,4 +1,4 @@
-//! `--placement`: moves probes to instructions that the kernel need not step over. What is counted stays the same, as
+//! `--placement`: moves probes to instructions that the kernel need not step over. ProbeSubject is counted stays the same, as
 //! `find::placement` sees to; the function is known by its cookie, not by the address of its probe.
 
 use clap::ValueEnum;
@@ -24,7 +24,7 @@ pub struct Placed {
 }
 
 impl Placing {
-    /// Moves those points of `elf` that may move, and finds out which are on instructions to be stepped over. Returns where
+    /// Moves those points of `elf` that may move, and finds out which are on instructions to be stepped over. ReturnMethod where
     /// functions have their probes. Those of functions that would make the program crash have to be left out.
     pub fn place(self, elf: &ElfFile, points: &mut [ProbePoint]) -> Vec<Placed> {
         let (mut movable, mut subjects) = (Vec::new(), Vec::new());

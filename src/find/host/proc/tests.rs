@@ -66,11 +66,11 @@ impl Drop for Waiting {
     }
 }
 
-fn mapping(line: &[u8]) -> Mapping {
+fn mapping(line: &[u8]) -> ProcMapping {
     parse_mapping(line).unwrap()
 }
 
-fn names(objects: &[Object]) -> Vec<String> {
+fn names(objects: &[ObjectFile]) -> Vec<String> {
     objects
         .iter()
         .map(|object| object.path.file_name().unwrap().to_string_lossy().into_owned())
@@ -84,7 +84,7 @@ fn id_of(path: impl AsRef<Path>) -> FileId {
 #[test]
 fn a_line_of_maps() {
     let line = b"7f01-7f02f000 r-xp 0001f000 fd:1a 1234567                    /usr/lib/libc.so.6";
-    let expected = Mapping {
+    let expected = ProcMapping {
         start: 0x7f01,
         end: 0x7f02f000,
         offset: 0x1f000,
@@ -245,7 +245,7 @@ fn identity() {
     let link = folder.0.join("link");
     fs::hard_link(&one, &link).unwrap();
     assert_eq!(id_of(&one), id_of(&link));
-    let object = Object::at(&one).unwrap();
+    let object = ObjectFile::at(&one).unwrap();
     assert_eq!((object.id, object.path), (id_of(&link), one.clone()));
     assert_ne!(id_of(&one), id_of(&copy));
 }
@@ -341,7 +341,7 @@ fn link_order_of_a_dynamic_program() {
     let order = proc.link_order(cat.pid()).unwrap();
     assert_eq!(order[0].id, proc.executable(cat.pid()).unwrap().id);
     let mapped = proc.objects(cat.pid()).unwrap();
-    let ids = |objects: &[Object]| objects.iter().map(|object| object.id).collect::<HashSet<_>>();
+    let ids = |objects: &[ObjectFile]| objects.iter().map(|object| object.id).collect::<HashSet<_>>();
     assert_eq!(
         ids(&order),
         ids(&mapped),
@@ -409,9 +409,9 @@ fn a_process_that_is_gone() {
 }
 
 /// Memory that consists of these numbers.
-fn memory(words: &[u64]) -> Memory {
+fn memory(words: &[u64]) -> ProcMemory {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    Memory(crate::find::elf::image::file_with(&bytes))
+    ProcMemory(crate::find::elf::image::file_with(&bytes))
 }
 
 #[test]
@@ -535,7 +535,7 @@ fn one_file_of_an_image_in_two_containers_is_one_file() {
     };
     let proc = Proc::host();
     let [first, second] = [&one, &two].map(|process| proc.executable(process.pid()).unwrap());
-    let device = |object: &Object| object.file.metadata().unwrap().dev();
+    let device = |object: &ObjectFile| object.file.metadata().unwrap().dev();
     assert_ne!(device(&first), device(&second));
     assert_eq!(first.id, second.id);
     assert_eq!(

@@ -1,0 +1,108 @@
+//! A forked child process that waits for its parent before it does anything.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
+use nix::unistd::{ForkResult, Pid, fork, pipe2};
+
+/// A child process, and the parent's end of the pipe that it waits on.
+///
+/// The parent sends one byte with [`WaitingChild::start`]. If it exits first, however that happens, the kernel closes the
+/// pipe and the child sees the end of file: no child waits for a parent that is gone.
+pub struct WaitingChild {
+    pid: Pid,
+    start: Option<File>,
+}
+
+/// The child's end of the pipe.
+pub struct StartPipe(File);
+
+impl StartPipe {
+    /// Blocks until the parent sends its byte (true) or closes its end without one (false).
+    pub fn wait(mut self) -> bool {
+        self.0.read_exact(&mut [0]).is_ok()
+    }
+
+    pub fn as_file(&self) -> &File {
+        &self.0
+    }
+}
+
+impl WaitingChild {
+    /// Forks a child that calls `run`, which is to call [`StartPipe::wait`], and exits with the status that it returns.
+    /// The child never returns to the caller, and runs no destructors and no exit handlers of the parent.
+    ///
+    /// The process must have a single thread: the memory of the child would keep locks that other threads hold.
+    pub fn fork(run: impl FnOnce(StartPipe) -> i32) -> Result<Self> {
+        let (wait, start) = pipe2(OFlag::O_CLOEXEC).context("failed to create a pipe")?;
+        // SAFETY: there is one thread, so no lock is held by another one in the child's copy of memory.
+        match unsafe { fork() }.context("failed to fork")? {
+            ForkResult::Child => {
+                drop(start);
+                let status = run(StartPipe(wait.into()));
+                // SAFETY: ends this process at once.
+                unsafe { libc::_exit(status) }
+            }
+            ForkResult::Parent { child } => Ok(Self {
+                pid: child,
+                start: Some(start.into()),
+            }),
+        }
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Lets the child run. Does nothing when it has been called before.
+    pub fn start(&mut self) -> io::Result<()> {
+        match self.start.take() {
+            Some(mut start) => start.write_all(b"!"),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes the pipe without a byte, if [`WaitingChild::start`] was not called.
+    pub fn cancel(&mut self) {
+        self.start = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    /// The test harness has several threads, so the child is forked by a copy of the test binary that runs one test
+    /// on its main thread.
+    fn run_single_threaded(name: &str) {
+        let status = Command::new("/proc/self/exe")
+            .args(["--exact", name, "--ignored", "--test-threads=1"])
+            .status();
+        assert!(status.expect("the test binary").success());
+    }
+
+    #[test]
+    fn child_runs_when_started_and_not_when_cancelled() {
+        run_single_threaded("probe::child::tests::fork_start_and_cancel");
+    }
+
+    #[test]
+    #[ignore = "forks, and is run by another test in a process with a single thread"]
+    fn fork_start_and_cancel() {
+        use super::WaitingChild;
+        use nix::sys::wait::{WaitStatus, waitpid};
+
+        for (starts, expected) in [(true, 7), (false, 8)] {
+            let mut child = WaitingChild::fork(|start| if start.wait() { 7 } else { 8 }).expect("a child");
+            if starts {
+                child.start().expect("a reader");
+            } else {
+                child.cancel();
+            }
+            let status = waitpid(child.pid(), None);
+            assert_eq!(status, Ok(WaitStatus::Exited(child.pid(), expected)));
+        }
+    }
+}

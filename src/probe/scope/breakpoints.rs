@@ -1,0 +1,110 @@
+//! Decides which processes get breakpoints.
+
+use anyhow::Result;
+
+use crate::error::{DENIED, Failure, USAGE};
+use crate::privileges;
+use crate::probe::scope::filter::{Filter, TraceScope};
+
+/// Which processes get breakpoints.
+#[derive(Clone, Debug)]
+pub enum Breakpoints {
+    /// All that call the functions; the filter is applied in BPF.
+    AllProcesses,
+    Process(u32),
+    /// Each process that matches this filter, now or later, has its own links, so that no other process is slowed down.
+    Matching(Filter),
+}
+
+impl Breakpoints {
+    /// Decides by `--scope`, or without it by the filter: the processes of `-p` and `--container` are known at the
+    /// start, those that match a name or a user are not, and may be many.
+    ///
+    /// # Errors
+    /// The options contradict each other, or the kernel lacks what they need.
+    pub fn choose(filter: &Filter) -> Result<Breakpoints> {
+        let is_targeted_by_default = !filter.follow && (filter.in_container || !filter.pids.is_empty());
+        let breakpoints = match (filter.scope, filter.only_pid()) {
+            (Some(TraceScope::Targeted) | None, Some(pid)) => Breakpoints::Process(pid),
+            (Some(TraceScope::Targeted), None) if filter.matches_all() => {
+                return Err(Failure::new(
+                    USAGE,
+                    "--scope targeted needs a filter: without one, all processes match",
+                )
+                .hint("filter with --comm, -u, --cgroup, --container or -p")
+                .into());
+            }
+            (Some(TraceScope::Targeted), None) => {
+                require_watcher()?;
+                Breakpoints::Matching(filter.clone())
+            }
+            (None, None) if is_targeted_by_default && require_watcher().is_ok() => {
+                Breakpoints::Matching(filter.clone())
+            }
+            (Some(TraceScope::All) | None, _) => Breakpoints::AllProcesses,
+        };
+        let can_hold =
+            matches!(breakpoints, Breakpoints::Matching(_)) && (filter.follow || filter.pids.is_empty());
+        if filter.hold && !can_hold {
+            return Err(Failure::new(
+                USAGE,
+                "--hold only applies to programs that start to match later, in a targeted scope",
+            )
+            .hint("use it with --container, or with --scope targeted and --comm, -u or --cgroup")
+            .into());
+        }
+        Ok(breakpoints)
+    }
+}
+
+/// src/bpf/watcher.bpf.c reads kernel types, and its PIDs are those of the initial PID namespace.
+fn require_watcher() -> Result<()> {
+    privileges::require_btf("--scope targeted")?;
+    match privileges::pid_namespace() {
+        None => Ok(()),
+        Some(_) => Err(
+            Failure::new(DENIED, "--scope targeted works only in the initial PID namespace")
+                .hint("run it on the host, or in a container that shares the host's PID namespace")
+                .into(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(filter: &Filter) -> Result<Breakpoints, String> {
+        Breakpoints::choose(filter).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn single_pid_is_targeted_by_default() {
+        let mut filter = Filter::of_process(7);
+        assert!(matches!(choose(&filter), Ok(Breakpoints::Process(7))));
+        filter.scope = Some(TraceScope::All);
+        assert!(matches!(choose(&filter), Ok(Breakpoints::AllProcesses)));
+        (filter.scope, filter.follow) = (None, true);
+        assert!(matches!(choose(&filter), Ok(Breakpoints::AllProcesses)));
+    }
+
+    #[test]
+    fn user_filter_is_not_targeted_by_default_and_cannot_hold() {
+        let mut filter = Filter {
+            uid: Some(0),
+            ..Filter::default()
+        };
+        assert!(matches!(choose(&filter), Ok(Breakpoints::AllProcesses)));
+        filter.hold = true;
+        assert!(choose(&filter).is_err());
+    }
+
+    #[test]
+    fn targeted_scope_needs_a_filter() {
+        let filter = Filter {
+            scope: Some(TraceScope::Targeted),
+            ..Filter::default()
+        };
+        assert!(choose(&filter).is_err());
+    }
+}

@@ -1,0 +1,108 @@
+//! Errors of a search that found nothing, with what the user may have meant.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::finder::Sought;
+use crate::error::{FAILED, Failure};
+use crate::find::code::instructions::MISTAKEN;
+use crate::find::elf::ElfFile;
+use crate::find::functions;
+use crate::find::host::loader;
+use crate::find::host::proc::Proc;
+use crate::find::similar::similar;
+
+/// How many similar names a hint lists.
+pub const MAX_SIMILAR: usize = 3;
+
+/// Why the files of a process cannot be found.
+pub fn no_process(proc: &Proc, pid: u32, error: std::io::Error) -> anyhow::Error {
+    if !proc.exists(pid) {
+        return Failure::new(FAILED, format!("failed to trace PID {pid}: no such process")).into();
+    }
+    if error.kind() == std::io::ErrorKind::NotFound {
+        let message = format!("PID {pid} has no executable (a kernel thread, or it has exited)");
+        return Failure::new(FAILED, message).into();
+    }
+    anyhow::Error::new(error).context(format!("failed to read the memory map of PID {pid}"))
+}
+
+/// Neither a library nor a program has this name.
+pub fn no_such_file(name: &str) -> anyhow::Error {
+    let message =
+        format!("failed to find {name}: no such library in the loader's cache, no such program in PATH");
+    let hint = match similar(name, loader::names(), MAX_SIMILAR).as_slice() {
+        [] => "give its path; `cat /proc/PID/maps` lists the files of a process".to_owned(),
+        names => format!("similar names: {}; or give its path", names.join(", ")),
+    };
+    Failure::new(FAILED, message).hint(hint).into()
+}
+
+pub fn no_such_program(name: &OsStr) -> anyhow::Error {
+    let message = format!("failed to run {}: no such program", name.display());
+    Failure::new(FAILED, message)
+        .hint("give its path, or check PATH: sudo changes it")
+        .into()
+}
+
+pub fn nothing_in_file(sought: &Sought, path: &Path) -> anyhow::Error {
+    let Sought { what, functions } = sought;
+    let message = format!(
+        "failed to find {what} in {}: no function {}",
+        path.display(),
+        functions.join(", ")
+    );
+    Failure::new(FAILED, message)
+        .hint(similar_functions(path, sought))
+        .into()
+}
+
+pub fn nothing_in_process(sought: &Sought, proc: &Proc, pid: u32, files: &[PathBuf]) -> anyhow::Error {
+    const LISTED: usize = 4;
+    let listed: Vec<String> = files
+        .iter()
+        .take(LISTED)
+        .map(|path| path.display().to_string())
+        .collect();
+    let place = match (listed.is_empty(), files.len().saturating_sub(LISTED)) {
+        (true, _) => "any file".to_owned(),
+        (false, 0) => listed.join(", "),
+        (false, more) => format!("{} and {more} more", listed.join(", ")),
+    };
+    let Sought { what, functions } = sought;
+    let message = format!(
+        "failed to find {what} in PID {pid}: no function {} in {place}",
+        functions.join(", ")
+    );
+    let hint = match proc.executable(pid) {
+        Err(_) => "a kernel thread, or a process that has just exited".to_owned(),
+        Ok(object) => match ElfFile::open(object.file, &object.path) {
+            Ok(elf) if elf.is_static() => {
+                "the program is linked statically, and its symbols are stripped or have other names"
+                    .to_owned()
+            }
+            _ => similar_functions(&object.path, sought),
+        },
+    };
+    Failure::new(FAILED, message).hint(hint).into()
+}
+
+/// The kernel would mistake the instruction for another one.
+pub fn mistaken(function: &str, path: &Path) -> Failure {
+    let message = format!("failed to trace {function} in {}: {MISTAKEN}", path.display());
+    Failure::new(FAILED, message).hint("trace a function that calls it")
+}
+
+fn similar_functions(path: &Path, sought: &Sought) -> String {
+    let elf = crate::find::host::proc::ObjectFile::at(path)
+        .ok()
+        .and_then(|object| ElfFile::open(object.file, path).ok());
+    let names = match (elf, sought.functions.first()) {
+        (Some(elf), Some(name)) => functions::nearest(&elf, path, name, MAX_SIMILAR),
+        _ => Vec::new(),
+    };
+    match names.is_empty() {
+        true => "no function in that file has a similar name".to_owned(),
+        false => format!("similar functions there: {}", names.join(", ")),
+    }
+}

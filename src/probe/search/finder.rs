@@ -1,0 +1,145 @@
+//! ProbeSubject a tool looks for in ELF files.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use super::files::OpenedFile;
+use crate::find::elf::ElfFile;
+use crate::find::host::proc::ObjectFile;
+use crate::probe::point::{Cookie, ProbePoint};
+use crate::probe::scope::filter::Filter;
+
+/// ProbeSubject a tool looks for. One search owns it and calls it for each file.
+pub trait Finder {
+    /// Where to look. Called once, before the search.
+    ///
+    /// # Errors
+    /// A name does not stand for a file.
+    fn plan(&mut self, request: &SearchRequest<'_>) -> Result<SearchPlan>;
+
+    /// Whether a file at this path could hold what is looked for. Spares opening every file of the host; the files of a
+    /// process that the user named are all opened.
+    fn may_hold(&self, path: &Path) -> bool;
+
+    /// The points to probe in a file; empty if it does not hold what is looked for.
+    fn points(&mut self, object: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>>;
+
+    /// The name of the function with this cookie, for messages.
+    fn name(&self, cookie: Cookie) -> Rc<str>;
+
+    /// Which ends of calls the programs of this run watch. Valid once the first search is over; `may_grow`: files may
+    /// appear later.
+    fn ends(&self, may_grow: bool) -> WatchedEnds;
+
+    /// Whether a process calls only the first object that has points, in the loader's lookup order.
+    fn first_object_only(&self) -> bool {
+        false
+    }
+
+    /// ProbeSubject a search that found nothing failed to find. None if `finish` reports it.
+    fn sought(&self) -> Option<Sought> {
+        None
+    }
+
+    /// Called once, when the first search is over.
+    ///
+    /// # Errors
+    /// Something the user named was found nowhere.
+    fn finish(&mut self, _may_grow: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Warnings since the last call.
+    fn take_warnings(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// A description of what is looked for, for errors: "failed to find an allocator: no function malloc, calloc".
+pub struct Sought {
+    pub what: &'static str,
+    pub functions: Vec<&'static str>,
+}
+
+/// Which ends of calls are watched in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WatchedEnds {
+    /// Some functions only at their entry.
+    pub entry: bool,
+    /// Some functions only at their return.
+    pub at_return: bool,
+    /// Some functions at both, with entries matched to returns.
+    pub both: bool,
+    /// Of these, some have their returns watched at return instructions, where session links do not serve.
+    pub instructions: bool,
+}
+
+/// ProbeSubject the options say about where to look.
+pub struct SearchRequest<'a> {
+    pub filter: &'a Filter,
+    /// The command to run, and the PID of the process that waits to become it.
+    pub command: Option<(&'a [OsString], u32)>,
+}
+
+impl SearchRequest<'_> {
+    /// The command if there is one, else the processes of `-p`, else every process.
+    pub fn place(&self) -> SearchPlace {
+        match self.command {
+            Some((argv, pid)) => SearchPlace::Command(argv.to_vec(), pid),
+            None if !self.filter.pids.is_empty() => SearchPlace::Processes(self.filter.pids.clone()),
+            None => SearchPlace::Everywhere,
+        }
+    }
+}
+
+/// Where to look.
+#[derive(Debug)]
+pub enum SearchPlace {
+    /// Every process, and those to come.
+    Everywhere,
+    /// These processes.
+    Processes(Vec<u32>),
+    /// The files of the plan and no other.
+    Files,
+    /// ProbeSubject this command will run, in the process that waits to become it.
+    Command(Vec<OsString>, u32),
+}
+
+/// Where to look, and files to look at in any case.
+pub struct SearchPlan {
+    pub place: SearchPlace,
+    /// Files that the user named.
+    pub named: Vec<OpenedFile>,
+    /// Files worth probing even if no process maps them yet. Only used with [`SearchPlace::Everywhere`].
+    pub likely: Vec<PathBuf>,
+}
+
+impl SearchPlan {
+    pub fn new(place: SearchPlace) -> Self {
+        Self {
+            place,
+            named: Vec::new(),
+            likely: Vec::new(),
+        }
+    }
+
+    /// This file and no other.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is not an ELF file.
+    pub fn file(path: &Path) -> Result<Self> {
+        let named = vec![OpenedFile::open(path)?];
+        Ok(Self {
+            named,
+            ..Self::new(SearchPlace::Files)
+        })
+    }
+
+    pub fn likely(mut self, files: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.likely.extend(files);
+        self
+    }
+}

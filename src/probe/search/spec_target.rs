@@ -1,0 +1,175 @@
+//! Which files the target of a spec means: `libc` in `libc:malloc`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::errors::no_such_file;
+use super::files::OpenedFile;
+use super::finder::{SearchPlace, SearchPlan, SearchRequest};
+use crate::error::{Failure, USAGE};
+use crate::find::host::loader;
+use crate::find::host::proc::{FileId, ObjectFile, Proc};
+use crate::find::spec::{ProbeSpec, ProbeSubject};
+
+/// The files that a spec is about.
+pub enum SpecTarget {
+    /// Every file of the chosen processes.
+    Any,
+    /// Files with these names.
+    Named(Vec<String>),
+    File(FileId),
+}
+
+impl SpecTarget {
+    pub fn matches(&self, object: &ObjectFile) -> bool {
+        match self {
+            SpecTarget::File(id) => *id == object.id,
+            SpecTarget::Any | SpecTarget::Named(_) => self.may_match(&object.path),
+        }
+    }
+
+    /// Whether a file that appears at this path can be a target.
+    pub fn may_match(&self, path: &Path) -> bool {
+        match self {
+            SpecTarget::Any => true,
+            SpecTarget::Named(names) => names.iter().any(|name| loader::is_called(path, name)),
+            SpecTarget::File(_) => false,
+        }
+    }
+}
+
+/// The target of each spec, and where to look for all of them.
+///
+/// # Errors
+/// A name stands for no file, or a spec without target has no processes to look in.
+pub fn plan_targets(
+    specs: &[&ProbeSpec],
+    request: &SearchRequest<'_>,
+) -> Result<(Vec<SpecTarget>, SearchPlan)> {
+    let mut named = Vec::new();
+    let targets = specs.iter().map(|spec| target_of(spec, request, &mut named));
+    let targets = targets.collect::<Result<Vec<_>>>()?;
+    let mut plan = SearchPlan::new(place(&targets, request));
+    plan.named = named;
+    Ok((targets, plan))
+}
+
+fn place(targets: &[SpecTarget], request: &SearchRequest<'_>) -> SearchPlace {
+    let by_options = request.place();
+    if !matches!(by_options, SearchPlace::Everywhere) {
+        return by_options;
+    }
+    let any = targets.iter().any(|target| matches!(target, SpecTarget::Any));
+    let by_name = targets
+        .iter()
+        .any(|target| matches!(target, SpecTarget::Named(_)));
+    match (any, by_name) {
+        (true, _) => SearchPlace::Processes(request.filter.container_pids.clone()),
+        (false, true) => SearchPlace::Everywhere,
+        (false, false) => SearchPlace::Files,
+    }
+}
+
+/// The files that a spec is about. Adds to `named` those that are traced even if no process maps them yet.
+fn target_of(
+    spec: &ProbeSpec,
+    request: &SearchRequest<'_>,
+    named: &mut Vec<OpenedFile>,
+) -> Result<SpecTarget> {
+    let filter = request.filter;
+    let Some(name) = &spec.target else {
+        if filter.pids.is_empty() && filter.container_pids.is_empty() {
+            return Err(no_target(spec));
+        }
+        return Ok(SpecTarget::Any);
+    };
+    if name.contains('/') {
+        let file = OpenedFile::open(&path_in_process(name, &filter.pids))?;
+        let id = file.object.id;
+        named.push(file);
+        return Ok(SpecTarget::File(id));
+    }
+    let mut names = vec![name.clone()];
+    if mapped_file(name, &filter.pids).is_some() {
+        return Ok(SpecTarget::Named(names));
+    }
+    let program = loader::find_program(name);
+    match loader::find_library(name).or_else(|| program.clone()) {
+        Some(path) => match OpenedFile::open(&path) {
+            Ok(file) => named.push(file),
+            // A script, such as pyenv's python3, does not stand for the program that it runs.
+            Err(_) if is_running(name) => {}
+            Err(error) => return Err(error),
+        },
+        None if request.command.is_some() || (filter.pids.is_empty() && is_running(name)) => {}
+        None => return Err(no_such_file(name)),
+    }
+    // `python3` is a link to `python3.11`, and processes map it under that name.
+    let real = program.and_then(|path| path.canonicalize().ok());
+    names.extend(real.and_then(|path| Some(path.file_name()?.to_str()?.to_owned())));
+    Ok(SpecTarget::Named(names))
+}
+
+/// The file that a path or name stands for: a path, else what the processes in `pids` map under that name, else what
+/// the loader finds, else what PATH has.
+///
+/// # Errors
+/// There is none.
+pub fn find_file(name: &Path, pids: &[u32]) -> Result<PathBuf> {
+    let text = name.to_string_lossy();
+    if text.contains('/') {
+        return Ok(name.to_owned());
+    }
+    mapped_file(&text, pids)
+        .or_else(|| loader::find_library(&text))
+        .or_else(|| loader::find_program(&text))
+        .ok_or_else(|| no_such_file(&text))
+}
+
+/// A path as the first named process sees it, if this process does not.
+fn path_in_process(name: &str, pids: &[u32]) -> PathBuf {
+    let path = PathBuf::from(name);
+    match pids.first() {
+        Some(pid) if !path.exists() && path.is_absolute() => PathBuf::from(format!("/proc/{pid}/root{name}")),
+        _ => path,
+    }
+}
+
+/// A file of this name that one of the processes maps as code.
+fn mapped_file(name: &str, pids: &[u32]) -> Option<PathBuf> {
+    pids.iter().find_map(|&pid| {
+        let mappings = Proc::host().mappings(pid).unwrap_or_default();
+        let found = mappings
+            .into_iter()
+            .find(|mapping| mapping.exec && loader::is_called(&mapping.path, name))?;
+        let root = PathBuf::from(format!("/proc/{pid}/root"));
+        Some(root.join(found.path.strip_prefix("/").unwrap_or(&found.path)))
+    })
+}
+
+/// Whether any process maps a file of this name.
+fn is_running(name: &str) -> bool {
+    !Proc::host()
+        .all_objects(|mapping| loader::is_called(&mapping.path, name))
+        .is_empty()
+}
+
+/// The spec has no target, and no process was chosen.
+fn no_target(spec: &ProbeSpec) -> anyhow::Error {
+    let (usdt, name) = match &spec.subject {
+        ProbeSubject::Function { name, .. } => ("", name.to_string()),
+        ProbeSubject::Address(addr) => ("", format!("{addr:#x}")),
+        ProbeSubject::Usdt { name, .. } => ("usdt:", name.to_string()),
+    };
+    let is_file = loader::find_library(&name).is_some() || loader::find_program(&name).is_some();
+    let failure = match is_file {
+        true => Failure::new(USAGE, format!("{} names a file but no function", spec.text))
+            .hint(format!("write {usdt}{name}:NAME; funclist lists the names")),
+        false => Failure::new(USAGE, format!("{} names no program or library", spec.text)).hint(format!(
+            "write {usdt}TARGET:{name}, such as {usdt}{}:{name}, or choose a process with -p PID",
+            if usdt.is_empty() { "libc" } else { "python3" }
+        )),
+    };
+    failure.into()
+}

@@ -1,0 +1,336 @@
+//! The sequence of a run, in types: [`Run`] -> [`Found`] -> [`Opened`] -> [`Session`]. Each step consumes the one before,
+//! so none can be forgotten or come too early.
+
+use std::ffi::OsString;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use libbpf_rs::skel::Skel;
+use libbpf_rs::{Link, MapCore, MapHandle, Object, OpenObject};
+
+use super::counters::Counters;
+use super::probes::Probes;
+use super::programs::ProgramChoice;
+use super::report::Report;
+use super::schedule::{Limits, Schedule};
+use super::session::{Children, Session, SessionParts, Wakeups};
+use super::stacks::Stacks;
+use crate::bpf::shared::types::call_layout;
+use crate::bpf::{OpenToolSkel, ToolSkel, ToolSkelBuilder, load};
+use crate::cli::{CommandArgs, CommonArgs, RunArgs};
+use crate::privileges::require_privileges;
+use crate::probe::attach::{AttachMode, Attacher};
+use crate::probe::command::TracedCommand;
+use crate::probe::follow::Follow;
+use crate::probe::meter::Meter;
+use crate::probe::mmap_events::Watch;
+use crate::probe::ring::Ring;
+use crate::probe::scope::filter::Filter;
+use crate::probe::search::files::FileSearch;
+use crate::probe::search::finder::{Finder, SearchRequest};
+
+/// Bytes of the ring if a run sends no events.
+const SMALL_RING_BYTES: u32 = 1 << 16;
+
+/// A run whose options are resolved. The command, if any, is forked and waits.
+pub struct Run {
+    filter: Filter,
+    argv: Vec<OsString>,
+    command: Option<TracedCommand>,
+    mode: AttachMode,
+    options: RunArgs,
+    report: Report,
+}
+
+/// A run whose functions are found.
+pub struct Found<F> {
+    run: Run,
+    search: FileSearch<F>,
+    mmap_events: Option<Watch>,
+}
+
+/// A run whose BPF object is opened: its maps and constants can be set.
+pub struct Opened<F, O> {
+    /// The open object, for the tool's own maps.
+    pub skel: O,
+    found: Found<F>,
+    ring_bytes: u32,
+    may_sleep: bool,
+}
+
+/// What a session does beside reading events. The privileges for the rest are dropped once probes are attached.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SessionOptions {
+    /// How often [`Step::Tick`](super::Step::Tick) comes.
+    pub interval: Option<Duration>,
+    /// Stacks are named.
+    pub stacks: bool,
+    /// The tool reads BPF maps.
+    pub reads_maps: bool,
+    /// The tool reads /proc of the processes that it shows.
+    pub inspects: bool,
+}
+
+impl Run {
+    /// Checks privileges, opens the output, resolves the filter, forks the command and chooses how to attach.
+    ///
+    /// # Errors
+    /// Missing privileges, an option that stands for nothing, or a kernel without uprobes.
+    pub fn begin(common: &CommonArgs, command: &CommandArgs) -> Result<Run> {
+        require_privileges()?;
+        let report = Report::new(common.output.open()?, common.output.messages());
+        let mut filter = common.filter.resolve()?;
+        filter.follow = command.follow;
+        let held = command.hold(&mut filter)?;
+        Ok(Run {
+            filter,
+            argv: command.command.clone(),
+            command: held,
+            mode: AttachMode::choose(common.run.attach)?,
+            options: common.run.clone(),
+            report,
+        })
+    }
+
+    /// Looks for the functions of `finder` in the files that are in use now. mmap events are watched from before that,
+    /// so that no file can appear unnoticed.
+    ///
+    /// # Errors
+    /// Nothing was found, and nothing may appear later; or the finder's own errors.
+    pub fn search<F: Finder>(self, mut finder: F) -> Result<Found<F>> {
+        let command = self.command.as_ref().map(|held| (&self.argv[..], held.pid()));
+        let plan = finder.plan(&SearchRequest {
+            filter: &self.filter,
+            command,
+        })?;
+        let mut search = FileSearch::new(finder, plan.place, self.options.placement, self.filter.follow);
+        let mmap_events = match search.may_grow() {
+            true => watch_mmap_events(&self.report),
+            false => None,
+        };
+        search.search(plan.named, &plan.likely)?;
+        for warning in search.take_warnings() {
+            self.report.messages.warn(&warning);
+        }
+        Ok(Found {
+            run: self,
+            search,
+            mmap_events,
+        })
+    }
+}
+
+impl<F: Finder> Found<F> {
+    pub fn finder(&mut self) -> &mut F {
+        &mut self.search.finder
+    }
+
+    /// Whether files may appear later.
+    pub fn may_grow(&self) -> bool {
+        self.search.may_grow()
+    }
+
+    /// Prints a warning.
+    pub fn warn(&self, text: &str) {
+        self.run.report.messages.warn(text);
+    }
+
+    /// Opens the BPF object of the tool.
+    ///
+    /// # Errors
+    /// libbpf refuses it.
+    pub fn open<B: ToolSkelBuilder>(self, builder: B) -> Result<Opened<F, B::Open>> {
+        // The skeleton refers to its storage, and there is one a run.
+        let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
+        let skel = builder.open(storage).context("failed to open the BPF object")?;
+        Ok(Opened {
+            skel,
+            ring_bytes: self.run.options.ring_bytes(),
+            found: self,
+            may_sleep: false,
+        })
+    }
+}
+
+impl<F: Finder, O: OpenToolSkel> Opened<F, O> {
+    /// The tool's own constants.
+    ///
+    /// # Errors
+    /// The object has none.
+    pub fn rodata(&mut self) -> Result<&mut O::Rodata> {
+        self.skel.rodata()
+    }
+
+    pub fn finder(&mut self) -> &mut F {
+        self.found.finder()
+    }
+
+    /// Bytes of the ring.
+    pub fn ring_bytes(&self) -> u32 {
+        self.ring_bytes
+    }
+
+    /// The run sends no events through the ring, so it needs little memory.
+    pub fn without_events(&mut self) {
+        self.ring_bytes = SMALL_RING_BYTES;
+    }
+
+    /// Programs may wait for pages that are not in memory, where the kernel allows that.
+    pub fn allow_sleep(&mut self) {
+        // Sleepable programs cannot use a map of control groups.
+        self.may_sleep = self.found.run.filter.cgroups.is_empty() && self.found.run.mode.can_sleep();
+    }
+
+    /// Loads the programs that this run needs, without attaching them.
+    ///
+    /// # Errors
+    /// The kernel refuses them.
+    pub fn load(mut self) -> Result<Loaded<F, O::Loaded>> {
+        let Found { run, search, .. } = &self.found;
+        let choice = ProgramChoice::new(search.finder.ends(search.may_grow()), run.mode, self.may_sleep);
+        self.skel.set_run_constants(
+            &run.filter
+                .constants(run.mode.has_cookies(), wake_at(self.ring_bytes)),
+        )?;
+        let object = self.skel.open_object_mut();
+        size_maps(object, &run.filter, self.ring_bytes, choice.matches_calls())?;
+        choice.select(object, run.mode);
+        let skel = load(self.skel)?;
+        // Its counters are read until the process exits, which is also when the kernel frees it.
+        let skel: &'static O::Loaded = Box::leak(Box::new(skel));
+        let pids = map(skel.object(), "pids")?;
+        run.filter.fill(&pids, &map(skel.object(), "cgroups")?)?;
+        let follow = run.filter.follow.then(|| Follow::start(&pids)).transpose()?;
+        Ok(Loaded {
+            tracepoints: choice.attach_tracepoints(skel.object())?,
+            found: self.found,
+            ring_bytes: self.ring_bytes,
+            choice,
+            skel,
+            follow,
+        })
+    }
+
+    /// Loads the programs and attaches them: [`Opened::load`] and [`Loaded::attach`].
+    ///
+    /// # Errors
+    /// The kernel refuses the programs or all probes.
+    pub fn attach(self, options: SessionOptions) -> Result<Session<F, O::Loaded>> {
+        self.load()?.attach(options)
+    }
+}
+
+/// A run whose programs are loaded: the tool can fill its maps.
+pub struct Loaded<F, S: 'static> {
+    pub skel: &'static S,
+    found: Found<F>,
+    choice: ProgramChoice,
+    ring_bytes: u32,
+    follow: Option<Follow>,
+    tracepoints: Vec<Link>,
+}
+
+impl<F: Finder, S: ToolSkel> Loaded<F, S> {
+    pub fn finder(&mut self) -> &mut F {
+        self.found.finder()
+    }
+
+    /// Attaches the probes, starts the command, and drops the privileges that are no longer needed.
+    ///
+    /// # Errors
+    /// The kernel refuses all probes.
+    pub fn attach(self, options: SessionOptions) -> Result<Session<F, S>> {
+        let Found {
+            run,
+            search,
+            mmap_events,
+        } = self.found;
+        let events: OwnedFd = map(self.skel.object(), "events")?.as_fd().try_clone_to_owned()?;
+        let ring =
+            Ring::map(events.as_fd(), self.ring_bytes as usize).context("failed to map the ring buffer")?;
+        let wakeups = Wakeups::new(events.as_fd())?;
+        let mut stacks = Stacks::new(options.stacks);
+        let mmap_events = mmap_events.or_else(|| options.stacks.then(|| watch_mmap_events(&run.report))?);
+        if let Some(events) = &mmap_events {
+            wakeups.add_mmap_events(events)?;
+        }
+        let counters = Counters::new(self.skel.counters()?);
+        let mut attacher = self.choice.attach(self.skel.object(), |programs| {
+            Attacher::new(run.mode, &run.filter, programs)
+        })?;
+        let limit = run.options.max_overhead;
+        let mut meter = match run.options.cost || limit.is_some() {
+            true => Some(Meter::new(&mut attacher, &counters.hits, limit)?),
+            false => None,
+        };
+        let probes = Probes::attach(search, attacher, &run.report)?;
+        if let Some(watcher) = probes.watcher() {
+            wakeups.add_watcher(watcher.fd())?;
+        }
+        // Now, as they may have exited when their first event is read.
+        for &pid in probes.search.processes() {
+            stacks.observe_process(pid);
+        }
+        if let Some(meter) = &mut meter {
+            probes.with_attacher(|attacher| meter.begin(attacher, &counters.hits))?;
+        }
+        let limits = Limits {
+            duration: run.options.duration,
+            interval: options.interval,
+            rows: run.options.max_rows,
+        };
+        let parts = SessionParts {
+            skel: self.skel,
+            ring,
+            wakeups,
+            mmap_events,
+            probes,
+            stacks,
+            schedule: Schedule::start(limits, Instant::now()),
+            counters,
+            meter,
+            children: Children::new(run.command, self.follow, self.tracepoints),
+            report: run.report,
+        };
+        Session::start(parts, options.inspects, options.reads_maps)
+    }
+}
+
+/// The run works without mmap events, and says what it then misses.
+fn watch_mmap_events(report: &Report) -> Option<Watch> {
+    Watch::start()
+        .inspect_err(|error| {
+            let text = format!("{error:#}: programs that start later may be missed");
+            report.messages.warn(&text);
+        })
+        .ok()
+}
+
+/// How full a ring may get before a resting reader is woken, bytes.
+fn wake_at(ring_bytes: u32) -> u64 {
+    const MAX: u32 = 256 << 10;
+    (ring_bytes / 4).min(MAX).into()
+}
+
+/// Sizes the maps that tools share, by name. A tool has those whose headers it includes.
+fn size_maps(object: &mut OpenObject, filter: &Filter, ring_bytes: u32, matches_calls: bool) -> Result<()> {
+    for mut map in object.maps_mut() {
+        let entries = match map.name().to_str() {
+            Some("events") => ring_bytes,
+            Some("pids") => filter.map_entries(),
+            Some("threads" | "claims") if matches_calls => call_layout::THREADS.0,
+            Some("owner_sets") if matches_calls => call_layout::OWNER_SETS.0,
+            _ => continue,
+        };
+        map.set_max_entries(entries).context("failed to size a BPF map")?;
+    }
+    Ok(())
+}
+
+fn map(object: &Object, name: &str) -> Result<MapHandle> {
+    let found = object.maps().find(|map| map.name() == name);
+    let map = found.with_context(|| format!("the BPF object has no map `{name}`"))?;
+    Ok(MapHandle::try_from(&map)?)
+}

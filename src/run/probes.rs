@@ -1,0 +1,149 @@
+//! The probes of a run: which files and processes have them, and those that get them while it lasts.
+
+use std::thread::JoinHandle;
+
+use anyhow::Result;
+
+use super::report::{LateProcesses, Report};
+use crate::privileges::Duties;
+use crate::probe::attach::Attacher;
+use crate::probe::mmap_events::Mapped;
+use crate::probe::scope::breakpoints::Breakpoints;
+use crate::probe::scope::shared_attacher::SharedAttacher;
+use crate::probe::scope::watcher::{Notice, ProcessWatcher};
+use crate::probe::search::files::FileSearch;
+use crate::probe::search::finder::Finder;
+
+/// Probes, and where more of them are placed.
+pub struct Probes<F> {
+    pub search: FileSearch<F>,
+    /// Watches for processes that begin to match. Declared before the attacher, which its thread shares.
+    watcher: Option<ProcessWatcher>,
+    attacher: SharedAttacher,
+    /// Processes that were probed one by one at the start.
+    present: usize,
+    late: LateProcesses,
+}
+
+impl<F: Finder> Probes<F> {
+    /// Attaches to the files that were found, in all processes that match.
+    pub fn attach(mut search: FileSearch<F>, mut attacher: Attacher, report: &Report) -> Result<Self> {
+        let mut watcher = match attacher.breakpoints() {
+            Breakpoints::Matching(filter) => Some(ProcessWatcher::watch(filter)?),
+            Breakpoints::AllProcesses | Breakpoints::Process(_) => None,
+        };
+        search.attach(&mut attacher)?;
+        let present = match &mut watcher {
+            Some(watcher) => watcher.attach_present(&mut attacher)?,
+            None => None,
+        };
+        for warning in watcher.iter_mut().flat_map(ProcessWatcher::take_warnings) {
+            report.messages.warn(&warning);
+        }
+        match present {
+            Some(_) => search.attached.refuse(attacher.members().refused),
+            // So many processes match that probes for everybody cost less.
+            None if watcher.take().is_some() => attacher.widen()?,
+            None => {}
+        }
+        for warning in search.take_warnings() {
+            report.messages.warn(&warning);
+        }
+        Ok(Self {
+            search,
+            watcher,
+            attacher: SharedAttacher::new(attacher),
+            present: present.unwrap_or(0),
+            late: LateProcesses::default(),
+        })
+    }
+
+    pub fn with_attacher<T>(&self, run: impl FnOnce(&Attacher) -> T) -> T {
+        run(&self.attacher.lock())
+    }
+
+    /// How many processes were probed one by one; None if everybody is.
+    pub fn processes(&self) -> Option<usize> {
+        self.watcher.as_ref().map(|_| self.present)
+    }
+
+    pub fn watcher(&self) -> Option<&ProcessWatcher> {
+        self.watcher.as_ref()
+    }
+
+    /// Starts to probe processes that begin to match. Privileges must have been dropped before, as each thread has its
+    /// own.
+    pub fn start_watching(&mut self) -> Result<()> {
+        match &mut self.watcher {
+            Some(watcher) => watcher.start(&self.attacher),
+            None => Ok(()),
+        }
+    }
+
+    /// What the run still has to do, which decides the privileges that it keeps. `inspects`: it reads memory maps of
+    /// processes.
+    pub fn duties(&self, may_find_files: bool, inspects: bool) -> Duties {
+        match &self.watcher {
+            Some(watcher) if watcher.holds() => Duties::Hold,
+            Some(_) => Duties::Attach,
+            None if may_find_files => Duties::Attach,
+            None if inspects => Duties::Inspect,
+            None => Duties::Read,
+        }
+    }
+
+    /// A file was mapped: it may get probes.
+    pub fn on_mapped(&mut self, mapped: &Mapped, report: &Report) {
+        let refused = self.search.attached.refused;
+        let result = self.search.on_mapped(mapped).and_then(|found| {
+            self.search.attach(&mut self.attacher.lock())?;
+            Ok(found)
+        });
+        for warning in self.search.take_warnings() {
+            report.messages.warn(&warning);
+        }
+        match result {
+            Ok(true) => report.file_joined(&mapped.path),
+            Ok(false) => {}
+            Err(error) => report.messages.warn(&format!("{error:#}")),
+        }
+        report.refused(self.search.attached.refused - refused);
+        report.placed(&self.search.take_placed());
+    }
+
+    /// Reports the processes that were probed since the last call.
+    pub fn on_notices(&mut self, report: &mut Report) {
+        let notices = self.watcher.as_ref().map(ProcessWatcher::notices);
+        for notice in notices.unwrap_or_default() {
+            match notice {
+                Notice::Joined(joined) => report.process_joined(&mut self.late, &joined),
+                Notice::Missed => self.late.missed += 1,
+                Notice::Failed(reason) => report.process_failed(&mut self.late, &reason),
+            }
+        }
+    }
+
+    /// Lets no more processes join. Returns what became of those that did.
+    pub fn stop_watching(&mut self, report: &mut Report) -> Option<&LateProcesses> {
+        self.watcher.as_mut()?.end();
+        self.on_notices(report);
+        self.watcher = None;
+        Some(&self.late)
+    }
+
+    /// Reports what became of processes that joined, and points that the kernel refused in them.
+    pub fn report_late(&self, report: &Report) {
+        report.late(&self.late);
+        let refused = self.attacher.lock().members().refused;
+        report.refused(refused.saturating_sub(self.search.attached.refused));
+    }
+
+    /// Removes the probes in a thread, if that takes a while.
+    pub fn detach_in_background(&mut self) -> Option<JoinHandle<()>> {
+        self.attacher.lock().detach_in_background()
+    }
+
+    pub fn detach(&mut self) {
+        self.attacher.lock().detach();
+    }
+}

@@ -1,0 +1,289 @@
+//! What a run reports beside its rows: JSON records on stdout, messages on stderr.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::cost_report;
+use crate::output::messages::{self, Messages};
+use crate::output::{Output, Value};
+use crate::probe::meter::{Meter, ProbeCost};
+use crate::probe::scope::watcher::JoinedProcess;
+use crate::probe::search::files::{Attached, plural};
+
+/// Losses are reported at most this often.
+const LOSS_REPORT: Duration = Duration::from_secs(1);
+
+/// Where a run reports to.
+pub struct Report {
+    pub out: Output,
+    pub messages: Messages,
+    /// Lost events that were reported, and when.
+    lost: (u64, Option<Instant>),
+}
+
+/// Processes that matched after the start.
+#[derive(Default)]
+pub struct LateProcesses {
+    pub joined: u64,
+    /// Those among them that were stopped until their probes were attached, and the longest time, nanoseconds.
+    pub held: u64,
+    pub held_max_ns: u64,
+    /// The longest time that another one ran without probes, nanoseconds.
+    pub late_max_ns: u64,
+    /// Those that exited before.
+    pub missed: u64,
+    /// Those that could not be probed.
+    pub failed: u64,
+}
+
+impl LateProcesses {
+    fn add(&mut self, joined: &JoinedProcess) {
+        self.joined += 1;
+        self.held += u64::from(joined.held);
+        let max = match joined.held {
+            true => &mut self.held_max_ns,
+            false => &mut self.late_max_ns,
+        };
+        *max = joined.late_ns.max(*max);
+    }
+}
+
+/// The totals of a run.
+pub struct Totals<'a> {
+    pub lost: u64,
+    pub unmatched: u64,
+    pub duration: Duration,
+    pub hits: u64,
+    pub meter: Option<&'a Meter>,
+    /// None unless processes are probed one by one.
+    pub late: Option<&'a LateProcesses>,
+}
+
+impl Report {
+    pub fn new(out: Output, messages: Messages) -> Self {
+        Self {
+            out,
+            messages,
+            lost: (0, None),
+        }
+    }
+
+    /// The probes are attached. `processes`: how many were probed one by one.
+    pub fn attached(&mut self, attached: &Attached, processes: Option<usize>) -> Result<()> {
+        let files: Vec<Rc<str>> = attached
+            .files
+            .iter()
+            .map(|path| path.to_string_lossy().into())
+            .collect();
+        let mut fields = vec![
+            ("probes", Value::U64(attached.probes as u64)),
+            ("stepped", Value::U64(attached.stepped as u64)),
+            ("files", Value::Lines(&files)),
+        ];
+        fields.extend(processes.map(|count| ("processes", Value::U64(count as u64))));
+        self.out.record("attached", &fields);
+        self.out.flush()?;
+        self.messages.note(&tracing(attached.probes, &files, processes));
+        if files.len() > 1 {
+            files.iter().for_each(|file| self.messages.detail(file));
+        }
+        for failure in &attached.failed {
+            self.messages.warn(failure);
+        }
+        self.refused(attached.refused);
+        Ok(())
+    }
+
+    /// Where probes were placed.
+    pub fn placed(&self, lines: &[String]) {
+        for line in lines {
+            self.messages.detail(&format!("probe at {line}"));
+        }
+    }
+
+    /// Points that the kernel refused.
+    pub fn refused(&self, functions: usize) {
+        if functions > 0 {
+            let noun = plural(functions, "function");
+            self.messages.warn(&format!(
+                "the kernel cannot probe {functions} {noun}: their calls are not shown"
+            ));
+        }
+    }
+
+    /// Another file is traced.
+    pub fn file_joined(&self, path: &Path) {
+        self.messages.detail(&format!("also tracing {}", path.display()));
+    }
+
+    /// Another process is traced.
+    pub fn process_joined(&mut self, late: &mut LateProcesses, joined: &JoinedProcess) {
+        late.add(joined);
+        let fields = [
+            ("time", Value::Time(self.out.wall(joined.since_ns))),
+            ("pid", Value::U64(joined.pid.into())),
+            ("comm", Value::Bytes(&joined.comm)),
+            ("late_ns", Value::U64(joined.late_ns)),
+            ("held", Value::Bool(joined.held)),
+        ];
+        self.out.record("joined", &fields);
+        let how = if joined.held { "held for" } else { "late by" };
+        let (pid, ms) = (joined.pid, joined.late_ns as f64 / 1e6);
+        let comm = String::from_utf8_lossy(&joined.comm);
+        self.messages
+            .detail(&format!("also tracing PID {pid} ({comm}), {how} {ms:.1} ms"));
+    }
+
+    /// A process could not be probed. Only the first reason is printed.
+    pub fn process_failed(&self, late: &mut LateProcesses, reason: &str) {
+        late.failed += 1;
+        if late.failed == 1 {
+            self.messages.warn(reason);
+        }
+    }
+
+    /// The kernel dropped mmap events.
+    pub fn mmap_events_lost(&self, count: u64) {
+        self.messages.warn(&format!(
+            "lost {count} mmap events: calls from new processes or libraries may be missing"
+        ));
+    }
+
+    /// Losses since the last report; at the end of the run without waiting.
+    pub fn losses(&mut self, lost: u64, last: bool) {
+        let (reported, when) = self.lost;
+        let due = last || when.is_none_or(|when| when.elapsed() >= LOSS_REPORT);
+        if lost == reported || !due {
+            return;
+        }
+        self.lost = (lost, Some(Instant::now()));
+        let new = lost - reported;
+        let fields = [("count", Value::U64(new)), ("total", Value::U64(lost))];
+        self.out.record("lost", &fields);
+        self.messages.warn(&format!(
+            "lost {new} events, {lost} in total: increase --buffer-size, or filter more"
+        ));
+    }
+
+    /// The probes cost more than `--max-overhead`.
+    pub fn stopped(&mut self, meter: &Meter, cost: &ProbeCost) {
+        self.out
+            .record("stopped", &cost_report::stopped_fields(meter.limit(), cost));
+        let (text, hint) = cost_report::limit_exceeded_text(meter.limit(), cost);
+        self.messages.warn(&text);
+        messages::hint(hint);
+    }
+
+    /// The last record.
+    pub fn summary(&mut self, totals: &Totals<'_>) -> Result<()> {
+        let mut fields = vec![
+            ("events", Value::U64(self.out.rows())),
+            ("lost", Value::U64(totals.lost)),
+            ("unmatched", Value::U64(totals.unmatched)),
+            ("duration_ns", Value::U64(totals.duration.as_nanos() as u64)),
+            ("hits", Value::U64(totals.hits)),
+        ];
+        fields.extend(cost_report::summary_fields(totals.meter));
+        if let Some(late) = totals.late {
+            fields.push(("joined", Value::U64(late.joined)));
+            fields.push(("held", Value::U64(late.held)));
+            fields.push(("late_max_ns", Value::U64(late.late_max_ns)));
+            fields.push(("missed", Value::U64(late.missed)));
+        }
+        self.out.record("summary", &fields);
+        self.out.flush()?;
+        Ok(())
+    }
+
+    /// What the probes cost, with `--cost`.
+    pub fn cost(&self, meter: &Meter) {
+        self.messages
+            .note(&format!("cost: {}", cost_report::cost_text(&meter.total())));
+    }
+
+    /// Calls that were seen to begin and not to return.
+    pub fn unmatched(&self, calls: u64) {
+        if calls > 0 {
+            let noun = plural(calls as usize, "call");
+            self.messages.note(&format!(
+                "{calls} {noun} did not return while traced, and are not shown"
+            ));
+        }
+    }
+
+    /// Children that `--follow` had no room for.
+    pub fn unfollowed(&self, children: u64) {
+        if children > 0 {
+            self.messages.warn(&format!(
+                "failed to follow {children} children: the filter has no room for more processes"
+            ));
+        }
+    }
+
+    /// The run ends before its command.
+    pub fn command_continues(&self, pid: u32) {
+        self.messages.note(&format!("the command continues as PID {pid}"));
+    }
+
+    /// What became of processes that matched after the start.
+    pub fn late(&self, late: &LateProcesses) {
+        let ms = |ns: u64| ns as f64 / 1e6;
+        if late.held > 0 {
+            self.messages.note(&format!(
+                "{} processes were held at exec until their probes were attached, for at most {:.1} ms",
+                late.held,
+                ms(late.held_max_ns)
+            ));
+        }
+        let joined_late = late.joined - late.held;
+        if joined_late + late.missed > 0 {
+            self.messages.note(&format!(
+                "{joined_late} processes were probed late, by at most {:.1} ms, and {} exited before; their earlier \
+                 calls are not shown",
+                ms(late.late_max_ns),
+                late.missed
+            ));
+        }
+        if late.failed > 0 {
+            self.messages
+                .warn(&format!("{} matching processes could not be probed", late.failed));
+        }
+    }
+}
+
+/// `Tracing 2 functions in /bin/bash of 3 processes. Hit Ctrl-C to end.`
+fn tracing(functions: usize, files: &[Rc<str>], processes: Option<usize>) -> String {
+    let place = match files {
+        [] => return "Waiting for a matching file to be mapped. Hit Ctrl-C to end.".to_owned(),
+        [file] => file.to_string(),
+        files => format!("{} files", files.len()),
+    };
+    let whose = processes.map_or(String::new(), |count| {
+        let noun = if count == 1 { "process" } else { "processes" };
+        format!(" of {count} {noun}")
+    });
+    let noun = plural(functions, "function");
+    format!("Tracing {functions} {noun} in {place}{whose}. Hit Ctrl-C to end.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_message_counts_functions_and_processes() {
+        let file = [Rc::from("/bin/bash")];
+        assert_eq!(
+            tracing(1, &file, None),
+            "Tracing 1 function in /bin/bash. Hit Ctrl-C to end."
+        );
+        assert_eq!(
+            tracing(2, &file, Some(1)),
+            "Tracing 2 functions in /bin/bash of 1 process. Hit Ctrl-C to end."
+        );
+        assert!(tracing(0, &[], None).starts_with("Waiting"));
+    }
+}

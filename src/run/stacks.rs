@@ -1,0 +1,81 @@
+//! Stacks as lines of text.
+
+use std::rc::Rc;
+
+use crate::find::stack::symbolize::{Frame, Symbolizer, ends_whole};
+use crate::probe::mmap_events::Change;
+
+/// The last line of a stack whose walk did not reach the function where the thread started.
+const TRUNCATED: &str = "[truncated: a function without frame pointer]";
+/// The only line of a stack for which `bpf_get_stack` returned an error.
+const UNREADABLE: &str = "[the kernel could not read the stack]";
+
+/// Names the return addresses of stacks.
+pub struct Stacks {
+    /// None if the run shows no stacks.
+    symbolizer: Option<Symbolizer>,
+    frames: Vec<Frame>,
+    lines: Vec<Rc<str>>,
+    truncated: Rc<str>,
+    unreadable: Rc<str>,
+}
+
+impl Stacks {
+    pub fn new(enabled: bool) -> Self {
+        Self {
+            symbolizer: enabled.then(Symbolizer::new),
+            frames: Vec::new(),
+            lines: Vec::new(),
+            truncated: TRUNCATED.into(),
+            unreadable: UNREADABLE.into(),
+        }
+    }
+
+    pub fn enabled(&self) -> bool {
+        self.symbolizer.is_some()
+    }
+
+    /// A stack of process `pid` as lines, from its return addresses, innermost first. A stack that ends too early says
+    /// so in its last line.
+    pub fn name(&mut self, pid: u32, addresses: &[u64]) -> &[Rc<str>] {
+        self.lines.clear();
+        let Some(symbolizer) = &mut self.symbolizer else {
+            return &self.lines;
+        };
+        self.frames.clear();
+        symbolizer.frames(pid, addresses, false, &mut self.frames);
+        let mapped = self.frames.iter().take_while(|frame| frame.mapped);
+        self.lines.extend(mapped.map(|frame| Rc::clone(&frame.text)));
+        if addresses.is_empty() {
+            self.lines.push(Rc::clone(&self.unreadable));
+        } else if !ends_whole(&self.frames) {
+            self.lines.push(Rc::clone(&self.truncated));
+        }
+        &self.lines
+    }
+
+    /// Reads the memory map of a process now, since it may have exited when its first event is read.
+    pub fn observe_process(&mut self, pid: u32) {
+        if let Some(symbolizer) = &mut self.symbolizer {
+            symbolizer.observe(pid);
+        }
+    }
+
+    /// Keeps the memory maps of processes current, so that stacks of exited processes still have names.
+    pub fn observe(&mut self, change: &Change) {
+        let Some(symbolizer) = &mut self.symbolizer else {
+            return;
+        };
+        match change {
+            Change::Mapped(m) => {
+                let (major, minor) = m.dev;
+                let file = (libc::makedev(major, minor), m.inode);
+                symbolizer.mapped(m.pid, m.start, m.end, m.offset, &m.path, file);
+            }
+            Change::Exec { pid } => symbolizer.exec(*pid),
+            Change::Forked { parent, child } => symbolizer.forked(*parent, *child),
+            Change::Exited { pid } => symbolizer.exited(*pid),
+            Change::Lost(_) => {}
+        }
+    }
+}
