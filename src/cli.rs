@@ -158,7 +158,7 @@ impl FunctionArgs {
     }
 }
 
-/// ProbeSubject comes out, and where.
+/// What comes out, and where.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {

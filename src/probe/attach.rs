@@ -16,7 +16,7 @@ use self::destination::{Destination, ProbeKind, RefusedPoints};
 use self::program::HeldProgram;
 use crate::privileges;
 use crate::probe::hits::TrapKind;
-use crate::probe::links::close_all;
+use crate::probe::links::{close_all, close_in_background};
 use crate::probe::mmap_events::monotonic_ns;
 use crate::probe::point::{Ends, ProbePoint};
 use crate::probe::scope::breakpoints::Breakpoints;

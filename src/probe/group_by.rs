@@ -16,8 +16,8 @@ use crate::probe::event::{Header, decode};
 const MOST_GROUPS: u32 = 65536;
 
 /// Whose calls are counted together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum By {
     Process = group_by::BY_PROCESS.0,
     Thread = group_by::BY_THREAD.0,

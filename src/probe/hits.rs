@@ -60,6 +60,15 @@ impl TrapKind {
     }
 }
 
+const _: () = {
+    assert!(TrapKind::Emulated as u32 == trap_kind::TRAP_EMULATED.0);
+    assert!(TrapKind::Stepped as u32 == trap_kind::TRAP_STEPPED.0);
+    assert!(TrapKind::Return as u32 == trap_kind::TRAP_RETURN.0);
+    assert!(TrapKind::ReturnOfEmulated as u32 == trap_kind::TRAP_RETURN_OF_EMULATED.0);
+    assert!(TrapKind::ReturnOfStepped as u32 == trap_kind::TRAP_RETURN_OF_STEPPED.0);
+    assert!(TrapKind::ALL.len() <= hit_layout::TRAP_KINDS.0 as usize);
+};
+
 /// Hits of each [`TrapKind`], by discriminant.
 pub type TrapCounts = [u64; TrapKind::ALL.len()];
 

@@ -24,6 +24,11 @@ pub fn close_all(links: Vec<OwnedFd>) {
     });
 }
 
+/// Closes links in a background thread. None if it could not be spawned: then the links are closed already.
+pub fn close_in_background(links: Vec<OwnedFd>) -> Option<JoinHandle<()>> {
+    Builder::new().spawn(move || close_all(links)).ok()
+}
+
 /// Closes the links of processes on a thread. Links that are handed over while it is busy are closed together.
 #[derive(Default)]
 pub struct LinkCloser {

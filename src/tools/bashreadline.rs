@@ -54,7 +54,7 @@ pub struct Args {
 /// serves the callback interface as well. libedit has only the second.
 const FUNCTIONS: [&str; 2] = ["readline_internal_teardown", "readline"];
 
-/// ProbeSubject makes a program a bash, whatever it is called.
+/// What makes a program a bash, whatever it is called.
 const BASH_FUNCTIONS: [&str; 2] = ["execute_command", "pre_process_line"];
 
 /// Cookie: the probe is in a bash itself, and not in a library that others use as well.
@@ -283,7 +283,7 @@ fn terminal(tty: &[u8]) -> Option<String> {
     }
 }
 
-/// ProbeSubject the programs of lines are. Kept for processes that are gone, or run another program, when their line is read.
+/// What the programs of lines are. Kept for processes that are gone, or run another program, when their line is read.
 #[derive(Default)]
 struct Programs {
     /// By the device and inode that the kernel has for the file.

@@ -126,7 +126,7 @@ struct Counts<'a> {
     groups: Option<Groups>,
     table: Table,
     top: usize,
-    /// ProbeSubject was counted before this interval.
+    /// What was counted before this interval.
     before: HashMap<Row, u64>,
 }
 

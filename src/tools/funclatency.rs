@@ -100,7 +100,7 @@ enum Steps {
     ThirtyTwo = 32,
 }
 
-/// ProbeSubject times are shown in.
+/// What times are shown in.
 #[derive(Clone, Copy)]
 struct Unit {
     name: &'static str,
@@ -216,7 +216,7 @@ fn max_slots() -> u32 {
 /// A group, or 0, and the function and its file; None for all functions together.
 type Key = (u64, Option<(Rc<str>, Rc<str>)>);
 
-/// ProbeSubject is known of the calls of a key.
+/// What is known of the calls of a key.
 #[derive(Default)]
 struct Latency {
     times: Distribution,
@@ -226,7 +226,7 @@ struct Latency {
 
 /// Calls, their time, the longest.
 type SlotValue = (u64, u64, u64);
-/// ProbeSubject a slot held at some time, by group, function and slot.
+/// What a slot held at some time, by group, function and slot.
 type Slots = HashMap<(u64, u32, u32), SlotValue>;
 
 struct Latencies<'a> {
@@ -235,7 +235,7 @@ struct Latencies<'a> {
     unit: Unit,
     groups: Option<Groups>,
     table: Table,
-    /// ProbeSubject was counted before this interval.
+    /// What was counted before this interval.
     before: Slots,
 }
 
@@ -433,7 +433,7 @@ fn read_all(map: &MapMut<'_>) -> Result<Slots> {
     Ok(slots)
 }
 
-/// ProbeSubject all CPUs have in a slot.
+/// What all CPUs have in a slot.
 fn read_slot(map: &MapMut<'_>, key: &[u8]) -> Result<SlotValue> {
     let values = map
         .lookup_percpu(key, MapFlags::ANY)

@@ -184,7 +184,7 @@ const KIND_CALL_JUMPED: u16 = 1;
 /// `TEXT_SLACK` of the same.
 const TEXT_SLACK: usize = 16;
 
-/// ProbeSubject to do with every function.
+/// What to do with every function.
 fn request(args: &Args, specs: &[ProbeSpec]) -> Result<Asked> {
     let mut request = Asked::parse(args.condition.as_deref(), args.args.as_deref())?;
     // With --indent, all rows come at one end of calls, or the nesting would not show.
@@ -212,7 +212,7 @@ type Traced = Functions<CallPlans>;
 /// Plans what to do at the calls of each function that is found.
 struct CallPlans {
     plans: Plans,
-    /// ProbeSubject the probe of every function reads.
+    /// What the probe of every function reads.
     needs: Needs,
     /// The signatures of the last file: functions of one file come one after the other.
     file: Option<(FileId, Signatures)>,

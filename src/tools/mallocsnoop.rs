@@ -72,9 +72,9 @@ pub struct Args {
 }
 
 /// A function of the allocator.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
-#[repr(u32)]
 enum Call {
     Malloc = types::alloc_call::CALL_MALLOC.0,
     Calloc = types::alloc_call::CALL_CALLOC.0,
@@ -176,7 +176,7 @@ struct Allocators {
     library: Option<PathBuf>,
     /// Indices into [`CALLS`], which are the cookies.
     calls: Vec<usize>,
-    /// ProbeSubject probes read beside the size.
+    /// What probes read beside the size.
     needs: Needs,
     matches_returns: bool,
 }
@@ -301,7 +301,7 @@ fn is_c_library(path: &Path) -> bool {
         .any(|start| name.starts_with(start))
 }
 
-/// ProbeSubject the probe of a call reads to know how much is asked for.
+/// What the probe of a call reads to know how much is asked for.
 fn needs(call: Call) -> Needs {
     Needs::arguments(match call {
         Call::Malloc | Call::Valloc | Call::Pvalloc | Call::Free => 1,
@@ -379,7 +379,7 @@ fn print(args: &Args, table: &Table, event: Event<'_, Allocators>) {
     );
 }
 
-/// ProbeSubject a process has asked for since the run began.
+/// What a process has asked for since the run began.
 #[derive(Clone)]
 struct Usage {
     uid: u32,
@@ -437,7 +437,7 @@ fn summarize(session: &mut AllocSession) -> Result<()> {
     Ok(())
 }
 
-/// Moves what threads that have ended asked for out of the map. ReturnMethod how many entries it still has.
+/// Moves what threads that have ended asked for out of the map. Returns how many entries it still has.
 fn retire(ended: &mut BTreeMap<u32, Usage>, threads: &MapMut<'_>) -> u32 {
     let mut left = 0;
     for (key, pid, usage) in usages(threads) {

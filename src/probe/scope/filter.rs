@@ -132,7 +132,7 @@ impl Filter {
         if self.by_map() { MAX_PIDS } else { 1 }
     }
 
-    /// The constants of `src/bpf/filter.bpf.h`, with those of the ring and of attaching.
+    /// The constants of `filter.bpf.h`, with those of the ring and of attaching.
     pub fn constants(&self, has_cookies: bool, wake_at: u64) -> RunConstants {
         let comms = self.comms.iter().map(|comm| CommConstant {
             value: comm.value,

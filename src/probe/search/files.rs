@@ -36,7 +36,7 @@ impl OpenedFile {
     }
 }
 
-/// ProbeSubject has been attached so far.
+/// What has been attached so far.
 #[derive(Default, Debug)]
 pub struct Attached {
     /// Files, as their processes name them.
@@ -82,7 +82,7 @@ pub struct FileSearch<F> {
     warnings: Vec<String>,
 }
 
-/// ProbeSubject is known of files that were looked at.
+/// What is known of files that were looked at.
 #[derive(Default)]
 struct Examined {
     /// Parsed by the plan: taken out when the search comes to them.

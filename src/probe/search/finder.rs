@@ -1,4 +1,4 @@
-//! ProbeSubject a tool looks for in ELF files.
+//! What a tool looks for in ELF files.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::find::host::proc::ObjectFile;
 use crate::probe::point::{Cookie, ProbePoint};
 use crate::probe::scope::filter::Filter;
 
-/// ProbeSubject a tool looks for. One search owns it and calls it for each file.
+/// What a tool looks for. One search owns it and calls it for each file.
 pub trait Finder {
     /// Where to look. Called once, before the search.
     ///
@@ -77,7 +77,7 @@ pub struct WatchedEnds {
     pub instructions: bool,
 }
 
-/// ProbeSubject the options say about where to look.
+/// What the options say about where to look.
 pub struct SearchRequest<'a> {
     pub filter: &'a Filter,
     /// The command to run, and the PID of the process that waits to become it.
@@ -104,7 +104,7 @@ pub enum SearchPlace {
     Processes(Vec<u32>),
     /// The files of the plan and no other.
     Files,
-    /// ProbeSubject this command will run, in the process that waits to become it.
+    /// What this command will run, in the process that waits to become it.
     Command(Vec<OsString>, u32),
 }
 

@@ -48,7 +48,7 @@ impl TracedFunction {
 
 /// ProbeSubject a tool does with each function when it is found. `()` does nothing.
 pub trait OnFound {
-    /// ReturnMethod what the probe reads at the start of the function.
+    /// Returns what the probe reads at the start of the function.
     fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs;
 }
 
@@ -58,11 +58,11 @@ impl OnFound for () {
     }
 }
 
-/// ProbeSubject was asked for, and what has been found of it.
+/// What was asked for, and what has been found of it.
 pub struct Functions<O = ()> {
     specs: Vec<SpecSearch>,
     found: Vec<TracedFunction>,
-    /// ProbeSubject each function's probe reads.
+    /// What each function's probe reads.
     needs: Vec<Needs>,
     cookies: HashMap<(FileId, u64, Ends), usize>,
     /// Processes that the user named.

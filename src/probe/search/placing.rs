@@ -1,4 +1,4 @@
-//! `--placement`: moves probes to instructions that the kernel need not step over. ProbeSubject is counted stays the same, as
+//! `--placement`: moves probes to instructions that the kernel need not step over. What is counted stays the same, as
 //! `find::placement` sees to; the function is known by its cookie, not by the address of its probe.
 
 use clap::ValueEnum;
