@@ -117,18 +117,18 @@ impl Attacher {
 
     /// Attaches to the points of a file in all members, and remembers them for future members.
     fn attach_for_members(&mut self, file: &File, points: &[ProbePoint]) -> Result<usize> {
-        let mut file_points = FilePoints {
+        let mut of_file = FilePoints {
             file: file
                 .try_clone()
                 .context("failed to duplicate the descriptor of a file")?,
             points: points.to_vec(),
         };
         for pid in self.members.pids() {
-            let links = self.links_for(pid, std::slice::from_mut(&mut file_points))?;
+            let links = self.links_for(pid, std::slice::from_mut(&mut of_file))?;
             self.members.add(pid, links.unwrap_or_default(), monotonic_ns());
         }
-        let refused = points.len() - file_points.points.len();
-        self.members.files.push(file_points);
+        let refused = points.len() - of_file.points.len();
+        self.members.files.push(of_file);
         Ok(refused)
     }
 
@@ -306,8 +306,7 @@ impl Attacher {
 
     /// Removes all probes in a background thread. None if it could not be spawned: then they are removed already.
     pub fn detach_in_background(&mut self) -> Option<JoinHandle<()>> {
-        let links = self.take_links();
-        std::thread::Builder::new().spawn(move || close_all(links)).ok()
+        close_in_background(self.take_links())
     }
 }
 

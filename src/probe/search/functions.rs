@@ -338,10 +338,9 @@ impl SpecSearch {
 /// Where programs are attached for a function or USDT probe.
 fn points_of(place: &resolve::ResolvedProbe, ends: Ends, cookie: Cookie, needs: Needs) -> Vec<ProbePoint> {
     let semaphore = place.usdt.as_ref().and_then(|probe| probe.semaphore);
-    let cookie = if place.is_go {
-        cookie.in_goroutine()
-    } else {
-        cookie
+    let cookie = match place.is_go {
+        true => cookie.in_goroutine(),
+        false => cookie,
     };
     // Entries are matched with returns by the stack pointer.
     let needs = match (ends, place.is_go) {
