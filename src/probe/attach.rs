@@ -1,7 +1,8 @@
 //! Attaches programs to probe points and detaches them.
 //!
-//! There are four [modes](mode::AttachMode). The best one that the kernel supports is chosen once, before the programs
-//! are loaded. tracefs is never used: uprobes that are registered there outlive a tracer that is killed.
+//! There are four [modes](mode::AttachMode). The best one that the kernel supports is chosen once, before the
+//! programs are loaded. tracefs is never used: uprobes that are registered there outlive a tracer that is
+//! killed.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -32,7 +33,7 @@ mod perf;
 mod program;
 
 pub use self::mode::AttachMode;
-pub use self::program::Program;
+pub use self::program::ProbeProgram;
 
 /// Attaches one set of programs to points of any number of files.
 pub struct Attacher {
@@ -42,17 +43,17 @@ pub struct Attacher {
     /// Hits are counted per kind of trap.
     marks_traps: bool,
     links: Vec<OwnedFd>,
-    /// With `Breakpoints::Matching`: the processes that have links of their own.
+    /// With `Breakpoints::Matching`: the processes that match, each with separate links.
     members: Members,
 }
 
 impl Attacher {
-    /// `programs` are attached in this order. Programs for returns have to come first: an entry that is seen without
-    /// its return would look like a call that never ends.
+    /// `programs` are attached in this order. Programs for returns have to come first: an entry that is seen
+    /// without its return would look like a call that never ends.
     ///
     /// # Errors
     /// The filter contradicts itself, or the kernel lacks what it needs.
-    pub fn new(mode: AttachMode, filter: &Filter, programs: Vec<Program<'_>>) -> Result<Self> {
+    pub fn new(mode: AttachMode, filter: &Filter, programs: Vec<ProbeProgram<'_>>) -> Result<Self> {
         let breakpoints = Breakpoints::choose(filter)?;
         if matches!(breakpoints, Breakpoints::Matching(_)) {
             privileges::raise_file_limit();
@@ -77,8 +78,8 @@ impl Attacher {
         self.mode
     }
 
-    /// Attaches every program to the points of `file` that it serves, in every process that gets breakpoints. Returns
-    /// how many points the kernel refused because it cannot step over their instruction.
+    /// Attaches every program to the points of `file` that it serves, in every process that gets breakpoints.
+    /// Returns how many points the kernel refused because it cannot step over their instruction.
     ///
     /// # Errors
     /// All points were refused, or attaching failed for another reason.
@@ -132,7 +133,8 @@ impl Attacher {
         Ok(refused)
     }
 
-    /// Makes a process a member and attaches to all points that were found so far. False if the process has exited.
+    /// Makes a process a member and attaches to all points that were found so far. False if the process has
+    /// exited.
     pub fn join(&mut self, pid: u32) -> Result<bool> {
         self.members.wait_removed(pid);
         let mut files = std::mem::take(&mut self.members.files);
@@ -168,8 +170,8 @@ impl Attacher {
         &self.members
     }
 
-    /// Attaches to these points in one process and returns the links. Points that the kernel refuses are removed from
-    /// `files`. None if the process has exited.
+    /// Attaches to these points in one process and returns the links. Points that the kernel refuses are
+    /// removed from `files`. None if the process has exited.
     fn links_for(&mut self, pid: u32, files: &mut [FilePoints]) -> Result<Option<Vec<OwnedFd>>> {
         let mut links = Vec::new();
         let result = files.iter_mut().try_for_each(|of_file| {
@@ -271,9 +273,9 @@ impl Attacher {
             .collect()
     }
 
-    /// Adds to the cookies the kind of trap, if hits are counted per kind, and the process, where only the cookie
-    /// identifies it: return probes of perf events run in every process that has one at that function, and no program
-    /// runs at the entry that would tell them apart.
+    /// Adds to the cookies the kind of trap, if hits are counted per kind, and the process, where only the
+    /// cookie identifies it: return probes of perf events run in every process that has one at that function,
+    /// and no program runs at the entry that would distinguish them.
     fn complete_cookies(&self, to: Destination<'_>, points: &mut [ProbePoint], entered: &HashSet<u64>) {
         let is_return = to.kind == ProbeKind::ReturnProbe;
         let return_only = self.programs.iter().all(|program| program.runs == Ends::Return);
@@ -304,7 +306,8 @@ impl Attacher {
         links
     }
 
-    /// Removes all probes in a background thread. None if it could not be spawned: then they are removed already.
+    /// Removes all probes in a background thread. None if it could not be spawned: then they are removed
+    /// already.
     pub fn detach_in_background(&mut self) -> Option<JoinHandle<()>> {
         close_in_background(self.take_links())
     }

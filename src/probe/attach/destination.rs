@@ -45,7 +45,8 @@ impl RefusedPoints {
     }
 }
 
-/// True if the error may be specific to a point, so that others may succeed. Other errors would return with each of them.
+/// True if the error may be specific to a point, so that others may succeed. Other errors would return with
+/// each of them.
 pub fn is_specific_to_point(error: &io::Error) -> bool {
     !matches!(
         error.raw_os_error(),

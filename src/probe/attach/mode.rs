@@ -10,8 +10,8 @@ use crate::privileges;
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum AttachMode {
-    /// Like `Multi`, but with one session link per file for both ends of calls (6.13). Its program decides at each entry
-    /// whether the call gets a return probe, so that it sees both ends of a call or neither.
+    /// Like `Multi`, but with one session link per file for both ends of calls (6.13). Its program decides at
+    /// each entry whether the call gets a return probe, so that it sees both ends of a call or neither.
     Session,
     /// One multi-uprobe link per file and program (6.6; with a process filter that works: about 6.10).
     Multi,

@@ -14,8 +14,8 @@ use crate::probe::point::ProbePoint;
 
 /// Attaches a program to points of a file and adds the links to `links`.
 ///
-/// Points that the kernel may refuse get a link each, all others share one: a refused point fails its whole link, and
-/// bisecting thousands of points takes the kernel half a minute.
+/// Points that the kernel may refuse get a link each, all others share one: a refused point fails its whole
+/// link, and bisecting thousands of points takes the kernel half a minute.
 pub fn attach(
     program: BorrowedFd<'_>,
     to: Destination<'_>,

@@ -55,8 +55,8 @@ fn bind(program: &mut HeldProgram, event: OwnedFd, cookie: Cookie) -> io::Result
     Ok(link)
 }
 
-/// Checks that `probes` more probes fit into the limit of descriptors. Each takes one, and a second one for its copy of
-/// the program where the kernel has no cookies.
+/// Checks that `probes` more probes fit into the limit of descriptors. Each takes one, and a second one for
+/// its copy of the program where the kernel has no cookies.
 pub fn require_files(probes: usize, copies: bool, open_files: usize) -> Result<()> {
     const OTHERS: usize = 64;
     let per_probe = if copies { 2 } else { 1 };
@@ -67,8 +67,8 @@ pub fn require_files(probes: usize, copies: bool, open_files: usize) -> Result<(
     Err(Failure::new(
         FAILED,
         format!(
-            "{probes} probes exceed the limit of open files: without multi-uprobe links (since 6.10) each takes a file \
-             descriptor, and {room} are available"
+            "{probes} probes exceed the limit of open files: without multi-uprobe links (since 6.10) each takes a \
+             file descriptor, and {room} are available"
         ),
     )
     .hint("trace fewer functions, or raise the limit with `ulimit -n`")
