@@ -70,10 +70,7 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 fn tool_page(name: &str, command: &Command) -> Result<Vec<u8>> {
-    let help = command
-        .get_after_help()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let help = long_help_end(command);
     let (notes, examples) = help
         .split_once("EXAMPLES:\n")
         .with_context(|| format!("the help of {name} has no EXAMPLES"))?;
@@ -99,6 +96,12 @@ fn tool_page(name: &str, command: &Command) -> Result<Vec<u8>> {
     page(command, name, &rest)
 }
 
+/// What follows the options in `--help`.
+fn long_help_end(command: &Command) -> String {
+    let text = command.get_after_long_help().or(command.get_after_help());
+    text.map(ToString::to_string).unwrap_or_default()
+}
+
 fn suite_page(suite: &Command) -> Result<Vec<u8>> {
     let mut rest = Roff::new();
     rest.control("SH", ["TOOLS"]);
@@ -110,14 +113,10 @@ fn suite_page(suite: &Command) -> Result<Vec<u8>> {
     }
     rest.control("SH", ["EXAMPLES"]);
     for tool in TOOLS {
-        let help = (tool.command)().get_after_help().map(ToString::to_string);
-        let first = help
-            .as_deref()
-            .and_then(|help| help.split("EXAMPLES:\n").nth(1)?.lines().next());
-        show_example(
-            &mut rest,
-            &format!("{SUITE} {}", first.unwrap_or_default().trim()),
-        );
+        let help = long_help_end(&(tool.command)());
+        let examples = help.split("EXAMPLES:\n").nth(1).unwrap_or_default();
+        let first = examples.lines().next().unwrap_or_default();
+        show_example(&mut rest, &format!("{SUITE} {}", first.trim()));
     }
     rest.control("SH", ["FIELDS"]);
     rest.text([

@@ -1,9 +1,9 @@
-//! THE list of tools. Help, links, man pages, completions and tests are derived from it.
+//! The list of tools. Help, links, man pages, completions and tests are derived from it.
 
 use anyhow::Result;
 use clap::{ArgMatches, Command};
 
-/// A tool, as `main` sees it.
+/// A tool, for `main`.
 pub struct Tool {
     pub name: &'static str,
     pub command: fn() -> Command,

@@ -33,7 +33,7 @@ EXAMPLES:
     doctor -j                          # the same for programs
     doctor -q > /dev/null && echo yes  # can anything be traced?";
 
-/// Say what this machine allows, and what to do about the rest.
+/// Check what works on this machine, and how to fix the rest.
 #[derive(Parser, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

@@ -1,4 +1,4 @@
-//! How often functions are called.
+//! Function calls, counted in the kernel.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -20,30 +20,37 @@ use crate::run::{Run, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
-    funccount libc:malloc libc:free             # two functions of every process, until Ctrl-C
-    funccount 'libc:mem*' -p 1234 -i 1          # in one process, every second
-    funccount -r 'libssl:^SSL_(read|write)' --by process
-    funccount '*' -p 1234 -d 10s --top 20       # the busiest functions of a process
-    funccount 'app:tokio::runtime::*' -d 10s    # Rust and C++ functions as their authors wrote them
-    funccount usdt:python3:function__entry      # USDT probes
-    funccount libc:malloc libc:free -- ls /     # a command from its first call on";
+    funccount libc:malloc libc:free             # two functions in every process
+    funccount 'libc:mem*' -p 1234 -i 1          # a pattern in one process, every second
+    funccount '*' -p 1234 -d 10s --top 20       # the most called functions of a process
+    funccount libc:malloc -- ls /               # a command from its first call";
 
-/// Count calls of functions.
+const LONG_HELP: &str = "\
+EXAMPLES:
+    funccount libc:malloc libc:free             # two functions in every process
+    funccount 'libc:mem*' -p 1234 -i 1          # a pattern in one process, every second
+    funccount -r 'libssl:^SSL_(read|write)' --by process
+    funccount '*' -p 1234 -d 10s --top 20       # the most called functions of a process
+    funccount 'app:tokio::runtime::*' -d 10s    # Rust and C++ names as in their sources
+    funccount usdt:python3:function__entry      # a USDT probe
+    funccount libc:malloc libc:free -- ls /     # a command from its first call";
+
+/// Count function calls.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub struct Args {
     #[command(flatten)]
     functions: FunctionArgs,
-    /// Print and begin anew every so often
-    #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
+    /// Print and reset the counts every INTERVAL
+    #[arg(short, long, value_name = "INTERVAL", value_parser = parse_duration)]
     interval: Option<Duration>,
-    /// Only the most called functions
+    /// Show only the N most called functions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     top: Option<u64>,
-    /// Count for each of these apart
-    #[arg(long, value_name = "WHOM")]
+    /// Group by process, thread, user or container
+    #[arg(long, value_name = "GROUP", hide_possible_values = true)]
     by: Option<By>,
-    /// Add a column with the time
+    /// Add a timestamp column
     #[arg(short = 'T', long)]
     timestamp: bool,
     #[command(flatten)]
@@ -64,7 +71,7 @@ const COLUMNS: &[Column] = &[
     Column::right("COUNT", "count", 12),
 ];
 
-/// Pairs of group and function that are counted with --by.
+/// Pairs of group and function that --by can count.
 const MAX_COUNTS: u32 = 65536;
 
 pub fn run(args: Args) -> Result<u8> {
@@ -118,7 +125,7 @@ fn table(args: &Args) -> Table {
     By::hidden_columns(args.by).fold(table, Table::without)
 }
 
-/// A group, or 0, and a row of the output: calls of functions that have one name in files of one name are one row.
+/// Group (0 without --by), function name and file name. Functions with equal names share a row.
 type Row = (u64, Rc<str>, Rc<str>);
 
 struct Counts<'a> {
@@ -126,7 +133,7 @@ struct Counts<'a> {
     groups: Option<Groups>,
     table: Table,
     top: usize,
-    /// What was counted before this interval.
+    /// The counts at the end of the last interval.
     before: HashMap<Row, u64>,
 }
 
@@ -141,7 +148,7 @@ impl<'a> Counts<'a> {
         }
     }
 
-    /// Takes a record of the ring, which names a group.
+    /// Reads a record, which describes a group.
     fn learn(&mut self, record: &[u8]) {
         if let Some(groups) = &mut self.groups {
             groups.learn(record);
@@ -218,7 +225,7 @@ impl<'a> Counts<'a> {
     }
 }
 
-/// The numbers that all CPUs have for a key.
+/// The sum over all CPUs for a key.
 fn sum(map: &MapMut<'_>, key: &[u8]) -> Result<u64> {
     let values = map
         .lookup_percpu(key, MapFlags::ANY)

@@ -1,4 +1,4 @@
-//! Calls of any function: typed arguments, and with `--ret` the result and the duration.
+//! Function calls with typed arguments; result and latency with `--ret`.
 
 use std::time::Duration;
 
@@ -25,53 +25,60 @@ use crate::probe::search::functions::{Functions, OnFound, TracedFunction};
 use crate::run::{Event, Found, Loaded, Run, Session, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
-EXPRESSIONS, in --where and --args:
-    arg0 arg1 ...            arguments, also those past the registers
-    NAME NAME->MEMBER        parameters whose names are known: funclist shows them
-    retval lat               what came back, and how long it took: rows come at the return
-    pid tid uid cpu comm     who calls
-    64K 1M 0x1f 'a' 10ms     sizes, numbers, characters, durations
-    *(u32*)(arg0+8)          memory, u8 to u64 and i8 to i64; (i32)arg0 is a cast
-    str(arg0) buf(arg1,16)   text up to a NUL, and bytes; to be compared with == != ^=
-    && || ! == != ^= < <= > >= + - * / % & | ^ << >> ~      ^= is \"begins with\"
+EXAMPLES:
+    functrace libc:getaddrinfo --ret                     # results and latencies
+    functrace 'libc:open*' --args 'str(arg0)' -p 1234
+    functrace 'libc:malloc' --where 'comm == \"python3\" && arg0 > 1M'
+    functrace -p 1234 'app:handle_*' --indent            # who calls whom";
 
-ProbeSubject does not mention the return is read when the call begins.
+const LONG_HELP: &str = "\
+EXPRESSIONS of --where and --args:
+    arg0 arg1 ...            arguments, in registers and on the stack
+    NAME NAME->MEMBER        parameters by name (funclist lists them)
+    retval lat               result and latency: rows are printed at return
+    pid tid uid cpu comm     the calling thread
+    64K 1M 0x1f 'a' 10ms     sizes, numbers, characters, durations
+    *(u32*)(arg0+8)          memory, as u8 to u64 and i8 to i64; (i32)arg0 casts
+    str(arg0) buf(arg1,16)   a string, and bytes; compare with == != ^=
+    && || ! == != ^= < <= > >= + - * / % & | ^ << >> ~      ^= means \"starts with\"
+
+Expressions without retval and lat are read when the function is entered.
 
 EXAMPLES:
     functrace 'libc:malloc' --where 'comm == \"python3\" && arg0 > 1M'
     functrace 'r:bash:readline' --args 'str(retval)'
-    functrace 'libc:getaddrinfo' --ret                   # results and durations
-    functrace 'libc:open*' --args 'str(arg0)' -p 1234    # only this
+    functrace 'libc:getaddrinfo' --ret                   # results and latencies
+    functrace 'libc:open*' --args 'str(arg0)' -p 1234
     functrace -p 1234 'app:handle_*' --indent            # who calls whom
-    functrace libpq:PQexec --min-latency 10ms --stack    # slow ones, and where they come from
+    functrace libpq:PQexec --min-latency 10ms --stack    # slow calls with their stacks
     functrace usdt:python3:function__entry --args 'str(arg0), str(arg1), arg2'
-    functrace 'libc:str*' -- ls /                        # a command from its first call on";
+    functrace 'libc:str*' -- ls /                        # a command from its first call";
 
-/// Show each call of functions: arguments, results, durations.
+/// Trace function calls with arguments, results and latencies.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub struct Args {
     #[command(flatten)]
     functions: FunctionArgs,
-    /// Only calls for which this is true
-    #[arg(long = "where", value_name = "EXPRESSION")]
+    /// Show only calls for which EXPR is true
+    #[arg(long = "where", value_name = "EXPR")]
     condition: Option<String>,
-    /// Show these instead of what is known of the parameters
-    #[arg(long, value_name = "EXPRESSIONS")]
+    /// Show these expressions instead of the parameters
+    #[arg(long, value_name = "EXPR,...")]
     args: Option<String>,
-    /// Add the result and the duration; rows then come when calls return
+    /// Add result and duration; rows are printed at return
     #[arg(long)]
     ret: bool,
-    /// Only calls that took as long as this: 10ms, 500us
+    /// Show only calls that took at least TIME: 10ms, 500us
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     min_latency: Option<Duration>,
-    /// Add the stack of the caller
+    /// Add the user stack
     #[arg(long)]
     stack: bool,
-    /// Indent functions that are called by others that are shown
+    /// Indent calls by their depth
     #[arg(long)]
     indent: bool,
-    /// Longer text is cut, and marked; at most 64K
+    /// Truncate strings to SIZE bytes (max 64K)
     #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = parse_text_length)]
     str_len: u32,
     #[command(flatten)]
@@ -104,7 +111,7 @@ const MOST_TEXT: u64 = 64 << 10;
 fn parse_text_length(text: &str) -> Result<u32, String> {
     match parse_size(text)? {
         bytes @ 1..=MOST_TEXT => Ok(bytes as u32),
-        _ => Err("give a length from 1 to 64K".to_owned()),
+        _ => Err("expected a length from 1 to 64K".to_owned()),
     }
 }
 
@@ -139,7 +146,7 @@ pub fn run(args: Args) -> Result<u8> {
     session.finish()
 }
 
-/// Loads the programs, with the plans of all functions that were found.
+/// Loads the programs, and the plan of each function into their maps.
 fn load(mut found: Found<Traced>, args: &Args) -> Result<Loaded<Traced, FunctraceSkel<'static>>> {
     let may_grow = found.may_grow();
     let functions = found.finder().capacity();
@@ -209,12 +216,12 @@ fn ends(request: &Asked) -> impl Fn(ProbeMoment) -> Ends + use<> {
 
 type Traced = Functions<CallPlans>;
 
-/// Plans what to do at the calls of each function that is found.
+/// Plans what to read at the calls of each function.
 struct CallPlans {
     plans: Plans,
     /// What the probe of every function reads.
     needs: Needs,
-    /// The signatures of the last file: functions of one file come one after the other.
+    /// The signatures of the last file: functions are found file by file.
     file: Option<(FileId, Signatures)>,
 }
 

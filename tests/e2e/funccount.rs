@@ -297,7 +297,7 @@ fn mistakes_are_explained(way: Way) {
         ],
     );
     expect("counted", 2, &["names no program or library", "-p PID"]);
-    expect("libc", 2, &["libc names no function", "hint: write libc:NAME"]);
+    expect("libc", 2, &["libc names a file but no function", "hint: write libc:NAME"]);
     expect(
         "usdt:counted",
         2,
