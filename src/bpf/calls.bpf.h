@@ -184,7 +184,7 @@ static __always_inline __u32 first_set(struct stack_owner *owner)
 	return ((__u32)(owner->thread ^ owner->goroutine) * 0x9e3779b1) >> (32 - OWNER_SETS_LOG2);
 }
 
-/* As `thread_of`, for an owner that found its first set full. A global function, see `forget_calls`. */
+/* The index in `threads` of an owner who found its first set full, or NO_THREAD. Global, as `forget_calls` is. */
 __noinline int spilled_thread(__u64 of_thread, __u64 of_goroutine)
 {
 	struct stack_owner owner = { of_thread, of_goroutine };
@@ -206,7 +206,7 @@ __noinline int spilled_thread(__u64 of_thread, __u64 of_goroutine)
 	return NO_THREAD;
 }
 
-/* Claims an entry of `threads` for a new owner. Returns its index, or NO_THREAD if the sets are full. */
+/* The same for the first call of an owner: an entry becomes its own. */
 __noinline int claim_thread(__u64 of_thread, __u64 of_goroutine)
 {
 	struct owner owner = { { of_thread, of_goroutine }, 0 };
@@ -248,11 +248,12 @@ static __always_inline int thread_of(struct stack_owner *owner)
 }
 
 /*
- * Drops calls of a thread, innermost first, that are below `sp` on the stack, or at `sp` and not of function `keep`.
- * Calls of function `again` at `sp` do not count as unmatched. Returns the remaining depth.
+ * Forgets the calls of a thread, innermost first, as long as they are below `sp` on the stack, or just there and not of
+ * function `keep`. Those of function `again` that are just there are not counted as unmatched. Returns how many are
+ * left.
  *
- * A global function, which the verifier checks once: inlined, 7.2 took seconds for each of the 64 iterations together
- * with all that follows. On 5.10 global functions take only scalars, hence the lookup.
+ * A global function, which the verifier looks at once by itself: as a part of the programs, 7.2 took seconds for each
+ * of its 64 turns together with all that follows. Such a function takes numbers alone on 5.10, hence the look-up.
  */
 #define NO_FUNCTION (~0ULL)
 __noinline int forget_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)

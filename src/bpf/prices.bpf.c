@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Empty programs, with which src/probe/prices.rs measures the price of a trap. */
+/* Empty programs, to measure the price of a trap. */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 

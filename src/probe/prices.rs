@@ -17,7 +17,7 @@ use libbpf_rs::skel::SkelBuilder;
 use crate::bpf::load;
 use crate::bpf::prices::PricesSkelBuilder;
 use crate::find::host::proc::Proc;
-use crate::probe::attach::{AttachMode, Attacher, Program};
+use crate::probe::attach::{AttachMode, Attacher, ProbeProgram};
 use crate::probe::hits::TrapKind;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
 use crate::probe::scope::filter::Filter;
@@ -84,11 +84,11 @@ impl TrapPrices {
         mode.prepare([&mut open.progs.price_entry, &mut open.progs.price_return]);
         let skel = load(open)?;
         let programs = vec![
-            Program {
+            ProbeProgram {
                 program: &skel.progs.price_return,
                 runs: Ends::Return,
             },
-            Program {
+            ProbeProgram {
                 program: &skel.progs.price_entry,
                 runs: Ends::Entry,
             },

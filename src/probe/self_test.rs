@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use crate::bpf::load;
 use crate::bpf::self_test::SelfTestSkelBuilder;
 use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, Program};
+use crate::probe::attach::{AttachMode, Attacher, ProbeProgram};
 use crate::probe::child::{StartPipe, WaitingChild};
 use crate::probe::counters::BpfCounter;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
@@ -66,11 +66,11 @@ fn try_probes(
     (rodata.pid_ns_dev, rodata.pid_ns_ino) = privileges::pid_namespace().unwrap_or((0, 0));
     let skel = load(open)?;
     let programs = vec![
-        Program {
+        ProbeProgram {
             program: &skel.progs.test_return,
             runs: Ends::Return,
         },
-        Program {
+        ProbeProgram {
             program: &skel.progs.test_entry,
             runs: Ends::Entry,
         },

@@ -1,4 +1,5 @@
-//! Detects what the kernel supports, by trying it: distributions backport features, so version numbers do not say.
+//! Detects what the kernel supports, by trying it: distributions backport features, so version numbers do not
+//! say.
 
 use std::fs;
 use std::io;
@@ -33,8 +34,9 @@ pub fn uprobe_pmu_type() -> Result<u32> {
 
 /// Multi-uprobe links whose process filter works (6.6; the filter about 6.10).
 ///
-/// Found by creating links that have to fail, each in its own way: a directory cannot be probed (EBADF), and PID -1 is
-/// refused (EINVAL) only since the filter compares processes and not threads (kernel commit 46ba0e49b642).
+/// Found by creating links that have to fail, each in its own way: a directory cannot be probed (EBADF), and
+/// PID -1 is refused (EINVAL) only since the filter compares processes and not threads (kernel commit
+/// 46ba0e49b642).
 pub fn has_multi() -> bool {
     link_error(MultiLinkKind::Entry, 0) == Some(libc::EBADF)
         && link_error(MultiLinkKind::Entry, u32::MAX) == Some(libc::EINVAL)

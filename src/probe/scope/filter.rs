@@ -1,4 +1,4 @@
-//! Which threads a run shows: the filter options as constants and maps of `filter.bpf.h`.
+//! Which threads a run shows: the filter options as constants and maps of filter.bpf.h.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -11,11 +11,12 @@ use libbpf_rs::{MapCore, MapFlags};
 use crate::bpf::shared::types::{filter_limits, pid_limits};
 use crate::bpf::{CommConstant, RunConstants};
 use crate::privileges;
+
 /// Most processes that a run can name or follow: entries of the BPF maps `pids` and `members`.
 pub const MAX_PIDS: u32 = pid_limits::MAX_PIDS.0;
-/// Thread name patterns that the BPF programs can compare.
+/// Most thread names.
 pub const MAX_COMMS: usize = filter_limits::MAX_COMMS.0 as usize;
-/// Control groups that the BPF programs can compare.
+/// Most control groups.
 pub const MAX_CGROUPS: usize = filter_limits::MAX_CGROUPS.0 as usize;
 
 /// Bytes of a thread name in the kernel, with its NUL.

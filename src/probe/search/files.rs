@@ -358,7 +358,7 @@ impl<F: Finder> FileSearch<F> {
         let Some(&first) = refused.iter().min() else {
             return Ok(());
         };
-        points.retain(|point| !refused.contains(&(point.cookie.function())));
+        points.retain(|point| !refused.contains(&point.cookie.function()));
         let failure = mistaken(&self.finder.name(Cookie::of_function(first)), &object.path);
         if points.is_empty() {
             return Err(failure.into());

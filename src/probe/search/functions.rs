@@ -20,7 +20,7 @@ use crate::find::host::proc::{FileId, ObjectFile};
 use crate::find::resolve::{self, ReturnMethod};
 use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
-use crate::probe::point::{Cookie, Ends, Movable, ProbePoint};
+use crate::probe::point::{Cookie, Ends, MovableFunction, ProbePoint};
 
 /// Room for functions of files that appear later.
 const LATER: usize = 4096;
@@ -348,7 +348,7 @@ fn points_of(place: &resolve::ResolvedProbe, ends: Ends, cookie: Cookie, needs: 
         (_, false) => needs.and(Needs::STACK),
         (_, true) => needs.and(Needs::goroutine()),
     };
-    let start = place.symbol.is_some().then_some(Movable {
+    let start = place.symbol.is_some().then_some(MovableFunction {
         size: place.size,
         needs,
     });
