@@ -9,7 +9,7 @@ use crate::find::host::containers::find_container;
 use crate::find::host::proc::Proc;
 use crate::find::host::users::UserNames;
 use crate::privileges;
-use crate::probe::scope::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS, TraceScope};
+use crate::probe::scope::filter::{CommPattern, ProcessFilter, MAX_CGROUPS, MAX_COMMS, TraceScope};
 
 /// Which processes and threads to trace.
 #[derive(Args, Debug)]
@@ -57,7 +57,7 @@ impl FilterArgs {
     ///
     /// # Errors
     /// One of them does not exist.
-    pub fn resolve(&self) -> Result<Filter> {
+    pub fn resolve(&self) -> Result<ProcessFilter> {
         if self.comm.len() > MAX_COMMS {
             return Err(Failure::usage(format!("--comm takes at most {MAX_COMMS} names")).into());
         }
@@ -78,7 +78,7 @@ impl FilterArgs {
         }
         cgroups.truncate(MAX_CGROUPS);
         let pids = self.pid.iter().map(|&pid| process_of(pid));
-        Ok(Filter {
+        Ok(ProcessFilter {
             pids: pids.collect::<Result<_>>()?,
             comms: self.comm.clone(),
             uid,

@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::output::messages::Messages;
 use crate::output::{Destination, Format, Output};
-use crate::probe::signals::Signals;
+use crate::probe::signals::SignalHandlers;
 
 /// What is printed, and where.
 #[derive(Args, Debug)]
@@ -57,6 +57,6 @@ impl OutputArgs {
             }
             None => Destination::Stdout,
         };
-        Ok(Output::new(format, destination, self.quiet, Signals::ending()))
+        Ok(Output::new(format, destination, self.quiet, SignalHandlers::ending()))
     }
 }

@@ -11,7 +11,7 @@ use crate::error::Failure;
 use crate::probe::attach::AttachMode;
 use crate::probe::command::TracedCommand;
 use crate::probe::ring::page_size;
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::search::placing::Placing;
 
 /// How long a run lasts, and how it attaches.
@@ -78,7 +78,7 @@ impl CommandArgs {
     ///
     /// # Errors
     /// -p was given too, or fork fails.
-    pub fn hold(&self, filter: &mut Filter) -> Result<Option<TracedCommand>> {
+    pub fn hold(&self, filter: &mut ProcessFilter) -> Result<Option<TracedCommand>> {
         if self.command.is_empty() {
             return Ok(None);
         }

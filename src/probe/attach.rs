@@ -21,7 +21,7 @@ use crate::probe::links::{close_all, close_in_background};
 use crate::probe::mmap_events::monotonic_ns;
 use crate::probe::point::{Ends, ProbePoint};
 use crate::probe::scope::breakpoints::Breakpoints;
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::scope::members::{FilePoints, Members};
 
 mod bpf_sys;
@@ -53,7 +53,7 @@ impl Attacher {
     ///
     /// # Errors
     /// The filter contradicts itself, or the kernel lacks what it needs.
-    pub fn new(mode: AttachMode, filter: &Filter, programs: Vec<ProbeProgram<'_>>) -> Result<Self> {
+    pub fn new(mode: AttachMode, filter: &ProcessFilter, programs: Vec<ProbeProgram<'_>>) -> Result<Self> {
         let breakpoints = Breakpoints::choose(filter)?;
         if matches!(breakpoints, Breakpoints::Matching(_)) {
             privileges::raise_file_limit();

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::find::stack::symbolize::{StackFrame, Symbolizer, is_complete};
-use crate::probe::mmap_events::Change;
+use crate::probe::mmap_events::MmapEvent;
 
 /// The last line of a stack whose walk did not reach the function where the thread started.
 const TRUNCATED: &str = "[truncated: a function without frame pointer]";
@@ -62,20 +62,20 @@ impl Stacks {
     }
 
     /// Keeps the memory maps of processes current, so that stacks of exited processes still have names.
-    pub fn observe(&mut self, change: &Change) {
+    pub fn observe(&mut self, change: &MmapEvent) {
         let Some(symbolizer) = &mut self.symbolizer else {
             return;
         };
         match change {
-            Change::Mapped(m) => {
+            MmapEvent::Mapped(m) => {
                 let (major, minor) = m.dev;
                 let file = (libc::makedev(major, minor), m.inode);
                 symbolizer.mapped(m.pid, m.start, m.end, m.offset, &m.path, file);
             }
-            Change::Exec { pid } => symbolizer.exec(*pid),
-            Change::Forked { parent, child } => symbolizer.forked(*parent, *child),
-            Change::Exited { pid } => symbolizer.exited(*pid),
-            Change::Lost(_) => {}
+            MmapEvent::Exec { pid } => symbolizer.exec(*pid),
+            MmapEvent::Forked { parent, child } => symbolizer.forked(*parent, *child),
+            MmapEvent::Exited { pid } => symbolizer.exited(*pid),
+            MmapEvent::Lost(_) => {}
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
 use crate::find::spec::ProbeMoment;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::group_by::{By, Groups, Member};
+use crate::probe::group_by::{GroupBy, GroupLabels, GroupLabel};
 use crate::probe::point::Ends;
 use crate::probe::search::functions::Functions;
 use crate::run::{Run, SessionOptions, Step};
@@ -49,7 +49,7 @@ pub struct Args {
     top: Option<u64>,
     /// Group by process, thread, user or container
     #[arg(long, value_name = "GROUP", hide_possible_values = true)]
-    by: Option<By>,
+    by: Option<GroupBy>,
     /// Add a timestamp column
     #[arg(short = 'T', long)]
     timestamp: bool,
@@ -79,8 +79,8 @@ pub fn run(args: Args) -> Result<u8> {
     let mut found = run.search(Functions::new(args.functions.specs()?, ends, ()))?;
     let functions = found.finder().capacity();
     let mut open = found.open(FunccountSkelBuilder::default())?;
-    open.rodata()?.group_by = By::number(args.by);
-    open.skel.maps.groups.set_max_entries(By::map_entries(args.by))?;
+    open.rodata()?.group_by = GroupBy::constant(args.by);
+    open.skel.maps.groups.set_max_entries(GroupBy::map_entries(args.by))?;
     match args.by {
         Some(_) => open.skel.maps.group_counts.set_max_entries(MAX_COUNTS)?,
         None => {
@@ -122,7 +122,7 @@ fn ends(at: ProbeMoment) -> Ends {
 
 fn table(args: &Args) -> Table {
     let table = Table::new("count", COLUMNS).in_text("time", args.timestamp);
-    By::hidden_columns(args.by).fold(table, Table::without)
+    GroupBy::hidden_columns(args.by).fold(table, Table::without)
 }
 
 /// Group (0 without --by), function name and file name. Functions with equal names share a row.
@@ -130,7 +130,7 @@ type Row = (u64, Rc<str>, Rc<str>);
 
 struct Counts<'a> {
     map: &'a MapMut<'static>,
-    groups: Option<Groups>,
+    groups: Option<GroupLabels>,
     table: Table,
     top: usize,
     /// The counts at the end of the last interval.
@@ -141,7 +141,7 @@ impl<'a> Counts<'a> {
     fn new(args: &Args, map: &'a MapMut<'static>) -> Self {
         Self {
             map,
-            groups: args.by.map(Groups::new),
+            groups: args.by.map(GroupLabels::new),
             table: table(args),
             top: args.top.map_or(usize::MAX, |top| top as usize),
             before: HashMap::new(),
@@ -170,7 +170,7 @@ impl<'a> Counts<'a> {
             let member = self
                 .groups
                 .as_ref()
-                .map_or_else(Member::default, |groups| groups.member(*group));
+                .map_or_else(GroupLabel::default, |groups| groups.label(*group));
             out.row(
                 &self.table,
                 &[

@@ -19,7 +19,7 @@ use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::event::copied;
-use crate::probe::group_by::{By, Groups, Member};
+use crate::probe::group_by::{GroupBy, GroupLabels, GroupLabel};
 use crate::probe::point::Ends;
 use crate::probe::search::functions::Functions;
 use crate::run::{Run, SessionOptions, Step};
@@ -55,7 +55,7 @@ pub struct Args {
     per_function: bool,
     /// Group by process, thread, user or container
     #[arg(long, value_name = "GROUP", hide_possible_values = true)]
-    by: Option<By>,
+    by: Option<GroupBy>,
     /// Show microseconds
     #[arg(short = 'u', long, conflicts_with = "milliseconds")]
     microseconds: bool,
@@ -196,14 +196,14 @@ pub fn run(args: Args) -> Result<u8> {
     let mut open = found.open(FunclatencySkelBuilder::default())?;
     let one_histogram = args.by.is_none() && !args.per_function;
     let rodata = open.rodata()?;
-    rodata.group_by = By::number(args.by);
+    rodata.group_by = GroupBy::constant(args.by);
     rodata.per_function = args.per_function;
     rodata.one_histogram = one_histogram;
     rodata.outermost = args.recursion == Recursion::Outermost;
     rodata.unit_ns = Unit::of(&args).ns;
     rodata.linear_width = args.linear.unwrap_or(0);
     let maps = &mut open.skel.maps;
-    maps.groups.set_max_entries(By::map_entries(args.by))?;
+    maps.groups.set_max_entries(GroupBy::map_entries(args.by))?;
     match one_histogram {
         true => maps.all_slots.set_max_entries(ALL_SLOTS)?,
         false => maps.slots.set_max_entries(max_slots())?,
@@ -254,7 +254,7 @@ struct Latencies<'a> {
     args: &'a Args,
     maps: &'a FunclatencyMaps<'static>,
     unit: Unit,
-    groups: Option<Groups>,
+    groups: Option<GroupLabels>,
     table: Table,
     /// The values at the end of the last interval.
     before: Slots,
@@ -266,8 +266,8 @@ impl<'a> Latencies<'a> {
             args,
             maps,
             unit: Unit::of(args),
-            groups: args.by.map(Groups::new),
-            table: By::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
+            groups: args.by.map(GroupLabels::new),
+            table: GroupBy::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
             before: HashMap::new(),
         }
     }
@@ -332,7 +332,7 @@ impl<'a> Latencies<'a> {
         let member = self
             .groups
             .as_ref()
-            .map_or_else(Member::default, |groups| groups.member(*group));
+            .map_or_else(GroupLabel::default, |groups| groups.label(*group));
         let buckets = self.buckets(latency);
         let times = &latency.times;
         let name = function.as_ref().map(|(name, _)| name.as_bytes());
@@ -391,7 +391,7 @@ impl<'a> Latencies<'a> {
     fn draw(
         &self,
         text: &mut Vec<u8>,
-        member: &Member,
+        member: &GroupLabel,
         name: Option<&[u8]>,
         times: &Distribution,
         buckets: &[Bucket],
@@ -403,10 +403,10 @@ impl<'a> Latencies<'a> {
         );
         let comm = printable(&member.comm);
         title.extend(self.args.by.map(|by| match by {
-            By::Process => format!("Process = {} {comm}", member.pid),
-            By::Thread => format!("Thread = {} {comm}", member.tid),
-            By::User => format!("User = {}", printable(member.user.as_bytes())),
-            By::Container => format!("Container = {}", printable(member.container.as_bytes())),
+            GroupBy::Process => format!("Process = {} {comm}", member.pid),
+            GroupBy::Thread => format!("Thread = {} {comm}", member.tid),
+            GroupBy::User => format!("User = {}", printable(member.user.as_bytes())),
+            GroupBy::Container => format!("Container = {}", printable(member.container.as_bytes())),
         }));
         let show = |ns| self.unit.show(ns);
         // Writing to a Vec cannot fail.

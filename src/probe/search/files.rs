@@ -174,7 +174,7 @@ impl<F: Finder> FileSearch<F> {
     }
 
     /// Looks at a file that a process has just mapped. True if it is to get probes.
-    pub fn on_mapped(&mut self, mapped: &Mapped) -> Result<bool> {
+    pub fn on_mapped(&mut self, mapped: &MappedFile) -> Result<bool> {
         if !self.concerns(mapped) {
             return Ok(false);
         }
@@ -232,7 +232,7 @@ impl<F: Finder> FileSearch<F> {
         }
     }
 
-    fn concerns(&self, mapped: &Mapped) -> bool {
+    fn concerns(&self, mapped: &MappedFile) -> bool {
         let listed = match &self.place {
             SearchPlace::Processes(pids) => pids.contains(&mapped.pid),
             SearchPlace::Command(_, pid) => *pid == mapped.pid,
@@ -245,7 +245,7 @@ impl<F: Finder> FileSearch<F> {
         everywhere && self.finder.may_hold(&mapped.path) && !self.is_examined(mapped)
     }
 
-    fn is_examined(&self, mapped: &Mapped) -> bool {
+    fn is_examined(&self, mapped: &MappedFile) -> bool {
         let known = self.examined.by_event.get(&reported_id(mapped));
         known.is_some_and(|known| {
             let now = self.proc.changed(mapped.pid, mapped.start, mapped.end);
@@ -390,7 +390,7 @@ impl Examined {
         self.answers.insert(key, has_points);
     }
 
-    fn report(&mut self, mapped: &Mapped, changed: ChangeTime) {
+    fn report(&mut self, mapped: &MappedFile, changed: ChangeTime) {
         if self.by_event.len() >= Self::MAX_FILES {
             self.by_event.clear();
         }
@@ -409,7 +409,7 @@ pub fn plural(count: usize, noun: &str) -> String {
 /// Device, inode and generation. The generation tells an inode from an earlier one with the same number.
 type ReportedId = ((u32, u32), u64, u64);
 
-fn reported_id(mapped: &Mapped) -> ReportedId {
+fn reported_id(mapped: &MappedFile) -> ReportedId {
     (mapped.dev, mapped.inode, mapped.generation)
 }
 

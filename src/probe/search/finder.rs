@@ -10,7 +10,7 @@ use super::files::OpenedFile;
 use crate::find::elf::ElfFile;
 use crate::find::host::proc::ObjectFile;
 use crate::probe::point::{Cookie, ProbePoint};
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 
 /// What a tool looks for. One search owns it and calls it for each file.
 pub trait Finder {
@@ -79,7 +79,7 @@ pub struct WatchedEnds {
 
 /// What the options say about where to look.
 pub struct SearchRequest<'a> {
-    pub filter: &'a Filter,
+    pub filter: &'a ProcessFilter,
     /// The command to run, and the PID of the process that waits to become it.
     pub command: Option<(&'a [OsString], u32)>,
 }
