@@ -21,7 +21,7 @@ use crate::probe::ring::page_size;
 use crate::probe::scope::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS, TraceScope};
 use crate::probe::search::functions::no_such_file;
 use crate::probe::search::placing::Placing;
-use crate::probe::signals::Signals;
+use crate::probe::signals::SignalHandlers;
 use crate::run::session::Limits;
 
 /// Who is seen.
@@ -175,7 +175,12 @@ impl OutputArgs {
             }
             None => Destination::Stdout,
         };
-        Ok(Output::new(format, destination, self.quiet, Signals::ending()))
+        Ok(Output::new(
+            format,
+            destination,
+            self.quiet,
+            SignalHandlers::ending(),
+        ))
     }
 }
 

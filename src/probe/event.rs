@@ -1,4 +1,4 @@
-//! The header that every record of every tool starts with, and safe access to the rest.
+//! The header of all records, and checked access to the records.
 
 use std::mem::{offset_of, size_of};
 
@@ -10,15 +10,15 @@ use plain::Plain;
 pub struct Header {
     /// CLOCK_MONOTONIC nanoseconds at the probe.
     pub time_ns: u64,
-    /// Process (thread group) as the initial pid namespace numbers it.
+    /// PID (thread group) in the tool's PID namespace, 0 if the process is not in it.
     pub pid: u32,
     pub tid: u32,
     pub uid: u32,
-    /// Which record of the tool this is.
+    /// Type of the record; each tool has its own.
     pub kind: u16,
     /// Index of the function, from the probe's cookie.
     pub func: u16,
-    /// Name of the thread, NUL-terminated. Untrusted.
+    /// Name of the thread, NUL-padded. Untrusted.
     pub comm: [u8; 16],
 }
 
@@ -35,33 +35,35 @@ const _: () = {
 unsafe impl Plain for Header {}
 
 impl Header {
-    /// The thread's name without the NUL bytes behind it.
+    /// Name of the thread, without padding.
     pub fn comm(&self) -> &[u8] {
         until_nul(&self.comm)
     }
 }
 
-/// The bytes before the first NUL, all of them if there is none.
+/// The bytes before the first NUL, or all of them.
 pub fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&b| b == 0).next().unwrap_or(bytes)
 }
 
-/// A record as `T`, borrowed from the ring. None when it is too short: a record of another version or another kind.
+/// Borrows a record as `T`. None if it is too short.
 pub fn decode<T: Plain>(record: &[u8]) -> Option<&T> {
     plain::from_bytes(record).ok()
 }
 
-/// The same from a key or value of a map, wherever in memory it is.
+/// Copies a key or value of a map, whatever its alignment. None if it is too short.
 pub fn copied<T: Plain + Default>(bytes: &[u8]) -> Option<T> {
     let mut value = T::default();
     value.copy_from_bytes(bytes).ok()?;
     Some(value)
 }
 
-/// The return addresses of a `struct stack` (src/bpf/stack.bpf.h), innermost first.
+/// The return addresses of a `struct stack` (src/bpf/stack.bpf.h), innermost first. `bytes` is the length of the frames,
+/// or a negative error.
 ///
-/// At an entry, `caller` is not 0: the kernel's frames begin with the function itself, and go on with its caller only
-/// where the kernel knows that the caller's frame is not built yet; elsewhere the caller is missing and is put in.
+/// At an entry, `caller` is the return address, else 0. There, the kernel's frames start with the function itself, and
+/// continue with its caller only if the function starts with `push %rbp` (x86_64, 6.0 and later). Otherwise the caller is
+/// missing, and is inserted here.
 pub fn callers(caller: u64, bytes: i64, frames: &[u64]) -> Vec<u64> {
     let count = usize::try_from(bytes)
         .map_or(0, |bytes| bytes / size_of::<u64>())
@@ -71,7 +73,7 @@ pub fn callers(caller: u64, bytes: i64, frames: &[u64]) -> Vec<u64> {
         return frames.to_vec();
     }
     let outer = frames.get(1..).unwrap_or_default();
-    // On arm64 it always is. An address that is there all the same is that of an outer call from the same place.
+    // On arm64 it is always missing: if the address is there, it is that of an outer call from the same place.
     let missing = cfg!(target_arch = "aarch64") || outer.first() != Some(&caller);
     missing
         .then_some(caller)
@@ -88,7 +90,7 @@ mod tests {
     struct Aligned([u8; 48]);
 
     #[test]
-    fn short_records_are_refused_and_long_ones_are_read_from_the_front() {
+    fn header_is_decoded_unless_the_record_is_too_short() {
         let mut record = Aligned([0; 48]);
         record.0[8] = 7;
         record.0[24..28].copy_from_slice(b"bash");
@@ -100,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_direct_caller_is_put_in_where_it_is_missing() {
+    fn missing_caller_is_inserted() {
         assert_eq!(callers(2, 24, &[1, 3, 4, 9]), [2, 3, 4]);
         let repaired: &[u64] = if cfg!(target_arch = "aarch64") {
             &[2, 2, 3]
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_fills_its_field_has_no_nul() {
+    fn comm_of_full_length_has_no_nul() {
         let header = Header {
             comm: *b"0123456789abcdef",
             ..Header::default()

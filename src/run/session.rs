@@ -21,16 +21,16 @@ use crate::privileges::{self, Duties};
 use crate::probe::attach::Attacher;
 use crate::probe::command::TracedCommand;
 use crate::probe::counters::BpfCounter;
-use crate::probe::follow::Follow;
+use crate::probe::follow::ChildFollower;
 use crate::probe::hits::HitCounters;
 use crate::probe::meter::Meter;
-use crate::probe::mmap_events::{Change, Mapped, Watch};
-use crate::probe::ring::Ring;
+use crate::probe::mmap_events::{MappedFile, MmapEvent, MmapEvents};
+use crate::probe::ring::RingReader;
 use crate::probe::scope::breakpoints::Breakpoints;
 use crate::probe::scope::shared_attacher::SharedAttacher;
 use crate::probe::scope::watcher::{JoinedProcess, Notice, ProcessWatcher};
 use crate::probe::search::files::Targets;
-use crate::probe::signals::Signals;
+use crate::probe::signals::SignalHandlers;
 use crate::run::cost_report;
 
 /// Threads whose calls can be matched with their returns at a time.
@@ -120,10 +120,10 @@ const NEWCOMERS: u64 = 4;
 
 /// A run in progress.
 pub struct Session<'a> {
-    ring: Ring,
+    ring: RingReader,
     epoll: Epoll,
-    signals: Signals,
-    watch: Option<Watch>,
+    signals: SignalHandlers,
+    watch: Option<MmapEvents>,
     targets: Targets,
     /// In front of the attacher, which its thread shares.
     newcomers: Option<ProcessWatcher>,
@@ -132,7 +132,7 @@ pub struct Session<'a> {
     present: usize,
     later: Later,
     command: Option<TracedCommand>,
-    follow: Option<Follow>,
+    follow: Option<ChildFollower>,
     /// Names addresses; None when no stacks are asked for.
     symbolizer: Option<Symbolizer>,
     /// Scratch of `name_frames`.
@@ -194,7 +194,7 @@ pub struct Parts<'a> {
     pub targets: Targets,
     pub attacher: Attacher,
     pub command: Option<TracedCommand>,
-    pub follow: Option<Follow>,
+    pub follow: Option<ChildFollower>,
     pub symbolizer: Option<Symbolizer>,
     /// The tool looks at the processes that it shows.
     pub inspects: bool,
@@ -221,9 +221,9 @@ impl<'a> Session<'a> {
             reads_maps,
             limits,
         } = parts;
-        let signals = Signals::take()?;
+        let signals = SignalHandlers::install()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let ring = Ring::map(events, ring_bytes as usize).context("failed to map the ring buffer")?;
+        let ring = RingReader::map(events, ring_bytes as usize).context("failed to map the ring buffer")?;
         // Edge-triggered, so that records which may wait do not end the rest: only the kernel's wakeup does.
         epoll.add(
             events,
@@ -232,7 +232,7 @@ impl<'a> Session<'a> {
         epoll.add(signals.fd(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
         // Before the look at what is there, so that nothing can appear in between.
         let watch = (targets.may_grow() || symbolizer.is_some())
-            .then(Watch::start)
+            .then(MmapEvents::start)
             .transpose()
             .or_else(|error| told(&error, limits))?;
         if let Some(watch) = &watch {
@@ -407,7 +407,7 @@ impl<'a> Session<'a> {
         if unmatched > 0 {
             eprintln!("{unmatched} calls were not seen to return, and are not shown");
         }
-        let unfollowed = self.follow.as_ref().map_or(0, Follow::missed);
+        let unfollowed = self.follow.as_ref().map_or(0, ChildFollower::missed);
         if unfollowed > 0 {
             eprintln!("warning: {unfollowed} children could not be followed: there are too many processes");
         }
@@ -563,14 +563,14 @@ impl<'a> Session<'a> {
         if let (Some(command), None) = (&self.command, self.command_status) {
             self.command_status = command.exit_status();
         }
-        if self.command_status.is_some() || Signals::ending().load(Ordering::Relaxed) {
+        if self.command_status.is_some() || SignalHandlers::ending().load(Ordering::Relaxed) {
             self.end()?;
         }
         Ok(())
     }
 
     fn on_changes(&mut self) {
-        let Some(changes) = self.watch.as_mut().map(Watch::changes) else {
+        let Some(changes) = self.watch.as_mut().map(MmapEvents::read) else {
             return;
         };
         for change in changes {
@@ -578,12 +578,12 @@ impl<'a> Session<'a> {
                 observe(symbolizer, &change);
             }
             match change {
-                Change::Mapped(mapped) => self.on_mapped(&mapped),
-                Change::Exec { pid } => self.targets.replaced(pid),
-                Change::Lost(count) => eprintln!(
+                MmapEvent::Mapped(mapped) => self.on_mapped(&mapped),
+                MmapEvent::Exec { pid } => self.targets.replaced(pid),
+                MmapEvent::Lost(count) => eprintln!(
                     "warning: {count} new programs or libraries went unnoticed; what they call is perhaps not shown"
                 ),
-                Change::Forked { .. } | Change::Exited { .. } => {}
+                MmapEvent::Forked { .. } | MmapEvent::Exited { .. } => {}
             }
         }
     }
@@ -669,7 +669,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn on_mapped(&mut self, mapped: &Mapped) {
+    fn on_mapped(&mut self, mapped: &MappedFile) {
         let refused = self.targets.attached.refused;
         let result = self.targets.appeared(mapped).and_then(|found| {
             self.targets.attach(&mut self.attacher.lock())?;
@@ -766,7 +766,7 @@ impl<'a> Session<'a> {
 }
 
 /// The run can do without; what it then misses is said.
-fn told(error: &anyhow::Error, limits: Limits) -> Result<Option<Watch>> {
+fn told(error: &anyhow::Error, limits: Limits) -> Result<Option<MmapEvents>> {
     if !limits.quiet {
         eprintln!("warning: {error:#}; programs that start later are perhaps not seen");
     }
@@ -784,9 +784,9 @@ fn shown(path: &Path) -> String {
 }
 
 /// Keeps the memory maps of processes, so that the stacks of one that is gone still have names.
-fn observe(symbolizer: &mut Symbolizer, change: &Change) {
+fn observe(symbolizer: &mut Symbolizer, change: &MmapEvent) {
     match change {
-        Change::Mapped(m) => symbolizer.mapped(
+        MmapEvent::Mapped(m) => symbolizer.mapped(
             m.pid,
             m.start,
             m.end,
@@ -794,10 +794,10 @@ fn observe(symbolizer: &mut Symbolizer, change: &Change) {
             &m.path,
             (makedev(m.dev), m.inode),
         ),
-        Change::Exec { pid } => symbolizer.exec(*pid),
-        Change::Forked { parent, child } => symbolizer.forked(*parent, *child),
-        Change::Exited { pid } => symbolizer.exited(*pid),
-        Change::Lost(_) => {}
+        MmapEvent::Exec { pid } => symbolizer.exec(*pid),
+        MmapEvent::Forked { parent, child } => symbolizer.forked(*parent, *child),
+        MmapEvent::Exited { pid } => symbolizer.exited(*pid),
+        MmapEvent::Lost(_) => {}
     }
 }
 

@@ -21,8 +21,8 @@ use crate::find::spec::At;
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
-use crate::probe::follow::Follow;
-use crate::probe::group_by::{By, Groups, Member};
+use crate::probe::follow::ChildFollower;
+use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::search::functions::{Functions, Scope};
 use crate::run::session::{Parts, Session, Step, configure};
 
@@ -50,7 +50,7 @@ pub struct Args {
     top: Option<u64>,
     /// Count for each of these apart
     #[arg(long, value_name = "WHOM")]
-    by: Option<By>,
+    by: Option<GroupBy>,
     /// Add a column with the time
     #[arg(short = 'T', long)]
     timestamp: bool,
@@ -109,7 +109,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut open = FunccountSkelBuilder::default().open(&mut storage)?;
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
         configure!(rodata, &filter, ring_bytes, way);
-        rodata.group_by = By::number(args.by);
+        rodata.group_by = GroupBy::constant(args.by);
     }
     open.maps.events.set_max_entries(ring_bytes)?;
     open.maps.pids.set_max_entries(filter.map_entries())?;
@@ -121,7 +121,7 @@ pub fn run(args: Args) -> Result<u8> {
     open.maps
         .group_counts
         .set_max_entries(if args.by.is_some() { MOST_COUNTS } else { 1 })?;
-    open.maps.groups.set_max_entries(By::map_entries(args.by))?;
+    open.maps.groups.set_max_entries(GroupBy::map_entries(args.by))?;
     let (at_entry, at_return) = (
         functions.borrow().watch(Ends::Entry),
         functions.borrow().watch(Ends::Return),
@@ -134,7 +134,7 @@ pub fn run(args: Args) -> Result<u8> {
     let follow = args
         .functions
         .follow
-        .then(|| Follow::start(&skel.maps.pids))
+        .then(|| ChildFollower::start(&skel.maps.pids))
         .transpose()?;
 
     let programs = loaded([
@@ -166,7 +166,7 @@ pub fn run(args: Args) -> Result<u8> {
     )?;
     let mut counts = Counts {
         functions,
-        groups: args.by.map(Groups::new),
+        groups: args.by.map(GroupLabels::new),
         table: table(&args),
         top: args.top.map_or(usize::MAX, |top| top as usize),
         before: HashMap::new(),
@@ -195,7 +195,7 @@ fn moment(at: At) -> Ends {
 
 fn table(args: &Args) -> Table {
     let table = Table::new("count", COLUMNS).in_text("time", args.timestamp);
-    By::hidden_columns(args.by).fold(table, Table::without)
+    GroupBy::hidden_columns(args.by).fold(table, Table::without)
 }
 
 /// A group, or 0, and a row of the output: calls of functions that have one name in files of one name are one row.
@@ -203,7 +203,7 @@ type Row = (u64, Rc<str>, Rc<str>);
 
 struct Counts {
     functions: Rc<RefCell<Functions>>,
-    groups: Option<Groups>,
+    groups: Option<GroupLabels>,
     table: Table,
     top: usize,
     /// What was counted before this interval.
@@ -226,7 +226,7 @@ impl Counts {
             let member = self
                 .groups
                 .as_ref()
-                .map_or_else(Member::default, |groups| groups.member(*group));
+                .map_or_else(GroupLabel::default, |groups| groups.label(*group));
             out.row(
                 &self.table,
                 &[

@@ -26,8 +26,8 @@ use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
 use crate::probe::event::copied;
-use crate::probe::follow::Follow;
-use crate::probe::group_by::{By, Groups, Member};
+use crate::probe::follow::ChildFollower;
+use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::search::functions::{Functions, Scope};
 use crate::run::session::{Parts, Session, Step, attach_all, configure, make_room_for_calls};
 
@@ -55,7 +55,7 @@ pub struct Args {
     per_function: bool,
     /// Each of these apart
     #[arg(long, value_name = "WHOM")]
-    by: Option<By>,
+    by: Option<GroupBy>,
     /// In microseconds
     #[arg(short = 'u', long, conflicts_with = "milliseconds")]
     microseconds: bool,
@@ -212,7 +212,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut open = FunclatencySkelBuilder::default().open(&mut storage)?;
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
         configure!(rodata, &filter, ring_bytes, way);
-        rodata.group_by = By::number(args.by);
+        rodata.group_by = GroupBy::constant(args.by);
         rodata.per_function = args.per_function;
         rodata.one_histogram = one_histogram;
         rodata.outermost = args.recursion == Recursion::Outermost;
@@ -228,7 +228,7 @@ pub fn run(args: Args) -> Result<u8> {
     open.maps
         .slots
         .set_max_entries(if one_histogram { 1 } else { most_slots() })?;
-    open.maps.groups.set_max_entries(By::map_entries(args.by))?;
+    open.maps.groups.set_max_entries(GroupBy::map_entries(args.by))?;
     let sessions = way.has_sessions();
     // Sessions are for return probes.
     let two_programs = !sessions || functions.borrow().may_return_at_instructions(&targets);
@@ -241,7 +241,7 @@ pub fn run(args: Args) -> Result<u8> {
     let follow = args
         .functions
         .follow
-        .then(|| Follow::start(&skel.maps.pids))
+        .then(|| ChildFollower::start(&skel.maps.pids))
         .transpose()?;
     let _ends = attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec])?;
 
@@ -277,8 +277,8 @@ pub fn run(args: Args) -> Result<u8> {
         args: &args,
         unit: Unit::of(&args),
         functions,
-        groups: args.by.map(Groups::new),
-        table: By::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
+        groups: args.by.map(GroupLabels::new),
+        table: GroupBy::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
         before: HashMap::new(),
     };
     let read = || match one_histogram {
@@ -324,7 +324,7 @@ struct Latencies<'a> {
     args: &'a Args,
     unit: Unit,
     functions: Rc<RefCell<Functions>>,
-    groups: Option<Groups>,
+    groups: Option<GroupLabels>,
     table: Table,
     /// What was counted before this interval.
     before: Slots,
@@ -378,7 +378,7 @@ impl Latencies<'_> {
         let member = self
             .groups
             .as_ref()
-            .map_or_else(Member::default, |groups| groups.member(*group));
+            .map_or_else(GroupLabel::default, |groups| groups.label(*group));
         let buckets = self.buckets(latency);
         let times = &latency.times;
         let name = function.as_ref().map(|(name, _)| name.as_bytes());
@@ -437,7 +437,7 @@ impl Latencies<'_> {
     fn draw(
         &self,
         text: &mut Vec<u8>,
-        member: &Member,
+        member: &GroupLabel,
         name: Option<&[u8]>,
         times: &Distribution,
         buckets: &[Bucket],
@@ -449,10 +449,10 @@ impl Latencies<'_> {
         );
         let comm = printable(&member.comm);
         title.extend(self.args.by.map(|by| match by {
-            By::Process => format!("Process = {} {comm}", member.pid),
-            By::Thread => format!("Thread = {} {comm}", member.tid),
-            By::User => format!("User = {}", printable(member.user.as_bytes())),
-            By::Container => format!("Container = {}", printable(member.container.as_bytes())),
+            GroupBy::Process => format!("Process = {} {comm}", member.pid),
+            GroupBy::Thread => format!("Thread = {} {comm}", member.tid),
+            GroupBy::User => format!("User = {}", printable(member.user.as_bytes())),
+            GroupBy::Container => format!("Container = {}", printable(member.container.as_bytes())),
         }));
         let show = |ns| self.unit.show(ns);
         // Nothing can go wrong when a Vec is written to.

@@ -29,7 +29,7 @@ use crate::probe::counters::BpfCounter;
 use crate::probe::event::{Header, callers, decode};
 use crate::probe::expr::programs::{Asked, Maps, Plans, Room};
 use crate::probe::expr::{self, Record, Values};
-use crate::probe::follow::Follow;
+use crate::probe::follow::ChildFollower;
 use crate::probe::search::functions::{Functions, Learn, Scope, Site};
 use crate::run::session::{Parts, Session, Step, attach_all, configure, make_room_for_calls};
 
@@ -209,7 +209,7 @@ pub fn run(args: Args) -> Result<u8> {
     let follow = args
         .functions
         .follow
-        .then(|| Follow::start(&skel.maps.pids))
+        .then(|| ChildFollower::start(&skel.maps.pids))
         .transpose()?;
     let _ends = follows_calls
         .then(|| attach_all([&skel.progs.thread_exit, &skel.progs.thread_exec]))

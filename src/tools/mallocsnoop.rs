@@ -25,7 +25,7 @@ use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, loaded};
 use crate::probe::command::TracedCommand;
 use crate::probe::event::{Header, callers, decode, until_nul};
-use crate::probe::follow::Follow;
+use crate::probe::follow::ChildFollower;
 use crate::probe::scope::filter::Filter;
 use crate::probe::search::files::{Place, Targets, Wanted};
 use crate::run::session::{Parts, Session, Step, attach_all, configure, make_room_for_calls};
@@ -196,7 +196,10 @@ pub fn run(args: Args) -> Result<u8> {
     way.prepare([&mut open.progs.alloc_entry, &mut open.progs.alloc_return]);
     let skel = load(open)?;
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
-    let follow = args.follow.then(|| Follow::start(&skel.maps.pids)).transpose()?;
+    let follow = args
+        .follow
+        .then(|| ChildFollower::start(&skel.maps.pids))
+        .transpose()?;
 
     let _ends = args
         .ret

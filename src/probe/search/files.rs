@@ -18,7 +18,7 @@ use crate::find::host::loader;
 use crate::find::host::proc::{FileId, FileSet, Mapping, Object, Proc};
 use crate::output::escape::printable;
 use crate::probe::attach::{Attacher, Ends, ProbePoint};
-use crate::probe::mmap_events::Mapped;
+use crate::probe::mmap_events::MappedFile;
 use crate::probe::search::placing::{Placed, Placing};
 
 /// Finds the points of a file.
@@ -170,7 +170,7 @@ impl Targets {
     }
 
     /// Looks at a file that has just been mapped. True when it is to have probes.
-    pub fn appeared(&mut self, mapped: &Mapped) -> Result<bool> {
+    pub fn appeared(&mut self, mapped: &MappedFile) -> Result<bool> {
         if !self.concerns(mapped) {
             return Ok(false);
         }
@@ -225,7 +225,7 @@ impl Targets {
         }
     }
 
-    fn concerns(&self, mapped: &Mapped) -> bool {
+    fn concerns(&self, mapped: &MappedFile) -> bool {
         let listed = match &self.place {
             Place::Processes(pids) => pids.contains(&mapped.pid),
             Place::Command(_, pid) => *pid == mapped.pid,
@@ -238,7 +238,7 @@ impl Targets {
         everywhere && (self.wanted.may_hold)(&mapped.path) && !self.is_known(mapped)
     }
 
-    fn is_known(&self, mapped: &Mapped) -> bool {
+    fn is_known(&self, mapped: &MappedFile) -> bool {
         self.known.get(&reported(mapped)).is_some_and(|known| {
             let now = self.proc.changed(mapped.pid, mapped.start, mapped.end);
             now.is_none_or(|now| now == *known)
@@ -439,7 +439,7 @@ const MOST_KNOWN: usize = 1 << 16;
 /// Device, inode and generation, which tells an inode from an earlier one of the same number.
 type Reported = ((u32, u32), u64, u64);
 
-fn reported(mapped: &Mapped) -> Reported {
+fn reported(mapped: &MappedFile) -> Reported {
     (mapped.dev, mapped.inode, mapped.generation)
 }
 

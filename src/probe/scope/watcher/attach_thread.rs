@@ -15,7 +15,7 @@ use nix::sys::eventfd::EventFd;
 use super::object::{MemberMap, RING_BYTES};
 use super::pending::{PendingChange, parse_report};
 use crate::probe::mmap_events::monotonic_ns;
-use crate::probe::ring::Ring;
+use crate::probe::ring::RingReader;
 use crate::probe::scope::hold_guard::HeldProcesses;
 use crate::probe::scope::proc_match::ProcessMatcher;
 use crate::probe::scope::shared_attacher::SharedAttacher;
@@ -60,7 +60,7 @@ pub struct AttachThread {
 impl AttachThread {
     /// Handles the reports in the ring `events` until `end` is written.
     pub fn run(self, events: OwnedFd, end: &EventFd) {
-        let Ok(mut ring) = Ring::map(events.as_fd(), RING_BYTES as usize) else {
+        let Ok(mut ring) = RingReader::map(events.as_fd(), RING_BYTES as usize) else {
             return;
         };
         let mut lost = 0;
@@ -174,7 +174,7 @@ impl AttachThread {
 }
 
 /// All reports in the ring, combined for each process, in the order of the first one.
-fn read_reports(ring: &mut Ring) -> Vec<(u32, PendingChange)> {
+fn read_reports(ring: &mut RingReader) -> Vec<(u32, PendingChange)> {
     let mut changes: Vec<(u32, PendingChange)> = Vec::new();
     let mut indexes: HashMap<u32, usize> = HashMap::new();
     while !ring.rest() && ring.look() {
