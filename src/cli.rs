@@ -24,6 +24,9 @@ use crate::probe::search::placing::Placing;
 use crate::probe::signals::SignalHandlers;
 use crate::run::session::Limits;
 
+/// Default of `--buffer-size`.
+pub const DEFAULT_BUFFER_SIZE: &str = "8M";
+
 /// Who is seen.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Filters (all must hold)")]
@@ -195,7 +198,7 @@ pub struct RunArgs {
     #[arg(short = 'M', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_rows: Option<u64>,
     /// Room for events that wait to be printed
-    #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_BUFFER_SIZE, value_parser = parse_size)]
     pub buffer_size: u64,
     /// Where in a function its probe is
     #[arg(long, value_name = "WHERE", default_value = "best")]
