@@ -58,12 +58,12 @@ pub fn copied<T: Plain + Default>(bytes: &[u8]) -> Option<T> {
     Some(value)
 }
 
-/// The return addresses of a `struct stack` (src/bpf/stack.bpf.h), innermost first. `bytes` is the length of the frames,
-/// or a negative error.
+/// The return addresses of a `struct stack` (src/bpf/stack.bpf.h), innermost first. `bytes` is the length of
+/// the frames, or a negative error.
 ///
-/// At an entry, `caller` is the return address, else 0. There, the kernel's frames start with the function itself, and
-/// continue with its caller only if the function starts with `push %rbp` (x86_64, 6.0 and later). Otherwise the caller is
-/// missing, and is inserted here.
+/// At an entry, `caller` is the return address, else 0. There, the kernel's frames start with the function
+/// itself, and continue with its caller only if the function starts with `push %rbp` (x86_64, 6.0 and later).
+/// Otherwise the caller is missing, and is inserted here.
 pub fn callers(caller: u64, bytes: i64, frames: &[u64]) -> Vec<u64> {
     let count = usize::try_from(bytes)
         .map_or(0, |bytes| bytes / size_of::<u64>())
@@ -73,7 +73,8 @@ pub fn callers(caller: u64, bytes: i64, frames: &[u64]) -> Vec<u64> {
         return frames.to_vec();
     }
     let outer = frames.get(1..).unwrap_or_default();
-    // On arm64 it is always missing: if the address is there, it is that of an outer call from the same place.
+    // On arm64 it is always missing: if the address is there, it is that of an outer call from the same
+    // place.
     let missing = cfg!(target_arch = "aarch64") || outer.first() != Some(&caller);
     missing
         .then_some(caller)

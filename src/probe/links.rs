@@ -24,7 +24,8 @@ pub fn close_all(links: Vec<OwnedFd>) {
     });
 }
 
-/// Closes the links of processes on a thread. Links that are handed over while it is busy are closed together.
+/// Closes the links of processes on a thread. Links that are handed over while it is busy are closed
+/// together.
 #[derive(Default)]
 pub struct LinkCloser {
     thread: Option<(Sender<ProcessLinks>, JoinHandle<()>)>,

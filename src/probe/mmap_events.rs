@@ -1,7 +1,7 @@
 //! mmap events: programs and libraries of all processes, as they are mapped for execution.
 //!
-//! The kernel reports each executable mapping through perf (PERF_RECORD_MMAP2), on all supported kernels and without
-//! BPF. Each report wakes the reader; an idle machine maps nothing, so an idle tool sleeps.
+//! The kernel reports each executable mapping through perf (PERF_RECORD_MMAP2), on all supported kernels and
+//! without BPF. Each report wakes the reader; an idle machine maps nothing, so an idle tool sleeps.
 
 use std::ffi::{OsStr, c_void};
 use std::io;
@@ -59,7 +59,8 @@ pub struct MappedFile {
 /// Reads the mmap events of all CPUs.
 pub struct MmapEvents {
     buffer: NonNull<sys_bpf::perf_buffer>,
-    /// Events that the callback has read, with their times. Owned; a raw pointer, because libbpf has a copy of it.
+    /// Events that the callback has read, with their times. Owned; a raw pointer, because libbpf has a copy
+    /// of it.
     events: NonNull<Vec<TimedEvent>>,
     _map: MapHandle,
 }
@@ -82,7 +83,8 @@ impl MmapEvents {
             .context("failed to open mmap events")?;
         let events = NonNull::from(Box::leak(Box::<Vec<TimedEvent>>::default()));
         let mut attr = attributes();
-        // SAFETY: the callback gets `events` back, which lives as long as the buffer; the map is kept open as well.
+        // SAFETY: the callback gets `events` back, which lives as long as the buffer; the map is kept open as
+        // well.
         let buffer = unsafe {
             sys_bpf::perf_buffer__new_raw(
                 map.as_fd().as_raw_fd(),
@@ -114,17 +116,17 @@ impl MmapEvents {
 
     /// Events since the last call, in the order of their times.
     ///
-    /// The buffers of the CPUs are read one after the other, so an event that is read last may be newer than one that
-    /// the first buffer did not have yet. Events up to the start of a pass are complete; newer ones are kept until
-    /// another pass.
+    /// The buffers of the CPUs are read one after the other, so an event that is read last may be newer than
+    /// one that the first buffer did not have yet. Events up to the start of a pass are complete; newer ones
+    /// are kept until another pass.
     pub fn read(&mut self) -> Vec<MmapEvent> {
         // While programs start without a pause, some events always remain: the next call returns them.
         const PASSES: usize = 8;
         let mut complete = Vec::new();
         for _ in 0..PASSES {
             let start_ns = monotonic_ns();
-            // SAFETY: the buffer and the list are valid as long as `self`, and the list is not borrowed while the
-            // callback runs.
+            // SAFETY: the buffer and the list are valid as long as `self`, and the list is not borrowed while
+            // the callback runs.
             let read = unsafe {
                 sys_bpf::perf_buffer__consume(self.buffer.as_ptr());
                 self.events.as_mut()
@@ -163,7 +165,8 @@ pub fn monotonic_ns() -> u64 {
     })
 }
 
-/// A perf event that counts nothing, but reports mappings, execs, forks and exits. Each report wakes the reader.
+/// A perf event that counts nothing, but reports mappings, execs, forks and exits. Each report wakes the
+/// reader.
 fn attributes() -> sys_bpf::perf_event_attr {
     const PERF_TYPE_SOFTWARE: u32 = 1;
     const PERF_COUNT_SW_DUMMY: u64 = 9;
@@ -194,7 +197,8 @@ unsafe extern "C" fn on_record(
     record: *mut sys_bpf::perf_event_header,
 ) -> sys_bpf::bpf_perf_event_ret {
     const CONTINUE: sys_bpf::bpf_perf_event_ret = -2; // LIBBPF_PERF_EVENT_CONT
-    // SAFETY: libbpf passes a complete record, whose size is in its header, and the context of `MmapEvents::start`.
+    // SAFETY: libbpf passes a complete record, whose size is in its header, and the context of
+    // `MmapEvents::start`.
     let (events, kind, misc, bytes) = unsafe {
         let size = usize::from((*record).size);
         let events = &mut *context.cast::<Vec<TimedEvent>>();

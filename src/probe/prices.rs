@@ -1,7 +1,7 @@
 //! Measures what each kind of trap costs on this machine.
 //!
-//! Probes with empty programs are attached to functions of this process, in this process alone, and the functions are
-//! called in a loop. The programs are those of src/bpf/prices.bpf.c.
+//! Probes with empty programs are attached to functions of this process, in this process alone, and the
+//! functions are called in a loop. The programs are those of src/bpf/prices.bpf.c.
 
 use std::arch::global_asm;
 use std::fs::File;
@@ -21,9 +21,9 @@ use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
 use crate::probe::hits::TrapKind;
 use crate::probe::scope::filter::Filter;
 
-// Probes sit on the first instruction of each function. The kernel emulates that of the first and the third one, as it
-// does for most functions, and single-steps that of the second one. The third is also called from self_test.rs, which
-// may be in another codegen unit.
+// Probes sit on the first instruction of each function. The kernel emulates that of the first and the third
+// one, as it does for most functions, and single-steps that of the second one. The third is also called from
+// self_test.rs, which may be in another codegen unit.
 unsafe extern "C" {
     fn ubpf_price_emulated();
     fn ubpf_price_stepped();
@@ -103,7 +103,8 @@ impl TrapPrices {
         // Detaching takes longer than the measurement.
         attacher.detach_in_background();
         let program = run_ns as f64 / runs as f64;
-        // On an emulated machine, a timed run of the program can take longer than the whole trap does at other times.
+        // On an emulated machine, a timed run of the program can take longer than the whole trap does at
+        // other times.
         let price = |ns: f64| ns.max(0.0);
         Ok(Self {
             emulated: price(emulated - program),
@@ -156,9 +157,9 @@ const ROUNDS: u32 = 16;
 /// Calls of each function in a round.
 const CALLS: u32 = 48;
 
-/// Time of one call of each function, nanoseconds, in the fastest of several rounds. The functions take turns within a
-/// round, so that a disturbance that lasts affects all of them. Wall time, since the CPU-time clock is coarse on some
-/// machines.
+/// Time of one call of each function, nanoseconds, in the fastest of several rounds. The functions take turns
+/// within a round, so that a disturbance that lasts affects all of them. Wall time, since the CPU-time clock
+/// is coarse on some machines.
 fn ns_per_call<const N: usize>(functions: [unsafe extern "C" fn(); N]) -> [f64; N] {
     let mut best = [Duration::MAX; N];
     for _ in 0..ROUNDS {
@@ -174,8 +175,8 @@ fn ns_per_call<const N: usize>(functions: [unsafe extern "C" fn(); N]) -> [f64; 
     best.map(|time| time.as_nanos() as f64 / f64::from(CALLS))
 }
 
-/// Enables BPF run-time statistics until the descriptor is closed (5.8). They cover all BPF programs of the machine, and
-/// cost two clock reads per run.
+/// Enables BPF run-time statistics until the descriptor is closed (5.8). They cover all BPF programs of the
+/// machine, and cost two clock reads per run.
 pub(super) fn enable_run_stats() -> Result<OwnedFd> {
     // SAFETY: passes an integer only.
     let fd = unsafe { sys_bpf::bpf_enable_stats(sys_bpf::BPF_STATS_RUN_TIME) };

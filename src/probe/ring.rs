@@ -1,10 +1,11 @@
 //! Reads a BPF ring buffer without one wakeup per event.
 //!
-//! The kernel wakes the reader only when it commits a record at exactly the position that the reader has published:
-//! then the reader has caught up. While events keep coming, this reader publishes the start of the record that it read
-//! last instead of its end, so it never seems to have caught up, and the traced program is spared the wakeups. Before
-//! it sleeps for an unknown time, it publishes its true position. That is the kernel's own protocol (see
-//! `bpf_ringbuf_commit` in kernel/bpf/ringbuf.c), so no event can be missed between the last look and the sleep.
+//! The kernel wakes the reader only when it commits a record at exactly the position that the reader has
+//! published: then the reader has caught up. While events keep coming, this reader publishes the start of the
+//! record that it read last instead of its end, so it never seems to have caught up, and the traced program
+//! is spared the wakeups. Before it sleeps for an unknown time, it publishes its true position. That is the
+//! kernel's own protocol (see `bpf_ringbuf_commit` in kernel/bpf/ringbuf.c), so no event can be missed
+//! between the last look and the sleep.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -111,7 +112,8 @@ impl RingReader {
     }
 
     fn consumer_position(&self) -> &AtomicU64 {
-        // SAFETY: the kernel keeps an aligned 64-bit position at the start of this page, mapped as long as `self`.
+        // SAFETY: the kernel keeps an aligned 64-bit position at the start of this page, mapped as long as
+        // `self`.
         unsafe { self.consumer.start.cast::<AtomicU64>().as_ref() }
     }
 
@@ -126,8 +128,8 @@ impl RingReader {
     }
 
     fn data(&self, position: u64, len: u64) -> &[u8] {
-        // SAFETY: a record is at most as long as the ring, and the data is mapped twice in a row, so it is inside the
-        // mapping. The kernel does not write to it until its position is published.
+        // SAFETY: a record is at most as long as the ring, and the data is mapped twice in a row, so it is
+        // inside the mapping. The kernel does not write to it until its position is published.
         unsafe { slice::from_raw_parts(self.at(position).as_ptr(), len as usize) }
     }
 
@@ -175,7 +177,8 @@ impl SharedMapping {
 
 impl Drop for SharedMapping {
     fn drop(&mut self) {
-        // SAFETY: created by `new` with this length; no reference into it outlives `self`. A failure only leaks it.
+        // SAFETY: created by `new` with this length; no reference into it outlives `self`. A failure only
+        // leaks it.
         let _ = unsafe { munmap(self.start.cast(), self.len) };
     }
 }

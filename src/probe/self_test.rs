@@ -45,8 +45,8 @@ impl Drop for DetachThreads {
     }
 }
 
-/// Attaches probes in this mode to a function of process `pid`, which is this one or a child, and runs `call`, which is
-/// to make the process call the function once.
+/// Attaches probes in this mode to a function of process `pid`, which is this one or a child, and runs
+/// `call`, which is to make the process call the function once.
 fn try_probes(
     mode: AttachMode,
     ends: Ends,
@@ -104,8 +104,8 @@ pub fn test_attach_mode(mode: AttachMode, ends: Ends, threads: &mut DetachThread
     })
 }
 
-/// What a return probe does to a process under a strict seccomp filter. From 6.11 to 6.14 it makes the process call
-/// uretprobe(2), which the filter has to allow like any other system call.
+/// What a return probe does to a process under a strict seccomp filter. From 6.11 to 6.14 it makes the
+/// process call uretprobe(2), which the filter has to allow like any other system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeccompOutcome {
     Survives,
@@ -149,8 +149,8 @@ impl ConfinedChild {
     }
 }
 
-/// Runs in the child. Once the filter is set, it only makes system calls that strict mode allows: `exit`, but not the
-/// `exit_group` of libc.
+/// Runs in the child. Once the filter is set, it only makes system calls that strict mode allows: `exit`, but
+/// not the `exit_group` of libc.
 fn call_confined(start: StartPipe) -> i32 {
     if !start.wait() {
         return NOT_CONFINED;

@@ -1,7 +1,8 @@
 //! Signals that end a run, and SIGCHLD.
 //!
-//! A handler wakes the session through an eventfd. It is installed without SA_RESTART, so that it also interrupts a
-//! write to a pipe whose reader is stuck: with a signalfd, the tool would block there and ignore Ctrl-C.
+//! A handler wakes the session through an eventfd. It is installed without SA_RESTART, so that it also
+//! interrupts a write to a pipe whose reader is stuck: with a signalfd, the tool would block there and ignore
+//! Ctrl-C.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

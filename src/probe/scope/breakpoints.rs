@@ -12,13 +12,14 @@ pub enum Breakpoints {
     /// All that call the functions; the filter is applied in BPF.
     AllProcesses,
     Process(u32),
-    /// Each process that matches this filter, now or later, has its own links, so that no other process is slowed down.
+    /// Each process that matches this filter, now or later, has its own links, so that no other process is
+    /// slowed down.
     Matching(Filter),
 }
 
 impl Breakpoints {
-    /// Decides by `--scope`, or without it by the filter: the processes of `-p` and `--container` are known at the
-    /// start, those that match a name or a user are not, and may be many.
+    /// Decides by `--scope`, or without it by the filter: the processes of `-p` and `--container` are known
+    /// at the start, those that match a name or a user are not, and may be many.
     ///
     /// # Errors
     /// The options contradict each other, or the kernel lacks what they need.

@@ -35,7 +35,8 @@ pub struct CommPattern {
 }
 
 impl CommPattern {
-    /// Parses `python3` or `python*`. Only the first 15 bytes are compared: the kernel truncates names to them.
+    /// Parses `python3` or `python*`. Only the first 15 bytes are compared: the kernel truncates names to
+    /// them.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, is_prefix) = match text.strip_suffix('*') {
             Some(start) => (start, true),
@@ -76,7 +77,8 @@ fn words(bytes: [u8; COMM_LEN]) -> [u64; 2] {
     [low, high].map(|half| half.try_into().map_or(0, u64::from_ne_bytes))
 }
 
-/// Which threads a run shows. All conditions must hold; a thread must match any one of several names or control groups.
+/// Which threads a run shows. All conditions must hold; a thread must match any one of several names or
+/// control groups.
 #[derive(Clone, Default, Debug)]
 pub struct Filter {
     pub pids: Vec<u32>,
@@ -90,7 +92,8 @@ pub struct Filter {
     pub follow: bool,
     /// `--container` was given; its control groups are in `cgroups`.
     pub in_container: bool,
-    /// `--scope`. None: chosen by what the filter names, see [`Breakpoints`](super::breakpoints::Breakpoints).
+    /// `--scope`. None: chosen by what the filter names, see
+    /// [`Breakpoints`](super::breakpoints::Breakpoints).
     pub scope: Option<TraceScope>,
     /// Stop each program that matches when it is executed, until its probes are attached.
     pub hold: bool,
@@ -152,8 +155,8 @@ impl Filter {
     }
 }
 
-/// Sets the constants of `src/bpf/filter.bpf.h` in a skeleton's `.rodata`. A macro, because each skeleton has its own
-/// types.
+/// Sets the constants of `src/bpf/filter.bpf.h` in a skeleton's `.rodata`. A macro, because each skeleton has
+/// its own types.
 macro_rules! configure_filter {
     ($rodata:expr, $filter:expr) => {{
         let filter: &$crate::probe::scope::filter::Filter = $filter;

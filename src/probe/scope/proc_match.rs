@@ -1,7 +1,7 @@
 //! Finds the processes that match a filter, from `/proc`.
 //!
-//! src/bpf/filter.bpf.h decides the same for the thread that calls a function. Here, a process matches when any of its
-//! threads does.
+//! src/bpf/filter.bpf.h decides the same for the thread that calls a function. Here, a process matches when
+//! any of its threads does.
 
 use std::fs;
 
@@ -34,13 +34,14 @@ impl ProcessMatcher {
         pids.into_iter().filter(|&pid| self.matches(pid)).collect()
     }
 
-    /// True if any thread of the process matches. False for kernel threads, and for processes that have exited.
+    /// True if any thread of the process matches. False for kernel threads, and for processes that have
+    /// exited.
     pub fn matches(&self, pid: u32) -> bool {
         self.matches_renamed(pid, &[])
     }
 
-    /// As [`ProcessMatcher::matches`], with names that override those of `/proc`: (TID, name) of threads that are about
-    /// to be renamed. The last name of a thread counts.
+    /// As [`ProcessMatcher::matches`], with names that override those of `/proc`: (TID, name) of threads that
+    /// are about to be renamed. The last name of a thread counts.
     pub fn matches_renamed(&self, pid: u32, names: &[(u32, Vec<u8>)]) -> bool {
         let named = self.filter.pids.is_empty() || self.filter.pids.contains(&pid);
         // Kernel threads have no executable.

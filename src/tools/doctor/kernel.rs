@@ -130,7 +130,8 @@ fn attach_modes(
 ) -> Option<AttachMode> {
     let mut best = None;
     for test in &MODE_TESTS {
-        // Returns are tested once: they work alike in all modes, and the kernel takes 0.1 s to remove each perf event.
+        // Returns are tested once: they work alike in all modes, and the kernel takes 0.1 s to remove each
+        // perf event.
         let ends = if best.is_none() { Ends::Both } else { Ends::Entry };
         let check = match refused {
             Some(reason) => Check::no(test.name, reason),

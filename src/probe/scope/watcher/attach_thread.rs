@@ -1,4 +1,5 @@
-//! The thread that attaches probes to processes that start to match, and detaches them from those that stop to.
+//! The thread that attaches probes to processes that start to match, and detaches them from those that stop
+//! to.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -134,8 +135,8 @@ impl AttachThread {
         }
     }
 
-    /// Adds a process that was looked up in /proc. If it no longer matches then, its probes are detached: the kernel did
-    /// not report that, as the process was not in the map.
+    /// Adds a process that was looked up in /proc. If it no longer matches then, its probes are detached: the
+    /// kernel did not report that, as the process was not in the map.
     fn add_checked(&self, pid: u32, change: &PendingChange) {
         self.members.add_ready(pid);
         if !self.matcher.matches_renamed(pid, &change.renamed) {

@@ -33,8 +33,8 @@ enum UserHook {
     Unused,
     /// A kprobe on the function that all changes go through.
     Kprobe,
-    /// Tracepoints of the system calls, on kernels without the kprobe PMU. Kprobes of tracefs are not an alternative:
-    /// they outlive a tool that is killed.
+    /// Tracepoints of the system calls, on kernels without the kprobe PMU. Kprobes of tracefs are not an
+    /// alternative: they outlive a tool that is killed.
     Syscalls,
 }
 
@@ -119,14 +119,15 @@ impl WatcherObject {
         let holding = &raw const data.context("the BPF object has no data")?.holding;
         Ok(HeldProcesses {
             pids: MapHandle::try_from(&self.skeleton.maps.held)?,
-            // SAFETY: a byte in memory that the skeleton has mapped. The kernel and the watchdog change it concurrently,
-            // so it is only accessed through this atomic. The thread ends before the skeleton is dropped, and the
-            // watchdog has its own mapping.
+            // SAFETY: a byte in memory that the skeleton has mapped. The kernel and the watchdog change it
+            // concurrently, so it is only accessed through this atomic. The thread ends before the skeleton
+            // is dropped, and the watchdog has its own mapping.
             holding: unsafe { AtomicBool::from_ptr(holding.cast_mut()) },
         })
     }
 
-    /// Reports that were lost because the ring was full. The result must not be used once the object is dropped.
+    /// Reports that were lost because the ring was full. The result must not be used once the object is
+    /// dropped.
     pub fn lost(&self) -> Result<&'static AtomicU64> {
         let counters = self.skeleton.maps.bss_data.as_ref();
         let lost = std::ptr::from_ref(&counters.context("the BPF object has no counters")?.lost);
