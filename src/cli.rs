@@ -18,7 +18,7 @@ use crate::privileges;
 use crate::probe::attach::AttachMode;
 use crate::probe::command::TracedCommand;
 use crate::probe::ring::page_size;
-use crate::probe::scope::filter::{CommPattern, Filter, MAX_CGROUPS, MAX_COMMS, TraceScope};
+use crate::probe::scope::filter::{CommPattern, MAX_CGROUPS, MAX_COMMS, ProcessFilter, TraceScope};
 use crate::probe::search::functions::no_such_file;
 use crate::probe::search::placing::Placing;
 use crate::probe::signals::SignalHandlers;
@@ -65,7 +65,7 @@ pub struct FilterArgs {
 
 impl FilterArgs {
     /// Looks up what the names stand for.
-    pub fn resolve(&self) -> Result<Filter> {
+    pub fn resolve(&self) -> Result<ProcessFilter> {
         if self.comm.len() > MAX_COMMS {
             return Err(Failure::new(
                 USAGE,
@@ -94,7 +94,7 @@ impl FilterArgs {
             .iter()
             .map(|&pid| process_of(pid))
             .collect::<Result<_>>()?;
-        Ok(Filter {
+        Ok(ProcessFilter {
             pids,
             comms: self.comm.clone(),
             uid,
@@ -246,7 +246,7 @@ pub struct CommandArgs {
 
 impl CommandArgs {
     /// Forks the command, which waits, and makes it the process that the filter is about. None when there is none.
-    pub fn hold(&self, filter: &mut Filter) -> Result<Option<TracedCommand>> {
+    pub fn hold(&self, filter: &mut ProcessFilter) -> Result<Option<TracedCommand>> {
         if self.command.is_empty() {
             return Ok(None);
         }

@@ -28,7 +28,7 @@ use crate::probe::hits::TrapKind;
 use crate::probe::links::close_all;
 use crate::probe::mmap_events::monotonic_ns;
 use crate::probe::scope::breakpoints::Breakpoints;
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::scope::members::{FilePoints, Members};
 
 /// How programs are attached.
@@ -276,7 +276,7 @@ pub struct Attacher {
 
 impl Attacher {
     /// `programs` in the order in which they are attached: return probes go first (src/bpf/calls.bpf.h says why).
-    pub fn new(way: AttachMode, filter: &Filter, programs: Vec<Program<'_>>) -> Result<Self> {
+    pub fn new(way: AttachMode, filter: &ProcessFilter, programs: Vec<Program<'_>>) -> Result<Self> {
         let breakpoints = Breakpoints::choose(filter)?;
         if matches!(breakpoints, Breakpoints::Matching(_)) {
             privileges::raise_file_limit();

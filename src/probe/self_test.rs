@@ -17,7 +17,7 @@ use crate::probe::child::{StartPipe, WaitingChild};
 use crate::probe::counters::BpfCounter;
 use crate::probe::prices::{own_points, ubpf_price_returning};
 use crate::probe::ring::page_size;
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 
 /// What the BPF programs saw of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ fn try_probes(
             runs: Ends::Entry,
         },
     ];
-    let mut attacher = Attacher::new(mode, &Filter::of_process(pid), programs)?;
+    let mut attacher = Attacher::new(mode, &ProcessFilter::of_process(pid), programs)?;
     let file = File::open("/proc/self/exe").context("failed to open /proc/self/exe")?;
     let [_, _, point] = own_points()?;
     let point = ProbePoint {

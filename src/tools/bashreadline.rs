@@ -27,7 +27,7 @@ use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, Program};
 use crate::probe::event::{Header, decode, until_nul};
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::search::files::{Place, Targets, Wanted};
 use crate::run::session::{Parts, Session, Step, configure};
 
@@ -148,7 +148,7 @@ pub fn run(args: Args) -> Result<u8> {
     session.finish(&mut out)
 }
 
-fn place(args: &Args, filter: &Filter) -> Result<Place> {
+fn place(args: &Args, filter: &ProcessFilter) -> Result<Place> {
     Ok(match &args.shared {
         Some(path) => Place::Files(vec![named_file(path, &filter.pids)?]),
         None if !filter.pids.is_empty() => Place::Processes(filter.pids.clone()),

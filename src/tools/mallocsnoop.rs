@@ -26,7 +26,7 @@ use crate::probe::attach::{AttachMode, Attacher, Ends, ProbePoint, loaded};
 use crate::probe::command::TracedCommand;
 use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::follow::ChildFollower;
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::search::files::{Place, Targets, Wanted};
 use crate::run::session::{Parts, Session, Step, attach_all, configure, make_room_for_calls};
 
@@ -277,7 +277,12 @@ fn wanted(args: &Args) -> Wanted {
 }
 
 /// Where to look: what is said first counts.
-fn place(args: &Args, library: Option<PathBuf>, filter: &Filter, command: &Option<TracedCommand>) -> Place {
+fn place(
+    args: &Args,
+    library: Option<PathBuf>,
+    filter: &ProcessFilter,
+    command: &Option<TracedCommand>,
+) -> Place {
     if let Some(path) = library {
         return Place::Files(vec![path]);
     }

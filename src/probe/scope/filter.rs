@@ -8,15 +8,22 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use libbpf_rs::{MapCore, MapFlags, MapMut};
 
+use crate::bpf::watcher::types;
+
 /// Most processes that a run can name or follow: entries of the BPF maps `pids` and `members`.
 pub const MAX_PIDS: u32 = 16384;
-/// Most thread names, `MAX_COMMS` of the header.
-pub const MAX_COMMS: usize = 8;
+/// Most thread names.
+pub const MAX_COMMS: usize = array_len(|rodata: &types::rodata| &rodata.wanted_comms);
 /// Most control groups, `MAX_CGROUPS` of the header.
 pub const MAX_CGROUPS: usize = 16;
 
 /// Bytes of a thread name in the kernel, with its NUL.
 const COMM_LEN: usize = 16;
+
+/// Length of an array that is a field of `S`.
+const fn array_len<S, T, const N: usize>(_: fn(&S) -> &[T; N]) -> usize {
+    N
+}
 
 /// Which processes get breakpoints.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -80,7 +87,7 @@ fn words(bytes: [u8; COMM_LEN]) -> [u64; 2] {
 /// Which threads a run shows. All conditions must hold; a thread must match any one of several names or
 /// control groups.
 #[derive(Clone, Default, Debug)]
-pub struct Filter {
+pub struct ProcessFilter {
     pub pids: Vec<u32>,
     pub comms: Vec<CommPattern>,
     pub uid: Option<u32>,
@@ -99,12 +106,12 @@ pub struct Filter {
     pub hold: bool,
 }
 
-impl Filter {
+impl ProcessFilter {
     /// A filter for one process.
-    pub fn of_process(pid: u32) -> Filter {
-        Filter {
+    pub fn of_process(pid: u32) -> ProcessFilter {
+        ProcessFilter {
             pids: vec![pid],
-            ..Filter::default()
+            ..ProcessFilter::default()
         }
     }
 
@@ -159,7 +166,7 @@ impl Filter {
 /// its own types.
 macro_rules! configure_filter {
     ($rodata:expr, $filter:expr) => {{
-        let filter: &$crate::probe::scope::filter::Filter = $filter;
+        let filter: &$crate::probe::scope::filter::ProcessFilter = $filter;
         ($rodata.pid_ns_dev, $rodata.pid_ns_ino) = $crate::privileges::pid_namespace().unwrap_or((0, 0));
         $rodata.filter_pid = filter.only_pid().unwrap_or(0);
         $rodata.filter_pids = filter.by_map();
@@ -211,9 +218,9 @@ mod tests {
 
     #[test]
     fn single_pid_needs_no_map_unless_it_is_followed() {
-        let mut filter = Filter {
+        let mut filter = ProcessFilter {
             pids: vec![7],
-            ..Filter::default()
+            ..ProcessFilter::default()
         };
         assert_eq!((filter.only_pid(), filter.by_map()), (Some(7), false));
         filter.follow = true;

@@ -7,17 +7,17 @@ use std::fs;
 
 use crate::find::host::container::Cgroups;
 use crate::find::host::proc::Proc;
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 
 /// Matches processes against a filter.
 pub struct ProcessMatcher {
-    filter: Filter,
+    filter: ProcessFilter,
     /// None when the filter names no control groups.
     cgroups: Option<Cgroups>,
 }
 
 impl ProcessMatcher {
-    pub fn new(filter: Filter) -> Self {
+    pub fn new(filter: ProcessFilter) -> Self {
         let cgroups = match filter.cgroups.is_empty() {
             true => None,
             false => Cgroups::open().ok(),
@@ -102,16 +102,16 @@ mod tests {
     use super::*;
     use crate::probe::scope::filter::CommPattern;
 
-    fn matches(filter: Filter) -> bool {
+    fn matches(filter: ProcessFilter) -> bool {
         ProcessMatcher::new(filter).matches(std::process::id())
     }
 
     #[test]
     fn process_matches_when_one_of_its_threads_does() {
         let comms = vec![CommPattern::parse("odd-thread-name").expect("a pattern")];
-        let filter = Filter {
+        let filter = ProcessFilter {
             comms,
-            ..Filter::default()
+            ..ProcessFilter::default()
         };
         assert!(!matches(filter.clone()));
         let in_thread = std::thread::Builder::new().name("odd-thread-name".to_owned());
@@ -121,9 +121,9 @@ mod tests {
 
     #[test]
     fn last_new_name_overrides_proc() {
-        let filter = Filter {
+        let filter = ProcessFilter {
             comms: vec![CommPattern::parse("new-name").expect("a pattern")],
-            ..Filter::default()
+            ..ProcessFilter::default()
         };
         let (matcher, own) = (ProcessMatcher::new(filter), std::process::id());
         let names =
@@ -135,10 +135,10 @@ mod tests {
     #[test]
     fn all_conditions_must_hold() {
         let uid = nix::unistd::getuid().as_raw();
-        let filter = |uid, pids| Filter {
+        let filter = |uid, pids| ProcessFilter {
             uid: Some(uid),
             pids,
-            ..Filter::default()
+            ..ProcessFilter::default()
         };
         let own = std::process::id();
         assert!(matches(filter(uid, vec![])) && matches(filter(uid, vec![own])));

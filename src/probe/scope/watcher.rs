@@ -18,7 +18,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::error::{FAILED, Failure};
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher};
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::scope::hold_guard::HoldGuard;
 use crate::probe::scope::proc_match::ProcessMatcher;
 use crate::probe::scope::shared_attacher::SharedAttacher;
@@ -39,7 +39,7 @@ const MANY_PERF_EVENTS: usize = 48;
 /// Watches processes as long as it lives.
 pub struct ProcessWatcher {
     object: WatcherObject,
-    filter: Filter,
+    filter: ProcessFilter,
     matcher: Arc<ProcessMatcher>,
     guard: Option<HoldGuard>,
     thread: Option<JoinHandle<()>>,
@@ -53,7 +53,7 @@ pub struct ProcessWatcher {
 
 impl ProcessWatcher {
     /// Reports of the kernel are queued from now on. The process must have a single thread.
-    pub fn watch(filter: &Filter) -> Result<Self> {
+    pub fn watch(filter: &ProcessFilter) -> Result<Self> {
         let event_fd = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let mut watcher = Self {
             object: WatcherObject::load(filter)?,

@@ -22,7 +22,7 @@ use crate::find::usdt;
 use crate::output::escape::printable;
 use crate::probe::attach::{Ends, GOROUTINE, JUMPING, LEAVING, Movable, ProbePoint};
 use crate::probe::command::TracedCommand;
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::search::files::{Place, Targets, Wanted};
 use crate::probe::search::placing::Placing;
 
@@ -108,7 +108,7 @@ impl Asked {
 
 /// Where the functions of a run are looked for.
 pub struct Scope<'a> {
-    pub filter: &'a Filter,
+    pub filter: &'a ProcessFilter,
     pub command: Option<(&'a [std::ffi::OsString], &'a TracedCommand)>,
     pub placing: Placing,
 }

@@ -11,7 +11,7 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 
 use crate::bpf::watcher::types::member_state;
 use crate::bpf::watcher::{OpenWatcherSkel, WatcherSkel, WatcherSkelBuilder};
-use crate::probe::scope::filter::{Filter, MAX_PIDS, configure_filter};
+use crate::probe::scope::filter::{MAX_PIDS, ProcessFilter, configure_filter};
 use crate::probe::scope::hold_guard::HeldProcesses;
 
 /// Bytes of the ring: room for some five thousand reports.
@@ -39,7 +39,7 @@ enum UserHook {
 }
 
 impl UserHook {
-    fn choose(filter: &Filter) -> Self {
+    fn choose(filter: &ProcessFilter) -> Self {
         match filter.uid {
             None => UserHook::Unused,
             Some(_) if Path::new(KPROBE_PMU).exists() => UserHook::Kprobe,
@@ -50,7 +50,7 @@ impl UserHook {
 
 impl WatcherObject {
     /// Loads the programs that this filter needs.
-    pub fn load(filter: &Filter) -> Result<Self> {
+    pub fn load(filter: &ProcessFilter) -> Result<Self> {
         // Leaked, because the skeleton borrows it. There is one per run.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = WatcherSkelBuilder::default().open(storage)?;
@@ -77,7 +77,7 @@ impl WatcherObject {
     }
 
     /// Attaches the programs. Returns a warning for the user, if there is one.
-    pub fn attach(&mut self, filter: &Filter) -> Result<Option<&'static str>> {
+    pub fn attach(&mut self, filter: &ProcessFilter) -> Result<Option<&'static str>> {
         let progs = &self.skeleton.progs;
         let mut programs = vec![&progs.scope_exec, &progs.scope_fork, &progs.scope_exit];
         programs.extend((!filter.comms.is_empty()).then_some(&progs.scope_rename));
@@ -136,7 +136,7 @@ impl WatcherObject {
     }
 }
 
-fn select_programs(open: &mut OpenWatcherSkel<'_>, filter: &Filter, user_hook: UserHook) {
+fn select_programs(open: &mut OpenWatcherSkel<'_>, filter: &ProcessFilter, user_hook: UserHook) {
     let progs = &mut open.progs;
     progs.scope_rename.set_autoload(!filter.comms.is_empty());
     progs.scope_cgroup.set_autoload(!filter.cgroups.is_empty());
