@@ -35,6 +35,7 @@ best_way! {
     links_of_exited_processes_are_closed
     held_program_resumes_when_the_tool_is_killed
     scope_all_traces_all_processes
+    many_processes_are_targeted_with_multi_links
 }
 
 /// A copy of the allocator, and unique names.
@@ -252,16 +253,26 @@ fn returns_are_counted_per_process(way: Way) {
 
 /// Perf events are removed one after the other. With breakpoints in all processes there is one per function.
 fn many_perf_events_fall_back_to_all_processes(way: Way) {
+    assert_targeted_with_multi_links(way, 13);
+}
+
+/// So many links that they would be too many, were they perf events.
+fn many_processes_are_targeted_with_multi_links(way: Way) {
+    assert_targeted_with_multi_links(way, 53);
+}
+
+fn assert_targeted_with_multi_links(way: Way, processes: usize) {
     let stage = Stage::new();
-    let (mut actors, mut other) = ((0..13).map(|_| stage.actor()).collect::<Vec<_>>(), stage.actor());
+    let mut actors: Vec<Actor> = (0..processes).map(|_| stage.actor()).collect();
+    let mut other = stage.actor();
     let pids: Vec<String> = actors.iter().map(|actor| actor.pid().to_string()).collect();
     let tool = stage.trace(way, &["-p", &pids.join(",")]);
-    assert_eq!(other.is_touched(), way != Way::Multi);
+    assert_eq!(other.is_touched(), !way.has_multi_links());
     actors.iter_mut().for_each(|actor| actor.call(97));
     other.call(89);
     let run = tool.stop();
     run.assert_clean();
-    assert_eq!(run.rows.len(), 13 * 97);
+    assert_eq!(run.rows.len(), processes * 97);
     for actor in &actors {
         assert_eq!(rows_of(&run, actor.pid()), 97);
     }

@@ -118,7 +118,8 @@ impl ProcessWatcher {
         let per_process = attacher.members().count_links();
         require_files(per_process, processes)?;
         let probes = per_process * processes;
-        if attacher.way() == AttachMode::Multi || probes <= MANY_PERF_EVENTS {
+        let has_multi_links = matches!(attacher.way(), AttachMode::Session | AttachMode::Multi);
+        if has_multi_links || probes <= MANY_PERF_EVENTS {
             return Ok(true);
         }
         if self.is_requested() {
