@@ -11,7 +11,7 @@ use clap::Args;
 pub use filter::{FilterArgs, process_of};
 pub use functions::FunctionArgs;
 pub use output::OutputArgs;
-pub use run::{CommandArgs, RunArgs};
+pub use run::{CommandArgs, DEFAULT_BUFFER_SIZE, RunArgs};
 pub use units::{parse_duration, parse_size};
 
 /// The options of every tool that traces.

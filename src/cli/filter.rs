@@ -9,7 +9,7 @@ use crate::find::host::containers::find_container;
 use crate::find::host::proc::Proc;
 use crate::find::host::users::UserNames;
 use crate::privileges;
-use crate::probe::scope::filter::{CommPattern, ProcessFilter, MAX_CGROUPS, MAX_COMMS, TraceScope};
+use crate::probe::scope::filter::{CommPattern, MAX_CGROUPS, MAX_COMMS, ProcessFilter, TraceScope};
 
 /// Which processes and threads to trace.
 #[derive(Args, Debug)]

@@ -57,6 +57,11 @@ impl OutputArgs {
             }
             None => Destination::Stdout,
         };
-        Ok(Output::new(format, destination, self.quiet, SignalHandlers::ending()))
+        Ok(Output::new(
+            format,
+            destination,
+            self.quiet,
+            SignalHandlers::ending(),
+        ))
     }
 }

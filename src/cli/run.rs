@@ -14,6 +14,9 @@ use crate::probe::ring::page_size;
 use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::search::placing::Placing;
 
+/// Default of `--buffer-size`.
+pub const DEFAULT_BUFFER_SIZE: &str = "8M";
+
 /// How long a run lasts, and how it attaches.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Run")]
@@ -27,7 +30,7 @@ pub struct RunArgs {
     /// Size of the event buffer
     ///
     /// Events that find the buffer full are lost, counted and reported. Rounded up to a power of two, at most 1G.
-    #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_BUFFER_SIZE, value_parser = parse_size)]
     pub buffer_size: u64,
     /// Which instruction of a function is probed [default: best]
     ///

@@ -27,8 +27,8 @@ pub struct TracedCommand {
 }
 
 impl TracedCommand {
-    /// Forks a child that executes `argv` after [`TracedCommand::start`], and exits if this process exits first. The
-    /// process must have a single thread.
+    /// Forks a child that executes `argv` after [`TracedCommand::start`], and exits if this process exits
+    /// first. The process must have a single thread.
     pub fn hold(argv: &[OsString]) -> Result<Self> {
         let argv: Vec<CString> = argv
             .iter()

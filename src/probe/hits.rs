@@ -1,7 +1,7 @@
 //! How often each kind of trap was hit.
 //!
-//! Nearly all of a probe's price is the trap, and the kinds differ by a factor of up to nine: instructions that the
-//! kernel emulates are cheap, instructions that must be single-stepped out of line are expensive.
+//! Nearly all of a probe's price is the trap, and the kinds differ by a factor of up to nine: instructions
+//! that the kernel emulates are cheap, instructions that must be single-stepped out of line are expensive.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -77,8 +77,8 @@ pub struct HitCounters<'a>(&'a [AtomicU64]);
 
 impl<'a> HitCounters<'a> {
     pub fn new(counters: &'a [u64]) -> Self {
-        // SAFETY: an atomic has the size and alignment of its integer. The kernel changes them concurrently, so they
-        // are only read through these atomics.
+        // SAFETY: an atomic has the size and alignment of its integer. The kernel changes them concurrently,
+        // so they are only read through these atomics.
         Self(unsafe { std::slice::from_raw_parts(counters.as_ptr().cast(), counters.len()) })
     }
 

@@ -20,7 +20,7 @@ use crate::find::host::proc::Proc;
 use crate::probe::attach::{AttachMode, Attacher, ProbeProgram};
 use crate::probe::hits::TrapKind;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 
 // Probes sit on the first instruction of each function. The kernel emulates that of the first and the third one, as it
 // does for most functions, and single-steps that of the second one. The third is also called from self_test.rs, which
@@ -93,7 +93,7 @@ impl TrapPrices {
                 runs: Ends::Entry,
             },
         ];
-        let this_process = Filter::of_process(std::process::id());
+        let this_process = ProcessFilter::of_process(std::process::id());
         let mut attacher = Attacher::new(mode, &this_process, programs)?;
         let file = File::open("/proc/self/exe").context("failed to open /proc/self/exe")?;
         attacher.attach(&file, &own_points()?)?;

@@ -202,7 +202,11 @@ impl<F: Finder, O: OpenToolSkel> Opened<F, O> {
         let skel: &'static O::Loaded = Box::leak(Box::new(skel));
         let pids = map(skel.object(), "pids")?;
         run.filter.fill(&pids, &map(skel.object(), "cgroups")?)?;
-        let follow = run.filter.follow.then(|| ChildFollower::start(&pids)).transpose()?;
+        let follow = run
+            .filter
+            .follow
+            .then(|| ChildFollower::start(&pids))
+            .transpose()?;
         Ok(Loaded {
             tracepoints: choice.attach_tracepoints(skel.object())?,
             found: self.found,
@@ -248,8 +252,8 @@ impl<F: Finder, S: ToolSkel> Loaded<F, S> {
             mmap_events,
         } = self.found;
         let events: OwnedFd = map(self.skel.object(), "events")?.as_fd().try_clone_to_owned()?;
-        let ring =
-            RingReader::map(events.as_fd(), self.ring_bytes as usize).context("failed to map the ring buffer")?;
+        let ring = RingReader::map(events.as_fd(), self.ring_bytes as usize)
+            .context("failed to map the ring buffer")?;
         let wakeups = Wakeups::new(events.as_fd())?;
         let mut stacks = Stacks::new(options.stacks);
         let mmap_events = mmap_events.or_else(|| options.stacks.then(|| watch_mmap_events(&run.report))?);
@@ -315,7 +319,12 @@ fn wake_at(ring_bytes: u32) -> u64 {
 }
 
 /// Sizes the maps that tools share, by name. A tool has those whose headers it includes.
-fn size_maps(object: &mut OpenObject, filter: &ProcessFilter, ring_bytes: u32, matches_calls: bool) -> Result<()> {
+fn size_maps(
+    object: &mut OpenObject,
+    filter: &ProcessFilter,
+    ring_bytes: u32,
+    matches_calls: bool,
+) -> Result<()> {
     for mut map in object.maps_mut() {
         let entries = match map.name().to_str() {
             Some("events") => ring_bytes,

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::report::{LateProcesses, Report};
 use crate::privileges::Duties;
 use crate::probe::attach::Attacher;
-use crate::probe::mmap_events::Mapped;
+use crate::probe::mmap_events::MappedFile;
 use crate::probe::scope::breakpoints::Breakpoints;
 use crate::probe::scope::shared_attacher::SharedAttacher;
 use crate::probe::scope::watcher::{Notice, ProcessWatcher};

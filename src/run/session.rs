@@ -89,7 +89,11 @@ pub struct Children {
 }
 
 impl Children {
-    pub fn new(command: Option<TracedCommand>, follow: Option<ChildFollower>, tracepoints: Vec<Link>) -> Self {
+    pub fn new(
+        command: Option<TracedCommand>,
+        follow: Option<ChildFollower>,
+        tracepoints: Vec<Link>,
+    ) -> Self {
         Self {
             command,
             status: None,

@@ -13,7 +13,7 @@ use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
 use crate::find::spec::ProbeMoment;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::group_by::{GroupBy, GroupLabels, GroupLabel};
+use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::point::Ends;
 use crate::probe::search::functions::Functions;
 use crate::run::{Run, SessionOptions, Step};
@@ -80,7 +80,10 @@ pub fn run(args: Args) -> Result<u8> {
     let functions = found.finder().capacity();
     let mut open = found.open(FunccountSkelBuilder::default())?;
     open.rodata()?.group_by = GroupBy::constant(args.by);
-    open.skel.maps.groups.set_max_entries(GroupBy::map_entries(args.by))?;
+    open.skel
+        .maps
+        .groups
+        .set_max_entries(GroupBy::map_entries(args.by))?;
     match args.by {
         Some(_) => open.skel.maps.group_counts.set_max_entries(MAX_COUNTS)?,
         None => {

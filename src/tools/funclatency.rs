@@ -19,7 +19,7 @@ use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::event::copied;
-use crate::probe::group_by::{GroupBy, GroupLabels, GroupLabel};
+use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::point::Ends;
 use crate::probe::search::functions::Functions;
 use crate::run::{Run, SessionOptions, Step};

@@ -142,7 +142,7 @@ fn children_are_not_followed_there_and_it_says_so() {
     assert!(
         refused
             .stderr
-            .starts_with("error: --follow does not work in a pid namespace"),
+            .starts_with("error: --follow works only in the initial PID namespace"),
         "{refused:?}"
     );
 }

@@ -17,7 +17,7 @@ use crate::find::elf::ElfFile;
 use crate::find::host::loader;
 use crate::find::host::proc::{FileId, FileSet, ObjectFile, Proc, ProcMapping};
 use crate::probe::attach::Attacher;
-use crate::probe::mmap_events::Mapped;
+use crate::probe::mmap_events::MappedFile;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
 
 /// A file that was opened and parsed before the search, which then does not do it again.
