@@ -8,7 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 
 use crate::find::elf::{ElfFile, FunctionSymbol, PointerSlot, SlotBinding};
-use crate::find::host::proc::{FileId, ObjectFile, Proc, ProcMapping, ProcMemory};
+use crate::find::host::object_file::{FileId, ObjectFile};
+use crate::find::host::proc::{Proc, ProcMapping, ProcMemory};
 
 #[cfg(test)]
 mod tests;

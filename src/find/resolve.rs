@@ -12,7 +12,8 @@ use crate::error::Failure;
 use crate::find::code::instructions;
 use crate::find::code::instructions::Exit;
 use crate::find::elf::{ElfFile, FunctionSymbol};
-use crate::find::host::proc::{ObjectFile, Proc};
+use crate::find::host::object_file::ObjectFile;
+use crate::find::host::proc::Proc;
 
 /// An instruction that a probe can be put on.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use crate::cli::{CommandArgs, FilterArgs, FunctionArgs, OutputArgs, RunArgs, par
 use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::Signatures;
 use crate::find::elf::ElfFile;
-use crate::find::host::proc::{FileId, ObjectFile};
+use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::spec::{self, ProbeMoment};
 use crate::find::stack::symbolize::Symbolizer;
 use crate::output::escape::printable;

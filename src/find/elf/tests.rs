@@ -4,7 +4,7 @@ use super::image::{CODE_SHIFT, CODE_SIZE, Hash, Image, Sym, file_with};
 use super::*;
 use crate::find::functions;
 use crate::find::host::loader::find_library;
-use crate::find::host::proc::open_regular;
+use crate::find::host::object_file::open_regular;
 
 fn opened(image: &Image) -> ElfFile {
     ElfFile::open(image.file(), Path::new("made-up")).unwrap()

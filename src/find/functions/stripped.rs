@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use xz4rust::{XzDecoder, XzReader};
 
 use crate::find::elf::{ElfFile, LinkView, Source, SymbolTable};
-use crate::find::host::proc::open_regular;
+use crate::find::host::object_file::open_regular;
 
 /// Where debug files are, in the root directory of this tool and in that of a process.
 const DEBUG_DIR: &str = "usr/lib/debug";

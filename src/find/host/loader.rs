@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::proc::{FileId, open_regular};
+use super::object_file::{FileId, open_regular};
 use crate::find::elf::ElfFile;
 use cache::{LibraryCandidate, LoaderCache};
 pub use closure::closure;

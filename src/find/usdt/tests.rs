@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::find::elf::image::file_with;
-use crate::find::host::proc::open_regular;
+use crate::find::host::object_file::open_regular;
 
 const TEXT: u64 = 0x1000;
 const BASE: u64 = 0x2000;

@@ -13,7 +13,7 @@ use super::cache::LoaderCache;
 use super::search_path::{expand, musl_dirs, preloads, split, variable};
 use super::{DEFAULT_PATH, find_program_in, open_elf};
 use crate::find::elf::ElfFile;
-use crate::find::host::proc::{FileId, open_regular};
+use crate::find::host::object_file::{FileId, open_regular};
 
 /// Most files that one program may consist of.
 const MAX_FILES: usize = 1024;
