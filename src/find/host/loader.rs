@@ -7,10 +7,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
-use super::object_file::{FileId, open_regular};
+use super::object_file::ObjectFile;
 use crate::find::elf::ElfFile;
 use cache::{LibraryCandidate, LoaderCache};
 pub use closure::closure;
@@ -27,6 +28,11 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// The file of a library by its short name (`c`, `libc`, `libssl`) or its soname (`libc.so.6`). If there are several
 /// versions, the newest.
 pub fn find_library(name: &str) -> Option<PathBuf> {
+    open_library(name).map(|library| library.path)
+}
+
+/// As [`find_library`], but opened, with its ELF headers parsed.
+pub fn open_library(name: &str) -> Option<ObjectFile> {
     let cache = LoaderCache::host();
     let dirs = arch::LIBRARY_DIRS.map(Path::new);
     library_stems(name).iter().find_map(|stem| {
@@ -105,14 +111,13 @@ fn version_of(soname: &str, stem: &str) -> Option<Vec<u64>> {
 
 /// The newest version, in its variant for the best processor. Skips files that are not libraries for this machine:
 /// linker scripts are called `libc.so` too.
-fn newest(stem: &str, mut candidates: Vec<LibraryCandidate>) -> Option<PathBuf> {
+fn newest(stem: &str, mut candidates: Vec<LibraryCandidate>) -> Option<ObjectFile> {
     candidates.sort_by_cached_key(|candidate| {
         std::cmp::Reverse((version_of(&candidate.soname, stem), candidate.level))
     });
     candidates
-        .into_iter()
-        .map(|candidate| candidate.path)
-        .find(|path| open_elf(path).is_ok())
+        .iter()
+        .find_map(|candidate| Some(open_elf(&candidate.path).ok()?.0))
 }
 
 fn libraries_in(dir: &Path, stem: &str) -> Vec<LibraryCandidate> {
@@ -131,9 +136,9 @@ fn libraries_in(dir: &Path, stem: &str) -> Vec<LibraryCandidate> {
 }
 
 /// musl's loader is its C library.
-fn musl_libc() -> Option<PathBuf> {
-    let path = PathBuf::from(format!("/lib/ld-musl-{}.so.1", arch::NAME));
-    path.exists().then_some(path)
+fn musl_libc() -> Option<ObjectFile> {
+    let path = format!("/lib/ld-musl-{}.so.1", arch::NAME);
+    Some(open_elf(Path::new(&path)).ok()?.0)
 }
 
 fn find_program_in(name: &OsStr, path: &OsStr) -> Option<PathBuf> {
@@ -153,8 +158,9 @@ fn is_program(path: &Path) -> bool {
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-fn open_elf(path: &Path) -> Result<(ElfFile, FileId)> {
-    let file = open_regular(path).with_context(|| format!("failed to open {}", path.display()))?;
-    let id = FileId::of(&file).with_context(|| format!("failed to read {}", path.display()))?;
-    Ok((ElfFile::open(file, path)?, id))
+/// Opens a file and parses its ELF headers.
+fn open_elf(path: &Path) -> Result<(ObjectFile, Rc<ElfFile>)> {
+    let object = ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()))?;
+    let elf = object.elf()?;
+    Ok((object, elf))
 }

@@ -297,8 +297,7 @@ impl Targets {
             .hint("give its path, or look at PATH: sudo changes it")
         })?;
         let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-        for path in loader::closure(&program, &env)? {
-            let Ok(object) = open_path(&path) else { continue };
+        for object in loader::closure(&program, &env)? {
             if self.consider(object)? && self.wanted.first_only {
                 break;
             }
@@ -333,7 +332,7 @@ impl Targets {
         if self.answers.len() >= MOST_KNOWN {
             self.answers.clear();
         }
-        let elf = match ElfFile::open(object.file.try_clone()?, &object.path) {
+        let elf = match object.elf() {
             Ok(elf) => elf,
             Err(error) if matches!(self.place, Place::Files(_)) => return Err(error),
             Err(_) => return Ok(false),
