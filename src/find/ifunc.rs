@@ -148,7 +148,7 @@ impl<'a> IfuncSearch<'a> {
     fn read(&mut self, holder: &ElfFile, slots: &[PointerSlot], moved: u64, image: &MappedImage) {
         for slot in slots {
             let resolver = match &slot.binding {
-                SlotBinding::Chosen(addr) => Some(*addr),
+                SlotBinding::Resolver(addr) => Some(*addr),
                 SlotBinding::Named(name) => self.by_name.get(name.as_str()).copied(),
             };
             let wanted = |addr: &u64| self.resolvers.contains(addr) && !self.found.contains_key(addr);

@@ -22,7 +22,7 @@ use gimli::{DwarfSections, SectionId};
 use self_cell::self_cell;
 
 use super::types::Signature;
-use crate::find::elf::sections::Sections;
+use crate::find::elf::sections::SectionReader;
 use entries::Entries;
 use signature::Decoder;
 
@@ -49,7 +49,7 @@ type Content = DwarfSections<Vec<u8>>;
 
 /// `None` if the file has no debug information. Takes what it reads from `budget`, a number of bytes.
 fn read(file: &File, budget: &mut u64) -> Result<Option<Content>> {
-    let sections = Sections::open(file.try_clone()?)?;
+    let sections = SectionReader::open(file.try_clone()?)?;
     if !sections.has(SectionId::DebugInfo.name()) {
         return Ok(None);
     }

@@ -1,5 +1,4 @@
-//! Sections of an ELF file by name, also of a file with debug information alone, whose program headers describe the
-//! file it was taken from.
+//! Sections of an ELF file by name. Works for separate debug files too, whose program headers describe another file.
 
 use std::fs::File;
 
@@ -12,17 +11,17 @@ use super::link_view::SectionExtent;
 use super::source::FileExtent;
 use super::{Block, LinkView, Source};
 
-/// The sections of a file, which stays open.
-pub struct Sections(LinkView);
+/// Reads the sections of a file, which stays open.
+pub struct SectionReader(LinkView);
 
-impl Sections {
+impl SectionReader {
     /// # Errors
-    /// The file cannot be read, or is not ELF of this machine.
-    pub fn open(file: File) -> Result<Sections> {
-        LinkView::open(Source::new(file)?).map(Sections)
+    /// The file cannot be read, or is not an ELF file for this machine.
+    pub fn open(file: File) -> Result<SectionReader> {
+        LinkView::open(Source::new(file)?).map(SectionReader)
     }
 
-    /// Whether there is a section of that name with content.
+    /// Whether there is a section of that name that has content.
     pub fn has(&self, name: &str) -> bool {
         self.0.section_named(name).is_some()
     }
@@ -30,19 +29,19 @@ impl Sections {
     /// The content of the first section of that name, decompressed; `None` if there is none with content.
     ///
     /// # Errors
-    /// It is longer than `limit` bytes, lies outside of the file, or its compression is damaged or not zlib's.
+    /// It is longer than `limit` bytes, lies outside of the file, or is damaged or not compressed with zlib.
     pub fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        let Some(place) = self.0.section_named(name) else {
+        let Some(section) = self.0.section_named(name) else {
             return Ok(None);
         };
-        let content = self.content(&place, limit);
+        let content = self.content(&section, limit);
         content.map(Some).with_context(|| format!("bad section {name}"))
     }
 
-    fn content(&self, place: &SectionExtent, limit: u64) -> Result<Vec<u8>> {
-        let FileExtent { offset, size } = place.extent;
+    fn content(&self, section: &SectionExtent, limit: u64) -> Result<Vec<u8>> {
+        let FileExtent { offset, size } = section.extent;
         ensure!(size <= limit, "more than {limit} bytes");
-        if !place.compressed {
+        if !section.compressed {
             return self.0.source.read_bytes(offset, size);
         }
         inflate(&self.0.source.read(offset, size)?, limit)
@@ -60,7 +59,7 @@ fn inflate(compressed: &Block, limit: u64) -> Result<Vec<u8>> {
     }
     let size = header.ch_size.get(LittleEndian);
     ensure!(size <= limit, "more than {limit} bytes");
-    // Deflate makes at most 1032 bytes of one.
+    // Deflate expands one byte to 1032 at most.
     ensure!(
         size / 1032 <= compressed.bytes().len() as u64,
         "damaged compression"

@@ -56,7 +56,7 @@ impl MadeUp {
         let slots = elf.slots().unwrap();
         let mine: Vec<&PointerSlot> = slots
             .iter()
-            .filter(|slot| slot.binding == SlotBinding::Chosen(addr))
+            .filter(|slot| slot.binding == SlotBinding::Resolver(addr))
             .collect();
         assert!(!mine.is_empty());
         for slot in mine {

@@ -546,7 +546,7 @@ fn addresses(info: &DebugInfo) -> Vec<u64> {
 /// Where the debug information starts in the file.
 fn debug_start(program: &Path) -> usize {
     let image = fs::read(program).unwrap();
-    let sections = Sections::open(File::open(program).unwrap()).unwrap();
+    let sections = SectionReader::open(File::open(program).unwrap()).unwrap();
     let info = sections.read(".debug_info", MAX_BYTES).unwrap().unwrap();
     image
         .windows(info.len())
