@@ -14,6 +14,7 @@ use crate::find::host::containers::find_container;
 use crate::find::host::loader;
 use crate::find::host::proc::Proc;
 use crate::find::host::users::UserNames;
+use crate::find::spec::{self, PatternSyntax, ProbeSpec};
 use crate::output::{Destination, Format, Output};
 use crate::privileges;
 use crate::probe::attach::AttachMode;
@@ -132,16 +133,20 @@ pub struct FunctionArgs {
 }
 
 impl FunctionArgs {
-    /// What was written, with what `--regex` means written out.
-    pub fn specs(&self) -> Vec<String> {
-        let regex = |spec: &String| match spec.rsplit_once(':') {
-            Some((target, pattern)) => format!("{target}:/{pattern}/"),
-            None => format!(":/{spec}/"),
+    /// The parsed specs.
+    ///
+    /// # Errors
+    /// A spec cannot be parsed; a usage error.
+    pub fn specs(&self) -> Result<Vec<ProbeSpec>> {
+        let syntax = match self.regex {
+            true => PatternSyntax::Regex,
+            false => PatternSyntax::Glob,
         };
-        match self.regex {
-            true => self.functions.iter().map(regex).collect(),
-            false => self.functions.clone(),
-        }
+        let parse = |text: &String| {
+            let spec = spec::parse_as(text, syntax);
+            spec.map_err(|error| Failure::usage(format!("{error:#}")).into())
+        };
+        self.functions.iter().map(parse).collect()
     }
 }
 

@@ -93,7 +93,7 @@ pub fn run(args: Args) -> Result<u8> {
         placing: args.run.placement,
     };
     let (functions, targets) = Functions::resolve(
-        &args.functions.specs(),
+        args.functions.specs()?,
         &scope,
         moment,
         Box::new(|_, _, _, _| Needs::NOTHING),

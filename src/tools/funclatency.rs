@@ -195,7 +195,7 @@ pub fn run(args: Args) -> Result<u8> {
         placing: args.run.placement,
     };
     let (functions, targets) = Functions::resolve(
-        &args.functions.specs(),
+        args.functions.specs()?,
         &scope,
         |_| Ends::Both,
         Box::new(|_, _, _, _| Needs::NOTHING),

@@ -18,7 +18,7 @@ use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::Signatures;
 use crate::find::elf::ElfFile;
 use crate::find::host::object_file::{FileId, ObjectFile};
-use crate::find::spec::{self, ProbeMoment};
+use crate::find::spec::{ProbeMoment, ProbeSpec};
 use crate::find::stack::symbolize::Symbolizer;
 use crate::output::escape::printable;
 use crate::output::{Column, Output, Table, Value};
@@ -129,7 +129,7 @@ pub fn run(args: Args) -> Result<u8> {
     let mut out = args.output.open()?;
     let mut filter = args.filter.resolve()?;
     filter.follow = args.functions.follow;
-    let specs = args.functions.specs();
+    let specs = args.functions.specs()?;
     let asked = asked(&args, &specs)?;
     let with_return = asked.returns;
     let ends = ends(&asked);
@@ -147,7 +147,7 @@ pub fn run(args: Args) -> Result<u8> {
         &last_file,
         if args.stack { Needs::STACK } else { Needs::NOTHING },
     );
-    let (functions, targets) = Functions::resolve(&specs, &scope, ends, learn)?;
+    let (functions, targets) = Functions::resolve(specs, &scope, ends, learn)?;
     last_file.take();
     privileges::return_memory(); // debug information can be large
     tell_refused(&plans)?;
@@ -284,9 +284,9 @@ const KIND_CALL_JUMPED: u16 = 1;
 const TEXT_SLACK: usize = 16;
 
 /// What is asked for of every function.
-fn asked(args: &Args, specs: &[String]) -> Result<Asked> {
+fn asked(args: &Args, specs: &[ProbeSpec]) -> Result<Asked> {
     let mut asked = Asked::parse(args.condition.as_deref(), args.args.as_deref())?;
-    let is_return = |text: &String| spec::parse(text).is_ok_and(|spec| spec.moment == ProbeMoment::Return);
+    let is_return = |spec: &ProbeSpec| spec.moment == ProbeMoment::Return;
     // Rows of one run come at one end of calls when they are nested, or nothing would fit.
     let nested_returns = args.indent && specs.iter().any(is_return);
     asked.returns |= args.ret || args.min_latency.is_some() || nested_returns;

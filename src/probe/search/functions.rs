@@ -18,7 +18,7 @@ use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::host::proc::Proc;
 use crate::find::resolve::{self, ReturnMethod};
 use crate::find::similar::similar;
-use crate::find::spec::{self, NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
+use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
 use crate::output::escape::printable;
 use crate::probe::attach::{Ends, GOROUTINE, JUMPING, LEAVING, Movable, ProbePoint};
@@ -121,15 +121,14 @@ impl Functions {
     /// # Errors
     /// A spec is not understood, or names a file that there is not.
     pub fn resolve(
-        specs: &[String],
+        specs: Vec<ProbeSpec>,
         scope: &Scope<'_>,
         ends: impl Fn(ProbeMoment) -> Ends,
         learn: Box<Learn>,
     ) -> Result<(Rc<RefCell<Functions>>, Targets)> {
         let mut asked = Vec::new();
         let mut files = Vec::new();
-        for text in specs {
-            let spec = spec::parse(text).map_err(|error| Failure::usage(format!("{error:#}")))?;
+        for spec in specs {
             let target = target_of(&spec, scope, &mut files)?;
             asked.push(Asked {
                 ends: ends(spec.moment),
