@@ -312,10 +312,7 @@ fn usdt_probes(
         })
         .collect();
     if at_return && !probes.is_empty() {
-        bail!(
-            "failed to trace {}: USDT probes have no return",
-            probes[0].name
-        );
+        bail!("failed to trace {}: USDT probes have no return", probes[0].name);
     }
     Ok(probes)
 }
