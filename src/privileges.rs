@@ -12,8 +12,8 @@ use nix::unistd::{getegid, geteuid, getgid, getuid};
 
 use crate::error::{Failure, permission_hint};
 
-/// Refuses to run as a setuid or setgid program: any user could control the environment, `-o` and `-- COMMAND` of a process
-/// with root's privileges.
+/// Refuses to run as a setuid or setgid program: any user could control the environment, `-o` and `--
+/// COMMAND` of a process with root's privileges.
 pub fn refuse_setuid() -> Result<()> {
     if geteuid() == getuid() && getegid() == getgid() {
         return Ok(());
@@ -25,7 +25,8 @@ pub fn refuse_setuid() -> Result<()> {
         .into())
 }
 
-/// Device and inode number of this process's PID namespace. `None` for the initial one, whose PIDs BPF programs see.
+/// Device and inode number of this process's PID namespace. `None` for the initial one, whose PIDs BPF
+/// programs see.
 pub fn pid_namespace() -> Option<(u64, u64)> {
     // PROC_PID_INIT_INO of linux/proc_ns.h.
     const INITIAL: u64 = 0xEFFF_FFFC;
@@ -33,7 +34,8 @@ pub fn pid_namespace() -> Option<(u64, u64)> {
     Some((namespace.dev(), namespace.ino())).filter(|&(_, inode)| inode != INITIAL)
 }
 
-/// Whether `/proc` shows the PID namespace of this process. PIDs from another namespace would be mistaken for its own.
+/// Whether `/proc` shows the PID namespace of this process. PIDs from another namespace would be mistaken for
+/// its own.
 pub fn has_own_proc() -> bool {
     std::fs::read_link("/proc/self").is_ok_and(|own| own == Path::new(&std::process::id().to_string()))
 }
@@ -56,8 +58,8 @@ pub fn require_own_proc() -> Result<()> {
 /// # Errors
 /// The capabilities are missing.
 pub fn require_privileges() -> Result<()> {
-    // Perf-based uprobes require CAP_SYS_ADMIN since CVE-2025-38466 (5.10.240, 6.1.146, 6.12.39 and 6.16); multi links
-    // do not. Which of the two is used is known when probes are attached.
+    // Perf-based uprobes require CAP_SYS_ADMIN since CVE-2025-38466 (5.10.240, 6.1.146, 6.12.39 and 6.16);
+    // multi links do not. Which of the two is used is known when probes are attached.
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
     if has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON)) {
         return Ok(());
@@ -82,8 +84,8 @@ pub enum Duties {
     Release,
 }
 
-/// Irrevocably drops the privileges that `duties` do not need. With `asks_kernel`, bpf(2) stays usable: to read maps, or
-/// the run time of programs.
+/// Irrevocably drops the privileges that `duties` do not need. With `asks_kernel`, bpf(2) stays usable: to
+/// read maps, or the run time of programs.
 ///
 /// # Errors
 /// The kernel refuses to change capabilities.
@@ -121,8 +123,8 @@ pub fn drop_privileges(duties: Duties, asks_kernel: bool) -> Result<()> {
     nix::sys::prctl::set_no_new_privs().context("failed to drop privileges")
 }
 
-/// Raises the limit of open files to the maximum: single probes need one each. A command to trace must be forked first,
-/// because it would inherit the limit.
+/// Raises the limit of open files to the maximum: single probes need one each. A command to trace must be
+/// forked first, because it would inherit the limit.
 pub fn raise_file_limit() {
     if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
         // If this fails, attaching reports the limit when it is reached.

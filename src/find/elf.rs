@@ -1,11 +1,11 @@
 //! One ELF file: headers, symbols, dynamic section, code and data.
 //!
-//! The file belongs to the user who runs the traced program and is not trusted: the size of every table is checked against
-//! the length of the file before memory is allocated for it, and every walk is bounded. The file is read with `pread`
-//! and never mapped, because truncating a mapped file kills the reader with SIGBUS.
+//! The file belongs to the user who runs the traced program and is not trusted: the size of every table is
+//! checked against the length of the file before memory is allocated for it, and every walk is bounded. The
+//! file is read with `pread` and never mapped, because truncating a mapped file kills the reader with SIGBUS.
 //!
-//! Dynamic symbols are found through `PT_DYNAMIC`, as the loader finds them, so that files without section headers work
-//! too. Only `.symtab`, which the loader does not use, needs section headers.
+//! Dynamic symbols are found through `PT_DYNAMIC`, as the loader finds them, so that files without section
+//! headers work too. Only `.symtab`, which the loader does not use, needs section headers.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -92,7 +92,8 @@ impl ElfFile {
     /// Reads the headers of `file`; `shown` is its path for messages.
     ///
     /// # Errors
-    /// The file cannot be read, is not ELF, is of another class or machine, or its headers point past its end.
+    /// The file cannot be read, is not ELF, is of another class or machine, or its headers point past its
+    /// end.
     pub fn open(file: File, shown: &Path) -> Result<ElfFile> {
         Self::read_headers(file, shown).with_context(|| format!("failed to read {}", shown.display()))
     }
@@ -172,8 +173,9 @@ impl ElfFile {
                 .any(|name| self.view.section_named(name).is_some())
     }
 
-    /// Whether exceptions or panics may unwind the stack through functions of this file, because it uses functions that
-    /// throw or propagate them. A static program without dynamic symbols counts if it has tables of handlers.
+    /// Whether exceptions or panics may unwind the stack through functions of this file, because it uses
+    /// functions that throw or propagate them. A static program without dynamic symbols counts if it has
+    /// tables of handlers.
     pub fn may_unwind(&self) -> bool {
         const NAMES: [&[u8]; 3] = [b"_Unwind_Resume", b"_Unwind_RaiseException", b"__cxa_throw"];
         let strings = self.dynamic.strtab.and_then(|strtab| {

@@ -1,8 +1,8 @@
 //! The functions of an ELF file by name, from all sources of symbols.
 //!
-//! In this order: dynamic symbols; `.symtab` or, if that was stripped, a debug file, MiniDebugInfo or Go's function table;
-//! and for code that no symbol covers, the unwind tables. Functions from unwind tables are named `fn_0x1234`, after their
-//! virtual address.
+//! In this order: dynamic symbols; `.symtab` or, if that was stripped, a debug file, MiniDebugInfo or Go's
+//! function table; and for code that no symbol covers, the unwind tables. Functions from unwind tables are
+//! named `fn_0x1234`, after their virtual address.
 
 mod frames;
 mod go;
@@ -39,9 +39,10 @@ impl FunctionSymbol {
 
 /// The functions of `elf` that match `pattern`, by address, each address once.
 ///
-/// An exact name stands for the exported function; if there is none, for all local functions of that name; if there is
-/// none, for the demangled name, which without parameters includes all overloads. A pattern matches symbols and
-/// demangled names. Each function has the best of its matching names. `path` is where to look for debug files.
+/// An exact name stands for the exported function; if there is none, for all local functions of that name; if
+/// there is none, for the demangled name, which without parameters includes all overloads. A pattern matches
+/// symbols and demangled names. Each function has the best of its matching names. `path` is where to look for
+/// debug files.
 ///
 /// # Errors
 /// A symbol table of the file itself cannot be read.
@@ -99,8 +100,8 @@ pub fn containing(elf: &ElfFile, path: &Path, addr: u64) -> Result<Option<Functi
     Ok(inside.max_by_key(|function| function.addr))
 }
 
-/// The cold parts that the compiler moved out of functions, by the symbol of the function. Empty for files without
-/// `.symtab`.
+/// The cold parts that the compiler moved out of functions, by the symbol of the function. Empty for files
+/// without `.symtab`.
 ///
 /// # Errors
 /// As for [`select`].
@@ -121,8 +122,8 @@ pub fn cold_parts(elf: &ElfFile, path: &Path) -> Result<HashMap<String, Vec<Func
     Ok(parts)
 }
 
-/// At most `n` names of functions that are similar to `name`, best first; see [`similar`]. Empty if the symbols cannot be
-/// read.
+/// At most `n` names of functions that are similar to `name`, best first; see [`similar`]. Empty if the
+/// symbols cannot be read.
 pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> {
     let Ok(tables) = SymbolTables::read(elf, path) else {
         return Vec::new();
@@ -178,7 +179,8 @@ impl<'e> SymbolTables<'e> {
         })
     }
 
-    /// All names of all functions. Skips old versions of names that have a default version, and names that are not UTF-8.
+    /// All names of all functions. Skips old versions of names that have a default version, and names that
+    /// are not UTF-8.
     fn names(&self) -> Result<Vec<SymbolName<'_>>> {
         let mut names = Vec::new();
         for (table, dynamic) in [(&self.dynamic, true), (&self.others, false)] {
@@ -221,7 +223,8 @@ impl<'e> SymbolTables<'e> {
     }
 }
 
-/// Limits the total length of names. Names can share text, so that a small file could claim terabytes of names.
+/// Limits the total length of names. Names can share text, so that a small file could claim terabytes of
+/// names.
 struct NameBudget<'e> {
     elf: &'e ElfFile,
     left: u64,
@@ -298,8 +301,9 @@ fn functions(elf: &ElfFile, mut names: Vec<SymbolName>) -> Vec<FunctionSymbol> {
     names.into_iter().filter_map(function).collect()
 }
 
-/// Whether the name is that of a rarely executed part that the compiler or BOLT moved out of a function. Such parts are
-/// jumped to, so a return probe on one would mistake something else on the stack for the return address.
+/// Whether the name is that of a rarely executed part that the compiler or BOLT moved out of a function. Such
+/// parts are jumped to, so a return probe on one would mistake something else on the stack for the return
+/// address.
 fn is_part(name: &str) -> bool {
     let name = name.trim_end_matches(|char: char| char.is_ascii_digit());
     [".cold", ".cold.", ".warm"].iter().any(|end| name.ends_with(end))

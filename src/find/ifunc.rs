@@ -1,8 +1,9 @@
 //! The function that an IFUNC symbol resolves to.
 //!
-//! The code at such a symbol, for example `strlen` in glibc, is a resolver: the dynamic loader calls it once, and it returns
-//! the address of the implementation for this processor. The symbol of the implementation is local, and distributions
-//! strip it. But the loader writes its address into slots of every process that uses it, where it can be read.
+//! The code at such a symbol, for example `strlen` in glibc, is a resolver: the dynamic loader calls it once,
+//! and it returns the address of the implementation for this processor. The symbol of the implementation is
+//! local, and distributions strip it. But the loader writes its address into slots of every process that uses
+//! it, where it can be read.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
@@ -17,10 +18,10 @@ mod tests;
 /// Most processes that are inspected. The first one usually has all targets.
 const MAX_PROCESSES: usize = 16;
 
-/// The targets of the IFUNC symbols among `functions`, which are functions of `object`: virtual address of the target by
-/// virtual address of the symbol. Searches the processes `pids` first, then the parent of this process, then all others.
-/// Missing are targets that no process uses, that only processes without access use, and targets outside of the file,
-/// such as `time` in the vDSO.
+/// The targets of the IFUNC symbols among `functions`, which are functions of `object`: virtual address of
+/// the target by virtual address of the symbol. Searches the processes `pids` first, then the parent of this
+/// process, then all others. Missing are targets that no process uses, that only processes without access
+/// use, and targets outside of the file, such as `time` in the vDSO.
 pub fn resolve(
     proc: &Proc,
     object: &ObjectFile,
@@ -158,7 +159,8 @@ impl<'a> IfuncSearch<'a> {
             let Some([value]) = value.map(|words| words.map(u64::from_le)) else {
                 continue;
             };
-            // Until the first call, a lazily bound slot has the value from the linker, which leads to the loader.
+            // Until the first call, a lazily bound slot has the value from the linker, which leads to the
+            // loader.
             let is_unbound = holder.word(slot.addr).map(|word| word.wrapping_add(load_bias)) == Some(value);
             if let Some(target) = self.target(value, image)
                 && !is_unbound

@@ -59,14 +59,14 @@ pub enum ReturnMethod {
     Unwatched,
     /// By return probes: the kernel replaces the return address with the address of its own code.
     ReturnProbe,
-    /// By probes on the instructions that end calls. Needed where the kernel's return address would crash the program:
-    /// exceptions and panics unwind by return addresses, Go moves stacks, and some functions keep their return address to
-    /// return a second time.
+    /// By probes on the instructions that end calls. Needed where the kernel's return address would crash the
+    /// program: exceptions and panics unwind by return addresses, Go moves stacks, and some functions keep
+    /// their return address to return a second time.
     Instructions(Vec<Exit>),
 }
 
-/// The probes that `subject` stands for in a file. With `at_return` the returns of calls are observed too. `pids` are
-/// processes that use the file; they are searched first for the targets of IFUNC symbols.
+/// The probes that `subject` stands for in a file. With `at_return` the returns of calls are observed too.
+/// `pids` are processes that use the file; they are searched first for the targets of IFUNC symbols.
 ///
 /// # Errors
 /// The file cannot be read, or nothing that matches can be probed.
@@ -96,7 +96,8 @@ pub fn resolve(
     }
 }
 
-/// The starts of functions. Functions that cannot be probed are skipped; if none is left, the last error is returned.
+/// The starts of functions. Functions that cannot be probed are skipped; if none is left, the last error is
+/// returned.
 fn function_starts(
     object: &ObjectFile,
     elf: &ElfFile,
@@ -154,7 +155,8 @@ const RETURN_TWICE: [&str; 10] = [
     "savectx",
 ];
 
-/// Whether the function may return twice to the same return address. The kernel's return probe supports one return only.
+/// Whether the function may return twice to the same return address. The kernel's return probe supports one
+/// return only.
 fn keeps_return_address(elf: &ElfFile, function: &FunctionSymbol) -> bool {
     /// Such functions are short.
     const MAX_SIZE: u64 = 512;
@@ -246,8 +248,8 @@ fn reject_return_inside(at_return: bool) -> Result<()> {
     Ok(())
 }
 
-/// Replaces IFUNC symbols with the functions that they resolve to. Unresolved ones are dropped, or an error if `name` is
-/// exact.
+/// Replaces IFUNC symbols with the functions that they resolve to. Unresolved ones are dropped, or an error
+/// if `name` is exact.
 fn without_ifuncs(
     object: &ObjectFile,
     elf: &ElfFile,

@@ -1,7 +1,8 @@
 //! Names that are similar to a mistyped one.
 
-/// At most `n` of `candidates` that are similar to `wanted`, ignoring case, best first and each once. Similar names are a few
-/// edits away, contain `wanted`, or match without leading parts: `Proxy::read` is similar to `net::Proxy::read`.
+/// At most `n` of `candidates` that are similar to `wanted`, ignoring case, best first and each once. Similar
+/// names are a few edits away, contain `wanted`, or match without leading parts: `Proxy::read` is similar to
+/// `net::Proxy::read`.
 pub fn similar<T: AsRef<str>>(
     wanted: &str,
     candidates: impl IntoIterator<Item = T>,
@@ -27,8 +28,8 @@ fn last_parts(name: &str, n: usize) -> Option<&str> {
     name.get(at + colons.len()..)
 }
 
-/// The distance between `candidate` and `wanted` (in lower case), or `None` if they are not similar: the edit distance, or
-/// less if one contains the other.
+/// The distance between `candidate` and `wanted` (in lower case), or `None` if they are not similar: the edit
+/// distance, or less if one contains the other.
 fn distance(wanted: &str, candidate: &str) -> Option<usize> {
     /// Shorter names are part of too many others.
     const MIN_PART: usize = 3;

@@ -12,7 +12,8 @@
 //! | `libc:malloc+0x10` `app:0x1234` | an instruction: an offset in a function, or a virtual address of the file |
 //! | `usdt:python3:function__entry` `u:python3:python:gc__*` | USDT probes, with or without their provider |
 //!
-//! The target ends at the first single colon: two colons in a row belong to a name. A colon in a path is written `\:`.
+//! The target ends at the first single colon: two colons in a row belong to a name. A colon in a path is
+//! written `\:`.
 
 use std::fmt;
 
@@ -61,8 +62,8 @@ pub enum ProbeSubject {
 pub enum PatternSyntax {
     /// An exact name, a glob with `*` and `?`, or `/REGEX/`.
     Glob,
-    /// What follows the target is a regular expression, without slashes around it. It is never an address, and has no
-    /// offset.
+    /// What follows the target is a regular expression, without slashes around it. It is never an address,
+    /// and has no offset.
     Regex,
 }
 
@@ -164,7 +165,8 @@ pub fn parse_as(text: &str, syntax: PatternSyntax) -> Result<ProbeSpec> {
     })
 }
 
-/// Parses `[PREFIX:]TARGET[:FUNCTION]` for a listing: without a colon it stands for all functions of the target.
+/// Parses `[PREFIX:]TARGET[:FUNCTION]` for a listing: without a colon it stands for all functions of the
+/// target.
 ///
 /// # Errors
 /// As for [`parse`].
@@ -415,8 +417,8 @@ fn number(text: &str) -> Option<u64> {
     plain.then(|| u64::from_str_radix(digits, radix).ok()).flatten()
 }
 
-/// Backtracks to the last `*` only: whatever an earlier one could match, the last one can match as well. That bounds the
-/// time by the product of the lengths.
+/// Backtracks to the last `*` only: whatever an earlier one could match, the last one can match as well. That
+/// bounds the time by the product of the lengths.
 fn glob_matches(glob: &str, name: &str) -> bool {
     let (mut pattern, mut text) = (glob.chars(), name.chars());
     // The pattern after the last star, and the text that the star has not consumed yet.

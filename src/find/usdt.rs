@@ -1,8 +1,8 @@
 //! USDT probes: static tracepoints in programs, described by the notes in `.note.stapsdt`.
 //!
-//! A probe is one `nop` in a function. Its note has the location of each argument at that point in assembler syntax, such
-//! as `-4@%edi 8@-16(%rbp)`. Programs can skip the preparation of expensive arguments while a semaphore, a counter in their
-//! data, is zero; the kernel increments it while a probe is attached.
+//! A probe is one `nop` in a function. Its note has the location of each argument at that point in assembler
+//! syntax, such as `-4@%edi 8@-16(%rbp)`. Programs can skip the preparation of expensive arguments while a
+//! semaphore, a counter in their data, is zero; the kernel increments it while a probe is attached.
 
 use std::rc::Rc;
 
@@ -30,7 +30,8 @@ const MAX_ARGUMENTS: usize = 12;
 const NT_STAPSDT: u32 = 3;
 const OWNER: &[u8] = b"stapsdt\0";
 
-/// One location of a probe. A probe can have several, each with its arguments in different registers or memory.
+/// One location of a probe. A probe can have several, each with its arguments in different registers or
+/// memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UsdtProbe {
     pub provider: String,
@@ -89,7 +90,8 @@ pub fn nearest(elf: &ElfFile, name: &str, n: usize) -> Vec<String> {
     similar(name, probes.iter().map(|probe| &*probe.name), n)
 }
 
-/// All probes of a file, in the order of its notes. Skips probes outside of the code and names that are not UTF-8.
+/// All probes of a file, in the order of its notes. Skips probes outside of the code and names that are not
+/// UTF-8.
 ///
 /// # Errors
 /// The notes cannot be read, or are damaged.
@@ -152,8 +154,8 @@ impl<'a> ProbeNote<'a> {
         })
     }
 
-    /// `base` is the current address of `.stapsdt.base`. It differs from that at link time if a tool such as prelink moved
-    /// the file without updating the notes.
+    /// `base` is the current address of `.stapsdt.base`. It differs from that at link time if a tool such as
+    /// prelink moved the file without updating the notes.
     fn probe(&self, elf: &ElfFile, base: Option<u64>) -> Option<UsdtProbe> {
         let moved = base.map_or(0, |base| base.wrapping_sub(self.base));
         let addr = self.addr.wrapping_add(moved);
@@ -225,7 +227,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     .filter(|word| !word.is_empty())
 }
 
-/// Parses `SIZE@OPERAND`: `-` before the size means signed, `f` after it floating-point. Without a size it is 8 bytes.
+/// Parses `SIZE@OPERAND`: `-` before the size means signed, `f` after it floating-point. Without a size it is
+/// 8 bytes.
 fn argument(text: &str) -> UsdtArgument {
     let (format, place) = text.split_once('@').unwrap_or(("8", text));
     let (format, negative) = match format.strip_prefix('-') {

@@ -103,8 +103,8 @@ impl ElfFile {
         Ok(Some(SymbolTable::new(table, strings, versions, file_len)))
     }
 
-    /// The number of dynamic symbols. No dynamic tag has it: it follows from a hash table or, in a file without one, from
-    /// the section header.
+    /// The number of dynamic symbols. No dynamic tag has it: it follows from a hash table or, in a file
+    /// without one, from the section header.
     fn dynamic_symbol_count(&self) -> Result<Option<u64>> {
         if let Some(at) = self.dynamic.hash {
             let header = self.read_at_address(at, 8, "symbol hash table")?;

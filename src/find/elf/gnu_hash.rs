@@ -17,7 +17,8 @@ const LINKS_CHUNK: u64 = 64;
 const MAX_CHAIN: u64 = 4096;
 const GNU_HASH: &str = "GNU hash table";
 
-/// A GNU hash table. Each bucket has the index of the first symbol of a chain, and each symbol from `first` on has a link.
+/// A GNU hash table. Each bucket has the index of the first symbol of a chain, and each symbol from `first`
+/// on has a link.
 pub struct GnuHash {
     buckets: u64,
     first: u64,

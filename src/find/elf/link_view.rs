@@ -1,8 +1,8 @@
-//! The linking view of an ELF file: its sections. In debug files they are all that counts, because the segments describe
-//! the file that the debug information was taken from.
+//! The linking view of an ELF file: its sections. In debug files they are all that counts, because the
+//! segments describe the file that the debug information was taken from.
 //!
-//! Programs run without section headers, and some packers leave garbage there. Headers that lie outside of the file are
-//! therefore treated as absent.
+//! Programs run without section headers, and some packers leave garbage there. Headers that lie outside of
+//! the file are therefore treated as absent.
 
 use std::ops::Range;
 

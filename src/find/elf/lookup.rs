@@ -12,8 +12,8 @@ pub struct SymbolRank {
 }
 
 impl ElfFile {
-    /// The function of each name, in the order of `names`. Dynamic symbols win over `.symtab`, default versions over
-    /// others, exported names over local ones.
+    /// The function of each name, in the order of `names`. Dynamic symbols win over `.symtab`, default
+    /// versions over others, exported names over local ones.
     ///
     /// # Errors
     /// A symbol table cannot be read or lies outside of the file.
@@ -32,8 +32,8 @@ impl ElfFile {
             .collect())
     }
 
-    /// Whether the file exports a function of that name, so that the dynamic loader can bind callers to it. False if the
-    /// dynamic symbols cannot be read.
+    /// Whether the file exports a function of that name, so that the dynamic loader can bind callers to it.
+    /// False if the dynamic symbols cannot be read.
     pub fn defines(&self, name: &str) -> bool {
         let names = [name];
         let mut search = SymbolSearch::new(&names);
@@ -52,8 +52,8 @@ impl ElfFile {
         Ok(search.found.pop().flatten().map(|(_, function)| function))
     }
 
-    /// Searches the dynamic symbols. With a GNU hash table, which nearly every file has, that takes a few small reads per
-    /// name, however many symbols there are; otherwise all of them are read.
+    /// Searches the dynamic symbols. With a GNU hash table, which nearly every file has, that takes a few
+    /// small reads per name, however many symbols there are; otherwise all of them are read.
     fn search_dynamic(&self, search: &mut SymbolSearch) -> Result<()> {
         if let Some(at) = self.dynamic.gnu_hash {
             let table = self.gnu_hash(at)?;

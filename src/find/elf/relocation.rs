@@ -10,8 +10,8 @@ use super::{ElfFile, LE, RawSymbol};
 
 type Relocation = Rela64<LittleEndian>;
 
-/// Relocation types: the result of a resolver (IRELATIVE), and the address of a symbol in the PLT, in the GOT and in
-/// data.
+/// Relocation types: the result of a resolver (IRELATIVE), and the address of a symbol in the PLT, in the GOT
+/// and in data.
 #[cfg(target_arch = "x86_64")]
 const TYPES: (u32, [u32; 3]) = (
     elf::R_X86_64_IRELATIVE,
@@ -122,8 +122,8 @@ impl ElfFile {
         Ok(relocations)
     }
 
-    /// The names of the dynamic symbols up to index `last`. Imported ones may be missing from hash tables, so their number
-    /// follows from the relocations only.
+    /// The names of the dynamic symbols up to index `last`. Imported ones may be missing from hash tables, so
+    /// their number follows from the relocations only.
     fn dynamic_names(&self, last: Option<u32>) -> Result<DynamicNames> {
         let (Some(last), Some(symtab), Some(strtab)) = (last, self.dynamic.symtab, self.dynamic.strtab)
         else {

@@ -1,4 +1,5 @@
-//! Sections of an ELF file by name. Works for separate debug files too, whose program headers describe another file.
+//! Sections of an ELF file by name. Works for separate debug files too, whose program headers describe
+//! another file.
 
 use std::fs::File;
 

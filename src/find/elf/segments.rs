@@ -64,8 +64,8 @@ pub fn read_program_headers(view: &LinkView) -> Result<Block> {
 }
 
 impl ElfFile {
-    /// File offset of the instruction at virtual address `addr`. `None` if `addr` is not in the part of an executable
-    /// segment that comes from the file.
+    /// File offset of the instruction at virtual address `addr`. `None` if `addr` is not in the part of an
+    /// executable segment that comes from the file.
     pub fn offset_of(&self, addr: u64) -> Option<u64> {
         let load = self.load_at(addr).filter(|load| load.exec)?;
         Some(load.extent.offset + (addr - load.addr))
@@ -81,7 +81,8 @@ impl ElfFile {
         Some(load.addr.wrapping_sub(load.extent.offset).wrapping_add(offset))
     }
 
-    /// File offset of the byte at virtual address `addr`, code or data. `None` if it does not come from the file.
+    /// File offset of the byte at virtual address `addr`, code or data. `None` if it does not come from the
+    /// file.
     pub fn data_offset_of(&self, addr: u64) -> Option<u64> {
         self.content_at(addr).map(|extent| extent.offset)
     }
@@ -89,7 +90,8 @@ impl ElfFile {
     /// The `size` bytes of code at virtual address `addr`, at most 1 MiB.
     ///
     /// # Errors
-    /// They are not in the part of an executable segment that comes from the file, are too many, or cannot be read.
+    /// They are not in the part of an executable segment that comes from the file, are too many, or cannot be
+    /// read.
     pub fn code(&self, addr: u64, size: u64) -> Result<Vec<u8>> {
         let failed = || format!("failed to read the code of {} at {addr:#x}", self.shown.display());
         ensure!(size <= MAX_CODE, "{}: {size} bytes are too many", failed());

@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result, ensure};
 use object::{LittleEndian, Pod, U32, pod};
 
-/// Largest table that is read, in bytes. Browsers with all symbols need half of it; a sparse file can claim any size
-/// without using disk space.
+/// Largest table that is read, in bytes. Browsers with all symbols need half of it; a sparse file can claim
+/// any size without using disk space.
 const MAX_TABLE: u64 = 1 << 30;
 
 /// A file with its length at the time of opening, or a file decompressed into memory.

@@ -13,7 +13,8 @@ pub type RawSymbol = Sym64<LittleEndian>;
 pub struct SymbolTable {
     table: Block,
     strings: Block,
-    /// Bytes of the strings up to the last NUL. No name ends after it, so the rest is not searched again and again.
+    /// Bytes of the strings up to the last NUL. No name ends after it, so the rest is not searched again and
+    /// again.
     terminated: usize,
     /// One number per symbol; dynamic symbols only.
     versions: Option<Block>,

@@ -1,5 +1,5 @@
-//! Start and size of functions by the unwind tables (`.eh_frame`). Programs need them at run time, so they survive
-//! stripping.
+//! Start and size of functions by the unwind tables (`.eh_frame`). Programs need them at run time, so they
+//! survive stripping.
 
 use std::collections::{HashMap, HashSet};
 
@@ -30,8 +30,8 @@ pub struct FrameExtent {
     pub size: u64,
 }
 
-/// Virtual addresses that are certain to be called, so that the return address is on top of the stack, or on arm64 in the
-/// link register. Excludes entry points of programs, cold parts, and labels inside functions.
+/// Virtual addresses that are certain to be called, so that the return address is on top of the stack, or on
+/// arm64 in the link register. Excludes entry points of programs, cold parts, and labels inside functions.
 pub fn called_starts(elf: &ElfFile) -> HashSet<u64> {
     let starts = functions(elf).into_iter().map(|extent| extent.addr);
     starts.filter(|&addr| addr != elf.entry()).collect()
@@ -99,8 +99,8 @@ pub fn read(addr: u64, bytes: &[u8]) -> Vec<FrameExtent> {
     found
 }
 
-/// Whether the entry describes a function from its start. Code that starts with a complete frame is the cold part of
-/// another function, or `.plt`. Signal trampolines are not called.
+/// Whether the entry describes a function from its start. Code that starts with a complete frame is the cold
+/// part of another function, or `.plt`. Signal trampolines are not called.
 fn is_function(entry: &FrameDescriptionEntry<Bytes>, table: &EhFrame<Bytes>, bases: &BaseAddresses) -> bool {
     use CallFrameInstruction::{
         AdvanceLoc, DefCfa, DefCfaExpression, DefCfaOffset, DefCfaRegister, SetLoc, Undefined,

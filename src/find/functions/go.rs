@@ -1,8 +1,9 @@
-//! Names of Go functions by the table that the Go runtime uses for stack traces (pclntab). It survives stripping.
+//! Names of Go functions by the table that the Go runtime uses for stack traces (pclntab). It survives
+//! stripping.
 //!
-//! Its header has the offsets of the names and of the list of functions. The list has pairs of an address and the offset of
-//! a record, which starts with the address and the offset of the name. Since Go 1.18, addresses are relative to the
-//! start of the code; before, they were absolute.
+//! Its header has the offsets of the names and of the list of functions. The list has pairs of an address and
+//! the offset of a record, which starts with the address and the offset of the name. Since Go 1.18, addresses
+//! are relative to the start of the code; before, they were absolute.
 
 use crate::find::elf::{Block, ElfFile};
 

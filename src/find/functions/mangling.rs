@@ -1,11 +1,12 @@
-//! Text that a mangled name must contain to match a pattern. That rules out most symbols without demangling them.
+//! Text that a mangled name must contain to match a pattern. That rules out most symbols without demangling
+//! them.
 //!
 //! Mangling keeps identifiers, but abbreviates words that languages and compilers know.
 
 use crate::find::spec::NamePattern;
 
-/// Words of demangled C++ and Rust names that do not appear in mangled ones, including operators and the wording of
-/// demanglers. Parts of these words, such as `str`, are useless too.
+/// Words of demangled C++ and Rust names that do not appear in mangled ones, including operators and the
+/// wording of demanglers. Parts of these words, such as `str`, are useless too.
 const ABBREVIATED: &str = "std allocator basic_string string basic_istream istream basic_ostream ostream basic_iostream \
     iostream char_traits signed unsigned char short long int float double bool void wchar_t char8_t char16_t char32_t \
     __int128 __float128 decimal16 decimal32 decimal64 decimal128 ellipsis half auto decltype decltype(auto) nullptr_t \
@@ -17,7 +18,8 @@ const ABBREVIATED: &str = "std allocator basic_string string basic_istream istre
     u32 u64 u128 f16 f32 f64 f128 global TLS init wrapper function hidden alias java Class resource [abi: enable_if pixel \
     {closure_env} {vtable} _GLOBAL__N_ _Float16 _BitInt";
 
-/// The longest text that the mangled form of every name that matches `pattern` contains. `None` if there is no such text.
+/// The longest text that the mangled form of every name that matches `pattern` contains. `None` if there is
+/// no such text.
 pub fn required_text(pattern: &NamePattern) -> Option<&str> {
     let text = match pattern {
         NamePattern::Exact(text) | NamePattern::Glob(text) => text,

@@ -1,7 +1,7 @@
 //! Symbols of stripped files: separate debug files, and MiniDebugInfo.
 //!
-//! Debug files are found as gdb finds them: by build ID, then by `.gnu_debuglink`. The build ID or the checksum must
-//! match. MiniDebugInfo is a compressed ELF file with symbols, inside the stripped file.
+//! Debug files are found as gdb finds them: by build ID, then by `.gnu_debuglink`. The build ID or the
+//! checksum must match. MiniDebugInfo is a compressed ELF file with symbols, inside the stripped file.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -27,12 +27,14 @@ const CHUNK: usize = 1 << 16;
 const MAX_DECOMPRESSED: u64 = 256 << 20;
 const MAX_WINDOW: usize = 64 << 20;
 
-/// The symbols that were stripped from `elf`, which was opened at `path`. Damaged sources are treated as absent.
+/// The symbols that were stripped from `elf`, which was opened at `path`. Damaged sources are treated as
+/// absent.
 pub fn symbols(elf: &ElfFile, path: &Path) -> Option<SymbolTable> {
     from_debug_file(elf, path).or_else(|| mini_debug_info(elf))
 }
 
-/// The debug file of `elf`, which was opened at `path`, and the file that `dwz` extracted from several debug files.
+/// The debug file of `elf`, which was opened at `path`, and the file that `dwz` extracted from several debug
+/// files.
 pub fn debug_files(elf: &ElfFile, path: &Path) -> Option<(File, Option<File>)> {
     let search = DebugFileSearch::of(path);
     let found = search.debug_file(elf)?;
@@ -72,8 +74,8 @@ impl DebugFile {
     }
 }
 
-/// The directories to search for the debug file of a file. The file is in the root directory of this tool, or in that of a
-/// process, `/proc/PID/root`.
+/// The directories to search for the debug file of a file. The file is in the root directory of this tool, or
+/// in that of a process, `/proc/PID/root`.
 pub struct DebugFileSearch {
     /// Root directories, the file's own first.
     roots: Vec<PathBuf>,
@@ -131,7 +133,8 @@ impl DebugFileSearch {
             .find(|file| file.view.build_id().as_deref() == Some(id))
     }
 
-    /// The file that `.gnu_debugaltlink` of the debug information in `path` refers to. The link has a path and a build ID.
+    /// The file that `.gnu_debugaltlink` of the debug information in `path` refers to. The link has a path
+    /// and a build ID.
     fn shared_file(&self, link: &[u8], path: &Path) -> Option<File> {
         let (name, id) = link.split_at_checked(link.iter().position(|&byte| byte == 0)?)?;
         let name = Path::new(OsStr::from_bytes(name));

@@ -60,8 +60,8 @@ impl TestDir {
         status.is_ok_and(|status| status.success())
     }
 
-    /// Builds the program `app` with local functions `visit` and `inner`. Prints a message and returns `None` without a
-    /// compiler.
+    /// Builds the program `app` with local functions `visit` and `inner`. Prints a message and returns `None`
+    /// without a compiler.
     fn with_program(name: &str, options: &str) -> Option<TestDir> {
         const SOURCE: &str = "
             static int __attribute__((noinline)) inner(int n) { __asm__ volatile(\"\"); return n * 3; }
@@ -492,8 +492,8 @@ fn debug_file_paths() {
     assert_eq!(of("/proc/17/root/nowhere/bin/app"), container);
 }
 
-/// Unwind tables of a function of 16 bytes at 0x1000, its cold part at 0x2000 with a complete frame, and another function
-/// at 0x1010.
+/// Unwind tables of a function of 16 bytes at 0x1000, its cold part at 0x2000 with a complete frame, and
+/// another function at 0x1010.
 fn unwind_tables() -> Vec<u8> {
     let mut table = Vec::new();
     let mut add = |content: &[u8]| {

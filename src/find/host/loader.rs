@@ -1,7 +1,7 @@
 //! Which file the dynamic loader or the shell would find for a name, without running `ldd` or `which`.
 //!
-//! Follows the rules of glibc, and those of musl for programs that use musl's loader. Programs that gain privileges at
-//! start are treated like others, although the loader ignores the environment for them.
+//! Follows the rules of glibc, and those of musl for programs that use musl's loader. Programs that gain
+//! privileges at start are treated like others, although the loader ignores the environment for them.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -25,8 +25,8 @@ mod tests;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The file of a library by its short name (`c`, `libc`, `libssl`) or its soname (`libc.so.6`). If there are several
-/// versions, the newest.
+/// The file of a library by its short name (`c`, `libc`, `libssl`) or its soname (`libc.so.6`). If there are
+/// several versions, the newest.
 pub fn find_library(name: &str) -> Option<PathBuf> {
     open_library(name).map(|library| library.path)
 }
@@ -44,8 +44,8 @@ pub fn open_library(name: &str) -> Option<ObjectFile> {
     })
 }
 
-/// True if this file is the library or program of that name: `libc` for `libc.so.6`, `ssl` for `libssl.so.3`. musl's
-/// loader is its C library.
+/// True if this file is the library or program of that name: `libc` for `libc.so.6`, `ssl` for `libssl.so.3`.
+/// musl's loader is its C library.
 pub fn is_called(path: &Path, name: &str) -> bool {
     let file = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let stem = file.split(".so").next().unwrap_or(file);
@@ -61,13 +61,15 @@ pub fn is_called(path: &Path, name: &str) -> bool {
     file == name || (file.contains(".so") && is_library) || (is_musl && matches!(name, "c" | "libc"))
 }
 
-/// The program that a shell would run for `name`: a path if it contains a slash, else the first match in `PATH`.
+/// The program that a shell would run for `name`: a path if it contains a slash, else the first match in
+/// `PATH`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     find_program_in(OsStr::new(name), &path)
 }
 
-/// The names that [`find_library`] and [`find_program`] accept, without versions: `libssl`, `bash`. Unordered.
+/// The names that [`find_library`] and [`find_program`] accept, without versions: `libssl`, `bash`.
+/// Unordered.
 pub fn names() -> Vec<String> {
     let cache = LoaderCache::host();
     let stem = |(soname, ..): (&str, _, _)| soname.split(".so").next().map(str::to_owned);
@@ -93,8 +95,8 @@ fn library_stems(name: &str) -> Vec<String> {
     }
 }
 
-/// The version of `soname` if it belongs to `stem`, as `libssl.so.1.1` belongs to `libssl` and to `libssl.so.1`. Empty,
-/// which is the lowest, for a soname without version.
+/// The version of `soname` if it belongs to `stem`, as `libssl.so.1.1` belongs to `libssl` and to
+/// `libssl.so.1`. Empty, which is the lowest, for a soname without version.
 fn version_of(soname: &str, stem: &str) -> Option<Vec<u64>> {
     let rest = soname.strip_prefix(stem)?;
     let rest = if stem.contains(".so") {
@@ -109,8 +111,8 @@ fn version_of(soname: &str, stem: &str) -> Option<Vec<u64>> {
     Some(version.split('.').map(|part| part.parse().unwrap_or(0)).collect())
 }
 
-/// The newest version, in its variant for the best processor. Skips files that are not libraries for this machine:
-/// linker scripts are called `libc.so` too.
+/// The newest version, in its variant for the best processor. Skips files that are not libraries for this
+/// machine: linker scripts are called `libc.so` too.
 fn newest(stem: &str, mut candidates: Vec<LibraryCandidate>) -> Option<ObjectFile> {
     candidates.sort_by_cached_key(|candidate| {
         std::cmp::Reverse((version_of(&candidate.soname, stem), candidate.level))

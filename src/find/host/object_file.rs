@@ -69,14 +69,15 @@ impl ObjectFile {
 
 /// The inode of an opened file, as the kernel's uprobes see it.
 ///
-/// On most file systems that is device and inode number. A file on overlayfs stands for a file of a lower file system,
-/// which is what a probe is attached to: N containers of one image are N overlays, hence N devices, over one file. The
-/// lower file is not accessible, but its times, size and content show through. Its change time, which is set only when
-/// the image is unpacked, differs between copies in different images. Its inode number shows through too; overlayfs may
-/// use the upper half for itself, so only the lower half counts. The head of the file guards against coincidence.
+/// On most file systems that is device and inode number. A file on overlayfs stands for a file of a lower
+/// file system, which is what a probe is attached to: N containers of one image are N overlays, hence N
+/// devices, over one file. The lower file is not accessible, but its times, size and content show through.
+/// Its change time, which is set only when the image is unpacked, differs between copies in different images.
+/// Its inode number shows through too; overlayfs may use the upper half for itself, so only the lower half
+/// counts. The head of the file guards against coincidence.
 ///
-/// Known limit: with `metacopy=on`, a file whose owner was changed in a container has its own attributes over shared
-/// content and is taken for another file.
+/// Known limit: with `metacopy=on`, a file whose owner was changed in a container has its own attributes over
+/// shared content and is taken for another file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId(InodeIdentity);
 
@@ -126,11 +127,13 @@ impl FileFingerprint {
     }
 }
 
-/// A set of files with each inode once, even if a container shows it through an overlay and the host does not.
+/// A set of files with each inode once, even if a container shows it through an overlay and the host does
+/// not.
 #[derive(Default, Debug)]
 pub struct FileSet {
     ids: HashSet<FileId>,
-    /// Whether a file with this fingerprint was seen through an overlay. Two files that were not differ by `ids`.
+    /// Whether a file with this fingerprint was seen through an overlay. Two files that were not differ by
+    /// `ids`.
     fingerprints: HashMap<FileFingerprint, bool>,
 }
 
@@ -161,8 +164,8 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     )
 }
 
-/// Opens the file behind an `O_PATH` descriptor for reading. That way its type is checked before it is opened: opening a
-/// device can have side effects, and opening a pipe can block.
+/// Opens the file behind an `O_PATH` descriptor for reading. That way its type is checked before it is
+/// opened: opening a device can have side effects, and opening a pipe can block.
 pub(super) fn reopen(handle: &File) -> io::Result<File> {
     if !handle.metadata()?.is_file() {
         return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));

@@ -1,8 +1,8 @@
 //! Processes, what they map, and the files behind it, each once.
 //!
-//! Paths in `/proc/PID/maps` are names in the mount namespace of the process, and the file may have been replaced since
-//! it was mapped. Files are therefore opened through `/proc/PID/map_files`, which leads to the mapped inode itself. The
-//! path is the fallback, and used only if the inode number agrees.
+//! Paths in `/proc/PID/maps` are names in the mount namespace of the process, and the file may have been
+//! replaced since it was mapped. Files are therefore opened through `/proc/PID/map_files`, which leads to the
+//! mapped inode itself. The path is the fallback, and used only if the inode number agrees.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -42,7 +42,8 @@ impl Proc {
         Proc { root: root.into() }
     }
 
-    /// Change time (ctime, in seconds and nanoseconds) of the file mapped at `start..end`. `None` if the process is gone.
+    /// Change time (ctime, in seconds and nanoseconds) of the file mapped at `start..end`. `None` if the
+    /// process is gone.
     pub fn changed(&self, pid: u32, start: u64, end: u64) -> Option<(i64, i64)> {
         let meta = std::fs::metadata(self.path(pid, &format!("map_files/{start:x}-{end:x}"))).ok()?;
         Some((meta.ctime(), meta.ctime_nsec()))
@@ -114,8 +115,8 @@ impl Proc {
         }
     }
 
-    /// Opens the mapped file by its path, if it still is that file. The process controls the path, so no symbolic link in
-    /// it may lead out of the root directory of the process.
+    /// Opens the mapped file by its path, if it still is that file. The process controls the path, so no
+    /// symbolic link in it may lead out of the root directory of the process.
     fn open_by_path(&self, pid: u32, mapping: &ProcMapping) -> io::Result<File> {
         let root = OpenOptions::new()
             .read(true)
@@ -146,7 +147,8 @@ impl Proc {
         ObjectFile::new(open_regular(&link)?, OsString::from_vec(path.to_vec()).into())
     }
 
-    /// All files that a process maps for execution, each once, in address order. Files that cannot be opened are skipped.
+    /// All files that a process maps for execution, each once, in address order. Files that cannot be opened
+    /// are skipped.
     ///
     /// # Errors
     /// There is no such process, or none of its files can be opened; the first error is returned.
@@ -168,12 +170,12 @@ impl Proc {
         Ok(unique(opened.into_iter().flatten()))
     }
 
-    /// All files that any process maps for execution and that `wanted` accepts, each inode once. Processes that exit
-    /// meanwhile and files that cannot be opened are skipped.
+    /// All files that any process maps for execution and that `wanted` accepts, each inode once. Processes
+    /// that exit meanwhile and files that cannot be opened are skipped.
     ///
-    /// Opening is the expensive part, so a file is opened once per mount namespace and name, not per process. The
-    /// namespace is part of the key because device and inode number are not always unique: two subvolumes of btrfs share
-    /// the device that `maps` shows.
+    /// Opening is the expensive part, so a file is opened once per mount namespace and name, not per process.
+    /// The namespace is part of the key because device and inode number are not always unique: two subvolumes
+    /// of btrfs share the device that `maps` shows.
     pub fn all_objects(&self, mut wanted: impl FnMut(&ProcMapping) -> bool) -> Vec<ObjectFile> {
         let mut seen = HashSet::new();
         let mut objects = Vec::new();
@@ -191,8 +193,9 @@ impl Proc {
         unique(objects)
     }
 
-    /// The files of a process in the order in which its dynamic loader searches them for symbols, the program first. In
-    /// address order after the program if there is no loader, it has not run yet, or the memory cannot be read.
+    /// The files of a process in the order in which its dynamic loader searches them for symbols, the program
+    /// first. In address order after the program if there is no loader, it has not run yet, or the memory
+    /// cannot be read.
     ///
     /// # Errors
     /// The process is gone, or its files cannot be opened.
@@ -243,8 +246,8 @@ impl Proc {
         Some(elf.dynamic_address()?.wrapping_add(load_bias))
     }
 
-    /// The address of `r_debug` for a program that was started as an argument of the loader (`ld.so PROGRAM`): the
-    /// executable is the loader, and the program is one of the other files.
+    /// The address of `r_debug` for a program that was started as an argument of the loader (`ld.so
+    /// PROGRAM`): the executable is the loader, and the program is one of the other files.
     fn debug_of_any(&self, pid: u32, memory: &ProcMemory, mappings: &[ProcMapping]) -> Option<u64> {
         let mut seen = HashSet::new();
         let code = mappings

@@ -58,8 +58,8 @@ impl UserNames {
     }
 }
 
-/// Name and UID of one line `name:password:uid:...`. Skips names with control characters, because names are printed, and the
-/// `+name` and `-name` lines of NIS.
+/// Name and UID of one line `name:password:uid:...`. Skips names with control characters, because names are
+/// printed, and the `+name` and `-name` lines of NIS.
 fn entry(line: &[u8]) -> Option<(&str, u32)> {
     let mut fields = line.split(|&byte| byte == b':');
     let name = std::str::from_utf8(fields.next()?).ok()?;

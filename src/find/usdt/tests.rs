@@ -33,7 +33,8 @@ fn probe(addresses: [u64; 3], strings: &[u8]) -> Vec<u8> {
     note(OWNER, NT_STAPSDT, &description)
 }
 
-/// A file with one page of code at address 0x41000, one of data at 0x42000, these notes, and `.stapsdt.base` at `base`.
+/// A file with one page of code at address 0x41000, one of data at 0x42000, these notes, and `.stapsdt.base`
+/// at `base`.
 fn file(notes: &[u8], base: u64) -> File {
     const NAMES: &[u8] = b"\0.note.stapsdt\0.stapsdt.base\0";
     let mut bytes = vec![0; 64];

@@ -25,9 +25,9 @@ const MAX_SCRIPTS: usize = 4;
 /// Bytes of a script's first line that the kernel reads.
 const FIRST_LINE: u64 = 256;
 
-/// The files that running `exe` with the environment `env` would map, in the order in which the loader searches them for
-/// symbols: the program (for a script, its interpreter), preloaded libraries, needed libraries breadth first, and last
-/// the loader. Libraries that cannot be found are skipped.
+/// The files that running `exe` with the environment `env` would map, in the order in which the loader
+/// searches them for symbols: the program (for a script, its interpreter), preloaded libraries, needed
+/// libraries breadth first, and last the loader. Libraries that cannot be found are skipped.
 ///
 /// # Errors
 /// `exe` or its interpreter cannot be read, or is not a program for this machine.
@@ -45,8 +45,8 @@ pub fn closure(exe: &Path, env: &[(OsString, OsString)]) -> Result<Vec<ObjectFil
     )
 }
 
-/// The program named in the first line of a script, or `None` if `path` is not a script. For `#!/usr/bin/env NAME` it is
-/// the program that `env` runs.
+/// The program named in the first line of a script, or `None` if `path` is not a script. For `#!/usr/bin/env
+/// NAME` it is the program that `env` runs.
 fn script_interpreter(path: &Path, env: &[(OsString, OsString)]) -> Result<Option<PathBuf>> {
     let mut head = Vec::new();
     let file = open_regular(path).with_context(|| format!("failed to open {}", path.display()))?;
@@ -230,8 +230,8 @@ impl LoaderSearch {
         paths.into_iter()
     }
 
-    /// The run paths of a file, of its parent, and so on up to the program. In glibc only `DT_RPATH` is inherited, and not
-    /// by files with a `DT_RUNPATH`; musl treats both alike.
+    /// The run paths of a file, of its parent, and so on up to the program. In glibc only `DT_RPATH` is
+    /// inherited, and not by files with a `DT_RUNPATH`; musl treats both alike.
     fn inherited_dirs(&self, file: usize) -> Vec<&PathBuf> {
         let mut dirs = Vec::new();
         if !self.is_musl && !self.loaded[file].runpath.is_empty() {

@@ -87,7 +87,8 @@ fn number(text: &[u8], radix: u32) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(text).ok()?, radix).ok()
 }
 
-/// Decodes the kernel's escaping in `maps`: a newline is `\012`, and nothing else is escaped, not even a backslash.
+/// Decodes the kernel's escaping in `maps`: a newline is `\012`, and nothing else is escaped, not even a
+/// backslash.
 fn unescape(path: &[u8]) -> Vec<u8> {
     const NEWLINE: &[u8] = b"\\012";
     let mut plain = Vec::with_capacity(path.len());

@@ -9,7 +9,8 @@ pub const MAX_LINKS: usize = 4096;
 /// Most entries of a dynamic section or an auxiliary vector that are read; real ones have about thirty.
 const MAX_ENTRIES: u64 = 1024;
 
-/// The memory of a process, `/proc/PID/mem`. The process controls its content, so every walk through it is bounded.
+/// The memory of a process, `/proc/PID/mem`. The process controls its content, so every walk through it is
+/// bounded.
 pub struct ProcMemory(pub(super) File);
 
 impl ProcMemory {
@@ -30,7 +31,8 @@ impl ProcMemory {
             .find_map(|[key, value]| (key == wanted).then_some(value))
     }
 
-    /// The address of the loader's `r_debug`, from the dynamic section of a program. It is 0 until the loader has run.
+    /// The address of the loader's `r_debug`, from the dynamic section of a program. It is 0 until the loader
+    /// has run.
     pub(super) fn debug_address(&self, dynamic: u64) -> Option<u64> {
         self.entry(dynamic, u64::from(object::elf::DT_DEBUG))
             .filter(|&addr| addr != 0)
