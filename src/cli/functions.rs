@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::error::Failure;
-use crate::find::spec::{self, ProbeSpec};
+use crate::find::spec::{self, PatternSyntax, ProbeSpec};
 
 /// Which functions to trace.
 #[derive(Args, Debug)]
@@ -27,15 +27,12 @@ impl FunctionArgs {
     /// # Errors
     /// A spec is malformed.
     pub fn specs(&self) -> Result<Vec<ProbeSpec>> {
-        let regex = |text: &String| match text.rsplit_once(':') {
-            Some((target, pattern)) => format!("{target}:/{pattern}/"),
-            None => format!(":/{text}/"),
+        let syntax = match self.regex {
+            true => PatternSyntax::Regex,
+            false => PatternSyntax::Glob,
         };
         let parse = |text: &String| {
-            let spec = match self.regex {
-                true => spec::parse(&regex(text)),
-                false => spec::parse(text),
-            };
+            let spec = spec::parse_as(text, syntax);
             spec.map_err(|error| Failure::usage(format!("{error:#}")).into())
         };
         self.functions.iter().map(parse).collect()

@@ -12,7 +12,7 @@ use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration, parse_si
 use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
-use crate::find::host::proc::{FileId, ObjectFile};
+use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::spec::{ProbeMoment, ProbeSpec};
 use crate::output::{Column, Table, Value};
 use crate::privileges::return_memory;

@@ -15,7 +15,7 @@ use crate::cli::{CommandArgs, CommonArgs, parse_duration, parse_size};
 use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
-use crate::find::host::proc::ObjectFile;
+use crate::find::host::object_file::ObjectFile;
 use crate::output::{Column, Output, Table, Value, histogram};
 use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::point::{Cookie, ProbePoint};

@@ -156,7 +156,7 @@ fn numbers_of_another_namespace_are_refused() {
     let refused = run_to_end(command.arg(tool.get_program()).args(tool.get_args()));
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
     assert!(
-        refused.stderr.contains("/proc is not that of this pid namespace"),
+        refused.stderr.contains("/proc shows another PID namespace"),
         "{refused:?}"
     );
 }

@@ -31,7 +31,7 @@ use anyhow::{Context, Result};
 use gimli::SectionId;
 
 use super::types::FunctionSignature;
-use crate::find::elf::sections::Sections;
+use crate::find::elf::sections::SectionReader;
 use signature::DebugDecoder;
 use units::{DebugSections, UnitTable};
 
@@ -82,7 +82,7 @@ impl DebugInfo {
 
 /// `None` if the file has no debug information. Subtracts the size of its sections from `budget`.
 fn open_units(file: &File, budget: &mut u64) -> Result<Option<UnitTable>> {
-    let file = Sections::open(file.try_clone()?)?;
+    let file = SectionReader::open(file.try_clone()?)?;
     if file.find(SectionId::DebugInfo.name())?.is_none() {
         return Ok(None);
     }

@@ -1,4 +1,4 @@
-//! Small ELF files made in memory, for tests.
+//! Small ELF files, generated in memory for tests.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,12 +8,14 @@ use object::elf;
 
 /// Virtual address of the first byte of the file.
 pub const BASE: u64 = 0x40_0000;
-/// How much further than the rest the code is moved in memory.
+/// Difference between the load address of the code and that of the rest.
 pub const CODE_SHIFT: u64 = 0x1_0000;
+/// Buckets of GNU hash tables.
+const BUCKETS: u32 = 2;
 /// Bytes of code.
 pub const CODE_SIZE: u64 = 256;
 
-/// How the dynamic symbols are hashed.
+/// Kind of the hash table of dynamic symbols.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Hash {
     Gnu,
@@ -21,11 +23,13 @@ pub enum Hash {
     None,
 }
 
-/// A function symbol: its name, how far into the code it is (`None`: it is imported), type, version number.
+/// A symbol.
 #[derive(Clone)]
 pub struct Sym {
     pub name: &'static str,
+    /// Offset in the code; `None` if it is imported.
     pub at: Option<u64>,
+    /// Such as `STT_FUNC`.
     pub kind: u8,
     pub local: bool,
     pub version: u16,
@@ -43,19 +47,21 @@ impl Sym {
     }
 }
 
-/// What goes into the file.
+/// The description of a file.
 #[derive(Clone)]
 pub struct Image {
     pub hash: Hash,
     pub dynamic: Vec<Sym>,
-    /// Symbols of `.symtab`; written only with section headers.
+    /// Symbols of `.symtab`; written only if `sections` is set.
     pub local: Vec<Sym>,
+    /// Write section headers.
     pub sections: bool,
     pub soname: &'static str,
     pub needed: Vec<String>,
     pub rpath: String,
     pub runpath: String,
     pub interpreter: String,
+    /// Of the code segment, such as `PF_R | PF_X`.
     pub flags: u32,
 }
 
@@ -80,7 +86,7 @@ impl Default for Image {
     }
 }
 
-/// A string table, each string once.
+/// A string table that has each string once.
 struct Strings(Vec<u8>);
 
 impl Strings {
@@ -100,10 +106,8 @@ impl Image {
     /// The file's bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let mut symbols = self.dynamic.clone();
-        let buckets = 2;
-        let hash_of = |symbol: &Sym| elf::gnu_hash(symbol.name.as_bytes());
         // GNU hash tables have the imported symbols first, the others grouped by bucket.
-        symbols.sort_by_key(|symbol| symbol.at.map(|_| hash_of(symbol) % buckets));
+        symbols.sort_by_key(|symbol| symbol.at.map(|_| hash_of(symbol) % BUCKETS));
         let imported = symbols.iter().filter(|symbol| symbol.at.is_none()).count();
 
         let mut out = vec![0; 64 + 6 * 56];
@@ -116,35 +120,7 @@ impl Image {
             (elf::DT_SYMTAB, BASE + table_at),
             (elf::DT_VERSYM, BASE + versions_at),
         ];
-        let hash_at = align(&mut out);
-        match self.hash {
-            Hash::Gnu => {
-                tags.push((elf::DT_GNU_HASH, BASE + hash_at));
-                let first = 1 + imported;
-                [buckets, first as u32, 1, 0]
-                    .into_iter()
-                    .for_each(|number| put32(&mut out, number));
-                put64(&mut out, u64::MAX);
-                let hashed = &symbols[imported..];
-                for bucket in 0..buckets {
-                    let head = hashed
-                        .iter()
-                        .position(|symbol| hash_of(symbol) % buckets == bucket);
-                    put32(&mut out, head.map_or(0, |index| (first + index) as u32));
-                }
-                for (index, symbol) in hashed.iter().enumerate() {
-                    let next = hashed.get(index + 1);
-                    let last = next.is_none_or(|next| hash_of(next) % buckets != hash_of(symbol) % buckets);
-                    put32(&mut out, (hash_of(symbol) & !1) | u32::from(last));
-                }
-            }
-            Hash::Sysv => {
-                tags.push((elf::DT_HASH, BASE + hash_at));
-                put32(&mut out, 1);
-                put32(&mut out, symbols.len() as u32 + 1);
-            }
-            Hash::None => {}
-        }
+        self.append_hash_table(&mut out, &symbols, imported, &mut tags);
         tags.extend(self.needed.iter().map(|name| (elf::DT_NEEDED, strings.add(name))));
         for (tag, text) in [
             (elf::DT_SONAME, self.soname),
@@ -180,42 +156,70 @@ impl Image {
         } else {
             0
         };
-        let segment = |kind: u32, flags: u32, at: u64, shift: u64, size: u64| {
-            let mut header = Vec::new();
-            put32(&mut header, kind);
-            put32(&mut header, flags);
-            for number in [at, BASE + at + shift, 0, size, size, 1] {
-                put64(&mut header, number);
-            }
-            header
-        };
-        let optional = |present: bool, kind: u32| if present { kind } else { elf::PT_NULL };
-        let headers = [
+        let segments = [
             segment(elf::PT_LOAD, elf::PF_R, 0, 0, code_at),
             segment(elf::PT_LOAD, self.flags, code_at, CODE_SHIFT, end - code_at),
             segment(elf::PT_DYNAMIC, elf::PF_R, dynamic_at, 0, dynamic_size),
             segment(
-                optional(!self.interpreter.is_empty(), elf::PT_INTERP),
+                match self.interpreter.is_empty() {
+                    true => elf::PT_NULL,
+                    false => elf::PT_INTERP,
+                },
                 elf::PF_R,
                 interpreter_at,
                 0,
                 self.interpreter.len() as u64 + 1,
             ),
         ];
-        let headers: Vec<Vec<u8>> = headers.into_iter().collect();
-        out[..64].copy_from_slice(&file_header(
-            BASE + code_at + CODE_SHIFT,
-            headers.len() as u16,
-            sections_at,
-        ));
-        let headers = headers.concat();
-        out[64..64 + headers.len()].copy_from_slice(&headers);
+        let entry = BASE + code_at + CODE_SHIFT;
+        out[..64].copy_from_slice(&file_header(entry, segments.len() as u16, sections_at));
+        let segments = segments.concat();
+        out[64..64 + segments.len()].copy_from_slice(&segments);
         out
     }
 
     /// The file, opened.
     pub fn file(&self) -> File {
         file_with(&self.bytes())
+    }
+
+    /// Appends the hash table and its tag. The first `imported` symbols are not hashed.
+    fn append_hash_table(
+        &self,
+        out: &mut Vec<u8>,
+        symbols: &[Sym],
+        imported: usize,
+        tags: &mut Vec<(u32, u64)>,
+    ) {
+        let hash_at = align(out);
+        match self.hash {
+            Hash::Gnu => {
+                tags.push((elf::DT_GNU_HASH, BASE + hash_at));
+                let first = 1 + imported;
+                [BUCKETS, first as u32, 1, 0]
+                    .into_iter()
+                    .for_each(|number| put32(out, number));
+                put64(out, u64::MAX);
+                let hashed = &symbols[imported..];
+                for bucket in 0..BUCKETS {
+                    let head = hashed
+                        .iter()
+                        .position(|symbol| hash_of(symbol) % BUCKETS == bucket);
+                    put32(out, head.map_or(0, |index| (first + index) as u32));
+                }
+                for (index, symbol) in hashed.iter().enumerate() {
+                    let next = hashed.get(index + 1);
+                    let last = next.is_none_or(|next| hash_of(next) % BUCKETS != hash_of(symbol) % BUCKETS);
+                    put32(out, (hash_of(symbol) & !1) | u32::from(last));
+                }
+            }
+            Hash::Sysv => {
+                tags.push((elf::DT_HASH, BASE + hash_at));
+                put32(out, 1);
+                put32(out, symbols.len() as u32 + 1);
+            }
+            Hash::None => {}
+        }
     }
 
     fn append_symbols(&self, out: &mut Vec<u8>, symbols: &[Sym], strings: &mut Strings) -> u64 {
@@ -236,7 +240,7 @@ impl Image {
         at
     }
 
-    /// Fills in the addresses when it is known where the code is.
+    /// Sets the addresses once the offset of the code is known.
     fn fix_symbols(&self, out: &mut [u8], table_at: u64, symbols: &[Sym], code_at: u64) {
         for (index, symbol) in symbols.iter().enumerate() {
             let value = symbol.at.map_or(0, |at| BASE + code_at + CODE_SHIFT + at);
@@ -272,7 +276,22 @@ impl Image {
     }
 }
 
-/// A file of these bytes that has no name.
+fn hash_of(symbol: &Sym) -> u32 {
+    elf::gnu_hash(symbol.name.as_bytes())
+}
+
+/// A program header.
+fn segment(kind: u32, flags: u32, at: u64, shift: u64, size: u64) -> Vec<u8> {
+    let mut header = Vec::new();
+    put32(&mut header, kind);
+    put32(&mut header, flags);
+    for number in [at, BASE + at + shift, 0, size, size, 1] {
+        put64(&mut header, number);
+    }
+    header
+}
+
+/// An anonymous file with these bytes.
 pub fn file_with(bytes: &[u8]) -> File {
     let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
     let mut file = File::from(nix::sys::memfd::memfd_create("elf", flags).unwrap());

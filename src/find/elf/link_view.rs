@@ -1,8 +1,8 @@
-//! An ELF file as a linker sees it: made of sections. Debuggers' files have little else: their segments describe the
-//! file that they were taken from.
+//! The linking view of an ELF file: its sections. In debug files they are all that counts, because the
+//! segments describe the file that the debug information was taken from.
 //!
-//! Running a program does not take section headers, and some packers leave nonsense. So headers that lie outside of the
-//! file count as absent.
+//! Programs run without section headers, and some packers leave garbage there. Headers that lie outside of
+//! the file are therefore treated as absent.
 
 use std::ops::Range;
 
@@ -19,10 +19,10 @@ const LE: LittleEndian = LittleEndian;
 type Section = SectionHeader64<LittleEndian>;
 const HEADER_SIZE: u64 = size_of::<Section>() as u64;
 
-/// Longest build id that is believed, in bytes; linkers make 8, 16 or 20.
+/// Longest build ID that is accepted, in bytes; linkers make 8, 16 or 20.
 const MAX_BUILD_ID: usize = 64;
 
-/// The bytes of an ELF file of this machine's architecture, and its header.
+/// The content and the header of an ELF file of this machine's architecture.
 #[derive(Debug)]
 pub struct LinkView {
     pub source: Source,
@@ -31,7 +31,7 @@ pub struct LinkView {
 
 impl LinkView {
     /// # Errors
-    /// It is not ELF, or of another class or machine.
+    /// The file is not ELF, or is of another class or machine.
     pub fn open(source: Source) -> Result<LinkView> {
         let header = read_file_header(&source)?;
         Ok(LinkView { source, header })
@@ -55,7 +55,7 @@ impl LinkView {
         Ok(Some(symbols))
     }
 
-    /// Where the first section of that type is.
+    /// The extent of the first section of that type.
     pub fn section(&self, wanted: u32) -> Option<FileExtent> {
         let sections = self.sections()?;
         sections
@@ -65,7 +65,7 @@ impl LinkView {
             .map(extent)
     }
 
-    /// Where the section of that name is, if it has content.
+    /// The section of that name, if it has content.
     pub fn section_named(&self, name: &str) -> Option<SectionExtent> {
         let sections = self.sections()?;
         let is_wanted = |section: &&Section| {
@@ -82,15 +82,15 @@ impl LinkView {
             })
     }
 
-    /// The sections whose names begin with `start`, as ranges of virtual addresses.
-    pub fn sections_starting(&self, start: &str) -> Vec<Range<u64>> {
+    /// The sections whose names start with `prefix`, as ranges of virtual addresses.
+    pub fn sections_starting(&self, prefix: &str) -> Vec<Range<u64>> {
         let Some(sections) = self.sections() else {
             return Vec::new();
         };
         let is_wanted = |section: &&Section| {
             sections
                 .name(section)
-                .is_some_and(|name| name.starts_with(start.as_bytes()))
+                .is_some_and(|name| name.starts_with(prefix.as_bytes()))
         };
         let range = |section: &Section| {
             let start = section.sh_addr.get(LE);
@@ -99,7 +99,7 @@ impl LinkView {
         sections.table().iter().filter(is_wanted).map(range).collect()
     }
 
-    /// What the linker called this file, and what was stripped off it.
+    /// The build ID, which a separate debug file shares.
     pub fn build_id(&self) -> Option<Vec<u8>> {
         let extent = self.section_named(".note.gnu.build-id")?.extent;
         build_id(self.source.read(extent.offset, extent.size).ok()?.bytes())
@@ -112,7 +112,7 @@ impl LinkView {
         }
         let first = self.source.read(offset, HEADER_SIZE).ok()?;
         let first = first.table::<Section>().first()?;
-        // With 65280 sections or more, the numbers are in section 0.
+        // With 65280 sections or more, both counts are in section 0.
         let count = match self.header.e_shnum.get(LE) {
             0 => first.sh_size.get(LE),
             count => u64::from(count),
@@ -128,11 +128,11 @@ impl LinkView {
     }
 }
 
-/// Where a section is in memory, before relocation, and in the file.
+/// Where a section is: its virtual address before relocation, and its extent in the file.
 pub struct SectionExtent {
     pub addr: u64,
     pub extent: FileExtent,
-    /// The content begins with a header that says how.
+    /// The content starts with a compression header.
     pub compressed: bool,
 }
 
@@ -167,7 +167,7 @@ fn extent(section: &Section) -> FileExtent {
     }
 }
 
-/// The build id among these notes.
+/// The build ID among these notes.
 pub fn build_id(notes: &[u8]) -> Option<Vec<u8>> {
     let content = note(notes, b"GNU\0", elf::NT_GNU_BUILD_ID)?;
     (2..=MAX_BUILD_ID)
@@ -213,7 +213,7 @@ fn read_file_header(source: &Source) -> Result<FileHeader64<LittleEndian>> {
     let (expected, this) = MACHINE;
     ensure!(
         machine == expected,
-        "an ELF file for {}, this is {this}",
+        "an ELF file for {}, this machine is {this}",
         machine_name(machine)
     );
     Ok(header)

@@ -1,4 +1,4 @@
-//! Sections of an ELF file by name. Works on separate debug files too, whose program headers describe the file that they
+//! SectionReader of an ELF file by name. Works on separate debug files too, whose program headers describe the file that they
 //! were split from.
 
 use std::fs::File;
@@ -13,8 +13,8 @@ use super::{LinkView, Source};
 /// Deflate expands one byte to at most this many.
 const MAX_EXPANSION: u64 = 1032;
 
-/// The sections of a file, which stays open.
-pub struct Sections(LinkView);
+/// Reads the sections of a file, which stays open.
+pub struct SectionReader(LinkView);
 
 /// Where the content of a section is in the file, and how it is stored.
 #[derive(Clone, Copy, Debug)]
@@ -27,11 +27,11 @@ pub struct SectionContent {
     pub is_compressed: bool,
 }
 
-impl Sections {
+impl SectionReader {
     /// # Errors
-    /// The file cannot be read, or is not ELF of this machine.
-    pub fn open(file: File) -> Result<Sections> {
-        LinkView::open(Source::new(file)?).map(Sections)
+    /// The file cannot be read, or is not an ELF file for this machine.
+    pub fn open(file: File) -> Result<SectionReader> {
+        LinkView::open(Source::new(file)?).map(SectionReader)
     }
 
     /// The first section of that name, or `None` if there is none with content.

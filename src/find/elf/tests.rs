@@ -4,7 +4,7 @@ use super::image::{CODE_SHIFT, CODE_SIZE, Hash, Image, Sym, file_with};
 use super::*;
 use crate::find::functions;
 use crate::find::host::loader::find_library;
-use crate::find::host::proc::open_regular;
+use crate::find::host::object_file::open_regular;
 
 fn opened(image: &Image) -> ElfFile {
     ElfFile::open(image.file(), Path::new("made-up")).unwrap()
@@ -26,8 +26,8 @@ fn functions(elf: &ElfFile) -> Result<Vec<FunctionSymbol>> {
     functions::all(elf, Path::new("made-up"))
 }
 
-/// Everything a file can be asked.
-fn ask_everything(file: File) {
+/// Calls every method that reads the file.
+fn read_everything(file: File) {
     let Ok(elf) = ElfFile::open(file, Path::new("made-up")) else {
         return;
     };
@@ -50,7 +50,7 @@ fn ask_everything(file: File) {
     );
 }
 
-/// Random enough, and the same in every run.
+/// Pseudo-random numbers, the same in every run.
 struct Dice(u64);
 
 impl Dice {
@@ -87,7 +87,7 @@ fn libc() -> File {
 }
 
 #[test]
-fn facts_for_the_loader() {
+fn loader_fields_of_the_dynamic_section() {
     let elf = opened(&rich());
     assert_eq!(elf.soname().as_deref(), Some("libmade.so.1"));
     assert_eq!(elf.needed(), ["libone.so", "libtwo.so.2"]);
@@ -98,7 +98,7 @@ fn facts_for_the_loader() {
 }
 
 #[test]
-fn absent_facts_are_none() {
+fn missing_fields_are_none() {
     let elf = opened(&Image::default());
     assert_eq!((elf.soname(), elf.interpreter()), (None, None));
     assert_eq!(
@@ -109,7 +109,7 @@ fn absent_facts_are_none() {
 }
 
 #[test]
-fn functions_by_every_kind_of_hash_table() {
+fn lookup_by_each_kind_of_hash_table() {
     for hash in [Hash::Gnu, Hash::Sysv] {
         let elf = opened(&Image {
             hash,
@@ -137,7 +137,7 @@ fn functions_by_every_kind_of_hash_table() {
 }
 
 #[test]
-fn without_any_table_of_symbols() {
+fn no_symbol_table_means_no_functions() {
     let elf = opened(&Image {
         hash: Hash::None,
         ..Image::default()
@@ -147,7 +147,7 @@ fn without_any_table_of_symbols() {
 }
 
 #[test]
-fn offset_is_that_of_the_file() {
+fn addresses_map_to_file_offsets() {
     let image = Image::default();
     let code_at = image.bytes().len() as u64 - CODE_SIZE;
     let elf = opened(&image);
@@ -166,7 +166,7 @@ fn offset_is_that_of_the_file() {
 }
 
 #[test]
-fn only_code_counts() {
+fn only_defined_functions_in_code_are_found() {
     let outside = Image {
         dynamic: vec![Sym::new("far", CODE_SIZE)],
         ..Image::default()
@@ -201,7 +201,7 @@ fn only_code_counts() {
 }
 
 #[test]
-fn indirect_functions_are_told() {
+fn ifunc_symbols_are_marked() {
     let image = Image {
         dynamic: vec![Sym {
             kind: elf::STT_GNU_IFUNC,
@@ -213,7 +213,7 @@ fn indirect_functions_are_told() {
 }
 
 #[test]
-fn the_default_version_wins() {
+fn default_version_wins() {
     for hash in [Hash::Gnu, Hash::Sysv] {
         for old_first in [true, false] {
             let old = Sym {
@@ -249,7 +249,7 @@ fn the_default_version_wins() {
 }
 
 #[test]
-fn symtab_adds_what_is_not_exported() {
+fn symtab_adds_local_functions() {
     let elf = opened(&rich());
     assert_eq!(
         function(&elf, "hidden_helper").unwrap().unwrap().addr,
@@ -269,7 +269,7 @@ fn symtab_adds_what_is_not_exported() {
 }
 
 #[test]
-fn one_name_with_several_versions_in_symtab() {
+fn versions_in_symtab_are_stripped() {
     let local = vec![Sym::new("f@OLD", 0), Sym::new("f@@NEW", 16), Sym::new("fg", 32)];
     let elf = opened(&Image {
         local,
@@ -320,7 +320,7 @@ fn local_functions_of_one_name_are_all_listed_and_aliases_once() {
 }
 
 #[test]
-fn what_is_not_an_elf_file_of_this_machine() {
+fn errors_name_the_kind_of_file() {
     assert_eq!(message(b""), "failed to read made-up: not an ELF file");
     assert_eq!(message(b"\x7fEL"), "failed to read made-up: not an ELF file");
     assert_eq!(
@@ -342,11 +342,11 @@ fn what_is_not_an_elf_file_of_this_machine() {
         "failed to read made-up: an ELF file of unknown class 9"
     );
     assert_eq!(changed(5, 2), "failed to read made-up: a big-endian ELF file");
-    assert!(changed(18, 243).contains("an ELF file for riscv, this is "));
+    assert!(changed(18, 243).contains("an ELF file for riscv, this machine is "));
 }
 
 #[test]
-fn headers_that_point_past_the_end() {
+fn headers_past_the_end_are_rejected() {
     let changed = |at: usize, bytes: &[u8]| {
         let mut image = rich().bytes();
         image[at..at + bytes.len()].copy_from_slice(bytes);
@@ -369,7 +369,7 @@ fn headers_that_point_past_the_end() {
         message(&changed(64 + 8, &u64::MAX.to_le_bytes())).contains("truncated"),
         "p_offset"
     );
-    // Section headers are optional: bad ones take away no more than `.symtab`.
+    // Section headers are optional: without them only `.symtab` is missing.
     for bytes in [
         changed(40, &(u64::MAX - 7).to_le_bytes()),
         changed(60, &u16::MAX.to_le_bytes()),
@@ -381,14 +381,14 @@ fn headers_that_point_past_the_end() {
 }
 
 #[test]
-fn symbol_counts_and_strings_out_of_range() {
+fn symbol_counts_and_names_out_of_range_are_rejected() {
     let image = Image {
         hash: Hash::Sysv,
         dynamic: vec![Sym::new("alpha", 0)],
         ..Image::default()
     };
     let mut bytes = image.bytes();
-    // Headers, two symbols, two versions: then the hash table, which begins with 1 bucket and 2 symbols.
+    // After headers, two symbols and two versions: the hash table, which starts with 1 bucket and 2 symbols.
     let count_at = 64 + 6 * 56 + 2 * 24 + 8 + 4;
     assert_eq!(bytes[count_at], 2);
     bytes[count_at..count_at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
@@ -408,17 +408,17 @@ fn symbol_counts_and_strings_out_of_range() {
 }
 
 #[test]
-fn a_hash_chain_without_an_end() {
+fn endless_hash_chains_are_rejected() {
     let image = Image::default();
     let mut bytes = image.bytes();
-    // Headers, four symbols, four versions, hash header, bloom word, two buckets: then the chains.
+    // After headers, four symbols, four versions, hash header, bloom word and two buckets: the chains.
     let chains_at = 64 + 6 * 56 + 4 * 24 + 8 + 16 + 8 + 8;
     for link in bytes[chains_at..].chunks_exact_mut(4).take(3) {
         link[0] &= !1;
     }
-    ask_everything(file_with(&bytes));
+    read_everything(file_with(&bytes));
     let mut bytes = image.bytes();
-    // A head far behind the last symbol.
+    // A head far after the last symbol.
     bytes[chains_at - 8..chains_at].copy_from_slice(&[0xff; 8]);
     let elf = ElfFile::open(file_with(&bytes), Path::new("made-up")).unwrap();
     let expected = "failed to read symbols of made-up: a hash chain has no end";
@@ -428,7 +428,7 @@ fn a_hash_chain_without_an_end() {
 }
 
 #[test]
-fn a_small_file_cannot_ask_for_a_flood_of_names() {
+fn names_together_cannot_exceed_the_file() {
     let long: &'static str = "x".repeat(4000).leak();
     let local = (0..64).map(|at| Sym::new(long, at)).collect();
     let elf = opened(&Image {
@@ -442,7 +442,7 @@ fn a_small_file_cannot_ask_for_a_flood_of_names() {
 }
 
 #[test]
-fn a_file_of_holes_does_not_fill_the_memory() {
+fn sparse_files_do_not_fill_memory() {
     let file = rich().file();
     file.set_len(1 << 40).unwrap();
     let sections = [0_u64, 1 << 40].map(u64::to_le_bytes).concat();
@@ -455,52 +455,52 @@ fn a_file_of_holes_does_not_fill_the_memory() {
 }
 
 #[test]
-fn truncations_of_a_made_up_file() {
+fn truncated_files_do_not_panic() {
     let bytes = rich().bytes();
     for len in 0..bytes.len() {
-        ask_everything(file_with(&bytes[..len]));
+        read_everything(file_with(&bytes[..len]));
     }
 }
 
 #[test]
-fn mutations_of_a_made_up_file() {
+fn mutated_files_do_not_panic() {
     for hash in [Hash::Gnu, Hash::Sysv] {
         let bytes = Image { hash, ..rich() }.bytes();
         let mut dice = Dice(1);
         for _ in 0..4000 {
-            let mut spoilt = bytes.clone();
+            let mut mutated = bytes.clone();
             for _ in 0..1 + dice.roll() % 4 {
-                let at = dice.roll() as usize % spoilt.len();
-                spoilt[at] = match dice.roll() % 4 {
+                let at = dice.roll() as usize % mutated.len();
+                mutated[at] = match dice.roll() % 4 {
                     0 => 0xff,
                     1 => 0,
-                    2 => spoilt[at] ^ 1 << (dice.roll() % 8),
+                    2 => mutated[at] ^ 1 << (dice.roll() % 8),
                     _ => dice.roll() as u8,
                 };
             }
-            ask_everything(file_with(&spoilt));
+            read_everything(file_with(&mutated));
         }
     }
 }
 
 #[test]
-fn truncations_of_libc() {
+fn truncated_libc_does_not_panic() {
     let whole = libc();
     let mut bytes = vec![0; whole.metadata().unwrap().len() as usize];
     whole.read_exact_at(&mut bytes, 0).unwrap();
-    // Growing from nothing, so that each byte is written once.
+    // Grows the file, so that each byte is written once.
     let file = file_with(b"");
     let mut written = 0;
     for step in 0..200 {
         let len = bytes.len() * step / 200;
         file.write_all_at(&bytes[written..len], written as u64).unwrap();
         written = len;
-        ask_everything(file.try_clone().unwrap());
+        read_everything(file.try_clone().unwrap());
     }
 }
 
 #[test]
-fn a_file_that_shrinks_while_it_is_open() {
+fn file_that_shrinks_while_open_is_an_error() {
     let file = rich().file();
     let elf = ElfFile::open(file.try_clone().unwrap(), Path::new("made-up")).unwrap();
     file.set_len(100).unwrap();
@@ -511,7 +511,7 @@ fn a_file_that_shrinks_while_it_is_open() {
 }
 
 #[test]
-fn libc_has_what_it_is_known_for() {
+fn libc_functions_are_found() {
     let elf = ElfFile::open(libc(), Path::new("libc")).unwrap();
     let found = elf
         .lookup(&["malloc", "free", "no such function", "getaddrinfo"])

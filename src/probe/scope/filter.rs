@@ -22,11 +22,6 @@ pub const MAX_CGROUPS: usize = filter_limits::MAX_CGROUPS.0 as usize;
 /// Bytes of a thread name in the kernel, with its NUL.
 const COMM_LEN: usize = 16;
 
-/// Length of an array that is a field of `S`.
-const fn array_len<S, T, const N: usize>(_: fn(&S) -> &[T; N]) -> usize {
-    N
-}
-
 /// Which processes get breakpoints.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum TraceScope {

@@ -94,7 +94,7 @@ pub fn mistaken(function: &str, path: &Path) -> Failure {
 }
 
 fn similar_functions(path: &Path, sought: &Sought) -> String {
-    let elf = crate::find::host::proc::ObjectFile::at(path)
+    let elf = crate::find::host::object_file::ObjectFile::at(path)
         .ok()
         .and_then(|object| ElfFile::open(object.file, path).ok());
     let names = match (elf, sought.functions.first()) {

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
@@ -15,25 +16,20 @@ use super::placing::{Placed, Placing};
 use crate::error::Failure;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
-use crate::find::host::proc::{FileId, FileSet, ObjectFile, Proc, ProcMapping};
+use crate::find::host::object_file::{FileId, FileSet, ObjectFile};
+use crate::find::host::proc::{Proc, ProcMapping};
 use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::MappedFile;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
 
-/// A file that was opened and parsed before the search, which then does not do it again.
-pub struct OpenedFile {
-    pub object: ObjectFile,
-    pub elf: ElfFile,
-}
-
-impl OpenedFile {
-    /// # Errors
-    /// The file cannot be opened, or is not an ELF file.
-    pub fn open(path: &Path) -> Result<Self> {
-        let object = open_path(path)?;
-        let elf = ElfFile::open(object.file.try_clone()?, path)?;
-        Ok(Self { object, elf })
-    }
+/// Opens a file that the user named.
+///
+/// # Errors
+/// It cannot be opened, or is not an ELF file.
+pub fn open_named(path: &Path) -> Result<ObjectFile> {
+    let object = open_path(path)?;
+    object.elf()?;
+    Ok(object)
 }
 
 /// What has been attached so far.
@@ -86,7 +82,7 @@ pub struct FileSearch<F> {
 #[derive(Default)]
 struct Examined {
     /// Parsed by the plan: taken out when the search comes to them.
-    opened: Vec<(FileId, ElfFile)>,
+    opened: Vec<(FileId, Rc<ElfFile>)>,
     /// Whether a file has points, at the time of its last change.
     answers: HashMap<(FileId, ChangeTime), bool>,
     /// Change times by the identity that mmap events report, so that neither a known file nor a rewritten one is
@@ -121,14 +117,12 @@ impl<F: Finder> FileSearch<F> {
     ///
     /// # Errors
     /// Nothing was found and nothing may appear later, or a file that the user named cannot be traced.
-    pub fn search(&mut self, named: Vec<OpenedFile>, likely: &[PathBuf]) -> Result<()> {
-        let mut objects = Vec::new();
-        for OpenedFile { object, elf } in named {
-            self.examined.opened.push((object.id, elf));
-            objects.push(object);
+    pub fn search(&mut self, named: Vec<ObjectFile>, likely: &[PathBuf]) -> Result<()> {
+        for object in &named {
+            self.examined.opened.push((object.id, object.elf()?));
         }
         match std::mem::replace(&mut self.place, SearchPlace::Files) {
-            SearchPlace::Files => return self.search_named(objects),
+            SearchPlace::Files => return self.search_named(named),
             place => self.place = place,
         }
         match &self.place {
@@ -136,7 +130,7 @@ impl<F: Finder> FileSearch<F> {
             SearchPlace::Command(argv, pid) => self.search_command(&argv.clone(), *pid, likely)?,
             SearchPlace::Everywhere | SearchPlace::Files => self.search_everywhere(likely),
         }
-        for object in objects {
+        for object in named {
             self.examine_tolerantly(object);
         }
         self.examined.opened.clear();
@@ -299,8 +293,7 @@ impl<F: Finder> FileSearch<F> {
         let name = argv.first().context("no command")?;
         let program = loader::find_program(&name.to_string_lossy()).ok_or_else(|| no_such_program(name))?;
         let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-        for path in loader::closure(&program, &env)? {
-            let Ok(object) = open_path(&path) else { continue };
+        for object in loader::closure(&program, &env)? {
             if self.examine(object)? && self.finder.first_object_only() {
                 break;
             }
@@ -376,10 +369,11 @@ impl Examined {
     /// Beyond this many files, all are forgotten and examined once more.
     const MAX_FILES: usize = 1 << 16;
 
-    fn parse(&mut self, object: &ObjectFile) -> Result<ElfFile> {
-        match self.opened.iter().position(|(id, _)| *id == object.id) {
-            Some(index) => Ok(self.opened.swap_remove(index).1),
-            None => ElfFile::open(object.file.try_clone()?, &object.path),
+    /// The headers of a file. A process can map a file that the plan has opened already.
+    fn parse(&self, object: &ObjectFile) -> Result<Rc<ElfFile>> {
+        match self.opened.iter().find(|(id, _)| *id == object.id) {
+            Some((_, elf)) => Ok(Rc::clone(elf)),
+            None => object.elf(),
         }
     }
 

@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use super::files::OpenedFile;
+use super::files::open_named;
 use crate::find::elf::ElfFile;
-use crate::find::host::proc::ObjectFile;
+use crate::find::host::object_file::ObjectFile;
 use crate::probe::point::{Cookie, ProbePoint};
 use crate::probe::scope::filter::ProcessFilter;
 
@@ -112,7 +112,7 @@ pub enum SearchPlace {
 pub struct SearchPlan {
     pub place: SearchPlace,
     /// Files that the user named.
-    pub named: Vec<OpenedFile>,
+    pub named: Vec<ObjectFile>,
     /// Files worth probing even if no process maps them yet. Only used with [`SearchPlace::Everywhere`].
     pub likely: Vec<PathBuf>,
 }
@@ -131,7 +131,7 @@ impl SearchPlan {
     /// # Errors
     /// It cannot be opened, or is not an ELF file.
     pub fn file(path: &Path) -> Result<Self> {
-        let named = vec![OpenedFile::open(path)?];
+        let named = vec![open_named(path)?];
         Ok(Self {
             named,
             ..Self::new(SearchPlace::Files)

@@ -16,7 +16,7 @@ use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
-use crate::find::host::proc::{FileId, ObjectFile};
+use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::resolve::{self, ReturnMethod};
 use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;

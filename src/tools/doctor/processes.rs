@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use nix::unistd::geteuid;
 
 use super::check::Check;
+use crate::find::host::mountinfo;
 use crate::find::host::proc::Proc;
 use crate::privileges;
 
@@ -54,7 +55,8 @@ impl ProcessAccess {
             return Check::no(name, "/proc belongs to another PID namespace")
                 .hint("mount it: `mount -t proc proc /proc`");
         }
-        let hidden = hidepid().map_or(String::new(), |option| {
+        let mounts = mountinfo::read().unwrap_or_default();
+        let hidden = mountinfo::hidepid(&mounts).map_or(String::new(), |option| {
             format!(", /proc is mounted with {option}")
         });
         let all = self.readable + self.denied;
@@ -65,18 +67,6 @@ impl ProcessAccess {
                 .hint("CAP_SYS_PTRACE allows those of other users; a few are closed even to root"),
         }
     }
-}
-
-/// The mount option of /proc that hides processes of other users, if it is set.
-fn hidepid() -> Option<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let options = mounts.lines().rev().find_map(|line| {
-        let (mount, system) = line.split_once(" - ")?;
-        let is_proc = mount.split(' ').nth(4) == Some("/proc") && system.starts_with("proc ");
-        is_proc.then(|| system.rsplit(' ').next()).flatten()
-    })?;
-    let option = options.split(',').find(|option| option.starts_with("hidepid="))?;
-    (!matches!(option, "hidepid=0" | "hidepid=off")).then(|| option.to_owned())
 }
 
 pub fn pid_namespace() -> Check {

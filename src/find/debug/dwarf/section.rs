@@ -14,7 +14,7 @@ use miniz_oxide::inflate::core::inflate_flags::{
 };
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
-use crate::find::elf::sections::{SectionContent, Sections};
+use crate::find::elf::sections::{SectionContent, SectionReader};
 
 /// Bytes of an uncompressed section that are read and kept together.
 const PAGE: usize = 16 << 10;
@@ -41,7 +41,7 @@ impl LazySection {
     ///
     /// # Errors
     /// It is larger than `budget`, lies outside the file, or is compressed with something other than zlib.
-    pub fn open(file: &Rc<Sections>, name: &str, budget: &mut u64) -> Result<LazySection> {
+    pub fn open(file: &Rc<SectionReader>, name: &str, budget: &mut u64) -> Result<LazySection> {
         let Some(place) = file.find(name)? else {
             return Ok(LazySection {
                 size: 0,
@@ -105,13 +105,13 @@ impl LazySection {
 
 /// An uncompressed section, whose pages are kept once they were read.
 struct StoredPages {
-    file: Rc<Sections>,
+    file: Rc<SectionReader>,
     offset: u64,
     pages: HashMap<usize, Vec<u8>>,
 }
 
 impl StoredPages {
-    fn new(file: &Rc<Sections>, offset: u64) -> StoredPages {
+    fn new(file: &Rc<SectionReader>, offset: u64) -> StoredPages {
         StoredPages {
             file: Rc::clone(file),
             offset,
@@ -151,7 +151,7 @@ impl StoredPages {
 /// A compressed section, decompressed from its start up to the highest byte that was asked for: deflate has no other way
 /// in. With libc's `.debug_info` (5.8 MB) all of it takes 14 ms.
 struct InflatedPrefix {
-    file: Rc<Sections>,
+    file: Rc<SectionReader>,
     /// The part of the file that is not read yet.
     rest: Range<u64>,
     input: Vec<u8>,
@@ -166,7 +166,7 @@ struct InflatedPrefix {
 }
 
 impl InflatedPrefix {
-    fn new(file: &Rc<Sections>, place: &SectionContent) -> InflatedPrefix {
+    fn new(file: &Rc<SectionReader>, place: &SectionContent) -> InflatedPrefix {
         InflatedPrefix {
             file: Rc::clone(file),
             rest: place.extent.offset..place.extent.end(),

@@ -559,7 +559,7 @@ fn addresses(info: &DebugInfo) -> Vec<u64> {
 
 /// Where the debug information starts in the file.
 fn debug_start(program: &Path) -> usize {
-    let sections = Sections::open(File::open(program).unwrap()).unwrap();
+    let sections = SectionReader::open(File::open(program).unwrap()).unwrap();
     let info = sections.find(".debug_info").unwrap().unwrap();
     usize::try_from(info.extent.offset).unwrap()
 }

@@ -12,7 +12,7 @@ use super::addresses::AddressTable;
 use super::index::UnitIndex;
 use super::section::LazySection;
 use super::unit::{EntryValue, Unit, UnitHead, abbreviations_size, parse_abbreviations};
-use crate::find::elf::sections::Sections;
+use crate::find::elf::sections::SectionReader;
 
 /// Entries that may be read in addition to those that the size of the file allows.
 const MIN_READS: usize = 1 << 20;
@@ -38,7 +38,7 @@ pub struct DebugSections {
 
 impl DebugSections {
     /// Subtracts the sizes of the sections from `budget`.
-    pub fn open(file: Sections, budget: &mut u64) -> Result<DebugSections> {
+    pub fn open(file: SectionReader, budget: &mut u64) -> Result<DebugSections> {
         let file = Rc::new(file);
         let mut open = |id: SectionId| LazySection::open(&file, id.name(), budget);
         Ok(DebugSections {
