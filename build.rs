@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Compiles every `src/bpf/NAME.bpf.c` to a CO-RE object and a skeleton in `OUT_DIR`, and writes two lists there:
-//! `skeletons.rs`, one module per object for `src/bpf.rs`, and `objects.rs`, the ELF files for `tests/load.rs`.
+//! Compiles every `src/bpf/NAME.bpf.c` to a CO-RE object and a skeleton in `OUT_DIR`, and writes two lists
+//! there: `skeletons.rs`, one module per object for `src/bpf.rs`, and `objects.rs`, the ELF files for
+//! `tests/load.rs`.
 
 use std::env;
 use std::ffi::OsString;
@@ -107,7 +108,8 @@ fn write_module(name: &str, object: &Path, skeleton: &Path) -> Result<String> {
     Ok(module)
 }
 
-/// Replaces the copy of the object in a skeleton by the module's `OBJECT`. None if the text is not as expected.
+/// Replaces the copy of the object in a skeleton by the module's `OBJECT`. None if the text is not as
+/// expected.
 fn replace_data(skeleton: &str) -> Option<String> {
     const USE: &str = "ObjectSkeletonConfigBuilder::new(&DATA)";
     const STATIC: &str = "static DATA: [u8; ";

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use miniz_oxide::inflate::decompress_slice_iter_to_slice;
 
-/// Implements [`ToolSkelBuilder`] and its companions for one skeleton. build.rs writes a call for each object that includes filter.bpf.h.
+/// Implements [`ToolSkelBuilder`] and its companions for one skeleton. build.rs writes a call for each object
+/// that includes filter.bpf.h.
 macro_rules! impl_tool_skeleton {
     ($builder:ident, $open:ident, $loaded:ident) => {
         impl $crate::bpf::ToolSkelBuilder for $builder {
@@ -144,7 +145,8 @@ fn pattern_count(comms: &[CommConstant], slots: usize) -> Result<u32> {
     Ok(u32::try_from(comms.len())?)
 }
 
-/// A BPF object, compressed in the binary and unpacked when it is first opened: a run needs one to four of them.
+/// A BPF object, compressed in the binary and unpacked when it is first opened: a run needs one to four of
+/// them.
 pub struct EmbeddedObject {
     deflated: &'static [u8],
     elf_bytes: usize,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What users get besides the binary: a page for each tool, and the files of `make install`.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Every BPF object passes the verifier of this kernel, for each way of attaching it.
 
 use libbpf_rs::{ObjectBuilder, OpenObject, OpenProgramMut, ProgramAttachType, ProgramType, libbpf_sys};
@@ -60,8 +61,8 @@ fn load(name: &str, mut open: OpenObject) {
     assert!(object.progs().count() > 0, "{name} has no program");
 }
 
-/// Skips the programs that the tools do not load on this kernel: of session links before 6.13, and sleepable uprobe
-/// programs, which pop free indices from a map, before 6.9.
+/// Skips the programs that the tools do not load on this kernel: of session links before 6.13, and sleepable
+/// uprobe programs, which pop free indices from a map, before 6.9.
 fn skip_unsupported(name: &str, open: &mut OpenObject) {
     for mut program in open.progs_mut() {
         let section = program.section().to_string_lossy().into_owned();
