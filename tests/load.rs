@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Every BPF object passes the verifier of this kernel, for each way of attaching it.
 
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
 use libbpf_rs::{ObjectBuilder, OpenObject, OpenProgramMut, ProgramAttachType, ProgramType, libbpf_sys};
 use object::{Object, ObjectSymbol};
 
@@ -59,6 +61,31 @@ fn load(name: &str, mut open: OpenObject) {
         .load()
         .unwrap_or_else(|error| panic!("failed to load {name}: {error}"));
     assert!(object.progs().count() > 0, "{name} has no program");
+    // Older kernels follow global functions that are never called.
+    if kernel_version() < (6, 8) {
+        return;
+    }
+    for program in object.progs() {
+        let instructions = verified_instructions(program.as_fd());
+        assert!(
+            instructions < MOST_INSTRUCTIONS,
+            "the verifier followed {instructions} instructions of {:?} in {name}, which delays every start",
+            program.name()
+        );
+    }
+}
+
+/// Instructions that the verifier may follow in a program: about 1 us each.
+const MOST_INSTRUCTIONS: u32 = 10_000;
+
+fn verified_instructions(program: BorrowedFd<'_>) -> u32 {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut bytes = size_of_val(&info) as u32;
+    // SAFETY: `info` has room for `bytes`, and asks for none of the arrays that it can point to.
+    let error =
+        unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut bytes) };
+    assert_eq!(error, 0, "no information about a loaded program");
+    info.verified_insns
 }
 
 /// Skips the programs that the tools do not load on this kernel: of session links before 6.13, and sleepable

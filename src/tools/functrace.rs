@@ -18,9 +18,10 @@ use crate::output::{Column, Table, Value};
 use crate::privileges::return_memory;
 use crate::probe::counters::BpfCounter;
 use crate::probe::event::{Header, callers, decode};
-use crate::probe::expr::programs::{Asked, Maps, Plans, Room};
-use crate::probe::expr::{self, Record, Values};
+use crate::probe::expr::programs::{FunctionPrograms, MapSizes, ProgramMaps};
+use crate::probe::expr::{CallRecord, CallValues, NameScope, TraceRequest};
 use crate::probe::point::Ends;
+use crate::probe::search::finder::Finder;
 use crate::probe::search::functions::{Functions, OnFound, TracedFunction};
 use crate::run::{Event, Found, Loaded, Run, Session, SessionOptions, Step};
 
@@ -105,12 +106,11 @@ const COLUMNS: &[Column] = &[
     Column::below("stack"),
 ];
 
-/// `MOST_TEXT` of src/bpf/expr.bpf.h.
-const MOST_TEXT: u64 = 64 << 10;
+const MAX_TEXT: u64 = types::expr_limit::EXPR_TEXT.0 as u64;
 
 fn parse_text_length(text: &str) -> Result<u32, String> {
     match parse_size(text)? {
-        bytes @ 1..=MOST_TEXT => Ok(bytes as u32),
+        bytes @ 1..=MAX_TEXT => Ok(bytes as u32),
         _ => Err("expected a length from 1 to 64K".to_owned()),
     }
 }
@@ -150,6 +150,7 @@ pub fn run(args: Args) -> Result<u8> {
 fn load(mut found: Found<Traced>, args: &Args) -> Result<Loaded<Traced, FunctraceSkel<'static>>> {
     let may_grow = found.may_grow();
     let functions = found.finder().capacity();
+    let follows_calls = found.finder().ends(may_grow).both;
     let traced = &mut found.finder().on_found;
     traced.forget_file();
     let refused = traced.plans.take_problem()?;
@@ -159,41 +160,35 @@ fn load(mut found: Found<Traced>, args: &Args) -> Result<Loaded<Traced, Functrac
     let ring_bytes = open.ring_bytes();
     let plans = &mut open.finder().on_found.plans;
     let reads = plans.reads();
-    let tail = size_of::<types::stack>() + TEXT_SLACK;
-    let machine = size_of::<types::expr_machine>();
-    let room = plans.room(args.str_len, machine, tail, ring_bytes, may_grow);
+    let sizes = plans.sizes(args.str_len, ring_bytes, may_grow);
     if reads {
         open.allow_sleep();
     }
     let rodata = open.rodata()?;
     rodata.min_latency = args.min_latency.map_or(0, |time| time.as_nanos() as u64);
     rodata.with_stack = args.stack;
-    rodata.expr_room = room.begin;
-    rodata.expr_most_text = room.text;
-    make_room(&mut open.skel, &room, functions)?;
+    rodata.follows_calls = follows_calls;
+    rodata.expr_config = sizes.config();
+    size_maps(&mut open.skel, &sizes, functions)?;
 
     let mut loaded = open.load()?;
     let maps = &loaded.skel.maps;
-    let maps = Maps {
+    let maps = ProgramMaps {
         functions: MapHandle::try_from(&maps.functions)?,
         ops: MapHandle::try_from(&maps.expr_ops)?,
         literals: MapHandle::try_from(&maps.expr_literals)?,
         free: MapHandle::try_from(&maps.expr_free)?,
     };
-    loaded.finder().on_found.plans.load(maps, room.machines)?;
+    loaded.finder().on_found.plans.load(maps, sizes.machines)?;
     Ok(loaded)
 }
 
-/// `NO_STACK` of src/bpf/expr.bpf.h: 0 is where the stack of a call is of which nothing else is shown.
-const NO_STACK: u32 = u32::MAX;
-/// `KIND_CALL_JUMPED` of src/bpf/expr.bpf.h.
-const KIND_CALL_JUMPED: u16 = 1;
-/// `TEXT_SLACK` of the same.
-const TEXT_SLACK: usize = 16;
+const NO_STACK: u32 = types::expr_stack_at::NO_STACK.0;
+const KIND_CALL_JUMPED: u16 = types::expr_kind::KIND_CALL_JUMPED.0 as u16;
 
 /// What to do with every function.
-fn request(args: &Args, specs: &[ProbeSpec]) -> Result<Asked> {
-    let mut request = Asked::parse(args.condition.as_deref(), args.args.as_deref())?;
+fn request(args: &Args, specs: &[ProbeSpec]) -> Result<TraceRequest> {
+    let mut request = TraceRequest::parse(args.condition.as_deref(), args.args.as_deref())?;
     // With --indent, all rows come at one end of calls, or the nesting would not show.
     let nested_returns = args.indent && specs.iter().any(|spec| spec.moment == ProbeMoment::Return);
     request.returns |= args.ret || args.min_latency.is_some() || nested_returns;
@@ -203,7 +198,7 @@ fn request(args: &Args, specs: &[ProbeSpec]) -> Result<Asked> {
 }
 
 /// Which ends of calls to watch for the moment that a spec names.
-fn ends(request: &Asked) -> impl Fn(ProbeMoment) -> Ends + use<> {
+fn ends(request: &TraceRequest) -> impl Fn(ProbeMoment) -> Ends + use<> {
     let return_only = request.needs_no_entry();
     let both = request.returns || request.depth;
     move |at| match at {
@@ -218,7 +213,7 @@ type Traced = Functions<CallPlans>;
 
 /// Plans what to read at the calls of each function.
 struct CallPlans {
-    plans: Plans,
+    plans: FunctionPrograms,
     /// What the probe of every function reads.
     needs: Needs,
     /// The signatures of the last file: functions are found file by file.
@@ -226,9 +221,9 @@ struct CallPlans {
 }
 
 impl CallPlans {
-    fn new(request: Asked, stack: bool) -> Self {
+    fn new(request: TraceRequest, stack: bool) -> Self {
         Self {
-            plans: Plans::new(request),
+            plans: FunctionPrograms::new(request),
             needs: if stack { Needs::STACK } else { Needs::NOTHING },
             file: None,
         }
@@ -252,7 +247,7 @@ impl OnFound for CallPlans {
             let (_, signatures) = self.file.as_ref()?;
             signatures.at(place.addr, symbol)
         });
-        let scope = expr::Scope {
+        let scope = NameScope {
             function: &place.name,
             signature: signature.as_ref(),
             probe: place.usdt.as_deref(),
@@ -262,15 +257,13 @@ impl OnFound for CallPlans {
     }
 }
 
-fn make_room(open: &mut OpenFunctraceSkel<'static>, room: &Room, functions: u32) -> Result<()> {
+fn size_maps(open: &mut OpenFunctraceSkel<'static>, sizes: &MapSizes, functions: u32) -> Result<()> {
     let maps = &mut open.maps;
     maps.functions.set_max_entries(functions)?;
-    maps.expr_ops.set_max_entries(room.ops)?;
-    let machine = size_of::<types::expr_machine>() as u32;
-    maps.expr_machines
-        .set_value_size((machine + room.bytes).next_multiple_of(8))?;
-    maps.expr_machines.set_max_entries(room.machines)?;
-    maps.expr_free.set_max_entries(room.machines)?;
+    maps.expr_ops.set_max_entries(sizes.ops)?;
+    maps.expr_machines.set_value_size(sizes.machine_bytes)?;
+    maps.expr_machines.set_max_entries(sizes.machines)?;
+    maps.expr_free.set_max_entries(sizes.machines)?;
     Ok(())
 }
 
@@ -316,7 +309,7 @@ struct Printer {
     table: Table,
     indent: bool,
     /// Those of the last record.
-    values: Values,
+    values: CallValues,
     /// The name of the function, indented by its depth.
     indented: String,
 }
@@ -326,7 +319,7 @@ impl Printer {
         Self {
             table,
             indent,
-            values: Values::default(),
+            values: CallValues::default(),
             indented: String::new(),
         }
     }
@@ -348,10 +341,10 @@ impl Printer {
         let plan = functions.on_found.plans.get(record.function as usize)?;
         self.values.read(
             plan,
-            &Record {
+            &CallRecord {
                 words,
                 faulted: record.faulted,
-                cut: record.cut,
+                truncated: record.truncated,
                 comm: header.comm(),
                 no_result: header.kind == KIND_CALL_JUMPED,
             },
@@ -386,7 +379,7 @@ impl Printer {
                 self.values.result.as_ref().map_or(Value::Null, Value::Datum),
                 Value::Fields(&self.values.args),
                 Value::Lines(&self.values.faults),
-                Value::Lines(&self.values.cut),
+                Value::Lines(&self.values.truncated),
                 Value::Lines(frames),
             ],
         );
