@@ -10,7 +10,7 @@ use object::elf::{self, CompressionHeader64};
 
 use super::link_view::SectionExtent;
 use super::source::FileExtent;
-use super::{Block, LinkView, Source};
+use super::{ElfBlock, ElfSource, LinkView};
 
 /// Reads the sections of a file, which stays open.
 pub struct SectionReader(LinkView);
@@ -19,7 +19,7 @@ impl SectionReader {
     /// # Errors
     /// The file cannot be read, or is not an ELF file for this machine.
     pub fn open(file: File) -> Result<SectionReader> {
-        LinkView::open(Source::new(file)?).map(SectionReader)
+        LinkView::open(ElfSource::new(file)?).map(SectionReader)
     }
 
     /// Whether there is a section of that name that has content.
@@ -49,7 +49,7 @@ impl SectionReader {
     }
 }
 
-fn inflate(compressed: &Block, limit: u64) -> Result<Vec<u8>> {
+fn inflate(compressed: &ElfBlock, limit: u64) -> Result<Vec<u8>> {
     type Compression = CompressionHeader64<LittleEndian>;
     let header = compressed.table::<Compression>().first();
     let header = header.context("no compression header")?;
