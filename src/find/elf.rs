@@ -24,7 +24,7 @@ use symbols::RawSymbol;
 
 pub(super) use link_view::LinkView;
 pub use relocation::{PointerSlot, SlotBinding};
-pub(super) use source::{Block, Source};
+pub(super) use source::{ElfBlock, ElfSource};
 pub(super) use symbols::SymbolTable;
 
 mod dynamic;
@@ -100,7 +100,7 @@ impl ElfFile {
 
     fn read_headers(file: File, shown: &Path) -> Result<ElfFile> {
         let mut this = ElfFile {
-            view: LinkView::open(Source::new(file)?)?,
+            view: LinkView::open(ElfSource::new(file)?)?,
             shown: shown.to_path_buf(),
             loads: Vec::new(),
             interpreter: None,
@@ -201,7 +201,7 @@ impl ElfFile {
     }
 
     /// Virtual address and content of the section of that name, if it has content.
-    pub(super) fn section_named(&self, name: &str) -> Option<(u64, Block)> {
+    pub(super) fn section_named(&self, name: &str) -> Option<(u64, ElfBlock)> {
         let section = self.view.section_named(name)?;
         let block = self
             .view

@@ -12,7 +12,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{execvp, pipe2};
 
-use crate::error::{FAILED, Failure};
+use crate::error::Failure;
 use crate::probe::child::{StartPipe, WaitingChild};
 
 /// Exit status of a child that did not execute its program, as of a shell.
@@ -63,7 +63,7 @@ impl TracedCommand {
             return Ok(());
         }
         let cause = std::io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-        Err(Failure::new(FAILED, format!("failed to run {}: {cause}", self.name)).into())
+        Err(Failure::failed(format!("failed to run {}: {cause}", self.name)).into())
     }
 
     /// Exit status of the child once it has exited, or 128 plus the signal that killed it.

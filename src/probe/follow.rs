@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder};
 
 use crate::bpf;
-use crate::error::{DENIED, Failure};
+use crate::error::Failure;
 use crate::privileges;
 
 /// Follows children as long as it lives.
@@ -24,7 +24,7 @@ impl ChildFollower {
         privileges::require_btf("--follow")?;
         if privileges::pid_namespace().is_some() {
             return Err(
-                Failure::new(DENIED, "--follow works only in the initial PID namespace")
+                Failure::denied("--follow works only in the initial PID namespace")
                     .hint("run it on the host, or in a container that shares the host's PID namespace")
                     .into(),
             );

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::cli::{OutputArgs, process_of};
-use crate::error::{FAILED, Failure, USAGE};
+use crate::error::Failure;
 use crate::find::code::instructions;
 use crate::find::debug::signatures::SignatureSource;
 use crate::find::debug::types::{FunctionParameter, FunctionSignature};
@@ -127,7 +127,7 @@ impl Args {
         if specs.is_empty() || (!has_processes && specs.iter().any(|spec| spec.target.is_none())) {
             let message = "failed to choose a file: no TARGET, no process";
             let hint = "name a program or library, such as libc, or a process with -p";
-            return Err(Failure::new(USAGE, message).hint(hint).into());
+            return Err(Failure::usage(message).hint(hint).into());
         }
         Ok(specs)
     }
@@ -412,18 +412,15 @@ fn nothing(spec: &ProbeSpec, files: &[Listed]) -> Failure {
             .is_some_and(|name| files.iter().any(|file| file.signatures().inlined(name)))
     {
         let why = "the compiler put it into all of its callers";
-        return Failure::new(
-            FAILED,
-            format!("failed to find function {name} in {place}: {why}"),
-        );
+        return Failure::failed(format!("failed to find function {name} in {place}: {why}"));
     }
     let hint = match near.is_empty() {
         true => "without a pattern, everything is listed".to_owned(),
         false => format!("similar names there: {}", near.join(", ")),
     };
     match pattern.trim_matches(['*', ':']).is_empty() {
-        true => Failure::new(FAILED, format!("failed to find any {kind} in {place}")),
-        false => Failure::new(FAILED, format!("failed to find {kind} {pattern} in {place}")).hint(hint),
+        true => Failure::failed(format!("failed to find any {kind} in {place}")),
+        false => Failure::failed(format!("failed to find {kind} {pattern} in {place}")).hint(hint),
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use object::LittleEndian;
 use object::elf::{self, Dyn64};
 
-use super::source::{FileExtent, Source};
+use super::source::{ElfSource, FileExtent};
 use super::{ElfFile, LE, MAX_STRING, RawSymbol, SymbolTable};
 
 /// The entries of the dynamic section. Addresses are virtual, strings are offsets into the string table.
@@ -26,7 +26,7 @@ pub struct DynamicSection {
 }
 
 impl DynamicSection {
-    pub fn read(source: &Source, extent: FileExtent) -> Result<DynamicSection> {
+    pub fn read(source: &ElfSource, extent: FileExtent) -> Result<DynamicSection> {
         let block = source.read(extent.offset, extent.size)?;
         let mut dynamic = DynamicSection::default();
         for entry in block.table::<Dyn64<LittleEndian>>() {

@@ -5,7 +5,7 @@ use object::elf;
 use object::{LittleEndian, U16, U32};
 
 use super::lookup::SymbolRank;
-use super::source::Block;
+use super::source::ElfBlock;
 use super::symbols::{SymbolEntry, is_hidden};
 use super::{ElfFile, FunctionSymbol, LE, RawSymbol};
 
@@ -99,7 +99,7 @@ impl ElfFile {
     }
 
     /// The links of the hash chains from symbol `index` on: at least one, at most `size` bytes.
-    fn links(&self, table: &GnuHash, index: u64, size: u64) -> Result<Block> {
+    fn links(&self, table: &GnuHash, index: u64, size: u64) -> Result<ElfBlock> {
         let addr = index
             .checked_sub(table.first)
             .and_then(|index| table.chains_at.checked_add(index * 4));

@@ -17,7 +17,7 @@ pub const CODE_SIZE: u64 = 256;
 
 /// Kind of the hash table of dynamic symbols.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Hash {
+pub enum HashKind {
     Gnu,
     Sysv,
     None,
@@ -25,7 +25,7 @@ pub enum Hash {
 
 /// A symbol.
 #[derive(Clone)]
-pub struct Sym {
+pub struct ImageSymbol {
     pub name: &'static str,
     /// Offset in the code; `None` if it is imported.
     pub at: Option<u64>,
@@ -35,9 +35,9 @@ pub struct Sym {
     pub version: u16,
 }
 
-impl Sym {
-    pub fn new(name: &'static str, at: u64) -> Sym {
-        Sym {
+impl ImageSymbol {
+    pub fn new(name: &'static str, at: u64) -> ImageSymbol {
+        ImageSymbol {
             name,
             at: Some(at),
             kind: elf::STT_FUNC,
@@ -49,11 +49,11 @@ impl Sym {
 
 /// The description of a file.
 #[derive(Clone)]
-pub struct Image {
-    pub hash: Hash,
-    pub dynamic: Vec<Sym>,
+pub struct ElfImage {
+    pub hash: HashKind,
+    pub dynamic: Vec<ImageSymbol>,
     /// Symbols of `.symtab`; written only if `sections` is set.
-    pub local: Vec<Sym>,
+    pub local: Vec<ImageSymbol>,
     /// Write section headers.
     pub sections: bool,
     pub soname: &'static str,
@@ -65,14 +65,14 @@ pub struct Image {
     pub flags: u32,
 }
 
-impl Default for Image {
-    fn default() -> Image {
-        Image {
-            hash: Hash::Gnu,
+impl Default for ElfImage {
+    fn default() -> ElfImage {
+        ElfImage {
+            hash: HashKind::Gnu,
             dynamic: vec![
-                Sym::new("alpha", 0),
-                Sym::new("beta", 16),
-                Sym::new("gamma_long_name", 32),
+                ImageSymbol::new("alpha", 0),
+                ImageSymbol::new("beta", 16),
+                ImageSymbol::new("gamma_long_name", 32),
             ],
             local: Vec::new(),
             sections: false,
@@ -87,9 +87,9 @@ impl Default for Image {
 }
 
 /// A string table that has each string once.
-struct Strings(Vec<u8>);
+struct StringTable(Vec<u8>);
 
-impl Strings {
+impl StringTable {
     fn add(&mut self, text: &str) -> u64 {
         let mut entry = vec![0];
         entry.extend(text.bytes().chain([0]));
@@ -102,7 +102,7 @@ impl Strings {
     }
 }
 
-impl Image {
+impl ElfImage {
     /// The file's bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let mut symbols = self.dynamic.clone();
@@ -111,7 +111,7 @@ impl Image {
         let imported = symbols.iter().filter(|symbol| symbol.at.is_none()).count();
 
         let mut out = vec![0; 64 + 6 * 56];
-        let mut strings = Strings(vec![0]);
+        let mut strings = StringTable(vec![0]);
         let table_at = self.append_symbols(&mut out, &symbols, &mut strings);
         let versions_at = align(&mut out);
         put16(&mut out, 0);
@@ -121,6 +121,53 @@ impl Image {
             (elf::DT_VERSYM, BASE + versions_at),
         ];
         self.append_hash_table(&mut out, &symbols, imported, &mut tags);
+        self.append_name_tags(&mut tags, &mut strings);
+        let strings_at = align(&mut out);
+        out.extend(&strings.0);
+        tags.extend([
+            (elf::DT_STRTAB, BASE + strings_at),
+            (elf::DT_STRSZ, strings.0.len() as u64),
+        ]);
+
+        let dynamic_at = append_dynamic(&mut out, tags);
+        let dynamic_size = out.len() as u64 - dynamic_at;
+        let interpreter_at = align(&mut out);
+        out.extend(self.interpreter.bytes().chain([0]));
+        let code_at = align(&mut out);
+        out.resize(out.len() + CODE_SIZE as usize, 0x90);
+        let end = out.len() as u64;
+        self.fix_symbols(&mut out, table_at, &symbols, code_at);
+
+        let sections_at = match self.sections {
+            true => self.append_sections(&mut out, code_at),
+            false => 0,
+        };
+        let interpreter_type = if self.interpreter.is_empty() {
+            elf::PT_NULL
+        } else {
+            elf::PT_INTERP
+        };
+        let interpreter_size = self.interpreter.len() as u64 + 1;
+        let segments = [
+            segment(elf::PT_LOAD, elf::PF_R, 0, 0, code_at),
+            segment(elf::PT_LOAD, self.flags, code_at, CODE_SHIFT, end - code_at),
+            segment(elf::PT_DYNAMIC, elf::PF_R, dynamic_at, 0, dynamic_size),
+            segment(interpreter_type, elf::PF_R, interpreter_at, 0, interpreter_size),
+        ];
+        let entry = BASE + code_at + CODE_SHIFT;
+        out[..64].copy_from_slice(&file_header(entry, segments.len() as u16, sections_at));
+        let headers = segments.concat();
+        out[64..64 + headers.len()].copy_from_slice(&headers);
+        out
+    }
+
+    /// The file, opened.
+    pub fn file(&self) -> File {
+        file_with(&self.bytes())
+    }
+
+    /// Appends the tags whose values are strings.
+    fn append_name_tags(&self, tags: &mut Vec<(u32, u64)>, strings: &mut StringTable) {
         tags.extend(self.needed.iter().map(|name| (elf::DT_NEEDED, strings.add(name))));
         for (tag, text) in [
             (elf::DT_SONAME, self.soname),
@@ -131,69 +178,19 @@ impl Image {
                 tags.push((tag, strings.add(text)));
             }
         }
-        let strings_at = align(&mut out);
-        out.extend(&strings.0);
-        tags.extend([
-            (elf::DT_STRTAB, BASE + strings_at),
-            (elf::DT_STRSZ, strings.0.len() as u64),
-        ]);
-
-        let dynamic_at = align(&mut out);
-        for (tag, value) in tags.iter().copied().chain([(elf::DT_NULL, 0)]) {
-            put64(&mut out, u64::from(tag));
-            put64(&mut out, value);
-        }
-        let dynamic_size = out.len() as u64 - dynamic_at;
-        let interpreter_at = align(&mut out);
-        out.extend(self.interpreter.bytes().chain([0]));
-        let code_at = align(&mut out);
-        out.resize(out.len() + CODE_SIZE as usize, 0x90);
-        let end = out.len() as u64;
-        self.fix_symbols(&mut out, table_at, &symbols, code_at);
-
-        let sections_at = if self.sections {
-            self.append_sections(&mut out, code_at)
-        } else {
-            0
-        };
-        let segments = [
-            segment(elf::PT_LOAD, elf::PF_R, 0, 0, code_at),
-            segment(elf::PT_LOAD, self.flags, code_at, CODE_SHIFT, end - code_at),
-            segment(elf::PT_DYNAMIC, elf::PF_R, dynamic_at, 0, dynamic_size),
-            segment(
-                match self.interpreter.is_empty() {
-                    true => elf::PT_NULL,
-                    false => elf::PT_INTERP,
-                },
-                elf::PF_R,
-                interpreter_at,
-                0,
-                self.interpreter.len() as u64 + 1,
-            ),
-        ];
-        let entry = BASE + code_at + CODE_SHIFT;
-        out[..64].copy_from_slice(&file_header(entry, segments.len() as u16, sections_at));
-        let segments = segments.concat();
-        out[64..64 + segments.len()].copy_from_slice(&segments);
-        out
-    }
-
-    /// The file, opened.
-    pub fn file(&self) -> File {
-        file_with(&self.bytes())
     }
 
     /// Appends the hash table and its tag. The first `imported` symbols are not hashed.
     fn append_hash_table(
         &self,
         out: &mut Vec<u8>,
-        symbols: &[Sym],
+        symbols: &[ImageSymbol],
         imported: usize,
         tags: &mut Vec<(u32, u64)>,
     ) {
         let hash_at = align(out);
         match self.hash {
-            Hash::Gnu => {
+            HashKind::Gnu => {
                 tags.push((elf::DT_GNU_HASH, BASE + hash_at));
                 let first = 1 + imported;
                 [BUCKETS, first as u32, 1, 0]
@@ -213,16 +210,16 @@ impl Image {
                     put32(out, (hash_of(symbol) & !1) | u32::from(last));
                 }
             }
-            Hash::Sysv => {
+            HashKind::Sysv => {
                 tags.push((elf::DT_HASH, BASE + hash_at));
                 put32(out, 1);
                 put32(out, symbols.len() as u32 + 1);
             }
-            Hash::None => {}
+            HashKind::None => {}
         }
     }
 
-    fn append_symbols(&self, out: &mut Vec<u8>, symbols: &[Sym], strings: &mut Strings) -> u64 {
+    fn append_symbols(&self, out: &mut Vec<u8>, symbols: &[ImageSymbol], strings: &mut StringTable) -> u64 {
         let at = align(out);
         out.extend([0; 24]);
         for symbol in symbols {
@@ -241,7 +238,7 @@ impl Image {
     }
 
     /// Sets the addresses once the offset of the code is known.
-    fn fix_symbols(&self, out: &mut [u8], table_at: u64, symbols: &[Sym], code_at: u64) {
+    fn fix_symbols(&self, out: &mut [u8], table_at: u64, symbols: &[ImageSymbol], code_at: u64) {
         for (index, symbol) in symbols.iter().enumerate() {
             let value = symbol.at.map_or(0, |at| BASE + code_at + CODE_SHIFT + at);
             let at = table_at as usize + (index + 1) * 24 + 8;
@@ -250,7 +247,7 @@ impl Image {
     }
 
     fn append_sections(&self, out: &mut Vec<u8>, code_at: u64) -> u64 {
-        let mut strings = Strings(vec![0]);
+        let mut strings = StringTable(vec![0]);
         let table_at = self.append_symbols(out, &self.local, &mut strings);
         self.fix_symbols(out, table_at, &self.local, code_at);
         let table_size = out.len() as u64 - table_at;
@@ -276,8 +273,18 @@ impl Image {
     }
 }
 
-fn hash_of(symbol: &Sym) -> u32 {
+fn hash_of(symbol: &ImageSymbol) -> u32 {
     elf::gnu_hash(symbol.name.as_bytes())
+}
+
+/// Appends the dynamic section.
+fn append_dynamic(out: &mut Vec<u8>, tags: Vec<(u32, u64)>) -> u64 {
+    let at = align(out);
+    for (tag, value) in tags.into_iter().chain([(elf::DT_NULL, 0)]) {
+        put64(out, u64::from(tag));
+        put64(out, value);
+    }
+    at
 }
 
 /// A program header.

@@ -11,13 +11,13 @@ use object::LittleEndian;
 use object::elf::{self, FileHeader64, SectionHeader64};
 
 use super::MACHINE;
-use super::source::{Block, FileExtent, Source};
+use super::source::{ElfBlock, ElfSource, FileExtent};
 use super::symbols::SymbolTable;
 use crate::error::Failure;
 
 const LE: LittleEndian = LittleEndian;
-type Section = SectionHeader64<LittleEndian>;
-const HEADER_SIZE: u64 = size_of::<Section>() as u64;
+type SectionHeader = SectionHeader64<LittleEndian>;
+const HEADER_SIZE: u64 = size_of::<SectionHeader>() as u64;
 
 /// Longest build ID that is accepted, in bytes; linkers make 8, 16 or 20.
 const MAX_BUILD_ID: usize = 64;
@@ -25,14 +25,14 @@ const MAX_BUILD_ID: usize = 64;
 /// The content and the header of an ELF file of this machine's architecture.
 #[derive(Debug)]
 pub struct LinkView {
-    pub source: Source,
+    pub source: ElfSource,
     pub header: FileHeader64<LittleEndian>,
 }
 
 impl LinkView {
     /// # Errors
     /// The file is not ELF, or is of another class or machine.
-    pub fn open(source: Source) -> Result<LinkView> {
+    pub fn open(source: ElfSource) -> Result<LinkView> {
         let header = read_file_header(&source)?;
         Ok(LinkView { source, header })
     }
@@ -68,7 +68,7 @@ impl LinkView {
     /// The section of that name, if it has content.
     pub fn section_named(&self, name: &str) -> Option<SectionExtent> {
         let sections = self.sections()?;
-        let is_wanted = |section: &&Section| {
+        let is_wanted = |section: &&SectionHeader| {
             kind(section) != elf::SHT_NOBITS && sections.name(section) == Some(name.as_bytes())
         };
         sections
@@ -87,12 +87,12 @@ impl LinkView {
         let Some(sections) = self.sections() else {
             return Vec::new();
         };
-        let is_wanted = |section: &&Section| {
+        let is_wanted = |section: &&SectionHeader| {
             sections
                 .name(section)
                 .is_some_and(|name| name.starts_with(prefix.as_bytes()))
         };
-        let range = |section: &Section| {
+        let range = |section: &SectionHeader| {
             let start = section.sh_addr.get(LE);
             start..start.saturating_add(section.sh_size.get(LE))
         };
@@ -111,7 +111,7 @@ impl LinkView {
             return None;
         }
         let first = self.source.read(offset, HEADER_SIZE).ok()?;
-        let first = first.table::<Section>().first()?;
+        let first = first.table::<SectionHeader>().first()?;
         // With 65280 sections or more, both counts are in section 0.
         let count = match self.header.e_shnum.get(LE) {
             0 => first.sh_size.get(LE),
@@ -122,7 +122,7 @@ impl LinkView {
             index => usize::from(index),
         };
         let headers = self.source.read(offset, count.checked_mul(HEADER_SIZE)?).ok()?;
-        let names = headers.table::<Section>().get(names).map(extent);
+        let names = headers.table::<SectionHeader>().get(names).map(extent);
         let names = names.and_then(|names| self.source.read(names.offset, names.size).ok());
         Some(SectionHeaders { headers, names })
     }
@@ -137,16 +137,16 @@ pub struct SectionExtent {
 }
 
 struct SectionHeaders {
-    headers: Block,
-    names: Option<Block>,
+    headers: ElfBlock,
+    names: Option<ElfBlock>,
 }
 
 impl SectionHeaders {
-    fn table(&self) -> &[Section] {
+    fn table(&self) -> &[SectionHeader] {
         self.headers.table()
     }
 
-    fn name(&self, section: &Section) -> Option<&[u8]> {
+    fn name(&self, section: &SectionHeader) -> Option<&[u8]> {
         let rest = self
             .names
             .as_ref()?
@@ -156,11 +156,11 @@ impl SectionHeaders {
     }
 }
 
-fn kind(section: &Section) -> u32 {
+fn kind(section: &SectionHeader) -> u32 {
     section.sh_type.get(LE)
 }
 
-fn extent(section: &Section) -> FileExtent {
+fn extent(section: &SectionHeader) -> FileExtent {
     FileExtent {
         offset: section.sh_offset.get(LE),
         size: section.sh_size.get(LE),
@@ -189,7 +189,7 @@ pub fn note<'n>(mut notes: &'n [u8], owner: &[u8], kind: u32) -> Option<&'n [u8]
     }
 }
 
-fn read_file_header(source: &Source) -> Result<FileHeader64<LittleEndian>> {
+fn read_file_header(source: &ElfSource) -> Result<FileHeader64<LittleEndian>> {
     let ident = source.read(0, source.len().min(16))?;
     let ident = ident.bytes();
     if ident.starts_with(b"#!") {

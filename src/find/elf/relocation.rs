@@ -8,7 +8,7 @@ use object::elf::{self, Rela64};
 
 use super::{ElfFile, LE, RawSymbol};
 
-type Relocation = Rela64<LittleEndian>;
+type RelaEntry = Rela64<LittleEndian>;
 
 /// Relocation types: the result of a resolver (IRELATIVE), and the address of a symbol in the PLT, in the GOT
 /// and in data.
@@ -104,7 +104,7 @@ impl ElfFile {
     }
 
     /// Both tables of the dynamic section, or the only one of a static program, which relocates itself.
-    fn relocations(&self) -> Result<Vec<Relocation>> {
+    fn relocations(&self) -> Result<Vec<RelaEntry>> {
         const WHAT: &str = "relocations";
         let mut relocations = Vec::new();
         for (addr, size) in [self.dynamic.rela, self.dynamic.jmprel] {

@@ -8,7 +8,7 @@ use object::LittleEndian;
 use object::elf::{self, CompressionHeader64};
 
 use super::source::FileExtent;
-use super::{LinkView, Source};
+use super::{ElfSource, LinkView};
 
 /// Deflate expands one byte to at most this many.
 const MAX_EXPANSION: u64 = 1032;
@@ -31,7 +31,7 @@ impl SectionReader {
     /// # Errors
     /// The file cannot be read, or is not an ELF file for this machine.
     pub fn open(file: File) -> Result<SectionReader> {
-        LinkView::open(Source::new(file)?).map(SectionReader)
+        LinkView::open(ElfSource::new(file)?).map(SectionReader)
     }
 
     /// The first section of that name, or `None` if there is none with content.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use object::LittleEndian;
 use object::elf::{self, ProgramHeader64};
 
-use super::source::{Block, FileExtent};
+use super::source::{ElfBlock, FileExtent};
 use super::{ElfFile, LE, LinkView};
 
 /// The kernel refuses to run a file with more than 64 KiB of program headers.
@@ -45,7 +45,7 @@ impl LoadSegment {
 }
 
 /// The table of program headers.
-pub fn read_program_headers(view: &LinkView) -> Result<Block> {
+pub fn read_program_headers(view: &LinkView) -> Result<ElfBlock> {
     let header = &view.header;
     let count = usize::from(header.e_phnum.get(LE));
     let entry_size = size_of::<ProgramHeader64<LittleEndian>>();
@@ -116,14 +116,14 @@ impl ElfFile {
     }
 
     /// The content of a range of virtual addresses within one segment. `None` if it cannot be read.
-    pub(in crate::find) fn content_of(&self, addrs: &Range<u64>) -> Option<Block> {
+    pub(in crate::find) fn content_of(&self, addrs: &Range<u64>) -> Option<ElfBlock> {
         let extent = self.content_at(addrs.start)?;
         let size = addrs.end.checked_sub(addrs.start)?;
         self.view.source.read(extent.offset, size.min(extent.size)).ok()
     }
 
     /// The content from virtual address `addr` to the end of the segment.
-    pub(in crate::find) fn content_from(&self, addr: u64) -> Option<Block> {
+    pub(in crate::find) fn content_from(&self, addr: u64) -> Option<ElfBlock> {
         let extent = self.content_at(addr)?;
         self.view.source.read(extent.offset, extent.size).ok()
     }
@@ -139,7 +139,7 @@ impl ElfFile {
     }
 
     /// `size` bytes from virtual address `addr` on. `what` names them in errors.
-    pub(super) fn read_at_address(&self, addr: u64, size: u64, what: &str) -> Result<Block> {
+    pub(super) fn read_at_address(&self, addr: u64, size: u64, what: &str) -> Result<ElfBlock> {
         let extent = self.content_at(addr).filter(|extent| size <= extent.size);
         let extent = extent.with_context(|| self.damaged(&format!("{what} outside of the file")))?;
         self.view

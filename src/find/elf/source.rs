@@ -12,7 +12,7 @@ const MAX_TABLE: u64 = 1 << 30;
 
 /// A file with its length at the time of opening, or a file decompressed into memory.
 #[derive(Debug)]
-pub struct Source {
+pub struct ElfSource {
     content: SourceBytes,
     len: u64,
 }
@@ -23,18 +23,18 @@ enum SourceBytes {
     Memory(Vec<u8>),
 }
 
-impl Source {
-    pub fn new(file: File) -> Result<Source> {
+impl ElfSource {
+    pub fn new(file: File) -> Result<ElfSource> {
         let len = file.metadata()?.len();
-        Ok(Source {
+        Ok(ElfSource {
             content: SourceBytes::File(file),
             len,
         })
     }
 
-    pub fn in_memory(bytes: Vec<u8>) -> Source {
+    pub fn in_memory(bytes: Vec<u8>) -> ElfSource {
         let len = bytes.len() as u64;
-        Source {
+        ElfSource {
             content: SourceBytes::Memory(bytes),
             len,
         }
@@ -45,14 +45,14 @@ impl Source {
     }
 
     /// `size` bytes from `offset` on. Fails before allocating memory if the file is shorter.
-    pub fn read(&self, offset: u64, size: u64) -> Result<Block> {
+    pub fn read(&self, offset: u64, size: u64) -> Result<ElfBlock> {
         let len = self.checked_len(offset, size)?;
         let mut words = vec![0_u64; len.div_ceil(8)];
         self.read_into(&mut pod::bytes_of_slice_mut(&mut words)[..len], offset)?;
-        Ok(Block { words, len })
+        Ok(ElfBlock { words, len })
     }
 
-    /// As [`Source::read`], as bytes.
+    /// As [`ElfSource::read`], as bytes.
     pub fn read_bytes(&self, offset: u64, size: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.checked_len(offset, size)?];
         self.read_into(&mut bytes, offset)?;
@@ -87,12 +87,12 @@ impl Source {
 }
 
 /// A part of the file, aligned in memory for the 8-byte fields of ELF tables.
-pub struct Block {
+pub struct ElfBlock {
     words: Vec<u64>,
     len: usize,
 }
 
-impl Block {
+impl ElfBlock {
     pub fn bytes(&self) -> &[u8] {
         &pod::bytes_of_slice(&self.words)[..self.len]
     }

@@ -4,20 +4,20 @@ use object::elf::{self, Sym64};
 use object::{LittleEndian, U16};
 
 use super::FunctionSymbol;
-use super::source::Block;
+use super::source::ElfBlock;
 
 const LE: LittleEndian = LittleEndian;
 pub type RawSymbol = Sym64<LittleEndian>;
 
 /// A symbol table with its strings.
 pub struct SymbolTable {
-    table: Block,
-    strings: Block,
+    table: ElfBlock,
+    strings: ElfBlock,
     /// Bytes of the strings up to the last NUL. No name ends after it, so the rest is not searched again and
     /// again.
     terminated: usize,
     /// One number per symbol; dynamic symbols only.
-    versions: Option<Block>,
+    versions: Option<ElfBlock>,
     /// Length of the file, in bytes.
     pub file_len: u64,
 }
@@ -63,7 +63,7 @@ impl SymbolEntry {
 }
 
 impl SymbolTable {
-    pub fn new(table: Block, strings: Block, versions: Option<Block>, file_len: u64) -> SymbolTable {
+    pub fn new(table: ElfBlock, strings: ElfBlock, versions: Option<ElfBlock>, file_len: u64) -> SymbolTable {
         let last = strings.bytes().iter().rposition(|&byte| byte == 0);
         SymbolTable {
             terminated: last.map_or(0, |last| last + 1),
@@ -81,7 +81,7 @@ impl SymbolTable {
 
     /// The defined functions, in the order of the table.
     pub fn functions(&self) -> impl Iterator<Item = SymbolEntry> {
-        let versions: &[U16<LittleEndian>] = self.versions.as_ref().map_or(&[], Block::table);
+        let versions: &[U16<LittleEndian>] = self.versions.as_ref().map_or(&[], ElfBlock::table);
         let table = self.table.table::<RawSymbol>();
         table.iter().enumerate().filter_map(move |(index, raw)| {
             SymbolEntry::new(

@@ -1,12 +1,12 @@
 use std::os::unix::fs::FileExt;
 
-use super::image::{CODE_SHIFT, CODE_SIZE, Hash, Image, Sym, file_with};
+use super::image::{CODE_SHIFT, CODE_SIZE, ElfImage, HashKind, ImageSymbol, file_with};
 use super::*;
 use crate::find::functions;
 use crate::find::host::loader::find_library;
 use crate::find::host::object_file::open_regular;
 
-fn opened(image: &Image) -> ElfFile {
+fn opened(image: &ElfImage) -> ElfFile {
     ElfFile::open(image.file(), Path::new("made-up")).unwrap()
 }
 
@@ -51,9 +51,9 @@ fn read_everything(file: File) {
 }
 
 /// Pseudo-random numbers, the same in every run.
-struct Dice(u64);
+struct TestRandom(u64);
 
-impl Dice {
+impl TestRandom {
     fn roll(&mut self) -> u64 {
         self.0 = self
             .0
@@ -63,14 +63,14 @@ impl Dice {
     }
 }
 
-fn rich() -> Image {
-    Image {
+fn rich() -> ElfImage {
+    ElfImage {
         local: vec![
-            Sym {
+            ImageSymbol {
                 local: true,
-                ..Sym::new("hidden_helper", 64)
+                ..ImageSymbol::new("hidden_helper", 64)
             },
-            Sym::new("old@VER_1", 80),
+            ImageSymbol::new("old@VER_1", 80),
         ],
         sections: true,
         soname: "libmade.so.1",
@@ -78,7 +78,7 @@ fn rich() -> Image {
         runpath: "$ORIGIN/../lib:/opt/lib".into(),
         rpath: "/rpath".into(),
         interpreter: "/lib/ld-made.so".into(),
-        ..Image::default()
+        ..ElfImage::default()
     }
 }
 
@@ -99,7 +99,7 @@ fn loader_fields_of_the_dynamic_section() {
 
 #[test]
 fn missing_fields_are_none() {
-    let elf = opened(&Image::default());
+    let elf = opened(&ElfImage::default());
     assert_eq!((elf.soname(), elf.interpreter()), (None, None));
     assert_eq!(
         (elf.needed(), elf.runpath(), elf.rpath()),
@@ -110,10 +110,10 @@ fn missing_fields_are_none() {
 
 #[test]
 fn lookup_by_each_kind_of_hash_table() {
-    for hash in [Hash::Gnu, Hash::Sysv] {
-        let elf = opened(&Image {
+    for hash in [HashKind::Gnu, HashKind::Sysv] {
+        let elf = opened(&ElfImage {
             hash,
-            ..Image::default()
+            ..ElfImage::default()
         });
         let names: Vec<String> = functions(&elf)
             .unwrap()
@@ -138,9 +138,9 @@ fn lookup_by_each_kind_of_hash_table() {
 
 #[test]
 fn no_symbol_table_means_no_functions() {
-    let elf = opened(&Image {
-        hash: Hash::None,
-        ..Image::default()
+    let elf = opened(&ElfImage {
+        hash: HashKind::None,
+        ..ElfImage::default()
     });
     assert_eq!(functions(&elf).unwrap(), []);
     assert_eq!(function(&elf, "alpha").unwrap(), None);
@@ -148,7 +148,7 @@ fn no_symbol_table_means_no_functions() {
 
 #[test]
 fn addresses_map_to_file_offsets() {
-    let image = Image::default();
+    let image = ElfImage::default();
     let code_at = image.bytes().len() as u64 - CODE_SIZE;
     let elf = opened(&image);
     let beta = function(&elf, "beta").unwrap().unwrap();
@@ -167,34 +167,34 @@ fn addresses_map_to_file_offsets() {
 
 #[test]
 fn only_defined_functions_in_code_are_found() {
-    let outside = Image {
-        dynamic: vec![Sym::new("far", CODE_SIZE)],
-        ..Image::default()
+    let outside = ElfImage {
+        dynamic: vec![ImageSymbol::new("far", CODE_SIZE)],
+        ..ElfImage::default()
     };
     assert_eq!(function(&opened(&outside), "far").unwrap(), None);
     assert!(!opened(&outside).defines("far"));
-    let data = Image {
+    let data = ElfImage {
         flags: elf::PF_R,
-        ..Image::default()
+        ..ElfImage::default()
     };
     assert_eq!(functions(&opened(&data)).unwrap(), []);
-    let object = Image {
-        dynamic: vec![Sym {
+    let object = ElfImage {
+        dynamic: vec![ImageSymbol {
             kind: elf::STT_OBJECT,
-            ..Sym::new("table", 0)
+            ..ImageSymbol::new("table", 0)
         }],
-        ..Image::default()
+        ..ElfImage::default()
     };
     assert_eq!(function(&opened(&object), "table").unwrap(), None);
-    let imported = Image {
+    let imported = ElfImage {
         dynamic: vec![
-            Sym {
+            ImageSymbol {
                 at: None,
-                ..Sym::new("puts", 0)
+                ..ImageSymbol::new("puts", 0)
             },
-            Sym::new("own", 0),
+            ImageSymbol::new("own", 0),
         ],
-        ..Image::default()
+        ..ElfImage::default()
     };
     assert!(!opened(&imported).defines("puts"));
     assert!(opened(&imported).defines("own"));
@@ -202,33 +202,33 @@ fn only_defined_functions_in_code_are_found() {
 
 #[test]
 fn ifunc_symbols_are_marked() {
-    let image = Image {
-        dynamic: vec![Sym {
+    let image = ElfImage {
+        dynamic: vec![ImageSymbol {
             kind: elf::STT_GNU_IFUNC,
-            ..Sym::new("memcpy", 0)
+            ..ImageSymbol::new("memcpy", 0)
         }],
-        ..Image::default()
+        ..ElfImage::default()
     };
     assert!(function(&opened(&image), "memcpy").unwrap().unwrap().ifunc);
 }
 
 #[test]
 fn default_version_wins() {
-    for hash in [Hash::Gnu, Hash::Sysv] {
+    for hash in [HashKind::Gnu, HashKind::Sysv] {
         for old_first in [true, false] {
-            let old = Sym {
+            let old = ImageSymbol {
                 version: 2 | elf::VERSYM_HIDDEN,
-                ..Sym::new("cond", 0)
+                ..ImageSymbol::new("cond", 0)
             };
-            let new = Sym {
+            let new = ImageSymbol {
                 version: 3,
-                ..Sym::new("cond", 16)
+                ..ImageSymbol::new("cond", 16)
             };
             let both = if old_first { vec![old, new] } else { vec![new, old] };
-            let elf = opened(&Image {
+            let elf = opened(&ElfImage {
                 dynamic: both,
                 hash,
-                ..Image::default()
+                ..ElfImage::default()
             });
             let expected = elf.entry() + 16;
             assert_eq!(function(&elf, "cond").unwrap().unwrap().addr, expected);
@@ -236,13 +236,13 @@ fn default_version_wins() {
             assert_eq!((all.len(), all[0].addr), (1, expected));
         }
     }
-    let only_old = Sym {
+    let only_old = ImageSymbol {
         version: 2 | elf::VERSYM_HIDDEN,
-        ..Sym::new("cond", 0)
+        ..ImageSymbol::new("cond", 0)
     };
-    let elf = opened(&Image {
+    let elf = opened(&ElfImage {
         dynamic: vec![only_old],
-        ..Image::default()
+        ..ElfImage::default()
     });
     assert!(function(&elf, "cond").unwrap().is_some() && elf.defines("cond"));
     assert_eq!(functions(&elf).unwrap().len(), 1);
@@ -270,12 +270,16 @@ fn symtab_adds_local_functions() {
 
 #[test]
 fn versions_in_symtab_are_stripped() {
-    let local = vec![Sym::new("f@OLD", 0), Sym::new("f@@NEW", 16), Sym::new("fg", 32)];
-    let elf = opened(&Image {
+    let local = vec![
+        ImageSymbol::new("f@OLD", 0),
+        ImageSymbol::new("f@@NEW", 16),
+        ImageSymbol::new("fg", 32),
+    ];
+    let elf = opened(&ElfImage {
         local,
         sections: true,
         dynamic: vec![],
-        ..Image::default()
+        ..ElfImage::default()
     });
     assert_eq!(function(&elf, "f").unwrap().unwrap().addr, elf.entry() + 16);
     let found: Vec<(String, u64)> = functions(&elf)
@@ -288,22 +292,22 @@ fn versions_in_symtab_are_stripped() {
 
 #[test]
 fn local_functions_of_one_name_are_all_listed_and_aliases_once() {
-    let twin = |at| Sym {
+    let twin = |at| ImageSymbol {
         local: true,
-        ..Sym::new("init", at)
+        ..ImageSymbol::new("init", at)
     };
     let local = vec![
         twin(0),
         twin(16),
         twin(16),
-        Sym::new("alias", 16),
-        Sym::new("init", 32),
+        ImageSymbol::new("alias", 16),
+        ImageSymbol::new("init", 32),
     ];
-    let elf = opened(&Image {
+    let elf = opened(&ElfImage {
         local,
         sections: true,
         dynamic: vec![],
-        ..Image::default()
+        ..ElfImage::default()
     });
     let found: Vec<(String, u64)> = functions(&elf)
         .unwrap()
@@ -332,7 +336,7 @@ fn errors_name_the_kind_of_file() {
         "failed to read made-up: truncated ELF file"
     );
     let changed = |at: usize, byte: u8| {
-        let mut bytes = Image::default().bytes();
+        let mut bytes = ElfImage::default().bytes();
         bytes[at] = byte;
         message(&bytes)
     };
@@ -382,10 +386,10 @@ fn headers_past_the_end_are_rejected() {
 
 #[test]
 fn symbol_counts_and_names_out_of_range_are_rejected() {
-    let image = Image {
-        hash: Hash::Sysv,
-        dynamic: vec![Sym::new("alpha", 0)],
-        ..Image::default()
+    let image = ElfImage {
+        hash: HashKind::Sysv,
+        dynamic: vec![ImageSymbol::new("alpha", 0)],
+        ..ElfImage::default()
     };
     let mut bytes = image.bytes();
     // After headers, two symbols and two versions: the hash table, which starts with 1 bucket and 2 symbols.
@@ -409,7 +413,7 @@ fn symbol_counts_and_names_out_of_range_are_rejected() {
 
 #[test]
 fn endless_hash_chains_are_rejected() {
-    let image = Image::default();
+    let image = ElfImage::default();
     let mut bytes = image.bytes();
     // After headers, four symbols, four versions, hash header, bloom word and two buckets: the chains.
     let chains_at = 64 + 6 * 56 + 4 * 24 + 8 + 16 + 8 + 8;
@@ -430,11 +434,11 @@ fn endless_hash_chains_are_rejected() {
 #[test]
 fn names_together_cannot_exceed_the_file() {
     let long: &'static str = "x".repeat(4000).leak();
-    let local = (0..64).map(|at| Sym::new(long, at)).collect();
-    let elf = opened(&Image {
+    let local = (0..64).map(|at| ImageSymbol::new(long, at)).collect();
+    let elf = opened(&ElfImage {
         local,
         sections: true,
-        ..Image::default()
+        ..ElfImage::default()
     });
     let expected = "failed to read symbols of made-up: symbol names are longer than the file";
     assert_eq!(format!("{:#}", functions(&elf).unwrap_err()), expected);
@@ -464,9 +468,9 @@ fn truncated_files_do_not_panic() {
 
 #[test]
 fn mutated_files_do_not_panic() {
-    for hash in [Hash::Gnu, Hash::Sysv] {
-        let bytes = Image { hash, ..rich() }.bytes();
-        let mut dice = Dice(1);
+    for hash in [HashKind::Gnu, HashKind::Sysv] {
+        let bytes = ElfImage { hash, ..rich() }.bytes();
+        let mut dice = TestRandom(1);
         for _ in 0..4000 {
             let mut mutated = bytes.clone();
             for _ in 0..1 + dice.roll() % 4 {

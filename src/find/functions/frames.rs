@@ -8,7 +8,7 @@ use gimli::{
 };
 use gimli::{FrameDescriptionEntry, UnwindSection};
 
-use crate::find::elf::{Block, ElfFile};
+use crate::find::elf::{ElfBlock, ElfFile};
 
 /// Prefixes of sections whose code is not functions: PLT stubs, and code that BOLT has replaced.
 const NOT_CALLED: [&str; 2] = [".plt", ".bolt.org"];
@@ -19,7 +19,7 @@ const CALLED_FRAME: u64 = 8;
 #[cfg(target_arch = "aarch64")]
 const CALLED_FRAME: u64 = 0;
 
-type Bytes<'b> = EndianSlice<'b, LittleEndian>;
+type UnwindBytes<'b> = EndianSlice<'b, LittleEndian>;
 
 /// The code range of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,7 +62,7 @@ pub fn functions(elf: &ElfFile) -> Vec<FrameExtent> {
 }
 
 /// Virtual address and content of `.eh_frame`. Without section headers, the content may extend past its end.
-fn unwind_table(elf: &ElfFile) -> Option<(u64, Block)> {
+fn unwind_table(elf: &ElfFile) -> Option<(u64, ElfBlock)> {
     elf.section_named(".eh_frame").or_else(|| {
         let addr = elf.frame_index()?;
         let index = elf.content_from(addr)?;
@@ -101,7 +101,11 @@ pub fn read(addr: u64, bytes: &[u8]) -> Vec<FrameExtent> {
 
 /// Whether the entry describes a function from its start. Code that starts with a complete frame is the cold
 /// part of another function, or `.plt`. Signal trampolines are not called.
-fn is_function(entry: &FrameDescriptionEntry<Bytes>, table: &EhFrame<Bytes>, bases: &BaseAddresses) -> bool {
+fn is_function(
+    entry: &FrameDescriptionEntry<UnwindBytes>,
+    table: &EhFrame<UnwindBytes>,
+    bases: &BaseAddresses,
+) -> bool {
     use CallFrameInstruction::{
         AdvanceLoc, DefCfa, DefCfaExpression, DefCfaOffset, DefCfaRegister, SetLoc, Undefined,
     };

@@ -5,7 +5,7 @@
 //! the offset of a record, which starts with the address and the offset of the name. Since Go 1.18, addresses
 //! are relative to the start of the code; before, they were absolute.
 
-use crate::find::elf::{Block, ElfFile};
+use crate::find::elf::{ElfBlock, ElfFile};
 
 /// Sections with the table; position-independent programs have the second one.
 const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
@@ -16,7 +16,7 @@ const GO_1_20: u64 = 0xffff_fff1;
 
 /// The function table of a Go program.
 pub struct GoTable {
-    bytes: Block,
+    bytes: ElfBlock,
     layout: GoTableLayout,
 }
 

@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use xz4rust::{XzDecoder, XzReader};
 
-use crate::find::elf::{ElfFile, LinkView, Source, SymbolTable};
+use crate::find::elf::{ElfFile, ElfSource, LinkView, SymbolTable};
 use crate::find::host::object_file::open_regular;
 
 /// Directory of debug files, relative to the root directory of this tool or of a process.
@@ -65,7 +65,7 @@ struct DebugFile {
 impl DebugFile {
     fn open(path: PathBuf) -> Option<DebugFile> {
         let file = open_regular(&path).ok()?;
-        let view = LinkView::open(Source::new(file.try_clone().ok()?).ok()?).ok()?;
+        let view = LinkView::open(ElfSource::new(file.try_clone().ok()?).ok()?).ok()?;
         Some(DebugFile { path, file, view })
     }
 
@@ -216,7 +216,7 @@ fn checksum(file: &File) -> Option<u32> {
 /// The symbols in MiniDebugInfo.
 fn mini_debug_info(elf: &ElfFile) -> Option<SymbolTable> {
     let (_, section) = elf.section_named(".gnu_debugdata")?;
-    let view = LinkView::open(Source::in_memory(decompressed(section.bytes())?)).ok()?;
+    let view = LinkView::open(ElfSource::in_memory(decompressed(section.bytes())?)).ok()?;
     view.symbols().ok().flatten()
 }
 

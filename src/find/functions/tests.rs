@@ -5,11 +5,11 @@ use std::process::{Command, Stdio};
 use object::elf as format;
 
 use super::*;
-use crate::find::elf::image::{Image, Sym, file_with};
+use crate::find::elf::image::{ElfImage, ImageSymbol, file_with};
 use crate::find::host::loader::find_library;
 use crate::find::spec::{ProbeSubject, parse};
 
-fn opened(image: &Image) -> ElfFile {
+fn opened(image: &ElfImage) -> ElfFile {
     ElfFile::open(image.file(), Path::new("made-up")).unwrap()
 }
 
@@ -104,9 +104,9 @@ const XZ: [u8; 92] = [
 const PLAIN: &[u8] = b"functions functions functions of an ELF file\n";
 
 /// Pseudo-random numbers, the same in every run.
-struct Dice(u64);
+struct TestRandom(u64);
 
-impl Dice {
+impl TestRandom {
     fn roll(&mut self, sides: usize) -> usize {
         self.0 = self
             .0
@@ -132,28 +132,28 @@ impl Dice {
     }
 }
 
-fn local(name: &'static str, at: u64) -> Sym {
-    Sym {
+fn local(name: &'static str, at: u64) -> ImageSymbol {
+    ImageSymbol {
         local: true,
-        ..Sym::new(name, at)
+        ..ImageSymbol::new(name, at)
     }
 }
 
-fn image(dynamic: Vec<Sym>, local: Vec<Sym>) -> ElfFile {
-    opened(&Image {
+fn image(dynamic: Vec<ImageSymbol>, local: Vec<ImageSymbol>) -> ElfFile {
+    opened(&ElfImage {
         dynamic,
         local,
         sections: true,
-        ..Image::default()
+        ..ElfImage::default()
     })
 }
 
 fn made_up() -> ElfFile {
     image(
         vec![
-            Sym::new("memalign", 0),
-            Sym::new("aligned_alloc", 0),
-            Sym::new("malloc", 16),
+            ImageSymbol::new("memalign", 0),
+            ImageSymbol::new("aligned_alloc", 0),
+            ImageSymbol::new("malloc", 16),
         ],
         vec![
             local("__libc_malloc", 16),
@@ -194,7 +194,10 @@ fn exact_name_selection() {
 
 #[test]
 fn exported_function_hides_local_ones_of_its_name() {
-    let elf = image(vec![], vec![local("f", 0), Sym::new("f", 16), local("f", 32)]);
+    let elf = image(
+        vec![],
+        vec![local("f", 0), ImageSymbol::new("f", 16), local("f", 32)],
+    );
     let found = select(&elf, Path::new("made-up"), &pattern("f")).unwrap();
     assert_eq!(
         found.iter().map(|f| f.addr - elf.entry()).collect::<Vec<_>>(),
@@ -227,9 +230,9 @@ fn pattern_selection() {
 
 #[test]
 fn ifunc_symbols_are_marked_under_each_name() {
-    let chosen = Sym {
+    let chosen = ImageSymbol {
         kind: format::STT_GNU_IFUNC,
-        ..Sym::new("memcpy", 0)
+        ..ImageSymbol::new("memcpy", 0)
     };
     let elf = image(vec![chosen], vec![local("a", 0)]);
     for text in ["memcpy", "*"] {
@@ -275,11 +278,11 @@ fn nearest_names_come_first() {
     let dynamic = names
         .iter()
         .zip(0..)
-        .map(|(name, at)| Sym::new(name, at * 16))
+        .map(|(name, at)| ImageSymbol::new(name, at * 16))
         .collect();
-    let elf = opened(&Image {
+    let elf = opened(&ElfImage {
         dynamic,
-        ..Image::default()
+        ..ElfImage::default()
     });
     assert_eq!(near(&elf, "mallok", 2), ["malloc", "calloc"]);
     assert_eq!(
@@ -404,7 +407,7 @@ fn mini_debug_info_is_read() {
     assert_eq!(dir.finds("inner"), ["inner"]);
     assert_eq!(dir.finds("vis*"), ["visit"]);
     let bytes = fs::read(dir.app()).unwrap();
-    let mut dice = Dice(1);
+    let mut dice = TestRandom(1);
     for _ in 0..300 {
         read_everything(&dice.mutate(&bytes));
     }
@@ -426,7 +429,7 @@ fn read_everything(bytes: &[u8]) {
 fn decompression_of_mutated_data() {
     assert_eq!(stripped::decompressed(&XZ).as_deref(), Some(PLAIN));
     assert_eq!(stripped::decompressed(b""), None);
-    let mut dice = Dice(1);
+    let mut dice = TestRandom(1);
     for _ in 0..4000 {
         let mutated = dice.mutate(&XZ);
         // Data that passes the checksums must be the original.
@@ -524,7 +527,7 @@ fn unwind_tables_have_functions_but_not_cold_parts() {
     let extent = |addr| FrameExtent { addr, size: 16 };
     let table = unwind_tables();
     assert_eq!(frames::read(0x5000, &table), [extent(0x1000), extent(0x1010)]);
-    let mut dice = Dice(1);
+    let mut dice = TestRandom(1);
     for _ in 0..20_000 {
         let mutated = dice.mutate(&table);
         assert!(frames::read(0x5000, &mutated).len() <= mutated.len() / 8);
@@ -578,7 +581,7 @@ fn go_function_tables() {
             found,
             [(&b"main.main"[..], 0x40_1000, 32), (b"main.visit", 0x40_1020, 16)]
         );
-        let mut dice = Dice(1);
+        let mut dice = TestRandom(1);
         for _ in 0..20_000 {
             let mutated = dice.mutate(&table);
             let found =

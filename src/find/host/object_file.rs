@@ -196,7 +196,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::find::elf::image::Image;
+    use crate::find::elf::image::ElfImage;
 
     /// A directory that is removed at the end of the test.
     struct TestDir(PathBuf);
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn elf_is_parsed_once() {
         let dir = TestDir::new("elf");
-        let object = ObjectFile::at(&dir.write("elf", Image::default().bytes())).unwrap();
+        let object = ObjectFile::at(&dir.write("elf", ElfImage::default().bytes())).unwrap();
         assert!(Rc::ptr_eq(&object.elf().unwrap(), &object.elf().unwrap()));
         let text = ObjectFile::at(&dir.write("text", "not an ELF file")).unwrap();
         assert!(text.elf().is_err());

@@ -175,69 +175,72 @@ fn regex_syntax_reports_columns_of_the_text() {
     assert!(message("app:").contains("missing function at column 5"));
 }
 
+/// Specs, and parts of their messages.
+const MESSAGES: [(&str, &str); 23] = [
+    (
+        "",
+        r#"failed to parse "": missing function at column 1; write TARGET:FUNCTION"#,
+    ),
+    (
+        "libc:",
+        r#"failed to parse "libc:": missing function at column 6; write TARGET:FUNCTION"#,
+    ),
+    (
+        "é:",
+        r#"failed to parse "é:": missing function at column 3; write TARGET:FUNCTION"#,
+    ),
+    ("libc::", "missing function at column 7; write TARGET:FUNCTION"),
+    ("::malloc", "unexpected colon at column 2; write TARGET:FUNCTION"),
+    (
+        "/usr/bin/app",
+        r#""/usr/bin/app" is a path and needs a function; write /usr/bin/app:FUNCTION"#,
+    ),
+    (
+        "r:./app",
+        r#""./app" is a path and needs a function; write ./app:FUNCTION"#,
+    ),
+    (
+        "libc:0x",
+        r#""0x" at column 6 is not an address; write it as 0x1234"#,
+    ),
+    ("libc:0x12345678123456789", "is not an address"),
+    ("libc:0x+5", "is not an address"),
+    (
+        "libc:malloc+",
+        r#""" at column 13 is not a number of bytes; write NAME+0x10 or NAME+16"#,
+    ),
+    (
+        "libc:malloc+ten",
+        r#""ten" at column 13 is not a number of bytes"#,
+    ),
+    ("libc:malloc+0x", "is not a number of bytes"),
+    ("libc:malloc+99999999999999999999", "is not a number of bytes"),
+    ("libc:+16", "missing function at column 6"),
+    (
+        "libc:mem*+16",
+        "an offset needs an exact name, and mem* is a pattern",
+    ),
+    (
+        "libc:/mem",
+        "unterminated regular expression at column 6; write it between slashes: /^mem/",
+    ),
+    ("libc://", "unterminated"),
+    ("libc:/(/", "invalid regular expression at column 7: "),
+    (
+        "u:",
+        "missing name at column 3; write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME",
+    ),
+    ("usdt:python3:", "missing name at column 14"),
+    ("usdt:python3:python:", "missing name at column 21"),
+    (
+        "usdt:a:b:c:d",
+        "too many parts at column 11; write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME",
+    ),
+];
+
 #[test]
 fn messages_say_what_is_wrong_and_what_to_write() {
-    for (text, expected) in [
-        (
-            "",
-            r#"failed to parse "": missing function at column 1; write TARGET:FUNCTION"#,
-        ),
-        (
-            "libc:",
-            r#"failed to parse "libc:": missing function at column 6; write TARGET:FUNCTION"#,
-        ),
-        (
-            "é:",
-            r#"failed to parse "é:": missing function at column 3; write TARGET:FUNCTION"#,
-        ),
-        ("libc::", "missing function at column 7; write TARGET:FUNCTION"),
-        ("::malloc", "unexpected colon at column 2; write TARGET:FUNCTION"),
-        (
-            "/usr/bin/app",
-            r#""/usr/bin/app" is a path and needs a function; write /usr/bin/app:FUNCTION"#,
-        ),
-        (
-            "r:./app",
-            r#""./app" is a path and needs a function; write ./app:FUNCTION"#,
-        ),
-        (
-            "libc:0x",
-            r#""0x" at column 6 is not an address; write it as 0x1234"#,
-        ),
-        ("libc:0x12345678123456789", "is not an address"),
-        ("libc:0x+5", "is not an address"),
-        (
-            "libc:malloc+",
-            r#""" at column 13 is not a number of bytes; write NAME+0x10 or NAME+16"#,
-        ),
-        (
-            "libc:malloc+ten",
-            r#""ten" at column 13 is not a number of bytes"#,
-        ),
-        ("libc:malloc+0x", "is not a number of bytes"),
-        ("libc:malloc+99999999999999999999", "is not a number of bytes"),
-        ("libc:+16", "missing function at column 6"),
-        (
-            "libc:mem*+16",
-            "an offset needs an exact name, and mem* is a pattern",
-        ),
-        (
-            "libc:/mem",
-            "unterminated regular expression at column 6; write it between slashes: /^mem/",
-        ),
-        ("libc://", "unterminated"),
-        ("libc:/(/", "invalid regular expression at column 7: "),
-        (
-            "u:",
-            "missing name at column 3; write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME",
-        ),
-        ("usdt:python3:", "missing name at column 14"),
-        ("usdt:python3:python:", "missing name at column 21"),
-        (
-            "usdt:a:b:c:d",
-            "too many parts at column 11; write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME",
-        ),
-    ] {
+    for (text, expected) in MESSAGES {
         let message = message(text);
         assert!(message.contains(expected), "{text}: {message}");
         assert!(message.starts_with("failed to parse \""), "{message}");
@@ -309,9 +312,9 @@ fn matching_time_is_bounded() {
 }
 
 /// Pseudo-random numbers, the same in every run.
-struct Dice(u64);
+struct TestRandom(u64);
 
-impl Dice {
+impl TestRandom {
     fn roll(&mut self, sides: usize) -> usize {
         self.0 = self
             .0
@@ -362,7 +365,7 @@ fn parsed_specs_round_trip() {
         ":", "::", "\\", "+", "0x", "*", "?", "/", "p:", "usdt:", "u", "9", "f", " ", "é", "\0", "operator",
         "(", "[", "+0x1",
     ];
-    let mut dice = Dice(1);
+    let mut dice = TestRandom(1);
     let mut parsed = 0;
     for round in 0..40_000 {
         let mut text: Vec<char> = SEEDS[round % SEEDS.len()].chars().collect();

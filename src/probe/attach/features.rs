@@ -12,7 +12,7 @@ use super::bpf_sys::{
     LoadOptions, MultiLinkKind, MultiLinkPoints, bpf_insn, create_map, create_multi_link, has_helper,
     load_program,
 };
-use crate::error::{DENIED, Failure};
+use crate::error::Failure;
 
 const UPROBE_PMU: &str = "/sys/bus/event_source/devices/uprobe/type";
 
@@ -23,10 +23,9 @@ const UPROBE_PMU: &str = "/sys/bus/event_source/devices/uprobe/type";
 pub fn uprobe_pmu_type() -> Result<u32> {
     let text = fs::read_to_string(UPROBE_PMU).ok();
     text.and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
-        Failure::new(
-            DENIED,
-            format!("this kernel offers no uprobes: {UPROBE_PMU} cannot be read"),
-        )
+        Failure::denied(format!(
+            "this kernel offers no uprobes: {UPROBE_PMU} cannot be read"
+        ))
         .hint("the kernel must be built with CONFIG_UPROBE_EVENTS=y, and /sys must be mounted")
         .into()
     })

@@ -9,7 +9,7 @@ use super::bpf_sys::{UprobeEvent, create_perf_link, enable_event, open_uprobe_ev
 use super::destination::{Destination, ProbeKind, RefusedPoints, is_specific_to_point};
 use super::features::uprobe_pmu_type;
 use super::program::HeldProgram;
-use crate::error::{FAILED, Failure};
+use crate::error::Failure;
 use crate::privileges;
 use crate::probe::point::{Cookie, ProbePoint};
 
@@ -64,9 +64,7 @@ pub fn require_files(probes: usize, copies: bool, open_files: usize) -> Result<(
     if probes * per_probe <= room {
         return Ok(());
     }
-    Err(Failure::new(
-        FAILED,
-        format!(
+    Err(Failure::failed(format!(
             "{probes} probes exceed the limit of open files: without multi-uprobe links (since 6.10) each takes a \
              file descriptor, and {room} are available"
         ),

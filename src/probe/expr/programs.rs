@@ -10,7 +10,7 @@ use super::ir::{LITERAL_BYTES, TextLiteral};
 use super::op::{MOST_SLOTS, Op};
 use super::{NameScope, TraceRequest};
 use crate::bpf::functrace::types::{self, expr_limit, trace_flags};
-use crate::error::{FAILED, Failure};
+use crate::error::Failure;
 use crate::find::code::placement::Needs;
 use crate::probe::point::Ends;
 
@@ -153,7 +153,7 @@ impl FunctionPrograms {
         let start = self.ops.len();
         if start + ops.len() >= self.capacity {
             let message = format!("more than {} operations for all functions", self.capacity);
-            self.refuse(Failure::new(FAILED, message).into());
+            self.refuse(Failure::failed(message).into());
             return NEVER;
         }
         self.ops.extend_from_slice(ops);

@@ -8,7 +8,7 @@ use super::ExprError;
 use super::code::{PlanError, PlanRequest};
 use super::parse::{parse, parse_list};
 use super::tree::Expr;
-use crate::error::{Failure, USAGE};
+use crate::error::Failure;
 
 /// Expressions, each with its own text as its name.
 type NamedExprs = Vec<(Rc<str>, Expr)>;
@@ -97,7 +97,7 @@ fn named(text: &str) -> Result<NamedExprs> {
 
 fn usage_error(error: &ExprError, option: &str, text: &str) -> anyhow::Error {
     let message = format!("{option}, column {}: {error}", error.column(text));
-    let failure = Failure::new(USAGE, message).show(error.excerpt(text));
+    let failure = Failure::usage(message).show(error.excerpt(text));
     match &error.hint {
         Some(hint) => failure.hint(hint.clone()).into(),
         None => failure.into(),

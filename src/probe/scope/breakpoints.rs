@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::error::{DENIED, Failure, USAGE};
+use crate::error::Failure;
 use crate::privileges;
 use crate::probe::scope::filter::{ProcessFilter, TraceScope};
 
@@ -28,8 +28,7 @@ impl Breakpoints {
         let breakpoints = match (filter.scope, filter.only_pid()) {
             (Some(TraceScope::Targeted) | None, Some(pid)) => Breakpoints::Process(pid),
             (Some(TraceScope::Targeted), None) if filter.matches_all() => {
-                return Err(Failure::new(
-                    USAGE,
+                return Err(Failure::usage(
                     "--scope targeted needs a filter: without one, all processes match",
                 )
                 .hint("filter with --comm, -u, --cgroup, --container or -p")
@@ -47,8 +46,7 @@ impl Breakpoints {
         let can_hold =
             matches!(breakpoints, Breakpoints::Matching(_)) && (filter.follow || filter.pids.is_empty());
         if filter.hold && !can_hold {
-            return Err(Failure::new(
-                USAGE,
+            return Err(Failure::usage(
                 "--hold only applies to programs that start to match later, in a targeted scope",
             )
             .hint("use it with --container, or with --scope targeted and --comm, -u or --cgroup")
@@ -64,7 +62,7 @@ fn require_watcher() -> Result<()> {
     match privileges::pid_namespace() {
         None => Ok(()),
         Some(_) => Err(
-            Failure::new(DENIED, "--scope targeted works only in the initial PID namespace")
+            Failure::denied("--scope targeted works only in the initial PID namespace")
                 .hint("run it on the host, or in a container that shares the host's PID namespace")
                 .into(),
         ),

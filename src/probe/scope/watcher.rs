@@ -15,7 +15,7 @@ use std::thread::{Builder, JoinHandle};
 use anyhow::{Context, Result};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::error::{FAILED, Failure};
+use crate::error::Failure;
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher};
 use crate::probe::scope::filter::ProcessFilter;
@@ -210,9 +210,7 @@ fn require_files(per_process: usize, processes: usize) -> Result<()> {
     if per_process * processes <= available {
         return Ok(());
     }
-    Err(Failure::new(
-        FAILED,
-        format!(
+    Err(Failure::failed(format!(
             "too many open files: {processes} processes match and their probes take {per_process} file descriptors each, \
              but only {available} are available"
         ),

@@ -11,7 +11,7 @@ use super::errors::MAX_SIMILAR;
 use super::files::plural;
 use super::finder::{Finder, SearchPlan, SearchRequest, WatchedEnds};
 use super::spec_target::{SpecTarget, plan_targets};
-use crate::error::{FAILED, Failure};
+use crate::error::Failure;
 use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
@@ -82,7 +82,7 @@ struct SpecSearch {
     /// The first files that were searched.
     searched: Vec<(PathBuf, File)>,
     /// Why it cannot be traced where it was found.
-    problem: Option<String>,
+    problem: Option<Failure>,
 }
 
 impl<O: OnFound> Functions<O> {
@@ -150,7 +150,7 @@ impl<O: OnFound> Functions<O> {
                 Ok(found.probes)
             }
             Err(error) => {
-                search.problem.get_or_insert_with(|| format!("{error:#}"));
+                search.problem.get_or_insert_with(|| Failure::of(&error));
                 match search.target {
                     // One of many files that a process happens to map.
                     SpecTarget::Any => Ok(Vec::new()),
@@ -174,7 +174,7 @@ impl<O: OnFound> Functions<O> {
         let cookie = self.found.len();
         if self.capacity.is_some_and(|capacity| cookie >= capacity) {
             let message = "too many functions in files that appeared later: some are not traced";
-            return Err(Failure::new(FAILED, message).into());
+            return Err(Failure::failed(message).into());
         }
         let module = object.path.file_name().unwrap_or_default().to_string_lossy();
         let function = TracedFunction {
@@ -258,7 +258,7 @@ impl<O: OnFound> Finder for Functions<O> {
 impl SpecSearch {
     fn not_found(&self) -> anyhow::Error {
         if let Some(problem) = &self.problem {
-            return anyhow::anyhow!("{problem}");
+            return problem.clone().into();
         }
         if let (SpecTarget::Named(names), []) = (&self.target, &self.searched[..])
             && let Some(name) = names.first()
@@ -283,11 +283,11 @@ impl SpecSearch {
         if self.is_inlined() {
             let message =
                 format!("failed to trace {name} in {place}: it is inlined everywhere, and has no address");
-            return Failure::new(FAILED, message)
+            return Failure::failed(message)
                 .hint("trace a function that calls it")
                 .into();
         }
-        Failure::new(FAILED, format!("failed to find {what} {name} in {place}"))
+        Failure::failed(format!("failed to find {what} {name} in {place}"))
             .hint(self.similar_names())
             .into()
     }

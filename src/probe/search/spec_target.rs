@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::errors::no_such_file;
 use super::files::open_named;
 use super::finder::{SearchPlace, SearchPlan, SearchRequest};
-use crate::error::{Failure, USAGE};
+use crate::error::Failure;
 use crate::find::host::loader;
 use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::host::proc::Proc;
@@ -165,9 +165,9 @@ fn no_target(spec: &ProbeSpec) -> anyhow::Error {
     };
     let is_file = loader::find_library(&name).is_some() || loader::find_program(&name).is_some();
     let failure = match is_file {
-        true => Failure::new(USAGE, format!("{} names a file but no function", spec.text))
+        true => Failure::usage(format!("{} names a file but no function", spec.text))
             .hint(format!("write {usdt}{name}:NAME; funclist lists the names")),
-        false => Failure::new(USAGE, format!("{} names no program or library", spec.text)).hint(format!(
+        false => Failure::usage(format!("{} names no program or library", spec.text)).hint(format!(
             "write {usdt}TARGET:{name}, such as {usdt}{}:{name}, or choose a process with -p PID",
             if usdt.is_empty() { "libc" } else { "python3" }
         )),

@@ -89,7 +89,6 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::error::DENIED;
 
     #[test]
     fn refused_check_has_the_permission_hint() {
@@ -101,7 +100,7 @@ mod tests {
 
     #[test]
     fn failed_check_has_message_and_hint_of_its_error() {
-        let error = Failure::new(DENIED, "no uprobes").hint("build the kernel with them");
+        let error = Failure::denied("no uprobes").hint("build the kernel with them");
         let check = Check::failed("uprobes", &error.into());
         assert_eq!(check.detail, "no uprobes");
         assert_eq!(check.hint.as_deref(), Some("build the kernel with them"));

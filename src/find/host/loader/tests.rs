@@ -3,7 +3,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
-use crate::find::elf::image::Image;
+use crate::find::elf::image::ElfImage;
 
 /// A directory that is removed at the end of the test.
 struct TestDir(PathBuf);
@@ -31,17 +31,17 @@ impl TestDir {
 
     /// An ELF file with dependencies, and a made-up loader for it.
     fn elf(&self, name: &str, needed: &[&str], rpath: &str, runpath: &str) -> PathBuf {
-        self.write("ld-made.so", Image::default().bytes());
+        self.write("ld-made.so", ElfImage::default().bytes());
         self.elf_for("ld-made.so", name, needed, rpath, runpath)
     }
 
     fn elf_for(&self, loader: &str, name: &str, needed: &[&str], rpath: &str, runpath: &str) -> PathBuf {
-        let image = Image {
+        let image = ElfImage {
             interpreter: self.path(loader).to_str().unwrap().to_owned(),
             needed: needed.iter().map(|&name| name.to_owned()).collect(),
             rpath: rpath.to_owned(),
             runpath: runpath.to_owned(),
-            ..Image::default()
+            ..ElfImage::default()
         };
         self.write(name, image.bytes())
     }
@@ -91,7 +91,7 @@ fn version_of_a_soname() {
 fn newest_version_wins_and_linker_scripts_are_ignored() {
     let dir = TestDir::new("newest");
     for name in ["libx.so.9", "libx.so.10", "libx.so", "libxy.so.11"] {
-        dir.write(name, Image::default().bytes());
+        dir.write(name, ElfImage::default().bytes());
     }
     dir.write("libx.so.12", "/* a linker script */");
     let found = |stem: &str| newest(stem, libraries_in(&dir.0, stem)).map(|library| library.path);
@@ -209,7 +209,7 @@ fn rpath_is_inherited_and_runpath_is_not() {
         ["old", "lib/libmid.so", "lib/libend.so", "ld-made.so"]
     );
     assert_eq!(dir.closure("new", &[]), ["new", "lib/libmid.so", "ld-made.so"]);
-    dir.write("ld-musl-made.so", Image::default().bytes());
+    dir.write("ld-musl-made.so", ElfImage::default().bytes());
     dir.elf_for("ld-musl-made.so", "musl", &["libmid.so"], "", "$ORIGIN/lib");
     assert_eq!(
         dir.closure("musl", &[]),
@@ -232,7 +232,7 @@ fn preloaded_libraries_come_first() {
 #[test]
 fn static_program_ignores_preloads() {
     let dir = TestDir::new("static");
-    dir.write("exe", Image::default().bytes());
+    dir.write("exe", ElfImage::default().bytes());
     dir.elf("q.so", &[], "", "");
     let preload = dir.path("q.so");
     assert_eq!(

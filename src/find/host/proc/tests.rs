@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::*;
-use crate::find::elf::image::Image;
+use crate::find::elf::image::ElfImage;
 use crate::find::host::loader::find_program;
 use crate::find::host::object_file::FileId;
 
@@ -320,14 +320,14 @@ fn missing_process_is_not_found() {
 #[test]
 fn link_order_follows_the_list_in_memory() {
     let dir = TestDir::new("linked");
-    let program = Image {
+    let program = ElfImage {
         interpreter: "/ld.so".into(),
         needed: vec!["x".into()],
-        ..Image::default()
+        ..ElfImage::default()
     }
     .bytes();
     let program = dir.write("files/program", program);
-    let library = dir.write("files/library", Image::default().bytes());
+    let library = dir.write("files/library", ElfImage::default().bytes());
     let elf = ObjectFile::at(&program).unwrap().elf().unwrap();
     let moved = 0x10_0000;
     let dynamic = elf.dynamic_address().unwrap() + moved;
