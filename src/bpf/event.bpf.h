@@ -27,6 +27,7 @@ struct event_header {
 
 /* A type that Rust reads has to be that of a variable, or the skeleton does not have it. */
 #define EXPORT_TYPE(name) const volatile struct name *name##_type __attribute__((unused)) = 0
+#define EXPORT_ENUM(name) const volatile enum name *name##_type __attribute__((unused)) = 0
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

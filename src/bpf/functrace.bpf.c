@@ -29,6 +29,8 @@ struct {
 
 const volatile __u64 min_latency = 0; /* ns */
 const volatile bool with_stack = false;
+/* False if this run traces entries only: the verifier then skips what remembers calls. */
+const volatile bool follows_calls = true;
 
 static __always_inline void emit(struct pt_regs *ctx, struct expr_machine *m, bool at_entry)
 {
@@ -81,7 +83,7 @@ static __always_inline bool entry(struct pt_regs *ctx, __u64 cookie, bool may_sl
 		return false;
 	if (expr_run(ctx, m, index, function->entry_pc, may_sleep) == EXPR_YES) {
 		event_header(&m->record.header, KIND_CALL, id, bpf_ktime_get_ns());
-		if (!function->flags)
+		if (!follows_calls || !function->flags)
 			emit(ctx, m, true);
 		else if (enter(ctx, m, cookie, index, function->flags, &follows))
 			return true;

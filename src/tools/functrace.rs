@@ -173,8 +173,8 @@ pub fn run(args: Args) -> Result<u8> {
         configure!(rodata, &filter, ring_bytes, way);
         rodata.min_latency = args.min_latency.map_or(0, |time| time.as_nanos() as u64);
         rodata.with_stack = args.stack;
-        rodata.expr_room = room.begin;
-        rodata.expr_most_text = room.text;
+        rodata.follows_calls = follows_calls;
+        rodata.expr_config = room.config();
     }
     make_room(&mut open, &room, functions.borrow().capacity())?;
     open.maps.events.set_max_entries(ring_bytes)?;

@@ -7,65 +7,75 @@ use super::lower::{
     Ir, Literal, Object, Operation, Scope, Text, Value, parameter, probe_argument, result, text_behind,
 };
 use super::parse::{Binary, Expr, Node};
+use crate::bpf::functrace::types::{expr_code, expr_limit};
 use crate::find::code::placement::Needs;
 use crate::find::debug::types::{Kind, Param, Type};
 
-/// Operations for one function at one end of its calls: `EXPR_STEPS` of the header.
-pub const MOST_OPS: usize = 256;
-/// Numbers that an operation can find on the stack: `EXPR_STACK`.
-pub const STACK: usize = 16;
-/// Numbers that a record can have: `EXPR_SLOTS`.
-pub const MOST_SLOTS: usize = 64;
-/// Bytes of text to compare with, a NUL among them: `EXPR_LITERAL`.
-pub const LITERAL_BYTES: usize = 128;
-/// Different texts to compare with in a run.
-pub const MOST_LITERALS: usize = 128;
+/// Operations for one function at one end of its calls.
+pub const MOST_OPS: usize = expr_limit::EXPR_STEPS.0 as usize;
+/// Numbers on the interpreter's stack.
+pub const STACK: usize = expr_limit::EXPR_STACK.0 as usize;
+/// Numbers in a record.
+pub const MOST_SLOTS: usize = expr_limit::EXPR_SLOTS.0 as usize;
+/// Bytes of a text to compare with, including a NUL.
+pub const LITERAL_BYTES: usize = expr_limit::EXPR_LITERAL.0 as usize;
+/// Distinct texts to compare with in a run.
+pub const MOST_LITERALS: usize = expr_limit::EXPR_LITERALS.0 as usize;
 /// Structures are read up to here.
 const MOST_STRUCT: u64 = 256;
 
-/// What an operation does; numbered as `enum expr_code` of the header.
+/// What an operation does. The operations that push a value replace their operands by it; all but those under "control"
+/// do. A fault (memory that cannot be read, or a division by 0) skips to the operation that handles it.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// All is done.
-    End,
-    /// Ends it here unless the number on the stack is true.
-    Test,
-    /// The number on the stack goes into a slot.
-    Store,
-    /// Bytes at an address, up to a NUL, go into the record, and a slot tells where they are: address, most.
-    StoreText,
-    /// The same of so many bytes: address, bytes.
-    StoreBytes,
-    Push,
-    Register,
-    Slot,
-    Task,
-    Latency,
-    Load,
-    Low,
-    Not,
-    Add,
-    Subtract,
-    Multiply,
-    Divide,
-    Remainder,
-    And,
-    Or,
-    Xor,
-    ShiftLeft,
-    ShiftRight,
-    Equal,
-    Less,
-    LessEqual,
-    /// Goes on behind the right side when the left one decides; else drops it.
-    SkipIfFalse,
-    SkipIfTrue,
-    /// Makes 1 of what is not 0.
-    Truth,
-    MatchText,
-    MatchBytes,
-    MatchComm,
+    // Control.
+    /// Ends the operations; the call is wanted.
+    End = number(expr_code::EXPR_END),
+    /// Pops a value and stops unless it is true.
+    Test = number(expr_code::EXPR_TEST),
+    /// Pops a number into a slot.
+    Store = number(expr_code::EXPR_STORE),
+    /// Pops an address and a limit; copies text up to a NUL into the record and refers a slot to it.
+    StoreText = number(expr_code::EXPR_STORE_TEXT),
+    /// Pops an address and a length; copies that many bytes into the record and refers a slot to them.
+    StoreBytes = number(expr_code::EXPR_STORE_BYTES),
+    /// If the left side decides, keeps it and skips the right side; otherwise pops it.
+    SkipIfFalse = number(expr_code::EXPR_SKIP_IF_FALSE),
+    SkipIfTrue = number(expr_code::EXPR_SKIP_IF_TRUE),
+    // Values without operand.
+    Push = number(expr_code::EXPR_PUSH),
+    Register = number(expr_code::EXPR_REGISTER),
+    Slot = number(expr_code::EXPR_SLOT),
+    Task = number(expr_code::EXPR_TASK),
+    Latency = number(expr_code::EXPR_LATENCY),
+    MatchComm = number(expr_code::EXPR_MATCH_COMM),
+    // With one operand.
+    Load = number(expr_code::EXPR_LOAD),
+    Low = number(expr_code::EXPR_LOW),
+    Not = number(expr_code::EXPR_NOT),
+    /// 1 for every number other than 0.
+    Truth = number(expr_code::EXPR_TRUTH),
+    MatchText = number(expr_code::EXPR_MATCH_TEXT),
+    MatchBytes = number(expr_code::EXPR_MATCH_BYTES),
+    // With two.
+    Add = number(expr_code::EXPR_ADD),
+    Subtract = number(expr_code::EXPR_SUBTRACT),
+    Multiply = number(expr_code::EXPR_MULTIPLY),
+    Divide = number(expr_code::EXPR_DIVIDE),
+    Remainder = number(expr_code::EXPR_REMAINDER),
+    And = number(expr_code::EXPR_AND),
+    Or = number(expr_code::EXPR_OR),
+    Xor = number(expr_code::EXPR_XOR),
+    ShiftLeft = number(expr_code::EXPR_SHIFT_LEFT),
+    ShiftRight = number(expr_code::EXPR_SHIFT_RIGHT),
+    Equal = number(expr_code::EXPR_EQUAL),
+    Less = number(expr_code::EXPR_LESS),
+    LessEqual = number(expr_code::EXPR_LESS_EQUAL),
+}
+
+const fn number(code: expr_code) -> u8 {
+    code.0 as u8
 }
 
 /// One operation; `struct expr_op` of the header.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::Mistake;
 use super::code::LITERAL_BYTES;
 use super::parse::{Binary, Cast, Expr, Node, Unary};
+use crate::bpf::functrace::types::expr_task;
 use crate::find::debug::types::{Kind, Param, Piece, Place, Signature, Type};
 use crate::find::usdt::{self, Argument, Operand, UsdtProbe};
 
@@ -60,13 +61,14 @@ pub enum Ir {
     CommMatches(Literal),
 }
 
-/// What is known of the thread that calls.
+/// What is known of the calling thread.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    Pid,
-    Tid,
-    Uid,
-    Cpu,
+    Pid = expr_task::TASK_PID.0 as u8,
+    Tid = expr_task::TASK_TID.0 as u8,
+    Uid = expr_task::TASK_UID.0 as u8,
+    Cpu = expr_task::TASK_CPU.0 as u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
+use crate::bpf::functrace::types;
 use crate::error::{FAILED, Failure, USAGE};
 use crate::find::code::placement::Needs;
 use crate::probe::attach::Ends;
@@ -139,6 +140,16 @@ pub struct Room {
     pub begin: u32,
     /// The longest text.
     pub text: u32,
+}
+
+impl Room {
+    /// What the interpreter has to know of it.
+    pub fn config(&self) -> types::expr_config {
+        types::expr_config {
+            text_starts: self.begin,
+            most_text: self.text,
+        }
+    }
 }
 
 /// The plans of a run, by cookie.
