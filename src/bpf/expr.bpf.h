@@ -326,7 +326,7 @@ static __always_inline bool append(__u32 index, __u32 slot, __u64 from, __u64 mo
 	length = is_text ? length - (length > 0) : (long)wanted;
 	if (length > (long)bytes) {
 		length = bytes;
-		m->record.cut |= 1ULL << slot;
+		m->record.truncated |= 1ULL << slot;
 	}
 	m->record.words[slot] = TEXT_AT(at, length);
 	m->record.used = (at + length + 7) & ~7;

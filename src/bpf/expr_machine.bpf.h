@@ -37,14 +37,16 @@ enum expr_kind {
 	KIND_CALL_JUMPED, /* the function ended in a tail call, whose result is not known */
 };
 
-#define NO_STACK (~0U) /* 0 is where the stack is in a record without slots */
+enum expr_stack_at {
+	NO_STACK = ~0U, /* 0 is where the stack is in a record without slots */
+};
 
 /* What is known of a call. User space gets `used` bytes of `words`. */
 struct expr_record {
 	struct event_header header;
 	__u64 lat_ns;
 	__u64 faulted; /* bit n: slot n could not be read */
-	__u64 cut; /* bit n: the text of slot n is truncated */
+	__u64 truncated; /* bit n: the text of slot n is truncated */
 	__u32 used; /* bytes of `words` */
 	__u32 depth; /* traced calls that this one is nested in */
 	__u32 stack_at; /* offset of `struct stack` in `words`, or NO_STACK */
@@ -79,6 +81,7 @@ struct {
 EXPORT_TYPE(expr_machine);
 EXPORT_ENUM(expr_limit);
 EXPORT_ENUM(expr_kind);
+EXPORT_ENUM(expr_stack_at);
 
 #define NO_MACHINE ((__u32)~0)
 
@@ -133,7 +136,7 @@ static __always_inline struct expr_machine *expr_begin(__u32 index, __u32 functi
 		return NULL;
 	m->record.lat_ns = 0;
 	m->record.faulted = 0;
-	m->record.cut = 0;
+	m->record.truncated = 0;
 	m->record.used = slots * sizeof(__u64);
 	m->record.depth = 0;
 	m->record.stack_at = NO_STACK;

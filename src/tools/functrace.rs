@@ -25,8 +25,8 @@ use crate::output::{Column, Output, Table, Value};
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher, Ends, loaded};
 use crate::probe::event::{Header, callers, decode};
-use crate::probe::expr::programs::{Asked, Maps, Plans, Room};
-use crate::probe::expr::{self, Record, Values};
+use crate::probe::expr::programs::{FunctionPrograms, MapSizes, ProgramMaps};
+use crate::probe::expr::{CallRecord, CallValues, NameScope, TraceRequest};
 use crate::probe::follow::Follow;
 use crate::probe::search::functions::{Functions, Learn, Scope, Site};
 use crate::run::session::{Counter, Parts, Session, Step, attach_all, configure, load, make_room_for_calls};
@@ -109,8 +109,7 @@ const COLUMNS: &[Column] = &[
     Column::below("stack"),
 ];
 
-/// `MOST_TEXT` of src/bpf/expr.bpf.h.
-const MOST_TEXT: u64 = 64 << 10;
+const MOST_TEXT: u64 = types::expr_limit::EXPR_TEXT.0 as u64;
 
 fn parse_text_length(text: &str) -> Result<u32, String> {
     match parse_size(text)? {
@@ -133,7 +132,7 @@ pub fn run(args: Args) -> Result<u8> {
     let asked = asked(&args, &specs)?;
     let with_return = asked.returns;
     let ends = ends(&asked);
-    let plans = Rc::new(RefCell::new(Plans::new(asked)));
+    let plans = Rc::new(RefCell::new(FunctionPrograms::new(asked)));
     let command = args.command.hold(&mut filter)?;
     let way = AttachMode::choose(args.run.attach)?;
     let scope = Scope {
@@ -163,12 +162,10 @@ pub fn run(args: Args) -> Result<u8> {
 
     let mut storage = MaybeUninit::uninit();
     let mut open = FunctraceSkelBuilder::default().open(&mut storage)?;
-    let tail = size_of::<types::stack>() + TEXT_SLACK;
-    let machine = size_of::<types::expr_machine>();
     let ring_bytes = args.run.ring_bytes();
     let room = plans
         .borrow_mut()
-        .room(args.str_len, machine, tail, ring_bytes, targets.may_grow());
+        .sizes(args.str_len, ring_bytes, targets.may_grow());
     if let Some(rodata) = open.maps.rodata_data.as_mut() {
         configure!(rodata, &filter, ring_bytes, way);
         rodata.min_latency = args.min_latency.map_or(0, |time| time.as_nanos() as u64);
@@ -197,7 +194,7 @@ pub fn run(args: Args) -> Result<u8> {
     ]);
     let skel = load(open)?;
     filter.fill(&skel.maps.pids, &skel.maps.cgroups)?;
-    let maps = Maps {
+    let maps = ProgramMaps {
         functions: MapHandle::try_from(&skel.maps.functions)?,
         ops: MapHandle::try_from(&skel.maps.expr_ops)?,
         literals: MapHandle::try_from(&skel.maps.expr_literals)?,
@@ -256,7 +253,7 @@ pub fn run(args: Args) -> Result<u8> {
         plans,
         table: table(&args, with_return),
         indent: args.indent,
-        values: Values::default(),
+        values: CallValues::default(),
         indented: String::new(),
     };
     let mut frames = Vec::new();
@@ -276,16 +273,12 @@ pub fn run(args: Args) -> Result<u8> {
     session.finish(&mut out)
 }
 
-/// `NO_STACK` of src/bpf/expr.bpf.h: 0 is where the stack of a call is of which nothing else is shown.
-const NO_STACK: u32 = u32::MAX;
-/// `KIND_CALL_JUMPED` of src/bpf/expr.bpf.h.
-const KIND_CALL_JUMPED: u16 = 1;
-/// `TEXT_SLACK` of the same.
-const TEXT_SLACK: usize = 16;
+const NO_STACK: u32 = types::expr_stack_at::NO_STACK.0;
+const KIND_CALL_JUMPED: u16 = types::expr_kind::KIND_CALL_JUMPED.0 as u16;
 
 /// What is asked for of every function.
-fn asked(args: &Args, specs: &[String]) -> Result<Asked> {
-    let mut asked = Asked::parse(args.condition.as_deref(), args.args.as_deref())?;
+fn asked(args: &Args, specs: &[String]) -> Result<TraceRequest> {
+    let mut asked = TraceRequest::parse(args.condition.as_deref(), args.args.as_deref())?;
     let is_return = |text: &String| spec::parse(text).is_ok_and(|spec| spec.at == At::Return);
     // Rows of one run come at one end of calls when they are nested, or nothing would fit.
     let nested_returns = args.indent && specs.iter().any(is_return);
@@ -296,7 +289,7 @@ fn asked(args: &Args, specs: &[String]) -> Result<Asked> {
 }
 
 /// Which ends of calls are watched for a moment that was asked for.
-fn ends(asked: &Asked) -> impl Fn(At) -> Ends + use<> {
+fn ends(asked: &TraceRequest) -> impl Fn(At) -> Ends + use<> {
     let alone = asked.needs_no_entry();
     let both = asked.returns || asked.depth;
     move |at| match at {
@@ -311,7 +304,7 @@ fn ends(asked: &Asked) -> impl Fn(At) -> Ends + use<> {
 type LastFile = Rc<RefCell<Option<(FileId, Signatures)>>>;
 
 /// Plans each function that is found. Its probe needs what the plan reads, and `others`.
-fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile, others: Needs) -> Box<Learn> {
+fn learn(plans: &Rc<RefCell<FunctionPrograms>>, last: &LastFile, others: Needs) -> Box<Learn> {
     let (plans, last) = (Rc::clone(plans), Rc::clone(last));
     Box::new(move |_, site: &Site, object: &Object, elf: &ElfFile| {
         let place = &site.place;
@@ -323,7 +316,7 @@ fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile, others: Needs) -> Box<Lear
             last.as_ref()
                 .and_then(|(_, signatures)| signatures.at(place.addr, symbol))
         });
-        let scope = expr::Scope {
+        let scope = NameScope {
             function: &place.name,
             signature: signature.as_ref(),
             probe: place.usdt.as_deref(),
@@ -333,13 +326,11 @@ fn learn(plans: &Rc<RefCell<Plans>>, last: &LastFile, others: Needs) -> Box<Lear
     })
 }
 
-fn make_room(open: &mut OpenFunctraceSkel<'_>, room: &Room, functions: u32) -> Result<()> {
+fn make_room(open: &mut OpenFunctraceSkel<'_>, room: &MapSizes, functions: u32) -> Result<()> {
     let maps = &mut open.maps;
     maps.functions.set_max_entries(functions)?;
     maps.expr_ops.set_max_entries(room.ops)?;
-    let machine = size_of::<types::expr_machine>() as u32;
-    maps.expr_machines
-        .set_value_size((machine + room.bytes).next_multiple_of(8))?;
+    maps.expr_machines.set_value_size(room.machine_bytes)?;
     maps.expr_machines.set_max_entries(room.machines)?;
     maps.expr_free.set_max_entries(room.machines)?;
     Ok(())
@@ -366,7 +357,7 @@ fn table(args: &Args, with_return: bool) -> Table {
 }
 
 /// Functions for which what was asked makes no sense. It is an error when it makes none for any.
-fn tell_refused(plans: &RefCell<Plans>) -> Result<()> {
+fn tell_refused(plans: &RefCell<FunctionPrograms>) -> Result<()> {
     if let Some(problem) = plans.borrow_mut().take_problem()? {
         eprintln!("warning: {}", printable(problem.as_bytes()));
     }
@@ -398,11 +389,11 @@ struct Call {
 /// Turns records into rows.
 struct Printer {
     functions: Rc<RefCell<Functions>>,
-    plans: Rc<RefCell<Plans>>,
+    plans: Rc<RefCell<FunctionPrograms>>,
     table: Table,
     indent: bool,
     /// Those of the call that was read last.
-    values: Values,
+    values: CallValues,
     /// Its name, with what shows its depth.
     indented: String,
 }
@@ -416,10 +407,10 @@ impl Printer {
             .get(..record.used as usize)?;
         let plans = self.plans.borrow();
         let plan = plans.get(record.function as usize)?;
-        let found = Record {
+        let found = CallRecord {
             words,
             faulted: record.faulted,
-            cut: record.cut,
+            truncated: record.truncated,
             comm: header.comm(),
             no_result: header.kind == KIND_CALL_JUMPED,
         };
@@ -466,7 +457,7 @@ impl Printer {
                 self.values.result.as_ref().map_or(Value::Null, Value::Datum),
                 Value::Fields(&self.values.args),
                 Value::Lines(&self.values.faults),
-                Value::Lines(&self.values.cut),
+                Value::Lines(&self.values.truncated),
                 Value::Lines(frames),
             ],
         );
