@@ -1,5 +1,7 @@
 //! Every BPF object of the build passes this kernel's verifier, in each way in which it can be attached.
 
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
 use libbpf_rs::{ObjectBuilder, OpenObject, OpenProgramMut, ProgramAttachType, ProgramType, libbpf_sys};
 use object::{Object, ObjectSymbol};
 
@@ -58,6 +60,31 @@ fn load(name: &str, mut open: OpenObject) {
         .load()
         .unwrap_or_else(|error| panic!("failed to load {name}: {error}"));
     assert!(object.progs().count() > 0, "{name} has no program");
+    // Older kernels follow global functions that are never called.
+    if kernel_version() < (6, 8) {
+        return;
+    }
+    for program in object.progs() {
+        let instructions = verified_instructions(program.as_fd());
+        assert!(
+            instructions < MOST_INSTRUCTIONS,
+            "the verifier followed {instructions} instructions of {:?} in {name}, which delays every start",
+            program.name()
+        );
+    }
+}
+
+/// Instructions that the verifier may follow in a program: about 1 us each.
+const MOST_INSTRUCTIONS: u32 = 10_000;
+
+fn verified_instructions(program: BorrowedFd<'_>) -> u32 {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut bytes = size_of_val(&info) as u32;
+    // SAFETY: `info` has room for `bytes`, and asks for none of the arrays that it can point to.
+    let error =
+        unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut bytes) };
+    assert_eq!(error, 0, "no information about a loaded program");
+    info.verified_insns
 }
 
 /// Programs of session links are for kernels from 6.13 on, and uprobe programs that sleep, and have a map of free numbers,

@@ -322,7 +322,7 @@ impl PlanBuilder<'_> {
     fn store(&mut self, numbers: &[&Ir], code: OpCode, slot: u8, at: usize) -> Result<(), ExprError> {
         let late = numbers.iter().any(|ir| known_at(ir) == KnownAt::Return);
         let stage = if late { Stage::Return } else { Stage::Entry };
-        self.run(stage, at, numbers, Op { a: slot, ..op(code) })
+        self.run(stage, at, numbers, op(code).with(slot))
     }
 }
 
