@@ -111,7 +111,7 @@ impl FunctionPlan {
 
     /// What the entry reads.
     pub fn needs(&self) -> Needs {
-        let registers = self.entry.iter().filter(|op| op.code == OpCode::Register as u8);
+        let registers = self.entry.iter().filter(|op| op.code == OpCode::Register);
         let memory = Needs {
             memory: self.reads,
             ..Needs::NOTHING
