@@ -64,8 +64,8 @@ impl Check {
             return Self::no(name, "not permitted").hint(error::permission_hint());
         }
         let failure = Failure::of(error);
-        // The kernel version has a row of its own.
         let detail = match error.downcast_ref::<MissingFeature>() {
+            // Without the kernel's version, which is a check itself.
             Some(MissingFeature { feature, since }) => format!("no {feature} (since {since})"),
             None => failure.message,
         };
@@ -89,7 +89,6 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::error::DENIED;
 
     #[test]
     fn refused_check_has_the_permission_hint() {
@@ -100,8 +99,18 @@ mod tests {
     }
 
     #[test]
+    fn missing_feature_is_shown_without_the_kernel_version() {
+        let missing = MissingFeature {
+            feature: "session links",
+            since: "6.13",
+        };
+        let check = Check::failed("session links", &missing.into());
+        assert_eq!(check.detail, "no session links (since 6.13)");
+    }
+
+    #[test]
     fn failed_check_has_message_and_hint_of_its_error() {
-        let error = Failure::new(DENIED, "no uprobes").hint("build the kernel with them");
+        let error = Failure::denied("no uprobes").hint("build the kernel with them");
         let check = Check::failed("uprobes", &error.into());
         assert_eq!(check.detail, "no uprobes");
         assert_eq!(check.hint.as_deref(), Some("build the kernel with them"));
