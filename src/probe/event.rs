@@ -1,4 +1,4 @@
-//! The header that every record of every tool starts with, and safe access to the rest.
+//! The header of all records, and checked access to the records.
 
 use plain::Plain;
 
