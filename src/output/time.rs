@@ -108,23 +108,16 @@ impl TimeFormatter {
 
     /// Appends RFC 3339 in UTC with nanoseconds: `2026-02-03T04:05:06.000000007Z`.
     pub fn push_utc(&mut self, out: &mut Vec<u8>, epoch_ns: u64) {
-        let start = out.len();
-        self.push_quoted_utc(out, epoch_ns);
-        out.pop();
-        out.remove(start);
+        let text = self.utc.get(epoch_ns / NS_PER_SEC, quoted_utc);
+        out.extend_from_slice(&text[1..QUOTED_UTC - 1]);
+        overwrite_fraction::<{ QUOTED_UTC - 1 - FRACTION }>(out, epoch_ns);
     }
 
     /// The same in double quotes.
     #[inline]
     pub fn push_quoted_utc(&mut self, out: &mut Vec<u8>, epoch_ns: u64) {
-        let second = self.utc.get(epoch_ns / NS_PER_SEC, |second| {
-            format(second, 0, "\"%Y-%m-%dT%H:%M:%S.000000000Z\"")
-        });
-        out.extend_from_slice(second);
-        // Overwritten in place: to change the cached text and copy it then would stall on the pending stores.
-        if let Some(end) = out.last_chunk_mut::<{ QUOTED_UTC - FRACTION }>() {
-            end[..9].copy_from_slice(&nine_digits(epoch_ns % NS_PER_SEC));
-        }
+        out.extend_from_slice(self.utc.get(epoch_ns / NS_PER_SEC, quoted_utc));
+        overwrite_fraction::<{ QUOTED_UTC - FRACTION }>(out, epoch_ns);
     }
 
     /// Appends local time, `HH:MM:SS`.
@@ -152,6 +145,19 @@ impl<const N: usize> CachedSecond<N> {
             }
         }
         &self.text
+    }
+}
+
+fn quoted_utc(second: i64) -> String {
+    format(second, 0, "\"%Y-%m-%dT%H:%M:%S.000000000Z\"")
+}
+
+/// Writes the nanoseconds at `BACK` bytes before the end. Changing the cached text instead and copying it would stall
+/// on the pending stores.
+#[inline]
+fn overwrite_fraction<const BACK: usize>(out: &mut [u8], epoch_ns: u64) {
+    if let Some(end) = out.last_chunk_mut::<BACK>() {
+        end[..9].copy_from_slice(&nine_digits(epoch_ns % NS_PER_SEC));
     }
 }
 
