@@ -112,7 +112,7 @@ impl LoopProgram {
         self.call_of(calls, "")
     }
 
-    /// The same with one of its own functions; malloc if `function` is empty.
+    /// The same with a function of `loop.c`, or malloc if `function` is empty.
     pub fn call_of(&mut self, calls: u64, function: &str) -> Result<Burst> {
         self.commands
             .write_all(format!("{calls} {function}\n").as_bytes())?;

@@ -28,7 +28,7 @@ pub(super) use short::ShortText;
 /// Appends untrusted bytes for text and CSV.
 pub fn push_text(out: &mut Vec<u8>, bytes: &[u8]) {
     if let Some(short) = ShortText::printable(bytes) {
-        push_prefix(out, short.padded(), short.len());
+        push_prefix(out, &short.padded(), short.len());
     } else if bytes.iter().fold(true, |plain, byte| plain & is_printable(*byte)) {
         out.extend_from_slice(bytes);
     } else {
@@ -45,7 +45,7 @@ pub fn push_json(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
     let mut valid = true;
     out.push(b'"');
     if let Some(short) = ShortText::printable_json(bytes) {
-        push_prefix(out, short.padded(), short.len());
+        push_prefix(out, &short.padded(), short.len());
     } else if bytes.iter().fold(true, |all, byte| all & plain(*byte)) {
         out.extend_from_slice(bytes);
     } else {

@@ -62,6 +62,25 @@ impl Value<'_> {
         }
     }
 
+    /// Whether [`Value::push_plain`] never appends anything that CSV has to quote.
+    pub(super) fn is_plain_in_csv(&self) -> bool {
+        match self {
+            Self::U64(_)
+            | Self::Hex(_)
+            | Self::Bool(_)
+            | Self::Null
+            | Self::Time(_)
+            | Self::Micros(_)
+            | Self::Share(_) => true,
+            Self::Str(_)
+            | Self::Bytes(_)
+            | Self::Lines(_)
+            | Self::Buckets(_)
+            | Self::Datum(_)
+            | Self::Fields(_) => false,
+        }
+    }
+
     /// Whether [`Value::push_text`] is known to append only ASCII.
     pub(super) fn is_ascii(&self) -> bool {
         match self {
