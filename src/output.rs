@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Output: rows as text, JSON or CSV.
 //!
 //! A tool declares its columns as a constant, makes a [`Table`] of them, and passes each event as a slice of [`Value`]s

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The command line, without root: what is said, where, and with which status.
 //!
 //! Expected output lies in `tests/cli/*.txt`; `make bless` takes today's output instead.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
  * The traced program. Each line on standard input is a number of calls, and optionally a function. Every thread makes
  * that many calls at once, of the function or of malloc and free. The answer is the time before the first call

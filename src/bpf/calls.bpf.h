@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* A shadow stack per thread: what the entry of a call records until the same call returns. */
 #ifndef CALLS_BPF_H
 #define CALLS_BPF_H

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The interpreter of --where and --args (src/probe/expr.rs): a stack machine that reads its operations from a map.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! CSV as in RFC 4180, but with LF as the line end, as Unix tools expect.
 
 /// Writes rows field by field.

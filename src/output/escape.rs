@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Makes text from a traced process safe to print.
 //!
 //! A tracer runs as root in an operator's terminal, and the traced process chooses the bytes. Anything that moves the

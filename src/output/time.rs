@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Time of day: converts the clock of BPF programs and formats timestamps.
 
 use chrono::{DateTime, Local, Offset, TimeZone, Utc};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! One value of a row, in each format.
 
 use std::rc::Rc;

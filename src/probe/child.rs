@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! A forked child process that waits for its parent before it does anything.
 
 use std::fs::File;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The header of all records, and checked access to the records.
 
 use plain::Plain;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Latency of function calls: histograms and percentiles.
 
 use std::cmp::Reverse;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! docs/json.md says what the tools write: the same records, with the same keys.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Short printable ASCII, which most names are: one check of two words instead of a loop over the bytes.
 
 /// Text of up to 16 bytes, none of which needs an escape. The kernel's thread names fit.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Values to operations: what the interpreter does at the two ends of a call, and where the record then has
 //! what is shown.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Operations of the interpreter in `src/bpf/expr.bpf.h`.
 
 use super::ir::BinaryOp;

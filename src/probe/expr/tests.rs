@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Operations mean what the text says: an interpreter in Rust runs them here. The end-to-end tests show that
 //! the kernel's interpreter agrees.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What the kernel has, and what it lets this process do.
 
 use std::io::ErrorKind;

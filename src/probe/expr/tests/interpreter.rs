@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The interpreter of `src/bpf/expr.bpf.h` in Rust.
 
 use std::collections::BTreeMap;
