@@ -1,4 +1,4 @@
-//! Machine code: which instructions can be probed, and where in a function a probe costs least.
+//! Machine code: instruction boundaries, and where to put probes.
 
 pub mod instructions;
 pub mod placement;

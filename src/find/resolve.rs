@@ -9,7 +9,7 @@ use super::spec::{NamePattern, What};
 use super::usdt::UsdtProbe;
 use super::{functions, ifunc, usdt};
 use crate::find::code::instructions;
-use crate::find::code::instructions::Exit;
+use crate::find::code::instructions::FunctionExit;
 use crate::find::elf::{ElfFile, Function};
 use crate::find::host::proc::{Object, Proc};
 
@@ -60,7 +60,7 @@ pub enum Returns {
     /// By probes on the instructions that end calls, at these offsets in the file. Exceptions and panics unwind by return
     /// addresses, and end the program when they meet the kernel's; Go programs, whose stacks move, and functions that
     /// keep it to return a second time, do likewise.
-    Instructions(Vec<Exit>),
+    Instructions(Vec<FunctionExit>),
 }
 
 /// The places that `what` names in a file.
@@ -167,7 +167,7 @@ fn return_instructions(elf: &ElfFile, function: &Function, parts: &[Function]) -
     for part in &parts {
         let code = elf.code(part.addr, part.size)?;
         let found = instructions::exits(&code, |at| is_own(part.addr.wrapping_add_signed(at)));
-        exits.extend(found.with_context(failed)?.into_iter().map(|exit| Exit {
+        exits.extend(found.with_context(failed)?.into_iter().map(|exit| FunctionExit {
             at: part.offset + exit.at,
             ..exit
         }));
@@ -198,7 +198,7 @@ fn start(elf: &ElfFile, function: &Function, returns: Returns) -> Place {
 fn inside(elf: &ElfFile, function: &Function, offset: u64) -> Result<Place> {
     let name = function.demangled();
     instructions::check_function(elf, function, offset)?;
-    instructions::check_kernel_runs(elf, function.addr + offset)
+    instructions::check_decodable(elf, function.addr + offset)
         .with_context(|| format!("failed to probe {name}+{offset:#x}"))?;
     Ok(Place {
         name: format!("{name}+{offset:#x}").into(),

@@ -20,7 +20,7 @@ use clap::ValueEnum;
 use libbpf_rs::{AsRawLibbpf, libbpf_sys as sys_bpf};
 
 use crate::error::{DENIED, FAILED, Failure};
-use crate::find::code::instructions::{BEGINNING, may_be_refused};
+use crate::find::code::instructions::{BEGINNING, may_be_rejected};
 use crate::find::code::placement::Needs;
 use crate::find::elf::Function;
 use crate::privileges;
@@ -247,7 +247,7 @@ impl Refused {
 fn is_doubtful(file: &File, point: &ProbePoint) -> bool {
     let mut beginning = [0; BEGINNING];
     let read = file.read_at(&mut beginning, point.offset).unwrap_or(0);
-    may_be_refused(beginning.get(..read).unwrap_or_default())
+    may_be_rejected(beginning.get(..read).unwrap_or_default())
 }
 
 /// Is the error one of this instruction, so that others may do? Else it would come again with each of them.

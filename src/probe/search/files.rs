@@ -11,7 +11,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 
 use crate::error::{FAILED, Failure};
-use crate::find::code::instructions::MISTAKEN;
+use crate::find::code::instructions::MISDECODED;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
 use crate::find::host::loader;
@@ -359,7 +359,7 @@ impl Targets {
         placed: &[Placed],
         points: &mut Vec<ProbePoint>,
     ) -> Result<()> {
-        let mistaken = placed.iter().filter(|placed| placed.placement.is_mistaken());
+        let mistaken = placed.iter().filter(|placed| placed.placement.is_misdecoded());
         let mistaken: HashSet<u32> = mistaken.map(|placed| placed.cookie as u32).collect();
         let Some(&first) = mistaken.iter().min() else {
             return Ok(());
@@ -368,13 +368,13 @@ impl Targets {
         let name = (self.wanted.name)(first.into());
         if points.is_empty() {
             let file = object.path.display();
-            let message = format!("failed to trace {name} in {file}: {MISTAKEN}");
+            let message = format!("failed to trace {name} in {file}: {MISDECODED}");
             return Err(Failure::new(FAILED, message)
                 .hint("trace a function that calls it")
                 .into());
         }
         eprintln!(
-            "warning: {} functions are left out: failed to trace {}: {MISTAKEN}",
+            "warning: {} functions are left out: failed to trace {}: {MISDECODED}",
             mistaken.len(),
             printable(name.as_bytes())
         );
