@@ -1,7 +1,7 @@
 use super::*;
 
 /// The placement in a function whose code is complete.
-fn place(code: &[u8], needs: Needs) -> ProbePlacement {
+fn placed(code: &[u8], needs: Needs) -> ProbePlacement {
     let near = &code[..code.len().min((MOST_BYTES + LONGEST) as usize)];
     let placement = nearest_emulated(near, code.len() as u64, needs).expect("an instruction");
     if placement.outcome != PlacementOutcome::Moved {
@@ -34,7 +34,7 @@ mod on_x86_64 {
 
     #[track_caller]
     fn moves(parts: &[&[u8]], needs: Needs, distance: u64) {
-        let placement = place(&code(parts), needs);
+        let placement = placed(&code(parts), needs);
         assert_eq!(
             (placement.distance, placement.outcome),
             (distance, PlacementOutcome::Moved),
@@ -45,7 +45,7 @@ mod on_x86_64 {
 
     #[track_caller]
     fn stays(parts: &[&[u8]], needs: Needs, because: &str) {
-        let placement = place(&code(parts), needs);
+        let placement = placed(&code(parts), needs);
         assert!(placement.is_stepped() && placement.distance == 0, "{placement}");
         let text = placement.to_string();
         assert!(text.ends_with(&format!("; {because})")), "{text}");
@@ -67,7 +67,7 @@ mod on_x86_64 {
             &[0xf2, 0x75, 2],
         ];
         for first in emulated {
-            let placement = place(&code(&[first, &RET]), EVERYTHING);
+            let placement = placed(&code(&[first, &RET]), EVERYTHING);
             assert_eq!(
                 (placement.distance, placement.outcome),
                 (0, PlacementOutcome::Emulated),
@@ -227,7 +227,7 @@ mod on_x86_64 {
     fn probe_moves_away_from_misdecoded_instruction() {
         const BROADCAST: [u8; 6] = [0x62, 0xe2, 0x7d, 0x48, 0x7a, 0xc6];
         let memset = code(&[&BROADCAST, &[0x48, 0x83, 0xfa, 0x40], &[0x72, 0], &RET]);
-        let placement = place(&memset, EVERYTHING);
+        let placement = placed(&memset, EVERYTHING);
         assert_eq!(
             (placement.distance, placement.is_misdecoded()),
             (10, false),
@@ -235,8 +235,8 @@ mod on_x86_64 {
         );
         assert!(placement.at_entry().is_misdecoded());
         // There is only a ret to move to.
-        assert!(place(&code(&[&BROADCAST, &RET]), Needs::NOTHING).is_misdecoded());
-        assert!(!place(&code(&[&ENDBR, &RET]), Needs::NOTHING).is_misdecoded());
+        assert!(placed(&code(&[&BROADCAST, &RET]), Needs::NOTHING).is_misdecoded());
+        assert!(!placed(&code(&[&ENDBR, &RET]), Needs::NOTHING).is_misdecoded());
     }
 
     #[test]

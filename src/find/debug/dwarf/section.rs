@@ -42,22 +42,22 @@ impl LazySection {
     /// # Errors
     /// It is larger than `budget`, lies outside the file, or is compressed with something other than zlib.
     pub fn open(file: &Rc<Sections>, name: &str, budget: &mut u64) -> Result<LazySection> {
-        let Some(place) = file.find(name)? else {
+        let Some(stored) = file.find(name)? else {
             return Ok(LazySection {
                 size: 0,
                 content: RefCell::new(Content::Stored(StoredPages::new(file, 0))),
             });
         };
-        let left = budget.checked_sub(place.size);
+        let left = budget.checked_sub(stored.size);
         *budget = left.with_context(|| format!("section {name} is too large"))?;
         Ok(LazySection {
-            size: usize::try_from(place.size)?,
-            content: RefCell::new(match place.is_compressed {
+            size: usize::try_from(stored.size)?,
+            content: RefCell::new(match stored.is_compressed {
                 true => Content::Compressed(Box::new(InflatedPrefix::new(
                     file,
-                    place.extent.offset..place.extent.end(),
+                    stored.extent.offset..stored.extent.end(),
                 ))),
-                false => Content::Stored(StoredPages::new(file, place.extent.offset)),
+                false => Content::Stored(StoredPages::new(file, stored.extent.offset)),
             }),
         })
     }

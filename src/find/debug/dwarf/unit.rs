@@ -173,7 +173,7 @@ pub fn abbreviations_size(bytes: &[u8]) -> Option<usize> {
         let size = rest.iter().position(|byte| byte & 0x80 == 0)? + 1;
         let (number, after) = rest.split_at(size);
         *rest = after;
-        // Only small numbers are told apart.
+        // Large numbers may lose bits: only 0 and DW_FORM_implicit_const matter.
         let low = number.iter().take(9).rev();
         Some(low.fold(0, |all, byte| all << 7 | u64::from(byte & 0x7f)))
     };

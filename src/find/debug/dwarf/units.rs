@@ -85,7 +85,7 @@ struct Budget {
     abbreviation_bytes: Cell<usize>,
 }
 
-/// Subtracts `count` from what is left; `None` if that is less.
+/// Subtracts `count` from a budget; `None` if the budget is smaller.
 fn spend(left: &Cell<usize>, count: usize) -> Option<()> {
     left.set(left.get().checked_sub(count)?);
     Some(())
@@ -223,7 +223,7 @@ impl UnitTable {
             units.find_map(|unit| self.index(&unit).function_at(addr))
         };
         let listed = self.listed().units_with(addr);
-        // Reading every unit's header, to learn of those that are not listed, takes long.
+        // Finding unlisted units takes long: it reads the header of every unit.
         if !listed.is_empty() {
             return find(listed);
         }
