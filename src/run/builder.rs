@@ -64,7 +64,7 @@ pub struct Opened<F, O> {
 /// What a session does beside reading events. The privileges for the rest are dropped once probes are attached.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SessionOptions {
-    /// How often [`Step::Tick`](super::Step::Tick) comes.
+    /// How often [`EventHandler::interval`](super::EventHandler::interval) is called.
     pub interval: Option<Duration>,
     /// Stacks are named.
     pub stacks: bool,
