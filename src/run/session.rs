@@ -230,6 +230,8 @@ impl<F: Finder, S> Session<F, S> {
         let duties = session.duties(inspects);
         drop_privileges(duties, reads_maps || session.meter.is_some())?;
         session.probes.start_watching()?;
+        // Files that were mapped while probes were attached.
+        session.on_mmap_events();
         Ok(session)
     }
 
