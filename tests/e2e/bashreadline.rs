@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    self, Ended, Folder, Owned, Run, TOOLS, Tool, Way, build_dir, copy, each_way, run_to_end, skip,
+    self, AttachMode, Ended, Folder, Owned, Run, TOOLS, Tool, build_dir, copy, each_mode, run_to_end, skip,
     wait_until,
 };
 use crate::pty::{BASH_ARGUMENTS, Shell, Terminal, state_of};
@@ -23,7 +23,7 @@ use crate::pty::{BASH_ARGUMENTS, Shell, Terminal, state_of};
 const TOOL: &str = "bashreadline";
 const NOTHING: [&str; 0] = [];
 
-each_way! {
+each_mode! {
     lines_come_out_as_they_went_in
     lines_typed_ahead_keep_their_order
     the_first_line_of_a_waiting_bash_is_seen
@@ -33,8 +33,8 @@ each_way! {
     the_end_takes_the_probes_out
 }
 
-fn lines_come_out_as_they_went_in(way: Way) {
-    let tool = Tool::start(TOOL, way, NOTHING);
+fn lines_come_out_as_they_went_in(mode: AttachMode) {
+    let tool = Tool::start(TOOL, mode, NOTHING);
     let mut bash = Shell::bash();
     let lines: Vec<String> = (0..13)
         .map(|number| format!(": 'line {number}' | cat; cd /"))
@@ -95,9 +95,9 @@ fn own_cgroup() -> Option<String> {
         .map(str::to_owned)
 }
 
-fn lines_typed_ahead_keep_their_order(way: Way) {
+fn lines_typed_ahead_keep_their_order(mode: AttachMode) {
     let mut bash = Shell::bash();
-    let tool = Tool::start(TOOL, way, ["-p", &bash.pid().to_string()]);
+    let tool = Tool::start(TOOL, mode, ["-p", &bash.pid().to_string()]);
     let lines: Vec<String> = (1..=500).map(|number| format!(": line {number}")).collect();
     bash.enter_all(&lines);
     let run = tool.stop();
@@ -105,9 +105,9 @@ fn lines_typed_ahead_keep_their_order(way: Way) {
     run.assert_clean();
 }
 
-fn the_first_line_of_a_waiting_bash_is_seen(way: Way) {
+fn the_first_line_of_a_waiting_bash_is_seen(mode: AttachMode) {
     let mut bash = Shell::bash();
-    let tool = Tool::start(TOOL, way, NOTHING);
+    let tool = Tool::start(TOOL, mode, NOTHING);
     bash.enter(": first");
     let run = tool.stop();
     assert_eq!(run.lines_of(bash.pid()), [": first"]);
@@ -165,11 +165,11 @@ fn a_line_that_replaces_the_shell_is_still_one_of_the_shell() {
     assert_eq!(run.with("pid", bash.pid())[0]["exe"], json!(copy));
 }
 
-fn a_copy_of_bash_that_starts_later_is_seen(way: Way) {
+fn a_copy_of_bash_that_starts_later_is_seen(mode: AttachMode) {
     let folder = Folder::new();
-    let copy = folder.copy_of("/bin/bash", &format!("later-{}", way.name()));
+    let copy = folder.copy_of("/bin/bash", &format!("later-{}", mode.name()));
     // Only this bash has the name, so that any row is its row.
-    let mut tool = Tool::start(TOOL, way, ["--comm", &format!("later-{}", way.name())]);
+    let mut tool = Tool::start(TOOL, mode, ["--comm", &format!("later-{}", mode.name())]);
     let mut bash = Shell::at(&copy);
     let mut entered = 0;
     tool.until_row(|| {
@@ -316,10 +316,10 @@ fn in_container(folder: &Folder, name: &str) -> Shell {
     Shell::run(&mut command)
 }
 
-fn a_bash_that_uses_the_library_is_seen(way: Way) {
+fn a_bash_that_uses_the_library_is_seen(mode: AttachMode) {
     let mut bash = Shell::run(&mut Command::new(bash_with_library()));
     let mut other = Shell::run(&mut Command::new(user_of_library()));
-    let tool = Tool::start(TOOL, way, NOTHING);
+    let tool = Tool::start(TOOL, mode, NOTHING);
     bash.enter("one");
     other.enter("not a shell's");
     bash.enter("two");
@@ -592,9 +592,9 @@ fn lines_up_to_16_kib_are_whole_and_longer_ones_say_that_they_are_cut() {
     }
 }
 
-fn with_one_pid_the_neighbour_is_not_seen(way: Way) {
+fn with_one_pid_the_neighbour_is_not_seen(mode: AttachMode) {
     let (mut bash, mut neighbour) = (Shell::bash(), Shell::bash());
-    let tool = Tool::start(TOOL, way, ["-p", &bash.pid().to_string()]);
+    let tool = Tool::start(TOOL, mode, ["-p", &bash.pid().to_string()]);
     neighbour.enter(": not mine");
     bash.enter(": mine");
     neighbour.enter(": not mine");
@@ -870,14 +870,14 @@ fn a_burst_that_overflows_the_ring_adds_up() {
 }
 
 /// Whatever ends the tool, the instructions of the traced program are again those of its file, and it goes on.
-fn the_end_takes_the_probes_out(way: Way) {
+fn the_end_takes_the_probes_out(mode: AttachMode) {
     // A file of its own, which no other test's tool attaches to.
-    let program = build_dir().join(format!("lines-own-{}", way.name()));
+    let program = build_dir().join(format!("lines-own-{}", mode.name()));
     copy(&harness::program("lines-own"), &program);
     let mut shell = Shell::run(&mut Command::new(&program));
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGKILL] {
         assert!(is_untouched(&shell, &program), "before {signal}");
-        let tool = Tool::start(TOOL, way, [OsStr::new("-s"), program.as_os_str()]);
+        let tool = Tool::start(TOOL, mode, [OsStr::new("-s"), program.as_os_str()]);
         assert!(!is_untouched(&shell, &program), "there is a probe");
         tool.signal(signal);
         let status = tool.finish().status;

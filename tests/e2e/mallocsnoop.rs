@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use crate::harness::{Run, Target, Tool, Way, program};
+use crate::harness::{AttachMode, Run, Target, Tool, program};
 
 /// Given to every block by tests that need no other size; nobody asks for that much by accident.
 pub const BLOCK: u64 = 4099;
@@ -70,14 +70,14 @@ pub fn unique(prefix: &str) -> String {
     )
 }
 
-fn trace(way: Way, args: &[&str]) -> Tool {
-    Tool::start("mallocsnoop", way, args)
+fn trace(mode: AttachMode, args: &[&str]) -> Tool {
+    Tool::start("mallocsnoop", mode, args)
 }
 
 /// Traces one process, with options beside that.
-fn trace_pid(way: Way, target: &Target, args: &[&str]) -> Tool {
+fn trace_pid(mode: AttachMode, target: &Target, args: &[&str]) -> Tool {
     let pid = target.pid().to_string();
-    trace(way, &[&["-p", pid.as_str()], args].concat())
+    trace(mode, &[&["-p", pid.as_str()], args].concat())
 }
 
 /// How many rows there are of blocks of this size.

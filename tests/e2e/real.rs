@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Run, Target, Tool, Way};
+use crate::harness::{AttachMode, Run, Target, Tool};
 
 /// The numbers of `key` in the rows of a function, added up.
 fn sum(run: &Run, function: &str, key: &str) -> u64 {
@@ -31,14 +31,14 @@ fn calls(run: &Run, function: &str) -> u64 {
 
 /// Runs a tool beside a process while that follows orders; both have to end well.
 #[track_caller]
-fn beside(tool: &str, way: Way, specs: &[&str], program: &mut Target, orders: &[&str]) -> Run {
+fn beside(tool: &str, mode: AttachMode, specs: &[&str], program: &mut Target, orders: &[&str]) -> Run {
     let pid = program.pid().to_string();
     let mut args = specs.to_vec();
     args.extend(["-p", &pid]);
     if tool == "funclatency" {
         args.push("-F");
     }
-    let tool = Tool::start(tool, way, args);
+    let tool = Tool::start(tool, mode, args);
     for order in orders {
         program.ask(order);
     }
@@ -51,8 +51,12 @@ fn beside(tool: &str, way: Way, specs: &[&str], program: &mut Target, orders: &[
 
 /// Counts calls of functions in a command that runs to its end.
 #[track_caller]
-fn count_in_command<S: AsRef<OsStr>>(way: Way, specs: &[&str], command: impl IntoIterator<Item = S>) -> Run {
-    let mut tool = crate::harness::tool_command("funccount", way, specs);
+fn count_in_command<S: AsRef<OsStr>>(
+    mode: AttachMode,
+    specs: &[&str],
+    command: impl IntoIterator<Item = S>,
+) -> Run {
+    let mut tool = crate::harness::tool_command("funccount", mode, specs);
     tool.arg("--").args(command);
     let run = Tool::start_as(tool).finish();
     run.assert_clean();

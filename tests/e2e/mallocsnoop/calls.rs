@@ -2,16 +2,16 @@
 //! Each function of the allocator: its name, size, outcome and duration.
 
 use super::*;
-use crate::harness::{each_way, each_way_of_calls};
+use crate::harness::{each_mode, each_mode_with_session};
 
-each_way! {
+each_mode! {
     each_function_is_counted_once_with_its_size
     only_the_chosen_functions_are_shown
     free_shows_the_block_and_no_size
     a_row_says_who_called
 }
 
-each_way_of_calls! {
+each_mode_with_session! {
     a_call_shows_the_address_that_came_back
     a_failed_call_has_no_address
     nested_calls_are_matched_with_their_own_returns
@@ -41,9 +41,9 @@ fn number_in(order: &str) -> usize {
         .expect("a number of calls")
 }
 
-fn each_function_is_counted_once_with_its_size(way: Way) {
+fn each_function_is_counted_once_with_its_size(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &[]);
+    let tool = trace_pid(mode, &target, &[]);
     for (order, ..) in ORDERS {
         target.ask(order);
     }
@@ -63,9 +63,9 @@ fn each_function_is_counted_once_with_its_size(way: Way) {
     assert!(run.with("call", "free").is_empty(), "free was not asked for");
 }
 
-fn only_the_chosen_functions_are_shown(way: Way) {
+fn only_the_chosen_functions_are_shown(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--calls", "calloc,valloc"]);
+    let tool = trace_pid(mode, &target, &["--calls", "calloc,valloc"]);
     for (order, ..) in ORDERS {
         target.ask(order);
     }
@@ -78,9 +78,9 @@ fn only_the_chosen_functions_are_shown(way: Way) {
     assert_eq!(run.rows.len(), 89 + 61);
 }
 
-fn free_shows_the_block_and_no_size(way: Way) {
+fn free_shows_the_block_and_no_size(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--free", "--calls", "malloc"]);
+    let tool = trace_pid(mode, &target, &["--free", "--calls", "malloc"]);
     let workers = target.ask("malloc 97 4099");
     let run = tool.stop();
     run.assert_clean();
@@ -90,10 +90,10 @@ fn free_shows_the_block_and_no_size(way: Way) {
     assert_eq!(count(&run, 4099), 97);
 }
 
-fn a_row_says_who_called(way: Way) {
+fn a_row_says_who_called(mode: AttachMode) {
     let (mut target, name) = named_target();
     target.ask("setuid 65534");
-    let tool = trace_pid(way, &target, &["--min-size", "4099", "--max-size", "4099"]);
+    let tool = trace_pid(mode, &target, &["--min-size", "4099", "--max-size", "4099"]);
     let main = target.ask("malloc 2 4099").remove(0).tid;
     let thread = target.ask("threads 1 malloc 3 4099").remove(0).tid;
     let run = tool.stop();
@@ -120,9 +120,9 @@ fn assert_durations_plausible(run: &Run) {
     }
 }
 
-fn a_call_shows_the_address_that_came_back(way: Way) {
+fn a_call_shows_the_address_that_came_back(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--ret", "--min-size", "4000"]);
+    let tool = trace_pid(mode, &target, &["--ret", "--min-size", "4000"]);
     let printed: Vec<_> = ORDERS
         .iter()
         .map(|(order, ..)| target.ask(order).remove(0).addresses)
@@ -138,9 +138,9 @@ fn a_call_shows_the_address_that_came_back(way: Way) {
     }
 }
 
-fn a_failed_call_has_no_address(way: Way) {
+fn a_failed_call_has_no_address(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--ret", "--min-size", "4000"]);
+    let tool = trace_pid(mode, &target, &["--ret", "--min-size", "4000"]);
     let huge = 1_u64 << 62;
     target.ask(&format!("malloc 3 {huge}"));
     target.ask("calloc 5 4294967296 4294967297");
@@ -161,9 +161,9 @@ fn a_failed_call_has_no_address(way: Way) {
     assert_eq!(run.with("failed", false).len(), 11);
 }
 
-fn nested_calls_are_matched_with_their_own_returns(way: Way) {
+fn nested_calls_are_matched_with_their_own_returns(mode: AttachMode) {
     let mut target = bump_target();
-    let tool = trace_pid(way, &target, &["--ret", "--min-size", "4000"]);
+    let tool = trace_pid(mode, &target, &["--ret", "--min-size", "4000"]);
     let outermost = target.ask("malloc 31 7004").remove(0).addresses;
     let jumped = target.ask("valloc 29 4139").remove(0).addresses;
     let run = tool.stop();
@@ -192,10 +192,10 @@ fn hex(addr: &str) -> u64 {
         .expect("an address")
 }
 
-fn threads_at_once_get_their_own_returns(way: Way) {
+fn threads_at_once_get_their_own_returns(mode: AttachMode) {
     let mut target = target();
     let tool = trace_pid(
-        way,
+        mode,
         &target,
         &["--ret", "--min-size", "4099", "--max-size", "4099"],
     );
@@ -209,10 +209,10 @@ fn threads_at_once_get_their_own_returns(way: Way) {
     assert_eq!(run.rows.len(), 4 * 199);
 }
 
-fn a_forked_child_is_another_process(way: Way) {
+fn a_forked_child_is_another_process(mode: AttachMode) {
     let (mut target, name) = named_target();
     let tool = trace(
-        way,
+        mode,
         &[
             "--ret",
             "--comm",

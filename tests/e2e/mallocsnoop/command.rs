@@ -4,32 +4,32 @@
 use std::ffi::OsStr;
 
 use super::*;
-use crate::harness::{best_way, each_way, run_to_end, tool_command};
+use crate::harness::{best_mode, each_mode, run_to_end, tool_command};
 
-each_way! {
+each_mode! {
     every_call_of_a_command_is_seen_from_the_first_on
     a_command_that_counts_its_calls_agrees
     its_children_are_seen_with_follow_only
     children_of_a_process_are_followed_too
 }
 
-best_way! {
+best_mode! {
     its_exit_status_is_handed_on
 }
 
 /// Runs the tool with a command that obeys these orders.
-fn run_with(way: Way, options: &[&str], orders: &[&str]) -> Run {
+fn run_with(mode: AttachMode, options: &[&str], orders: &[&str]) -> Run {
     let program = calls_program();
     let words = options
         .iter()
         .map(OsStr::new)
         .chain([OsStr::new("--"), program.as_os_str()]);
-    let command = tool_command("mallocsnoop", way, words.chain(orders.iter().map(OsStr::new)));
+    let command = tool_command("mallocsnoop", mode, words.chain(orders.iter().map(OsStr::new)));
     Tool::start_as(command).finish()
 }
 
-fn every_call_of_a_command_is_seen_from_the_first_on(way: Way) {
-    let run = run_with(way, &[], &["malloc 97 4099", "calloc 89 7 601"]);
+fn every_call_of_a_command_is_seen_from_the_first_on(mode: AttachMode) {
+    let run = run_with(mode, &[], &["malloc 97 4099", "calloc 89 7 601"]);
     run.assert_clean();
     assert_eq!(
         run.rows[0]["comm"], "calls",
@@ -46,7 +46,7 @@ fn every_call_of_a_command_is_seen_from_the_first_on(way: Way) {
     );
 }
 
-fn a_command_that_counts_its_calls_agrees(way: Way) {
+fn a_command_that_counts_its_calls_agrees(mode: AttachMode) {
     let program = calls_program();
     let args = [
         "--free",
@@ -57,7 +57,7 @@ fn a_command_that_counts_its_calls_agrees(way: Way) {
         "total",
         "exit 0",
     ];
-    let mut command = tool_command("mallocsnoop", way, args);
+    let mut command = tool_command("mallocsnoop", mode, args);
     // The tool is a static program, to which this means nothing.
     command.env("LD_PRELOAD", bump_library());
     let run = Tool::start_as(command).finish();
@@ -71,14 +71,14 @@ fn a_command_that_counts_its_calls_agrees(way: Way) {
     );
 }
 
-fn its_exit_status_is_handed_on(way: Way) {
+fn its_exit_status_is_handed_on(mode: AttachMode) {
     for (order, status) in [
         ("exit 7", 7),
         ("raise 15", 128 + 15),
         ("raise 9", 128 + 9),
         ("exit 0", 0),
     ] {
-        let run = run_with(way, &[], &["malloc 97 4099", order]);
+        let run = run_with(mode, &[], &["malloc 97 4099", order]);
         assert_eq!(
             (run.status.code(), count(&run, BLOCK)),
             (Some(status), 97),
@@ -86,7 +86,7 @@ fn its_exit_status_is_handed_on(way: Way) {
             run.stderr
         );
     }
-    let missing = run_to_end(&mut tool_command("mallocsnoop", way, ["--", "no-such-program"]));
+    let missing = run_to_end(&mut tool_command("mallocsnoop", mode, ["--", "no-such-program"]));
     assert_eq!(missing.status.code(), Some(1));
     assert!(missing.stderr.contains("no-such-program"), "{}", missing.stderr);
 }
@@ -98,12 +98,12 @@ const FAMILY: [&str; 4] = [
     "threads 2 malloc 79 4099",
 ];
 
-fn its_children_are_seen_with_follow_only(way: Way) {
-    let alone = run_with(way, &[], &FAMILY);
+fn its_children_are_seen_with_follow_only(mode: AttachMode) {
+    let alone = run_with(mode, &[], &FAMILY);
     alone.assert_clean();
     assert_eq!(count(&alone, BLOCK), 97 + 2 * 79);
 
-    let family = run_with(way, &["--follow"], &FAMILY);
+    let family = run_with(mode, &["--follow"], &FAMILY);
     family.assert_clean();
     assert_eq!(count(&family, BLOCK), 97 + 89 + 83 + 2 * 79);
     assert_eq!(
@@ -113,9 +113,9 @@ fn its_children_are_seen_with_follow_only(way: Way) {
     );
 }
 
-fn children_of_a_process_are_followed_too(way: Way) {
+fn children_of_a_process_are_followed_too(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--follow"]);
+    let tool = trace_pid(mode, &target, &["--follow"]);
     for order in FAMILY {
         target.ask(order);
     }

@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 use nix::sys::signal::Signal;
 
 use super::*;
-use crate::harness::{each_way, wait_until};
+use crate::harness::{each_mode, wait_until};
 
-each_way! {
+each_mode! {
     a_number_of_rows_ends_the_run
     a_duration_ends_the_run
     an_end_by_interrupt_leaves_nothing
@@ -19,9 +19,9 @@ each_way! {
     the_end_of_the_target_does_no_harm
 }
 
-fn a_number_of_rows_ends_the_run(way: Way) {
+fn a_number_of_rows_ends_the_run(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["-M", "3"]);
+    let tool = trace_pid(mode, &target, &["-M", "3"]);
     target.ask("malloc 97 4099");
     let run = tool.finish();
     run.assert_clean();
@@ -29,9 +29,9 @@ fn a_number_of_rows_ends_the_run(way: Way) {
     assert_eq!(target.ask("malloc 89 4099")[0].addresses.len(), 89);
 }
 
-fn a_duration_ends_the_run(way: Way) {
+fn a_duration_ends_the_run(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["-d", "300ms"]);
+    let tool = trace_pid(mode, &target, &["-d", "300ms"]);
     target.ask("malloc 97 4099");
     let run = tool.finish();
     run.assert_clean();
@@ -40,9 +40,9 @@ fn a_duration_ends_the_run(way: Way) {
     assert_eq!(target.ask("malloc 89 4099")[0].addresses.len(), 89);
 }
 
-fn the_end_of_the_target_does_no_harm(way: Way) {
+fn the_end_of_the_target_does_no_harm(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--ret"]);
+    let tool = trace_pid(mode, &target, &["--ret"]);
     target.ask("malloc 97 4099");
     assert!(target.end().success());
     let run = tool.stop();
@@ -106,13 +106,13 @@ pub fn instructions(target: &Target, address: &str) -> Code {
     bytes
 }
 
-fn assert_nothing_is_left(way: Way, signal: Signal) {
+fn assert_nothing_is_left(mode: AttachMode, signal: Signal) {
     // Nobody else traces this library.
     let mut target = bump_target();
     let malloc = target.ask("where")[0].addresses[0].clone();
     let untouched = instructions(&target, &malloc);
 
-    let mut tool = trace_pid(way, &target, &["--ret"]);
+    let mut tool = trace_pid(mode, &target, &["--ret"]);
     assert_ne!(
         instructions(&target, &malloc),
         untouched,
@@ -143,18 +143,18 @@ fn assert_nothing_is_left(way: Way, signal: Signal) {
     assert!(target.end().success());
 }
 
-fn an_end_by_interrupt_leaves_nothing(way: Way) {
-    assert_nothing_is_left(way, Signal::SIGINT);
+fn an_end_by_interrupt_leaves_nothing(mode: AttachMode) {
+    assert_nothing_is_left(mode, Signal::SIGINT);
 }
 
-fn an_end_by_termination_leaves_nothing(way: Way) {
-    assert_nothing_is_left(way, Signal::SIGTERM);
+fn an_end_by_termination_leaves_nothing(mode: AttachMode) {
+    assert_nothing_is_left(mode, Signal::SIGTERM);
 }
 
-fn an_end_by_hangup_leaves_nothing(way: Way) {
-    assert_nothing_is_left(way, Signal::SIGHUP);
+fn an_end_by_hangup_leaves_nothing(mode: AttachMode) {
+    assert_nothing_is_left(mode, Signal::SIGHUP);
 }
 
-fn an_end_by_kill_leaves_nothing(way: Way) {
-    assert_nothing_is_left(way, Signal::SIGKILL);
+fn an_end_by_kill_leaves_nothing(mode: AttachMode) {
+    assert_nothing_is_left(mode, Signal::SIGKILL);
 }

@@ -11,7 +11,11 @@ use crate::harness::{Ended, TOOLS, build_dir, program_if_built, run_to_end, skip
 /// Runs the tool, which must refuse with this status and say each of these things.
 #[track_caller]
 fn refused(args: &[&str], status: i32, said: &[&str]) -> Ended {
-    refused_as(&mut tool_command("mallocsnoop", Way::Plain, args), status, said)
+    refused_as(
+        &mut tool_command("mallocsnoop", AttachMode::Plain, args),
+        status,
+        said,
+    )
 }
 
 #[track_caller]
@@ -69,7 +73,7 @@ fn broken_elf_files_are_refused() {
         fs::write(&broken, &hostile).expect("failed to write");
         let ended = run_to_end(&mut tool_command(
             "mallocsnoop",
-            Way::Plain,
+            AttachMode::Plain,
             ["-l", path, "-d", "10ms"],
         ));
         assert!(
@@ -101,7 +105,7 @@ fn a_function_that_no_kernel_can_probe_is_left_out_and_told() {
     let mut command = Command::new(calls_program());
     command.env("LD_PRELOAD", library);
     let mut target = Target::start(command);
-    let tool = trace_pid(Way::Plain, &target, &[]);
+    let tool = trace_pid(AttachMode::Plain, &target, &[]);
     target.ask("malloc 97 4099");
     target.ask("realloc 89 4111");
     let run = tool.stop();
@@ -128,7 +132,7 @@ fn an_unknown_user_group_or_container_is_named() {
     for option in ["-u", "--cgroup", "--container"] {
         let ended = run_to_end(&mut tool_command(
             "mallocsnoop",
-            Way::Plain,
+            AttachMode::Plain,
             [option, "no-such-thing"],
         ));
         assert!(
@@ -163,7 +167,7 @@ fn without_root_the_status_says_so() {
 }
 
 /// The tool in a mount namespace of its own, in which `hide` has been done.
-fn where_hidden(hide: &str, way: Way, args: &[&str]) -> Command {
+fn where_hidden(hide: &str, mode: AttachMode, args: &[&str]) -> Command {
     let mut command = Command::new("unshare");
     command.args([
         "--mount",
@@ -174,7 +178,7 @@ fn where_hidden(hide: &str, way: Way, args: &[&str]) -> Command {
         &format!("{hide} && exec \"$@\""),
         "sh",
     ]);
-    let tool = tool_command("mallocsnoop", way, args);
+    let tool = tool_command("mallocsnoop", mode, args);
     command.arg(tool.get_program()).args(tool.get_args());
     command
 }
@@ -185,11 +189,16 @@ fn without_btf_only_follow_is_refused() {
     let program = calls_program();
     let program = program.to_str().expect("a path in UTF-8");
     refused_as(
-        &mut where_hidden(hide, Way::Plain, &["--follow", "--", program]),
+        &mut where_hidden(hide, AttachMode::Plain, &["--follow", "--", program]),
         3,
         &["--follow", "BTF"],
     );
-    let run = Tool::start_as(where_hidden(hide, Way::Plain, &["--", program, "malloc 97 4099"])).finish();
+    let run = Tool::start_as(where_hidden(
+        hide,
+        AttachMode::Plain,
+        &["--", program, "malloc 97 4099"],
+    ))
+    .finish();
     run.assert_clean();
     assert_eq!(count(&run, BLOCK), 97);
 }
@@ -197,19 +206,19 @@ fn without_btf_only_follow_is_refused() {
 #[test]
 fn without_perf_uprobes_the_other_way_still_works() {
     let hide = "mount -t tmpfs none /sys/bus/event_source/devices/uprobe";
-    for way in [Way::Single, Way::Plain] {
-        way.run(|way| {
+    for mode in [AttachMode::Single, AttachMode::Plain] {
+        mode.run(|mode| {
             refused_as(
-                &mut where_hidden(hide, way, &["-p", "1"]),
+                &mut where_hidden(hide, mode, &["-p", "1"]),
                 3,
                 &["/sys/bus/event_source/devices/uprobe"],
             );
         });
     }
-    Way::Multi.run(|way| {
+    AttachMode::Multi.run(|mode| {
         let program = calls_program();
         let args = ["--", program.to_str().expect("a path in UTF-8"), "malloc 97 4099"];
-        let run = Tool::start_as(where_hidden(hide, way, &args)).finish();
+        let run = Tool::start_as(where_hidden(hide, mode, &args)).finish();
         run.assert_clean();
         assert_eq!(count(&run, BLOCK), 97);
     });

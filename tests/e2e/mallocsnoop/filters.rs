@@ -5,15 +5,15 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::harness::{best_way, each_way, wait_until};
+use crate::harness::{best_mode, each_mode, wait_until};
 
-each_way! {
+each_mode! {
     one_process_is_seen_with_its_threads_and_without_its_children
     two_processes_are_seen_and_a_third_is_not
     all_filters_must_hold
 }
 
-best_way! {
+best_mode! {
     a_name_is_whole
     a_name_with_a_star_is_a_beginning
     several_names_are_alternatives
@@ -32,10 +32,13 @@ fn pids(targets: &[&Target]) -> String {
 }
 
 /// Runs the tool while each target makes another number of calls, and says how many of each were seen.
-fn seen_of<const N: usize>(way: Way, args: &[&str], targets: [&mut Target; N]) -> [usize; N] {
+fn seen_of<const N: usize>(mode: AttachMode, args: &[&str], targets: [&mut Target; N]) -> [usize; N] {
     const NUMBERS: [usize; 4] = [97, 89, 83, 79];
     let size = BLOCK.to_string();
-    let tool = trace(way, &[args, &["--min-size", &size, "--max-size", &size]].concat());
+    let tool = trace(
+        mode,
+        &[args, &["--min-size", &size, "--max-size", &size]].concat(),
+    );
     let mut index = 0;
     let pids = targets.map(|target| {
         target.ask(&format!("malloc {} {BLOCK}", NUMBERS[index]));
@@ -53,9 +56,9 @@ fn seen_of<const N: usize>(way: Way, args: &[&str], targets: [&mut Target; N]) -
     seen
 }
 
-fn one_process_is_seen_with_its_threads_and_without_its_children(way: Way) {
+fn one_process_is_seen_with_its_threads_and_without_its_children(mode: AttachMode) {
     let (mut target, mut other) = (target(), target());
-    let tool = trace_pid(way, &target, &[]);
+    let tool = trace_pid(mode, &target, &[]);
     target.ask("threads 3 malloc 97 4099");
     target.ask("fork malloc 89 4099");
     target.ask("exec malloc 83 4099");
@@ -66,36 +69,36 @@ fn one_process_is_seen_with_its_threads_and_without_its_children(way: Way) {
     assert_eq!(run.with("pid", target.pid()).len(), run.rows.len());
 }
 
-fn two_processes_are_seen_and_a_third_is_not(way: Way) {
+fn two_processes_are_seen_and_a_third_is_not(mode: AttachMode) {
     let (mut a, mut b, mut c) = (target(), target(), target());
     let wanted = pids(&[&a, &b]);
     assert_eq!(
-        seen_of(way, &["-p", &wanted], [&mut a, &mut b, &mut c]),
+        seen_of(mode, &["-p", &wanted], [&mut a, &mut b, &mut c]),
         [97, 89, 0]
     );
 }
 
-fn a_name_is_whole(way: Way) {
+fn a_name_is_whole(mode: AttachMode) {
     let ((mut a, name), mut b) = (named_target(), target());
     b.ask(&format!("name {name}y"));
-    assert_eq!(seen_of(way, &["--comm", &name], [&mut a, &mut b]), [97, 0]);
+    assert_eq!(seen_of(mode, &["--comm", &name], [&mut a, &mut b]), [97, 0]);
 }
 
-fn a_name_with_a_star_is_a_beginning(way: Way) {
+fn a_name_with_a_star_is_a_beginning(mode: AttachMode) {
     let ((mut a, name), mut b, mut c) = (named_target(), target(), target());
     b.ask(&format!("name {name}y"));
     c.ask(&format!("name y{}", &name[..name.len() - 1]));
     assert_eq!(
-        seen_of(way, &["--comm", &format!("{name}*")], [&mut a, &mut b, &mut c]),
+        seen_of(mode, &["--comm", &format!("{name}*")], [&mut a, &mut b, &mut c]),
         [97, 89, 0]
     );
 }
 
-fn several_names_are_alternatives(way: Way) {
+fn several_names_are_alternatives(mode: AttachMode) {
     let ((mut a, first), (mut b, second), (mut c, _)) = (named_target(), named_target(), named_target());
     assert_eq!(
         seen_of(
-            way,
+            mode,
             &["--comm", &format!("{first},{second}")],
             [&mut a, &mut b, &mut c]
         ),
@@ -103,23 +106,23 @@ fn several_names_are_alternatives(way: Way) {
     );
 }
 
-fn a_user_is_seen_by_name_and_by_number(way: Way) {
+fn a_user_is_seen_by_name_and_by_number(mode: AttachMode) {
     // The name keeps out what else nobody may be running; see all_filters_must_hold.
     let ((mut a, name), mut b) = (named_target(), target());
     b.ask(&format!("name {name}"));
     a.ask("setuid 65534");
     for user in ["nobody", "65534"] {
         assert_eq!(
-            seen_of(way, &["-u", user, "--comm", &name], [&mut a, &mut b]),
+            seen_of(mode, &["-u", user, "--comm", &name], [&mut a, &mut b]),
             [97, 0],
             "-u {user}"
         );
     }
 }
 
-fn sizes_are_bounded_on_both_sides(way: Way) {
+fn sizes_are_bounded_on_both_sides(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--min-size", "8K", "--max-size", "1M"]);
+    let tool = trace_pid(mode, &target, &["--min-size", "8K", "--max-size", "1M"]);
     for order in [
         "malloc 7 8191",
         "malloc 11 8192",
@@ -181,14 +184,14 @@ impl Drop for Cgroup {
     }
 }
 
-fn a_control_group_is_seen_with_what_is_below_it(way: Way) {
+fn a_control_group_is_seen_with_what_is_below_it(mode: AttachMode) {
     let group = Cgroup::new(&unique("ubpf-e2e"));
     let below = group.below("below");
     let (mut a, mut b, mut c) = (target(), target(), target());
     group.take(&a);
     below.take(&b);
     assert_eq!(
-        seen_of(way, &["--cgroup", group.path()], [&mut a, &mut b, &mut c]),
+        seen_of(mode, &["--cgroup", group.path()], [&mut a, &mut b, &mut c]),
         [97, 89, 0]
     );
     // As systemd and the container tools say it: from the root of the hierarchy.
@@ -201,14 +204,14 @@ fn a_control_group_is_seen_with_what_is_below_it(way: Way) {
             .expect("a name")
     );
     assert_eq!(
-        seen_of(way, &["--cgroup", &from_root], [&mut a, &mut b, &mut c]),
+        seen_of(mode, &["--cgroup", &from_root], [&mut a, &mut b, &mut c]),
         [97, 89, 0]
     );
     drop((a, b, c));
     drop(below);
 }
 
-fn a_container_is_seen(way: Way) {
+fn a_container_is_seen(mode: AttachMode) {
     // 64 digits, and others in another run of the tests.
     let id = format!("{:08x}{}", std::process::id(), "5eedc0de".repeat(7));
     let group = Cgroup::new(&format!("docker-{id}.scope"));
@@ -216,7 +219,7 @@ fn a_container_is_seen(way: Way) {
     group.take(&a);
     for name in [&id, &id[..12]] {
         assert_eq!(
-            seen_of(way, &["--container", name], [&mut a, &mut b]),
+            seen_of(mode, &["--container", name], [&mut a, &mut b]),
             [97, 0],
             "--container {name}"
         );
@@ -224,13 +227,13 @@ fn a_container_is_seen(way: Way) {
     drop((a, b));
 }
 
-fn all_filters_must_hold(way: Way) {
+fn all_filters_must_hold(mode: AttachMode) {
     let ((mut a, name), mut b, mut c) = (named_target(), target(), target());
     b.ask(&format!("name {name}"));
     let wanted = pids(&[&a, &c]);
     assert_eq!(
         seen_of(
-            way,
+            mode,
             &["-p", &wanted, "--comm", &name, "-u", "root"],
             [&mut a, &mut b, &mut c]
         ),

@@ -4,16 +4,16 @@
 use nix::sys::signal::Signal;
 
 use super::*;
-use crate::harness::each_way;
+use crate::harness::each_mode;
 
-each_way! {
+each_mode! {
     a_burst_comes_whole
     what_a_tiny_buffer_loses_is_counted
 }
 
-fn a_burst_comes_whole(way: Way) {
+fn a_burst_comes_whole(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &[]);
+    let tool = trace_pid(mode, &target, &[]);
     target.ask("malloc 100003 4099");
     let run = tool.stop();
     run.assert_clean();
@@ -21,10 +21,10 @@ fn a_burst_comes_whole(way: Way) {
     assert!(run.lost.is_empty());
 }
 
-fn what_a_tiny_buffer_loses_is_counted(way: Way) {
+fn what_a_tiny_buffer_loses_is_counted(mode: AttachMode) {
     let mut target = target();
     let tool = trace_pid(
-        way,
+        mode,
         &target,
         &["--buffer-size", "4K", "--min-size", "4099", "--max-size", "4099"],
     );

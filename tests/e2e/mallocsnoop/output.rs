@@ -7,9 +7,9 @@ use std::process::{ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::harness::{Owned, TOOLS, build_dir, each_way, run_to_end, tool_command};
+use crate::harness::{Owned, TOOLS, build_dir, each_mode, run_to_end, tool_command};
 
-each_way! {
+each_mode! {
     rows_go_to_a_file
     a_reader_that_has_seen_enough_ends_the_run
     a_reader_that_leaves_ends_a_run_without_events
@@ -59,7 +59,7 @@ fn the_formats_show_the_same_calls() {
     );
 }
 
-fn rows_go_to_a_file(way: Way) {
+fn rows_go_to_a_file(mode: AttachMode) {
     let file = build_dir().join(unique("rows"));
     let program = calls_program();
     let path = file.to_str().expect("a path in UTF-8");
@@ -70,7 +70,7 @@ fn rows_go_to_a_file(way: Way) {
         program.to_str().expect("a path in UTF-8"),
         "malloc 97 4099",
     ];
-    let ended = run_to_end(&mut tool_command("mallocsnoop", way, args));
+    let ended = run_to_end(&mut tool_command("mallocsnoop", mode, args));
     assert!(ended.status.success(), "{}", ended.stderr);
     assert_eq!(
         ended.stdout.lines().count(),
@@ -118,7 +118,7 @@ fn a_full_disk_is_an_error() {
 fn a_file_that_cannot_be_made_is_named() {
     let ended = run_to_end(&mut tool_command(
         "mallocsnoop",
-        Way::Plain,
+        AttachMode::Plain,
         ["-o", "/no/such/folder/file"],
     ));
     assert_eq!(ended.status.code(), Some(1));
@@ -126,8 +126,8 @@ fn a_file_that_cannot_be_made_is_named() {
 }
 
 /// A run whose reader the test can drop.
-fn read_by_hand(way: Way, args: &[&str]) -> (Owned, BufReader<ChildStdout>) {
-    let mut command = tool_command("mallocsnoop", way, args);
+fn read_by_hand(mode: AttachMode, args: &[&str]) -> (Owned, BufReader<ChildStdout>) {
+    let mut command = tool_command("mallocsnoop", mode, args);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -144,39 +144,39 @@ fn read_by_hand(way: Way, args: &[&str]) -> (Owned, BufReader<ChildStdout>) {
 
 /// Status 0, and soon where the way allows: the kernel takes its time to remove probes one by one.
 #[track_caller]
-fn assert_ends_soon(way: Way, mut tool: Owned) {
+fn assert_ends_soon(mode: AttachMode, mut tool: Owned) {
     let left = Instant::now();
     let status = tool.wait();
     let took = left.elapsed();
     let _ = writeln!(
         std::io::stderr(),
         "--attach {}: ended {took:?} after the reader had left",
-        way.name()
+        mode.name()
     );
     assert!(status.success(), "{status:?}");
     assert!(
-        !way.has_multi_links() || took < Duration::from_secs(3),
+        !mode.has_multi_links() || took < Duration::from_secs(3),
         "{took:?}"
     );
 }
 
-fn a_reader_that_has_seen_enough_ends_the_run(way: Way) {
+fn a_reader_that_has_seen_enough_ends_the_run(mode: AttachMode) {
     let mut target = target();
     let pid = target.pid().to_string();
-    let (tool, mut reader) = read_by_hand(way, &["-p", &pid]);
+    let (tool, mut reader) = read_by_hand(mode, &["-p", &pid]);
     target.ask("malloc 97 4099");
     for _ in 0..3 {
         reader.read_line(&mut String::new()).expect("a line");
     }
     drop(reader);
     target.ask("malloc 89 4099");
-    assert_ends_soon(way, tool);
+    assert_ends_soon(mode, tool);
     assert_eq!(target.ask("malloc 83 4099")[0].addresses.len(), 83);
 }
 
-fn a_reader_that_leaves_ends_a_run_without_events(way: Way) {
+fn a_reader_that_leaves_ends_a_run_without_events(mode: AttachMode) {
     let target = target();
-    let (tool, reader) = read_by_hand(way, &["-p", &target.pid().to_string()]);
+    let (tool, reader) = read_by_hand(mode, &["-p", &target.pid().to_string()]);
     drop(reader);
-    assert_ends_soon(way, tool);
+    assert_ends_soon(mode, tool);
 }

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::harness::{best_way, build_dir, copy, each_way, program_if_built, skip};
+use crate::harness::{best_mode, build_dir, copy, each_mode, program_if_built, skip};
 
-each_way! {
+each_mode! {
     a_library_that_appears_later_is_traced
     a_library_that_is_there_already_is_traced
     one_file_in_two_containers_is_traced_once
@@ -17,7 +17,7 @@ each_way! {
     a_library_that_is_loaded_later_is_traced
 }
 
-best_way! {
+best_mode! {
     a_preloaded_allocator_is_the_one_of_the_process
     other_c_libraries_are_found
     a_library_is_named_by_path_and_by_name
@@ -92,11 +92,11 @@ fn libraries_of(target: &Target) -> Vec<PathBuf> {
 }
 
 /// Gives both the name, and runs the tool on it while they make known numbers of calls.
-fn assert_each_is_counted_once(way: Way, mut a: Target, mut b: Target) {
+fn assert_each_is_counted_once(mode: AttachMode, mut a: Target, mut b: Target) {
     let name = unique("e2e");
     a.ask(&format!("name {name}"));
     b.ask(&format!("name {name}"));
-    let tool = trace(way, &["--comm", &name]);
+    let tool = trace(mode, &["--comm", &name]);
     a.ask("malloc 97 4099");
     b.ask("malloc 89 4099");
     let run = tool.stop();
@@ -107,15 +107,15 @@ fn assert_each_is_counted_once(way: Way, mut a: Target, mut b: Target) {
     );
 }
 
-fn a_library_that_is_there_already_is_traced(way: Way) {
+fn a_library_that_is_there_already_is_traced(mode: AttachMode) {
     let (there, elsewhere) = (Root::new(), Root::new());
-    assert_each_is_counted_once(way, there.start(), elsewhere.start_inside());
+    assert_each_is_counted_once(mode, there.start(), elsewhere.start_inside());
 }
 
-fn a_library_that_appears_later_is_traced(way: Way) {
+fn a_library_that_appears_later_is_traced(mode: AttachMode) {
     let root = Root::new();
     let name = unique("e2e");
-    let mut tool = trace(way, &["--comm", &name]);
+    let mut tool = trace(mode, &["--comm", &name]);
     let mut targets = Vec::new();
     // Another one each time, should the kernel not have told of the first.
     tool.until_row(|| {
@@ -143,29 +143,29 @@ fn no_overlays() -> bool {
     missing
 }
 
-fn one_file_in_two_containers_is_traced_once(way: Way) {
+fn one_file_in_two_containers_is_traced_once(mode: AttachMode) {
     if no_overlays() {
         return;
     }
     let root = Root::new();
-    assert_each_is_counted_once(way, root.start_in_overlay(), root.start_in_overlay());
+    assert_each_is_counted_once(mode, root.start_in_overlay(), root.start_in_overlay());
 }
 
-fn one_file_in_a_container_and_outside_is_traced_once(way: Way) {
+fn one_file_in_a_container_and_outside_is_traced_once(mode: AttachMode) {
     if no_overlays() {
         return;
     }
     let root = Root::new();
-    assert_each_is_counted_once(way, root.start_in_overlay(), root.start());
+    assert_each_is_counted_once(mode, root.start_in_overlay(), root.start());
 }
 
-fn one_file_in_two_containers_that_start_later_is_traced_once(way: Way) {
+fn one_file_in_two_containers_that_start_later_is_traced_once(mode: AttachMode) {
     if no_overlays() {
         return;
     }
     let root = Root::new();
     let name = unique("e2e");
-    let mut tool = trace(way, &["--comm", &name]);
+    let mut tool = trace(mode, &["--comm", &name]);
     let mut targets = [root.start_in_overlay(), root.start_in_overlay()];
     for target in &mut targets {
         target.ask(&format!("name {name}"));
@@ -182,10 +182,10 @@ fn one_file_in_two_containers_that_start_later_is_traced_once(way: Way) {
     assert_eq!(count(&run, BLOCK), 97 + 89 + 83);
 }
 
-fn a_process_in_a_container_is_traced_by_its_number(way: Way) {
+fn a_process_in_a_container_is_traced_by_its_number(mode: AttachMode) {
     let root = Root::new();
     let (mut inside, mut other) = (root.start_inside(), root.start_inside());
-    let tool = trace_pid(way, &inside, &[]);
+    let tool = trace_pid(mode, &inside, &[]);
     inside.ask("malloc 97 4099");
     other.ask("malloc 89 4099");
     let run = tool.stop();
@@ -194,8 +194,8 @@ fn a_process_in_a_container_is_traced_by_its_number(way: Way) {
 }
 
 /// Traces a process by its number alone, and expects that its allocator is found, in a file of this name.
-fn assert_found(way: Way, mut target: Target, file: &str) {
-    let tool = trace_pid(way, &target, &[]);
+fn assert_found(mode: AttachMode, mut target: Target, file: &str) {
+    let tool = trace_pid(mode, &target, &[]);
     let files = tool.attached["files"].to_string();
     assert!(files.contains(file), "{file} is not in {files}");
     let cases = [
@@ -214,8 +214,8 @@ fn assert_found(way: Way, mut target: Target, file: &str) {
     }
 }
 
-fn a_preloaded_allocator_is_the_one_of_the_process(way: Way) {
-    assert_found(way, bump_target(), "libbump.so");
+fn a_preloaded_allocator_is_the_one_of_the_process(mode: AttachMode) {
+    assert_found(mode, bump_target(), "libbump.so");
     for name in [
         "libjemalloc.so",
         "libtcmalloc.so",
@@ -228,7 +228,7 @@ fn a_preloaded_allocator_is_the_one_of_the_process(way: Way) {
         };
         let mut command = Command::new(calls_program());
         command.env("LD_PRELOAD", library);
-        assert_found(way, Target::start(command), name);
+        assert_found(mode, Target::start(command), name);
     }
 }
 
@@ -253,18 +253,18 @@ fn installed(name: &str) -> Option<PathBuf> {
     folder(usr).chain(below).find(is_called)
 }
 
-fn other_c_libraries_are_found(way: Way) {
+fn other_c_libraries_are_found(mode: AttachMode) {
     let start = |program: PathBuf| Target::start(Command::new(program));
-    assert_found(way, start(program("calls-static")), "calls-static");
+    assert_found(mode, start(program("calls-static")), "calls-static");
     for (name, file) in [("calls-musl", "musl"), ("calls-musl-static", "calls-musl-static")] {
         match program_if_built(name) {
-            Some(program) => assert_found(way, start(program), file),
+            Some(program) => assert_found(mode, start(program), file),
             None => skip("there was no musl-gcc to build with"),
         }
     }
 }
 
-fn a_library_is_named_by_path_and_by_name(way: Way) {
+fn a_library_is_named_by_path_and_by_name(mode: AttachMode) {
     let bump = bump_library();
     let bump = bump.to_str().expect("a path in UTF-8");
     let (mut target, name) = (bump_target(), unique("e2e"));
@@ -278,7 +278,7 @@ fn a_library_is_named_by_path_and_by_name(way: Way) {
         (&["-l", "c", "-p", &pid], 0),
     ];
     for (args, expected) in cases {
-        let tool = trace(way, args);
+        let tool = trace(mode, args);
         target.ask("malloc 97 4099");
         let run = tool.stop();
         run.assert_clean();
@@ -286,13 +286,13 @@ fn a_library_is_named_by_path_and_by_name(way: Way) {
     }
 }
 
-fn a_library_that_is_loaded_later_is_traced(way: Way) {
+fn a_library_that_is_loaded_later_is_traced(mode: AttachMode) {
     // An exec replaces the allocator of a process that is being traced.
     let mut command = Command::new("sh");
     let script = "while read -r order; do case $order in go) exec \"$0\";; *) echo .;; esac; done";
     command.args(["-c", script]).arg(program("calls-static"));
     let mut target = Target::start(command);
-    let mut tool = trace_pid(way, &target, &["--min-size", "4099", "--max-size", "5003"]);
+    let mut tool = trace_pid(mode, &target, &["--min-size", "4099", "--max-size", "5003"]);
     target.tell("go");
     tool.until_row(|| _ = target.ask("malloc 1 5003"));
     target.ask("malloc 97 4099");

@@ -5,9 +5,9 @@ use std::fs;
 
 use super::*;
 use crate::bpftrace::Bpftrace;
-use crate::harness::{best_way, build_dir, run_to_end, skip};
+use crate::harness::{best_mode, build_dir, run_to_end, skip};
 
-best_way! {
+best_mode! {
     big_blocks_of_python_are_counted
 }
 
@@ -40,11 +40,11 @@ fn python() -> Option<(Target, String)> {
     Some((target, name))
 }
 
-fn big_blocks_of_python_are_counted(way: Way) {
+fn big_blocks_of_python_are_counted(mode: AttachMode) {
     let Some((mut target, name)) = python() else {
         return;
     };
-    let tool = trace(way, &["--comm", &name, "--min-size", "1M"]);
+    let tool = trace(mode, &["--comm", &name, "--min-size", "1M"]);
     target.ask("bytes 1000003 31");
     target.ask("bytes 3000017 97");
     let run = tool.stop();
@@ -65,13 +65,13 @@ fn the_one_liner_of_bpftrace_shows_the_same() {
         return;
     };
     let mut tool = trace(
-        Way::Plain,
+        AttachMode::Plain,
         &["--comm", &name, "--min-size", "1048577", "--calls", "malloc"],
     );
     // functrace takes the one-liner nearly as it stands.
     let condition = format!("comm == \"{name}\" && arg0 > 1048576");
     let options = ["libc:malloc", "--where", &condition, "--args", "arg0"];
-    let mut general = Tool::start("functrace", Way::Plain, options);
+    let mut general = Tool::start("functrace", AttachMode::Plain, options);
     let marker = 1_200_007;
     let is_marker = |line: &str| line.ends_with(&(marker + 1).to_string());
     other.until_ready(|| _ = target.ask(&format!("bytes {marker} 1")), is_marker);

@@ -6,9 +6,9 @@ use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::*;
-use crate::harness::{build_dir, each_way, wait_until};
+use crate::harness::{build_dir, each_mode, wait_until};
 
-each_way! {
+each_mode! {
     an_idle_tool_does_not_wake_up
     a_single_call_is_shown_soon
 }
@@ -23,12 +23,12 @@ fn wakeups(pid: u32) -> u64 {
         .expect("a number")
 }
 
-fn an_idle_tool_does_not_wake_up(way: Way) {
+fn an_idle_tool_does_not_wake_up(mode: AttachMode) {
     let mut target = target();
     // A file that nobody uses and nothing else: otherwise each program that starts on this machine is looked at.
     let library = build_dir().join(unique("libquiet"));
     fs::copy(bump_library(), &library).expect("a copy");
-    let tool = trace(way, &["-l", library.to_str().expect("a path in UTF-8")]);
+    let tool = trace(mode, &["-l", library.to_str().expect("a path in UTF-8")]);
     fs::remove_file(&library).expect("failed to remove");
     let mut woken = || {
         let (before, began) = (wakeups(tool.pid()), Instant::now());
@@ -43,9 +43,9 @@ fn an_idle_tool_does_not_wake_up(way: Way) {
     tool.stop().assert_clean();
 }
 
-fn a_single_call_is_shown_soon(way: Way) {
+fn a_single_call_is_shown_soon(mode: AttachMode) {
     let mut target = target();
-    let mut tool = trace_pid(way, &target, &["--min-size", "4099", "--max-size", "4099"]);
+    let mut tool = trace_pid(mode, &target, &["--min-size", "4099", "--max-size", "4099"]);
     let mut slowest = Duration::ZERO;
     for _ in 0..7 {
         target.ask("spin 20");
@@ -56,7 +56,7 @@ fn a_single_call_is_shown_soon(way: Way) {
     let _ = writeln!(
         std::io::stderr(),
         "--attach {}: the slowest single call was shown after {slowest:?}",
-        way.name()
+        mode.name()
     );
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     tool.stop().assert_clean();

@@ -4,11 +4,11 @@
 use std::fs;
 
 use super::*;
-use crate::harness::{build_dir, copy, each_way, program_if_built, skip};
+use crate::harness::{build_dir, copy, each_mode, program_if_built, skip};
 
 use nix::sys::signal::Signal;
 
-each_way! {
+each_mode! {
     a_cpp_stack_is_demangled_and_begins_with_the_direct_caller
     a_rust_stack_is_demangled_and_begins_with_the_direct_caller
     the_stack_of_a_process_that_is_gone_has_names
@@ -61,10 +61,10 @@ fn assert_cpp(stack: &[&str]) {
     assert!(start.is_some_and(|line| line.contains("libc.so.6")), "{stack:#?}");
 }
 
-fn a_cpp_stack_is_demangled_and_begins_with_the_direct_caller(way: Way) {
+fn a_cpp_stack_is_demangled_and_begins_with_the_direct_caller(mode: AttachMode) {
     for moment in MOMENTS {
         let mut target = cpp_target();
-        let tool = trace_pid(way, &target, moment);
+        let tool = trace_pid(mode, &target, moment);
         target.ask("go 97 4099");
         let run = tool.stop();
         run.assert_clean();
@@ -77,13 +77,13 @@ fn a_cpp_stack_is_demangled_and_begins_with_the_direct_caller(way: Way) {
     }
 }
 
-fn a_rust_stack_is_demangled_and_begins_with_the_direct_caller(way: Way) {
+fn a_rust_stack_is_demangled_and_begins_with_the_direct_caller(mode: AttachMode) {
     let Some(program) = program_if_built("stack-rust") else {
         return skip("there was no rustc to build with");
     };
     for moment in MOMENTS {
         let mut target = Target::start(Command::new(&program));
-        let tool = trace_pid(way, &target, moment);
+        let tool = trace_pid(mode, &target, moment);
         target.ask("4099");
         let run = tool.stop();
         run.assert_clean();
@@ -116,10 +116,10 @@ fn a_rust_stack_is_demangled_and_begins_with_the_direct_caller(way: Way) {
     }
 }
 
-fn the_stack_of_a_process_that_is_gone_has_names(way: Way) {
+fn the_stack_of_a_process_that_is_gone_has_names(mode: AttachMode) {
     for moment in MOMENTS {
         let mut target = cpp_target();
-        let tool = trace_pid(way, &target, moment);
+        let tool = trace_pid(mode, &target, moment);
         // The tool gets to look at the events only when there is no process any more.
         tool.signal(Signal::SIGSTOP);
         target.ask("go 31 4099");
@@ -133,12 +133,12 @@ fn the_stack_of_a_process_that_is_gone_has_names(way: Way) {
     }
 }
 
-fn the_stack_of_a_process_that_came_and_went_has_names(way: Way) {
+fn the_stack_of_a_process_that_came_and_went_has_names(mode: AttachMode) {
     for options in [MOMENTS[0], MOMENTS[1], &["--stack", "-l", "libc"]] {
         // While the tool stands still, other tests may start more programs than it can be told of.
         let told_of_all = |run: &Run| !run.stderr.contains("mmap events");
         let Some(run) = (0..10)
-            .map(|_| run_beside_a_short_life(way, options))
+            .map(|_| run_beside_a_short_life(mode, options))
             .find(told_of_all)
         else {
             return skip("ten times, too many programs were started on this machine");
@@ -150,13 +150,13 @@ fn the_stack_of_a_process_that_came_and_went_has_names(way: Way) {
 }
 
 /// A run that gets to look at nothing before the process that is traced has started, worked and ended.
-fn run_beside_a_short_life(way: Way, options: &[&str]) -> Run {
+fn run_beside_a_short_life(mode: AttachMode, options: &[&str]) -> Run {
     // The file of its own is in no other process, so its name is not known from there.
     let name = unique("e2e");
     let program = build_dir().join(&name);
     copy(&cpp_program(), &program);
     let filter = ["--comm", &name, "--min-size", "4099", "--max-size", "4099"];
-    let tool = trace(way, &[options, &filter].concat());
+    let tool = trace(mode, &[options, &filter].concat());
     tool.signal(Signal::SIGSTOP);
     let mut target = Target::start(Command::new(&program));
     target.ask("go 31 4099");
@@ -167,13 +167,13 @@ fn run_beside_a_short_life(way: Way, options: &[&str]) -> Run {
     run
 }
 
-fn a_stack_that_is_cut_says_so(way: Way) {
+fn a_stack_that_is_cut_says_so(mode: AttachMode) {
     if !cfg!(target_arch = "x86_64") {
         return skip("tests/targets/stack.cc has a function without frame pointer for x86-64 only");
     }
     for moment in MOMENTS {
         let mut target = cpp_target();
-        let tool = trace_pid(way, &target, moment);
+        let tool = trace_pid(mode, &target, moment);
         target.ask("cut 4099");
         let run = tool.stop();
         run.assert_clean();

@@ -2,23 +2,23 @@
 //! `--summary`: sums per process, made in the kernel.
 
 use super::*;
-use crate::harness::{best_way, each_way};
+use crate::harness::{best_mode, each_mode};
 
-each_way! {
+each_mode! {
     sums_are_exact_for_threads_that_live_and_that_ended
 }
 
-best_way! {
+best_mode! {
     reports_come_at_intervals_and_grow
 }
 
-fn sums_are_exact_for_threads_that_live_and_that_ended(way: Way) {
+fn sums_are_exact_for_threads_that_live_and_that_ended(mode: AttachMode) {
     let (mut a, mut b) = (target(), target());
     let name = unique("e2e");
     a.ask(&format!("name {name}"));
     b.ask(&format!("name {name}"));
     // Starting a thread takes small blocks of its own.
-    let tool = trace(way, &["--summary", "--comm", &name, "--min-size", "2000"]);
+    let tool = trace(mode, &["--summary", "--comm", &name, "--min-size", "2000"]);
     a.ask("threads 2 malloc 97 4099");
     a.ask("threads 3 calloc 5 1024 1024");
     a.ask("malloc 89 65537");
@@ -61,10 +61,10 @@ fn filled(row: &Value) -> Vec<(u64, u64, u64)> {
     slots.filter(|slot| slot.2 > 0).collect()
 }
 
-fn reports_come_at_intervals_and_grow(way: Way) {
+fn reports_come_at_intervals_and_grow(mode: AttachMode) {
     let (mut target, name) = named_target();
     let mut tool = trace(
-        way,
+        mode,
         &["--summary", "-i", "50ms", "--comm", &name, "--min-size", "2000"],
     );
     target.ask("malloc 97 4099");

@@ -24,10 +24,10 @@ fn the_way_is_chosen_by_what_the_kernel_has() {
                 .find_map(|line| Some(line.strip_prefix("link_type:\t")?.to_owned()))
         })
         .collect();
-    let expected: &[&str] = match Way::best() {
-        Way::Session | Way::Multi => &["uprobe_multi"],
-        Way::Single => &["perf"],
-        Way::Plain => &[],
+    let expected: &[&str] = match AttachMode::best() {
+        AttachMode::Session | AttachMode::Multi => &["uprobe_multi"],
+        AttachMode::Single => &["perf"],
+        AttachMode::Plain => &[],
     };
     assert!(kinds.iter().eq(expected), "{kinds:?}");
     target.ask("malloc 97 4099");

@@ -6,10 +6,10 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{beside, calls, spec, start};
-use crate::harness::{Run, TOOLS, Way, each_way, program, run_to_end};
+use crate::harness::{AttachMode, Run, TOOLS, each_mode, program, run_to_end};
 
 /// Runs a tool on functions of the program while it follows orders.
-fn run(tool: &str, way: Way, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
+fn run(tool: &str, mode: AttachMode, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
     let program = program("strings");
     let specs: Vec<String> = functions
         .iter()
@@ -20,13 +20,13 @@ fn run(tool: &str, way: Way, functions: &[&str], options: &[&str], orders: &[&st
         .map(String::as_str)
         .chain(options.iter().copied())
         .collect();
-    beside(tool, way, &args, &mut start(&program), orders)
+    beside(tool, mode, &args, &mut start(&program), orders)
 }
 
-each_way! { strings_are_read_however_they_are_passed results_are_read_or_said_to_be_elsewhere names_are_those_of_the_source }
+each_mode! { strings_are_read_however_they_are_passed results_are_read_or_said_to_be_elsewhere names_are_those_of_the_source }
 
-fn strings_are_read_however_they_are_passed(way: Way) {
-    let run = run("functrace", way, &["shop::greet"], &["--ret"], &["greet 7"]);
+fn strings_are_read_however_they_are_passed(mode: AttachMode) {
+    let run = run("functrace", mode, &["shop::greet"], &["--ret"], &["greet 7"]);
     assert_eq!(run.rows.len(), 7);
     for (number, row) in run.rows.iter().enumerate() {
         let (short, long) = (
@@ -47,7 +47,7 @@ fn strings_are_read_however_they_are_passed(way: Way) {
     let condition = "reference == \"short 3\" || pointer ^= \"a text that does not fit in the object 5\" && color == GREEN";
     let run = self::run(
         "functrace",
-        way,
+        mode,
         &["shop::greet"],
         &["--where", condition],
         &["greet 7"],
@@ -57,9 +57,9 @@ fn strings_are_read_however_they_are_passed(way: Way) {
 }
 
 /// A number that is in another register must not be made up from this one.
-fn results_are_read_or_said_to_be_elsewhere(way: Way) {
+fn results_are_read_or_said_to_be_elsewhere(mode: AttachMode) {
     let functions = ["shop::half", "shop::Basket::weight"];
-    let run = run("functrace", way, &functions, &["--ret"], &["half 5", "label 3"]);
+    let run = run("functrace", mode, &functions, &["--ret"], &["half 5", "label 3"]);
     let results = |function| -> Vec<&Value> {
         run.with("function", function)
             .into_iter()
@@ -73,9 +73,9 @@ fn results_are_read_or_said_to_be_elsewhere(way: Way) {
     );
 }
 
-fn names_are_those_of_the_source(way: Way) {
+fn names_are_those_of_the_source(mode: AttachMode) {
     let functions = ["shop::Basket::label", "shop::h?lf(int)", "shop::Basket::weight"];
-    let run = run("funccount", way, &functions, &[], &["label 211", "half 13"]);
+    let run = run("funccount", mode, &functions, &[], &["label 211", "half 13"]);
     let names = [
         "shop::Basket::label(int) const &",
         "shop::half(int)",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{beside, calls, spec, start};
 use crate::funclist::rows;
 use crate::harness::{
-    Run, Way, each_way, each_way_of_calls, program_if_built, run_to_end, skip, tool_command,
+    AttachMode, Run, each_mode, each_mode_with_session, program_if_built, run_to_end, skip, tool_command,
 };
 
 fn hello(name: &str) -> Option<PathBuf> {
@@ -21,7 +21,7 @@ fn hello(name: &str) -> Option<PathBuf> {
 }
 
 /// `args` are functions and options.
-fn run(tool: &str, way: Way, name: &str, args: &[&str], orders: &[&str]) -> Option<Run> {
+fn run(tool: &str, mode: AttachMode, name: &str, args: &[&str], orders: &[&str]) -> Option<Run> {
     let hello = hello(name)?;
     let is_function = |text: &str| text.starts_with("main.");
     let specs: Vec<String> = args
@@ -35,30 +35,30 @@ fn run(tool: &str, way: Way, name: &str, args: &[&str], orders: &[&str]) -> Opti
         })
         .collect();
     let specs: Vec<&str> = specs.iter().map(String::as_str).collect();
-    Some(beside(tool, way, &specs, &mut start(&hello), orders))
+    Some(beside(tool, mode, &specs, &mut start(&hello), orders))
 }
 
-each_way! {
+each_mode! {
     entries_are_counted returns_are_seen_at_their_instructions arguments_and_results_are_found
 }
 
-each_way_of_calls! { stacks_may_move_and_panics_pass }
+each_mode_with_session! { stacks_may_move_and_panics_pass }
 
-fn entries_are_counted(way: Way) {
+fn entries_are_counted(mode: AttachMode) {
     for name in ["hello-go", "hello-go-stripped"] {
         let orders = ["count 1009", "threads 8 count 503"];
-        let Some(run) = run("funccount", way, name, &["main.counted"], &orders) else {
+        let Some(run) = run("funccount", mode, name, &["main.counted"], &orders) else {
             return;
         };
         assert_eq!(calls(&run, "main.counted"), 1009 + 8 * 503, "{name}");
     }
 }
 
-fn returns_are_seen_at_their_instructions(way: Way) {
+fn returns_are_seen_at_their_instructions(mode: AttachMode) {
     for name in ["hello-go", "hello-go-stripped"] {
         let functions = ["main.counted", "main.recovering"];
         let orders = ["count 1009", "threads 8 count 503"];
-        let Some(run) = run("funclatency", way, name, &functions, &orders) else {
+        let Some(run) = run("funclatency", mode, name, &functions, &orders) else {
             return;
         };
         assert_eq!(calls(&run, "main.counted"), 1009 + 8 * 503, "{name}");
@@ -66,11 +66,11 @@ fn returns_are_seen_at_their_instructions(way: Way) {
     }
 }
 
-fn stacks_may_move_and_panics_pass(way: Way) {
+fn stacks_may_move_and_panics_pass(mode: AttachMode) {
     // A function whose stack has to grow begins anew: its entry is seen again, and is one call all the same.
     let functions = ["main.filling", "main.recovering"];
     let orders = ["threads 8 fill 7 50", "threads 8 fill 101 5"];
-    let Some(run) = run("funclatency", way, "hello-go", &functions, &orders) else {
+    let Some(run) = run("funclatency", mode, "hello-go", &functions, &orders) else {
         return;
     };
     assert_eq!(
@@ -81,7 +81,7 @@ fn stacks_may_move_and_panics_pass(way: Way) {
     );
     assert_eq!(run.summary["unmatched"], 0);
     let all = ["panic 211", "threads 4 panic 13", "fill 3 5000"];
-    let Some(run) = self::run("funclatency", way, "hello-go", &["main.*"], &all) else {
+    let Some(run) = self::run("funclatency", mode, "hello-go", &["main.*"], &all) else {
         return;
     };
     assert!(calls(&run, "main.recovering") >= 211, "{:?}", run.rows);
@@ -89,10 +89,10 @@ fn stacks_may_move_and_panics_pass(way: Way) {
 }
 
 /// Neither arguments nor results are where C has them.
-fn arguments_and_results_are_found(way: Way) {
+fn arguments_and_results_are_found(mode: AttachMode) {
     let Some(run) = run(
         "functrace",
-        way,
+        mode,
         "hello-go",
         &["main.joined", "--ret"],
         &["join 7"],
@@ -122,7 +122,7 @@ fn arguments_and_results_are_found(way: Way) {
         "--where",
         "arg0 == \"join\" && arg1 >= 5",
     ];
-    let Some(run) = self::run("functrace", way, "hello-go", &specs, &["join 7"]) else {
+    let Some(run) = self::run("functrace", mode, "hello-go", &specs, &["join 7"]) else {
         return;
     };
     let found: Vec<&Value> = run.rows.iter().map(|row| &row["args"]["arg1"]).collect();
@@ -137,7 +137,7 @@ fn arguments_of_a_stripped_program_are_not_made_up() {
     let joined = spec(&stripped, "main.joined");
     let ended = run_to_end(&mut tool_command(
         "functrace",
-        Way::best(),
+        AttachMode::best(),
         [&joined, "--args", "arg0"],
     ));
     let is_said = ended

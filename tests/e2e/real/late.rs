@@ -9,7 +9,7 @@ use std::process::Command;
 
 use super::calls;
 use crate::funclist::{funclist, rows};
-use crate::harness::{Folder, Target, Tool, Way, best_way, each_way, skip};
+use crate::harness::{AttachMode, Folder, Target, Tool, best_mode, each_mode, skip};
 
 /// Loads a library, or calls one of its functions: `load PATH` or `FUNCTION COUNT`.
 const LOADER: &str = "
@@ -48,23 +48,23 @@ fn loader() -> Option<(Target, PathBuf)> {
     Some((Target::start(command), library))
 }
 
-fn trace_libsqlite3(way: Way, pid: u32) -> Tool {
+fn trace_libsqlite3(mode: AttachMode, pid: u32) -> Tool {
     let functions = ["libversion_number", "threadsafe"].map(|name| format!("libsqlite3:sqlite3_{name}"));
     let pid = pid.to_string();
     Tool::start(
         "funccount",
-        way,
+        mode,
         [&functions[0], &functions[1], "-p", &pid, "-i", "0.1"],
     )
 }
 
-each_way! { a_copy_of_a_library_that_is_loaded_later a_copy_of_a_program_that_is_started_later }
+each_mode! { a_copy_of_a_library_that_is_loaded_later a_copy_of_a_program_that_is_started_later }
 
-fn a_copy_of_a_library_that_is_loaded_later(way: Way) {
+fn a_copy_of_a_library_that_is_loaded_later(mode: AttachMode) {
     let Some((mut loader, library)) = loader() else {
         return;
     };
-    let mut tool = trace_libsqlite3(way, loader.pid());
+    let mut tool = trace_libsqlite3(mode, loader.pid());
     let folder = Folder::new();
     let copy = folder.copy_of(library, "libsqlite3.so.0");
     loader.ask(&format!("load {}", copy.display()));
@@ -76,12 +76,12 @@ fn a_copy_of_a_library_that_is_loaded_later(way: Way) {
     assert_eq!(calls(run.assert_clean(), "sqlite3_threadsafe"), 1009);
 }
 
-fn a_copy_of_a_program_that_is_started_later(way: Way) {
+fn a_copy_of_a_program_that_is_started_later(mode: AttachMode) {
     let folder = Folder::new();
     let bash = folder.copy_of("/bin/bash", "bash");
     let functions = ["bash:times_builtin", "bash:umask_builtin"];
     let args = functions.iter().chain(&["--by", "process", "-i", "0.1"]);
-    let mut tool = Tool::start("funccount", way, args);
+    let mut tool = Tool::start("funccount", mode, args);
     let mut command = Command::new(bash);
     command.args(["-c", SHELL]);
     let mut shell = Target::start(command);
@@ -96,13 +96,13 @@ fn a_copy_of_a_program_that_is_started_later(way: Way) {
     assert_eq!(count, 1009, "{:?}", run.rows);
 }
 
-best_way! { the_library_that_a_name_means_is_ready_before_it_is_loaded }
+best_mode! { the_library_that_a_name_means_is_ready_before_it_is_loaded }
 
-fn the_library_that_a_name_means_is_ready_before_it_is_loaded(way: Way) {
+fn the_library_that_a_name_means_is_ready_before_it_is_loaded(mode: AttachMode) {
     let Some((mut loader, library)) = loader() else {
         return;
     };
-    let tool = trace_libsqlite3(way, loader.pid());
+    let tool = trace_libsqlite3(mode, loader.pid());
     loader.ask(&format!("load {}", library.display()));
     loader.ask("sqlite3_libversion_number 503");
     let run = tool.stop();

@@ -11,7 +11,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use super::{calls, spec};
-use crate::harness::{DEADLINE, Folder, Owned, Run, Tool, Way, run_to_end, skip, wait_until};
+use crate::harness::{AttachMode, DEADLINE, Folder, Owned, Run, Tool, run_to_end, skip, wait_until};
 
 /// The server refuses to be root's, so it is nobody's.
 const NOBODY: u32 = 65534;
@@ -82,8 +82,8 @@ impl Server {
     }
 
     /// Runs a tool while queries are answered.
-    fn during(&self, tool: &str, way: Way, specs: &[&str], queries: &[(&str, usize)]) -> Run {
-        let tool = Tool::start(tool, way, specs);
+    fn during(&self, tool: &str, mode: AttachMode, specs: &[&str], queries: &[(&str, usize)]) -> Run {
+        let tool = Tool::start(tool, mode, specs);
         let ended = run_to_end(&mut self.queries(queries));
         assert!(ended.status.success(), "{ended:?}");
         let run = tool.stop();
@@ -127,19 +127,24 @@ fn queries_are_counted_in_server_and_client() {
         return skip("there is no /usr/lib/postgresql/VERSION/bin/postgres");
     };
     let server = Server::start(programs);
-    for way in [Way::Session, Way::Multi, Way::Single, Way::Plain] {
-        way.run(|way| {
-            probes_fire_once_a_query(&server, way);
-            errors_leave_calls_unmatched(&server, way);
-            clients_send_what_they_are_told(&server, way);
+    for mode in [
+        AttachMode::Session,
+        AttachMode::Multi,
+        AttachMode::Single,
+        AttachMode::Plain,
+    ] {
+        mode.run(|mode| {
+            probes_fire_once_a_query(&server, mode);
+            errors_leave_calls_unmatched(&server, mode);
+            clients_send_what_they_are_told(&server, mode);
         });
     }
 }
 
-fn probes_fire_once_a_query(server: &Server, way: Way) {
+fn probes_fire_once_a_query(server: &Server, mode: AttachMode) {
     let probes = format!("usdt:{}:query__*", server.postgres().display());
     let queries = [("select 1", 503), ("select count(*) from pg_class", 13)];
-    let run = server.during("funccount", way, &[&probes], &queries);
+    let run = server.during("funccount", mode, &[&probes], &queries);
     let found = [
         "query__start",
         "query__done",
@@ -147,31 +152,31 @@ fn probes_fire_once_a_query(server: &Server, way: Way) {
         "query__execute__done",
     ]
     .map(|name| calls(&run, &format!("postgresql:{name}")));
-    assert_eq!(found, [516; 4], "{way:?}: {:?}", run.rows);
+    assert_eq!(found, [516; 4], "{mode:?}: {:?}", run.rows);
 }
 
 /// An error in a query jumps out of everything that is under way.
-fn errors_leave_calls_unmatched(server: &Server, way: Way) {
+fn errors_leave_calls_unmatched(server: &Server, mode: AttachMode) {
     let run_portal = spec(&server.postgres(), "PortalRun");
     let queries = [
         ("select 1", 101),
         ("select 1 / count(*) from pg_class where false", 17),
         ("select 2", 211),
     ];
-    let run = server.during("funclatency", way, &["-F", &run_portal], &queries);
-    assert_eq!(calls(&run, "PortalRun"), 312, "{way:?}: {:?}", run.rows);
-    assert_eq!(run.summary["unmatched"], 17, "{way:?}");
+    let run = server.during("funclatency", mode, &["-F", &run_portal], &queries);
+    assert_eq!(calls(&run, "PortalRun"), 312, "{mode:?}: {:?}", run.rows);
+    assert_eq!(run.summary["unmatched"], 17, "{mode:?}");
 }
 
-fn clients_send_what_they_are_told(server: &Server, way: Way) {
+fn clients_send_what_they_are_told(server: &Server, mode: AttachMode) {
     // The first in version 14, the second since.
     let specs = ["libpq:PQexec", "libpq:PQsendQuery", "libpq:PQconnectdbParams"];
-    let run = server.during("funccount", way, &specs, &[("select 1", 307)]);
+    let run = server.during("funccount", mode, &specs, &[("select 1", 307)]);
     let queries = calls(&run, "PQexec") + calls(&run, "PQsendQuery");
     assert_eq!(
         (queries, calls(&run, "PQconnectdbParams")),
         (307, 1),
-        "{way:?}: {:?}",
+        "{mode:?}: {:?}",
         run.rows
     );
 }

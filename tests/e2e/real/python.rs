@@ -10,7 +10,7 @@ use std::process::Command;
 use super::{beside, calls, count_in_command};
 use crate::funclist::funclist;
 use crate::harness::{
-    Folder, Run, TOOLS, Target, Tool, Way, best_way, each_way, run_to_end, skip, tool_command,
+    AttachMode, Folder, Run, TOOLS, Target, Tool, best_mode, each_mode, run_to_end, skip, tool_command,
 };
 
 const PYTHON: &str = "/usr/bin/python3";
@@ -59,9 +59,9 @@ fn probe(name: &str) -> String {
     format!("usdt:{PYTHON}:python:{name}")
 }
 
-each_way! { a_process_fires_probes_once_they_are_counted a_command_fires_probes_from_its_start }
+each_mode! { a_process_fires_probes_once_they_are_counted a_command_fires_probes_from_its_start }
 
-fn a_process_fires_probes_once_they_are_counted(way: Way) {
+fn a_process_fires_probes_once_they_are_counted(mode: AttachMode) {
     if !has_probes(&["audit", "gc__start", "gc__done"]) {
         return;
     }
@@ -71,14 +71,14 @@ fn a_process_fires_probes_once_they_are_counted(way: Way) {
     // The other one fires them as well, as their counters are in one file, and is not counted.
     other.tell("audit 20011");
     let orders = ["audit 1009", "collect 13", "audit 211"];
-    let run = beside("funccount", way, &specs, &mut traced, &orders);
+    let run = beside("funccount", mode, &specs, &mut traced, &orders);
     let found = ["python:audit", "python:gc__start", "python:gc__done"].map(|name| calls(&run, name));
     assert_eq!(found, [1220, 13, 13], "{:?}", run.rows);
     other.answer();
 }
 
 /// Python's own start fires probes too, the same number each time.
-fn a_command_fires_probes_from_its_start(way: Way) {
+fn a_command_fires_probes_from_its_start(mode: AttachMode) {
     if !has_probes(&["function__entry", "function__return", "line"]) {
         return;
     }
@@ -87,7 +87,7 @@ fn a_command_fires_probes_from_its_start(way: Way) {
     let specs = specs.each_ref().map(String::as_str);
     let run = |times: u32| -> Run {
         let script = format!("def called(): pass\nfor _ in range({times}): called()");
-        count_in_command(way, &specs, [PYTHON, "-S", "-c", &script])
+        count_in_command(mode, &specs, [PYTHON, "-S", "-c", &script])
     };
     let (few, many) = (run(2), run(1011));
     let more = |name: &str| calls(&many, name) - calls(&few, name);
@@ -96,18 +96,18 @@ fn a_command_fires_probes_from_its_start(way: Way) {
     assert_eq!(found, [1009; 2], "{:?}", many.rows);
 }
 
-best_way! {
+best_mode! {
     the_name_of_a_link_will_do a_script_is_no_target a_probe_that_there_is_not_gets_names_of_others
 }
 
 /// /usr/bin/python3 is a link on Debian, and processes map what it leads to.
-fn the_name_of_a_link_will_do(way: Way) {
+fn the_name_of_a_link_will_do(mode: AttachMode) {
     if !has_probes(&["audit"]) {
         return;
     }
     let mut traced = python();
     let pid = traced.pid().to_string();
-    let mut command = tool_command("funccount", way, ["usdt:python3:audit", "-p", &pid]);
+    let mut command = tool_command("funccount", mode, ["usdt:python3:audit", "-p", &pid]);
     command.env("PATH", "/usr/bin");
     let tool = Tool::start_as(command);
     traced.ask("audit 503");
@@ -115,11 +115,11 @@ fn the_name_of_a_link_will_do(way: Way) {
     assert_eq!(calls(run.assert_clean(), "python:audit"), 503);
 }
 
-fn a_probe_that_there_is_not_gets_names_of_others(way: Way) {
+fn a_probe_that_there_is_not_gets_names_of_others(mode: AttachMode) {
     if !has_probes(&["gc__start"]) {
         return;
     }
-    let ended = run_to_end(&mut tool_command("funccount", way, [probe("gc__strt")]));
+    let ended = run_to_end(&mut tool_command("funccount", mode, [probe("gc__strt")]));
     let is_said = ended
         .stderr
         .contains("failed to find USDT probe python:gc__strt in")
@@ -128,14 +128,14 @@ fn a_probe_that_there_is_not_gets_names_of_others(way: Way) {
 }
 
 /// As pyenv puts before the programs that it manages.
-fn a_script_is_no_target(way: Way) {
+fn a_script_is_no_target(mode: AttachMode) {
     let folder = Folder::new();
     let script = folder.path.join("pythonic");
     fs::write(&script, "#!/bin/sh\nexec true\n").expect("a script");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a program");
     let mut funclist = Command::new(&*TOOLS);
     funclist.args(["funclist", "pythonic:main"]);
-    for mut command in [funclist, tool_command("funccount", way, ["pythonic:main"])] {
+    for mut command in [funclist, tool_command("funccount", mode, ["pythonic:main"])] {
         let ended = run_to_end(command.env("PATH", &folder.path));
         let said = format!("failed to read {}: a script ", script.display());
         let is_explained = ended.stderr.contains(&said) && ended.stderr.contains("\nhint: ");

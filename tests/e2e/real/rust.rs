@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{beside, calls, spec, start};
 use crate::funclist::rows;
-use crate::harness::{Way, each_way, each_way_of_calls, program_if_built, skip};
+use crate::harness::{AttachMode, each_mode, each_mode_with_session, program_if_built, skip};
 
 fn flow() -> Option<PathBuf> {
     let program = program_if_built("flow-rust");
@@ -17,16 +17,16 @@ fn flow() -> Option<PathBuf> {
     program
 }
 
-each_way! { names_are_those_of_the_source strings_are_read }
+each_mode! { names_are_those_of_the_source strings_are_read }
 
-each_way_of_calls! { panics_do_not_end_the_program }
+each_mode_with_session! { panics_do_not_end_the_program }
 
-fn names_are_those_of_the_source(way: Way) {
+fn names_are_those_of_the_source(mode: AttachMode) {
     let Some(flow) = flow() else { return };
     let specs = ["flow::inner::*", "*::Shape>::area"].map(|name| spec(&flow, name));
     let specs = specs.each_ref().map(String::as_str);
     let orders = ["count 1009", "shape 211"];
-    let run = beside("funccount", way, &specs, &mut start(&flow), &orders);
+    let run = beside("funccount", mode, &specs, &mut start(&flow), &orders);
     let names = [
         "flow::inner::counted",
         // Both kinds of it.
@@ -43,12 +43,12 @@ fn names_are_those_of_the_source(way: Way) {
 }
 
 /// Return probes would: a panic unwinds by return addresses, and finds the kernel's.
-fn panics_do_not_end_the_program(way: Way) {
+fn panics_do_not_end_the_program(mode: AttachMode) {
     let Some(flow) = flow() else { return };
     let specs = [spec(&flow, "flow::inner::*")];
     let specs = specs.each_ref().map(String::as_str);
     let orders = ["panic 103", "count 211", "panic 4"];
-    let run = beside("funclatency", way, &specs, &mut start(&flow), &orders);
+    let run = beside("funclatency", mode, &specs, &mut start(&flow), &orders);
     let names = ["panicking", "passing", "catching", "counted"].map(|name| format!("flow::inner::{name}"));
     assert_eq!(
         names.map(|name| calls(&run, &name)),
@@ -59,10 +59,10 @@ fn panics_do_not_end_the_program(way: Way) {
     assert_eq!(run.summary["unmatched"], 2 * 107);
 }
 
-fn strings_are_read(way: Way) {
+fn strings_are_read(mode: AttachMode) {
     let Some(flow) = flow() else { return };
     let specs = [&spec(&flow, "flow::inner::greeting"), "--ret"];
-    let run = beside("functrace", way, &specs, &mut start(&flow), &["greet 7"]);
+    let run = beside("functrace", mode, &specs, &mut start(&flow), &["greet 7"]);
     assert_eq!(run.rows.len(), 7);
     for (number, row) in run.rows.iter().enumerate() {
         let owned = format!("number {number}");
