@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! `-- COMMAND`: from its first call to its exit status.
+//! `-- COMMAND`: seen from its first call, and its exit status is returned.
 
 use std::ffi::OsStr;
 
@@ -7,17 +7,17 @@ use super::*;
 use crate::harness::{best_mode, each_mode, run_to_end, tool_command};
 
 each_mode! {
-    every_call_of_a_command_is_seen_from_the_first_on
-    a_command_that_counts_its_calls_agrees
-    its_children_are_seen_with_follow_only
-    children_of_a_process_are_followed_too
+    command_is_traced_from_its_first_call
+    rows_match_the_count_of_the_command
+    children_of_a_command_are_traced_only_with_follow
+    children_of_a_traced_process_are_followed
 }
 
 best_mode! {
-    its_exit_status_is_handed_on
+    exit_status_of_the_command_is_returned
 }
 
-/// Runs the tool with a command that obeys these orders.
+/// Runs the tool with a command that carries out these orders.
 fn run_with(mode: AttachMode, options: &[&str], orders: &[&str]) -> Run {
     let program = calls_program();
     let words = options
@@ -28,12 +28,12 @@ fn run_with(mode: AttachMode, options: &[&str], orders: &[&str]) -> Run {
     Tool::start_as(command).finish()
 }
 
-fn every_call_of_a_command_is_seen_from_the_first_on(mode: AttachMode) {
+fn command_is_traced_from_its_first_call(mode: AttachMode) {
     let run = run_with(mode, &[], &["malloc 97 4099", "calloc 89 7 601"]);
     run.assert_clean();
     assert_eq!(
         run.rows[0]["comm"], "calls",
-        "the tool's own child is not the command yet: {}",
+        "the first row is from the child before it executed the command: {}",
         run.rows[0]
     );
     assert_eq!(
@@ -46,7 +46,7 @@ fn every_call_of_a_command_is_seen_from_the_first_on(mode: AttachMode) {
     );
 }
 
-fn a_command_that_counts_its_calls_agrees(mode: AttachMode) {
+fn rows_match_the_count_of_the_command(mode: AttachMode) {
     let program = calls_program();
     let args = [
         "--free",
@@ -58,7 +58,7 @@ fn a_command_that_counts_its_calls_agrees(mode: AttachMode) {
         "exit 0",
     ];
     let mut command = tool_command("mallocsnoop", mode, args);
-    // The tool is a static program, to which this means nothing.
+    // The tool is statically linked, so this affects the command only.
     command.env("LD_PRELOAD", bump_library());
     let run = Tool::start_as(command).finish();
     run.assert_clean();
@@ -71,7 +71,7 @@ fn a_command_that_counts_its_calls_agrees(mode: AttachMode) {
     );
 }
 
-fn its_exit_status_is_handed_on(mode: AttachMode) {
+fn exit_status_of_the_command_is_returned(mode: AttachMode) {
     for (order, status) in [
         ("exit 7", 7),
         ("raise 15", 128 + 15),
@@ -91,6 +91,7 @@ fn its_exit_status_is_handed_on(mode: AttachMode) {
     assert!(missing.stderr.contains("no-such-program"), "{}", missing.stderr);
 }
 
+/// Orders with 97 + 2 * 79 calls in the process itself, 89 in a forked child and 83 in an executed one.
 const FAMILY: [&str; 4] = [
     "malloc 97 4099",
     "fork malloc 89 4099",
@@ -98,7 +99,7 @@ const FAMILY: [&str; 4] = [
     "threads 2 malloc 79 4099",
 ];
 
-fn its_children_are_seen_with_follow_only(mode: AttachMode) {
+fn children_of_a_command_are_traced_only_with_follow(mode: AttachMode) {
     let alone = run_with(mode, &[], &FAMILY);
     alone.assert_clean();
     assert_eq!(count(&alone, BLOCK), 97 + 2 * 79);
@@ -113,7 +114,7 @@ fn its_children_are_seen_with_follow_only(mode: AttachMode) {
     );
 }
 
-fn children_of_a_process_are_followed_too(mode: AttachMode) {
+fn children_of_a_traced_process_are_followed(mode: AttachMode) {
     let mut target = target();
     let tool = trace_pid(mode, &target, &["--follow"]);
     for order in FAMILY {
