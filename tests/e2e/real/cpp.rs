@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! A C++ program with debug information: tests/targets/strings.cc.
+//! A C++ program with debug info: tests/targets/strings.cc.
 
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{beside, calls, spec, start};
+use super::{calls, spec, start, trace_orders};
 use crate::harness::{AttachMode, Run, TOOLS, each_mode, program, run_to_end};
 
-/// Runs a tool on functions of the program while it follows orders.
+/// Traces functions of the program while it carries out orders.
 fn run(tool: &str, mode: AttachMode, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
     let program = program("strings");
     let specs: Vec<String> = functions
@@ -20,12 +20,12 @@ fn run(tool: &str, mode: AttachMode, functions: &[&str], options: &[&str], order
         .map(String::as_str)
         .chain(options.iter().copied())
         .collect();
-    beside(tool, mode, &args, &mut start(&program), orders)
+    trace_orders(tool, mode, &args, &mut start(&program), orders)
 }
 
-each_mode! { strings_are_read_however_they_are_passed results_are_read_or_said_to_be_elsewhere names_are_those_of_the_source }
+each_mode! { std_strings_are_read_by_value_reference_and_pointer return_values_outside_integer_registers_are_null functions_have_demangled_names }
 
-fn strings_are_read_however_they_are_passed(mode: AttachMode) {
+fn std_strings_are_read_by_value_reference_and_pointer(mode: AttachMode) {
     let run = run("functrace", mode, &["shop::greet"], &["--ret"], &["greet 7"]);
     assert_eq!(run.rows.len(), 7);
     for (number, row) in run.rows.iter().enumerate() {
@@ -37,7 +37,7 @@ fn strings_are_read_however_they_are_passed(mode: AttachMode) {
         let expected =
             json!({"reference": short, "value": "", "pointer": long, "color": color, "loud": number == 2});
         assert_eq!(row["args"], expected);
-        // A function on arm64 does not tell where in memory it has put its result.
+        // On arm64 a function does not return the address of a result in memory.
         let result = match cfg!(target_arch = "x86_64") {
             true => json!(format!("{short}, , {long}")),
             false => Value::Null,
@@ -56,8 +56,8 @@ fn strings_are_read_however_they_are_passed(mode: AttachMode) {
     assert_eq!(found, ["short 3", "short 5"]);
 }
 
-/// A number that is in another register must not be made up from this one.
-fn results_are_read_or_said_to_be_elsewhere(mode: AttachMode) {
+/// A floating-point result is in another register and must not be replaced by the integer register's value.
+fn return_values_outside_integer_registers_are_null(mode: AttachMode) {
     let functions = ["shop::half", "shop::Basket::weight"];
     let run = run("functrace", mode, &functions, &["--ret"], &["half 5", "label 3"]);
     let results = |function| -> Vec<&Value> {
@@ -73,7 +73,7 @@ fn results_are_read_or_said_to_be_elsewhere(mode: AttachMode) {
     );
 }
 
-fn names_are_those_of_the_source(mode: AttachMode) {
+fn functions_have_demangled_names(mode: AttachMode) {
     let functions = ["shop::Basket::label", "shop::h?lf(int)", "shop::Basket::weight"];
     let run = run("funccount", mode, &functions, &[], &["label 211", "half 13"]);
     let names = [
@@ -90,14 +90,14 @@ fn names_are_those_of_the_source(mode: AttachMode) {
 }
 
 #[test]
-fn what_is_part_of_its_callers_cannot_be_traced() {
+fn inlined_function_cannot_be_traced() {
     let nowhere = spec(&program("strings"), "shop::Basket::nowhere");
     for tool in ["funclist", "funccount", "funclatency", "functrace"] {
         let ended = run_to_end(Command::new(&*TOOLS).args([tool, &nowhere]));
-        let is_said =
+        let explained =
             ["inlined everywhere", "put it into all of its callers"].map(|part| ended.stderr.contains(part));
         assert!(
-            is_said.contains(&true) && ended.status.code() == Some(1),
+            explained.contains(&true) && ended.status.code() == Some(1),
             "{tool}: {ended:?}"
         );
     }
