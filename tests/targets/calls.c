@@ -118,12 +118,12 @@ static void in_threads(unsigned int count, char *order)
 		pthread_join(threads[i], NULL);
 }
 
-static void in_child(char *order, int anew)
+static void in_child(char *order, int execute)
 {
 	char *const argv[] = { (char *)program, order, NULL };
 	pid_t child = fork();
 
-	if (child == 0 && anew) {
+	if (child == 0 && execute) {
 		execv(program, argv);
 		_exit(4);
 	}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Which processes are recognised as bash: copies, deleted files, containers, and users of libreadline.
+//! Which processes are recognized as bash: copies, deleted files, containers, and users of libreadline.
 
 use std::fs;
 use std::path::Path;
@@ -56,7 +56,7 @@ fn bash_with_deleted_executable_is_traced() {
     assert_eq!(run.with("pid", bash.pid())[0]["exe"], json!(copy));
 }
 
-/// By then the tool has already classified the inode as a program without probes.
+/// By then the tool has already examined the inode as a different program.
 #[test]
 fn bash_written_over_another_program_is_traced() {
     let folder = Folder::new();

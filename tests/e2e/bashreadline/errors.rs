@@ -19,7 +19,7 @@ fn unusable_targets_are_refused_in_one_line() {
         (["-s", "/no/such/file"], "failed to open /no/such/file"),
         (["-s", "nosuchlibrary"], "failed to find nosuchlibrary"),
         (["-p", &pid], "no function readline_internal_teardown, readline"),
-        (["-u", "nobody-of-this-name"], "no user"),
+        (["-u", "no-such-user"], "no user"),
         (["--cgroup", "/no/such/group"], "no control group"),
         (["--container", "no-such-container"], "no running container"),
     ] {

@@ -223,7 +223,7 @@ fn preloaded_allocator_is_found(mode: AttachMode) {
         "libmimalloc.so",
     ] {
         let Some(library) = installed(name) else {
-            skip(&format!("{name} is not below /usr/lib"));
+            skip(&format!("{name} is not installed in /usr/lib"));
             continue;
         };
         let mut command = Command::new(calls_program());
@@ -259,7 +259,7 @@ fn other_c_libraries_are_found(mode: AttachMode) {
     for (name, file) in [("calls-musl", "musl"), ("calls-musl-static", "calls-musl-static")] {
         match program_if_built(name) {
             Some(program) => assert_found(mode, start(program), file),
-            None => skip("there was no musl-gcc to build with"),
+            None => skip("musl-gcc is not installed"),
         }
     }
 }
