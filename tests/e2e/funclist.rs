@@ -160,7 +160,7 @@ fn offset_inside_an_instruction_is_refused() {
     for ended in &invalid {
         let is_explained = ended
             .stderr
-            .contains("not the start of an instruction: near it are +0x");
+            .contains("not the start of an instruction: the nearest are +0x");
         assert!(is_explained && ended.status.code() == Some(1), "{ended:?}");
     }
     // On arm64 three of four offsets are invalid, on x86-64 only some.
