@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! End-to-end tests on the running kernel: each starts a tool, makes a known number of calls and expects exactly that
+//! Real programs, a real kernel: each test starts a tool, makes a known number of calls and expects exactly that
 //! number. Needs root.
 
 mod bashreadline;
