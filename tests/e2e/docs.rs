@@ -29,7 +29,7 @@ fn described(title: &str) -> Records {
         .collect()
 }
 
-/// What stands between the first two backquotes.
+/// The text between the first two backquotes.
 fn quoted(text: &str) -> String {
     text.split('`').nth(1).expect("a name in backquotes").to_owned()
 }
@@ -62,7 +62,7 @@ fn run_of(tool: &str, args: &[&str]) -> Run {
 
 #[test]
 fn the_records_of_every_tool_are_described() {
-    // A ring for seven events, and a program that makes thousands before anybody can read them.
+    // The ring has room for seven events, and the program causes thousands before the tool can read them.
     let mut tool = Tool::start(
         "mallocsnoop",
         AttachMode::best(),
@@ -70,7 +70,7 @@ fn the_records_of_every_tool_are_described() {
     );
     let attached = std::mem::take(&mut tool.attached);
     let run = tool.finish();
-    // One that may cost nothing, in a loop.
+    // A busy loop exceeds the limit, which stops the run.
     let mut target = Target::start(Command::new(program("flow")));
     let counted = format!("{}:counted", program("flow").display());
     let pid = target.pid().to_string();
@@ -117,11 +117,11 @@ fn the_records_of_bashreadline_are_described() {
     assert_eq!(written(&tool.finish().rows), described("bashreadline"));
 }
 
-/// The rows of every way to group calls.
+/// The rows of all values of `--by`.
 fn grouped(tool: &str) -> Records {
-    let by = |whom: Option<&str>| {
-        let whom: Vec<&str> = whom.into_iter().flat_map(|whom| ["--by", whom]).collect();
-        let args = [&["libc:malloc"][..], &whom, &["--", "bash", "--version"]].concat();
+    let by = |group: Option<&str>| {
+        let by: Vec<&str> = group.into_iter().flat_map(|group| ["--by", group]).collect();
+        let args = [&["libc:malloc"][..], &by, &["--", "bash", "--version"]].concat();
         run_of(tool, &args).rows
     };
     let all = [
@@ -165,7 +165,7 @@ fn the_records_of_funclist_are_described() {
         .collect();
     if probes.is_empty() {
         expected.remove("usdt");
-        skip("the records of probes: /usr/bin/python3 has none");
+        skip("the records of USDT probes: /usr/bin/python3 has none");
     }
     assert_eq!(written(functions.iter().chain(&probes)), expected);
 }
