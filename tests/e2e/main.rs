@@ -2,6 +2,7 @@
 //! Needs root.
 
 mod bpftrace;
+mod caller;
 mod cost;
 mod docs;
 mod harness;
