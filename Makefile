@@ -34,7 +34,7 @@ fi
 if ((bytes > $(max_bytes))); then echo "that is more than $(max_bytes)" >&2; exit 1; fi
 endef
 
-.PHONY: help build build-arm64 pages demo test vmtest lint bench bless vmlinux install package clean
+.PHONY: help build build-arm64 pages demo test vmtest lint bench new-tool bless vmlinux install package clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -67,13 +67,13 @@ test: setup-build setup-lint setup-test build lint ## run every test that this u
 	else \
 		printf '\n%s\n' '*** NOT RUN, for want of root: the tests load and e2e' >&2; exit 0; \
 	fi; \
-	set -x; "$${root[@]}" cargo test --release --no-fail-fast $(locked) --test load --test e2e
+	set -x; "$${root[@]}" cargo test --release --no-fail-fast $(locked) --test load --test e2e --test new_tool
 
 vmtest: setup-build setup-test setup-$(vmtest) ## run the tests on kernels 5.10 to 7.2 under QEMU; or ARCH=arm64, WAYS=best
 	scripts/vmtest -a $(ARCH) $(if $(filter best,$(WAYS)),-w)
 
 # Declared by a macro, or part of another package: cargo fmt does not see them.
-unseen := src/tools/*.rs fuzz/fuzz_targets/*.rs
+unseen := src/tools/*.rs tests/e2e/*.rs fuzz/fuzz_targets/*.rs
 
 # --release only because that shares what is built already.
 lint: setup-build setup-lint ## formatting, clippy
@@ -89,6 +89,9 @@ lint: setup-build setup-lint ## formatting, clippy
 
 bench: setup-build setup-test ## measure
 	cargo bench $(locked)
+
+new-tool: setup-build ## write the files of a new tool [TARGET=libc FUNCTION=getaddrinfo NAME=getaddrinfosnoop]
+	@scripts/new-tool "$(TARGET)" "$(FUNCTION)" "$(NAME)"
 
 bless: setup-build ## take today's output as the expected one
 	UBPF_TOOLS_BLESS=1 cargo test --release --test cli
