@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Compiles every `src/bpf/NAME.bpf.c` to a CO-RE object and a skeleton in `OUT_DIR`, and writes three lists there:
-//! `skeletons.rs`, one module per object for `src/bpf.rs`; `objects.rs`, the ELF files for `tests/load.rs`; and
-//! `tool_tests.rs`, one module per tool for `tests/e2e/main.rs`.
+//! Compiles every `src/bpf/NAME.bpf.c` to a CO-RE object and a skeleton in `OUT_DIR`, and writes three
+//! lists there: `skeletons.rs`, one module per object for `src/bpf.rs`; `objects.rs`, the ELF files for
+//! `tests/load.rs`; and `tool_tests.rs`, one module per tool for `tests/e2e/main.rs`.
 
 use std::env;
 use std::ffi::OsString;
@@ -129,7 +129,8 @@ fn write_module(name: &str, object: &Path, skeleton: &Path) -> Result<String> {
     Ok(module)
 }
 
-/// Replaces the copy of the object in a skeleton by the module's `OBJECT`. None if the text is not as expected.
+/// Replaces the copy of the object in a skeleton by the module's `OBJECT`. None if the text is not as
+/// expected.
 fn replace_data(skeleton: &str) -> Option<String> {
     const USE: &str = "ObjectSkeletonConfigBuilder::new(&DATA)";
     const STATIC: &str = "static DATA: [u8; ";
@@ -158,7 +159,7 @@ fn skeleton_prefix(skeleton: &str) -> Option<&str> {
     before.rsplit_once("pub struct ").map(|(_, prefix)| prefix)
 }
 
-/// libbpf's own headers come with libbpf-sys, so that they match the libbpf that is linked.
+/// Uses libbpf's headers from libbpf-sys, which match the libbpf that is linked.
 fn clang_args(out: &Path) -> Result<Vec<OsString>> {
     let include = out.join("include");
     fs::create_dir_all(include.join("bpf"))?;
@@ -168,14 +169,14 @@ fn clang_args(out: &Path) -> Result<Vec<OsString>> {
     let arch = match env::var("CARGO_CFG_TARGET_ARCH")?.as_str() {
         "x86_64" => "x86",
         "aarch64" => "arm64",
-        other => bail!("no vmlinux.h for {other}: make one with `make vmlinux` on such a machine"),
+        other => bail!("no vmlinux.h for {other}: see `make vmlinux`"),
     };
-    let here = env::current_dir().context("failed to find the current folder")?;
+    let here = env::current_dir().context("failed to get the current folder")?;
     Ok(["-Wall", "-Wextra", "-Wno-unused-parameter", "-std=gnu11"]
         .into_iter()
         .map(OsString::from)
         .chain([
-            // BTF names the source of each line: by the same names, wherever this is built.
+            // BTF contains source paths; keep them the same wherever this is built.
             format!("-ffile-prefix-map={}=.", here.display()).into(),
             format!("-ffile-prefix-map={}=out", out.display()).into(),
             format!("-D__TARGET_ARCH_{arch}").into(),
@@ -186,7 +187,7 @@ fn clang_args(out: &Path) -> Result<Vec<OsString>> {
         .collect())
 }
 
-/// libbpf-cargo keeps clang's warnings to itself, so they are asked for once more: shown, and errors in CI.
+/// Shows clang's warnings, which libbpf-cargo drops, and makes them errors in CI.
 fn check_warnings(clang: &OsString, args: &[OsString], source: &Path) -> Result<()> {
     let output = Command::new(clang)
         .args(["-target", "bpf", "-O2", "-g", "-fsyntax-only"])
@@ -195,7 +196,7 @@ fn check_warnings(clang: &OsString, args: &[OsString], source: &Path) -> Result<
         .output()
         .with_context(|| {
             format!(
-                "failed to run {}: install clang, or name it in CLANG",
+                "failed to run {}: install clang or set CLANG to its path",
                 clang.display()
             )
         })?;
@@ -205,7 +206,7 @@ fn check_warnings(clang: &OsString, args: &[OsString], source: &Path) -> Result<
     }
     let strict = env::var_os("UBPF_TOOLS_WERROR").is_some_and(|value| !value.is_empty() && value != "0");
     if !output.status.success() || (strict && !messages.trim().is_empty()) {
-        bail!("clang is not content with {}:\n{messages}", source.display());
+        bail!("clang reported problems in {}:\n{messages}", source.display());
     }
     Ok(())
 }

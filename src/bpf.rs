@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use miniz_oxide::inflate::decompress_slice_iter_to_slice;
 
-/// Implements [`ToolSkelBuilder`] and its companions for one skeleton. build.rs writes a call for each object that includes filter.bpf.h.
+/// Implements [`ToolSkelBuilder`] and its companions for one skeleton. build.rs writes a call for each object
+/// that includes filter.bpf.h.
 macro_rules! impl_tool_skeleton {
     ($builder:ident, $open:ident, $loaded:ident) => {
         impl $crate::bpf::ToolSkelBuilder for $builder {
@@ -144,7 +145,8 @@ fn pattern_count(comms: &[CommConstant], slots: usize) -> Result<u32> {
     Ok(u32::try_from(comms.len())?)
 }
 
-/// A BPF object, compressed in the binary and unpacked when it is first opened: a run needs one to four of them.
+/// A BPF object, compressed in the binary and unpacked when it is first opened: a run needs one to four of
+/// them.
 pub struct EmbeddedObject {
     deflated: &'static [u8],
     elf_bytes: usize,
@@ -174,5 +176,52 @@ impl EmbeddedObject {
                 "corrupt BPF object in the binary",
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::MaybeUninit;
+
+    use super::*;
+
+    #[test]
+    fn constants_reach_the_object() {
+        let storage = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = functrace::FunctraceSkelBuilder::default()
+            .open(storage)
+            .expect("an object");
+        let comm = CommConstant {
+            value: [1, 2],
+            mask: [3, 4],
+        };
+        let mut constants = RunConstants {
+            uid: Some(7),
+            comms: vec![comm; 8],
+            wake_at: 9,
+            ..RunConstants::default()
+        };
+        open.set_run_constants(&constants).expect("eight names fit");
+        let rodata = open.rodata().expect("constants");
+        assert!(rodata.filter_uid);
+        assert_eq!(
+            (rodata.wanted_uid, rodata.filter_comms, rodata.wake_at),
+            (7, 8, 9)
+        );
+        assert_eq!(rodata.wanted_comms[7].mask, [3, 4]);
+
+        constants.comms.push(comm);
+        assert!(open.set_run_constants(&constants).is_err());
+    }
+
+    #[test]
+    fn corrupt_object_is_an_error() {
+        assert!(EmbeddedObject::new(&[0xff; 8], 100).elf().is_err());
+        let short = functrace::OBJECT.elf_bytes + 1;
+        assert!(
+            EmbeddedObject::new(functrace::OBJECT.deflated, short)
+                .elf()
+                .is_err()
+        );
     }
 }

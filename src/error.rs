@@ -61,8 +61,8 @@ impl Failure {
         self
     }
 
-    /// The failure that an error amounts to. The message is the whole chain of causes; status and hint are those of
-    /// the `Failure` in the chain, if there is one.
+    /// The failure that an error amounts to. The message is the whole chain of causes; status and hint are
+    /// those of the `Failure` in the chain, if there is one.
     pub fn of(error: &anyhow::Error) -> Self {
         let message = format!("{error:#}");
         if let Some(failure) = cause::<Failure>(error) {
@@ -122,7 +122,8 @@ pub fn is_refused(error: &anyhow::Error) -> bool {
     })
 }
 
-/// True if the reader of the output closed it. Callers treat that as success: `| head -3` has read what it wants.
+/// True if the reader of the output closed it. Callers treat that as success: `| head -3` has read what it
+/// wants.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause

@@ -24,7 +24,7 @@ use crate::tools::{TOOLS, Tool};
 
 fn main() -> ExitCode {
     if let Err(error) = privileges::refuse_setuid() {
-        return ExitCode::from(tell(&error));
+        return ExitCode::from(report(&error));
     }
     let arguments: Vec<OsString> = std::env::args_os().collect();
     #[cfg(feature = "pages")]
@@ -46,24 +46,24 @@ fn main() -> ExitCode {
 
 fn all_tools() -> Command {
     Command::new("ubpf-tools")
-        .about("Watches the functions of running programs through eBPF uprobes")
+        .about("Trace the functions of running programs with eBPF uprobes")
         .version(env!("CARGO_PKG_VERSION"))
         .subcommand_value_name("TOOL")
         .subcommand_help_heading("Tools")
         .disable_help_subcommand(true)
-        .arg(clap::arg!(--list "Print the name of each tool"))
+        .arg(clap::arg!(--list "Print the names of the tools"))
         .arg_required_else_help(true)
-        .after_help("A link named after a tool runs that tool. `ubpf-tools TOOL --help` has examples.")
+        .after_help("A link named after a tool runs that tool. See `ubpf-tools TOOL --help` for examples.")
         .subcommands(TOOLS.iter().map(|tool| (tool.command)()))
 }
 
-/// Err holds the exit status of what is already said: help, the version, or one line about a mistake.
+/// Err holds the exit status after help, the version or a usage error was printed.
 fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
     command.try_get_matches_from(arguments).map_err(|error| {
         if !error.use_stderr()
             || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         {
-            // A closed pipe is success; there is nobody left to tell otherwise.
+            // A closed pipe is success.
             let _ = error.print();
             return if error.use_stderr() { error::USAGE } else { 0 };
         }
@@ -93,18 +93,18 @@ fn run_chosen(matches: &ArgMatches) -> Result<u8, u8> {
 
 fn run(tool: &Tool, matches: &ArgMatches) -> Result<u8, u8> {
     if !matches.get_flag("verbose") {
-        libbpf_rs::set_print(None); // what goes wrong is said in one line
+        libbpf_rs::set_print(None); // errors are one line
     }
     (tool.run)(matches).or_else(|error| {
         if error::is_broken_pipe(&error) {
             return Ok(0);
         }
-        Err(tell(&error))
+        Err(report(&error))
     })
 }
 
-/// Says what went wrong. Returns the exit status.
-fn tell(error: &anyhow::Error) -> u8 {
+/// Prints an error. Returns its exit status.
+fn report(error: &anyhow::Error) -> u8 {
     let Failure {
         status,
         message,

@@ -1,14 +1,20 @@
-//! SHOW: rows, declared once, as text, JSON or CSV.
+//! Output: rows as text, JSON or CSV.
 //!
-//! A tool declares its columns as a constant, makes a [`Table`] of them, and hands each event as a slice of
-//! [`Value`]s to [`Output::row`]. Rows collect in one buffer that [`Output::flush`] writes out, once a batch.
+//! A tool declares its columns as a constant, makes a [`Table`] of them, and passes each event as a slice of [`Value`]s
+//! to [`Output::row`]. Rows are collected in one buffer, which [`Output::flush`] writes once per batch.
+//!
+//! A row costs no allocation, and little more than the copy of its bytes: fixed parts are prepared in the [`Table`],
+//! short pieces are copied with constant length, and what was just written is not read back.
 
+mod append;
 mod csv;
 mod datum;
 pub mod distribution;
 pub mod escape;
 pub mod histogram;
+mod json_key;
 pub mod messages;
+mod number;
 mod sink;
 mod table;
 mod time;
@@ -23,10 +29,14 @@ pub use sink::Destination;
 pub use table::{Column, Table};
 pub use value::Value;
 
-use table::{Align, TextCell};
-use time::{Clock, Stamps};
+use append::{push_prefix, push_spaces};
+use csv::CsvWriter;
+use escape::ShortText;
+use json_key::JsonKey;
+use table::{Align, TextColumn};
+use time::{TimeFormatter, WallClock};
 
-/// How rows are written.
+/// The format of rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Format {
     /// Aligned columns, for people
@@ -37,53 +47,53 @@ pub enum Format {
     Csv,
 }
 
-/// From this many bytes on the buffer wants to be flushed.
+/// The size in bytes at which the buffer should be flushed.
 const FULL: usize = 64 * 1024;
 
-/// Turns rows into bytes and brings them to their destination.
+/// Formats rows and writes them to their destination.
 pub struct Output {
     format: Format,
     destination: Destination,
     quiet: bool,
-    /// Set by a signal.
+    /// Set when a signal ends the run.
     ending: &'static AtomicBool,
     buffer: Vec<u8>,
-    clock: Cell<Clock>,
-    stamps: Stamps,
-    csv: csv::Record,
-    /// The kind of the last CSV header.
+    clock: Cell<WallClock>,
+    times: TimeFormatter,
+    csv: CsvWriter,
+    /// The kind of row that the last CSV header was for.
     headed: Option<&'static str>,
     rows: u64,
 }
 
 impl Output {
-    /// `quiet` leaves out the header of text.
+    /// `quiet` suppresses the header of text. Once `ending` is set, [`Output::flush`] does not wait forever.
     pub fn new(format: Format, destination: Destination, quiet: bool, ending: &'static AtomicBool) -> Self {
         Self {
             format,
             destination,
             quiet,
             ending,
-            // Room for the row that makes it full.
+            // Room for the row that exceeds the limit.
             buffer: Vec::with_capacity(FULL + FULL / 8),
-            clock: Cell::new(Clock::new()),
-            stamps: Stamps::new(),
-            csv: csv::Record::new(),
+            clock: Cell::new(WallClock::new()),
+            times: TimeFormatter::new(),
+            csv: CsvWriter::new(),
             headed: None,
             rows: 0,
         }
     }
 
-    /// How many rows there were since the start; records and headers do not count.
+    /// The number of rows so far, not counting records and headers.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// The time of day for a time of a BPF program: nanoseconds since the Unix epoch for those of
-    /// `bpf_ktime_get_ns()`, for [`Value::Time`]. Follows a change of the clock with the next batch.
+    /// Converts `bpf_ktime_get_ns()` to nanoseconds since the Unix epoch, for [`Value::Time`]. A change of the clock
+    /// takes effect with the next batch.
     pub fn wall(&self, monotonic_ns: u64) -> u64 {
         let mut clock = self.clock.get();
-        // Nothing waits to be written: a batch begins, perhaps after a long sleep.
+        // An empty buffer: a batch begins, perhaps after a long sleep.
         if self.buffer.is_empty() {
             clock.refresh();
             self.clock.set(clock);
@@ -91,22 +101,22 @@ impl Output {
         clock.epoch_ns(monotonic_ns)
     }
 
-    /// The time of day in nanoseconds since the Unix epoch, for rows that no single event stands behind.
+    /// The time of day in nanoseconds since the Unix epoch, for rows that are not about a single event.
     pub fn wall_now(&self) -> u64 {
         time::now_ns()
     }
 
-    /// Adds the header: in text each time, unless quiet; in CSV the line of keys, unless the last header was of the
-    /// same kind; in JSON nothing.
+    /// Adds the header: in text each time, unless quiet; in CSV the line of keys, unless the last header was for the
+    /// same kind of row; in JSON nothing.
     pub fn header(&mut self, table: &Table) {
         match self.format {
-            Format::Text if !self.quiet && !table.cells().is_empty() => self.text_header(table),
+            Format::Text if !self.quiet && !table.text_columns().is_empty() => self.text_header(table),
             Format::Csv if self.headed != Some(table.kind()) => self.csv_header(table),
             _ => {}
         }
     }
 
-    /// Adds a row. `values` has one value for each declared column, in order, also for those that are off.
+    /// Adds a row. `values` has one value for each declared column, in order, including disabled ones.
     pub fn row(&mut self, table: &Table, values: &[Value]) {
         debug_assert_eq!(
             table.columns(),
@@ -122,8 +132,8 @@ impl Output {
         }
     }
 
-    /// Adds a record that is no row, such as `attached` or `summary`. Only JSON has it; in text and CSV it is for
-    /// the caller to tell on stderr.
+    /// Adds a JSON record that is not a row, such as `attached` or `summary`. Does nothing in text and CSV, where the
+    /// caller reports it on stderr.
     pub fn record(&mut self, kind: &str, fields: &[(&str, Value)]) {
         if self.format != Format::Json {
             return;
@@ -131,42 +141,39 @@ impl Output {
         let out = &mut self.buffer;
         out.extend_from_slice(b"{\"type\":");
         escape::push_json(out, kind.as_bytes());
-        let mut json_key = Vec::new();
         for (key, value) in fields {
-            json_key.clear();
-            escape::push_json_key(&mut json_key, key);
-            value.push_json(out, key, &json_key, &mut self.stamps);
+            value.push_json(out, &JsonKey::new(key), &mut self.times);
         }
         out.extend_from_slice(b"}\n");
     }
 
-    /// Adds what only text has: titles, histograms, empty lines. `push` appends whole lines to the buffer and escapes
-    /// what comes from outside, see [`escape::push_text`].
+    /// Adds lines to text only: titles, histograms, empty lines. `push` appends whole lines to the buffer and escapes
+    /// untrusted bytes with [`escape::push_text`].
     pub fn text(&mut self, push: impl FnOnce(&mut Vec<u8>)) {
         if self.format == Format::Text {
             push(&mut self.buffer);
         }
     }
 
-    /// Adds a line with the local time, in text.
+    /// Adds a line with the local time, to text only.
     pub fn time(&mut self, epoch_ns: u64) {
         if self.format == Format::Text {
-            self.stamps.push_local(&mut self.buffer, epoch_ns);
+            self.times.push_local(&mut self.buffer, epoch_ns);
             self.buffer.push(b'\n');
         }
     }
 
-    /// Whether the buffer is past 64 KiB and the caller should flush before the next row.
+    /// Whether the buffer has reached 64 KiB, so that the caller should flush before the next row.
     pub fn is_full(&self) -> bool {
         self.buffer.len() >= FULL
     }
 
-    /// Writes the buffer out. Blocks as long as the destination does.
+    /// Writes the buffer to the destination. Blocks as long as the destination does.
     ///
     /// # Errors
     ///
-    /// Those of write(2), with their kind, saying what could not be written to. `BrokenPipe` means that the reader
-    /// has gone. What was not written stays in the buffer.
+    /// Those of write(2), with their kind and the name of the destination. `BrokenPipe` means that the reader has
+    /// closed the pipe. Bytes that were not written stay in the buffer.
     pub fn flush(&mut self) -> io::Result<()> {
         let (written, result) = self.destination.write(&self.buffer, self.ending);
         self.buffer.drain(..written);
@@ -181,21 +188,21 @@ impl Output {
     }
 
     fn text_row(&mut self, table: &Table, values: &[Value]) {
-        if !table.cells().is_empty() {
+        if !table.text_columns().is_empty() {
             self.text_line(table, |cell| values[cell.index]);
         }
         for index in table.below() {
-            values[*index].push_below(&mut self.buffer, &mut self.stamps);
+            values[*index].push_below(&mut self.buffer, &mut self.times);
         }
     }
 
-    fn text_line<'v>(&mut self, table: &Table, value: impl Fn(&TextCell) -> Value<'v>) {
+    fn text_line<'v>(&mut self, table: &Table, value: impl Fn(&TextColumn) -> Value<'v>) {
         let out = &mut self.buffer;
-        for (index, cell) in table.cells().iter().enumerate() {
+        for (index, cell) in table.text_columns().iter().enumerate() {
             if index > 0 {
                 out.push(b' ');
             }
-            push_cell(out, cell, &value(cell), &mut self.stamps);
+            push_cell(out, cell, &value(cell), &mut self.times);
         }
         out.push(b'\n');
     }
@@ -203,64 +210,82 @@ impl Output {
     fn json_row(&mut self, table: &Table, values: &[Value]) {
         let out = &mut self.buffer;
         out.extend_from_slice(table.json_start());
-        for member in table.members() {
-            values[member.index].push_json(out, member.key, &member.json_key, &mut self.stamps);
+        for column in table.data_columns() {
+            values[column.index].push_json(out, &column.key, &mut self.times);
         }
         out.extend_from_slice(b"}\n");
     }
 
     fn csv_header(&mut self, table: &Table) {
-        for member in table.members() {
+        for column in table.data_columns() {
             self.csv.field(&mut self.buffer, |out| {
-                out.extend_from_slice(member.key.as_bytes())
+                out.extend_from_slice(column.key.name.as_bytes())
             });
         }
-        self.csv.end(&mut self.buffer);
+        self.csv.end_row(&mut self.buffer);
         self.headed = Some(table.kind());
     }
 
     fn csv_row(&mut self, table: &Table, values: &[Value]) {
-        for member in table.members() {
-            let value = &values[member.index];
+        for column in table.data_columns() {
+            let value = &values[column.index];
             self.csv
-                .field(&mut self.buffer, |out| value.push_plain(out, &mut self.stamps));
+                .field(&mut self.buffer, |out| value.push_plain(out, &mut self.times));
         }
-        self.csv.end(&mut self.buffer);
+        self.csv.end_row(&mut self.buffer);
     }
 }
 
-/// Appends a value, brought to the width of its column. Counts characters, which is right for all but wide and
-/// combining ones; nothing is ever cut.
-fn push_cell(out: &mut Vec<u8>, cell: &TextCell, value: &Value, stamps: &mut Stamps) {
-    let start = out.len();
-    if let (Align::Right, Value::U64(number)) = (cell.align, value) {
-        // Most cells on the right are numbers, whose length is known before: they need not be moved.
-        push_spaces(out, cell.width.saturating_sub(digits(*number)));
+/// Appends a value, padded to the width of its column and never cut.
+#[inline]
+fn push_cell(out: &mut Vec<u8>, cell: &TextColumn, value: &Value, times: &mut TimeFormatter) {
+    let text = match *value {
+        Value::Str(text) => text.as_bytes(),
+        Value::Bytes(bytes) => bytes,
+        _ => return push_other_cell(out, cell, value, times),
+    };
+    match ShortText::printable(text) {
+        Some(short) if cell.align == Align::Left => {
+            let padded = cell.width.min(ShortText::MAX).max(short.len());
+            push_prefix(out, short.padded(), padded);
+            push_spaces(out, cell.width.saturating_sub(ShortText::MAX));
+        }
+        _ => push_any_cell(out, cell, value, times),
     }
-    value.push_text(out, stamps);
-    // What has just been written byte by byte is slow to read back.
+}
+
+/// The same for values other than strings.
+#[inline]
+fn push_other_cell(out: &mut Vec<u8>, cell: &TextColumn, value: &Value, times: &mut TimeFormatter) {
+    match (cell.align, value, value.number_len()) {
+        (Align::Right, Value::U64(number), _) => number::push_decimal_right(out, *number, cell.width),
+        (Align::Right, _, Some(len)) => {
+            push_spaces(out, cell.width.saturating_sub(len));
+            value.push_text(out, times);
+        }
+        _ => push_any_cell(out, cell, value, times),
+    }
+}
+
+/// The same for any value: the slow path. Counts characters, which is right except for wide and combining ones.
+fn push_any_cell(out: &mut Vec<u8>, cell: &TextColumn, value: &Value, times: &mut TimeFormatter) {
+    let start = out.len();
+    value.push_text(out, times);
+    if cell.width == 0 {
+        return;
+    }
     let width = match value.is_ascii() {
         true => out.len() - start,
         false => characters(&out[start..]),
     };
     let missing = cell.width.saturating_sub(width);
-    if missing > 0 {
-        push_spaces(out, missing);
-        if cell.align == Align::Right {
-            out[start..].rotate_right(missing);
-        }
+    push_spaces(out, missing);
+    if cell.align == Align::Right {
+        out[start..].rotate_right(missing);
     }
 }
 
-fn push_spaces(out: &mut Vec<u8>, spaces: usize) {
-    out.resize(out.len() + spaces, b' ');
-}
-
-fn digits(number: u64) -> usize {
-    number.checked_ilog10().map_or(1, |log| log as usize + 1)
-}
-
-/// The characters of UTF-8 text: all bytes but the continuations.
+/// The number of characters of UTF-8 text: all bytes except continuation bytes.
 fn characters(text: &[u8]) -> usize {
     text.iter().filter(|byte| (**byte as i8) >= -0x40).count()
 }

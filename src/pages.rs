@@ -1,5 +1,5 @@
-//! Man pages and completions, for `make pages`: from the definitions that make the help, and from what the documents say
-//! already of fields, overhead and exit status.
+//! Generates man pages and shell completions for `make pages`, from the definitions of the command line and from the
+//! documents that describe fields, overhead and exit status.
 
 use std::fs;
 use std::path::Path;
@@ -19,14 +19,14 @@ const JSON: &str = include_str!("../docs/json.md");
 const OVERHEAD: &str = include_str!("../docs/overhead.md");
 
 const SUITE: &str = "ubpf-tools";
-/// The section of docs/json.md about records that all tools have.
+/// The section of docs/json.md about the records of all tools.
 const COMMON: &str = "Every tool";
 /// The section of a tool's page about its own records.
 const RECORDS: &str = "Records";
 
-/// Writes `man1`, `bash`, `zsh` and `fish` below a folder: a file for the suite, and one a tool.
-pub fn main(folder: &Path, suite: &Command) -> ExitCode {
-    match write_all(folder, suite) {
+/// Writes `man1`, `bash`, `zsh` and `fish` below a directory: one file for the suite and one per tool.
+pub fn main(directory: &Path, suite: &Command) -> ExitCode {
+    match write_all(directory, suite) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -35,23 +35,23 @@ pub fn main(folder: &Path, suite: &Command) -> ExitCode {
     }
 }
 
-fn write_all(folder: &Path, suite: &Command) -> Result<()> {
-    write_page(folder, SUITE, &suite_page(suite)?)?;
-    write_completions(folder, SUITE, suite)?;
+fn write_all(directory: &Path, suite: &Command) -> Result<()> {
+    write_page(directory, SUITE, &suite_page(suite)?)?;
+    write_completions(directory, SUITE, suite)?;
     for tool in TOOLS {
         let command = (tool.command)();
-        write_page(folder, tool.name, &tool_page(tool, &command)?)?;
-        write_completions(folder, tool.name, &command)?;
+        write_page(directory, tool.name, &tool_page(tool, &command)?)?;
+        write_completions(directory, tool.name, &command)?;
     }
     Ok(())
 }
 
-fn write_page(folder: &Path, name: &str, page: &[u8]) -> Result<()> {
-    write(&folder.join("man1").join(format!("{name}.1")), page)
+fn write_page(directory: &Path, name: &str, page: &[u8]) -> Result<()> {
+    write(&directory.join("man1").join(format!("{name}.1")), page)
 }
 
-/// Under the names by which the shells look for them.
-fn write_completions(folder: &Path, name: &str, command: &Command) -> Result<()> {
+/// The file names are those that each shell looks for.
+fn write_completions(directory: &Path, name: &str, command: &Command) -> Result<()> {
     for (shell, file) in [
         (Shell::Bash, format!("bash/{name}")),
         (Shell::Zsh, format!("zsh/_{name}")),
@@ -59,7 +59,7 @@ fn write_completions(folder: &Path, name: &str, command: &Command) -> Result<()>
     ] {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut command.clone(), name, &mut script);
-        write(&folder.join(file), &script)?;
+        write(&directory.join(file), &script)?;
     }
     Ok(())
 }
@@ -73,10 +73,7 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
 
 fn tool_page(tool: &Tool, command: &Command) -> Result<Vec<u8>> {
     let name = tool.name;
-    let help = command
-        .get_after_help()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let help = long_help_end(command);
     let (notes, examples) = help
         .split_once("EXAMPLES:\n")
         .with_context(|| format!("the help of {name} has no EXAMPLES"))?;
@@ -93,13 +90,19 @@ fn tool_page(tool: &Tool, command: &Command) -> Result<Vec<u8>> {
     rest.text([
         roman("Keys of the records that "),
         bold("-j"),
-        roman(" writes, one JSON object a line. The columns of the text are the same in capitals. Records that all tools have are in "),
+        roman(" writes, one JSON object per line. Text columns have the same names in capitals. For the records of all tools, see "),
         bold(SUITE),
         roman("(1)."),
     ]);
     markdown(&mut rest, section(tool.page, RECORDS)?);
     closing(&mut rest, name)?;
     page(command, name, &rest)
+}
+
+/// What follows the options in `--help`.
+fn long_help_end(command: &Command) -> String {
+    let text = command.get_after_long_help().or(command.get_after_help());
+    text.map(ToString::to_string).unwrap_or_default()
 }
 
 fn suite_page(suite: &Command) -> Result<Vec<u8>> {
@@ -113,27 +116,23 @@ fn suite_page(suite: &Command) -> Result<Vec<u8>> {
     }
     rest.control("SH", ["EXAMPLES"]);
     for tool in TOOLS {
-        let help = (tool.command)().get_after_help().map(ToString::to_string);
-        let first = help
-            .as_deref()
-            .and_then(|help| help.split("EXAMPLES:\n").nth(1)?.lines().next());
-        show_example(
-            &mut rest,
-            &format!("{SUITE} {}", first.unwrap_or_default().trim()),
-        );
+        let help = long_help_end(&(tool.command)());
+        let examples = help.split("EXAMPLES:\n").nth(1).unwrap_or_default();
+        let first = examples.lines().next().unwrap_or_default();
+        show_example(&mut rest, &format!("{SUITE} {}", first.trim()));
     }
     rest.control("SH", ["FIELDS"]);
     rest.text([
         roman("Records that every tool writes with "),
         bold("-j"),
-        roman(", beside its own."),
+        roman(", in addition to its own."),
     ]);
     markdown(&mut rest, section(JSON, COMMON)?);
     closing(&mut rest, SUITE)?;
     page(suite, SUITE, &rest)
 }
 
-/// The sections that clap knows of, and then the others.
+/// The sections that clap generates, followed by the others.
 fn page(command: &Command, name: &str, rest: &Roff) -> Result<Vec<u8>> {
     let man = Man::new(command.clone())
         .title(name.to_uppercase())
@@ -150,7 +149,7 @@ fn page(command: &Command, name: &str, rest: &Roff) -> Result<Vec<u8>> {
     Ok(page)
 }
 
-/// The day of SOURCE_DATE_EPOCH, so that the same sources give the same page; nothing when it is not set.
+/// The date of SOURCE_DATE_EPOCH, so that pages are reproducible; empty if it is not set.
 fn date() -> Result<String> {
     let seconds = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
     if seconds.is_empty() {
@@ -161,14 +160,14 @@ fn date() -> Result<String> {
         .ok()
         .and_then(|seconds| DateTime::from_timestamp(seconds, 0))
         .map(|time| time.format("%Y-%m-%d").to_string())
-        .with_context(|| format!("SOURCE_DATE_EPOCH is no number of seconds: {seconds:?}"))
+        .with_context(|| format!("SOURCE_DATE_EPOCH is not a number of seconds: {seconds:?}"))
 }
 
 fn closing(roff: &mut Roff, name: &str) -> Result<()> {
     roff.control("SH", ["OVERHEAD"]);
     let (_, overhead) = OVERHEAD
         .split_once("\n\n")
-        .context("docs/overhead.md has a title only")?;
+        .context("docs/overhead.md has no text below its title")?;
     markdown(roff, overhead);
     roff.control("SH", ["EXIT STATUS"]);
     let statuses = README
@@ -177,12 +176,12 @@ fn closing(roff: &mut Roff, name: &str) -> Result<()> {
         .context("README.md has no paragraph that begins with `Exit status: `")?;
     for status in statuses.split(';') {
         let status = status.trim().trim_end_matches('.').replace('\n', " ");
-        let (mark, meaning) = match status.split_once(' ') {
+        let (code, meaning) = match status.split_once(' ') {
             Some((number, meaning)) if number.parse::<u8>().is_ok() => (number, meaning),
             _ => ("other", status.as_str()),
         };
         roff.control("TP", []);
-        roff.text([bold(mark)]);
+        roff.text([bold(code)]);
         roff.text(inline(meaning));
     }
     roff.control("SH", ["SEE ALSO"]);
@@ -192,8 +191,8 @@ fn closing(roff: &mut Roff, name: &str) -> Result<()> {
         .filter(|other| *other != name)
         .collect();
     let mut line = Vec::new();
-    for (number, other) in others.iter().enumerate() {
-        let comma = if number + 1 < others.len() { "(1), " } else { "(1)" };
+    for (index, other) in others.iter().enumerate() {
+        let comma = if index + 1 < others.len() { "(1), " } else { "(1)" };
         line.extend([bold(*other), roman(comma)]);
     }
     roff.text(line);
@@ -208,7 +207,7 @@ fn section<'a>(document: &'a str, title: &str) -> Result<&'a str> {
         .with_context(|| format!("no section `## {title}` in the document"))
 }
 
-/// `COMMAND    # what it does`.
+/// A line of the form `COMMAND    # what it does`.
 fn show_example(roff: &mut Roff, line: &str) {
     match line.trim().split_once("  # ") {
         Some((command, comment)) => {
@@ -223,17 +222,17 @@ fn show_example(roff: &mut Roff, line: &str) {
     }
 }
 
-/// Help between paragraphs of which some lines are set in.
+/// Help text: paragraphs whose last lines may be indented, which are shown verbatim.
 fn help_text(roff: &mut Roff, text: &str) {
-    for (number, block) in text.trim().split("\n\n").enumerate() {
-        begin_paragraph(roff, number == 0);
+    for (index, block) in text.trim().split("\n\n").enumerate() {
+        begin_paragraph(roff, index == 0);
         let mut lines = block.lines().peekable();
         while let Some(line) = lines.next_if(|line| !line.starts_with(' ')) {
             roff.text([roman(line)]);
         }
-        let set_in: Vec<&str> = lines.collect();
-        if !set_in.is_empty() {
-            verbatim(roff, &set_in);
+        let indented: Vec<&str> = lines.collect();
+        if !indented.is_empty() {
+            verbatim(roff, &indented);
         }
     }
 }
@@ -248,7 +247,7 @@ fn verbatim(roff: &mut Roff, lines: &[&str]) {
     roff.control("RE", []);
 }
 
-/// The little of Markdown that our documents are written in.
+/// The subset of Markdown that the documents use.
 fn markdown(roff: &mut Roff, text: &str) {
     let mut after_heading = true;
     for block in text.trim().split("\n\n") {
@@ -260,7 +259,7 @@ fn markdown(roff: &mut Roff, text: &str) {
                 roff.text(inline(&joined(below)));
             }
         } else if block.starts_with('|') {
-            // The first two lines are the heads of the columns.
+            // Skip the header row and the separator.
             block.lines().skip(2).for_each(|row| table_row(roff, row));
         } else if let Some(list) = block.strip_prefix("- ") {
             for item in list.split("\n- ") {
@@ -275,7 +274,7 @@ fn markdown(roff: &mut Roff, text: &str) {
     }
 }
 
-/// A heading begins the first paragraph itself.
+/// The first paragraph after a heading needs no request.
 fn begin_paragraph(roff: &mut Roff, after_heading: bool) {
     if !after_heading {
         roff.control("PP", []);
@@ -286,7 +285,7 @@ fn table_row(roff: &mut Roff, row: &str) {
     let mut cells = row.trim_matches('|').split('|').map(str::trim);
     roff.control("TP", []);
     roff.text(inline(cells.next().unwrap_or_default()));
-    // A tag with nothing behind it would take the next paragraph for its text.
+    // Without text, the tag would take the next paragraph.
     let meaning = cells
         .next()
         .filter(|cell| !cell.is_empty())
@@ -294,18 +293,18 @@ fn table_row(roff: &mut Roff, row: &str) {
     roff.text(inline(meaning));
 }
 
-/// Lines of one paragraph, without what sets them in.
+/// The lines of a paragraph without indentation.
 fn joined(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     lines.join("\n")
 }
 
-/// What stands in backquotes is bold. Emphasis and the addresses of links are left out.
+/// Text in backquotes becomes bold. Emphasis and link targets are dropped.
 fn inline(text: &str) -> Vec<Inline> {
     text.split('`')
         .enumerate()
         .filter(|(_, part)| !part.is_empty())
-        .map(|(number, part)| match number % 2 {
+        .map(|(index, part)| match index % 2 {
             1 => bold(part),
             _ => roman(without_links(&part.replace("**", ""))),
         })
@@ -324,7 +323,7 @@ fn without_links(text: &str) -> String {
         if let Some(start) = out.rfind('[') {
             out.remove(start);
         }
-        out += part.split_once(')').map_or(part, |(_, behind)| behind);
+        out += part.split_once(')').map_or(part, |(_, rest)| rest);
     }
     out
 }
@@ -333,13 +332,13 @@ fn without_links(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Roff writes some characters otherwise; these are what our pages have of them.
+    /// The page with the roff escapes undone that the tests would trip over.
     fn text(page: Vec<u8>) -> String {
         String::from_utf8(page).expect("UTF-8").replace(r"\-", "-")
     }
 
     #[test]
-    fn each_tool_has_a_page_with_every_section() {
+    fn tool_pages_have_every_section() {
         for tool in TOOLS {
             let page = text(tool_page(tool, &(tool.command)()).expect("a page"));
             let mut at = 0;
@@ -357,13 +356,13 @@ mod tests {
                 let heading = format!("\n.SH {title}\n");
                 at += page[at..]
                     .find(&heading)
-                    .unwrap_or_else(|| panic!("{}: no {title} behind byte {at}:\n{page}", tool.name));
+                    .unwrap_or_else(|| panic!("{}: no {title} after byte {at}:\n{page}", tool.name));
             }
         }
     }
 
     #[test]
-    fn a_page_has_each_key_of_the_records() {
+    fn tool_pages_have_every_json_key() {
         for tool in TOOLS {
             let page = text(tool_page(tool, &(tool.command)()).expect("a page"));
             let keys = section(tool.page, RECORDS).expect("a section").lines();
@@ -381,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_statuses_are_those_of_the_readme() {
+    fn exit_statuses_match_the_readme() {
         let mut roff = Roff::new();
         closing(&mut roff, SUITE).expect("a paragraph");
         let page = roff.to_roff();
@@ -391,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_the_documents_do_not_reach_the_pages() {
+    fn markdown_markup_is_removed() {
         assert_eq!(
             inline("a **b** `c` [d](e.md) f"),
             [roman("a b "), bold("c"), roman(" d f")]

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{ArgMatches, Command};
 
-/// A tool, as `main` sees it.
+/// A tool, for `main`.
 pub struct Tool {
     pub name: &'static str,
     pub command: fn() -> Command,

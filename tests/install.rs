@@ -1,4 +1,5 @@
-//! What people get beside the binary: a page of the documents a tool, and the files that `make install` lays.
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! What users get besides the binary: a page for each tool, and the files of `make install`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +11,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_ubpf-tools");
 const TOP: &str = env!("CARGO_MANIFEST_DIR");
 
 #[test]
-fn each_tool_has_a_page_for_its_users() {
+fn each_tool_has_a_page() {
     for tool in tools() {
         let page = format!("docs/tools/{tool}.md");
         let text = fs::read_to_string(Path::new(TOP).join(&page)).unwrap_or_else(|e| panic!("{page}: {e}"));
@@ -21,21 +22,19 @@ fn each_tool_has_a_page_for_its_users() {
             "**What it cannot see.**".to_owned(),
             "\n## Records\n".to_owned(),
         ] {
-            assert!(text.contains(&part), "{page} has no {part:?}");
+            assert!(text.contains(&part), "{page} does not contain {part:?}");
         }
     }
 }
 
 #[test]
-fn no_page_is_left_of_a_tool_that_is_gone() {
+fn each_page_has_a_tool() {
     let pages: BTreeSet<String> = fs::read_dir(Path::new(TOP).join("docs/tools"))
-        .expect("a folder")
+        .expect("docs/tools")
         .map(|entry| {
-            entry
-                .expect("an entry")
-                .path()
-                .file_stem()
-                .expect("a name")
+            let path = entry.expect("an entry").path();
+            path.file_stem()
+                .expect("a file name")
                 .to_string_lossy()
                 .into_owned()
         })
@@ -43,10 +42,10 @@ fn no_page_is_left_of_a_tool_that_is_gone() {
     assert_eq!(pages, tools().into_iter().collect());
 }
 
-/// With pages that are empty but for their names: `make pages` takes another build.
+/// With empty pages, since `make pages` needs another build.
 #[test]
-fn install_lays_the_binary_links_pages_and_completions() {
-    let folder = Folder::new();
+fn install_copies_binary_links_pages_and_completions() {
+    let folder = TempFolder::new();
     let mut names = tools();
     names.push("ubpf-tools".to_owned());
     for name in &names {
@@ -57,30 +56,13 @@ fn install_lays_the_binary_links_pages_and_completions() {
             format!("fish/{name}.fish"),
         ] {
             let page = folder.0.join("pages").join(page);
-            fs::create_dir_all(page.parent().expect("a folder")).expect("a folder");
-            fs::write(&page, "").expect("a page");
+            fs::create_dir_all(page.parent().expect("a folder")).expect("a new folder");
+            fs::write(&page, "").expect("a new page");
         }
     }
     let root = folder.0.join("root");
-    let install = || {
-        let output = Command::new("make")
-            .args(["--no-print-directory", "-C", TOP, "install", "PREFIX=/opt/ubpf"])
-            .arg(format!("DESTDIR={}", root.display()))
-            .arg(format!("BINARY={BINARY}"))
-            .arg(format!("PAGES={}", folder.0.join("pages").display()))
-            // A make that runs the tests has a word in how this one runs.
-            .env_remove("MAKEFLAGS")
-            .env_remove("MAKELEVEL")
-            .stdin(Stdio::null())
-            .output()
-            .expect("make runs");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    };
-    install();
+    let prefix = root.join("opt/ubpf");
+    install(&folder.0.join("pages"), &root);
 
     let mut expected = BTreeSet::new();
     for name in &names {
@@ -92,22 +74,39 @@ fn install_lays_the_binary_links_pages_and_completions() {
             format!("share/fish/vendor_completions.d/{name}.fish"),
         ]);
     }
-    let prefix = root.join("opt/ubpf");
     assert_eq!(files(&root, &prefix), expected);
     let binary = prefix.join("bin/ubpf-tools");
-    assert_eq!(
-        fs::metadata(&binary).expect("a binary").permissions().mode() & 0o7777,
-        0o755
-    );
-    assert!(fs::read(&binary).expect("a binary") == fs::read(BINARY).expect("a binary"));
+    let mode = fs::metadata(&binary).expect("the binary").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o755);
+    assert!(fs::read(&binary).expect("the binary") == fs::read(BINARY).expect("the binary"));
     for tool in tools() {
         let target = fs::read_link(prefix.join("bin").join(&tool)).expect("a link");
         assert_eq!(target, Path::new("ubpf-tools"), "{tool}");
     }
 
-    // Once more, over what is there: links stay links.
-    install();
+    // Over an existing installation, links stay links.
+    install(&folder.0.join("pages"), &root);
     assert_eq!(files(&root, &prefix), expected);
+}
+
+/// Runs `make install` with the prefix /opt/ubpf below `root`.
+fn install(pages: &Path, root: &Path) {
+    let output = Command::new("make")
+        .args(["--no-print-directory", "-C", TOP, "install", "PREFIX=/opt/ubpf"])
+        .arg(format!("DESTDIR={}", root.display()))
+        .arg(format!("BINARY={BINARY}"))
+        .arg(format!("PAGES={}", pages.display()))
+        // Those of a make that runs the tests.
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
+        .stdin(Stdio::null())
+        .output()
+        .expect("make runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn tools() -> Vec<String> {
@@ -121,11 +120,11 @@ fn tools() -> Vec<String> {
         .lines()
         .map(str::to_owned)
         .collect();
-    assert!(!tools.is_empty(), "--list names no tool");
+    assert!(!tools.is_empty(), "--list prints no tool");
     tools
 }
 
-/// Everything below `root` that is no folder, by its path from `prefix`; what lies elsewhere by its whole path.
+/// The files below `root`, relative to `prefix`, and with absolute paths outside of it.
 fn files(root: &Path, prefix: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut folders = vec![root.to_owned()];
@@ -135,22 +134,18 @@ fn files(root: &Path, prefix: &Path) -> BTreeSet<String> {
             if path.symlink_metadata().expect("a file").is_dir() {
                 folders.push(path);
             } else {
-                found.insert(
-                    path.strip_prefix(prefix)
-                        .unwrap_or(&path)
-                        .to_string_lossy()
-                        .into_owned(),
-                );
+                let name = path.strip_prefix(prefix).unwrap_or(&path);
+                found.insert(name.to_string_lossy().into_owned());
             }
         }
     }
     found
 }
 
-/// A new folder that goes with this.
-struct Folder(PathBuf);
+/// A new folder, removed on drop.
+struct TempFolder(PathBuf);
 
-impl Folder {
+impl TempFolder {
     fn new() -> Self {
         let path = std::env::temp_dir().join(format!("ubpf-tools-install-{}", std::process::id()));
         fs::create_dir(&path).expect("a new folder");
@@ -158,7 +153,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempFolder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }

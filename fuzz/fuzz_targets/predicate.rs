@@ -1,25 +1,26 @@
-//! Any text as `--where` and `--args`: no panic, no long thought, and mistakes lie within the text.
+//! Parses any text as `--where` and `--args`: no panic, no excessive time, and errors point into the text.
 //! `cargo +nightly fuzz run predicate`.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-/// These modules alone, as the package is a program and no library.
+/// Only the parser, since the package is a binary without a library.
 #[allow(dead_code)]
 #[path = "../../src/probe/expr"]
 mod expr {
-    mod mistake;
+    mod error;
     mod parse;
+    mod tree;
 
-    pub use mistake::Mistake;
+    pub use error::ExprError;
     pub use parse::{parse, parse_list};
 }
 
 fuzz_target!(|text: &str| {
-    let mistakes = [expr::parse(text).err(), expr::parse_list(text).err()];
-    for mistake in mistakes.into_iter().flatten() {
-        assert!(mistake.column(text) <= text.chars().count() + 1, "{mistake}");
-        mistake.picture(text);
+    let errors = [expr::parse(text).err(), expr::parse_list(text).err()];
+    for error in errors.into_iter().flatten() {
+        assert!(error.column(text) <= text.chars().count() + 1, "{error}");
+        error.excerpt(text);
     }
 });

@@ -1,10 +1,11 @@
-//! Any text as the name of a function: no panic, and what is understood can be matched. `cargo +nightly fuzz run spec`.
+//! Parses any text as a function spec and matches names with the result: no panic. `cargo +nightly fuzz run
+//! spec`.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-/// This module alone, as the package is a program and no library.
+/// Only this module, since the package is a binary without a library.
 #[allow(dead_code)]
 #[path = "../../src/find"]
 mod find {

@@ -132,12 +132,6 @@ static __always_inline void add_unmatched(void)
 	__sync_fetch_and_add(&unmatched, 1);
 }
 
-static __always_inline void call_dropped(struct call *call)
-{
-	CALL_DROPPED(call);
-	add_unmatched();
-}
-
 /*
  * True if the function that is entered was tail-called by a probed one. Both return at once, and the return address is
  * already the kernel's trampoline: the start of a page above the stack.
@@ -184,7 +178,20 @@ static __always_inline __u32 first_set(struct stack_owner *owner)
 	return ((__u32)(owner->thread ^ owner->goroutine) * 0x9e3779b1) >> (32 - OWNER_SETS_LOG2);
 }
 
-/* As `thread_of`, for an owner that found its first set full. A global function, see `forget_calls`. */
+/*
+ * Global functions, here and below: the verifier follows each of them once per program, instead of once per path that
+ * leads to it. With its loops split in two, this file costs it 2,000 instructions per program; inlined, 7.2 took
+ * seconds. On 5.10 such functions take numbers only, so they look up what they work on.
+ */
+__noinline int thread_in_set(__u32 in_set, __u64 of_thread, __u64 of_goroutine)
+{
+	struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &in_set);
+	struct stack_owner owner = { of_thread, of_goroutine };
+
+	return set ? thread_in(set, &owner) : NO_THREAD;
+}
+
+/* The index in `threads` of an owner who found its first set full, or NO_THREAD. */
 __noinline int spilled_thread(__u64 of_thread, __u64 of_goroutine)
 {
 	struct stack_owner owner = { of_thread, of_goroutine };
@@ -193,41 +200,49 @@ __noinline int spilled_thread(__u64 of_thread, __u64 of_goroutine)
 	for (__u32 i = 1; i < SETS_TRIED; i++) {
 		__u32 index = (first + i) & (OWNER_SETS - 1);
 		struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &index);
-		int found;
+		int found = thread_in_set(index, of_thread, of_goroutine);
 
-		if (!set)
-			break;
-		found = thread_in(set, &owner);
 		if (found != NO_THREAD)
 			return found;
-		if (!set->spilled)
+		if (!set || !set->spilled)
 			break;
 	}
 	return NO_THREAD;
 }
 
-/* Claims an entry of `threads` for a new owner. Returns its index, or NO_THREAD if the sets are full. */
-__noinline int claim_thread(__u64 of_thread, __u64 of_goroutine)
+/* Claims a place of a set for an owner. Returns its index in `threads`, or NO_THREAD if all are taken. */
+__noinline int claim_in_set(__u32 in_set, __u64 of_thread, __u64 of_goroutine)
 {
 	struct owner owner = { { of_thread, of_goroutine }, 0 };
-	__u32 first = first_set(&owner.id);
+	struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &in_set);
+	__u8 one = 1;
 
-	for (__u32 i = 0; i < SETS_TRIED * OWNERS; i++) {
-		__u32 place = i % OWNERS;
-		__u32 in_set = (first + i / OWNERS) & (OWNER_SETS - 1);
-		__u32 index = in_set * OWNERS + place;
-		struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &in_set);
-		__u8 one = 1;
+	if (!set)
+		return NO_THREAD;
+	for (__u32 i = 0; i < OWNERS; i++) {
+		__u32 index = in_set * OWNERS + i;
 
-		if (!set)
-			break;
-		if (!set->owners[place].id.thread && !bpf_map_update_elem(&claims, &index, &one, BPF_NOEXIST)) {
+		if (!set->owners[i].id.thread && !bpf_map_update_elem(&claims, &index, &one, BPF_NOEXIST)) {
 			owner.index = index;
-			set->owners[place] = owner;
+			set->owners[i] = owner;
 			return index;
 		}
-		if (place == OWNERS - 1)
-			set->spilled = 1;
+	}
+	set->spilled = 1;
+	return NO_THREAD;
+}
+
+/* The same for the first call of an owner. */
+__noinline int claim_thread(__u64 of_thread, __u64 of_goroutine)
+{
+	struct stack_owner owner = { of_thread, of_goroutine };
+	__u32 first = first_set(&owner);
+
+	for (__u32 i = 0; i < SETS_TRIED; i++) {
+		int index = claim_in_set((first + i) & (OWNER_SETS - 1), of_thread, of_goroutine);
+
+		if (index != NO_THREAD)
+			return index;
 	}
 	return NO_THREAD;
 }
@@ -247,35 +262,48 @@ static __always_inline int thread_of(struct stack_owner *owner)
 	return found;
 }
 
-/*
- * Drops calls of a thread, innermost first, that are below `sp` on the stack, or at `sp` and not of function `keep`.
- * Calls of function `again` at `sp` do not count as unmatched. Returns the remaining depth.
- *
- * A global function, which the verifier checks once: inlined, 7.2 took seconds for each of the 64 iterations together
- * with all that follows. On 5.10 global functions take only scalars, hence the lookup.
- */
+/* Forgets the innermost call of a thread, under the conditions of `forget_calls`. False if it is kept. */
 #define NO_FUNCTION (~0ULL)
+__noinline int forget_call(__u32 index, __u64 sp, __u64 keep, __u64 again)
+{
+	struct thread *thread = thread_at(index);
+	struct call *top;
+
+	if (!thread || !thread->depth)
+		return false;
+	top = call_at(thread, thread->depth - 1);
+	if (top->sp > sp || (top->sp == sp && top->func == keep))
+		return false;
+	thread->depth--;
+	CALL_DROPPED(top);
+	if (top->sp != sp || top->func != again)
+		add_unmatched();
+	return true;
+}
+
+#define FORGOTTEN_AT_ONCE 8
+__noinline int forget_some_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)
+{
+	for (int i = 0; i < FORGOTTEN_AT_ONCE; i++) {
+		if (!forget_call(index, sp, keep, again))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Forgets the calls of a thread, innermost first, while they are below `sp` on the stack, or at `sp` and not of
+ * function `keep`. Those of function `again` at `sp` do not count as unmatched. Returns how many calls remain.
+ */
 __noinline int forget_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)
 {
 	struct thread *thread = thread_at(index);
 
-	if (!thread)
-		return 0;
-	for (int i = 0; i < MAX_DEPTH; i++) {
-		struct call *top;
-
-		if (!thread->depth)
+	for (int i = 0; i < MAX_DEPTH / FORGOTTEN_AT_ONCE; i++) {
+		if (!forget_some_calls(index, sp, keep, again))
 			break;
-		top = call_at(thread, thread->depth - 1);
-		if (top->sp > sp || (top->sp == sp && top->func == keep))
-			break;
-		thread->depth--;
-		if (top->sp == sp && top->func == again)
-			CALL_DROPPED(top);
-		else
-			call_dropped(top);
 	}
-	return thread->depth;
+	return thread ? thread->depth : 0;
 }
 
 /*
@@ -394,9 +422,7 @@ static __always_inline void thread_ends(__u64 id)
 
 	if (!thread || !set)
 		return;
-	for (__u64 i = 0; i < MAX_DEPTH && i < thread->depth; i++)
-		call_dropped(call_at(thread, i));
-	thread->depth = 0;
+	forget_calls(index, ~0ULL, NO_FUNCTION, NO_FUNCTION);
 	set->owners[(__u32)index % OWNERS].id.thread = 0;
 	bpf_map_delete_elem(&claims, &index);
 }

@@ -10,7 +10,7 @@
 #include "cookie.bpf.h"
 #include "ids.bpf.h"
 
-char LICENSE[] SEC("license") = "GPL";
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define COMM_LEN 16
 #define RECORD_HEADER_BYTES 8 /* BPF_RINGBUF_HDR_SZ of linux/bpf.h */
@@ -26,9 +26,9 @@ struct event_header {
 	char comm[COMM_LEN];
 };
 
-/* The skeleton has a type only if a variable has it. */
+/* A type that Rust reads has to be that of a variable, or the skeleton does not have it. */
 #define EXPORT_TYPE(name) const volatile struct name *name##_type __attribute__((unused)) = 0
-#define EXPORT_ENUM(name) const volatile enum name *name##_enum __attribute__((unused)) = 0
+#define EXPORT_ENUM(name) const volatile enum name *name##_type __attribute__((unused)) = 0
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -110,7 +110,7 @@ static __always_inline __u64 probe_cookie(void *ctx)
 /*
  * True if the probe with this cookie belongs to the current process. Return probes of perf events run in every process
  * that has one there, whichever process the event is for (seen on 6.1, not on 6.18). Where no program runs at the
- * entry, which would tell them apart, the cookie has the process.
+ * entry, which would distinguish them, the cookie has the process.
  */
 static __always_inline bool is_own_probe(__u64 cookie)
 {

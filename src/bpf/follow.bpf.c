@@ -8,7 +8,7 @@
 #include <bpf/bpf_tracing.h>
 #include "pids.bpf.h"
 
-char LICENSE[] SEC("license") = "GPL";
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* Children that were not added because `pids` was full. */
 __u64 unfollowed = 0;

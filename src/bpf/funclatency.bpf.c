@@ -9,7 +9,7 @@
 const volatile bool per_function = false;
 const volatile bool one_histogram = false; /* all functions and groups share one histogram: use `all_slots` */
 const volatile bool outermost = false; /* skip calls that are nested in a call of the same function */
-/* For histograms in other units than ns or with linear slots, which are kept beside the fine slots of ns. */
+/* For histograms in other units than ns or with linear slots, which are kept in addition to the fine slots of ns. */
 const volatile __u64 unit_ns = 1;
 const volatile __u64 linear_width = 0; /* units per slot; 0 for fine slots */
 

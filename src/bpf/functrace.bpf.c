@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Calls of any function: arguments, and with the return its result and duration, as src/probe/expr.rs plans them. */
-#define CALL_ARGS 1 /* the machine that knows what the entry found out */
+/* Calls of functions: arguments at the entry, result and duration at the return, as src/probe/expr.rs plans them. */
+#define CALL_ARGS 1 /* the index of the machine that has what the entry fetched */
 #define CALL_DROPPED(call) expr_give_back((call)->args[0])
 #include "event.bpf.h"
 #include "expr.bpf.h"
 #include "filter.bpf.h"
 #include "calls.bpf.h"
 
-/* How a function is traced; FLAGS of src/probe/expr/programs.rs. */
-#define ROW_AT_RETURN 1
-#define HAS_DEPTH 2 /* its calls are followed until they return, to know what is nested in them */
-#define RETURN_ALONE 4 /* there is no probe at its entry */
+/* How a function is traced. */
+enum trace_flags {
+	ROW_AT_RETURN = 1,
+	HAS_DEPTH = 2, /* the row comes at the entry, but the call is followed, to know what is nested in it */
+	RETURN_ALONE = 4, /* there is no probe at the entry */
+};
 
-/* A function, and where the operations for it begin; FUNCTION_BYTES of src/probe/expr/programs.rs. */
+EXPORT_ENUM(trace_flags);
+
+/* A function: where its operations start in `expr_ops`. Twin: `FunctionEntry` of src/probe/expr/programs.rs. */
 struct trace_function {
 	__u32 entry_pc;
 	__u32 return_pc;
@@ -22,13 +26,15 @@ struct trace_function {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* as many as there are functions */
+	__uint(max_entries, 1); /* resized before load */
 	__type(key, __u32);
 	__type(value, struct trace_function);
 } functions SEC(".maps");
 
 const volatile __u64 min_latency = 0; /* ns */
 const volatile bool with_stack = false;
+/* False if this run traces entries only: the verifier then skips what remembers calls. */
+const volatile bool follows_calls = true;
 
 static __always_inline void emit(struct pt_regs *ctx, struct expr_machine *m, bool at_entry)
 {
@@ -38,8 +44,8 @@ static __always_inline void emit(struct pt_regs *ctx, struct expr_machine *m, bo
 }
 
 /*
- * The call is under way. True when the machine goes on with it; `follows` is set when its return is awaited, if only to
- * know what is nested in it.
+ * Remembers the call. True if its machine is kept for the return; `follows` is set if the return is to be seen, if only
+ * to know what is nested in the call.
  */
 static __always_inline bool enter(struct pt_regs *ctx, struct expr_machine *m, __u64 cookie, __u32 index, __u32 flags,
 				  bool *follows)
@@ -59,13 +65,13 @@ static __always_inline bool enter(struct pt_regs *ctx, struct expr_machine *m, _
 	return call && waits;
 }
 
-/* Programs that may sleep can have no map of control groups. */
+/* Sleepable programs cannot use a map of cgroups. */
 static __always_inline bool wanted(bool may_sleep)
 {
 	return may_sleep ? is_wanted_anywhere() : is_wanted();
 }
 
-/* True when the return is awaited. */
+/* True if the return is to be seen. */
 static __always_inline bool entry(struct pt_regs *ctx, __u64 cookie, bool may_sleep)
 {
 	__u32 id = cookie;
@@ -81,7 +87,7 @@ static __always_inline bool entry(struct pt_regs *ctx, __u64 cookie, bool may_sl
 		return false;
 	if (expr_run(ctx, m, index, function->entry_pc, may_sleep) == EXPR_YES) {
 		event_header(&m->record.header, KIND_CALL, id, bpf_ktime_get_ns());
-		if (!function->flags)
+		if (!follows_calls || !function->flags)
 			emit(ctx, m, true);
 		else if (enter(ctx, m, cookie, index, function->flags, &follows))
 			return true;
@@ -90,7 +96,7 @@ static __always_inline bool entry(struct pt_regs *ctx, __u64 cookie, bool may_sl
 	return follows;
 }
 
-/* The machine of the call that returns here; false when there is none. */
+/* The machine of the call that returns here; false if there is none. */
 static __always_inline bool leave(struct pt_regs *ctx, __u64 cookie, __u32 flags, __u32 *index, bool may_sleep)
 {
 	struct call *call;
@@ -165,7 +171,7 @@ int trace_session(struct pt_regs *ctx)
 	return session(ctx, false);
 }
 
-/* The same where pages that are not in memory can be waited for. */
+/* Sleepable programs wait for pages that are not in memory. */
 SEC("uprobe.s")
 int trace_entry_sleepable(struct pt_regs *ctx)
 {

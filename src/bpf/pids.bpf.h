@@ -4,7 +4,7 @@
 #define PIDS_BPF_H
 
 enum pid_limits {
-	MAX_PIDS = 16384,
+	MAX_PIDS = 16384, /* in `pids`, and in `members` of the process watcher */
 };
 
 /* PIDs, if there is more than one or children are followed. */

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Empty programs, with which src/probe/prices.rs measures the price of a trap. */
+/* Empty programs, to measure the price of a trap. */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 
-char LICENSE[] SEC("license") = "GPL";
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 SEC("uprobe")
 int price_entry(struct pt_regs *ctx)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Programs that count their runs, for src/probe/self_test.rs. */
+/* Programs that count their runs, for the self-test of doctor. */
 #include "event.bpf.h"
 
 __u64 entered = 0;

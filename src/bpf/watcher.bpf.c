@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Targeted scope, for every tool: reports each process that starts to match the filter while the run lasts, so that
- * user space attaches probes to it (src/probe/scope/watcher.rs), and each that stops to. With --hold, a program that
+ * user space attaches probes to it, and each that stops to. With --hold, a program that
  * matches when it is executed is stopped until its probes are attached.
  *
  * Probes belong to processes; names, users and control groups belong to threads. A process matches when any of its
@@ -36,7 +36,7 @@ EXPORT_ENUM(member_state);
 const volatile bool follow = false; /* children of members are members */
 const volatile bool hold = false;
 
-/* True until the run ends. Not a constant: the watchdog (src/probe/scope/hold_guard.rs) clears it if the tool dies. */
+/* True until the run ends. Not a constant: the watchdog clears it if the tool dies. */
 bool holding = true;
 
 /* Processes that have probes, or are about to get them. */

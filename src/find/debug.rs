@@ -1,4 +1,4 @@
-//! What debug information says of functions: signatures, types, and where arguments are passed.
+//! Debug information: signatures of functions, types, and where arguments are passed.
 
 pub mod abi;
 pub mod dwarf;

@@ -1,15 +1,15 @@
-//! The functions of an ELF file by name, from whatever the file and the machine still know of them.
+//! The functions of an ELF file by name, from all sources of symbols.
 //!
-//! In this order: dynamic symbols; `.symtab` or, if that was stripped off, a debug file or MiniDebugInfo or Go's own
-//! table; and for code that no symbol covers, the tables that unwind the stack. Their functions are called `fn_0x1234`,
-//! after their virtual address.
+//! In this order: dynamic symbols; `.symtab` or, if that was stripped, a debug file, MiniDebugInfo or Go's
+//! function table; and for code that no symbol covers, the unwind tables. Functions from unwind tables are
+//! named `fn_0x1234`, after their virtual address.
 
 mod frames;
 mod go;
+mod mangling;
 mod stripped;
 #[cfg(test)]
 mod tests;
-mod words;
 
 pub use stripped::{debug_files, shared_file};
 
@@ -27,26 +27,27 @@ use crate::find::stack::demangle::{Readable, demangle};
 use frames::FrameExtent;
 pub use frames::{called_starts, sizes};
 
-/// What functions are called that have no name, followed by their address.
-const NAMELESS: &str = "fn_";
+/// Prefix of the name of functions without a symbol, followed by their address.
+const NAMELESS_PREFIX: &str = "fn_";
 
 impl FunctionSymbol {
-    /// The name as the function's author wrote it.
+    /// The name as in the source code, for C++, Rust and the like.
     pub fn demangled(&self) -> Cow<'_, str> {
         demangle(&self.name)
     }
 }
 
-/// The functions of `elf` that are meant by `pattern`, by address, each address once.
+/// The functions of `elf` that match `pattern`, by address, each address once.
 ///
-/// An exact name means the exported function; without one, every local function of that name; without one, the
-/// demangled name, where one without parameters means all overloads. A pattern fits a symbol or its demangled name.
-/// A function is called by the best of its names that fit. `path` tells where to look for debug files.
+/// An exact name stands for the exported function; if there is none, for all local functions of that name; if
+/// there is none, for the demangled name, which without parameters includes all overloads. A pattern matches
+/// symbols and demangled names. Each function has the best of its matching names. `path` is where to look for
+/// debug files.
 ///
 /// # Errors
 /// A symbol table of the file itself cannot be read.
 pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<FunctionSymbol>> {
-    // No table is read for what nearly everybody asks for.
+    // Fast path: a GNU hash lookup reads no table.
     if let Some(name) = pattern.exact()
         && let Some(function) = elf.dynamic_function(name)?
     {
@@ -55,14 +56,14 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
     let tables = SymbolTables::read(elf, path)?;
     let names = tables.names()?;
     if let Some(name) = pattern.exact() {
-        let found = functions(elf, called(&names, name));
+        let found = functions(elf, named(&names, name));
         if !found.is_empty() {
             return Ok(with_sizes(elf, found));
         }
     }
     let filter = NameFilter::new(pattern);
-    let fits = |name: &&SymbolName| !is_part(name.text) && filter.fits(name.text);
-    let mut found = functions(elf, names.iter().filter(fits).copied().collect());
+    let is_match = |name: &&SymbolName| !is_part(name.text) && filter.matches(name.text);
+    let mut found = functions(elf, names.iter().filter(is_match).copied().collect());
     let frames = frames::functions(elf);
     add_sizes(&mut found, &frames);
     let nameless = nameless(elf, &names, &frames);
@@ -71,7 +72,7 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
     Ok(found)
 }
 
-/// Every function of `elf`, by address, each address once and under its best name.
+/// All functions of `elf`, by address, each address once and under its best name.
 ///
 /// # Errors
 /// As for [`select`].
@@ -80,7 +81,7 @@ pub fn all(elf: &ElfFile, path: &Path) -> Result<Vec<FunctionSymbol>> {
     select(elf, path, &NamePattern::any())
 }
 
-/// The function that the virtual address `addr` lies in, or the cold part of one.
+/// The function, or cold part of one, that contains the virtual address `addr`.
 ///
 /// # Errors
 /// As for [`select`].
@@ -99,8 +100,8 @@ pub fn containing(elf: &ElfFile, path: &Path, addr: u64) -> Result<Option<Functi
     Ok(inside.max_by_key(|function| function.addr))
 }
 
-/// The parts of functions that the compiler moved away from them, by the symbol of the function. Nothing is known of them
-/// in files without `.symtab`.
+/// The cold parts that the compiler moved out of functions, by the symbol of the function. Empty for files
+/// without `.symtab`.
 ///
 /// # Errors
 /// As for [`select`].
@@ -121,8 +122,8 @@ pub fn cold_parts(elf: &ElfFile, path: &Path) -> Result<HashMap<String, Vec<Func
     Ok(parts)
 }
 
-/// At most `n` names of functions that look like `name`, whatever the case, best first: a few letters away, or with more
-/// text before or after. Empty if the symbols cannot be read.
+/// At most `n` names of functions that are similar to `name`, best first; see [`similar`]. Empty if the
+/// symbols cannot be read.
 pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> {
     let Ok(tables) = SymbolTables::read(elf, path) else {
         return Vec::new();
@@ -136,7 +137,7 @@ pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> 
     similar(name, whole.map(bare), n)
 }
 
-/// The symbol tables that tell about a file, the best first.
+/// The symbol tables of a file, the best first.
 struct SymbolTables<'e> {
     elf: &'e ElfFile,
     dynamic: Option<SymbolTable>,
@@ -144,7 +145,7 @@ struct SymbolTables<'e> {
     go: Option<go::GoTable>,
 }
 
-/// A name of a function.
+/// One name of a function.
 #[derive(Clone, Copy)]
 struct SymbolName<'t> {
     text: &'t str,
@@ -154,7 +155,7 @@ struct SymbolName<'t> {
     ifunc: bool,
 }
 
-/// How good a name is; more is better.
+/// Precedence among the names of a function; greater wins.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct NameRank {
     dynamic: bool,
@@ -178,8 +179,8 @@ impl<'e> SymbolTables<'e> {
         })
     }
 
-    /// Every name of every function. Old versions of a name are left out if it has a default version, and so are names
-    /// that are not UTF-8.
+    /// All names of all functions. Skips old versions of names that have a default version, and names that
+    /// are not UTF-8.
     fn names(&self) -> Result<Vec<SymbolName<'_>>> {
         let mut names = Vec::new();
         for (table, dynamic) in [(&self.dynamic, true), (&self.others, false)] {
@@ -205,7 +206,7 @@ impl<'e> SymbolTables<'e> {
                 }));
             }
         }
-        leave_out_old_versions(&mut names);
+        drop_old_versions(&mut names);
         if let Some(table) = &self.go {
             let mut budget = NameBudget::new(self.elf, table.len());
             for function in table.functions() {
@@ -222,8 +223,8 @@ impl<'e> SymbolTables<'e> {
     }
 }
 
-/// How many bytes of names may be read. Many may share one long text: without a budget a small file could ask for
-/// terabytes.
+/// Limits the total length of names. Names can share text, so that a small file could claim terabytes of
+/// names.
 struct NameBudget<'e> {
     elf: &'e ElfFile,
     left: u64,
@@ -234,7 +235,7 @@ impl NameBudget<'_> {
         NameBudget { elf, left }
     }
 
-    /// None for a name that is not UTF-8.
+    /// `None` if the name is not UTF-8.
     fn take<'n>(&mut self, name: &'n [u8]) -> Result<Option<&'n str>> {
         let left = self.left.checked_sub(name.len() as u64);
         self.left = left.with_context(|| self.elf.damaged("symbol names are longer than the file"))?;
@@ -242,7 +243,7 @@ impl NameBudget<'_> {
     }
 }
 
-fn leave_out_old_versions(names: &mut Vec<SymbolName>) {
+fn drop_old_versions(names: &mut Vec<SymbolName>) {
     let old: HashSet<&str> = names
         .iter()
         .filter(|name| !name.rank.default)
@@ -259,8 +260,8 @@ fn leave_out_old_versions(names: &mut Vec<SymbolName>) {
     names.retain(|name| name.rank.default || !renewed.contains(name.text));
 }
 
-/// The functions of exactly that name: exported ones, else local ones.
-fn called<'t>(names: &[SymbolName<'t>], wanted: &str) -> Vec<SymbolName<'t>> {
+/// The functions of exactly that name: exported ones, otherwise local ones.
+fn named<'t>(names: &[SymbolName<'t>], wanted: &str) -> Vec<SymbolName<'t>> {
     let is_wanted = |name: &&SymbolName| name.text == wanted && !is_part(name.text);
     let mut found: Vec<SymbolName> = names.iter().filter(is_wanted).copied().collect();
     let is_exported = found.iter().any(|name| name.rank.exported);
@@ -300,14 +301,15 @@ fn functions(elf: &ElfFile, mut names: Vec<SymbolName>) -> Vec<FunctionSymbol> {
     names.into_iter().filter_map(function).collect()
 }
 
-/// Whether the name is that of a part of a function that the compiler or BOLT moved away, because it hardly ever runs. It
-/// is jumped to, so that a return probe on it would take something else on the stack for the return address.
+/// Whether the name is that of a rarely executed part that the compiler or BOLT moved out of a function. Such
+/// parts are jumped to, so a return probe on one would mistake something else on the stack for the return
+/// address.
 fn is_part(name: &str) -> bool {
     let name = name.trim_end_matches(|char: char| char.is_ascii_digit());
     [".cold", ".cold.", ".warm"].iter().any(|end| name.ends_with(end))
 }
 
-/// Symbols of hand-written code often have no size; `frames` may.
+/// Sets missing sizes from the unwind tables. Symbols of hand-written assembly often have no size.
 fn add_sizes(functions: &mut [FunctionSymbol], frames: &[FrameExtent]) {
     for function in functions.iter_mut().filter(|function| function.size == 0) {
         if let Ok(at) = frames.binary_search_by_key(&function.addr, |extent| extent.addr) {
@@ -335,7 +337,7 @@ fn nameless(
         .collect();
     covered.sort_unstable();
     let mut covered = covered.into_iter().peekable();
-    // How far the symbols reach that begin before a function does.
+    // End of the symbols that start before the function.
     let mut reach = 0;
     frames.iter().filter_map(move |extent| {
         while let Some((_, end)) = covered.next_if(|&(start, _)| start <= extent.addr) {
@@ -343,7 +345,7 @@ fn nameless(
         }
         let offset = elf.offset_of(extent.addr).filter(|_| extent.addr >= reach)?;
         Some(FunctionSymbol {
-            name: format!("{NAMELESS}{:#x}", extent.addr),
+            name: format!("{NAMELESS_PREFIX}{:#x}", extent.addr),
             offset,
             addr: extent.addr,
             size: extent.size,
@@ -352,10 +354,10 @@ fn nameless(
     })
 }
 
-/// What symbols have to look like.
+/// Matches symbols by their mangled and demangled names.
 struct NameFilter<'p> {
     pattern: &'p NamePattern,
-    /// Text that a mangled name must have in it to be worth demangling.
+    /// Text that a mangled name must contain to be worth demangling.
     word: Option<&'p str>,
 }
 
@@ -363,16 +365,16 @@ impl NameFilter<'_> {
     fn new(pattern: &NamePattern) -> NameFilter<'_> {
         NameFilter {
             pattern,
-            word: words::certain(pattern),
+            word: mangling::required_text(pattern),
         }
     }
 
-    fn fits(&self, symbol: &str) -> bool {
+    fn matches(&self, symbol: &str) -> bool {
         self.pattern.matches(symbol)
-            || self.word.is_none_or(|word| symbol.contains(word)) && self.fits_readable(symbol)
+            || self.word.is_none_or(|word| symbol.contains(word)) && self.matches_demangled(symbol)
     }
 
-    fn fits_readable(&self, symbol: &str) -> bool {
+    fn matches_demangled(&self, symbol: &str) -> bool {
         Readable::new(symbol).is_some_and(|name| {
             let forms = [&name.full, &name.short, name.bare()];
             forms.iter().any(|form| self.pattern.matches(form))

@@ -4,5 +4,6 @@ pub mod cgroups;
 pub mod containers;
 pub mod loader;
 pub mod mountinfo;
+pub mod object_file;
 pub mod proc;
 pub mod users;

@@ -1,25 +1,27 @@
-//! Which function callers of an IFUNC symbol really reach.
+//! The function that an IFUNC symbol resolves to.
 //!
-//! The code at such a symbol, `strlen` in glibc for one, is called once by the dynamic loader and returns the address
-//! of the implementation that suits the processor. The symbol of that implementation is local, and distributions strip
-//! it. But the loader wrote its address into slots of every process that uses it, and there it can be read.
+//! The code at such a symbol, for example `strlen` in glibc, is a resolver: the dynamic loader calls it once,
+//! and it returns the address of the implementation for this processor. The symbol of the implementation is
+//! local, and distributions strip it. But the loader writes its address into slots of every process that uses
+//! it, where it can be read.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 
 use crate::find::elf::{ElfFile, FunctionSymbol, PointerSlot, SlotBinding};
-use crate::find::host::proc::{FileId, ObjectFile, Proc, ProcMapping, ProcMemory};
+use crate::find::host::object_file::{FileId, ObjectFile};
+use crate::find::host::proc::{Proc, ProcMapping, ProcMemory};
 
 #[cfg(test)]
 mod tests;
 
-/// How many processes that use the file are looked at: the first one mostly tells what can be told.
+/// Most processes that are inspected. The first one usually has all targets.
 const MAX_PROCESSES: usize = 16;
 
-/// For the IFUNC symbols among `functions`, which all are of the file `object`: the virtual address of the symbol, and
-/// that of the function it stands for, where that is found. It is looked for in `pids` first, then in the process that
-/// started this one, then in all others. Not found is a function that nobody on this machine uses, or only processes
-/// that may not be looked into, and one outside of the file, such as `time` in the kernel's own code.
+/// The targets of the IFUNC symbols among `functions`, which are functions of `object`: virtual address of
+/// the target by virtual address of the symbol. Searches the processes `pids` first, then the parent of this
+/// process, then all others. Missing are targets that no process uses, that only processes without access
+/// use, and targets outside of the file, such as `time` in the vDSO.
 pub fn resolve(
     proc: &Proc,
     object: &ObjectFile,
@@ -46,22 +48,21 @@ struct IfuncSearch<'a> {
     proc: &'a Proc,
     object: &'a ObjectFile,
     elf: &'a ElfFile,
-    /// The lower half of the inode number, which shows through overlays.
+    /// The lower half of the inode number, which is the same on overlays.
     inode: u32,
     slots: Vec<PointerSlot>,
-    /// The addresses of the symbols, and those by name where a name is enough to tell which one is meant.
+    /// The virtual addresses of the symbols, and those of symbols with a unique name by name.
     resolvers: HashSet<u64>,
     by_name: HashMap<&'a str, u64>,
     found: HashMap<u64, u64>,
 }
 
-/// The file in one process.
+/// The file as mapped by one process.
 struct MappedImage<'a> {
     memory: ProcMemory,
-    /// Its code.
+    /// Mappings of its code.
     code: Vec<&'a ProcMapping>,
-    /// How far it was moved from the addresses it asks for.
-    moved: u64,
+    load_bias: u64,
 }
 
 impl<'a> IfuncSearch<'a> {
@@ -92,12 +93,12 @@ impl<'a> IfuncSearch<'a> {
         self.found.len() < self.resolvers.len()
     }
 
-    /// Reads the slots of a process. `None` if it does not map the file, or may not be looked into.
+    /// Reads the slots of a process. `None` if it does not map the file, or may not be inspected.
     fn visit(&mut self, pid: u32) -> Option<()> {
         let mappings = self.proc.mappings(pid).ok()?;
         let image = self.image(pid, &mappings)?;
         let slots = std::mem::take(&mut self.slots);
-        self.read(self.elf, &slots, image.moved, &image);
+        self.read(self.elf, &slots, image.load_bias, &image);
         self.slots = slots;
         let mut seen = HashSet::new();
         for mapping in &mappings {
@@ -113,7 +114,7 @@ impl<'a> IfuncSearch<'a> {
     }
 
     fn image<'m>(&self, pid: u32, mappings: &'m [ProcMapping]) -> Option<MappedImage<'m>> {
-        // Other files may have such a number as well.
+        // Other files may have the same inode number.
         let is_ours = |mapping: &&ProcMapping| {
             let file = self.proc.open(pid, mapping).and_then(|file| FileId::of(&file));
             file.is_ok_and(|id| id == self.object.id)
@@ -126,40 +127,41 @@ impl<'a> IfuncSearch<'a> {
         };
         Some(MappedImage {
             memory: self.proc.memory(pid).ok()?,
-            moved: moved(self.elf, first)?,
+            load_bias: load_bias(self.elf, first)?,
             code: mappings.iter().filter(numbered).filter(same).collect(),
         })
     }
 
-    /// Reads the slots of another file of the process that ask for the functions by name.
+    /// Reads the slots of another file of the process that import the functions by name.
     fn read_importer(&mut self, pid: u32, mapping: &ProcMapping, image: &MappedImage) -> Option<()> {
         let file = self.proc.open(pid, mapping).ok()?;
         let elf = ElfFile::open(file, &mapping.path).ok()?;
         let mut slots = elf.slots().ok()?;
-        // Its resolvers have nothing to do with ours.
+        // Its resolvers are those of other functions.
         slots.retain(|slot| matches!(slot.binding, SlotBinding::Named(_)));
-        let moved = moved(&elf, mapping)?;
-        self.read(&elf, &slots, moved, image);
+        let load_bias = load_bias(&elf, mapping)?;
+        self.read(&elf, &slots, load_bias, image);
         Some(())
     }
 
-    /// `slots` are those of `holder`, which was moved that far.
-    fn read(&mut self, holder: &ElfFile, slots: &[PointerSlot], moved: u64, image: &MappedImage) {
+    /// Reads `slots`, which are in `holder`.
+    fn read(&mut self, holder: &ElfFile, slots: &[PointerSlot], load_bias: u64, image: &MappedImage) {
         for slot in slots {
             let resolver = match &slot.binding {
-                SlotBinding::Chosen(addr) => Some(*addr),
+                SlotBinding::Resolver(addr) => Some(*addr),
                 SlotBinding::Named(name) => self.by_name.get(name.as_str()).copied(),
             };
             let wanted = |addr: &u64| self.resolvers.contains(addr) && !self.found.contains_key(addr);
             let Some(resolver) = resolver.filter(wanted) else {
                 continue;
             };
-            let value = image.memory.words::<1>(slot.addr.wrapping_add(moved));
+            let value = image.memory.words::<1>(slot.addr.wrapping_add(load_bias));
             let Some([value]) = value.map(|words| words.map(u64::from_le)) else {
                 continue;
             };
-            // What the linker put there, a way to the loader, is there until the first call.
-            let is_unbound = holder.word(slot.addr).map(|word| word.wrapping_add(moved)) == Some(value);
+            // Until the first call, a lazily bound slot has the value from the linker, which leads to the
+            // loader.
+            let is_unbound = holder.word(slot.addr).map(|word| word.wrapping_add(load_bias)) == Some(value);
             if let Some(target) = self.target(value, image)
                 && !is_unbound
                 && target != resolver
@@ -169,7 +171,7 @@ impl<'a> IfuncSearch<'a> {
         }
     }
 
-    /// The virtual address in the file of what is at `value` in memory, if that is code of the file.
+    /// The virtual address in the file of the code at `value` in memory, if it is code of the file.
     fn target(&self, value: u64, image: &MappedImage) -> Option<u64> {
         let mapping = image
             .code
@@ -181,7 +183,7 @@ impl<'a> IfuncSearch<'a> {
     }
 }
 
-/// How far a file was moved from the addresses it asks for, by where its code is mapped.
-fn moved(elf: &ElfFile, code: &ProcMapping) -> Option<u64> {
+/// The difference between addresses in memory and virtual addresses of the file, from a mapping of its code.
+fn load_bias(elf: &ElfFile, code: &ProcMapping) -> Option<u64> {
     Some(code.start.wrapping_sub(elf.address_of(code.offset)?))
 }

@@ -1,4 +1,4 @@
-//! What a spec means in one file: the instructions to probe.
+//! The instructions that a spec stands for in one file.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -12,33 +12,34 @@ use crate::error::Failure;
 use crate::find::code::instructions;
 use crate::find::code::instructions::Exit;
 use crate::find::elf::{ElfFile, FunctionSymbol};
-use crate::find::host::proc::{ObjectFile, Proc};
+use crate::find::host::object_file::ObjectFile;
+use crate::find::host::proc::Proc;
 
-/// An instruction that a probe can be put on.
+/// An instruction to probe.
 #[derive(Clone, Debug)]
 pub struct ResolvedProbe {
-    /// The function as its author wrote it, `NAME+0x10` behind its start, or `PROVIDER:NAME`. Untrusted.
+    /// The demangled function, `NAME+0x10` for an instruction inside it, or `PROVIDER:NAME`. Untrusted.
     pub name: Rc<str>,
-    /// Where in the file the instruction is, in bytes.
+    /// File offset of the instruction.
     pub offset: u64,
-    /// Its virtual address, before relocation.
+    /// Virtual address of the instruction, before relocation.
     pub addr: u64,
-    /// The function's name in the symbol table; None for what is no start of a function.
+    /// The function's name in the symbol table; `None` unless this is the start of a function.
     pub symbol: Option<Rc<str>>,
-    /// Bytes of the function; 0 when that is not known, or for what is no start of a function.
+    /// Length of the function in bytes; 0 if unknown, or if this is not the start of a function.
     pub size: u64,
     pub returns: ReturnMethod,
-    /// The function belongs to a Go program: not the thread is what calls it, but a goroutine.
+    /// The function belongs to a Go program: calls are made by goroutines, which change threads.
     pub is_go: bool,
     pub usdt: Option<Rc<UsdtProbe>>,
 }
 
-/// What a spec means in a file.
+/// The meaning of a spec in one file.
 #[derive(Debug, Default)]
 pub struct ResolvedSpec {
-    /// In the order of their addresses; none when it means nothing there.
+    /// By address; empty if nothing matches.
     pub probes: Vec<ResolvedProbe>,
-    /// Why others cannot be probed.
+    /// Why other matching functions cannot be probed.
     pub skipped: Vec<anyhow::Error>,
 }
 
@@ -51,59 +52,60 @@ impl From<Vec<ResolvedProbe>> for ResolvedSpec {
     }
 }
 
-/// How the returns of a function can be seen.
+/// How the returns of a function are observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReturnMethod {
-    /// Not asked for.
+    /// They are not.
     Unwatched,
-    /// By return probes: the kernel puts the address of its own code in the place of the return address.
+    /// By return probes: the kernel replaces the return address with the address of its own code.
     ReturnProbe,
-    /// By probes on the instructions that end calls, at these offsets in the file. Exceptions and panics unwind by return
-    /// addresses, and end the program when they meet the kernel's; Go programs, whose stacks move, and functions that
-    /// keep it to return a second time, do likewise.
+    /// By probes on the instructions that end calls. Needed where the kernel's return address would crash the
+    /// program: exceptions and panics unwind by return addresses, Go moves stacks, and some functions keep
+    /// their return address to return a second time.
     Instructions(Vec<Exit>),
 }
 
-/// The places that `what` names in a file.
-/// `at_return` says that the returns of calls are to be seen as well; `pids` are processes that use the file.
+/// The probes that `subject` stands for in a file. With `at_return` the returns of calls are observed too.
+/// `pids` are processes that use the file; they are searched first for the targets of IFUNC symbols.
 ///
 /// # Errors
-/// The file cannot be read, or no probe can be put there, and why.
+/// The file cannot be read, or nothing that matches can be probed.
 pub fn resolve(
     object: &ObjectFile,
     elf: &ElfFile,
-    what: &ProbeSubject,
+    subject: &ProbeSubject,
     at_return: bool,
     pids: &[u32],
 ) -> Result<ResolvedSpec> {
-    match what {
+    match subject {
         ProbeSubject::Usdt { provider, name } => Ok(usdt_probes(elf, provider, name, at_return)?.into()),
         ProbeSubject::Address(addr) => probe_at_address(object, elf, *addr, at_return),
         ProbeSubject::Function { name, offset } => {
-            let found = functions::select(elf, &object.path, name)?;
-            let found = resolved(object, elf, name, found, pids)?;
+            let selected = functions::select(elf, &object.path, name)?;
+            let found = without_ifuncs(object, elf, name, selected, pids)?;
             if *offset == 0 {
-                return starts(object, elf, &found, at_return);
+                return function_starts(object, elf, &found, at_return);
             }
-            no_return_inside(at_return)?;
-            let places: Result<Vec<ResolvedProbe>> = found
+            reject_return_inside(at_return)?;
+            let probes: Result<Vec<ResolvedProbe>> = found
                 .iter()
-                .map(|function| inside(elf, function, *offset))
+                .map(|function| probe_inside(elf, function, *offset))
                 .collect();
-            Ok(places?.into())
+            Ok(probes?.into())
         }
     }
 }
 
-/// The starts of functions. Those that cannot be probed, or whose returns cannot be seen, are left out, unless they are
-/// all.
-fn starts(
+/// The starts of functions. Functions that cannot be probed are skipped; if none is left, the last error is
+/// returned.
+fn function_starts(
     object: &ObjectFile,
     elf: &ElfFile,
     functions: &[FunctionSymbol],
     at_return: bool,
 ) -> Result<ResolvedSpec> {
-    let by_instructions = at_return && (elf.is_go() || elf.may_unwind());
+    let is_go = elf.is_go();
+    let by_instructions = at_return && (is_go || elf.may_unwind());
     let cold = match by_instructions {
         true => functions::cold_parts(elf, &object.path)?,
         false => HashMap::new(),
@@ -126,8 +128,7 @@ fn starts(
             }
         };
         match returns {
-            Ok(returns) => found.probes.push(start(elf, function, returns)),
-            Err(error) if functions.len() == 1 => return Err(error),
+            Ok(returns) => found.probes.push(probe_at_start(function, returns, is_go)),
             Err(error) => found.skipped.push(error),
         }
     }
@@ -140,7 +141,7 @@ fn starts(
     }
 }
 
-/// Functions that return twice, the second time to where they were called from the first time.
+/// Functions that return a second time, to the caller of their first call.
 const RETURN_TWICE: [&str; 10] = [
     "setjmp",
     "_setjmp",
@@ -154,28 +155,29 @@ const RETURN_TWICE: [&str; 10] = [
     "savectx",
 ];
 
-/// Would the program end when it returns from this function to the kernel's address a second time?
+/// Whether the function may return twice to the same return address. The kernel's return probe supports one
+/// return only.
 fn keeps_return_address(elf: &ElfFile, function: &FunctionSymbol) -> bool {
-    /// Those that do are short.
-    const MOST: u64 = 512;
+    /// Such functions are short.
+    const MAX_SIZE: u64 = 512;
     RETURN_TWICE.contains(&function.name.as_str())
         || elf
-            .code(function.addr, function.size.min(MOST))
+            .code(function.addr, function.size.min(MAX_SIZE))
             .is_ok_and(|code| instructions::reads_return_address(&code))
 }
 
-/// The instructions of a function that return, and of its parts that are elsewhere.
+/// The instructions of a function and of its cold parts that return.
 fn return_instructions(
     elf: &ElfFile,
     function: &FunctionSymbol,
     parts: &[FunctionSymbol],
 ) -> Result<ReturnMethod> {
-    let failed = || format!("failed to see {} return", function.demangled());
+    let failed = || format!("failed to trace returns of {}", function.demangled());
     let refused = |why: &str| {
-        let message = format!("{}: {why}, and a return probe would end the program", failed());
-        Failure::failed(message).hint("trace its entry instead")
+        let message = format!("{}: {why}, and a return probe would crash the program", failed());
+        Failure::failed(message).hint("trace its entry only")
     };
-    ensure!(function.size > 0, refused("where it ends is not known"));
+    ensure!(function.size > 0, refused("its end is unknown"));
     let parts: Vec<&FunctionSymbol> = std::iter::once(function).chain(parts).collect();
     let is_own = |addr: u64| parts.iter().any(|part| addr.wrapping_sub(part.addr) < part.size);
     let mut exits = Vec::new();
@@ -187,11 +189,11 @@ fn return_instructions(
             ..exit
         }));
     }
-    ensure!(!exits.is_empty(), refused("it has no instruction that returns"));
+    ensure!(!exits.is_empty(), refused("it has no return instruction"));
     Ok(ReturnMethod::Instructions(exits))
 }
 
-fn start(elf: &ElfFile, function: &FunctionSymbol, returns: ReturnMethod) -> ResolvedProbe {
+fn probe_at_start(function: &FunctionSymbol, returns: ReturnMethod, is_go: bool) -> ResolvedProbe {
     ResolvedProbe {
         name: function.demangled().as_ref().into(),
         offset: function.offset,
@@ -199,13 +201,13 @@ fn start(elf: &ElfFile, function: &FunctionSymbol, returns: ReturnMethod) -> Res
         symbol: Some(function.name.as_str().into()),
         size: function.size,
         returns,
-        is_go: elf.is_go(),
+        is_go,
         usdt: None,
     }
 }
 
-/// The instruction `offset` bytes behind the start of a function.
-fn inside(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<ResolvedProbe> {
+/// The instruction `offset` bytes after the start of a function.
+fn probe_inside(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<ResolvedProbe> {
     let name = function.demangled();
     instructions::check_function(elf, function, offset)?;
     instructions::check_kernel_runs(elf, function.addr + offset)
@@ -222,32 +224,33 @@ fn inside(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<Resol
     })
 }
 
-/// The instruction at an address; none when the file has none there.
+/// The instruction at a virtual address. Empty if the file has no code there.
 fn probe_at_address(object: &ObjectFile, elf: &ElfFile, addr: u64, at_return: bool) -> Result<ResolvedSpec> {
     if elf.offset_of(addr).is_none() {
         return Ok(ResolvedSpec::default());
     }
     let function = functions::containing(elf, &object.path, addr)?.with_context(|| {
-        format!("failed to probe {addr:#x}: no function is known there, so nothing tells where its instructions begin")
+        format!("failed to probe {addr:#x}: it is in no known function, so the start of its instruction cannot be verified")
     })?;
     if function.addr == addr {
-        return starts(object, elf, &[function], at_return);
+        return function_starts(object, elf, &[function], at_return);
     }
-    no_return_inside(at_return)?;
-    Ok(vec![inside(elf, &function, addr - function.addr)?].into())
+    reject_return_inside(at_return)?;
+    Ok(vec![probe_inside(elf, &function, addr - function.addr)?].into())
 }
 
-fn no_return_inside(at_return: bool) -> Result<()> {
+fn reject_return_inside(at_return: bool) -> Result<()> {
     if at_return {
-        let message = "failed to probe the return: inside a function the return address is no longer where the kernel \
+        let message = "failed to trace returns: inside a function the return address is no longer where the kernel \
                        expects it";
         bail!(Failure::failed(message).hint("name the function without an offset"));
     }
     Ok(())
 }
 
-/// With IFUNC symbols replaced by the functions that they stand for.
-fn resolved(
+/// Replaces IFUNC symbols with the functions that they resolve to. Unresolved ones are dropped, or an error
+/// if `name` is exact.
+fn without_ifuncs(
     object: &ObjectFile,
     elf: &ElfFile,
     name: &NamePattern,
@@ -268,7 +271,7 @@ fn resolved(
             .get(&function.addr)
             .and_then(|&addr| Some((addr, elf.offset_of(addr)?)));
         match target {
-            // The symbol's size is that of the code which chooses.
+            // The size of the symbol is that of its resolver.
             Some((addr, offset)) => {
                 let size = sizes.get(&addr).copied().unwrap_or(0);
                 (function.addr, function.offset, function.size) = (addr, offset, size);
@@ -295,11 +298,10 @@ fn usdt_probes(
     name: &NamePattern,
     at_return: bool,
 ) -> Result<Vec<ResolvedProbe>> {
-    let probes = usdt::probes(elf)?;
-    let wanted = probes
+    let wanted = usdt::probes(elf)?
         .into_iter()
         .filter(|probe| provider.matches(&probe.provider) && name.matches(&probe.name));
-    let places: Vec<ResolvedProbe> = wanted
+    let probes: Vec<ResolvedProbe> = wanted
         .map(|probe| ResolvedProbe {
             name: format!("{}:{}", probe.provider, probe.name).into(),
             offset: probe.offset,
@@ -311,11 +313,8 @@ fn usdt_probes(
             usdt: Some(Rc::new(probe)),
         })
         .collect();
-    if at_return && !places.is_empty() {
-        bail!(
-            "failed to trace {}: a USDT probe is a moment, and has no return",
-            places[0].name
-        );
+    if at_return && !probes.is_empty() {
+        bail!("failed to trace {}: USDT probes have no return", probes[0].name);
     }
-    Ok(places)
+    Ok(probes)
 }

@@ -1,7 +1,8 @@
-//! What a person may have meant who mistyped a name.
+//! Names that are similar to a mistyped one.
 
-/// At most `n` of `candidates` that look like `wanted`, whatever the case, best first and each once: a few letters away,
-/// or with more text before or after, or with parts of a name such as `net::Proxy::read` left out at its start.
+/// At most `n` of `candidates` that are similar to `wanted`, ignoring case, best first and each once. Similar
+/// names are a few edits away, contain `wanted`, or match without leading parts: `Proxy::read` is similar to
+/// `net::Proxy::read`.
 pub fn similar<T: AsRef<str>>(
     wanted: &str,
     candidates: impl IntoIterator<Item = T>,
@@ -27,10 +28,10 @@ fn last_parts(name: &str, n: usize) -> Option<&str> {
     name.get(at + colons.len()..)
 }
 
-/// How far `candidate` is from `wanted` (in lower case), or `None` if nobody would take one for the other. Beyond
-/// the edit distance, a name counts as near if it contains the wanted one, or is the greater part of it.
+/// The distance between `candidate` and `wanted` (in lower case), or `None` if they are not similar: the edit
+/// distance, or less if one contains the other.
 fn distance(wanted: &str, candidate: &str) -> Option<usize> {
-    /// A shorter name is part of too many others to mean anything.
+    /// Shorter names are part of too many others.
     const MIN_PART: usize = 3;
     let candidate = candidate.to_lowercase();
     if wanted.len() >= MIN_PART && candidate.contains(wanted) {
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_come_first() {
+    fn nearest_names_come_first() {
         let names = [
             "free",
             "malloc",

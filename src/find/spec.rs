@@ -1,18 +1,19 @@
-//! What a person writes to name a place in a program: `[PREFIX:]TARGET:FUNCTION`.
+//! The syntax of probe specs: `[PREFIX:]TARGET:FUNCTION`.
 //!
-//! This only reads the text: whether the target and the function exist is for others to find out.
+//! This only parses. Whether the target and the function exist is found out later.
 //!
-//! | written | means |
+//! | spec | meaning |
 //! |---|---|
 //! | `libc:malloc` `bash:readline` `/usr/bin/app:main` | the entry of a function |
-//! | `p:` `uprobe:` `r:` `uretprobe:` in front | its entry, or its return |
+//! | `p:` `uprobe:` `r:` `uretprobe:` as prefix | its entry, or its return |
 //! | `malloc` `:malloc` | in any file of the process |
-//! | `libc:mem*` `libc:/^mem/` | every function whose name fits |
-//! | `app:net::Proxy::read(int)` `app:net::Proxy::*` | C++ and Rust functions as their authors wrote them |
-//! | `libc:malloc+0x10` `app:0x1234` | an instruction: bytes after a function's start, or an address of the file |
-//! | `usdt:python3:function__entry` `u:python3:python:gc__*` | markers that the authors put in |
+//! | `libc:mem*` `libc:/^mem/` | every function whose name matches |
+//! | `app:net::Proxy::read(int)` `app:net::Proxy::*` | demangled C++ and Rust names |
+//! | `libc:malloc+0x10` `app:0x1234` | an instruction: an offset in a function, or a virtual address of the file |
+//! | `usdt:python3:function__entry` `u:python3:python:gc__*` | USDT probes, with or without their provider |
 //!
-//! A colon in a path is written `\:`; two colons side by side belong to a name.
+//! The target ends at the first single colon: two colons in a row belong to a name. A colon in a path is
+//! written `\:`.
 
 use std::fmt;
 
@@ -22,57 +23,67 @@ use regex_lite::Regex;
 #[cfg(test)]
 mod tests;
 
-/// What a person asked for.
+/// A parsed spec.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeSpec {
-    /// As it was written.
+    /// As the user wrote it.
     pub text: String,
     pub moment: ProbeMoment,
-    /// A short library name, a program or a path; `None` is every file of the processes that were chosen otherwise.
+    /// A short library name, a program or a path. `None` stands for every file of the selected processes.
     pub target: Option<String>,
     pub subject: ProbeSubject,
 }
 
-/// Which moment of a call is meant.
+/// The end of a call at which the probe fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeMoment {
-    /// Nothing was said.
+    /// Not specified.
     Any,
     Entry,
     Return,
 }
 
-/// What is meant in each file.
+/// What to probe in each file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ProbeSubject {
-    /// The instruction `offset` bytes after the start of each function of such a name.
+    /// The instruction `offset` bytes after the start of each matching function.
     Function { name: NamePattern, offset: u64 },
-    /// The instruction at this virtual address, as symbol tables and disassemblers give it.
+    /// The instruction at this virtual address, as in symbol tables and disassemblies.
     Address(u64),
-    /// Markers in the program's text.
+    /// USDT probes.
     Usdt {
         provider: NamePattern,
         name: NamePattern,
     },
 }
 
-/// A name, or what names have to look like.
+/// How names in a spec are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatternSyntax {
+    /// An exact name, a glob with `*` and `?`, or `/REGEX/`.
+    Glob,
+    /// What follows the target is a regular expression, without slashes around it. It is never an address,
+    /// and has no offset.
+    Regex,
+}
+
+/// A name, or a pattern for names.
 #[derive(Clone, Debug)]
 pub enum NamePattern {
     Exact(String),
-    /// `*` stands for any text and `?` for one character.
+    /// `*` matches any text and `?` one character.
     Glob(String),
-    /// Fits if it is found anywhere in the name.
+    /// Matches anywhere in the name.
     Regex(Regex),
 }
 
 impl NamePattern {
-    /// Fits every name.
+    /// Matches every name.
     pub fn any() -> NamePattern {
         NamePattern::Glob("*".to_owned())
     }
 
-    /// Whether `name` fits. The time it takes does not explode with either length.
+    /// Whether `name` matches. Takes at most time proportional to the product of the lengths.
     pub fn matches(&self, name: &str) -> bool {
         match self {
             NamePattern::Exact(text) => text == name,
@@ -81,7 +92,7 @@ impl NamePattern {
         }
     }
 
-    /// The text of a pattern without what makes it one, to look for similar names.
+    /// The pattern without wildcards and anchors, to search for similar names.
     pub fn letters(&self) -> String {
         match self {
             NamePattern::Exact(text) => text.clone(),
@@ -89,7 +100,7 @@ impl NamePattern {
         }
     }
 
-    /// The one name that fits, if it is no pattern.
+    /// The name, unless this is a glob or a regular expression.
     pub fn exact(&self) -> Option<&str> {
         match self {
             NamePattern::Exact(text) => Some(text),
@@ -109,7 +120,7 @@ impl PartialEq for NamePattern {
     }
 }
 
-/// As it is written in a spec.
+/// In [`PatternSyntax::Glob`].
 impl fmt::Display for NamePattern {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         match self {
@@ -119,22 +130,30 @@ impl fmt::Display for NamePattern {
     }
 }
 
-/// Reads `[PREFIX:]TARGET:FUNCTION`.
+/// Parses `[PREFIX:]TARGET:FUNCTION` with names in [`PatternSyntax::Glob`].
 ///
 /// # Errors
-/// What is wrong and what would be right, in one line; columns count characters from 1.
+/// One line that says what is wrong and what to write instead. Columns count characters from 1.
 pub fn parse(text: &str) -> Result<ProbeSpec> {
-    let input = SpecText { text };
+    parse_as(text, PatternSyntax::Glob)
+}
+
+/// Parses `[PREFIX:]TARGET:FUNCTION`.
+///
+/// # Errors
+/// As for [`parse`].
+pub fn parse_as(text: &str, syntax: PatternSyntax) -> Result<ProbeSpec> {
+    let spec = SpecText { text, syntax };
     let (prefix, rest) = prefix(text);
     let (target, name) = match prefix {
         SpecPrefix::Usdt => split(rest, |colons| colons > 0),
         SpecPrefix::Moment(_) => split(rest, |colons| colons == 1),
     };
-    // Without a colon it is a function, unless it looks like nothing but a path.
+    // Without a colon it is a function, unless it can only be a path.
     let (target, name) = match (target, name) {
         (target, Some(name)) => (unescaped(target), name),
         (path, None) if is_path(path) => {
-            bail!("{input}: {path:?} names no function; write {path}:FUNCTION")
+            bail!("{spec}: {path:?} is a path and needs a function; write {path}:FUNCTION")
         }
         (name, None) => (None, name),
     };
@@ -142,12 +161,12 @@ pub fn parse(text: &str) -> Result<ProbeSpec> {
         text: text.to_owned(),
         moment: prefix.moment(),
         target,
-        subject: input.what(prefix, name)?,
+        subject: spec.subject(prefix, name)?,
     })
 }
 
-/// Reads `[PREFIX:]TARGET[:FUNCTION]`, as for a list of what there is: without a colon all functions of the target are
-/// meant.
+/// Parses `[PREFIX:]TARGET[:FUNCTION]` for a listing: without a colon it stands for all functions of the
+/// target.
 ///
 /// # Errors
 /// As for [`parse`].
@@ -183,7 +202,7 @@ enum SpecPrefix {
 impl SpecPrefix {
     fn moment(self) -> ProbeMoment {
         match self {
-            SpecPrefix::Moment(at) => at,
+            SpecPrefix::Moment(moment) => moment,
             SpecPrefix::Usdt => ProbeMoment::Any,
         }
     }
@@ -202,16 +221,16 @@ fn prefix(text: &str) -> (SpecPrefix, &str) {
     known.unwrap_or((SpecPrefix::Moment(ProbeMoment::Any), text))
 }
 
-/// Splits at the first colon that is not escaped and stands in a row of colons of the right length.
-fn split(text: &str, right: impl Fn(usize) -> bool) -> (&str, Option<&str>) {
+/// Splits at the first unescaped run of colons whose length `is_separator` accepts.
+fn split(text: &str, is_separator: impl Fn(usize) -> bool) -> (&str, Option<&str>) {
     let bytes = text.as_bytes();
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
-        let row = bytes[at..].iter().take_while(|&&byte| byte == b':').count();
+        let colons = bytes[at..].iter().take_while(|&&byte| byte == b':').count();
         match byte {
-            // In front of the first colon of all there is no target.
-            b':' if at == 0 || right(row) => return (&text[..at], Some(&text[at + 1..])),
-            b':' => at += row,
+            // A leading colon means no target.
+            b':' if at == 0 || is_separator(colons) => return (&text[..at], Some(&text[at + 1..])),
+            b':' => at += colons,
             b'\\' => at += 2,
             _ => at += 1,
         }
@@ -219,7 +238,7 @@ fn split(text: &str, right: impl Fn(usize) -> bool) -> (&str, Option<&str>) {
     (text, None)
 }
 
-/// A target without the backslashes in front of colons and backslashes; `None` if it is empty.
+/// A target without the backslashes before colons and backslashes; `None` if it is empty.
 fn unescaped(target: &str) -> Option<String> {
     let mut plain = String::with_capacity(target.len());
     let mut rest = target.chars().peekable();
@@ -230,25 +249,26 @@ fn unescaped(target: &str) -> Option<String> {
     (!plain.is_empty()).then_some(plain)
 }
 
-/// Whether a text without a colon is meant for a file, and not for a function or `/REGEX/`.
+/// Whether a text without a colon is a path rather than a function or `/REGEX/`.
 fn is_path(text: &str) -> bool {
     let rooted = text.starts_with('/') && (text.len() == 1 || !text.ends_with('/'));
     rooted || ["./", "../", "~/"].iter().any(|start| text.starts_with(start))
 }
 
-/// The whole text, for messages that point into it.
+/// The whole text of a spec, for messages with columns. Displays the start of a message.
 struct SpecText<'a> {
     text: &'a str,
+    syntax: PatternSyntax,
 }
 
 impl fmt::Display for SpecText<'_> {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        write!(out, "failed to understand {:?}", self.text)
+        write!(out, "failed to parse {:?}", self.text)
     }
 }
 
 impl SpecText<'_> {
-    fn what(&self, prefix: SpecPrefix, name: &str) -> Result<ProbeSubject> {
+    fn subject(&self, prefix: SpecPrefix, name: &str) -> Result<ProbeSubject> {
         match prefix {
             SpecPrefix::Usdt => self.usdt(name),
             SpecPrefix::Moment(_) => self.function(name),
@@ -256,19 +276,16 @@ impl SpecText<'_> {
     }
 
     fn usdt(&self, text: &str) -> Result<ProbeSubject> {
-        const RIGHT: &str = "write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME";
+        const USAGE: &str = "write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME";
         let (provider, name) = match split(text, |_| true) {
             (name, None) => ("", name),
             (provider, Some(name)) => (provider, name),
         };
-        if let Some(colon) = name.find(':') {
-            bail!(
-                "{self}: one part too many {}; {RIGHT}",
-                self.column(&name[colon..])
-            );
+        if let Some(colon) = name.find(':').filter(|_| self.syntax == PatternSyntax::Glob) {
+            bail!("{self}: too many parts {}; {USAGE}", self.column(&name[colon..]));
         }
         if name.is_empty() {
-            bail!("{self}: no name {}; {RIGHT}", self.column(name));
+            bail!("{self}: missing name {}; {USAGE}", self.column(name));
         }
         let provider = match provider {
             "" => NamePattern::any(),
@@ -276,16 +293,21 @@ impl SpecText<'_> {
         };
         Ok(ProbeSubject::Usdt {
             provider,
-            name: self.pattern(name)?,
+            name: self.name(name)?,
         })
     }
 
     fn function(&self, text: &str) -> Result<ProbeSubject> {
+        const USAGE: &str = "write TARGET:FUNCTION";
+        if self.syntax == PatternSyntax::Regex && !text.is_empty() {
+            let name = self.regex(text)?;
+            return Ok(ProbeSubject::Function { name, offset: 0 });
+        }
         if text.starts_with("0x") {
             return match number(text) {
                 Some(address) => Ok(ProbeSubject::Address(address)),
                 None => bail!(
-                    "{self}: {text:?} {} is no address; write it as 0x1234",
+                    "{self}: {text:?} {} is not an address; write it as 0x1234",
                     self.column(text)
                 ),
             };
@@ -293,45 +315,50 @@ impl SpecText<'_> {
         let (name, offset) = self.offset(text)?;
         if name.is_empty() || name.ends_with("::") {
             let end = self.column(&name[name.len()..]);
-            bail!("{self}: no function {end}; write TARGET:FUNCTION");
+            bail!("{self}: missing function {end}; {USAGE}");
         }
         if name.starts_with(':') {
-            let start = self.column(name);
-            bail!("{self}: one colon too many {start}; write TARGET:FUNCTION");
+            bail!("{self}: unexpected colon {}; {USAGE}", self.column(name));
         }
         let name = self.pattern(name)?;
         if offset != 0 && name.exact().is_none() {
-            bail!("{self}: bytes can only be added to one exact name; {name} is a pattern");
+            bail!("{self}: an offset needs an exact name, and {name} is a pattern");
         }
         Ok(ProbeSubject::Function { name, offset })
     }
 
-    /// Takes `+NUMBER` off the end of a name.
+    /// Splits `+NUMBER` off the end of a name.
     fn offset<'t>(&self, text: &'t str) -> Result<(&'t str, u64)> {
         let Some((name, added)) = split_offset(text) else {
             return Ok((text, 0));
         };
         let Some(offset) = number(added).filter(|_| split_offset(name).is_none()) else {
             bail!(
-                "{self}: {added:?} {} is no number of bytes; write NAME+0x10 or NAME+16",
+                "{self}: {added:?} {} is not a number of bytes; write NAME+0x10 or NAME+16",
                 self.column(added)
             );
         };
         Ok((name, offset))
     }
 
+    /// A name in the syntax of this spec.
+    fn name(&self, text: &str) -> Result<NamePattern> {
+        match self.syntax {
+            PatternSyntax::Glob => self.pattern(text),
+            PatternSyntax::Regex => self.regex(text),
+        }
+    }
+
+    /// A name in [`PatternSyntax::Glob`].
     fn pattern(&self, text: &str) -> Result<NamePattern> {
         if let Some(rest) = text.strip_prefix('/') {
             let Some(pattern) = rest.strip_suffix('/').filter(|pattern| !pattern.is_empty()) else {
                 bail!(
-                    "{self}: the regular expression {} has no end; write it between slashes: /^mem/",
+                    "{self}: unterminated regular expression {}; write it between slashes: /^mem/",
                     self.column(text)
                 );
             };
-            return match Regex::new(pattern) {
-                Ok(regex) => Ok(NamePattern::Regex(regex)),
-                Err(error) => bail!("{self}: bad regular expression {}: {error}", self.column(pattern)),
-            };
+            return self.regex(pattern);
         }
         Ok(match text.contains(['*', '?']) {
             true => NamePattern::Glob(text.to_owned()),
@@ -339,7 +366,17 @@ impl SpecText<'_> {
         })
     }
 
-    /// Where `part` begins, which has to be a slice of the whole text.
+    fn regex(&self, pattern: &str) -> Result<NamePattern> {
+        match Regex::new(pattern) {
+            Ok(regex) => Ok(NamePattern::Regex(regex)),
+            Err(error) => bail!(
+                "{self}: invalid regular expression {}: {error}",
+                self.column(pattern)
+            ),
+        }
+    }
+
+    /// The column of `part`, which has to be a slice of the whole text.
     fn column(&self, part: &str) -> TextColumn {
         let start = (part.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize);
         let before = self.text.char_indices().take_while(|&(at, _)| at < start).count();
@@ -347,7 +384,7 @@ impl SpecText<'_> {
     }
 }
 
-/// A place in the text, counted in characters from 1.
+/// A column, counted in characters from 1.
 struct TextColumn(usize);
 
 impl fmt::Display for TextColumn {
@@ -356,7 +393,7 @@ impl fmt::Display for TextColumn {
     }
 }
 
-/// Splits at the last `+`, unless it belongs to an operator's name or a regular expression.
+/// Splits at the last `+`, unless it belongs to the name of an operator or to a regular expression.
 fn split_offset(text: &str) -> Option<(&str, &str)> {
     let (name, added) = text.rsplit_once('+')?;
     let is_offset = !text.starts_with('/') && !is_operator(name) && added.chars().all(char::is_alphanumeric);
@@ -369,22 +406,22 @@ fn is_operator(name: &str) -> bool {
     before.is_some_and(|before| !before.ends_with(|char: char| char.is_alphanumeric() || char == '_'))
 }
 
-/// A number in decimal or, after `0x`, hexadecimal digits and nothing else.
+/// Parses decimal digits, or `0x` and hexadecimal digits.
 fn number(text: &str) -> Option<u64> {
     let (digits, radix) = match text.strip_prefix("0x") {
         Some(digits) => (digits, 16),
         None => (text, 10),
     };
-    // Else a sign would do.
+    // `from_str_radix` would accept a sign.
     let plain = digits.starts_with(|char: char| char.is_ascii_hexdigit());
     plain.then(|| u64::from_str_radix(digits, radix).ok()).flatten()
 }
 
-/// Only the last `*` is ever tried again: whatever an earlier one could take, the last one can take as well. So the time
-/// is at most the product of the lengths.
+/// Backtracks to the last `*` only: whatever an earlier one could match, the last one can match as well. That
+/// bounds the time by the product of the lengths.
 fn glob_matches(glob: &str, name: &str) -> bool {
     let (mut pattern, mut text) = (glob.chars(), name.chars());
-    // What follows the last star, and the text that it has not yet taken.
+    // The pattern after the last star, and the text that the star has not consumed yet.
     let mut star = None;
     loop {
         let before = (pattern.clone(), text.clone());
@@ -399,13 +436,13 @@ fn glob_matches(glob: &str, name: &str) -> bool {
             (Some(wanted), Some(char)) if wanted == char => continue,
             _ => {}
         }
-        let Some((after, mut untaken)) = star.take() else {
+        let Some((after, mut unmatched)) = star.take() else {
             return false;
         };
-        if untaken.next().is_none() {
+        if unmatched.next().is_none() {
             return false;
         }
-        (pattern, text) = (after.clone(), untaken.clone());
-        star = Some((after, untaken));
+        (pattern, text) = (after.clone(), unmatched.clone());
+        star = Some((after, unmatched));
     }
 }

@@ -1,4 +1,4 @@
-//! Stacks: from addresses to names.
+//! Stacks: addresses as names.
 
 pub mod demangle;
 pub mod symbolize;

@@ -1,8 +1,8 @@
-//! USDT probes: places in a program that its authors marked for tracing, described in the notes of `.note.stapsdt`.
+//! USDT probes: static tracepoints in programs, described by the notes in `.note.stapsdt`.
 //!
-//! A probe is one `nop` in the middle of a function. Its note says where the compiler had the arguments at that point,
-//! in the assembler's own words, such as `-4@%edi 8@-16(%rbp)`. Some programs prepare costly arguments only while a
-//! semaphore, a counter in their data, is not zero; the kernel counts it up while the probe is attached.
+//! A probe is one `nop` in a function. Its note has the location of each argument at that point in assembler
+//! syntax, such as `-4@%edi 8@-16(%rbp)`. Programs can skip the preparation of expensive arguments while a
+//! semaphore, a counter in their data, is zero; the kernel increments it while a probe is attached.
 
 use std::rc::Rc;
 
@@ -23,40 +23,41 @@ use arm64::operand;
 #[cfg(target_arch = "x86_64")]
 use x86_64::operand;
 
-/// Most bytes of notes that are read: hundreds of times what the programs with the most probes have.
+/// Most bytes of notes that are read: hundreds of times what real programs have.
 const MAX_NOTES: usize = 4 << 20;
-/// Most arguments of a probe that are read; the macros that make probes take no more.
+/// Most arguments of a probe that are read; the macros that define probes support no more.
 const MAX_ARGUMENTS: usize = 12;
 const NT_STAPSDT: u32 = 3;
 const OWNER: &[u8] = b"stapsdt\0";
 
-/// One place of a probe. A name may have several, each with arguments in other places.
+/// One location of a probe. A probe can have several, each with its arguments in different registers or
+/// memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UsdtProbe {
     pub provider: String,
     /// As in the file: `query__start`, where PostgreSQL's documentation says `query-start`.
     pub name: String,
-    /// Where in the file its instruction is, in bytes.
+    /// File offset of its instruction.
     pub offset: u64,
-    /// The virtual address of the instruction, before relocation.
+    /// Virtual address of its instruction, before relocation.
     pub addr: u64,
-    /// Where in the file the semaphore is, in bytes, if it has one: the `ref_ctr_offset` of the kernel.
+    /// File offset of its semaphore, if any: the kernel's `ref_ctr_offset`.
     pub semaphore: Option<u64>,
     pub arguments: Vec<UsdtArgument>,
 }
 
-/// An argument of a probe. `bytes` of 8 or fewer, to be extended by `number`.
+/// An argument of a probe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UsdtArgument {
-    /// 1, 2, 4 or 8, unless the operand is unknown.
+    /// Size: 1, 2, 4 or 8, unless the operand is unknown.
     pub bytes: u8,
     pub number: NumberKind,
     pub operand: UsdtOperand,
-    /// As in the file: `-4@%edi`. Untrusted.
+    /// As in the file, such as `-4@%edi`. Untrusted.
     pub text: Rc<str>,
 }
 
-/// How the bytes of an argument are read.
+/// How the bytes of an argument are interpreted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NumberKind {
     Signed,
@@ -64,33 +65,33 @@ pub enum NumberKind {
     Float,
 }
 
-/// Where the value of an argument is. Registers have their DWARF numbers.
+/// The location of an argument. Registers are DWARF register numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UsdtOperand {
-    /// In the low bytes of a register, after a shift to the right by this many bits: 8 for `%ah`, else 0.
+    /// The low bytes of a register, after a right shift by `shift` bits: 8 for `%ah`, otherwise 0.
     Register {
         register: u16,
         shift: u8,
     },
-    /// In memory, at `base + index * scale + offset`.
+    /// Memory at `base + index * scale + offset`. `index` is the register and the scale.
     Memory {
         base: Option<u16>,
         index: Option<(u16, u8)>,
         offset: i64,
     },
     Constant(i64),
-    /// In a place that is not understood: relative to a symbol or a segment, in a vector register.
+    /// Not supported: relative to a symbol or a segment, or in a vector register.
     Unknown,
 }
 
-/// At most `n` names of probes that look like `name`, best first. Empty if the probes cannot be read.
+/// At most `n` names of probes that are similar to `name`, best first. Empty if the probes cannot be read.
 pub fn nearest(elf: &ElfFile, name: &str, n: usize) -> Vec<String> {
     let probes = probes(elf).unwrap_or_default();
     similar(name, probes.iter().map(|probe| &*probe.name), n)
 }
 
-/// All probes of a file, in the order of its notes; none if it has no section of them. Probes outside of the code and
-/// those with names that are not UTF-8 are left out.
+/// All probes of a file, in the order of its notes. Skips probes outside of the code and names that are not
+/// UTF-8.
 ///
 /// # Errors
 /// The notes cannot be read, or are damaged.
@@ -107,7 +108,7 @@ pub fn probes(elf: &ElfFile) -> Result<Vec<UsdtProbe>> {
     );
     let mut probes = Vec::new();
     while !rest.is_empty() {
-        let note = ProbeNote::take(&mut rest).context("failed to read USDT probes: a note is cut off")?;
+        let note = ProbeNote::take(&mut rest).context("failed to read USDT probes: truncated note")?;
         if let Some(note) = note {
             probes.extend(note.probe(elf, base));
         }
@@ -115,10 +116,10 @@ pub fn probes(elf: &ElfFile) -> Result<Vec<UsdtProbe>> {
     Ok(probes)
 }
 
-/// What a note says, with addresses as they were when the file was linked.
+/// The content of a note. Addresses are those at link time.
 struct ProbeNote<'a> {
     addr: u64,
-    /// Where `.stapsdt.base` was.
+    /// Address of `.stapsdt.base`.
     base: u64,
     /// 0 for none.
     semaphore: u64,
@@ -128,7 +129,7 @@ struct ProbeNote<'a> {
 }
 
 impl<'a> ProbeNote<'a> {
-    /// Takes the next note. `None` if it does not end; `Some(None)` if it is none of a probe.
+    /// Takes the next note. `None` if it is truncated; `Some(None)` if it does not describe a probe.
     fn take(rest: &mut &'a [u8]) -> Option<Option<ProbeNote<'a>>> {
         let name_size = take_u32(rest)?;
         let size = take_u32(rest)?;
@@ -153,8 +154,8 @@ impl<'a> ProbeNote<'a> {
         })
     }
 
-    /// `base` is where `.stapsdt.base` is now. It differs when the file was moved after linking by a tool that did not
-    /// know these notes, such as prelink.
+    /// `base` is the current address of `.stapsdt.base`. It differs from that at link time if a tool such as
+    /// prelink moved the file without updating the notes.
     fn probe(&self, elf: &ElfFile, base: Option<u64>) -> Option<UsdtProbe> {
         let moved = base.map_or(0, |base| base.wrapping_sub(self.base));
         let addr = self.addr.wrapping_add(moved);
@@ -192,7 +193,7 @@ fn take_u64(rest: &mut &[u8]) -> Option<u64> {
     take(rest, 8)?.try_into().ok().map(u64::from_le_bytes)
 }
 
-/// Takes `size` bytes and those that fill the last four; at the end of the notes these may be missing.
+/// Takes `size` bytes and the padding to a multiple of 4, which may be missing at the end of the notes.
 fn take_padded<'a>(rest: &mut &'a [u8], size: u32) -> Option<&'a [u8]> {
     let taken = take(rest, size as usize)?;
     let padding = taken.len().next_multiple_of(4) - taken.len();
@@ -200,7 +201,7 @@ fn take_padded<'a>(rest: &mut &'a [u8], size: u32) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-/// Takes the bytes up to the next NUL, and that.
+/// Takes the bytes up to the next NUL, and the NUL.
 fn take_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let size = rest.iter().position(|&byte| byte == 0)?;
     let taken = take(rest, size)?;
@@ -212,7 +213,7 @@ fn arguments(text: &str) -> Vec<UsdtArgument> {
     words(text).map(argument).take(MAX_ARGUMENTS).collect()
 }
 
-/// Splits at white space, but not within brackets: arm64 writes `[sp, 8]`.
+/// Splits at white space, except in brackets: arm64 writes `[sp, 8]`.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_usize;
     text.split(move |c: char| {
@@ -226,8 +227,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     .filter(|word| !word.is_empty())
 }
 
-/// `SIZE@OPERAND`: a minus before the size means signed, an `f` behind it a floating-point number. Without a size it
-/// is a word of the machine.
+/// Parses `SIZE@OPERAND`: `-` before the size means signed, `f` after it floating-point. Without a size it is
+/// 8 bytes.
 fn argument(text: &str) -> UsdtArgument {
     let (format, place) = text.split_once('@').unwrap_or(("8", text));
     let (format, negative) = match format.strip_prefix('-') {
@@ -255,7 +256,7 @@ fn argument(text: &str) -> UsdtArgument {
     }
 }
 
-/// A number as assemblers write it, or a sum of them: `-16`, `0x10`, `40+8`.
+/// Parses a number in assembler syntax, or a sum of numbers: `-16`, `0x10`, `40+8`.
 fn integer(text: &str) -> Option<i64> {
     let mut sum = 0_i64;
     let mut rest = text;
@@ -270,7 +271,7 @@ fn integer(text: &str) -> Option<i64> {
             Some(digits) => (digits, 16),
             None => (term, 10),
         };
-        // Constants that are unsigned take up all 64 bits.
+        // Unsigned constants use all 64 bits.
         let value = u64::from_str_radix(digits, radix).ok()? as i64;
         sum = sum.wrapping_add(if negative { value.wrapping_neg() } else { value });
         if after.is_empty() {
@@ -280,7 +281,7 @@ fn integer(text: &str) -> Option<i64> {
     }
 }
 
-/// The number behind the letter of a register, as in `r8`, `x29`.
+/// Parses the number in the name of a register, such as `r8` or `x29`.
 fn register_number(digits: &str) -> Option<u16> {
     let plain = !digits.starts_with('+') && (digits.len() == 1 || !digits.starts_with('0'));
     digits.parse().ok().filter(|_| plain)

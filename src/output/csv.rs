@@ -1,44 +1,44 @@
-//! CSV records after RFC 4180, with a newline alone as line end, as Unix tools want it.
+//! CSV as in RFC 4180, but with LF as the line end, as Unix tools expect.
 
-/// Writes one record at a time and keeps its buffers from one to the next.
-pub(super) struct Record {
+/// Writes rows field by field. Its buffers are reused from row to row.
+pub(super) struct CsvWriter {
     writer: csv_core::Writer,
     field: Vec<u8>,
-    open: bool,
+    in_row: bool,
 }
 
-impl Record {
+impl CsvWriter {
     pub fn new() -> Self {
         Self {
             writer: csv_core::Writer::new(),
             field: Vec::new(),
-            open: false,
+            in_row: false,
         }
     }
 
-    /// Appends one field, which `push` gives without quotes.
+    /// Appends one field. `push` writes it without quotes.
     pub fn field(&mut self, out: &mut Vec<u8>, push: impl FnOnce(&mut Vec<u8>)) {
         self.field.clear();
         push(&mut self.field);
         let start = out.len();
-        // Both quotes, each byte a doubled quote, and the delimiter before it.
+        // The delimiter, both quotes, and each byte as a doubled quote.
         out.resize(start + 2 * self.field.len() + 3, 0);
         let mut end = start;
-        if self.open {
+        if self.in_row {
             end += self.writer.delimiter(&mut out[end..]).1;
         }
         end += self.writer.field(&self.field, &mut out[end..]).2;
         out.truncate(end);
-        self.open = true;
+        self.in_row = true;
     }
 
-    /// Ends the record.
-    pub fn end(&mut self, out: &mut Vec<u8>) {
+    /// Ends the row.
+    pub fn end_row(&mut self, out: &mut Vec<u8>) {
         let start = out.len();
-        // A closing quote and the line end; or the two quotes of a record that is one empty field, and the line end.
+        // A closing quote and the line end; or, for a row of one empty field, its two quotes and the line end.
         out.resize(start + 4, 0);
         let written = self.writer.terminator(&mut out[start..]).1;
         out.truncate(start + written);
-        self.open = false;
+        self.in_row = false;
     }
 }

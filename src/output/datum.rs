@@ -1,11 +1,13 @@
-//! Values whose shape is known only when they are there, such as the arguments of a traced function.
+//! Values whose type is known only at run time, such as the arguments of a traced function.
 
+use std::io::Write;
 use std::rc::Rc;
 
-use super::escape::{push_hex, push_json, push_json_key, push_text};
-use super::value::{push_address, push_bool, push_number, quoted};
+use super::escape::{push_hex_member, push_json, push_json_key, push_text};
+use super::number::{push_decimal, push_signed};
+use super::value::{push_address, push_bool, quoted};
 
-/// A value, with all that belongs to it. Names and text are from outside.
+/// A value of a traced program, with what it contains. Names and text are untrusted.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Datum {
     U64(u64),
@@ -14,30 +16,30 @@ pub enum Datum {
     Hex(u64),
     F64(f64),
     Bool(bool),
-    /// A name that stands for a number.
+    /// The name of a number: an enumerator, or flags.
     Name(Rc<str>),
-    /// Text, in quotes. `cut`: there is more of it.
+    /// Text, shown in quotes. `cut` if it is truncated.
     Text {
         bytes: Vec<u8>,
         cut: bool,
     },
     Fields(Vec<(Rc<str>, Datum)>),
-    /// The address of nothing.
+    /// A null pointer.
     Nothing,
-    /// It could not be read.
+    /// The memory could not be read.
     Fault,
-    /// It cannot be read, and why.
+    /// The value is not available, and why.
     Unknown(&'static str),
 }
 
 impl Datum {
-    /// Appends it as text and CSV have it.
+    /// Appends the value as in text and CSV.
     pub(super) fn push_plain(&self, out: &mut Vec<u8>) {
         match self {
-            Self::U64(number) => push_number(out, *number),
-            Self::I64(number) => push_number(out, *number),
+            Self::U64(number) => push_decimal(out, *number),
+            Self::I64(number) => push_signed(out, *number),
             Self::Hex(number) => push_address(out, *number),
-            Self::F64(number) => out.extend_from_slice(number.to_string().as_bytes()),
+            Self::F64(number) => push_display(out, number),
             Self::Bool(yes) => push_bool(out, *yes),
             Self::Name(name) => push_text(out, name.as_bytes()),
             Self::Text { bytes, cut } => {
@@ -51,11 +53,12 @@ impl Datum {
             }
             Self::Nothing => out.extend_from_slice(b"NULL"),
             Self::Fault => out.extend_from_slice(b"<fault>"),
-            Self::Unknown(why) => out.extend_from_slice(format!("<{why}>").as_bytes()),
+            Self::Unknown(why) => push_display(out, format_args!("<{why}>")),
         }
     }
 
-    /// Appends it as the member `key` has it; broken UTF-8 needs a second member, as [`super::Value::Bytes`].
+    /// Appends the value as in JSON, after the key. Text that is not UTF-8 adds a second member, as with
+    /// [`super::Value::Bytes`].
     pub(super) fn push_json(&self, out: &mut Vec<u8>, key: &str) {
         match self {
             Self::U64(_) | Self::I64(_) | Self::Bool(_) => self.push_plain(out),
@@ -64,14 +67,18 @@ impl Datum {
             Self::Name(name) => _ = push_json(out, name.as_bytes()),
             Self::Text { bytes, .. } => {
                 if !push_json(out, bytes) {
-                    push_json_key(out, &format!("{key}_hex"));
-                    quoted(out, |out| push_hex(out, bytes));
+                    push_hex_member(out, key, bytes);
                 }
             }
             Self::Fields(fields) => push_json_fields(out, fields),
             Self::F64(_) | Self::Nothing | Self::Fault | Self::Unknown(_) => out.extend_from_slice(b"null"),
         }
     }
+}
+
+/// Appends without an allocation. Writing to a `Vec` does not fail.
+pub(super) fn push_display(out: &mut Vec<u8>, value: impl std::fmt::Display) {
+    _ = write!(out, "{value}");
 }
 
 /// Appends `name=value, ...`.
@@ -93,7 +100,7 @@ pub(super) fn push_json_fields(out: &mut Vec<u8>, fields: &[(Rc<str>, Datum)]) {
         push_json_key(out, name);
         datum.push_json(out, name);
     }
-    // The comma before the first member makes room for the bracket.
+    // The bracket replaces the comma before the first member.
     match out.get_mut(start) {
         Some(comma) => *comma = b'{',
         None => out.push(b'{'),
@@ -101,7 +108,7 @@ pub(super) fn push_json_fields(out: &mut Vec<u8>, fields: &[(Rc<str>, Datum)]) {
     out.push(b'}');
 }
 
-/// Appends text between quotes, so that it can be told from what surrounds it.
+/// Appends text in quotes, with quotes and backslashes in it escaped, so that its end is unambiguous.
 fn push_quoted(out: &mut Vec<u8>, bytes: &[u8]) {
     quoted(out, |out| {
         for part in bytes.split_inclusive(|byte| matches!(byte, b'"' | b'\\')) {
@@ -128,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_as_text_and_in_json() {
+    fn each_variant_in_text_and_json() {
         let fields = Datum::Fields(vec![
             ("len".into(), Datum::U64(3)),
             ("name".into(), text(b"x", false)),

@@ -1,19 +1,19 @@
-//! Percentiles of values that BPF programs have sorted into fine slots (`fine_slot` of src/bpf/histogram.bpf.h).
+//! Percentiles of values that BPF programs count in fine slots (`fine_slot` of src/bpf/histogram.bpf.h).
 //!
-//! A value below 64 has a slot of its own; above, each power of two has 32 slots of equal width. A percentile is taken
-//! from the middle of its slot, so it is at most 1/64, 1.6 %, off.
+//! Each value below 64 has its own slot; above, each power of two is divided into 32 slots of equal width. A percentile
+//! is the middle of its slot, so its error is at most 1/64 (1.6 %).
 
 use std::collections::BTreeMap;
 
 use super::histogram::{Bucket, without_empty_ends};
 
-/// Slots of a power of two.
+/// Slots per power of two.
 const FINE: u64 = 32;
 
-/// Values, their number, sum and largest.
+/// A set of values, known by the counts of their slots, their number, sum and maximum.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Distribution {
-    /// How many values a slot has.
+    /// The number of values in each slot that is not empty.
     slots: BTreeMap<u32, u64>,
     pub count: u64,
     pub total: u64,
@@ -21,7 +21,7 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// Adds the values of a slot. `max` is the largest of them, or anything larger.
+    /// Adds `count` values of a slot, with their sum. `max` is the largest of them, or an upper bound.
     pub fn add(&mut self, slot: u32, count: u64, total: u64, max: u64) {
         if count == 0 {
             return;
@@ -37,8 +37,7 @@ impl Distribution {
         self.total.checked_div(self.count).unwrap_or(0)
     }
 
-    /// The smallest value that at least `permille` of a thousand values do not exceed, by the nearest-rank method; 0
-    /// when there are no values.
+    /// The percentile in thousandths (990 is p99), by the nearest-rank method; 0 when there are no values.
     pub fn percentile(&self, permille: u64) -> u64 {
         let rank = (u128::from(self.count) * u128::from(permille))
             .div_ceil(1000)
@@ -54,8 +53,8 @@ impl Distribution {
         self.max
     }
 
-    /// The values in `steps` buckets for each power of two, exactly: `steps` is a power of two up to 32. Empty buckets
-    /// at either end are left out.
+    /// The values in `steps` buckets per power of two, with exact counts. `steps` is a power of two up to 32. Empty
+    /// buckets at both ends are dropped.
     pub fn buckets(&self, steps: u64) -> Vec<Bucket> {
         let mut buckets: Vec<Bucket> = Vec::new();
         let Some(&last) = self.slots.keys().next_back() else {
@@ -72,7 +71,7 @@ impl Distribution {
                 _ => buckets.push(Bucket { lo, hi, count }),
             }
         }
-        // The last bucket is as wide as its slots, also those behind the last that has a value.
+        // The last bucket extends past the last slot that has a value.
         if let Some(bucket) = buckets.last_mut() {
             bucket.hi = bucket_end(bucket.lo, steps);
         }
@@ -91,7 +90,7 @@ pub fn range(slot: u32) -> (u64, u64) {
     (lo, lo + ((1 << shift) - 1))
 }
 
-/// Does a bucket begin at `lo` when each power of two has `steps` of them?
+/// Whether a bucket begins at `lo`, with `steps` buckets per power of two.
 fn begins_bucket(lo: u64, steps: u64) -> bool {
     lo.is_multiple_of(width_at(lo, steps))
 }
@@ -100,7 +99,7 @@ fn bucket_end(lo: u64, steps: u64) -> u64 {
     lo + (width_at(lo, steps) - 1)
 }
 
-/// The width of the bucket that `lo` is in: of powers of two that have fewer values than steps, each has its own.
+/// The width of the bucket that contains `lo`. Powers of two with fewer values than steps have a bucket per value.
 fn width_at(lo: u64, steps: u64) -> u64 {
     let power = lo.checked_ilog2().map_or(1, |bit| 1u64 << bit);
     (power / steps).max(1)
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_ranges_without_gap_or_overlap() {
+    fn slots_cover_all_values_without_overlap() {
         let mut next = 0;
         for slot in 0..=fine_slot(u64::MAX) {
             let (lo, hi) = range(slot);
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_within_3_percent_of_those_of_the_sorted_values() {
+    fn percentiles_are_within_3_percent() {
         let mut state = 7_u64;
         let mut values: Vec<u64> = (0..10_007)
             .map(|_| {
@@ -149,25 +148,25 @@ mod tests {
         values.sort_unstable();
         for permille in [1, 500, 900, 990, 999, 1000] {
             let exact = values[(values.len() * permille).div_ceil(1000) - 1];
-            let told = all.percentile(permille as u64);
-            let error = told.abs_diff(exact) as f64 / exact.max(1) as f64;
-            assert!(error <= 0.03, "p{permille}: {told}, exactly {exact}");
+            let found = all.percentile(permille as u64);
+            let error = found.abs_diff(exact) as f64 / exact.max(1) as f64;
+            assert!(error <= 0.03, "p{permille}: {found}, exactly {exact}");
         }
         assert_eq!((all.count, all.max), (10_007, values[10_006]));
         assert_eq!(all.average(), values.iter().sum::<u64>() / 10_007);
     }
 
     #[test]
-    fn no_values_have_no_percentiles() {
+    fn empty_distribution_is_zero() {
         let none = Distribution::default();
         assert_eq!((none.percentile(500), none.average(), none.max), (0, 0, 0));
         assert!(none.buckets(1).is_empty());
     }
 
     #[test]
-    fn buckets_of_powers_of_two_and_of_parts_of_them() {
+    fn buckets_divide_powers_of_two() {
         let all = of([0, 1, 5, 6, 7, 100, 1_000]);
-        let told = |steps| {
+        let nonempty = |steps| {
             all.buckets(steps)
                 .iter()
                 .filter(|bucket| bucket.count > 0)
@@ -175,7 +174,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let expected = [(0, 0, 1), (1, 1, 1), (4, 7, 3), (64, 127, 1), (512, 1023, 1)];
-        assert_eq!(told(1), expected);
+        assert_eq!(nonempty(1), expected);
         let expected = [
             (0, 0, 1),
             (1, 1, 1),
@@ -185,7 +184,7 @@ mod tests {
             (96, 111, 1),
             (896, 1023, 1),
         ];
-        assert_eq!(told(4), expected);
+        assert_eq!(nonempty(4), expected);
         for steps in [1, 2, 4, 8, 16, 32] {
             let buckets = of([3, u64::MAX]).buckets(steps);
             assert!(

@@ -1,22 +1,24 @@
 //! Histograms: counts of ranges of values, and their bars.
 
+use super::number::decimal_len;
+
 /// The stars of the longest bar.
 const BAR: usize = 40;
 
-/// One slot of a histogram.
+/// One range of values of a histogram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bucket {
     /// The smallest value in it.
     pub lo: u64,
     /// The largest value in it.
     pub hi: u64,
-    /// How many values were in that range.
+    /// The number of values in the range.
     pub count: u64,
 }
 
-/// The buckets of counts over powers of two, as BPF programs make them: slot 0 counts the value 0, slot 1 the value 1,
-/// and slot `i` the values `2^(i-1) ..= 2^i - 1`, so that the slot of a value is the number of its bits. From the first
-/// bucket to the last that is not empty, with those between them; nothing for an empty histogram.
+/// Converts the slots of a power-of-two histogram, as BPF programs count them, to buckets. ColumnState 0 counts the value 0,
+/// and slot `i` the values `2^(i-1) ..= 2^i - 1`, so the slot of a value is its number of bits. Empty buckets at both
+/// ends are dropped; the result is empty for an empty histogram.
 pub fn powers_of_two(slots: &[u64]) -> Vec<Bucket> {
     let buckets = slots.iter().zip(0..).map(|(&count, slot)| Bucket {
         lo: lowest(slot),
@@ -26,7 +28,7 @@ pub fn powers_of_two(slots: &[u64]) -> Vec<Bucket> {
     without_empty_ends(buckets.collect())
 }
 
-/// Leaves out the empty buckets before the first and after the last that is not.
+/// Drops the empty buckets at both ends.
 pub fn without_empty_ends(mut buckets: Vec<Bucket>) -> Vec<Bucket> {
     let used = |bucket: &Bucket| bucket.count != 0;
     buckets.truncate(buckets.iter().rposition(used).map_or(0, |last| last + 1));
@@ -34,7 +36,7 @@ pub fn without_empty_ends(mut buckets: Vec<Bucket>) -> Vec<Bucket> {
     buckets
 }
 
-/// Appends the histogram as a table with bars, in the shape bcc's users know:
+/// Appends the histogram as a table with bars, in the layout of bcc:
 ///
 /// ```text
 ///      usecs               : count     distribution
@@ -42,13 +44,12 @@ pub fn without_empty_ends(mut buckets: Vec<Bucket>) -> Vec<Bucket> {
 ///          8 -> 15         : 12       |****************************************|
 /// ```
 ///
-/// `unit` names the values and is trusted. They are plain numbers, as bcc has them: exact, and easy to cut out with a
-/// script. The longest bar belongs to the largest count; the columns widen for large numbers. An empty histogram
-/// appends nothing.
+/// `unit` names the values and is trusted. Values are plain numbers as in bcc: exact and easy to parse. The longest bar
+/// is that of the largest count; columns widen for large numbers. Appends nothing for an empty histogram.
 pub fn push(out: &mut Vec<u8>, unit: &str, buckets: &[Bucket]) {
     let most = buckets.iter().map(|bucket| bucket.count).max().unwrap_or(0);
     let Some(top) = buckets.last() else { return };
-    let (value, count) = (digits(top.hi).max(10), digits(most).max(8));
+    let (value, count) = (decimal_len(top.hi).max(10), decimal_len(most).max(8));
     // The values and the arrow between them.
     let range = 2 * value + 4;
     let header = format!(
@@ -75,14 +76,10 @@ fn highest(slot: u32) -> u64 {
     1u64.checked_shl(slot).map_or(u64::MAX, |next| next - 1)
 }
 
-/// The stars for `count` where `most` has all of them, rounded down.
+/// The bar of `count`, where that of `most` has full length. Rounded down.
 fn bar(count: u64, most: u64) -> String {
     let stars = u128::from(count) * BAR as u128 / u128::from(most.max(1));
     "*".repeat(stars as usize)
-}
-
-fn digits(number: u64) -> usize {
-    itoa::Buffer::new().format(number).len()
 }
 
 #[cfg(test)]
@@ -109,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_the_number_of_bits() {
+    fn slot_is_the_number_of_bits() {
         for value in [0, 1, 2, 3, 4, 1000, 1 << 40, u64::MAX] {
             let mut slots = [0; 65];
             slots[(u64::BITS - value.leading_zeros()) as usize] = 1;
@@ -119,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_ends_are_left_out_and_gaps_are_kept() {
+    fn empty_ends_are_dropped_and_gaps_kept() {
         let counts = |slots: &[u64]| {
             powers_of_two(slots)
                 .iter()
@@ -144,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_of_one_slot_and_of_small_shares() {
+    fn bars_are_rounded_down() {
         assert!(
             drawn("nsecs", &[1]).ends_with(&format!("0 -> 0          : 1        |{}|\n", "*".repeat(40)))
         );

@@ -20,6 +20,11 @@ impl Messages {
         print("warning: ", text);
     }
 
+    /// What an option asked for. Printed even with `--quiet`.
+    pub fn result(self, text: &str) {
+        print("", text);
+    }
+
     /// The state of the run. Not with `--quiet`.
     pub fn note(self, text: &str) {
         if !self.quiet {

@@ -1,4 +1,4 @@
-//! Where the bytes go.
+//! Where output is written.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// The end of the pipe.
+/// Standard output or a file.
 #[derive(Debug)]
 pub enum Destination {
     Stdout,
@@ -17,17 +17,17 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// What an error calls it.
+    /// The name in error messages.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::Stdout => "the standard output",
+            Self::Stdout => "standard output",
             Self::File(_) => "the output file",
         }
     }
 
-    /// Writes past all buffers of the standard library, as those would split a batch at its lines. Returns how many
-    /// bytes got through, and why not all of them.
-    /// Once `ending` is set, a reader that does not read is waited for no longer than [`PATIENCE`].
+    /// Bypasses the standard library's buffers, which would split a batch at a line end. Returns how many bytes were
+    /// written, and the error if not all of them were. Once `ending` is set, waits at most [`PATIENCE_MS`] for a
+    /// blocked reader.
     pub(super) fn write(&self, bytes: &[u8], ending: &AtomicBool) -> (usize, io::Result<()>) {
         match self {
             Self::Stdout => write_all(io::stdout().as_fd(), bytes, ending),
@@ -36,20 +36,20 @@ impl Destination {
     }
 }
 
-/// How long the end of a run may wait for a reader, milliseconds.
-const PATIENCE: u16 = 1000;
-/// A pipe that has room at all takes so much without blocking, POSIX's PIPE_BUF on Linux.
-const SURE_TO_FIT: usize = 4096;
+/// How long the end of a run waits for a blocked reader.
+const PATIENCE_MS: u16 = 1000;
+/// A writable pipe takes this many bytes without blocking: PIPE_BUF on Linux.
+const ATOMIC_WRITE: usize = 4096;
 
 fn write_all(fd: BorrowedFd, bytes: &[u8], ending: &AtomicBool) -> (usize, io::Result<()>) {
     let mut done = 0;
     while done < bytes.len() {
         let mut next = &bytes[done..];
         if ending.load(Ordering::Relaxed) {
-            if let Err(error) = wait_for_room(fd, PollTimeout::from(PATIENCE)) {
+            if let Err(error) = wait_for_room(fd, PollTimeout::from(PATIENCE_MS)) {
                 return (done, Err(error));
             }
-            next = &next[..next.len().min(SURE_TO_FIT)];
+            next = &next[..next.len().min(ATOMIC_WRITE)];
         }
         match nix::unistd::write(fd, next) {
             Ok(0) => return (done, Err(io::ErrorKind::WriteZero.into())),
@@ -66,14 +66,11 @@ fn write_all(fd: BorrowedFd, bytes: &[u8], ending: &AtomicBool) -> (usize, io::R
     (done, Ok(()))
 }
 
-/// Waits until something can be written. A terminal or a pipe can be non-blocking without our doing: the flag belongs
-/// to everybody who has it open.
+/// Waits until the descriptor is writable. A terminal or a pipe may be non-blocking although this process did not ask
+/// for it: all processes that share the open file share the flag.
 fn wait_for_room(fd: BorrowedFd, timeout: PollTimeout) -> io::Result<()> {
     match poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], timeout) {
-        Ok(0) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the reader does not read",
-        )),
+        Ok(0) => Err(io::Error::new(io::ErrorKind::TimedOut, "the reader is blocked")),
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
@@ -89,14 +86,14 @@ mod tests {
 
     use super::*;
 
-    /// More than a pipe holds.
+    /// Exceeds the capacity of a pipe.
     const MUCH: usize = 1 << 20;
 
     fn through_a_pipe(flags: OFlag) {
         let (mut reader, writer) = io::pipe().unwrap();
         fcntl(&writer, FcntlArg::F_SETFL(flags)).unwrap();
         let slow = thread::spawn(move || {
-            let mut all = vec![0]; // one byte: the writer has begun, and has more than the pipe holds
+            let mut all = vec![0]; // one byte: the writer has started, and will fill the pipe
             reader.read_exact(&mut all)?;
             reader.read_to_end(&mut all).map(|_| all)
         });
@@ -108,22 +105,22 @@ mod tests {
         assert_eq!(written, MUCH);
         assert!(
             slow.join().unwrap().unwrap() == bytes,
-            "something was lost or came twice"
+            "bytes were lost or duplicated"
         );
     }
 
     #[test]
-    fn a_slow_reader_gets_everything() {
+    fn slow_reader_gets_everything() {
         through_a_pipe(OFlag::empty());
     }
 
     #[test]
-    fn a_slow_reader_of_a_non_blocking_pipe_gets_everything() {
+    fn slow_reader_of_a_nonblocking_pipe_gets_everything() {
         through_a_pipe(OFlag::O_NONBLOCK);
     }
 
     #[test]
-    fn what_got_through_before_an_error_is_counted() {
+    fn bytes_written_before_an_error_are_counted() {
         let (mut reader, writer) = io::pipe().unwrap();
         let leaves = thread::spawn(move || reader.read_exact(&mut [0]));
         let (written, result) =
@@ -134,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_does_not_wait_for_a_reader_that_does_not_read() {
+    fn end_of_run_does_not_wait_for_a_blocked_reader() {
         let (_reader, writer) = io::pipe().unwrap();
         let destination = Destination::File(OwnedFd::from(writer).into());
         let (written, result) = destination.write(&vec![0; MUCH], &AtomicBool::new(true));

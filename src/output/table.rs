@@ -1,15 +1,16 @@
-//! What a kind of row looks like: its columns, declared once for every format.
+//! The columns of a kind of row, declared once for all formats.
 
 use super::escape;
+use super::json_key::JsonKey;
 
-/// On which side of its column a value stands, in text.
+/// The alignment of a column in text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Align {
     Left,
     Right,
 }
 
-/// Where a column appears unless the run says otherwise.
+/// Where a column appears by default.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Shown {
     /// In text only.
@@ -18,7 +19,7 @@ enum Shown {
     Data,
     /// Everywhere.
     Both,
-    /// Everywhere; in text not in the row but on indented lines below it, as stacks and payloads are.
+    /// Everywhere; in text on indented lines below the row, as stacks and payloads.
     Below,
 }
 
@@ -33,8 +34,8 @@ pub struct Column {
 }
 
 impl Column {
-    /// A column of words. `header` heads it in text, where it is at least `width` characters wide; `key` names it in
-    /// JSON and CSV, with the unit: `size_bytes`.
+    /// A left-aligned column, for words. In text it has the heading `header` and a minimum width in characters; in JSON
+    /// and CSV it is named `key`, which includes the unit: `size_bytes`.
     pub const fn left(header: &'static str, key: &'static str, width: usize) -> Self {
         Self {
             header,
@@ -45,7 +46,7 @@ impl Column {
         }
     }
 
-    /// A column of numbers, like [`Column::left`] otherwise.
+    /// A right-aligned column, for numbers. Parameters as for [`Column::left`].
     pub const fn right(header: &'static str, key: &'static str, width: usize) -> Self {
         Self {
             align: Align::Right,
@@ -53,7 +54,7 @@ impl Column {
         }
     }
 
-    /// A column that text shows below the row, without a header.
+    /// A column that text shows below the row, without a heading.
     pub const fn below(key: &'static str) -> Self {
         Self {
             shown: Shown::Below,
@@ -61,7 +62,7 @@ impl Column {
         }
     }
 
-    /// The same column in text only.
+    /// Restricts the column to text.
     pub const fn text_only(self) -> Self {
         Self {
             shown: Shown::Text,
@@ -69,7 +70,7 @@ impl Column {
         }
     }
 
-    /// The same column in JSON and CSV only, until [`Table::in_text`] asks for it.
+    /// Restricts the column to JSON and CSV, unless [`Table::in_text`] enables it.
     pub const fn data_only(self) -> Self {
         Self {
             shown: Shown::Data,
@@ -78,22 +79,22 @@ impl Column {
     }
 }
 
-/// A kind of row, and which of its columns are on in this run.
+/// A kind of row, and which of its columns are enabled in this run.
 #[derive(Clone, Debug)]
 pub struct Table {
     kind: &'static str,
-    slots: Vec<Slot>,
-    /// `{"type":"event"`: how each JSON row begins.
+    slots: Vec<ColumnState>,
+    /// The start of each JSON row: `{"type":"event"`.
     json_start: Vec<u8>,
-    // What the slots come to, so that no row has to ask them.
-    cells: Vec<TextCell>,
+    // Derived from the slots, once.
+    text_columns: Vec<TextColumn>,
     below: Vec<usize>,
-    members: Vec<Member>,
+    data_columns: Vec<DataColumn>,
 }
 
-/// A column and where it is on.
+/// A column and where it is enabled.
 #[derive(Clone, Debug)]
-struct Slot {
+struct ColumnState {
     column: Column,
     text: bool,
     data: bool,
@@ -101,38 +102,36 @@ struct Slot {
 
 /// A column in text rows.
 #[derive(Clone, Debug)]
-pub(super) struct TextCell {
-    /// Of the row's values.
+pub(super) struct TextColumn {
+    /// Index into the values of a row.
     pub index: usize,
     pub header: &'static str,
-    /// None for words at the right end, where nothing is padded.
+    /// The minimum; 0 for a left-aligned column at the end of the row, which is not padded.
     pub width: usize,
     pub align: Align,
 }
 
 /// A column in JSON and CSV.
 #[derive(Clone, Debug)]
-pub(super) struct Member {
-    /// Of the row's values.
+pub(super) struct DataColumn {
+    /// Index into the values of a row.
     pub index: usize,
-    pub key: &'static str,
-    /// `,"size_bytes":`
-    pub json_key: Vec<u8>,
+    pub key: JsonKey<'static>,
 }
 
-impl Slot {
-    /// In the text row itself.
+impl ColumnState {
+    /// Whether text shows the column inside the row.
     fn in_row(&self) -> bool {
         self.text && self.column.shown != Shown::Below
     }
 
-    /// On lines of its own after the text row.
+    /// Whether text shows the column below the row.
     fn below(&self) -> bool {
         self.text && self.column.shown == Shown::Below
     }
 
-    fn cell(&self, index: usize) -> TextCell {
-        TextCell {
+    fn text_column(&self, index: usize) -> TextColumn {
+        TextColumn {
             index,
             header: self.column.header,
             width: self.column.width,
@@ -140,18 +139,15 @@ impl Slot {
         }
     }
 
-    fn member(&self, index: usize) -> Member {
-        let mut json_key = Vec::new();
-        escape::push_json_key(&mut json_key, self.column.key);
-        Member {
+    fn data_column(&self, index: usize) -> DataColumn {
+        DataColumn {
             index,
-            key: self.column.key,
-            json_key,
+            key: JsonKey::new(self.column.key),
         }
     }
 }
 
-impl From<Column> for Slot {
+impl From<Column> for ColumnState {
     fn from(column: Column) -> Self {
         Self {
             text: column.shown != Shown::Data,
@@ -162,22 +158,22 @@ impl From<Column> for Slot {
 }
 
 impl Table {
-    /// `kind` is the `type` of its rows in JSON. Keys may appear twice when one column is for text and the other for
-    /// data.
+    /// `kind` is the `type` of the rows in JSON. A key may occur twice if one column is for text and the other for
+    /// JSON and CSV.
     pub fn new(kind: &'static str, columns: &[Column]) -> Self {
         let mut json_start = b"{\"type\":".to_vec();
         escape::push_json(&mut json_start, kind.as_bytes());
         Self::of(
             kind,
-            columns.iter().copied().map(Slot::from).collect(),
+            columns.iter().copied().map(ColumnState::from).collect(),
             json_start,
         )
     }
 
-    fn of(kind: &'static str, slots: Vec<Slot>, json_start: Vec<u8>) -> Self {
+    fn of(kind: &'static str, slots: Vec<ColumnState>, json_start: Vec<u8>) -> Self {
         let indexed = || slots.iter().enumerate();
         let in_row = indexed().filter(|(_, slot)| slot.in_row());
-        let mut cells: Vec<TextCell> = in_row.map(|(index, slot)| slot.cell(index)).collect();
+        let mut cells: Vec<TextColumn> = in_row.map(|(index, slot)| slot.text_column(index)).collect();
         if let Some(last) = cells.last_mut().filter(|cell| cell.align == Align::Left) {
             last.width = 0;
         }
@@ -186,28 +182,34 @@ impl Table {
         Self {
             kind,
             json_start,
-            cells,
+            text_columns: cells,
             below: below.map(|(index, _)| index).collect(),
-            members: data.map(|(index, slot)| slot.member(index)).collect(),
+            data_columns: data.map(|(index, slot)| slot.data_column(index)).collect(),
             slots,
         }
     }
 
-    /// Switches a column off in every format. A key that no column has is a mistake of the caller, caught in debug
-    /// builds.
+    /// Disables a column in all formats.
+    ///
+    /// # Panics
+    ///
+    /// In debug builds, if no column has this key.
     #[must_use]
     pub fn without(self, key: &str) -> Self {
         self.change(key, |slot| (slot.text, slot.data) = (false, false))
     }
 
-    /// Says whether text shows a column; JSON and CSV go on as declared. A key that no column has is a mistake of the
-    /// caller, caught in debug builds.
+    /// Enables or disables a column in text. JSON and CSV are not affected.
+    ///
+    /// # Panics
+    ///
+    /// In debug builds, if no column has this key.
     #[must_use]
     pub fn in_text(self, key: &str, on: bool) -> Self {
         self.change(key, |slot| slot.text = on)
     }
 
-    fn change(mut self, key: &str, change: impl Fn(&mut Slot)) -> Self {
+    fn change(mut self, key: &str, change: impl Fn(&mut ColumnState)) -> Self {
         let mut named = self
             .slots
             .iter_mut()
@@ -226,23 +228,23 @@ impl Table {
         &self.json_start
     }
 
-    /// How many values a row has: one for each declared column.
+    /// The number of values of a row: one for each declared column.
     pub(super) fn columns(&self) -> usize {
         self.slots.len()
     }
 
-    /// What stands in a text row, from left to right.
-    pub(super) fn cells(&self) -> &[TextCell] {
-        &self.cells
+    /// The columns inside a text row, from left to right.
+    pub(super) fn text_columns(&self) -> &[TextColumn] {
+        &self.text_columns
     }
 
-    /// Which values text has below the row.
+    /// The indices of the values below a text row.
     pub(super) fn below(&self) -> &[usize] {
         &self.below
     }
 
-    /// What JSON and CSV have, in order.
-    pub(super) fn members(&self) -> &[Member] {
-        &self.members
+    /// The columns of JSON and CSV, in order.
+    pub(super) fn data_columns(&self) -> &[DataColumn] {
+        &self.data_columns
     }
 }

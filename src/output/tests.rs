@@ -1,4 +1,4 @@
-//! Whole rows, in each format.
+//! Whole rows in each format.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -51,7 +51,7 @@ fn text(table: &Table, values: &[Value]) -> String {
     let mut output = output(Format::Text);
     output.row(table, values);
     let mut clock = Vec::new();
-    Stamps::new().push_local(&mut clock, NOON);
+    TimeFormatter::new().push_local(&mut clock, NOON);
     written(&output).replace(std::str::from_utf8(&clock).unwrap(), "hh:mm:ss")
 }
 
@@ -66,8 +66,8 @@ fn json(table: &Table, values: &[Value]) -> serde_json::Map<String, serde_json::
     }
 }
 
-/// All records of CSV text, read by another hand.
-fn records(text: &[u8]) -> Vec<Vec<Vec<u8>>> {
+/// All rows of CSV text, as csv-core reads them.
+fn csv_rows_of(text: &[u8]) -> Vec<Vec<Vec<u8>>> {
     let mut reader = csv_core::Reader::new();
     let (mut field, mut all, mut record) = (vec![0; text.len() + 1], Vec::new(), Vec::new());
     let mut rest = text;
@@ -92,7 +92,7 @@ fn csv(table: &Table, values: &[Value]) -> Vec<String> {
     let mut output = output(Format::Csv);
     output.row(table, values);
     assert!(output.buffer.ends_with(b"\n"));
-    let mut all = records(&output.buffer);
+    let mut all = csv_rows_of(&output.buffer);
     assert_eq!(all.len(), 1, "{}", written(&output));
     all.remove(0)
         .into_iter()
@@ -100,7 +100,7 @@ fn csv(table: &Table, values: &[Value]) -> Vec<String> {
         .collect()
 }
 
-/// Bytes that mean nothing, the same in each run, with more than their share of quotes, escapes and broken UTF-8.
+/// Pseudo-random bytes, the same in each run, with many quotes, escapes and invalid UTF-8.
 struct Noise(u64);
 
 impl Noise {
@@ -201,7 +201,7 @@ fn csv_rows() {
 }
 
 #[test]
-fn headers_come_once_in_csv_and_not_when_quiet_in_text() {
+fn csv_has_one_header_and_quiet_text_has_none() {
     let (event, count) = (Table::new("event", COLUMNS), Table::new("count", &COLUMNS[1..2]));
     let mut csv = output(Format::Csv);
     for table in [&event, &event, &count, &count] {
@@ -213,11 +213,11 @@ fn headers_come_once_in_csv_and_not_when_quiet_in_text() {
     assert_eq!(written(&quiet), "");
     let mut quiet = Output::new(Format::Csv, Destination::Stdout, true, &NEVER);
     quiet.header(&count);
-    assert_eq!(written(&quiet), "pid\n", "a program needs the names");
+    assert_eq!(written(&quiet), "pid\n", "quiet does not affect CSV");
 }
 
 #[test]
-fn columns_are_switched_off_everywhere_or_in_text() {
+fn columns_can_be_disabled() {
     let values = &row(b"sh", &[], b"x");
     let without = Table::new("event", COLUMNS)
         .without("comm")
@@ -240,12 +240,12 @@ fn columns_are_switched_off_everywhere_or_in_text() {
 #[test]
 #[cfg(debug_assertions)]
 #[should_panic(expected = "no column adr in event")]
-fn a_misspelt_column_is_caught() {
+fn unknown_column_panics_in_debug_builds() {
     _ = Table::new("event", COLUMNS).without("adr");
 }
 
 #[test]
-fn broken_utf8_in_every_format() {
+fn invalid_utf8_in_each_format() {
     let table = Table::new("event", COLUMNS).without("stack").without("comm");
     let values = &row(b"", &[], b"a\xff\x1b\xc3");
     assert!(text(&table, values).ends_with(" a\\xff\\x1b\\xc3\n"));
@@ -257,7 +257,7 @@ fn broken_utf8_in_every_format() {
 }
 
 #[test]
-fn json_of_any_bytes_is_valid_and_whole() {
+fn json_of_any_bytes_is_valid_and_lossless() {
     let table = Table::new("event", COLUMNS);
     let mut noise = Noise(1);
     for _ in 0..5_000 {
@@ -296,7 +296,7 @@ fn csv_of_any_bytes_keeps_its_fields() {
 }
 
 #[test]
-fn text_of_any_bytes_is_one_harmless_line() {
+fn text_of_any_bytes_is_one_printable_line() {
     let table = Table::new("event", COLUMNS);
     let mut noise = Noise(3);
     for _ in 0..5_000 {
@@ -312,7 +312,7 @@ fn text_of_any_bytes_is_one_harmless_line() {
 }
 
 #[test]
-fn trusted_text_is_quoted_all_the_same() {
+fn trusted_text_is_quoted_too() {
     const ONE: &[Column] = &[Column::left("A", "a", 0)];
     let table = Table::new("event", ONE);
     for value in ["", "a,b", "\"", "a\nb", "\r"] {
@@ -322,7 +322,7 @@ fn trusted_text_is_quoted_all_the_same() {
 }
 
 #[test]
-fn records_are_for_json_only() {
+fn records_are_json_only() {
     let fields = [
         ("probes", Value::U64(3)),
         ("file", Value::Bytes(b"/\xff")),
@@ -341,7 +341,7 @@ fn records_are_for_json_only() {
 }
 
 #[test]
-fn titles_are_for_text_only() {
+fn titles_are_text_only() {
     for (format, expected) in [(Format::Text, "title\n"), (Format::Json, ""), (Format::Csv, "")] {
         let mut output = output(format);
         output.text(|out| out.extend_from_slice(b"title\n"));
@@ -356,7 +356,7 @@ fn to_file(file: impl Into<std::fs::File>) -> Output {
 }
 
 #[test]
-fn flush_writes_once_and_empties_the_buffer() {
+fn flush_empties_the_buffer() {
     let (mut reader, writer) = io::pipe().unwrap();
     let mut output = to_file(OwnedFd::from(writer));
     output.flush().unwrap();
@@ -368,7 +368,7 @@ fn flush_writes_once_and_empties_the_buffer() {
 }
 
 #[test]
-fn a_full_disk_is_an_error_and_keeps_the_rows() {
+fn full_disk_is_an_error_and_keeps_the_rows() {
     let mut output = to_file(OpenOptions::new().write(true).open("/dev/full").unwrap());
     let error = output.flush().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
@@ -382,7 +382,7 @@ fn a_full_disk_is_an_error_and_keeps_the_rows() {
 }
 
 #[test]
-fn a_closed_pipe_is_told_apart() {
+fn closed_pipe_is_a_broken_pipe_error() {
     let (reader, writer) = io::pipe().unwrap();
     drop(reader);
     let mut output = to_file(OwnedFd::from(writer));
@@ -390,7 +390,7 @@ fn a_closed_pipe_is_told_apart() {
 }
 
 #[test]
-fn rows_are_counted_and_nothing_else() {
+fn only_rows_are_counted() {
     let table = Table::new("event", COLUMNS);
     for format in [Format::Text, Format::Json, Format::Csv] {
         let mut output = output(format);
@@ -405,20 +405,23 @@ fn rows_are_counted_and_nothing_else() {
 }
 
 #[test]
-fn the_clock_is_read_anew_for_each_batch_only() {
+fn clock_is_read_once_per_batch() {
     let mut output = output(Format::Json);
     let right = output.wall(0);
-    output.clock.set(Clock::default());
-    assert!(output.wall(0).abs_diff(right) < 1_000_000_000, "a new batch");
+    output.clock.set(WallClock::default());
+    assert!(
+        output.wall(0).abs_diff(right) < 1_000_000_000,
+        "at the start of a batch"
+    );
     output.record("summary", &[]);
-    output.clock.set(Clock::default());
-    assert_eq!(output.wall(7), 7, "in the middle of one");
+    output.clock.set(WallClock::default());
+    assert_eq!(output.wall(7), 7, "within a batch");
     let now = time::now_ns();
     assert!(output.wall_now().abs_diff(now) < 10_000_000_000 && now > NOON / 2);
 }
 
 #[test]
-fn the_buffer_says_when_it_is_full() {
+fn full_buffer_is_reported() {
     let mut output = to_file(OpenOptions::new().write(true).open("/dev/null").unwrap());
     while !output.is_full() {
         output.record("summary", &[]);
@@ -426,4 +429,54 @@ fn the_buffer_says_when_it_is_full() {
     assert!((FULL..FULL + 100).contains(&output.buffer.len()));
     output.flush().unwrap();
     assert!(!output.is_full());
+}
+
+/// A cell padded without any fast path.
+fn expected_cell(column: &TextColumn, value: &Value) -> String {
+    let mut text = Vec::new();
+    value.push_text(&mut text, &mut TimeFormatter::new());
+    let (text, width) = (String::from_utf8(text).unwrap(), column.width);
+    match column.align {
+        Align::Left => format!("{text:<width$}"),
+        Align::Right => format!("{text:>width$}"),
+    }
+}
+
+#[test]
+fn cells_of_any_value_and_width_match_the_slow_path() {
+    let names: Vec<Vec<u8>> = (0..=20)
+        .flat_map(|len| [b'x', b'\n', 0xff, b'"'].map(|last| [vec![b'a'; len], vec![last]].concat()))
+        .chain([Vec::new(), "é".into(), "日本語".into()])
+        .collect();
+    let numbers = (0..20).flat_map(|log| [10u64.pow(log) - 1, 10u64.pow(log)]);
+    let mut values: Vec<Value> = names.iter().map(|name| Value::Bytes(name)).collect();
+    values.extend(numbers.flat_map(|n| [Value::U64(n), Value::Micros(n), Value::Hex(n), Value::Time(n)]));
+    values.extend([
+        Value::Null,
+        Value::Bool(true),
+        Value::Str("malloc"),
+        Value::Str("größe"),
+    ]);
+    values.extend([Value::Share(0.5), Value::Lines(&[]), Value::Fields(&[])]);
+    for (align, width) in [Align::Left, Align::Right]
+        .into_iter()
+        .flat_map(|align| (0..=40).map(move |width| (align, width)))
+    {
+        let column = TextColumn {
+            index: 0,
+            header: "",
+            width,
+            align,
+        };
+        for value in &values {
+            let mut out = b"x".to_vec();
+            push_cell(&mut out, &column, value, &mut TimeFormatter::new());
+            let expected = format!("x{}", expected_cell(&column, value));
+            assert_eq!(
+                String::from_utf8(out).unwrap(),
+                expected,
+                "{value:?} {align:?} {width}"
+            );
+        }
+    }
 }

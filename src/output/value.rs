@@ -1,58 +1,68 @@
-//! A value and how each format writes it.
+//! One value of a row, in each format.
 
 use std::rc::Rc;
 
-use super::datum::{Datum, push_fields, push_json_fields};
-use super::escape::{push_hex, push_hex_number, push_json, push_json_key, push_text};
+use super::datum::{Datum, push_display, push_fields, push_json_fields};
+use super::escape::{push_json, push_text};
 use super::histogram::Bucket;
-use super::time::{Stamps, push_padded};
+use super::json_key::JsonKey;
+use super::number::{decimal_len, push_decimal, push_hex_number, push_three_digits};
+use super::time::TimeFormatter;
 
-/// One value of a row. Borrows, so that a row costs no allocation.
+/// One value of a row. Borrows its data, so that a row needs no allocation.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
     U64(u64),
-    /// An address or a bit mask: `0x7f00`, in JSON a string.
+    /// An address or a bit mask: `0x7f00`; a string in JSON.
     Hex(u64),
     Bool(bool),
     /// Unknown or not applicable: `-` in text, `null` in JSON, an empty field in CSV.
     Null,
-    /// Text that the tool itself chose. Names out of a traced program are [`Value::Bytes`].
+    /// Trusted text, chosen by the tool. Names from a traced program are [`Value::Bytes`].
     Str(&'a str),
-    /// Text from outside, any bytes. Text and CSV escape it. JSON holds all of it; when it is not UTF-8, the member
-    /// has U+FFFD for the broken bytes and a second one, `<key>_hex`, has all bytes in hexadecimal.
+    /// Untrusted text, any bytes. Text and CSV escape it. JSON is lossless: for bytes that are not UTF-8, the member
+    /// has U+FFFD in place of the invalid sequences and a second member, `<key>_hex`, has all bytes in hexadecimal.
     Bytes(&'a [u8]),
-    /// Lines from outside, such as the frames of a stack, innermost first. JSON has an array of strings; CSV, and text
-    /// inside a row, put `;` between them.
+    /// Untrusted lines, such as stack frames, innermost first. An array of strings in JSON; joined with `;` in CSV and
+    /// inside a text row.
     Lines(&'a [Rc<str>]),
-    /// A moment in nanoseconds since the Unix epoch. Text shows local `HH:MM:SS`, JSON and CSV RFC 3339 in UTC with
-    /// nanoseconds.
+    /// Nanoseconds since the Unix epoch. Local `HH:MM:SS` in text, RFC 3339 in UTC with nanoseconds in JSON and CSV.
     Time(u64),
-    /// A duration in nanoseconds. Text shows microseconds with three decimals, and the header names them; JSON and CSV
-    /// have the nanoseconds.
+    /// A duration in nanoseconds. Text shows microseconds with three decimals, so the header should end in `us`; JSON
+    /// and CSV have nanoseconds.
     Micros(u64),
-    /// A part of a whole, from 0 to 1, with four decimals.
+    /// A fraction from 0 to 1, with four decimals.
     Share(f64),
-    /// A [histogram](super::histogram). JSON has an array of `{"lo":..,"hi":..,"count":..}`, CSV and text
-    /// `lo-hi:count` with `;` between them.
+    /// A [histogram](super::histogram). An array of `{"lo":..,"hi":..,"count":..}` in JSON; `lo-hi:count`, joined with
+    /// `;`, in CSV and text.
     Buckets(&'a [Bucket]),
-    /// What is known only when it is there. An address is a string in JSON, what could not be read is `null`.
+    /// A value whose type is known only at run time. Addresses are strings in JSON, unreadable values are `null`.
     Datum(&'a Datum),
-    /// Several of them with their names: `name=value, ...`, in JSON an object.
+    /// Named values: `name=value, ...`; an object in JSON.
     Fields(&'a [(Rc<str>, Datum)]),
 }
 
 impl Value<'_> {
-    /// Appends the value as a text row has it, without padding.
-    pub(super) fn push_text(&self, out: &mut Vec<u8>, stamps: &mut Stamps) {
+    /// Appends the value as in a text row, without padding.
+    pub(super) fn push_text(&self, out: &mut Vec<u8>, times: &mut TimeFormatter) {
         match *self {
             Self::Null => out.push(b'-'),
-            Self::Time(epoch_ns) => stamps.push_local(out, epoch_ns),
+            Self::Time(epoch_ns) => times.push_local(out, epoch_ns),
             Self::Micros(ns) => push_micros(out, ns),
-            _ => self.push_plain(out, stamps),
+            _ => self.push_plain(out, times),
         }
     }
 
-    /// Whether what [`Value::push_text`] appends is sure to be ASCII.
+    /// The length of the value in text, for numbers, whose length is known in advance.
+    pub(super) fn number_len(&self) -> Option<usize> {
+        match *self {
+            Self::U64(number) => Some(decimal_len(number)),
+            Self::Micros(ns) => Some(decimal_len(ns / 1_000) + ".000".len()),
+            _ => None,
+        }
+    }
+
+    /// Whether [`Value::push_text`] is known to append only ASCII.
     pub(super) fn is_ascii(&self) -> bool {
         match self {
             Self::Str(text) => text.is_ascii(),
@@ -69,17 +79,17 @@ impl Value<'_> {
         }
     }
 
-    /// Appends the value as a CSV field has it, before quoting.
-    pub(super) fn push_plain(&self, out: &mut Vec<u8>, stamps: &mut Stamps) {
+    /// Appends the value as in a CSV field, before quoting.
+    pub(super) fn push_plain(&self, out: &mut Vec<u8>, times: &mut TimeFormatter) {
         match *self {
-            Self::U64(number) | Self::Micros(number) => push_number(out, number),
+            Self::U64(number) | Self::Micros(number) => push_decimal(out, number),
             Self::Hex(number) => push_address(out, number),
             Self::Bool(yes) => push_bool(out, yes),
             Self::Null => {}
             Self::Str(text) => out.extend_from_slice(text.as_bytes()),
             Self::Bytes(bytes) => push_text(out, bytes),
             Self::Lines(lines) => push_joined(out, lines, |out, line| push_text(out, line.as_bytes())),
-            Self::Time(epoch_ns) => stamps.push_utc(out, epoch_ns),
+            Self::Time(epoch_ns) => times.push_utc(out, epoch_ns),
             Self::Share(share) => push_share(out, share),
             Self::Buckets(buckets) => push_joined(out, buckets, push_range),
             Self::Datum(datum) => datum.push_plain(out),
@@ -87,9 +97,9 @@ impl Value<'_> {
         }
     }
 
-    /// Appends what text shows below a row: each line indented, so that no line of a traced program can pass for a
-    /// row. A carriage return before a newline counts as part of it.
-    pub(super) fn push_below(&self, out: &mut Vec<u8>, stamps: &mut Stamps) {
+    /// Appends the value as indented lines below a text row. The indentation keeps lines from a traced program from
+    /// being mistaken for rows. CRLF counts as one line end.
+    pub(super) fn push_below(&self, out: &mut Vec<u8>, times: &mut TimeFormatter) {
         match *self {
             Self::Null | Self::Bytes(b"") => {}
             Self::Lines(lines) => lines.iter().for_each(|line| push_indented(out, line.as_bytes())),
@@ -101,28 +111,28 @@ impl Value<'_> {
             }
             _ => {
                 out.extend_from_slice(INDENT);
-                self.push_text(out, stamps);
+                self.push_text(out, times);
                 out.push(b'\n');
             }
         }
     }
 
-    /// Appends `,"key":` and the value, and the second member that broken UTF-8 needs. `json_key` is that of
-    /// [`push_json_key`] for `key`.
-    pub(super) fn push_json(&self, out: &mut Vec<u8>, key: &str, json_key: &[u8], stamps: &mut Stamps) {
-        out.extend_from_slice(json_key);
+    /// Appends `,"key":` and the value, and the second member of bytes that are not UTF-8.
+    #[inline]
+    pub(super) fn push_json(&self, out: &mut Vec<u8>, key: &JsonKey, times: &mut TimeFormatter) {
+        key.push(out);
         match *self {
-            Self::U64(number) | Self::Micros(number) => push_number(out, number),
+            Self::U64(number) | Self::Micros(number) => push_decimal(out, number),
             Self::Bool(yes) => push_bool(out, yes),
             Self::Null => out.extend_from_slice(b"null"),
             Self::Hex(number) => quoted(out, |out| push_address(out, number)),
-            Self::Time(epoch_ns) => quoted(out, |out| stamps.push_utc(out, epoch_ns)),
+            Self::Time(epoch_ns) => times.push_quoted_utc(out, epoch_ns),
             Self::Str(text) => _ = push_json(out, text.as_bytes()),
             Self::Share(share) => push_share(out, share),
-            Self::Bytes(bytes) => push_json_bytes(out, key, bytes),
+            Self::Bytes(bytes) => key.push_bytes(out, bytes),
             Self::Lines(lines) => push_array(out, lines, |out, line| _ = push_json(out, line.as_bytes())),
             Self::Buckets(buckets) => push_array(out, buckets, push_bucket),
-            Self::Datum(datum) => datum.push_json(out, key),
+            Self::Datum(datum) => datum.push_json(out, key.name),
             Self::Fields(fields) => push_json_fields(out, fields),
         }
     }
@@ -136,13 +146,9 @@ fn push_indented(out: &mut Vec<u8>, line: &[u8]) {
     out.push(b'\n');
 }
 
-pub(super) fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
 /// Rounded to ten-thousandths.
 fn push_share(out: &mut Vec<u8>, share: f64) {
-    out.extend_from_slice(format!("{share:.4}").as_bytes());
+    push_display(out, format_args!("{share:.4}"));
 }
 
 pub(super) fn push_address(out: &mut Vec<u8>, address: u64) {
@@ -158,17 +164,6 @@ pub(super) fn quoted(out: &mut Vec<u8>, push: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
     push(out);
     out.push(b'"');
-}
-
-fn push_json_bytes(out: &mut Vec<u8>, key: &str, bytes: &[u8]) {
-    if push_json(out, bytes) {
-        return;
-    }
-    push_json_key(out, key);
-    // From `,"key":` to `,"key_hex":`.
-    out.truncate(out.len() - 2);
-    out.extend_from_slice(b"_hex\":");
-    quoted(out, |out| push_hex(out, bytes));
 }
 
 fn push_array<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, push: impl Fn(&mut Vec<u8>, T)) {
@@ -202,23 +197,23 @@ fn push_bucket(out: &mut Vec<u8>, bucket: &Bucket) {
         (",\"count\":", bucket.count),
     ] {
         out.extend_from_slice(name.as_bytes());
-        push_number(out, number);
+        push_decimal(out, number);
     }
     out.push(b'}');
 }
 
 fn push_range(out: &mut Vec<u8>, bucket: &Bucket) {
-    push_number(out, bucket.lo);
+    push_decimal(out, bucket.lo);
     out.push(b'-');
-    push_number(out, bucket.hi);
+    push_decimal(out, bucket.hi);
     out.push(b':');
-    push_number(out, bucket.count);
+    push_decimal(out, bucket.count);
 }
 
 fn push_micros(out: &mut Vec<u8>, ns: u64) {
-    push_number(out, ns / 1_000);
+    push_decimal(out, ns / 1_000);
     out.push(b'.');
-    push_padded(out, ns % 1_000, 3);
+    push_three_digits(out, ns % 1_000);
 }
 
 #[cfg(test)]
@@ -226,31 +221,31 @@ mod tests {
     use super::super::histogram::powers_of_two;
     use super::*;
 
-    fn pushed(push: impl FnOnce(&mut Vec<u8>, &mut Stamps)) -> String {
+    fn pushed(push: impl FnOnce(&mut Vec<u8>, &mut TimeFormatter)) -> String {
         let mut out = Vec::new();
-        push(&mut out, &mut Stamps::new());
+        push(&mut out, &mut TimeFormatter::new());
         String::from_utf8(out).unwrap()
     }
 
     fn text(value: Value) -> String {
-        pushed(|out, stamps| value.push_text(out, stamps))
+        pushed(|out, times| value.push_text(out, times))
     }
 
     fn plain(value: Value) -> String {
-        pushed(|out, stamps| value.push_plain(out, stamps))
+        pushed(|out, times| value.push_plain(out, times))
     }
 
     fn below(value: Value) -> String {
-        pushed(|out, stamps| value.push_below(out, stamps))
+        pushed(|out, times| value.push_below(out, times))
     }
 
     fn json(value: Value) -> String {
-        let member = pushed(|out, stamps| value.push_json(out, "k", b",\"k\":", stamps));
+        let member = pushed(|out, times| value.push_json(out, &JsonKey::new("k"), times));
         member.strip_prefix(",\"k\":").unwrap().to_string()
     }
 
     #[test]
-    fn scalars_in_text_csv_and_json() {
+    fn scalars_in_each_format() {
         let all = [
             (Value::U64(u64::MAX), ["18446744073709551615"; 3]),
             (Value::Hex(0), ["0x0", "0x0", "\"0x0\""]),
@@ -272,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_in_text_csv_and_json() {
+    fn lists_in_each_format() {
         let lines: [Rc<str>; 2] = ["main".into(), "a\"b\n".into()];
         let value = Value::Lines(&lines);
         assert_eq!([text(value), plain(value)], ["main;a\"b\\n"; 2]);
@@ -287,7 +282,19 @@ mod tests {
     }
 
     #[test]
-    fn microseconds_keep_their_zeros() {
+    fn hostile_lines_are_escaped_in_text_and_lossless_in_json() {
+        let frame = "a\x1b[2J\u{202e}b+0x0 [libx.so]";
+        let lines: [Rc<str>; 1] = [frame.into()];
+        let value = Value::Lines(&lines);
+        let escaped = r"a\x1b[2J\u{202e}b+0x0 [libx.so]";
+        assert_eq!([text(value), plain(value)], [escaped; 2]);
+        assert_eq!(below(value), format!("    {escaped}\n"));
+        let parsed: Vec<String> = serde_json::from_str(&json(value)).unwrap();
+        assert_eq!(parsed, [frame]);
+    }
+
+    #[test]
+    fn microseconds_have_three_decimals() {
         let all = [
             (0, "0.000"),
             (1, "0.001"),
@@ -300,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_below_a_row_are_indented_one_by_one() {
+    fn every_line_below_a_row_is_indented() {
         let payload = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n12:00:00 1 fake row\n\x1b]0;title";
         let expected = "    GET / HTTP/1.1\n    Host: x\n    \n    12:00:00 1 fake row\n    \\x1b]0;title\n";
         assert_eq!(below(Value::Bytes(payload)), expected);

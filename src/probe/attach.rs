@@ -1,7 +1,8 @@
 //! Attaches programs to probe points and detaches them.
 //!
-//! There are four [modes](mode::AttachMode). The best one that the kernel supports is chosen once, before the programs
-//! are loaded. tracefs is never used: uprobes that are registered there outlive a tracer that is killed.
+//! There are four [modes](mode::AttachMode). The best one that the kernel supports is chosen once, before the
+//! programs are loaded. tracefs is never used: uprobes that are registered there outlive a tracer that is
+//! killed.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -20,7 +21,7 @@ use crate::probe::links::{close_all, close_in_background};
 use crate::probe::mmap_events::monotonic_ns;
 use crate::probe::point::{Ends, ProbePoint};
 use crate::probe::scope::breakpoints::Breakpoints;
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::scope::members::{FilePoints, Members};
 
 mod bpf_sys;
@@ -32,7 +33,7 @@ mod perf;
 mod program;
 
 pub use self::mode::AttachMode;
-pub use self::program::Program;
+pub use self::program::ProbeProgram;
 
 /// Attaches one set of programs to points of any number of files.
 pub struct Attacher {
@@ -42,17 +43,17 @@ pub struct Attacher {
     /// Hits are counted per kind of trap.
     marks_traps: bool,
     links: Vec<OwnedFd>,
-    /// With `Breakpoints::Matching`: the processes that have links of their own.
+    /// With `Breakpoints::Matching`: the processes that match, each with separate links.
     members: Members,
 }
 
 impl Attacher {
-    /// `programs` are attached in this order. Programs for returns have to come first: an entry that is seen without
-    /// its return would look like a call that never ends.
+    /// `programs` are attached in this order. Programs for returns have to come first: an entry that is seen
+    /// without its return would look like a call that never ends.
     ///
     /// # Errors
     /// The filter contradicts itself, or the kernel lacks what it needs.
-    pub fn new(mode: AttachMode, filter: &Filter, programs: Vec<Program<'_>>) -> Result<Self> {
+    pub fn new(mode: AttachMode, filter: &ProcessFilter, programs: Vec<ProbeProgram<'_>>) -> Result<Self> {
         let breakpoints = Breakpoints::choose(filter)?;
         if matches!(breakpoints, Breakpoints::Matching(_)) {
             privileges::raise_file_limit();
@@ -77,8 +78,8 @@ impl Attacher {
         self.mode
     }
 
-    /// Attaches every program to the points of `file` that it serves, in every process that gets breakpoints. Returns
-    /// how many points the kernel refused because it cannot step over their instruction.
+    /// Attaches every program to the points of `file` that it serves, in every process that gets breakpoints.
+    /// Returns how many points the kernel refused because it cannot step over their instruction.
     ///
     /// # Errors
     /// All points were refused, or attaching failed for another reason.
@@ -132,11 +133,12 @@ impl Attacher {
         Ok(refused)
     }
 
-    /// Makes a process a member and attaches to all points that were found so far. False if the process has exited.
+    /// Makes a process a member and attaches to all points that were found so far. False if the process has
+    /// exited.
     pub fn join(&mut self, pid: u32) -> Result<bool> {
         self.members.wait_removed(pid);
         let mut files = std::mem::take(&mut self.members.files);
-        let count = |files: &[FilePoints]| files.iter().map(|of_file| of_file.points.len()).sum::<usize>();
+        let count = |files: &[FilePoints]| files.iter().map(|file| file.points.len()).sum::<usize>();
         let requested = count(&files);
         let start_ns = monotonic_ns();
         let links = self.links_for(pid, &mut files);
@@ -168,8 +170,8 @@ impl Attacher {
         &self.members
     }
 
-    /// Attaches to these points in one process and returns the links. Points that the kernel refuses are removed from
-    /// `files`. None if the process has exited.
+    /// Attaches to these points in one process and returns the links. Points that the kernel refuses are
+    /// removed from `files`. None if the process has exited.
     fn links_for(&mut self, pid: u32, files: &mut [FilePoints]) -> Result<Option<Vec<OwnedFd>>> {
         let mut links = Vec::new();
         let result = files.iter_mut().try_for_each(|of_file| {
@@ -226,13 +228,14 @@ impl Attacher {
                 Ends::Entry | Ends::ReturnInstruction => ProbeKind::Probe,
             };
             for (mut points, kind) in [(instructions, ProbeKind::Probe), (others, kind)] {
-                self.mark(file, &mut points, kind, &entered);
                 let to = Destination {
+                    file,
                     path: &path,
                     kind,
                     pid,
                 };
-                self.attach_program(index, to, file, &points, links, &mut refused)?;
+                self.complete_cookies(to, &mut points, &entered);
+                self.attach_program(index, to, &points, links, &mut refused)?;
             }
         }
         Ok(refused)
@@ -242,21 +245,19 @@ impl Attacher {
         &mut self,
         index: usize,
         to: Destination<'_>,
-        file: &File,
         points: &[ProbePoint],
         links: &mut Vec<OwnedFd>,
         refused: &mut RefusedPoints,
     ) -> Result<()> {
         if self.mode.has_multi_links() {
             let program = self.programs[index].as_fd();
-            return multi::attach(program, to, file, points, links, refused);
+            return multi::attach(program, to, points, links, refused);
         }
-        let return_only = self.programs.iter().all(|program| program.runs == Ends::Return);
         let copies = self.programs.iter().map(HeldProgram::count_copies).sum::<usize>();
         let open_files = self.links.len() + links.len() + self.members.count_links() + copies;
         let program = &mut self.programs[index];
         perf::require_files(points.len(), program.needs_copies(), open_files)?;
-        perf::attach(program, to, points, return_only, links, refused)
+        perf::attach(program, to, points, links, refused)
     }
 
     /// Offsets at which a program runs when the instruction there is executed.
@@ -272,12 +273,25 @@ impl Attacher {
             .collect()
     }
 
-    /// Puts the kind of trap into the cookies, if hits are counted per kind.
-    fn mark(&self, file: &File, points: &mut [ProbePoint], kind: ProbeKind, entered: &HashSet<u64>) {
-        for point in points.iter_mut().filter(|_| self.marks_traps) {
-            let is_entered = entered.contains(&point.offset);
-            let trap = TrapKind::at(file, point.offset, kind == ProbeKind::ReturnProbe, is_entered);
-            point.cookie = trap.mark(point.cookie);
+    /// Adds to the cookies the kind of trap, if hits are counted per kind, and the process, where only the
+    /// cookie identifies it: return probes of perf events run in every process that has one at that function,
+    /// and no program runs at the entry that would distinguish them.
+    fn complete_cookies(&self, to: Destination<'_>, points: &mut [ProbePoint], entered: &HashSet<u64>) {
+        let is_return = to.kind == ProbeKind::ReturnProbe;
+        let return_only = self.programs.iter().all(|program| program.runs == Ends::Return);
+        for point in points {
+            if self.marks_traps {
+                let is_entered = entered.contains(&point.offset);
+                let trap = TrapKind::at(to.file, point.offset, is_return, is_entered);
+                point.cookie = trap.mark(point.cookie);
+            }
+            if let Some(pid) = to.pid
+                && is_return
+                && !self.mode.has_multi_links()
+                && (return_only || point.ends == Ends::Return)
+            {
+                point.cookie = point.cookie.for_process(pid);
+            }
         }
     }
 
@@ -292,7 +306,8 @@ impl Attacher {
         links
     }
 
-    /// Removes all probes in a background thread. None if it could not be spawned: then they are removed already.
+    /// Removes all probes in a background thread. None if it could not be spawned: then they are removed
+    /// already.
     pub fn detach_in_background(&mut self) -> Option<JoinHandle<()>> {
         close_in_background(self.take_links())
     }

@@ -9,8 +9,8 @@ use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
 /// A child process, and the parent's end of the pipe that it waits on.
 ///
-/// The parent sends one byte with [`WaitingChild::start`]. If it exits first, however that happens, the kernel closes the
-/// pipe and the child sees the end of file: no child waits for a parent that is gone.
+/// The parent sends one byte with [`WaitingChild::start`]. If it exits first, however that happens, the
+/// kernel closes the pipe and the child sees the end of file: no child waits for a parent that is gone.
 pub struct WaitingChild {
     pid: Pid,
     start: Option<File>,
@@ -31,10 +31,12 @@ impl StartPipe {
 }
 
 impl WaitingChild {
-    /// Forks a child that calls `run`, which is to call [`StartPipe::wait`], and exits with the status that it returns.
-    /// The child never returns to the caller, and runs no destructors and no exit handlers of the parent.
+    /// Forks a child that calls `run`, which is to call [`StartPipe::wait`], and exits with the status that
+    /// it returns. The child never returns to the caller, and runs no destructors and no exit handlers of the
+    /// parent.
     ///
-    /// The process must have a single thread: the memory of the child would keep locks that other threads hold.
+    /// The process must have a single thread: the memory of the child would keep locks that other threads
+    /// hold.
     pub fn fork(run: impl FnOnce(StartPipe) -> i32) -> Result<Self> {
         let (wait, start) = pipe2(OFlag::O_CLOEXEC).context("failed to create a pipe")?;
         // SAFETY: there is one thread, so no lock is held by another one in the child's copy of memory.
@@ -74,8 +76,8 @@ impl WaitingChild {
 mod tests {
     use std::process::Command;
 
-    /// The test harness has several threads, so the child is forked by a copy of the test binary that runs one test
-    /// on its main thread.
+    /// The test harness has several threads, so the child is forked by a copy of the test binary that runs
+    /// one test on its main thread.
     fn run_single_threaded(name: &str) {
         let status = Command::new("/proc/self/exe")
             .args(["--exact", name, "--ignored", "--test-threads=1"])

@@ -12,7 +12,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{execvp, pipe2};
 
-use crate::error::{FAILED, Failure};
+use crate::error::Failure;
 use crate::probe::child::{StartPipe, WaitingChild};
 
 /// Exit status of a child that did not execute its program, as of a shell.
@@ -27,8 +27,8 @@ pub struct TracedCommand {
 }
 
 impl TracedCommand {
-    /// Forks a child that executes `argv` after [`TracedCommand::start`], and exits if this process exits first. The
-    /// process must have a single thread.
+    /// Forks a child that executes `argv` after [`TracedCommand::start`], and exits if this process exits
+    /// first. The process must have a single thread.
     pub fn hold(argv: &[OsString]) -> Result<Self> {
         let argv: Vec<CString> = argv
             .iter()
@@ -63,7 +63,7 @@ impl TracedCommand {
             return Ok(());
         }
         let cause = std::io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-        Err(Failure::new(FAILED, format!("failed to run {}: {cause}", self.name)).into())
+        Err(Failure::failed(format!("failed to run {}: {cause}", self.name)).into())
     }
 
     /// Exit status of the child once it has exited, or 128 plus the signal that killed it.

@@ -8,7 +8,8 @@ pub struct BpfCounter<'a>(&'a AtomicU64);
 impl<'a> BpfCounter<'a> {
     /// `value` is a global variable of a loaded BPF object.
     pub fn new(value: &'a u64) -> Self {
-        // SAFETY: an aligned 64-bit integer. The kernel changes it concurrently, so it is only read through this atomic.
+        // SAFETY: an aligned 64-bit integer. The kernel changes it concurrently, so it is only read through
+        // this atomic.
         Self(unsafe { AtomicU64::from_ptr(std::ptr::from_ref(value).cast_mut()) })
     }
 

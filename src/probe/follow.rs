@@ -1,4 +1,4 @@
-//! `--follow`: the kernel adds children to a tool's map of processes as they are forked.
+//! `--follow`: the kernel adds children to a tool's map of PIDs when they are forked.
 
 use std::os::fd::AsFd;
 
@@ -6,46 +6,48 @@ use anyhow::{Context, Result};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder};
 
 use crate::bpf;
-use crate::error::{DENIED, Failure};
+use crate::error::Failure;
 use crate::privileges;
 
-/// Children are followed as long as this lives.
-pub struct Follow {
+/// Follows children as long as it lives.
+pub struct ChildFollower {
     object: Object,
     _links: Vec<Link>,
 }
 
-impl Follow {
-    /// Follows the children of the processes in `pids`.
+impl ChildFollower {
+    /// Follows the descendants of the processes in `pids`.
+    ///
+    /// # Errors
+    /// The kernel has no BTF, or this is not the initial PID namespace.
     pub fn start(pids: &MapHandle) -> Result<Self> {
         privileges::require_btf("--follow")?;
         if privileges::pid_namespace().is_some() {
-            let message =
-                "--follow does not work in a pid namespace of its own: children are known by other numbers";
-            return Err(Failure::new(DENIED, message)
-                .hint("run it on the host, or in a container that shares the host's pid namespace")
-                .into());
+            return Err(
+                Failure::denied("--follow works only in the initial PID namespace")
+                    .hint("run it on the host, or in a container that shares the host's PID namespace")
+                    .into(),
+            );
         }
-        // Without the skeleton, which borrows its object.
-        let elf = bpf::follow::OBJECT.elf().context("failed to follow children")?;
-        let mut open = ObjectBuilder::default()
-            .open_memory(elf)
-            .context("failed to follow children")?;
+        Self::attach(pids).context("failed to follow children")
+    }
+
+    fn attach(pids: &MapHandle) -> Result<Self> {
+        // Without the skeleton, which would borrow its storage.
+        let elf = bpf::follow::OBJECT.elf()?;
+        let mut open = ObjectBuilder::default().open_memory(elf)?;
         for mut map in open.maps_mut() {
             if map.name() == "pids" {
-                map.reuse_fd(pids.as_fd()).context("failed to follow children")?;
+                map.reuse_fd(pids.as_fd())?;
             }
         }
-        let object = open.load().context("failed to follow children")?;
-        let links = object
-            .progs_mut()
-            .map(|program| program.attach())
-            .collect::<Result<_, _>>();
-        let _links = links.context("failed to follow children")?;
+        let object = open.load()?;
+        let links = object.progs_mut().map(|program| program.attach());
+        let _links = links.collect::<Result<_, _>>()?;
         Ok(Self { object, _links })
     }
 
-    /// Children that the map had no room for.
+    /// Children that were not added because the map was full.
     pub fn missed(&self) -> u64 {
         let counters = self
             .object

@@ -1,7 +1,7 @@
 //! How often each kind of trap was hit.
 //!
-//! Nearly all of a probe's price is the trap, and the kinds differ by a factor of up to nine: instructions that the
-//! kernel emulates are cheap, instructions that must be single-stepped out of line are expensive.
+//! Nearly all of a probe's price is the trap, and the kinds differ by a factor of up to nine: instructions
+//! that the kernel emulates are cheap, instructions that must be single-stepped out of line are expensive.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -14,17 +14,18 @@ use crate::probe::point::Cookie;
 
 /// What led to a run of a BPF program. The discriminant is the index in `hits` of event.bpf.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum TrapKind {
     /// A breakpoint on an instruction that the kernel emulates.
-    Emulated,
+    Emulated = trap_kind::TRAP_EMULATED.0,
     /// A breakpoint on an instruction that the kernel single-steps out of line.
-    Stepped,
+    Stepped = trap_kind::TRAP_STEPPED.0,
     /// A return probe, where the breakpoint at the entry also runs a program and is counted itself.
-    Return,
+    Return = trap_kind::TRAP_RETURN.0,
     /// A return probe, where the breakpoint at the entry is emulated and runs no program.
-    ReturnOfEmulated,
+    ReturnOfEmulated = trap_kind::TRAP_RETURN_OF_EMULATED.0,
     /// A return probe, where the breakpoint at the entry is single-stepped and runs no program.
-    ReturnOfStepped,
+    ReturnOfStepped = trap_kind::TRAP_RETURN_OF_STEPPED.0,
 }
 
 impl TrapKind {
@@ -76,8 +77,8 @@ pub struct HitCounters<'a>(&'a [AtomicU64]);
 
 impl<'a> HitCounters<'a> {
     pub fn new(counters: &'a [u64]) -> Self {
-        // SAFETY: an atomic has the size and alignment of its integer. The kernel changes them concurrently, so they
-        // are only read through these atomics.
+        // SAFETY: an atomic has the size and alignment of its integer. The kernel changes them concurrently,
+        // so they are only read through these atomics.
         Self(unsafe { std::slice::from_raw_parts(counters.as_ptr().cast(), counters.len()) })
     }
 
@@ -105,7 +106,10 @@ mod tests {
     #[test]
     fn trap_kind_is_its_index_in_the_cookie() {
         for (index, kind) in TrapKind::ALL.into_iter().enumerate() {
-            assert_eq!(kind.mark(Cookie::of_function(7)).bits(), (index as u64) << 36 | 7);
+            assert_eq!(
+                kind.mark(Cookie::default()),
+                Cookie::default().with_trap(index as u32)
+            );
         }
     }
 

@@ -1,9 +1,9 @@
 //! What the probes cost the processes that hit them.
 //!
-//! A hit is a trap, whose price is measured when the run begins ([`TrapPrices`]), and a run of a BPF program, which the
-//! kernel times. The price of a trap is that of a single thread with warm caches; with cold caches, or with several
-//! threads in the same function, it is higher. All figures are estimates; tests/e2e/cost.rs compares them with
-//! measured loops.
+//! A hit is a trap, whose price is measured when the run begins ([`TrapPrices`]), and a run of a BPF program,
+//! which the kernel times. The price of a trap is that of a single thread with warm caches; with cold caches,
+//! or with several threads in the same function, it is higher. All figures are estimates; tests/e2e/cost.rs
+//! compares them with measured loops.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ use crate::probe::prices::{TrapPrices, enable_run_stats};
 
 /// Interval between two readings while the run lasts.
 const PERIOD: Duration = Duration::from_millis(250);
-/// Probes that take less than this share of wall time never exceed the limit: a process that sleeps nearly all the
-/// time may spend half of its few microseconds of CPU time in them without harm.
+/// Probes that take less than this share of wall time never exceed the limit: a process that sleeps nearly
+/// all the time may spend half of its few microseconds of CPU time in them without harm.
 const NEGLIGIBLE: f64 = 0.001;
 
 /// The counters at one moment.
@@ -79,8 +79,8 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Measures the prices of traps. The attacher must not have attached anything yet. `limit`: share of the CPU time
-    /// that the probes may take, 0 to 1.
+    /// Measures the prices of traps. The attacher must not have attached anything yet. `limit`: share of the
+    /// CPU time that the probes may take, 0 to 1.
     pub fn new(attacher: &mut Attacher, hits: &HitCounters<'_>, limit: Option<f64>) -> Result<Self> {
         let stats = enable_run_stats()?;
         let prices = TrapPrices::measure_with_stats(attacher.mode())
@@ -124,8 +124,9 @@ impl Meter {
         self.last.at + PERIOD
     }
 
-    /// Reads the counters once per period. Returns the cost of this period and the previous one if it exceeded the
-    /// limit in both: in a single one, a program may be starting, or one of our BPF programs was interrupted.
+    /// Reads the counters once per period. Returns the cost of this period and the previous one if it
+    /// exceeded the limit in both: in a single one, a program may be starting, or one of our BPF programs was
+    /// interrupted.
     pub fn check(&mut self, attacher: &Attacher, hits: &HitCounters<'_>) -> Result<Option<ProbeCost>> {
         if Instant::now() < self.next() {
             return Ok(None);
@@ -150,7 +151,8 @@ impl Meter {
         matters && self.limit.is_some_and(|limit| cost.cpu_share() > limit)
     }
 
-    /// Reads the counters. Returns false when the process has exited: its CPU time then stays at the last reading.
+    /// Reads the counters. Returns false when the process has exited: its CPU time then stays at the last
+    /// reading.
     pub fn read(&mut self, attacher: &Attacher, hits: &HitCounters<'_>) -> Result<bool> {
         let cpu_ns = self.clock.now_ns();
         self.last = Reading {

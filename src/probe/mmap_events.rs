@@ -1,7 +1,7 @@
-//! What appears while we watch: programs and libraries as they are mapped for execution, on the whole machine.
+//! mmap events: programs and libraries of all processes, as they are mapped for execution.
 //!
-//! The kernel reports each such mapping through perf (PERF_RECORD_MMAP2), on every kernel and without BPF, and wakes
-//! us for it; an idle machine maps nothing, so an idle tool sleeps.
+//! The kernel reports each executable mapping through perf (PERF_RECORD_MMAP2), on all supported kernels and
+//! without BPF. Each report wakes the reader; an idle machine maps nothing, so an idle tool sleeps.
 
 use std::ffi::{OsStr, c_void};
 use std::io;
@@ -17,12 +17,12 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::probe::event::until_nul;
 
-/// What happened to a process.
+/// A report of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum MmapEvent {
     /// A file was mapped for execution.
-    Mapped(Mapped),
-    /// The process is another program now.
+    Mapped(MappedFile),
+    /// The process has executed a program.
     Exec {
         pid: u32,
     },
@@ -33,40 +33,46 @@ pub enum Change {
     Exited {
         pid: u32,
     },
-    /// The kernel could not report this many changes.
+    /// The kernel dropped this many reports, as a buffer was full.
     Lost(u64),
 }
 
 /// A file that was mapped for execution.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mapped {
+pub struct MappedFile {
     pub pid: u32,
-    /// Addresses in the process.
+    /// First address in the process.
     pub start: u64,
+    /// Address after the last one.
     pub end: u64,
-    /// Where in the file `start` is, bytes.
+    /// File offset of `start`, bytes.
     pub offset: u64,
     /// Major and minor number of the file system's device.
     pub dev: (u32, u32),
     pub inode: u64,
-    /// Tells an inode from an earlier one of the same number.
+    /// Distinguishes inodes that had the same number at different times.
     pub generation: u64,
-    /// As the process names it. Untrusted.
+    /// Path in the mount namespace of the process. Untrusted.
     pub path: PathBuf,
 }
 
-/// Reports of all CPUs.
-pub struct Watch {
+/// Reads the mmap events of all CPUs.
+pub struct MmapEvents {
     buffer: NonNull<sys_bpf::perf_buffer>,
-    /// Where the callback puts what it reads. Owned; a raw pointer, because libbpf keeps it too.
-    changes: NonNull<Vec<(u64, Change)>>,
+    /// Events that the callback has read, with their times. Owned; a raw pointer, because libbpf has a copy
+    /// of it.
+    events: NonNull<Vec<TimedEvent>>,
     _map: MapHandle,
 }
 
-/// Pages of 4 KiB a CPU; a mapping takes about 150 bytes.
+/// CLOCK_MONOTONIC nanoseconds, and the event.
+type TimedEvent = (u64, MmapEvent);
+
+/// Pages of 4 KiB per CPU. A report takes about 150 bytes.
 const PAGES: u64 = 32;
 
-impl Watch {
+impl MmapEvents {
+    /// The kernel buffers events from now on.
     pub fn start() -> Result<Self> {
         let opts = sys_bpf::bpf_map_create_opts {
             sz: size_of::<sys_bpf::bpf_map_create_opts>() as sys_bpf::size_t,
@@ -74,57 +80,58 @@ impl Watch {
         };
         let cpus = libbpf_rs::num_possible_cpus().context("failed to count the CPUs")? as u32;
         let map = MapHandle::create(MapType::PerfEventArray, Some("ubpf_watch"), 4, 4, cpus, &opts)
-            .context("failed to watch for new programs")?;
-        let changes = NonNull::from(Box::leak(Box::<Vec<(u64, Change)>>::default()));
+            .context("failed to open mmap events")?;
+        let events = NonNull::from(Box::leak(Box::<Vec<TimedEvent>>::default()));
         let mut attr = attributes();
-        // SAFETY: the callback gets `changes` back, which lives as long as the buffer; the map is kept alive as well.
+        // SAFETY: the callback gets `events` back, which lives as long as the buffer; the map is kept open as
+        // well.
         let buffer = unsafe {
             sys_bpf::perf_buffer__new_raw(
                 map.as_fd().as_raw_fd(),
                 PAGES,
                 &mut attr,
                 Some(on_record),
-                changes.as_ptr().cast(),
+                events.as_ptr().cast(),
                 std::ptr::null(),
             )
         };
         let Some(buffer) = NonNull::new(buffer) else {
             let error = io::Error::last_os_error();
-            // SAFETY: leaked above, and nobody else has it.
-            drop(unsafe { Box::from_raw(changes.as_ptr()) });
-            return Err(error).context("failed to watch for new programs");
+            // SAFETY: leaked above, without another owner.
+            drop(unsafe { Box::from_raw(events.as_ptr()) });
+            return Err(error).context("failed to open mmap events");
         };
         Ok(Self {
             buffer,
-            changes,
+            events,
             _map: map,
         })
     }
 
-    /// Ready when there is something to read.
+    /// Readable when there are events.
     pub fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor belongs to the buffer, which lives as long as `self`.
         unsafe { BorrowedFd::borrow_raw(sys_bpf::perf_buffer__epoll_fd(self.buffer.as_ptr())) }
     }
 
-    /// What has happened since the last call, oldest first.
+    /// Events since the last call, in the order of their times.
     ///
-    /// The buffers of the CPUs are read one after the other, so the one that was read first may lack what happened
-    /// before something in the one that was read last. What is older than the reading is complete; the rest waits for
-    /// another reading.
-    pub fn changes(&mut self) -> Vec<Change> {
-        // While programs start without a pause, there is always a rest: the next call gets it.
-        const READINGS: usize = 8;
+    /// The buffers of the CPUs are read one after the other, so an event that is read last may be newer than
+    /// one that the first buffer did not have yet. Events up to the start of a pass are complete; newer ones
+    /// are kept until another pass.
+    pub fn read(&mut self) -> Vec<MmapEvent> {
+        // While programs start without a pause, some events always remain: the next call returns them.
+        const PASSES: usize = 8;
         let mut complete = Vec::new();
-        for _ in 0..READINGS {
-            let begun = monotonic_ns();
-            // SAFETY: buffer and list are valid as long as `self`, and nobody else borrows the list while the callback
-            // runs.
+        for _ in 0..PASSES {
+            let start_ns = monotonic_ns();
+            // SAFETY: the buffer and the list are valid as long as `self`, and the list is not borrowed while
+            // the callback runs.
             let read = unsafe {
                 sys_bpf::perf_buffer__consume(self.buffer.as_ptr());
-                self.changes.as_mut()
+                self.events.as_mut()
             };
-            take_until(begun, read, &mut complete);
+            take_until(start_ns, read, &mut complete);
             if read.is_empty() {
                 break;
             }
@@ -133,37 +140,38 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for MmapEvents {
     fn drop(&mut self) {
-        // SAFETY: both made by `start`, and not used afterwards.
+        // SAFETY: both were created by `start`, and are not used afterwards.
         unsafe {
             sys_bpf::perf_buffer__free(self.buffer.as_ptr());
-            drop(Box::from_raw(self.changes.as_ptr()));
+            drop(Box::from_raw(self.events.as_ptr()));
         }
     }
 }
 
-/// Moves what happened until then, oldest first.
-fn take_until(time_ns: u64, read: &mut Vec<(u64, Change)>, complete: &mut Vec<Change>) {
+/// Moves the events up to this time from `read` to `complete`, oldest first.
+fn take_until(time_ns: u64, read: &mut Vec<TimedEvent>, complete: &mut Vec<MmapEvent>) {
     read.sort_by_key(|(time, _)| *time);
     let newer = read.partition_point(|(time, _)| *time <= time_ns);
-    complete.extend(read.drain(..newer).map(|(_, change)| change));
+    complete.extend(read.drain(..newer).map(|(_, event)| event));
 }
 
-/// On the clock of the records.
+/// CLOCK_MONOTONIC, the clock of all records; nanoseconds.
 pub fn monotonic_ns() -> u64 {
-    // Fails for unknown clocks only.
+    // Fails only for unknown clocks.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(u64::MAX, |now| {
         now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
     })
 }
 
-/// An event that counts nothing and reports mappings, names and tasks; each report wakes the reader.
+/// A perf event that counts nothing, but reports mappings, execs, forks and exits. Each report wakes the
+/// reader.
 fn attributes() -> sys_bpf::perf_event_attr {
     const PERF_TYPE_SOFTWARE: u32 = 1;
     const PERF_COUNT_SW_DUMMY: u64 = 9;
     const PERF_SAMPLE_TIME: u64 = 1 << 2;
-    // SAFETY: a structure of integers, for which all zeroes is the kernel's "nothing asked for".
+    // SAFETY: a structure of integers, in which zero is the default of the kernel.
     let mut attr: sys_bpf::perf_event_attr = unsafe { std::mem::zeroed() };
     attr.size = size_of::<sys_bpf::perf_event_attr>() as u32;
     attr.type_ = PERF_TYPE_SOFTWARE;
@@ -172,7 +180,7 @@ fn attributes() -> sys_bpf::perf_event_attr {
     attr.set_mmap2(1);
     attr.set_comm(1);
     attr.set_comm_exec(1);
-    // Records of several CPUs are put in order by their times, and the clock that perf uses by default is one a CPU.
+    // Records of different CPUs are sorted by time, and perf's default clock differs between CPUs.
     attr.set_use_clockid(1);
     attr.clockid = libc::CLOCK_MONOTONIC;
     attr.sample_type = PERF_SAMPLE_TIME;
@@ -189,26 +197,27 @@ unsafe extern "C" fn on_record(
     record: *mut sys_bpf::perf_event_header,
 ) -> sys_bpf::bpf_perf_event_ret {
     const CONTINUE: sys_bpf::bpf_perf_event_ret = -2; // LIBBPF_PERF_EVENT_CONT
-    // SAFETY: libbpf hands over a whole record, whose size its header says, and the context of `Watch::start`.
-    let (changes, kind, misc, bytes) = unsafe {
+    // SAFETY: libbpf passes a complete record, whose size is in its header, and the context of
+    // `MmapEvents::start`.
+    let (events, kind, misc, bytes) = unsafe {
         let size = usize::from((*record).size);
-        let changes = &mut *context.cast::<Vec<(u64, Change)>>();
+        let events = &mut *context.cast::<Vec<TimedEvent>>();
         (
-            changes,
+            events,
             (*record).type_,
             (*record).misc,
             std::slice::from_raw_parts(record.cast::<u8>(), size),
         )
     };
     let body = &bytes[size_of::<sys_bpf::perf_event_header>().min(bytes.len())..];
-    // `sample_id_all` puts the time behind each record.
+    // `sample_id_all` appends the time to each record.
     let time = body.last_chunk().map_or(0, |time| u64::from_ne_bytes(*time));
-    changes.extend(decode(kind, misc, body).map(|change| (time, change)));
+    events.extend(decode(kind, misc, body).map(|event| (time, event)));
     CONTINUE
 }
 
-/// A record's meaning; None for those of no interest and for short ones. Layouts: linux/perf_event.h.
-fn decode(kind: u32, misc: u16, body: &[u8]) -> Option<Change> {
+/// Decodes the body of a record. None for unused types and truncated records. Layouts: linux/perf_event.h.
+fn decode(kind: u32, misc: u16, body: &[u8]) -> Option<MmapEvent> {
     const MMAP2: u32 = 10;
     const LOST: u32 = 2;
     const COMM: u32 = 3;
@@ -220,7 +229,7 @@ fn decode(kind: u32, misc: u16, body: &[u8]) -> Option<Change> {
     let u32_at = |at: usize| body.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
     let u64_at = |at: usize| body.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
     match kind {
-        MMAP2 => Some(Change::Mapped(Mapped {
+        MMAP2 => Some(MmapEvent::Mapped(MappedFile {
             pid: u32_at(0)?,
             start: u64_at(8)?,
             end: u64_at(8)?.checked_add(u64_at(16)?)?,
@@ -230,14 +239,14 @@ fn decode(kind: u32, misc: u16, body: &[u8]) -> Option<Change> {
             generation: u64_at(48)?,
             path: PathBuf::from(OsStr::from_bytes(until_nul(body.get(PATH..)?))),
         })),
-        COMM if misc & MISC_COMM_EXEC != 0 => Some(Change::Exec { pid: u32_at(0)? }),
-        FORK if u32_at(0)? != u32_at(4)? => Some(Change::Forked {
+        COMM if misc & MISC_COMM_EXEC != 0 => Some(MmapEvent::Exec { pid: u32_at(0)? }),
+        FORK if u32_at(0)? != u32_at(4)? => Some(MmapEvent::Forked {
             child: u32_at(0)?,
             parent: u32_at(4)?,
         }),
-        // The report names process and thread; a process is gone when its first thread is.
-        EXIT if u32_at(0)? == u32_at(8)? => Some(Change::Exited { pid: u32_at(0)? }),
-        LOST => Some(Change::Lost(u64_at(8)?)),
+        // Reported for each thread. The process has exited when its leader has.
+        EXIT if u32_at(0)? == u32_at(8)? => Some(MmapEvent::Exited { pid: u32_at(0)? }),
+        LOST => Some(MmapEvent::Lost(u64_at(8)?)),
         _ => None,
     }
 }
@@ -247,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mapping_is_read_and_a_cut_one_is_not() {
+    fn mapping_is_decoded_unless_it_is_truncated() {
         let mut body = Vec::new();
         body.extend(7u32.to_ne_bytes());
         body.extend(8u32.to_ne_bytes());
@@ -260,7 +269,7 @@ mod tests {
         body.extend(5u64.to_ne_bytes());
         body.extend([0; 8]);
         body.extend(b"/lib/libc.so.6\0\0");
-        let expected = Mapped {
+        let expected = MappedFile {
             pid: 7,
             start: 0x1000,
             end: 0x3000,
@@ -270,15 +279,15 @@ mod tests {
             generation: 5,
             path: "/lib/libc.so.6".into(),
         };
-        assert_eq!(decode(10, 0, &body), Some(Change::Mapped(expected)));
+        assert_eq!(decode(10, 0, &body), Some(MmapEvent::Mapped(expected)));
         for len in 0..64 {
             assert_eq!(decode(10, 0, &body[..len]), None, "{len} bytes");
         }
     }
 
     #[test]
-    fn what_is_newer_than_the_reading_waits() {
-        let exit = |pid| Change::Exited { pid };
+    fn events_after_the_start_of_a_pass_are_kept() {
+        let exit = |pid| MmapEvent::Exited { pid };
         let mut read = vec![(30, exit(3)), (10, exit(1)), (20, exit(2)), (21, exit(4))];
         let mut complete = Vec::new();
         take_until(20, &mut read, &mut complete);
@@ -287,9 +296,9 @@ mod tests {
     }
 
     #[test]
-    fn only_an_exec_is_a_change_of_name() {
+    fn comm_record_is_an_exec_only_with_its_flag() {
         let body = 7u32.to_ne_bytes().repeat(2);
-        assert_eq!(decode(3, 1 << 13, &body), Some(Change::Exec { pid: 7 }));
+        assert_eq!(decode(3, 1 << 13, &body), Some(MmapEvent::Exec { pid: 7 }));
         assert_eq!(decode(3, 0, &body), None);
     }
 }

@@ -10,8 +10,8 @@ pub enum Ends {
     Entry,
     Return,
     Both,
-    /// The point is an instruction that returns from the function or jumps out of it. The program for returns runs at a
-    /// breakpoint there, without a return probe.
+    /// The point is an instruction that returns from the function or jumps out of it. The program for returns
+    /// runs at a breakpoint there, without a return probe.
     ReturnInstruction,
 }
 
@@ -97,11 +97,11 @@ pub struct ProbePoint {
     pub offset: u64,
     pub cookie: Cookie,
     pub ends: Ends,
-    /// File offset of the semaphore that some USDT probes have, which counts their tracers: the probe does nothing
-    /// while it is 0.
+    /// File offset of the semaphore that some USDT probes have, which counts their tracers: the probe does
+    /// nothing while it is 0.
     pub semaphore: Option<u64>,
     /// Set if a later instruction of the function that begins here would do as well.
-    pub movable: Option<Movable>,
+    pub movable: Option<MovableFunction>,
     /// The kernel has to single-step the instruction out of line. Not known before
     /// [`Placing::place`](super::search::placing::Placing::place).
     pub stepped: bool,
@@ -109,7 +109,7 @@ pub struct ProbePoint {
 
 /// What has to be known about a function before its probe can be moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Movable {
+pub struct MovableFunction {
     /// Size of the function in bytes, 0 if unknown.
     pub size: u64,
     /// What the programs read at the probe.
@@ -124,7 +124,7 @@ impl ProbePoint {
             cookie,
             ends: Ends::Both,
             semaphore: None,
-            movable: Some(Movable {
+            movable: Some(MovableFunction {
                 size: function.size,
                 needs,
             }),

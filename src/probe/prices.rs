@@ -17,10 +17,10 @@ use libbpf_rs::skel::SkelBuilder;
 use crate::bpf::load;
 use crate::bpf::prices::PricesSkelBuilder;
 use crate::find::host::proc::Proc;
-use crate::probe::attach::{AttachMode, Attacher, Program};
+use crate::probe::attach::{AttachMode, Attacher, ProbeProgram};
 use crate::probe::hits::TrapKind;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 
 // Probes sit on the first instruction of each function. The kernel emulates that of the first and the third one, as it
 // does for most functions, and single-steps that of the second one. The third is also called from self_test.rs, which
@@ -84,16 +84,16 @@ impl TrapPrices {
         mode.prepare([&mut open.progs.price_entry, &mut open.progs.price_return]);
         let skel = load(open)?;
         let programs = vec![
-            Program {
+            ProbeProgram {
                 program: &skel.progs.price_return,
                 runs: Ends::Return,
             },
-            Program {
+            ProbeProgram {
                 program: &skel.progs.price_entry,
                 runs: Ends::Entry,
             },
         ];
-        let this_process = Filter::of_process(std::process::id());
+        let this_process = ProcessFilter::of_process(std::process::id());
         let mut attacher = Attacher::new(mode, &this_process, programs)?;
         let file = File::open("/proc/self/exe").context("failed to open /proc/self/exe")?;
         attacher.attach(&file, &own_points()?)?;

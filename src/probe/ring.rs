@@ -1,10 +1,11 @@
-//! Reading a BPF ring buffer without a wakeup an event.
+//! Reads a BPF ring buffer without one wakeup per event.
 //!
-//! The kernel wakes a reader only when it commits a record at exactly the position that the reader has published:
-//! a reader that has caught up. While events keep coming, this reader publishes the start of the record that it read
-//! last instead of its end, so it never seems to have caught up, and the traced program is spared the wakeups. Before
-//! it rests for an unknown time it publishes where it really is. That is the kernel's own protocol (see
-//! `bpf_ringbuf_commit` in kernel/bpf/ringbuf.c), so nothing can fall between the last look and the sleep.
+//! The kernel wakes the reader only when it commits a record at exactly the position that the reader has
+//! published: then the reader has caught up. While events keep coming, this reader publishes the start of the
+//! record that it read last instead of its end, so it never seems to have caught up, and the traced program
+//! is spared the wakeups. Before it sleeps for an unknown time, it publishes its true position. That is the
+//! kernel's own protocol (see `bpf_ringbuf_commit` in kernel/bpf/ringbuf.c), so no event can be missed
+//! between the last look and the sleep.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -21,28 +22,28 @@ const BUSY: u32 = 1 << 31;
 const DISCARDED: u32 = 1 << 30;
 const RECORD_HEADER: u64 = 8;
 
-/// The reading end of one ring, mapped into this process.
-pub struct Ring {
-    consumer: Mapping,
-    /// Producer page, then the data twice in a row, so that no record is ever split.
-    producer: Mapping,
+/// The reader of one ring buffer, which is mapped into this process.
+pub struct RingReader {
+    consumer: SharedMapping,
+    /// Producer page, then the data twice in a row, so that every record is contiguous.
+    producer: SharedMapping,
     page: usize,
     size: u64,
-    /// Where the next record begins, counted from the start of the run.
+    /// Positions count bytes from the start of the run. Start of the next record.
     next: u64,
-    /// Where the records end that this batch is about.
+    /// End of the records of this batch.
     end: u64,
-    /// Where the record that was read last begins.
+    /// Start of the record that was read last.
     held: u64,
     published: u64,
 }
 
-impl Ring {
-    /// Maps the ring `map`, which holds `size` bytes: a power of two and a multiple of the page size.
+impl RingReader {
+    /// Maps the ring buffer `map` of `size` bytes, a power of two and a multiple of the page size.
     pub fn map(map: BorrowedFd<'_>, size: usize) -> io::Result<Self> {
         let page = page_size();
-        let consumer = Mapping::new(map, page, 0, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
-        let producer = Mapping::new(map, page + 2 * size, page, ProtFlags::PROT_READ)?;
+        let consumer = SharedMapping::new(map, page, 0, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        let producer = SharedMapping::new(map, page + 2 * size, page, ProtFlags::PROT_READ)?;
         let mut ring = Self {
             consumer,
             producer,
@@ -58,13 +59,13 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Begins a batch: the records that are there now. False when the next one is not complete.
+    /// Starts a batch: the records that are in the ring now. False if the next record is not complete.
     pub fn look(&mut self) -> bool {
         self.end = self.producer_position();
         self.next != self.end && self.record_len(self.next).load(Ordering::Acquire) & BUSY == 0
     }
 
-    /// Steps to the next record of the batch. False when there is none, or when it is not complete.
+    /// Steps to the next record of the batch. False if there is none, or if it is not complete.
     pub fn advance(&mut self) -> bool {
         while self.next != self.end {
             let start = self.next;
@@ -75,7 +76,7 @@ impl Ring {
             let bytes = u64::from(len & !DISCARDED);
             self.next = start + (RECORD_HEADER + bytes).next_multiple_of(8);
             self.held = start;
-            // A full ring should not have to wait for the whole batch.
+            // So that a full ring gets room before the batch ends.
             if start - self.published >= self.size / 8 {
                 self.publish(start);
             }
@@ -86,21 +87,21 @@ impl Ring {
         false
     }
 
-    /// The record that [`Ring::advance`] stepped to. Its room is kept until the next step.
+    /// The record that [`RingReader::advance`] stepped to. It stays valid until the next step.
     pub fn record(&self) -> &[u8] {
         let bytes = u64::from(self.record_len(self.held).load(Ordering::Relaxed));
         self.data(self.held + RECORD_HEADER, bytes.min(self.size))
     }
 
-    /// Gives the room of what was read back, without asking to be woken.
+    /// Frees the records that were read, without asking for a wakeup.
     pub fn release(&mut self) {
         self.publish(self.held);
     }
 
-    /// Gives all room back and asks to be woken at the next record. False when there is one already.
+    /// Frees all records and asks for a wakeup at the next one. False if there is one already.
     pub fn rest(&mut self) -> bool {
         self.publish(self.next);
-        // Pairs with the kernel's exchange between its commit and its look at our position.
+        // Pairs with the kernel's xchg between its commit and its read of our position.
         std::sync::atomic::fence(Ordering::SeqCst);
         self.next == self.producer_position()
     }
@@ -111,12 +112,13 @@ impl Ring {
     }
 
     fn consumer_position(&self) -> &AtomicU64 {
-        // SAFETY: the kernel keeps an aligned 64-bit position at the start of this page, mapped as long as `self`.
+        // SAFETY: the kernel keeps an aligned 64-bit position at the start of this page, mapped as long as
+        // `self`.
         unsafe { self.consumer.start.cast::<AtomicU64>().as_ref() }
     }
 
     fn producer_position(&self) -> u64 {
-        // SAFETY: as above; the page is read-only for us and we only load.
+        // SAFETY: as above; the mapping is read-only, and this only loads.
         unsafe { self.producer.start.cast::<AtomicU64>().as_ref() }.load(Ordering::Acquire)
     }
 
@@ -126,8 +128,8 @@ impl Ring {
     }
 
     fn data(&self, position: u64, len: u64) -> &[u8] {
-        // SAFETY: a record is at most the ring's size long and the data is mapped twice in a row, so it lies inside
-        // the mapping; the kernel does not write to it before its position is published.
+        // SAFETY: a record is at most as long as the ring, and the data is mapped twice in a row, so it is
+        // inside the mapping. The kernel does not write to it until its position is published.
         unsafe { slice::from_raw_parts(self.at(position).as_ptr(), len as usize) }
     }
 
@@ -138,7 +140,7 @@ impl Ring {
     }
 }
 
-/// The page size, which a ring is a multiple of.
+/// The page size, bytes. The size of a ring is a multiple of it.
 pub fn page_size() -> usize {
     sysconf(SysconfVar::PAGE_SIZE)
         .ok()
@@ -147,15 +149,15 @@ pub fn page_size() -> usize {
         .unwrap_or(4096)
 }
 
-struct Mapping {
+struct SharedMapping {
     start: NonNull<u8>,
     len: usize,
 }
 
-impl Mapping {
+impl SharedMapping {
     fn new(map: BorrowedFd<'_>, len: usize, offset: usize, prot: ProtFlags) -> io::Result<Self> {
         let length = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
-        // SAFETY: a new mapping at an address of the kernel's choice; it overlays nothing.
+        // SAFETY: a new mapping at an address that the kernel chooses, so it replaces no other mapping.
         let start = unsafe {
             mmap(
                 None,
@@ -173,9 +175,10 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
+impl Drop for SharedMapping {
     fn drop(&mut self) {
-        // SAFETY: made by `new` with this length; no reference into it outlives `self`. Failure would leak, no more.
+        // SAFETY: created by `new` with this length; no reference into it outlives `self`. A failure only
+        // leaks it.
         let _ = unsafe { munmap(self.start.cast(), self.len) };
     }
 }

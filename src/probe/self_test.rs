@@ -12,13 +12,13 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use crate::bpf::load;
 use crate::bpf::self_test::SelfTestSkelBuilder;
 use crate::privileges;
-use crate::probe::attach::{AttachMode, Attacher, Program};
+use crate::probe::attach::{AttachMode, Attacher, ProbeProgram};
 use crate::probe::child::{StartPipe, WaitingChild};
 use crate::probe::counters::BpfCounter;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
 use crate::probe::prices::{own_points, ubpf_price_returning};
 use crate::probe::ring::page_size;
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 
 /// What the BPF programs saw of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,8 @@ impl Drop for DetachThreads {
     }
 }
 
-/// Attaches probes in this mode to a function of process `pid`, which is this one or a child, and runs `call`, which is
-/// to make the process call the function once.
+/// Attaches probes in this mode to a function of process `pid`, which is this one or a child, and runs
+/// `call`, which is to make the process call the function once.
 fn try_probes(
     mode: AttachMode,
     ends: Ends,
@@ -66,16 +66,16 @@ fn try_probes(
     (rodata.pid_ns_dev, rodata.pid_ns_ino) = privileges::pid_namespace().unwrap_or((0, 0));
     let skel = load(open)?;
     let programs = vec![
-        Program {
+        ProbeProgram {
             program: &skel.progs.test_return,
             runs: Ends::Return,
         },
-        Program {
+        ProbeProgram {
             program: &skel.progs.test_entry,
             runs: Ends::Entry,
         },
     ];
-    let mut attacher = Attacher::new(mode, &Filter::of_process(pid), programs)?;
+    let mut attacher = Attacher::new(mode, &ProcessFilter::of_process(pid), programs)?;
     let file = File::open("/proc/self/exe").context("failed to open /proc/self/exe")?;
     let [_, _, point] = own_points()?;
     let point = ProbePoint {
@@ -105,8 +105,8 @@ pub fn test_attach_mode(mode: AttachMode, ends: Ends, threads: &mut DetachThread
     })
 }
 
-/// What a return probe does to a process under a strict seccomp filter. From 6.11 to 6.14 it makes the process call
-/// uretprobe(2), which the filter has to allow like any other system call.
+/// What a return probe does to a process under a strict seccomp filter. From 6.11 to 6.14 it makes the
+/// process call uretprobe(2), which the filter has to allow like any other system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeccompOutcome {
     Survives,
@@ -150,8 +150,8 @@ impl ConfinedChild {
     }
 }
 
-/// Runs in the child. Once the filter is set, it only makes system calls that strict mode allows: `exit`, but not the
-/// `exit_group` of libc.
+/// Runs in the child. Once the filter is set, it only makes system calls that strict mode allows: `exit`, but
+/// not the `exit_group` of libc.
 fn call_confined(start: StartPipe) -> i32 {
     if !start.wait() {
         return NOT_CONFINED;

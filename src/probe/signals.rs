@@ -1,7 +1,8 @@
-//! Signals that end a run, and those of a child.
+//! Signals that end a run, and SIGCHLD.
 //!
-//! A handler wakes the loop through a descriptor. It is installed without SA_RESTART, so that it also ends a write to
-//! a reader that does not read: a descriptor of signals (signalfd) would leave the tool stuck there, deaf to Ctrl-C.
+//! A handler wakes the session through an eventfd. It is installed without SA_RESTART, so that it also
+//! interrupts a write to a pipe whose reader is stuck: with a signalfd, the tool would block there and ignore
+//! Ctrl-C.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,23 +22,23 @@ extern "C" fn on_end(_: i32) {
 }
 
 extern "C" fn on_child(_: i32) {
-    // write(2) is async-signal-safe; that the counter is full would mean that the loop is awake anyhow.
+    // write(2) is async-signal-safe. If the counter is full, the session has been woken already.
     if let Some(wake) = WAKE.get() {
         let _ = wake.write(1);
     }
 }
 
-/// Signals taken by this process from now on.
-pub struct Signals(&'static EventFd);
+/// The signal handlers of this process.
+pub struct SignalHandlers(&'static EventFd);
 
-impl Signals {
-    /// Takes SIGINT, SIGTERM and SIGHUP, and is woken by SIGCHLD.
-    pub fn take() -> Result<Self> {
+impl SignalHandlers {
+    /// Installs handlers for SIGINT, SIGTERM, SIGHUP and SIGCHLD.
+    pub fn install() -> Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = match WAKE.get() {
             Some(wake) => wake,
             None => {
-                let new = EventFd::from_flags(flags).context("failed to take signals")?;
+                let new = EventFd::from_flags(flags).context("failed to create an eventfd")?;
                 WAKE.get_or_init(|| new)
             }
         };
@@ -48,17 +49,17 @@ impl Signals {
         Ok(Self(wake))
     }
 
-    /// Ready when a signal has come.
+    /// Readable after a signal.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
-    /// Notes that the loop is awake.
+    /// Makes the descriptor unreadable until the next signal.
     pub fn clear(&self) {
         let _ = self.0.read();
     }
 
-    /// Has a signal asked for the end?
+    /// Set by SIGINT, SIGTERM and SIGHUP.
     pub fn ending() -> &'static AtomicBool {
         &ENDING
     }
@@ -69,6 +70,6 @@ fn install(signal: Signal, handler: extern "C" fn(i32)) -> Result<()> {
     // SAFETY: the handlers only store to an atomic and call write(2).
     unsafe { sigaction(signal, &action) }
         .map_err(io::Error::from)
-        .context("failed to take signals")?;
+        .context("failed to install a signal handler")?;
     Ok(())
 }

@@ -23,11 +23,11 @@ use crate::cli::{CommandArgs, CommonArgs, RunArgs};
 use crate::privileges::require_privileges;
 use crate::probe::attach::{AttachMode, Attacher};
 use crate::probe::command::TracedCommand;
-use crate::probe::follow::Follow;
+use crate::probe::follow::ChildFollower;
 use crate::probe::meter::Meter;
-use crate::probe::mmap_events::Watch;
-use crate::probe::ring::Ring;
-use crate::probe::scope::filter::Filter;
+use crate::probe::mmap_events::MmapEvents;
+use crate::probe::ring::RingReader;
+use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::search::files::FileSearch;
 use crate::probe::search::finder::{Finder, SearchRequest};
 
@@ -36,7 +36,7 @@ const SMALL_RING_BYTES: u32 = 1 << 16;
 
 /// A run whose options are resolved. The command, if any, is forked and waits.
 pub struct Run {
-    filter: Filter,
+    filter: ProcessFilter,
     argv: Vec<OsString>,
     command: Option<TracedCommand>,
     mode: AttachMode,
@@ -48,7 +48,7 @@ pub struct Run {
 pub struct Found<F> {
     run: Run,
     search: FileSearch<F>,
-    mmap_events: Option<Watch>,
+    mmap_events: Option<MmapEvents>,
 }
 
 /// A run whose BPF object is opened: its maps and constants can be set.
@@ -202,7 +202,11 @@ impl<F: Finder, O: OpenToolSkel> Opened<F, O> {
         let skel: &'static O::Loaded = Box::leak(Box::new(skel));
         let pids = map(skel.object(), "pids")?;
         run.filter.fill(&pids, &map(skel.object(), "cgroups")?)?;
-        let follow = run.filter.follow.then(|| Follow::start(&pids)).transpose()?;
+        let follow = run
+            .filter
+            .follow
+            .then(|| ChildFollower::start(&pids))
+            .transpose()?;
         Ok(Loaded {
             tracepoints: choice.attach_tracepoints(skel.object())?,
             found: self.found,
@@ -228,7 +232,7 @@ pub struct Loaded<F, S: 'static> {
     found: Found<F>,
     choice: ProgramChoice,
     ring_bytes: u32,
-    follow: Option<Follow>,
+    follow: Option<ChildFollower>,
     tracepoints: Vec<Link>,
 }
 
@@ -248,8 +252,8 @@ impl<F: Finder, S: ToolSkel> Loaded<F, S> {
             mmap_events,
         } = self.found;
         let events: OwnedFd = map(self.skel.object(), "events")?.as_fd().try_clone_to_owned()?;
-        let ring =
-            Ring::map(events.as_fd(), self.ring_bytes as usize).context("failed to map the ring buffer")?;
+        let ring = RingReader::map(events.as_fd(), self.ring_bytes as usize)
+            .context("failed to map the ring buffer")?;
         let wakeups = Wakeups::new(events.as_fd())?;
         let mut stacks = Stacks::new(options.stacks);
         let mmap_events = mmap_events.or_else(|| options.stacks.then(|| watch_mmap_events(&run.report))?);
@@ -299,8 +303,8 @@ impl<F: Finder, S: ToolSkel> Loaded<F, S> {
 }
 
 /// The run works without mmap events, and says what it then misses.
-fn watch_mmap_events(report: &Report) -> Option<Watch> {
-    Watch::start()
+fn watch_mmap_events(report: &Report) -> Option<MmapEvents> {
+    MmapEvents::start()
         .inspect_err(|error| {
             let text = format!("{error:#}: programs that start later may be missed");
             report.messages.warn(&text);
@@ -315,7 +319,12 @@ fn wake_at(ring_bytes: u32) -> u64 {
 }
 
 /// Sizes the maps that tools share, by name. A tool has those whose headers it includes.
-fn size_maps(object: &mut OpenObject, filter: &Filter, ring_bytes: u32, matches_calls: bool) -> Result<()> {
+fn size_maps(
+    object: &mut OpenObject,
+    filter: &ProcessFilter,
+    ring_bytes: u32,
+    matches_calls: bool,
+) -> Result<()> {
     for mut map in object.maps_mut() {
         let entries = match map.name().to_str() {
             Some("events") => ring_bytes,

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::report::{LateProcesses, Report};
 use crate::privileges::Duties;
 use crate::probe::attach::Attacher;
-use crate::probe::mmap_events::Mapped;
+use crate::probe::mmap_events::MappedFile;
 use crate::probe::scope::breakpoints::Breakpoints;
 use crate::probe::scope::shared_attacher::SharedAttacher;
 use crate::probe::scope::watcher::{Notice, ProcessWatcher};
@@ -93,7 +93,7 @@ impl<F: Finder> Probes<F> {
     }
 
     /// A file was mapped: it may get probes.
-    pub fn on_mapped(&mut self, mapped: &Mapped, report: &Report) {
+    pub fn on_mapped(&mut self, mapped: &MappedFile, report: &Report) {
         let refused = self.search.attached.refused;
         let result = self.search.on_mapped(mapped).and_then(|found| {
             self.search.attach(&mut self.attacher.lock())?;

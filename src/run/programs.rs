@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use libbpf_rs::{Link, Object, OpenObject};
 
-use crate::probe::attach::{AttachMode, Program};
+use crate::probe::attach::{AttachMode, ProbeProgram};
 use crate::probe::point::Ends;
 use crate::probe::search::finder::WatchedEnds;
 
@@ -93,15 +93,19 @@ impl ProgramChoice {
 
     /// The loaded programs to attach to probe points. Return probes come first, so that an entry that was seen has its
     /// return seen (src/bpf/calls.bpf.h).
-    pub fn attach<T>(self, object: &Object, attach: impl FnOnce(Vec<Program<'_>>) -> Result<T>) -> Result<T> {
+    pub fn attach<T>(
+        self,
+        object: &Object,
+        attach: impl FnOnce(Vec<ProbeProgram<'_>>) -> Result<T>,
+    ) -> Result<T> {
         let programs: Vec<_> = object.progs().collect();
-        let mut chosen: Vec<Program<'_>> = Vec::new();
+        let mut chosen: Vec<ProbeProgram<'_>> = Vec::new();
         for runs in [Ends::Both, Ends::Return, Ends::Entry] {
             let wanted = programs.iter().filter(|program| {
                 let role = Role::of(&program.section().to_string_lossy());
                 self.loads(role) && matches!(role, Role::Probe { ends, .. } if ends == runs)
             });
-            chosen.extend(wanted.map(|program| Program { program, runs }));
+            chosen.extend(wanted.map(|program| ProbeProgram { program, runs }));
         }
         attach(chosen)
     }

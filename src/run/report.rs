@@ -201,7 +201,7 @@ impl Report {
     /// What the probes cost, with `--cost`.
     pub fn cost(&self, meter: &Meter) {
         self.messages
-            .note(&format!("cost: {}", cost_report::cost_text(&meter.total())));
+            .result(&format!("cost: {}", cost_report::cost_text(&meter.total())));
     }
 
     /// Calls that were seen to begin and not to return.

@@ -19,12 +19,12 @@ use super::stacks::Stacks;
 use crate::output::Output;
 use crate::privileges::{Duties, drop_privileges};
 use crate::probe::command::TracedCommand;
-use crate::probe::follow::Follow;
+use crate::probe::follow::ChildFollower;
 use crate::probe::meter::Meter;
-use crate::probe::mmap_events::{Change, Watch};
-use crate::probe::ring::Ring;
+use crate::probe::mmap_events::{MmapEvent, MmapEvents};
+use crate::probe::ring::RingReader;
 use crate::probe::search::finder::Finder;
-use crate::probe::signals::Signals;
+use crate::probe::signals::SignalHandlers;
 
 /// While events keep coming, the reader sleeps this long between batches: short enough for the eye, long enough that a
 /// batch is worth its wakeup.
@@ -50,9 +50,9 @@ pub struct Event<'s, F> {
 /// A run in progress: `F` finds its functions, `S` is its BPF skeleton.
 pub struct Session<F, S: 'static> {
     skel: &'static S,
-    ring: Ring,
+    ring: RingReader,
     wakeups: Wakeups,
-    mmap_events: Option<Watch>,
+    mmap_events: Option<MmapEvents>,
     probes: Probes<F>,
     stacks: Stacks,
     schedule: Schedule,
@@ -66,9 +66,9 @@ pub struct Session<F, S: 'static> {
 /// What a session is made of, see [`Session`].
 pub(super) struct SessionParts<F, S: 'static> {
     pub skel: &'static S,
-    pub ring: Ring,
+    pub ring: RingReader,
     pub wakeups: Wakeups,
-    pub mmap_events: Option<Watch>,
+    pub mmap_events: Option<MmapEvents>,
     pub probes: Probes<F>,
     pub stacks: Stacks,
     pub schedule: Schedule,
@@ -83,13 +83,17 @@ pub struct Children {
     pub command: Option<TracedCommand>,
     /// Of the command, once it has exited.
     pub status: Option<u8>,
-    pub follow: Option<Follow>,
+    pub follow: Option<ChildFollower>,
     /// Follow the ends of threads, while calls are matched with their returns.
     _tracepoints: Vec<Link>,
 }
 
 impl Children {
-    pub fn new(command: Option<TracedCommand>, follow: Option<Follow>, tracepoints: Vec<Link>) -> Self {
+    pub fn new(
+        command: Option<TracedCommand>,
+        follow: Option<ChildFollower>,
+        tracepoints: Vec<Link>,
+    ) -> Self {
         Self {
             command,
             status: None,
@@ -114,7 +118,7 @@ enum Phase {
 /// What wakes the loop.
 pub struct Wakeups {
     epoll: Epoll,
-    signals: Signals,
+    signals: SignalHandlers,
     /// Events were read since the last sleep.
     busy: bool,
 }
@@ -130,7 +134,7 @@ impl Wakeups {
     pub fn new(ring: BorrowedFd<'_>) -> Result<Self> {
         let wakeups = Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-            signals: Signals::take()?,
+            signals: SignalHandlers::install()?,
             busy: false,
         };
         // Edge-triggered: only the kernel's wakeup ends a rest, not records that can wait.
@@ -141,7 +145,7 @@ impl Wakeups {
         Ok(wakeups)
     }
 
-    pub fn add_mmap_events(&self, events: &Watch) -> Result<()> {
+    pub fn add_mmap_events(&self, events: &MmapEvents) -> Result<()> {
         self.add(events.fd(), EpollFlags::EPOLLIN, MMAP_EVENTS)
     }
 
@@ -291,7 +295,7 @@ impl<F: Finder, S> Session<F, S> {
         self.probes.report_late(&self.report);
         self.report.unmatched(unmatched);
         let follow = self.children.follow.as_ref();
-        self.report.unfollowed(follow.map_or(0, Follow::missed));
+        self.report.unfollowed(follow.map_or(0, ChildFollower::missed));
         if let (Some(command), None) = (&self.children.command, self.children.status) {
             self.report.command_continues(command.pid());
         }
@@ -412,21 +416,21 @@ impl<F: Finder, S> Session<F, S> {
         if let (Some(command), None) = (&children.command, children.status) {
             children.status = command.exit_status();
         }
-        if children.status.is_some() || Signals::ending().load(Ordering::Relaxed) {
+        if children.status.is_some() || SignalHandlers::ending().load(Ordering::Relaxed) {
             self.end()?;
         }
         Ok(())
     }
 
     fn on_mmap_events(&mut self) {
-        let changes = self.mmap_events.as_mut().map(Watch::changes);
+        let changes = self.mmap_events.as_mut().map(MmapEvents::read);
         for change in changes.unwrap_or_default() {
             self.stacks.observe(&change);
             match change {
-                Change::Mapped(mapped) => self.probes.on_mapped(&mapped, &self.report),
-                Change::Exec { pid } => self.probes.search.on_exec(pid),
-                Change::Lost(count) => self.report.mmap_events_lost(count),
-                Change::Forked { .. } | Change::Exited { .. } => {}
+                MmapEvent::Mapped(mapped) => self.probes.on_mapped(&mapped, &self.report),
+                MmapEvent::Exec { pid } => self.probes.search.on_exec(pid),
+                MmapEvent::Lost(count) => self.report.mmap_events_lost(count),
+                MmapEvent::Forked { .. } | MmapEvent::Exited { .. } => {}
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use crate::find::stack::symbolize::{Frame, Symbolizer, ends_whole};
-use crate::probe::mmap_events::Change;
+use crate::find::stack::symbolize::{StackFrame, Symbolizer, is_complete};
+use crate::probe::mmap_events::MmapEvent;
 
 /// The last line of a stack whose walk did not reach the function where the thread started.
 const TRUNCATED: &str = "[truncated: a function without frame pointer]";
@@ -14,7 +14,7 @@ const UNREADABLE: &str = "[the kernel could not read the stack]";
 pub struct Stacks {
     /// None if the run shows no stacks.
     symbolizer: Option<Symbolizer>,
-    frames: Vec<Frame>,
+    frames: Vec<StackFrame>,
     lines: Vec<Rc<str>>,
     truncated: Rc<str>,
     unreadable: Rc<str>,
@@ -48,7 +48,7 @@ impl Stacks {
         self.lines.extend(mapped.map(|frame| Rc::clone(&frame.text)));
         if addresses.is_empty() {
             self.lines.push(Rc::clone(&self.unreadable));
-        } else if !ends_whole(&self.frames) {
+        } else if !is_complete(&self.frames) {
             self.lines.push(Rc::clone(&self.truncated));
         }
         &self.lines
@@ -62,20 +62,20 @@ impl Stacks {
     }
 
     /// Keeps the memory maps of processes current, so that stacks of exited processes still have names.
-    pub fn observe(&mut self, change: &Change) {
+    pub fn observe(&mut self, change: &MmapEvent) {
         let Some(symbolizer) = &mut self.symbolizer else {
             return;
         };
         match change {
-            Change::Mapped(m) => {
+            MmapEvent::Mapped(m) => {
                 let (major, minor) = m.dev;
                 let file = (libc::makedev(major, minor), m.inode);
                 symbolizer.mapped(m.pid, m.start, m.end, m.offset, &m.path, file);
             }
-            Change::Exec { pid } => symbolizer.exec(*pid),
-            Change::Forked { parent, child } => symbolizer.forked(*parent, *child),
-            Change::Exited { pid } => symbolizer.exited(*pid),
-            Change::Lost(_) => {}
+            MmapEvent::Exec { pid } => symbolizer.exec(*pid),
+            MmapEvent::Forked { parent, child } => symbolizer.forked(*parent, *child),
+            MmapEvent::Exited { pid } => symbolizer.exited(*pid),
+            MmapEvent::Lost(_) => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Each command line entered in any bash; with `--readline`, each line entered in any program that uses readline.
+//! Command lines entered in bash; lines of all programs that use readline with `--readline`.
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -17,7 +17,8 @@ use crate::find::elf::ElfFile;
 use crate::find::host::cgroups::Cgroups;
 use crate::find::host::containers::container_id;
 use crate::find::host::loader;
-use crate::find::host::proc::{ObjectFile, Proc};
+use crate::find::host::object_file::ObjectFile;
+use crate::find::host::proc::Proc;
 use crate::find::host::users::UserNames;
 use crate::output::{Column, Table, Value};
 use crate::privileges::require_btf;
@@ -29,35 +30,41 @@ use crate::run::{Event, Run, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
-    bashreadline                        # what is typed into every bash, in containers too
-    bashreadline -u alice -j            # one user's commands, as JSON
-    bashreadline --container web        # in one container
-    bashreadline --readline             # also psql, gdb, python3 and whatever else uses libreadline
-    bashreadline -s /opt/lib/libreadline.so.8   # a copy of libreadline in an unusual place";
+    bashreadline                        # command lines of every bash, containers included
+    bashreadline -u alice -j            # those of one user, as JSON
+    bashreadline --readline             # also psql, gdb, python3 and others that use libreadline";
 
-/// Show each command line entered in any bash.
+const LONG_HELP: &str = "\
+EXAMPLES:
+    bashreadline                        # command lines of every bash, containers included
+    bashreadline -u alice -j            # those of one user, as JSON
+    bashreadline --container web        # those of one container
+    bashreadline --readline             # also psql, gdb, python3 and others that use libreadline
+    bashreadline -s /opt/lib/libreadline.so.8   # a libreadline in an unusual place";
+
+/// Trace command lines entered in bash.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub struct Args {
-    /// Lines of every program that reads them through libreadline, with its name
+    /// Show lines of all programs that use libreadline
     #[arg(long)]
     readline: bool,
-    /// Only this libreadline, or program that has readline in it
+    /// Trace this libreadline, or program with readline in it
     #[arg(short, long, value_name = "PATH")]
     shared: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
 }
 
-/// readline_internal_teardown is entered when the line is complete, so its return probe also catches a shell that
-/// already waited at its prompt; that of readline, which was entered before, would not. Both return the line. It
-/// serves the callback interface as well. libedit has only the second.
+/// The first one found is probed. Both return the line. `readline_internal_teardown` is entered when the line is
+/// complete, so its return probe also catches a shell that already waits at its prompt, and the callback interface.
+/// libedit has only `readline`.
 const FUNCTIONS: [&str; 2] = ["readline_internal_teardown", "readline"];
 
-/// What makes a program a bash, whatever it is called.
+/// Functions by which bash is recognized, whatever its name.
 const BASH_FUNCTIONS: [&str; 2] = ["execute_command", "pre_process_line"];
 
-/// Cookie: the probe is in a bash itself, and not in a library that others use as well.
+/// Cookies: the probe is in bash itself, or in a library that other programs use too.
 const IN_BASH: u32 = 1;
 const IN_LIBRARY: u32 = 0;
 
@@ -79,7 +86,7 @@ const COLUMNS: &[Column] = &[
     Column::left("EXE", "exe", 0).data_only(),
 ];
 
-// SAFETY: integers and arrays of integers; the part in front of the text is written whole by the BPF program.
+// SAFETY: integers and arrays of integers; the BPF program writes all bytes before the text.
 unsafe impl Plain for types::line_event {}
 
 pub fn run(args: Args) -> Result<u8> {
@@ -110,7 +117,7 @@ pub fn run(args: Args) -> Result<u8> {
 struct LineReaders {
     library: Option<PathBuf>,
     readline: bool,
-    /// Only lines of a bash are shown.
+    /// Show only lines of bash.
     bash_only: bool,
     programs: Programs,
 }
@@ -141,7 +148,7 @@ impl Finder for LineReaders {
         may_read_lines(path)
     }
 
-    /// Without `--readline` only a bash returns lines, or the library that a bash may use.
+    /// Without `--readline`, only bash is probed, or a library that bash may use.
     fn points(&mut self, object: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
         self.programs.learn(object, elf);
         let bash = is_bash(elf);
@@ -178,7 +185,7 @@ impl Finder for LineReaders {
     }
 }
 
-/// Programs, under any name, and the libraries that read lines.
+/// Programs under any name, and the libraries that read lines.
 fn may_read_lines(path: &Path) -> bool {
     let name = path
         .file_name()
@@ -255,7 +262,7 @@ fn text_or_null(text: Option<&str>) -> Value<'_> {
     text.map_or(Value::Null, |text| Value::Bytes(text.as_bytes()))
 }
 
-/// The parts of a record. The text is None when it could not be read.
+/// The parts of a record. The text is None if it could not be read.
 fn line_of(record: &[u8]) -> Option<(&Header, &types::line_event, Option<&[u8]>)> {
     let header = decode::<Header>(record)?;
     let line = decode::<types::line_event>(record)?;
@@ -264,16 +271,16 @@ fn line_of(record: &[u8]) -> Option<(&Header, &types::line_event, Option<&[u8]>)
     Some((header, line, text))
 }
 
-/// The line as text shows it: what is missing is said.
+/// The line as shown in text, with a mark if it is truncated or unreadable.
 fn mark(shown: &mut Vec<u8>, text: Option<&[u8]>, line: &types::line_event) {
     shown.clear();
-    shown.extend_from_slice(text.unwrap_or(b"[the line could not be read]"));
+    shown.extend_from_slice(text.unwrap_or(b"[unreadable line]"));
     if line.truncated != 0 {
-        shown.extend_from_slice(format!(" [cut after {} bytes]", line.len).as_bytes());
+        shown.extend_from_slice(format!(" [truncated after {} bytes]", line.len).as_bytes());
     }
 }
 
-/// `pts/3` for `pts3`, as people write it; None without a terminal.
+/// `pts/3` for the kernel's `pts3`; None without a terminal.
 fn terminal(tty: &[u8]) -> Option<String> {
     let name = String::from_utf8_lossy(until_nul(tty)).into_owned();
     match name.strip_prefix("pts") {
@@ -283,22 +290,22 @@ fn terminal(tty: &[u8]) -> Option<String> {
     }
 }
 
-/// What the programs of lines are. Kept for processes that are gone, or run another program, when their line is read.
+/// Executables, remembered for processes that have exited or run another program when their line is read.
 #[derive(Default)]
 struct Programs {
-    /// By the device and inode that the kernel has for the file.
+    /// By device and inode, as the kernel numbers them.
     known: HashMap<(u32, u64), Executable>,
 }
 
 #[derive(Default, Clone)]
 struct Executable {
     path: Option<String>,
-    /// None when the process was gone before it could be looked at.
+    /// None if the process exited before it was looked at.
     is_bash: Option<bool>,
 }
 
 impl Programs {
-    /// A file that some process runs, perhaps.
+    /// Remembers an executable.
     fn learn(&mut self, object: &ObjectFile, elf: &ElfFile) {
         if elf.soname().is_none()
             && let Some(key) = kernel_key(object)
@@ -307,10 +314,10 @@ impl Programs {
         }
     }
 
-    /// `exe` is the device and inode that the kernel had for it.
+    /// `exe`: device and inode in the kernel's numbering.
     fn look_up(&mut self, pid: u32, exe: (u32, u64)) -> Executable {
         let known = self.known.get(&exe);
-        // The process first: one file can have several names.
+        // The process first: a file can have several names.
         let Some(object) = Proc::host()
             .executable(pid)
             .ok()
@@ -341,7 +348,7 @@ impl Executable {
     }
 }
 
-/// Device, as the kernel writes it, and inode of a file.
+/// Device, in the kernel's encoding, and inode of a file.
 fn kernel_key(object: &ObjectFile) -> Option<(u32, u64)> {
     let meta = object.file.metadata().ok()?;
     Some((
@@ -350,13 +357,13 @@ fn kernel_key(object: &ObjectFile) -> Option<(u32, u64)> {
     ))
 }
 
-/// Is that the file that the kernel calls `exe`?
+/// Whether the kernel identifies this file as `exe`.
 fn is_same(object: &ObjectFile, exe: (u32, u64)) -> bool {
-    kernel_key(object).is_some_and(|key| key == exe || (key.1 == exe.1 && has_devices_of_its_own(object)))
+    kernel_key(object).is_some_and(|key| key == exe || (key.1 == exe.1 && reports_other_device(object)))
 }
 
-/// Overlayfs and btrfs have another device for stat than the kernel has for the file; the inode is the same.
-fn has_devices_of_its_own(object: &ObjectFile) -> bool {
+/// On overlayfs and btrfs, stat(2) reports another device than the kernel uses for the file. The inode is the same.
+fn reports_other_device(object: &ObjectFile) -> bool {
     fstatfs(&object.file)
         .is_ok_and(|statfs| [OVERLAYFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&statfs.filesystem_type()))
 }
@@ -366,14 +373,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terminals_are_written_as_people_write_them() {
+    fn terminal_name_gets_its_slash() {
         assert_eq!(terminal(b"pts12\0\0"), Some("pts/12".to_owned()));
         assert_eq!(terminal(b"tty1\0"), Some("tty1".to_owned()));
         assert_eq!(terminal(b"\0"), None);
     }
 
     #[test]
-    fn a_cut_or_unreadable_line_says_so() {
+    fn truncated_or_unreadable_line_is_marked() {
         let mut shown = Vec::new();
         mark(
             &mut shown,
@@ -393,7 +400,7 @@ mod tests {
                 ..Default::default()
             },
         );
-        assert_eq!(shown, b"ls [cut after 2 bytes]");
+        assert_eq!(shown, b"ls [truncated after 2 bytes]");
         mark(
             &mut shown,
             None,
@@ -402,11 +409,11 @@ mod tests {
                 ..Default::default()
             },
         );
-        assert_eq!(shown, b"[the line could not be read]");
+        assert_eq!(shown, b"[unreadable line]");
     }
 
     #[test]
-    fn a_record_shorter_than_its_length_says_is_unreadable() {
+    fn record_shorter_than_its_length_is_unreadable() {
         let mut record = vec![0u64; size_of::<types::line_event>() / 8 + 1];
         let event = types::line_event {
             len: 9,

@@ -1,4 +1,4 @@
-//! How often functions are called.
+//! Function calls, counted in the kernel.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -13,37 +13,44 @@ use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
 use crate::find::spec::ProbeMoment;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::group_by::{By, Groups, Member};
+use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::point::Ends;
 use crate::probe::search::functions::Functions;
 use crate::run::{Run, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
-    funccount libc:malloc libc:free             # two functions of every process, until Ctrl-C
-    funccount 'libc:mem*' -p 1234 -i 1          # in one process, every second
-    funccount -r 'libssl:^SSL_(read|write)' --by process
-    funccount '*' -p 1234 -d 10s --top 20       # the busiest functions of a process
-    funccount 'app:tokio::runtime::*' -d 10s    # Rust and C++ functions as their authors wrote them
-    funccount usdt:python3:function__entry      # USDT probes
-    funccount libc:malloc libc:free -- ls /     # a command from its first call on";
+    funccount libc:malloc libc:free             # two functions in every process
+    funccount 'libc:mem*' -p 1234 -i 1          # a pattern in one process, every second
+    funccount '*' -p 1234 -d 10s --top 20       # the most called functions of a process
+    funccount libc:malloc -- ls /               # a command from its first call";
 
-/// Count calls of functions.
+const LONG_HELP: &str = "\
+EXAMPLES:
+    funccount libc:malloc libc:free             # two functions in every process
+    funccount 'libc:mem*' -p 1234 -i 1          # a pattern in one process, every second
+    funccount -r 'libssl:^SSL_(read|write)' --by process
+    funccount '*' -p 1234 -d 10s --top 20       # the most called functions of a process
+    funccount 'app:tokio::runtime::*' -d 10s    # Rust and C++ names as in their sources
+    funccount usdt:python3:function__entry      # a USDT probe
+    funccount libc:malloc libc:free -- ls /     # a command from its first call";
+
+/// Count function calls.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub struct Args {
     #[command(flatten)]
     functions: FunctionArgs,
-    /// Print and begin anew every so often
-    #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
+    /// Print and reset the counts every INTERVAL
+    #[arg(short, long, value_name = "INTERVAL", value_parser = parse_duration)]
     interval: Option<Duration>,
-    /// Only the most called functions
+    /// Show only the N most called functions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     top: Option<u64>,
-    /// Count for each of these apart
-    #[arg(long, value_name = "WHOM")]
-    by: Option<By>,
-    /// Add a column with the time
+    /// Group by process, thread, user or container
+    #[arg(long, value_name = "GROUP", hide_possible_values = true)]
+    by: Option<GroupBy>,
+    /// Add a timestamp column
     #[arg(short = 'T', long)]
     timestamp: bool,
     #[command(flatten)]
@@ -64,7 +71,7 @@ const COLUMNS: &[Column] = &[
     Column::right("COUNT", "count", 12),
 ];
 
-/// Pairs of group and function that are counted with --by.
+/// Pairs of group and function that --by can count.
 const MAX_COUNTS: u32 = 65536;
 
 pub fn run(args: Args) -> Result<u8> {
@@ -72,8 +79,11 @@ pub fn run(args: Args) -> Result<u8> {
     let mut found = run.search(Functions::new(args.functions.specs()?, ends, ()))?;
     let functions = found.finder().capacity();
     let mut open = found.open(FunccountSkelBuilder::default())?;
-    open.rodata()?.group_by = By::number(args.by);
-    open.skel.maps.groups.set_max_entries(By::map_entries(args.by))?;
+    open.rodata()?.group_by = GroupBy::constant(args.by);
+    open.skel
+        .maps
+        .groups
+        .set_max_entries(GroupBy::map_entries(args.by))?;
     match args.by {
         Some(_) => open.skel.maps.group_counts.set_max_entries(MAX_COUNTS)?,
         None => {
@@ -115,18 +125,18 @@ fn ends(at: ProbeMoment) -> Ends {
 
 fn table(args: &Args) -> Table {
     let table = Table::new("count", COLUMNS).in_text("time", args.timestamp);
-    By::hidden_columns(args.by).fold(table, Table::without)
+    GroupBy::hidden_columns(args.by).fold(table, Table::without)
 }
 
-/// A group, or 0, and a row of the output: calls of functions that have one name in files of one name are one row.
+/// Group (0 without --by), function name and file name. Functions with equal names share a row.
 type Row = (u64, Rc<str>, Rc<str>);
 
 struct Counts<'a> {
     map: &'a MapMut<'static>,
-    groups: Option<Groups>,
+    groups: Option<GroupLabels>,
     table: Table,
     top: usize,
-    /// What was counted before this interval.
+    /// The counts at the end of the last interval.
     before: HashMap<Row, u64>,
 }
 
@@ -134,14 +144,14 @@ impl<'a> Counts<'a> {
     fn new(args: &Args, map: &'a MapMut<'static>) -> Self {
         Self {
             map,
-            groups: args.by.map(Groups::new),
+            groups: args.by.map(GroupLabels::new),
             table: table(args),
             top: args.top.map_or(usize::MAX, |top| top as usize),
             before: HashMap::new(),
         }
     }
 
-    /// Takes a record of the ring, which names a group.
+    /// Reads a record, which describes a group.
     fn learn(&mut self, record: &[u8]) {
         if let Some(groups) = &mut self.groups {
             groups.learn(record);
@@ -163,7 +173,7 @@ impl<'a> Counts<'a> {
             let member = self
                 .groups
                 .as_ref()
-                .map_or_else(Member::default, |groups| groups.member(*group));
+                .map_or_else(GroupLabel::default, |groups| groups.label(*group));
             out.row(
                 &self.table,
                 &[
@@ -218,7 +228,7 @@ impl<'a> Counts<'a> {
     }
 }
 
-/// The numbers that all CPUs have for a key.
+/// The sum over all CPUs for a key.
 fn sum(map: &MapMut<'_>, key: &[u8]) -> Result<u64> {
     let values = map
         .lookup_percpu(key, MapFlags::ANY)

@@ -1,4 +1,4 @@
-//! How long calls of functions take: histograms and percentiles.
+//! Latency of function calls: histograms and percentiles.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -19,55 +19,76 @@ use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::event::copied;
-use crate::probe::group_by::{By, Groups, Member};
+use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::point::Ends;
 use crate::probe::search::functions::Functions;
 use crate::run::{Run, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
-A call that never returns (longjmp, an exception, exit) is counted as unmatched and in no histogram. Where exceptions, \
-panics or Go would make a return probe end the program, returns are seen at the instructions that end a call; one that \
-ends with a jump to another function is timed up to that jump. Percentiles are at most 1.6 % off.
+EXAMPLES:
+    funclatency libc:getaddrinfo                # lookups of every process
+    funclatency -u libc:read -p 1234 -i 5       # microseconds, every five seconds
+    funclatency -F 'libssl:SSL_*' -p 1234       # one histogram per function
+    funclatency libc:malloc -- ls /             # a command from its first call";
+
+const LONG_HELP: &str = "\
+A call that does not return (longjmp, an exception, exit) is counted as unmatched and is in no histogram. \
+Where return probes would break exceptions, panics or Go, the return instructions are probed instead; a call that ends \
+with a jump to another function is then timed up to that jump. Percentiles are exact to 1.6 %.
 
 EXAMPLES:
-    funclatency libc:getaddrinfo                # look-ups of every process, until Ctrl-C
-    funclatency -u libc:read -p 1234 -i 5       # in microseconds, every five seconds
-    funclatency -F 'libssl:SSL_*' -p 1234       # each function apart
-    funclatency -m libc:fsync --by process      # each process apart
-    funclatency -m libc:poll --linear 10        # steps of 10 ms
-    funclatency libc:malloc -- ls /             # a command from its first call on";
+    funclatency libc:getaddrinfo                # lookups of every process
+    funclatency -u libc:read -p 1234 -i 5       # microseconds, every five seconds
+    funclatency -F 'libssl:SSL_*' -p 1234       # one histogram per function
+    funclatency -m libc:fsync --by process      # one histogram per process
+    funclatency -m libc:poll --linear 10        # buckets of 10 ms
+    funclatency libc:malloc -- ls /             # a command from its first call";
 
-/// Show how long calls of functions take.
+/// Measure the latency of function calls as histograms.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES, mut_arg("user", |user| user.short(None)))]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP, mut_arg("user", |user| user.short(None)))]
 pub struct Args {
     #[command(flatten)]
     functions: FunctionArgs,
-    /// Each function apart
+    /// Print one histogram per function
     #[arg(short = 'F', long)]
     per_function: bool,
-    /// Each of these apart
-    #[arg(long, value_name = "WHOM")]
-    by: Option<By>,
-    /// In microseconds
+    /// Group by process, thread, user or container
+    #[arg(long, value_name = "GROUP", hide_possible_values = true)]
+    by: Option<GroupBy>,
+    /// Show microseconds
     #[arg(short = 'u', long, conflicts_with = "milliseconds")]
     microseconds: bool,
-    /// In milliseconds
+    /// Show milliseconds
     #[arg(short = 'm', long)]
     milliseconds: bool,
-    /// Steps of this width, in the unit, instead of powers of two; the last has all that is above 1000 steps
+    /// Use linear buckets WIDTH wide instead of powers of two
+    ///
+    /// WIDTH is in the unit shown. The last of 1000 buckets takes all larger values.
     #[arg(long, value_name = "WIDTH", value_parser = clap::value_parser!(u64).range(1..))]
     linear: Option<u64>,
-    /// Bars for each power of two
-    #[arg(long, value_name = "N", default_value = "1", conflicts_with = "linear")]
+    /// Buckets per power of two: 1, 2, 4, 8, 16 or 32
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        conflicts_with = "linear",
+        hide_possible_values = true
+    )]
     steps: Steps,
-    /// Of calls that are nested in one of the same function
-    #[arg(long, value_name = "WHICH", default_value = "all")]
+    /// Which recursive calls count [default: all]
+    #[arg(
+        long,
+        value_name = "all|outermost",
+        default_value = "all",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
     recursion: Recursion,
-    /// Print and begin anew every so often
-    #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
+    /// Print and reset the histograms every INTERVAL
+    #[arg(short, long, value_name = "INTERVAL", value_parser = parse_duration)]
     interval: Option<Duration>,
-    /// Print the time
+    /// Print timestamps
     #[arg(short = 'T', long)]
     timestamp: bool,
     #[command(flatten)]
@@ -100,7 +121,7 @@ enum Steps {
     ThirtyTwo = 32,
 }
 
-/// What times are shown in.
+/// The unit of times in text.
 #[derive(Clone, Copy)]
 struct Unit {
     name: &'static str,
@@ -132,7 +153,7 @@ impl Unit {
     }
 }
 
-/// For JSON and CSV: text shows histograms.
+/// For JSON and CSV; text shows histograms.
 const COLUMNS: &[Column] = &[
     Column::left("", "time", 0).data_only(),
     Column::left("", "pid", 0).data_only(),
@@ -157,11 +178,11 @@ const COLUMNS: &[Column] = &[
 /// Set in slots of the histogram that is drawn, clear in those of nanoseconds.
 const DRAWN: u32 = 1 << types::latency_layout::DRAWN_BIT.0;
 const FINE_SLOTS: u32 = histogram_layout::FINE_SLOTS.0;
-/// Of one histogram: those of nanoseconds, and those that are drawn.
+/// Slots of one histogram: nanoseconds, and those that are drawn.
 const ALL_SLOTS: u32 = 2 * FINE_SLOTS;
-/// Slots that have values: a function has some dozens.
+/// Slots with values: a function has some dozens.
 const MOST_SLOTS: usize = 65536;
-/// Bytes that they may take on all CPUs.
+/// Bytes that they may take on all CPUs together.
 const SLOTS_BYTES: usize = 64 << 20;
 
 // SAFETY: integers, every bit pattern is valid.
@@ -175,14 +196,14 @@ pub fn run(args: Args) -> Result<u8> {
     let mut open = found.open(FunclatencySkelBuilder::default())?;
     let one_histogram = args.by.is_none() && !args.per_function;
     let rodata = open.rodata()?;
-    rodata.group_by = By::number(args.by);
+    rodata.group_by = GroupBy::constant(args.by);
     rodata.per_function = args.per_function;
     rodata.one_histogram = one_histogram;
     rodata.outermost = args.recursion == Recursion::Outermost;
     rodata.unit_ns = Unit::of(&args).ns;
     rodata.linear_width = args.linear.unwrap_or(0);
     let maps = &mut open.skel.maps;
-    maps.groups.set_max_entries(By::map_entries(args.by))?;
+    maps.groups.set_max_entries(GroupBy::map_entries(args.by))?;
     match one_histogram {
         true => maps.all_slots.set_max_entries(ALL_SLOTS)?,
         false => maps.slots.set_max_entries(max_slots())?,
@@ -207,35 +228,35 @@ pub fn run(args: Args) -> Result<u8> {
     session.finish()
 }
 
-/// How many slots there may be on a machine of so many CPUs.
+/// How many slots fit in `SLOTS_BYTES` on this machine.
 fn max_slots() -> u32 {
     let cpus = libbpf_rs::num_possible_cpus().unwrap_or(1);
     (SLOTS_BYTES / (cpus * size_of::<types::slot_value>())).clamp(4096, MOST_SLOTS) as u32
 }
 
-/// A group, or 0, and the function and its file; None for all functions together.
+/// Group (0 without --by), and function and file; None for all functions together.
 type Key = (u64, Option<(Rc<str>, Rc<str>)>);
 
-/// What is known of the calls of a key.
+/// The calls of a key.
 #[derive(Default)]
 struct Latency {
     times: Distribution,
-    /// Slots that are drawn, where those of nanoseconds do not serve.
+    /// Drawn slots, for units and steps that slots of nanoseconds cannot show.
     drawn: BTreeMap<u32, u64>,
 }
 
-/// Calls, their time, the longest.
+/// Calls, total time, maximum; nanoseconds.
 type SlotValue = (u64, u64, u64);
-/// What a slot held at some time, by group, function and slot.
+/// Values by group, function and slot.
 type Slots = HashMap<(u64, u32, u32), SlotValue>;
 
 struct Latencies<'a> {
     args: &'a Args,
     maps: &'a FunclatencyMaps<'static>,
     unit: Unit,
-    groups: Option<Groups>,
+    groups: Option<GroupLabels>,
     table: Table,
-    /// What was counted before this interval.
+    /// The values at the end of the last interval.
     before: Slots,
 }
 
@@ -245,13 +266,13 @@ impl<'a> Latencies<'a> {
             args,
             maps,
             unit: Unit::of(args),
-            groups: args.by.map(Groups::new),
-            table: By::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
+            groups: args.by.map(GroupLabels::new),
+            table: GroupBy::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
             before: HashMap::new(),
         }
     }
 
-    /// Takes a record of the ring, which names a group.
+    /// Reads a record, which describes a group.
     fn learn(&mut self, record: &[u8]) {
         if let Some(groups) = &mut self.groups {
             groups.learn(record);
@@ -300,7 +321,7 @@ impl<'a> Latencies<'a> {
         latencies
     }
 
-    /// Name and file of a function, if functions are kept apart or there is one only.
+    /// Name and file of a function, with --per-function or if there is only one.
     fn function(&self, func: u32, functions: &Functions) -> Option<(Rc<str>, Rc<str>)> {
         let alone = self.args.per_function || functions.all().len() == 1;
         let site = functions.get(func as usize).filter(|_| alone)?;
@@ -311,7 +332,7 @@ impl<'a> Latencies<'a> {
         let member = self
             .groups
             .as_ref()
-            .map_or_else(Member::default, |groups| groups.member(*group));
+            .map_or_else(GroupLabel::default, |groups| groups.label(*group));
         let buckets = self.buckets(latency);
         let times = &latency.times;
         let name = function.as_ref().map(|(name, _)| name.as_bytes());
@@ -370,7 +391,7 @@ impl<'a> Latencies<'a> {
     fn draw(
         &self,
         text: &mut Vec<u8>,
-        member: &Member,
+        member: &GroupLabel,
         name: Option<&[u8]>,
         times: &Distribution,
         buckets: &[Bucket],
@@ -382,13 +403,13 @@ impl<'a> Latencies<'a> {
         );
         let comm = printable(&member.comm);
         title.extend(self.args.by.map(|by| match by {
-            By::Process => format!("Process = {} {comm}", member.pid),
-            By::Thread => format!("Thread = {} {comm}", member.tid),
-            By::User => format!("User = {}", printable(member.user.as_bytes())),
-            By::Container => format!("Container = {}", printable(member.container.as_bytes())),
+            GroupBy::Process => format!("Process = {} {comm}", member.pid),
+            GroupBy::Thread => format!("Thread = {} {comm}", member.tid),
+            GroupBy::User => format!("User = {}", printable(member.user.as_bytes())),
+            GroupBy::Container => format!("Container = {}", printable(member.container.as_bytes())),
         }));
         let show = |ns| self.unit.show(ns);
-        // Nothing can go wrong when a Vec is written to.
+        // Writing to a Vec cannot fail.
         if !title.is_empty() {
             let _ = writeln!(text, "{}", title.join(", "));
         }
@@ -404,7 +425,7 @@ impl<'a> Latencies<'a> {
     }
 }
 
-/// All that was counted since the run began, where functions or groups are kept apart.
+/// The values since the run started, with a histogram per function or group.
 fn read_each(map: &MapMut<'_>) -> Result<Slots> {
     let mut slots = Slots::new();
     for bytes in map.keys() {
@@ -416,7 +437,7 @@ fn read_each(map: &MapMut<'_>) -> Result<Slots> {
     Ok(slots)
 }
 
-/// The same where there is one histogram of all.
+/// The values since the run started, with one histogram.
 fn read_all(map: &MapMut<'_>) -> Result<Slots> {
     let mut slots = Slots::new();
     for index in 0..ALL_SLOTS {
@@ -433,7 +454,7 @@ fn read_all(map: &MapMut<'_>) -> Result<Slots> {
     Ok(slots)
 }
 
-/// What all CPUs have in a slot.
+/// A slot, summed over all CPUs.
 fn read_slot(map: &MapMut<'_>, key: &[u8]) -> Result<SlotValue> {
     let values = map
         .lookup_percpu(key, MapFlags::ANY)

@@ -1,4 +1,4 @@
-//! Which functions and USDT probes a program or library has, and where. Needs no privileges for files that may be read.
+//! Functions and USDT probes of a program or library. Needs no privileges for readable files.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,14 +10,15 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::cli::{OutputArgs, process_of};
-use crate::error::{FAILED, Failure, USAGE};
+use crate::error::Failure;
 use crate::find::code::instructions;
-use crate::find::debug::signatures::Signatures;
-use crate::find::debug::types::{Param, Signature};
+use crate::find::debug::signatures::SignatureSource;
+use crate::find::debug::types::{FunctionParameter, FunctionSignature};
 use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::functions;
 use crate::find::host::containers::find_container;
-use crate::find::host::proc::{FileSet, ObjectFile, Proc};
+use crate::find::host::object_file::{FileSet, ObjectFile};
+use crate::find::host::proc::Proc;
 use crate::find::ifunc;
 use crate::find::spec::{NamePattern, ProbeSpec, ProbeSubject, parse_list};
 use crate::find::stack::demangle::Readable;
@@ -28,28 +29,30 @@ use crate::probe::search::spec_target::find_file;
 
 const EXAMPLES: &str = "\
 EXAMPLES:
-    funclist libc                      # every function of the C library
-    funclist 'libc:*alloc*'            # those of such names
-    funclist 'app:net::*' 'app:/send$/'   # names as C++ and Rust write them; a regular expression
-    funclist -p 1234 ':SSL_*'          # in any file that a process has mapped
-    funclist libc:malloc+4             # does an instruction begin there?
-    funclist --usdt python3            # the places that its authors marked for tracing";
+    funclist libc                         # all functions of the C library
+    funclist 'libc:*alloc*'               # those that match a pattern
+    funclist 'app:net::*' 'app:/send$/'   # C++ and Rust names; a regular expression
+    funclist -p 1234 ':SSL_*'             # in all files that a process maps
+    funclist libc:malloc+4                # whether an instruction starts there
+    funclist --usdt python3               # USDT probes";
 
 /// List the functions and USDT probes of a program or library.
 #[derive(Parser, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A program, a library or a path, and which of its functions: a name, with * and ? for any text
-    /// and character, or /REGEX/; NAME+OFFSET, 0xADDRESS; all without
+    /// File to list, such as libc, and which functions
+    ///
+    /// TARGET is a library (libc, ssl), a program (bash) or a path. PATTERN is a name, a pattern with * and ?, /REGEX/,
+    /// NAME+OFFSET or 0xADDRESS; without it, all functions are listed.
     #[arg(value_name = "TARGET[:PATTERN]")]
     specs: Vec<String>,
-    /// USDT probes instead; their pattern is [PROVIDER:]NAME
+    /// List USDT probes; PATTERN is [PROVIDER:]NAME
     #[arg(long)]
     usdt: bool,
-    /// The files that these processes have mapped; TARGET can be left out then
-    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    /// Search files that these processes map; TARGET is optional
+    #[arg(short, long, value_name = "PID,...", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
-    /// The files that the processes of this container have mapped
+    /// Search files that the processes of this container map
     #[arg(long, value_name = "NAME|ID", conflicts_with = "pid")]
     container: Option<String>,
     #[command(flatten)]
@@ -106,7 +109,7 @@ impl Args {
         self.pid.iter().map(|&pid| process_of(pid)).collect()
     }
 
-    /// What to list; with processes and nothing else, everything.
+    /// What to list: everything if only processes are given.
     fn parsed(&self, has_processes: bool) -> Result<Vec<ProbeSpec>> {
         let everything = || vec![":*".to_owned()];
         let texts = match self.specs.is_empty() && has_processes {
@@ -124,7 +127,7 @@ impl Args {
         if specs.is_empty() || (!has_processes && specs.iter().any(|spec| spec.target.is_none())) {
             let message = "failed to choose a file: no TARGET, no process";
             let hint = "name a program or library, such as libc, or a process with -p";
-            return Err(Failure::new(USAGE, message).hint(hint).into());
+            return Err(Failure::usage(message).hint(hint).into());
         }
         Ok(specs)
     }
@@ -134,7 +137,7 @@ impl Args {
 struct Listed {
     object: ObjectFile,
     elf: ElfFile,
-    /// Where this tool reaches it.
+    /// A path that this process can open.
     path: PathBuf,
 }
 
@@ -144,11 +147,11 @@ impl Listed {
         Ok(Listed { object, elf, path })
     }
 
-    fn signatures(&self) -> Signatures {
-        Signatures::read(&self.object.file, &self.elf, &self.path)
+    fn signatures(&self) -> SignatureSource {
+        SignatureSource::open(&self.object.file, &self.elf, &self.path)
     }
 
-    /// The name that its processes have for it.
+    /// The path as its processes see it.
     fn shown(&self) -> Value<'_> {
         Value::Bytes(self.object.path.as_os_str().as_bytes())
     }
@@ -177,7 +180,7 @@ impl List {
             match Found::new(file, &spec.subject) {
                 Ok(Found::Functions(functions)) => self.functions(file, &functions)?,
                 Ok(Found::Probes(probes)) => self.usdt(file, &probes)?,
-                // Programs map odd things: one of many files is no reason to give up.
+                // Programs map odd files: one of many does not end the listing.
                 Err(error) if spec.target.is_none() => _ = failed.get_or_insert(error),
                 Err(error) => return Err(error),
             }
@@ -201,8 +204,7 @@ impl List {
         Listed::new(object, path)
     }
 
-    /// The files of the processes, each once. Those that cannot be read are left out, and so are processes that have
-    /// ended, unless that is all.
+    /// The files of the processes, each once. Unreadable files and exited processes are skipped, unless nothing remains.
     fn mapped(&self) -> Result<Vec<Listed>> {
         let mut seen = FileSet::default();
         let mut files = Vec::new();
@@ -238,12 +240,12 @@ impl List {
         Ok(())
     }
 
-    /// `target` is what an IFUNC symbol stands for, if that is known.
+    /// `target`: the implementation that an IFUNC symbol resolves to, if known.
     fn function(
         &mut self,
         file: &Listed,
         function: &FunctionSymbol,
-        signature: Option<Signature>,
+        signature: Option<FunctionSignature>,
         target: Option<u64>,
     ) -> Result<()> {
         let name = function.demangled();
@@ -301,9 +303,9 @@ impl List {
     }
 }
 
-/// What is meant in one file.
+/// What a spec means in one file.
 enum Found {
-    /// Functions, or places in them.
+    /// Functions, or instructions in them.
     Functions(Vec<FunctionSymbol>),
     Probes(Vec<UsdtProbe>),
 }
@@ -332,7 +334,7 @@ impl Found {
     }
 }
 
-/// The instruction that is `offset` bytes behind the start of a function, as if it were one.
+/// The instruction `offset` bytes into a function, as if it were a function.
 fn place(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<FunctionSymbol> {
     instructions::check_function(elf, function, offset)?;
     Ok(FunctionSymbol {
@@ -344,7 +346,7 @@ fn place(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<Functi
     })
 }
 
-/// A name without the parameters that C++ puts into it.
+/// A C++ name without its parameters.
 fn bare(symbol: &str) -> Cow<'_, str> {
     match Readable::new(symbol) {
         Some(readable) => Cow::Owned(readable.bare().to_owned()),
@@ -353,8 +355,8 @@ fn bare(symbol: &str) -> Cow<'_, str> {
 }
 
 /// Type and name of each parameter: `size_t bytes`, `const char *path`.
-fn params(signature: &Signature) -> Vec<Rc<str>> {
-    let declared = |param: &Param| -> Rc<str> {
+fn params(signature: &FunctionSignature) -> Vec<Rc<str>> {
+    let declared = |param: &FunctionParameter| -> Rc<str> {
         let ty = &param.ty.name;
         match &param.name {
             Some(name) if ty.ends_with(['*', '&']) => format!("{ty}{name}").into(),
@@ -366,7 +368,7 @@ fn params(signature: &Signature) -> Vec<Rc<str>> {
     signature.params.iter().map(declared).chain(more).collect()
 }
 
-/// Type and place of an argument: `int32 %edi`.
+/// Type and location of an argument: `int32 %edi`.
 fn described(argument: &UsdtArgument) -> Rc<str> {
     let kind = match argument.number {
         NumberKind::Signed => "int",
@@ -389,7 +391,7 @@ fn push(out: &mut Output, table: &Table, values: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// Nothing fits.
+/// The error if nothing matches.
 fn nothing(spec: &ProbeSpec, files: &[Listed]) -> Failure {
     let place = match files {
         [file] => file.object.path.display().to_string(),
@@ -410,22 +412,19 @@ fn nothing(spec: &ProbeSpec, files: &[Listed]) -> Failure {
             .is_some_and(|name| files.iter().any(|file| file.signatures().inlined(name)))
     {
         let why = "the compiler put it into all of its callers";
-        return Failure::new(
-            FAILED,
-            format!("failed to find function {name} in {place}: {why}"),
-        );
+        return Failure::failed(format!("failed to find function {name} in {place}: {why}"));
     }
     let hint = match near.is_empty() {
         true => "without a pattern, everything is listed".to_owned(),
         false => format!("similar names there: {}", near.join(", ")),
     };
     match pattern.trim_matches(['*', ':']).is_empty() {
-        true => Failure::new(FAILED, format!("failed to find any {kind} in {place}")),
-        false => Failure::new(FAILED, format!("failed to find {kind} {pattern} in {place}")).hint(hint),
+        true => Failure::failed(format!("failed to find any {kind} in {place}")),
+        false => Failure::failed(format!("failed to find {kind} {pattern} in {place}")).hint(hint),
     }
 }
 
-/// How many names a hint has.
+/// How many names a hint lists.
 const NEAR: usize = 3;
 
 fn near_functions(files: &[Listed], name: &NamePattern) -> Vec<String> {
@@ -441,7 +440,7 @@ fn near_probes(files: &[Listed], name: &NamePattern) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::find::debug::types::{Kind, Place, Type};
+    use crate::find::debug::types::{TypeKind, ValueLocation, ValueType};
 
     fn specs(args: &[&str]) -> Result<Vec<ProbeSpec>> {
         let args = Args::parse_from(["funclist"].iter().chain(args));
@@ -450,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listed() {
+    fn options_select_what_is_listed() {
         let any = || NamePattern::Glob("*".to_owned());
         let all = ProbeSubject::Function {
             name: any(),
@@ -477,17 +476,17 @@ mod tests {
 
     #[test]
     fn parameters_are_written_as_in_c() {
-        let ty = |name: &str| Type {
+        let ty = |name: &str| ValueType {
             name: name.into(),
             bytes: 8,
-            kind: Kind::Other,
+            kind: TypeKind::Other,
         };
-        let param = |name: Option<&str>, ty| Param {
+        let param = |name: Option<&str>, ty| FunctionParameter {
             name: name.map(Rc::from),
             ty,
-            place: Place::Nowhere("optimized out"),
+            location: ValueLocation::Unavailable("optimized out"),
         };
-        let signature = Signature {
+        let signature = FunctionSignature {
             params: vec![
                 param(Some("bytes"), ty("size_t")),
                 param(Some("path"), ty("const char *")),
@@ -510,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_have_a_type_and_a_place() {
+    fn arguments_have_type_and_location() {
         let argument = |bytes, number, text: &str| UsdtArgument {
             bytes,
             number,

@@ -1,4 +1,4 @@
-//! Calls of any function: typed arguments, and with `--ret` the result and the duration.
+//! Function calls with typed arguments; result and latency with `--ret`.
 
 use std::time::Duration;
 
@@ -10,68 +10,76 @@ use plain::Plain;
 use crate::bpf::functrace::{FunctraceSkel, FunctraceSkelBuilder, OpenFunctraceSkel, types};
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration, parse_size};
 use crate::find::code::placement::Needs;
-use crate::find::debug::signatures::Signatures;
+use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
-use crate::find::host::proc::{FileId, ObjectFile};
+use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::spec::{ProbeMoment, ProbeSpec};
 use crate::output::{Column, Table, Value};
 use crate::privileges::return_memory;
 use crate::probe::counters::BpfCounter;
 use crate::probe::event::{Header, callers, decode};
-use crate::probe::expr::programs::{Asked, Maps, Plans, Room};
-use crate::probe::expr::{self, Record, Values};
+use crate::probe::expr::programs::{FunctionPrograms, MapSizes, ProgramMaps};
+use crate::probe::expr::{CallRecord, CallValues, NameScope, TraceRequest};
 use crate::probe::point::Ends;
+use crate::probe::search::finder::Finder;
 use crate::probe::search::functions::{Functions, OnFound, TracedFunction};
 use crate::run::{Event, Found, Loaded, Run, Session, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
-EXPRESSIONS, in --where and --args:
-    arg0 arg1 ...            arguments, also those past the registers
-    NAME NAME->MEMBER        parameters whose names are known: funclist shows them
-    retval lat               what came back, and how long it took: rows come at the return
-    pid tid uid cpu comm     who calls
-    64K 1M 0x1f 'a' 10ms     sizes, numbers, characters, durations
-    *(u32*)(arg0+8)          memory, u8 to u64 and i8 to i64; (i32)arg0 is a cast
-    str(arg0) buf(arg1,16)   text up to a NUL, and bytes; to be compared with == != ^=
-    && || ! == != ^= < <= > >= + - * / % & | ^ << >> ~      ^= is \"begins with\"
+EXAMPLES:
+    functrace libc:getaddrinfo --ret                     # results and latencies
+    functrace 'libc:open*' --args 'str(arg0)' -p 1234
+    functrace 'libc:malloc' --where 'comm == \"python3\" && arg0 > 1M'
+    functrace -p 1234 'app:handle_*' --indent            # who calls whom";
 
-ProbeSubject does not mention the return is read when the call begins.
+const LONG_HELP: &str = "\
+EXPRESSIONS of --where and --args:
+    arg0 arg1 ...            arguments, in registers and on the stack
+    NAME NAME->MEMBER        parameters by name (funclist lists them)
+    retval lat               result and latency: rows are printed at return
+    pid tid uid cpu comm     the calling thread
+    64K 1M 0x1f 'a' 10ms     sizes, numbers, characters, durations
+    *(u32*)(arg0+8)          memory, as u8 to u64 and i8 to i64; (i32)arg0 casts
+    str(arg0) buf(arg1,16)   a string, and bytes; compare with == != ^=
+    && || ! == != ^= < <= > >= + - * / % & | ^ << >> ~      ^= means \"starts with\"
+
+Expressions without retval and lat are read when the function is entered.
 
 EXAMPLES:
     functrace 'libc:malloc' --where 'comm == \"python3\" && arg0 > 1M'
     functrace 'r:bash:readline' --args 'str(retval)'
-    functrace 'libc:getaddrinfo' --ret                   # results and durations
-    functrace 'libc:open*' --args 'str(arg0)' -p 1234    # only this
+    functrace 'libc:getaddrinfo' --ret                   # results and latencies
+    functrace 'libc:open*' --args 'str(arg0)' -p 1234
     functrace -p 1234 'app:handle_*' --indent            # who calls whom
-    functrace libpq:PQexec --min-latency 10ms --stack    # slow ones, and where they come from
+    functrace libpq:PQexec --min-latency 10ms --stack    # slow calls with their stacks
     functrace usdt:python3:function__entry --args 'str(arg0), str(arg1), arg2'
-    functrace 'libc:str*' -- ls /                        # a command from its first call on";
+    functrace 'libc:str*' -- ls /                        # a command from its first call";
 
-/// Show each call of functions: arguments, results, durations.
+/// Trace function calls with arguments, results and latencies.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub struct Args {
     #[command(flatten)]
     functions: FunctionArgs,
-    /// Only calls for which this is true
-    #[arg(long = "where", value_name = "EXPRESSION")]
+    /// Show only calls for which EXPR is true
+    #[arg(long = "where", value_name = "EXPR")]
     condition: Option<String>,
-    /// Show these instead of what is known of the parameters
-    #[arg(long, value_name = "EXPRESSIONS")]
+    /// Show these expressions instead of the parameters
+    #[arg(long, value_name = "EXPR,...")]
     args: Option<String>,
-    /// Add the result and the duration; rows then come when calls return
+    /// Add result and duration; rows are printed at return
     #[arg(long)]
     ret: bool,
-    /// Only calls that took as long as this: 10ms, 500us
+    /// Show only calls that took at least TIME: 10ms, 500us
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     min_latency: Option<Duration>,
-    /// Add the stack of the caller
+    /// Add the user stack
     #[arg(long)]
     stack: bool,
-    /// Indent functions that are called by others that are shown
+    /// Indent calls by their depth
     #[arg(long)]
     indent: bool,
-    /// Longer text is cut, and marked; at most 64K
+    /// Truncate strings to SIZE bytes (max 64K)
     #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = parse_text_length)]
     str_len: u32,
     #[command(flatten)]
@@ -98,13 +106,12 @@ const COLUMNS: &[Column] = &[
     Column::below("stack"),
 ];
 
-/// `MOST_TEXT` of src/bpf/expr.bpf.h.
-const MOST_TEXT: u64 = 64 << 10;
+const MAX_TEXT: u64 = types::expr_limit::EXPR_TEXT.0 as u64;
 
 fn parse_text_length(text: &str) -> Result<u32, String> {
     match parse_size(text)? {
-        bytes @ 1..=MOST_TEXT => Ok(bytes as u32),
-        _ => Err("give a length from 1 to 64K".to_owned()),
+        bytes @ 1..=MAX_TEXT => Ok(bytes as u32),
+        _ => Err("expected a length from 1 to 64K".to_owned()),
     }
 }
 
@@ -139,10 +146,11 @@ pub fn run(args: Args) -> Result<u8> {
     session.finish()
 }
 
-/// Loads the programs, with the plans of all functions that were found.
+/// Loads the programs, and the plan of each function into their maps.
 fn load(mut found: Found<Traced>, args: &Args) -> Result<Loaded<Traced, FunctraceSkel<'static>>> {
     let may_grow = found.may_grow();
     let functions = found.finder().capacity();
+    let follows_calls = found.finder().ends(may_grow).both;
     let traced = &mut found.finder().on_found;
     traced.forget_file();
     let refused = traced.plans.take_problem()?;
@@ -152,41 +160,35 @@ fn load(mut found: Found<Traced>, args: &Args) -> Result<Loaded<Traced, Functrac
     let ring_bytes = open.ring_bytes();
     let plans = &mut open.finder().on_found.plans;
     let reads = plans.reads();
-    let tail = size_of::<types::stack>() + TEXT_SLACK;
-    let machine = size_of::<types::expr_machine>();
-    let room = plans.room(args.str_len, machine, tail, ring_bytes, may_grow);
+    let sizes = plans.sizes(args.str_len, ring_bytes, may_grow);
     if reads {
         open.allow_sleep();
     }
     let rodata = open.rodata()?;
     rodata.min_latency = args.min_latency.map_or(0, |time| time.as_nanos() as u64);
     rodata.with_stack = args.stack;
-    rodata.expr_room = room.begin;
-    rodata.expr_most_text = room.text;
-    make_room(&mut open.skel, &room, functions)?;
+    rodata.follows_calls = follows_calls;
+    rodata.expr_config = sizes.config();
+    size_maps(&mut open.skel, &sizes, functions)?;
 
     let mut loaded = open.load()?;
     let maps = &loaded.skel.maps;
-    let maps = Maps {
+    let maps = ProgramMaps {
         functions: MapHandle::try_from(&maps.functions)?,
         ops: MapHandle::try_from(&maps.expr_ops)?,
         literals: MapHandle::try_from(&maps.expr_literals)?,
         free: MapHandle::try_from(&maps.expr_free)?,
     };
-    loaded.finder().on_found.plans.load(maps, room.machines)?;
+    loaded.finder().on_found.plans.load(maps, sizes.machines)?;
     Ok(loaded)
 }
 
-/// `NO_STACK` of src/bpf/expr.bpf.h: 0 is where the stack of a call is of which nothing else is shown.
-const NO_STACK: u32 = u32::MAX;
-/// `KIND_CALL_JUMPED` of src/bpf/expr.bpf.h.
-const KIND_CALL_JUMPED: u16 = 1;
-/// `TEXT_SLACK` of the same.
-const TEXT_SLACK: usize = 16;
+const NO_STACK: u32 = types::expr_stack_at::NO_STACK.0;
+const KIND_CALL_JUMPED: u16 = types::expr_kind::KIND_CALL_JUMPED.0 as u16;
 
 /// What to do with every function.
-fn request(args: &Args, specs: &[ProbeSpec]) -> Result<Asked> {
-    let mut request = Asked::parse(args.condition.as_deref(), args.args.as_deref())?;
+fn request(args: &Args, specs: &[ProbeSpec]) -> Result<TraceRequest> {
+    let mut request = TraceRequest::parse(args.condition.as_deref(), args.args.as_deref())?;
     // With --indent, all rows come at one end of calls, or the nesting would not show.
     let nested_returns = args.indent && specs.iter().any(|spec| spec.moment == ProbeMoment::Return);
     request.returns |= args.ret || args.min_latency.is_some() || nested_returns;
@@ -196,7 +198,7 @@ fn request(args: &Args, specs: &[ProbeSpec]) -> Result<Asked> {
 }
 
 /// Which ends of calls to watch for the moment that a spec names.
-fn ends(request: &Asked) -> impl Fn(ProbeMoment) -> Ends + use<> {
+fn ends(request: &TraceRequest) -> impl Fn(ProbeMoment) -> Ends + use<> {
     let return_only = request.needs_no_entry();
     let both = request.returns || request.depth;
     move |at| match at {
@@ -209,19 +211,19 @@ fn ends(request: &Asked) -> impl Fn(ProbeMoment) -> Ends + use<> {
 
 type Traced = Functions<CallPlans>;
 
-/// Plans what to do at the calls of each function that is found.
+/// Plans what to read at the calls of each function.
 struct CallPlans {
-    plans: Plans,
+    plans: FunctionPrograms,
     /// What the probe of every function reads.
     needs: Needs,
-    /// The signatures of the last file: functions of one file come one after the other.
-    file: Option<(FileId, Signatures)>,
+    /// The signatures of the last file: functions are found file by file.
+    file: Option<(FileId, SignatureSource)>,
 }
 
 impl CallPlans {
-    fn new(request: Asked, stack: bool) -> Self {
+    fn new(request: TraceRequest, stack: bool) -> Self {
         Self {
-            plans: Plans::new(request),
+            plans: FunctionPrograms::new(request),
             needs: if stack { Needs::STACK } else { Needs::NOTHING },
             file: None,
         }
@@ -239,13 +241,13 @@ impl OnFound for CallPlans {
         let place = &function.place;
         let signature = place.symbol.as_ref().and_then(|symbol| {
             if self.file.as_ref().is_none_or(|(id, _)| *id != object.id) {
-                let signatures = Signatures::read(&object.file, elf, &object.path);
+                let signatures = SignatureSource::open(&object.file, elf, &object.path);
                 self.file = Some((object.id, signatures));
             }
             let (_, signatures) = self.file.as_ref()?;
             signatures.at(place.addr, symbol)
         });
-        let scope = expr::Scope {
+        let scope = NameScope {
             function: &place.name,
             signature: signature.as_ref(),
             probe: place.usdt.as_deref(),
@@ -255,15 +257,13 @@ impl OnFound for CallPlans {
     }
 }
 
-fn make_room(open: &mut OpenFunctraceSkel<'static>, room: &Room, functions: u32) -> Result<()> {
+fn size_maps(open: &mut OpenFunctraceSkel<'static>, sizes: &MapSizes, functions: u32) -> Result<()> {
     let maps = &mut open.maps;
     maps.functions.set_max_entries(functions)?;
-    maps.expr_ops.set_max_entries(room.ops)?;
-    let machine = size_of::<types::expr_machine>() as u32;
-    maps.expr_machines
-        .set_value_size((machine + room.bytes).next_multiple_of(8))?;
-    maps.expr_machines.set_max_entries(room.machines)?;
-    maps.expr_free.set_max_entries(room.machines)?;
+    maps.expr_ops.set_max_entries(sizes.ops)?;
+    maps.expr_machines.set_value_size(sizes.machine_bytes)?;
+    maps.expr_machines.set_max_entries(sizes.machines)?;
+    maps.expr_free.set_max_entries(sizes.machines)?;
     Ok(())
 }
 
@@ -309,7 +309,7 @@ struct Printer {
     table: Table,
     indent: bool,
     /// Those of the last record.
-    values: Values,
+    values: CallValues,
     /// The name of the function, indented by its depth.
     indented: String,
 }
@@ -319,7 +319,7 @@ impl Printer {
         Self {
             table,
             indent,
-            values: Values::default(),
+            values: CallValues::default(),
             indented: String::new(),
         }
     }
@@ -341,10 +341,10 @@ impl Printer {
         let plan = functions.on_found.plans.get(record.function as usize)?;
         self.values.read(
             plan,
-            &Record {
+            &CallRecord {
                 words,
                 faulted: record.faulted,
-                cut: record.cut,
+                truncated: record.truncated,
                 comm: header.comm(),
                 no_result: header.kind == KIND_CALL_JUMPED,
             },
@@ -379,7 +379,7 @@ impl Printer {
                 self.values.result.as_ref().map_or(Value::Null, Value::Datum),
                 Value::Fields(&self.values.args),
                 Value::Lines(&self.values.faults),
-                Value::Lines(&self.values.cut),
+                Value::Lines(&self.values.truncated),
                 Value::Lines(frames),
             ],
         );

@@ -1,4 +1,4 @@
-//! Each allocation of C programs: who, which call, how much; with `--ret` the outcome, with `--stack` from where.
+//! Memory allocations of C programs: process, function and size; result and latency with `--ret`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::cli::{CommandArgs, CommonArgs, parse_duration, parse_size};
 use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
-use crate::find::host::proc::ObjectFile;
+use crate::find::host::object_file::ObjectFile;
 use crate::output::{Column, Output, Table, Value, histogram};
 use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::point::{Cookie, ProbePoint};
@@ -24,45 +24,56 @@ use crate::probe::search::spec_target::find_file;
 use crate::run::{Event, Run, Session, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
+EXAMPLES:
+    mallocsnoop --comm python3 --min-size 1M    # large allocations of every python3
+    mallocsnoop -p 1234 --stack -M 10           # ten allocations with their stacks
+    mallocsnoop --calls malloc,free -- ls /     # a command from its first allocation";
+
+const LONG_HELP: &str = "\
 Allocators call themselves: glibc's reallocarray calls realloc, musl's calloc calls malloc. \
-Each call is a row, and counts in --summary. free has no size, so --min-size does not hold it back.
+Each call is a row and counts in --summary. free has no size, so --min-size and --max-size do not apply to it.
 
 EXAMPLES:
-    mallocsnoop --comm python3 --min-size 1M    # who asks for big blocks, in every python3
-    mallocsnoop -p 1234 --ret                   # one process, with addresses and durations
-    mallocsnoop -p 1234 --stack -M 10           # the next ten calls, and where they come from
+    mallocsnoop --comm python3 --min-size 1M    # large allocations of every python3
+    mallocsnoop -p 1234 --ret                   # one process, with addresses and latencies
+    mallocsnoop -p 1234 --stack -M 10           # ten allocations with their stacks
     mallocsnoop --summary -d 10s -u postgres    # calls, bytes and sizes per process of a user
-    mallocsnoop --calls malloc,free -- ls /     # a command from its first allocation on";
+    mallocsnoop --calls malloc,free -- ls /     # a command from its first allocation";
 
-/// Show each allocation: who, which call, how much.
+/// Trace memory allocations.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub struct Args {
-    /// Only these calls
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    /// Trace only these functions: malloc, calloc, free, ...
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        hide_possible_values = true
+    )]
     calls: Vec<Call>,
-    /// Also free, with the address of the block
+    /// Also trace free, with the address of the block
     #[arg(long)]
     free: bool,
-    /// Add the address that came back and how long the call took
+    /// Add the returned address and the latency
     #[arg(long)]
     ret: bool,
-    /// Add the stack of the caller
+    /// Add the user stack
     #[arg(long)]
     stack: bool,
-    /// Only blocks of at least this size
+    /// Show only requests of at least SIZE bytes
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     min_size: Option<u64>,
-    /// Only blocks of at most this size
+    /// Show only requests of at most SIZE bytes
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_size: Option<u64>,
-    /// Add up per process instead: calls, bytes, largest, and a histogram of sizes
+    /// Sum up per process: calls, bytes, and a size histogram
     #[arg(long, conflicts_with_all = ["ret", "stack", "max_rows"])]
     summary: bool,
-    /// With --summary: print it every so often
-    #[arg(short, long, value_name = "TIME", value_parser = parse_duration, requires = "summary")]
+    /// Print the summary every INTERVAL
+    #[arg(short, long, value_name = "INTERVAL", value_parser = parse_duration, requires = "summary")]
     interval: Option<Duration>,
-    /// The library or program whose allocator is meant: a path, or a name such as libjemalloc
+    /// Trace the allocator in this file: a path or libjemalloc
     #[arg(short, long, value_name = "PATH|NAME")]
     library: Option<PathBuf>,
     #[command(flatten)]
@@ -88,7 +99,7 @@ enum Call {
     Free = types::alloc_call::CALL_FREE.0,
 }
 
-/// The functions in the order of their cookies.
+/// The functions, by cookie.
 const CALLS: [(Call, &str); 10] = [
     (Call::Malloc, "malloc"),
     (Call::Calloc, "calloc"),
@@ -102,8 +113,8 @@ const CALLS: [(Call, &str); 10] = [
     (Call::Free, "free"),
 ];
 
-/// Allocators that are linked into a program often carry a prefix: jemalloc, jemalloc in Rust programs, tcmalloc,
-/// mimalloc. A file's functions are taken from the first family that has a malloc in it.
+/// Prefixes of allocators linked into a program: jemalloc, jemalloc in Rust programs, tcmalloc, mimalloc. The first one
+/// with a malloc in the file is used.
 const PREFIXES: [&str; 5] = ["", "je_", "_rjem_", "tc_", "mi_"];
 
 const COLUMNS: &[Column] = &[
@@ -132,7 +143,7 @@ const SUMMARY_COLUMNS: &[Column] = &[
     Column::right("SIZES", "sizes", 0).data_only(),
 ];
 
-/// Threads that --summary keeps apart at a time; those that have ended make room.
+/// Threads in the map of --summary at a time; entries of exited threads are removed.
 const USAGE_THREADS: u32 = 16384;
 const SIZE_SLOTS: usize = types::usage_layout::SIZE_SLOTS.0 as usize;
 
@@ -301,7 +312,7 @@ fn is_c_library(path: &Path) -> bool {
         .any(|start| name.starts_with(start))
 }
 
-/// What the probe of a call reads to know how much is asked for.
+/// What a probe reads to know the requested size.
 fn needs(call: Call) -> Needs {
     Needs::arguments(match call {
         Call::Malloc | Call::Valloc | Call::Pvalloc | Call::Free => 1,
@@ -379,7 +390,7 @@ fn print(args: &Args, table: &Table, event: Event<'_, Allocators>) {
     );
 }
 
-/// What a process has asked for since the run began.
+/// The requests of a process since the run started.
 #[derive(Clone)]
 struct Usage {
     uid: u32,
@@ -437,12 +448,12 @@ fn summarize(session: &mut AllocSession) -> Result<()> {
     Ok(())
 }
 
-/// Moves what threads that have ended asked for out of the map. Returns how many entries it still has.
+/// Moves the requests of exited threads out of the map. Returns how many entries remain.
 fn retire(ended: &mut BTreeMap<u32, Usage>, threads: &MapMut<'_>) -> u32 {
     let mut left = 0;
     for (key, pid, usage) in usages(threads) {
         let tid = u32::from_ne_bytes([key[0], key[1], key[2], key[3]]);
-        // Pid 0 is one that this pid namespace has no number for: nobody can tell whether its threads have ended.
+        // PID 0 stands for processes outside this PID namespace, whose threads cannot be looked up.
         if pid == 0 || Path::new(&format!("/proc/{pid}/task/{tid}")).exists() {
             left += 1;
         } else if threads.delete(&key).is_ok() {
@@ -452,7 +463,7 @@ fn retire(ended: &mut BTreeMap<u32, Usage>, threads: &MapMut<'_>) -> u32 {
     left
 }
 
-/// The entries of the map: key, process, and what the thread asked for.
+/// The entries of the map: key, PID, and the requests of the thread.
 fn usages(threads: &MapMut<'_>) -> impl Iterator<Item = (Vec<u8>, u32, types::alloc_usage)> {
     threads.keys().filter_map(|key| {
         let thread = u64::from_ne_bytes(key.as_slice().try_into().ok()?);
@@ -496,7 +507,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn c_libraries_are_known_by_the_names_of_their_files() {
+    fn c_libraries_are_recognized_by_file_name() {
         for path in [
             "/lib/x86_64-linux-gnu/libc.so.6",
             "/usr/lib/libc-2.31.so",
@@ -515,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_numbered_in_the_order_of_their_cookies() {
+    fn call_is_its_cookie() {
         for (index, (call, name)) in CALLS.iter().enumerate() {
             assert_eq!(*call as usize, index);
             assert_eq!(

@@ -583,7 +583,7 @@ fn lines_up_to_16_kib_are_whole_and_longer_ones_say_that_they_are_cut() {
         assert!(row["command"] == line(len.min(MOST)), "{len} bytes became {row}");
         assert_eq!(row["truncated"], len > MOST, "{len} bytes");
         assert_eq!(
-            shown.ends_with(" [cut after 16384 bytes]"),
+            shown.ends_with(" [truncated after 16384 bytes]"),
             len > MOST,
             "{len} bytes"
         );

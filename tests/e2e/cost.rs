@@ -1,5 +1,5 @@
-//! --cost and --max-overhead: hits are exact, the estimate agrees with a loop that is measured, and probes that cost too
-//! much are stopped.
+//! --cost and --max-overhead: hits are exact, the estimate agrees with a measured loop, and a run ends when
+//! its probes cost too much.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -23,7 +23,7 @@ fn of_flow(function: &str) -> String {
     format!("{}:{function}", program("flow").display())
 }
 
-/// A file of its own, which no other test traces: its probes would be in the way of what is measured, and before 6.10
+/// A copy of the program that no other test traces: its probes would disturb the measurement, and before 6.10
 /// return probes of one process run in others that have some there.
 fn own_flow() -> (Folder, PathBuf) {
     let folder = Folder::new();
@@ -31,7 +31,7 @@ fn own_flow() -> (Folder, PathBuf) {
     (folder, path)
 }
 
-/// A run beside a program that follows an order.
+/// Traces a target while it follows an order.
 fn run_beside(target: &mut Target, way: Way, tool: &str, args: &[&str], order: &str) -> Run {
     let pid = target.pid().to_string();
     let tool = Tool::start(tool, way, [args, &["-p", &pid]].concat());
@@ -45,7 +45,7 @@ fn number(record: &Value, key: &str) -> f64 {
         .unwrap_or_else(|| panic!("no number {key} in {record}"))
 }
 
-each_way! { hits_are_exact the_estimate_agrees_with_a_loop }
+each_way! { hits_are_exact estimate_agrees_with_a_measured_loop }
 
 fn hits_are_exact(way: Way) {
     let (_folder, path) = own_flow();
@@ -53,7 +53,7 @@ fn hits_are_exact(way: Way) {
     let counted = format!("{}:counted", path.display());
     let run = run_beside(&mut target, way, "funccount", &[&counted], "count 10007");
     assert_eq!(run.assert_clean().summary["hits"], 10007);
-    assert_eq!(run.summary["cpu_ns"], Value::Null, "nobody has asked for it");
+    assert_eq!(run.summary["cpu_ns"], Value::Null, "without --cost");
     let run = run_beside(
         &mut target,
         way,
@@ -62,7 +62,7 @@ fn hits_are_exact(way: Way) {
         "threads 8 count 2003",
     );
     assert_eq!(run.summary["hits"], 8 * 2003);
-    // At both ends.
+    // At entry and return.
     let run = run_beside(
         &mut target,
         way,
@@ -71,7 +71,7 @@ fn hits_are_exact(way: Way) {
         "count 5003",
     );
     assert_eq!(run.summary["hits"], 2 * 5003);
-    // Who is not shown hits the probes all the same.
+    // Threads that are filtered out hit the probes too.
     let tool = Tool::start("funccount", way, [&counted, "--comm", "nobody", "--cost"]);
     target.ask("count 7001");
     let run = tool.stop();
@@ -86,8 +86,8 @@ fn cpu_ns(pid: u32) -> f64 {
     time.tv_sec() as f64 * 1e9 + time.tv_nsec() as f64
 }
 
-/// What an order costs a program without us, and with us, over what the tool says that it took. Rounds take turns, as
-/// the machine has other things to do.
+/// Measured cost of an order (CPU time while traced, minus CPU time untraced) divided by the estimate of the
+/// tool. The median of several rounds, as the machine is busy with other things.
 fn measured_over_estimated(way: Way, tool: &str, function: &str, order: &str) -> f64 {
     const ROUNDS: usize = 5;
     let (_folder, path) = own_flow();
@@ -117,8 +117,8 @@ fn measured_over_estimated(way: Way, tool: &str, function: &str, order: &str) ->
     ratios[ROUNDS / 2]
 }
 
-fn the_estimate_agrees_with_a_loop(way: Way) {
-    // Of these, one begins with an instruction that is single-stepped, one with one that is not; then with returns.
+fn estimate_agrees_with_a_measured_loop(way: Way) {
+    // The first function starts with an instruction that is single-stepped, the second with an emulated one.
     let cases = [
         ("funccount", "counted", "count 10007"),
         ("funccount", "nested_outer", "nest 20011"),
@@ -126,9 +126,9 @@ fn the_estimate_agrees_with_a_loop(way: Way) {
     ];
     for (tool, function, order) in cases {
         let ratio = measured_over_estimated(way, tool, function, order);
-        // In a guest of `make vmtest`, all instructions are emulated, and the time of one says nothing of the next.
+        // In a guest of `make vmtest`, QEMU emulates all instructions, and times do not repeat.
         if in_guest() {
-            return skip(&format!("no times of emulated machines are compared: {ratio}"));
+            return skip(&format!("times on emulated machines are meaningless: {ratio}"));
         }
         assert!(
             (0.5..2.0).contains(&ratio),
@@ -138,8 +138,8 @@ fn the_estimate_agrees_with_a_loop(way: Way) {
 }
 
 best_way! {
-    a_loop_is_stopped_and_goes_on_as_before a_calm_program_is_not_stopped what_everybody_pays_is_compared_with_all
-    a_command_that_has_ended_is_measured_too the_cost_is_said_in_words
+    busy_loop_exceeds_the_limit_and_continues_untraced sleeping_program_does_not_exceed_the_limit cost_without_pid_is_relative_to_the_whole_machine
+    cost_includes_a_command_that_has_exited cost_is_printed_as_a_line
 }
 
 /// The first bytes of a function in the memory of a process.
@@ -148,7 +148,7 @@ fn code(pid: u32, spec: &str) -> [u8; 16] {
     let listed = crate::funclist::rows(&[spec]);
     let address = listed[0]["addr"].as_str().expect("an address");
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a process");
-    // The program is independent of its position, and what is mapped first is its beginning.
+    // The program is position-independent, and its first mapping is the start of the file.
     let base = maps.split('-').next().expect("a mapping");
     let memory = File::open(format!("/proc/{pid}/mem")).expect("a process");
     let mut bytes = [0; 16];
@@ -161,7 +161,7 @@ fn code(pid: u32, spec: &str) -> [u8; 16] {
     bytes
 }
 
-fn a_loop_is_stopped_and_goes_on_as_before(way: Way) {
+fn busy_loop_exceeds_the_limit_and_continues_untraced(way: Way) {
     const CALLS: u32 = 20_000_003;
     let (_folder, path) = own_flow();
     let mut target = Target::start(Command::new(&path));
@@ -174,7 +174,7 @@ fn a_loop_is_stopped_and_goes_on_as_before(way: Way) {
         [&counted, "-p", &pid.to_string(), "--max-overhead", "5%"],
     );
     assert_ne!(code(pid, &counted), before, "the probe is in");
-    // With its probe that takes far longer than without it.
+    // With the probe this takes far longer than without.
     target.tell(&format!("count {CALLS}"));
     let stopped = tool.wait_for(|record| record["type"] == "stopped");
     let run = tool.finish();
@@ -186,24 +186,22 @@ fn a_loop_is_stopped_and_goes_on_as_before(way: Way) {
         "{}",
         run.summary
     );
-    assert_eq!(
-        run.rows[0]["count"], run.summary["hits"],
-        "no call is counted that was not one"
-    );
-    for said in [
+    assert_eq!(run.rows[0]["count"], run.summary["hits"], "each hit is a call");
+    for text in [
         "stopped: the probes took more than 5 % of the CPU time",
         "\nhint: ",
     ] {
-        assert!(run.stderr.contains(said), "{}", run.stderr);
+        assert!(run.stderr.contains(text), "{}", run.stderr);
     }
     assert_eq!(code(pid, &counted), before, "the probe is out");
     target.answer();
     assert!(target.end().success());
 }
 
-fn a_calm_program_is_not_stopped(way: Way) {
+fn sleeping_program_does_not_exceed_the_limit(way: Way) {
     let mut target = flow();
-    // For longer than it takes to look at the costs; most of the little CPU time that it needs is that of the probes.
+    // For longer than two periods of the meter; most of the little CPU time that it uses is spent in the
+    // probes.
     let run = run_beside(
         &mut target,
         way,
@@ -220,7 +218,7 @@ fn a_calm_program_is_not_stopped(way: Way) {
     assert!(!run.stderr.contains("stopped"), "{}", run.stderr);
 }
 
-fn what_everybody_pays_is_compared_with_all(way: Way) {
+fn cost_without_pid_is_relative_to_the_whole_machine(way: Way) {
     let (mut first, mut second) = (flow(), flow());
     let before = cpu_ns(first.pid()) + cpu_ns(second.pid());
     let tool = Tool::start("funccount", way, [&of_flow("tail_first"), "--cost"]);
@@ -229,12 +227,12 @@ fn what_everybody_pays_is_compared_with_all(way: Way) {
     second.ask("spin 1 50000");
     let used = cpu_ns(first.pid()) + cpu_ns(second.pid()) - before;
     let summary = tool.stop().summary;
-    // The kernel counts this time in hundredths of a second, and by samples.
+    // The kernel samples this time in ticks of 10 ms.
     assert!(2.0 * number(&summary, "cpu_ns") >= used, "{summary}, but {used}");
     assert!(number(&summary, "hits") >= 15010.0, "{summary}");
 }
 
-fn a_command_that_has_ended_is_measured_too(way: Way) {
+fn cost_includes_a_command_that_has_exited(way: Way) {
     let mut command = tool_command("funccount", way, [&of_flow("spinning"), "--cost"]);
     command.arg("--").arg(program("flow")).arg("spin 3 50000");
     let ended = run_to_end(&mut command);
@@ -247,11 +245,11 @@ fn a_command_that_has_ended_is_measured_too(way: Way) {
         .rfind(|record| record["type"] == "summary")
         .expect("a summary");
     assert_eq!(summary["hits"], 3);
-    // It spins by the clock, and may have had to share the CPU.
+    // It spins for a fixed wall time, and may have shared the CPU.
     assert!(number(&summary, "cpu_ns") > 10e6, "{summary}");
 }
 
-fn the_cost_is_said_in_words(_: Way) {
+fn cost_is_printed_as_a_line(_: Way) {
     let mut target = flow();
     let pid = target.pid().to_string();
     let mut command = tool_command(

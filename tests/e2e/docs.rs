@@ -95,7 +95,7 @@ fn the_records_of_every_tool_are_described() {
     target.tell("count 100000000");
     let stopped = tool.wait_for(|record| record["type"] == "stopped");
     tool.finish();
-    let (targeted, later) = crate::scope::run_with_a_newcomer();
+    let (targeted, later) = crate::scope::run_with_joined_process();
     let records = [&attached, &targeted, &run.summary, &later.summary, &stopped].into_iter();
     assert_eq!(
         written(records.chain(&run.lost).chain(&later.joined)),

@@ -1,4 +1,4 @@
-//! doctor: what it says of this machine is what the tools find.
+//! doctor: its checks agree with what the tools can do on this machine.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::harness::{Ended, Folder, TOOLS, Way, in_guest, kernel_version, run_to_end, skip};
 use crate::privileges::as_nobody;
 
-/// The records of a run as root, which can trace.
+/// The records of a run as root, where tracing works.
 pub fn records(args: &[&str]) -> Vec<Value> {
     let ended = run_to_end(Command::new(&*TOOLS).args(["doctor", "-j"]).args(args));
     assert_eq!((ended.status.code(), &*ended.stderr), (Some(0), ""), "{ended:?}");
@@ -26,7 +26,7 @@ fn check<'a>(records: &'a [Value], name: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("no check {name}"))
 }
 
-/// The tools that attach probes, as their help tells.
+/// The tools that attach probes.
 fn tracing(records: &[Value]) -> Vec<&Value> {
     let tools: Vec<&Value> = records.iter().filter(|record| record["type"] == "tool").collect();
     assert!(tools.iter().any(|tool| tool["name"] == "funclist"), "{tools:?}");
@@ -36,16 +36,16 @@ fn tracing(records: &[Value]) -> Vec<&Value> {
         .collect()
 }
 
-/// Several at a time, which must not take each other's calls for their own.
+/// Several at a time, which must not count each other's calls.
 #[test]
-fn every_way_of_attaching_that_this_kernel_has_is_found_to_work() {
+fn attach_modes_of_this_kernel_work_in_concurrent_runs() {
     let runs = [(); 4].map(|()| std::thread::spawn(|| records(&[])));
     for run in runs {
-        expect_every_way(&run.join().expect("a run"));
+        assert_attach_modes(&run.join().expect("a run"));
     }
 }
 
-fn expect_every_way(records: &[Value]) {
+fn assert_attach_modes(records: &[Value]) {
     for (way, name) in [
         (Way::Multi, "uprobes: multi links"),
         (Way::Single, "uprobes: perf links"),
@@ -69,7 +69,7 @@ fn expect_every_way(records: &[Value]) {
 }
 
 #[test]
-fn the_price_of_a_probe_is_measured() {
+fn cost_of_a_probe_is_plausible() {
     let records = records(&[]);
     let detail = check(&records, "cost of a probe")["detail"]
         .as_str()
@@ -78,14 +78,14 @@ fn the_price_of_a_probe_is_measured() {
     let numbers: Vec<u64> = detail.split(' ').filter_map(|word| word.parse().ok()).collect();
     assert!(numbers.len() == 3, "{detail}");
     if in_guest() {
-        return skip("the times of emulated machines say nothing");
+        return skip("times on emulated machines are meaningless");
     }
-    // A trap takes more than a call, and less than a switch of tasks.
+    // More than a call, less than any plausible trap on slow hardware.
     assert!(numbers.iter().all(|ns| (20..10_000_000).contains(ns)), "{detail}");
 }
 
 #[test]
-fn without_privileges_it_says_what_is_missing() {
+fn unprivileged_run_reports_missing_capabilities_and_exits_3() {
     let folder = Folder::new();
     let tools = folder.copy_of(&*TOOLS, "ubpf-tools");
     let ended = run_to_end(as_nobody("", &tools).args(["doctor", "-j"]));
@@ -120,7 +120,7 @@ fn without_privileges_it_says_what_is_missing() {
 }
 
 #[test]
-fn text_is_aligned_and_fits_a_terminal() {
+fn text_is_aligned_and_fits_in_100_columns() {
     let ended = run_to_end(Command::new(&*TOOLS).arg("doctor"));
     let rows = ended.stdout.lines().filter(|line| !line.is_empty());
     for line in rows {

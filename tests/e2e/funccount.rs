@@ -124,7 +124,8 @@ fn row_of(stdout: &str, function: &str) -> u64 {
 
 best_way! {
     threads_processes_and_users_are_told_apart intervals_add_up_to_the_whole the_busiest_come_first
-    a_file_alone_is_counted a_stripped_program_has_functions_without_names instructions_are_counted more_probes_than_files_are_refused mistakes_are_explained
+    a_file_alone_is_counted a_stripped_program_has_functions_without_names instructions_are_counted
+    a_regex_matches_qualified_names more_probes_than_files_are_refused mistakes_are_explained
 }
 
 fn threads_processes_and_users_are_told_apart(way: Way) {
@@ -214,6 +215,22 @@ fn a_stripped_program_has_functions_without_names(way: Way) {
     );
 }
 
+fn a_regex_matches_qualified_names(way: Way) {
+    let strings = program("strings");
+    let mut target = Target::start(Command::new(&strings));
+    let pid = target.pid().to_string();
+    let spec = format!("{}:^shop::(half|greet)", strings.display());
+    let tool = Tool::start("funccount", way, ["-r", &spec, "-p", &pid]);
+    target.ask("half 1009");
+    let run = tool.stop();
+    let rows = run.assert_clean().with("count", 1009);
+    let names: Vec<_> = rows.iter().map(|row| row["function"].as_str()).collect();
+    assert!(
+        matches!(names[..], [Some(name)] if name.starts_with("shop::half(")),
+        "{names:?}"
+    );
+}
+
 fn instructions_are_counted(way: Way) {
     let flow = program("flow").display().to_string();
     let listed = crate::funclist::rows(&[&format!("{flow}:counted")]);
@@ -297,7 +314,11 @@ fn mistakes_are_explained(way: Way) {
         ],
     );
     expect("counted", 2, &["names no program or library", "-p PID"]);
-    expect("libc", 2, &["libc names no function", "hint: write libc:NAME"]);
+    expect(
+        "libc",
+        2,
+        &["libc names a file but no function", "hint: write libc:NAME"],
+    );
     expect(
         "usdt:counted",
         2,

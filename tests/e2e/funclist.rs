@@ -182,7 +182,7 @@ fn what_is_not_there_gets_three_names() {
         (&["libc:0x1"], "failed to find function at 0x1 in ", "hint: "),
         (
             &["-p", "4194304"],
-            "failed to trace pid 4194304: no such process",
+            "failed to trace PID 4194304: no such process",
             "",
         ),
         (&["/proc/self/cmdline"], "not an ELF file", ""),
@@ -210,7 +210,7 @@ fn a_kernel_thread_has_no_files() {
     let ended = funclist(["-p", "2"]);
     let is_said = ended
         .stderr
-        .starts_with("error: failed to trace pid 2: it has no program\nhint: it is a kernel thread");
+        .starts_with("error: PID 2 has no executable (a kernel thread, or it has exited)");
     assert!(is_said && ended.status.code() == Some(1), "{ended:?}");
 }
 

@@ -1,4 +1,4 @@
-//! functrace: every call once, with the values that its program gave it.
+//! functrace: each call is shown once, with the values that the target passed.
 
 use std::process::Command;
 
@@ -11,7 +11,8 @@ use crate::harness::{
 };
 use crate::pty::Shell;
 
-/// Traces functions of tests/targets/values.c while it follows orders, and another one that must not be seen.
+/// Traces functions of tests/targets/values.c while it carries out orders. A second process does the same,
+/// and must not be shown.
 fn trace(way: Way, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
     let mut target = Target::start(Command::new(program("values")));
     let mut other = Target::start(Command::new(program("values")));
@@ -44,20 +45,21 @@ fn args(run: &Run) -> Vec<&Value> {
 }
 
 each_way! {
-    arguments_are_shown_as_their_types_say
-    structures_have_their_members
-    only_calls_for_which_the_condition_is_true_are_shown
-    text_is_whole_or_marked
-    what_cannot_be_read_is_a_fault
-    a_condition_on_unreadable_memory_is_neither_true_nor_false
+    arguments_are_shown_by_type
+    structures_show_their_members
+    where_selects_calls
+    long_text_is_truncated_and_marked
+    text_without_room_is_truncated_to_nothing
+    unreadable_memory_is_a_fault
+    where_on_unreadable_memory_is_undecided
 }
 
 each_way_of_calls! {
-    results_and_durations_belong_to_their_calls calls_that_are_not_shown_leave_the_others_alone
-    calls_are_indented_by_those_that_called_them
+    results_and_durations_match_their_calls hidden_calls_do_not_affect_others
+    indent_shows_nesting
 }
 
-fn arguments_are_shown_as_their_types_say(way: Way) {
+fn arguments_are_shown_by_type(way: Way) {
     let run = trace(way, &["nine", "pass"], &[], &["nine 97", "text 89"]);
     run.assert_clean();
     let nine = run.with("function", "nine");
@@ -73,7 +75,7 @@ fn arguments_are_shown_as_their_types_say(way: Way) {
     }
 }
 
-fn structures_have_their_members(way: Way) {
+fn structures_show_their_members(way: Way) {
     let run = trace(way, &["serve"], &[], &["struct 7"]);
     run.assert_clean();
     assert_eq!(run.rows.len(), 7);
@@ -95,7 +97,7 @@ const CALCULATIONS: &str = "a + b * c - d == 3 && e % c == 2 && f / b == 3 && (a
      && a << 4 == 16 && g >> 1 == -4 && i >> 4 == 250000000 && g / 2 == -3 && g % 2 == -1 && ~a == -2 && -a < 0 \
      && a <= 1 && b >= 2 && !(a > b) && (i8)i == 0 && (u16)g == 65529 && pid == tid && uid == 0 && cpu < 65536";
 
-fn only_calls_for_which_the_condition_is_true_are_shown(way: Way) {
+fn where_selects_calls(way: Way) {
     for (condition, orders, rows) in [
         ("number >= 89", ["text 97", "nine 3"], 8),
         (
@@ -138,7 +140,7 @@ fn only_calls_for_which_the_condition_is_true_are_shown(way: Way) {
     }
 }
 
-fn text_is_whole_or_marked(way: Way) {
+fn long_text_is_truncated_and_marked(way: Way) {
     let run = trace(
         way,
         &["pass"],
@@ -184,7 +186,38 @@ fn text_is_whole_or_marked(way: Way) {
     }
 }
 
-fn what_cannot_be_read_is_a_fault(way: Way) {
+/// A record has room for four texts of full length.
+fn text_without_room_is_truncated_to_nothing(way: Way) {
+    let run = trace(
+        way,
+        &["pass"],
+        &[
+            "--str-len",
+            "64K",
+            "--args",
+            "str(arg0), str(text), str(arg0, 65536), str(text, 65536), str(arg0, 99999), str(0), number",
+        ],
+        &["long 65536 3"],
+    );
+    run.assert_clean();
+    assert_eq!(run.rows.len(), 3);
+    for row in &run.rows {
+        let args = &row["args"];
+        for whole in ["str(arg0)", "str(text)", "str(arg0, 65536)", "str(text, 65536)"] {
+            assert_eq!(args[whole].as_str().map(str::len), Some(65536), "{whole}");
+        }
+        assert_eq!(
+            (&args["str(arg0, 99999)"], &args["str(0)"]),
+            (&json!(""), &Value::Null)
+        );
+        assert_eq!(
+            (&row["truncated"], &row["faults"]),
+            (&json!(["str(arg0, 99999)"]), &json!([]))
+        );
+    }
+}
+
+fn unreadable_memory_is_a_fault(way: Way) {
     let run = trace(way, &["pass"], &[], &["broken 7"]);
     run.assert_clean();
     assert_eq!(run.rows.len(), 21);
@@ -202,7 +235,7 @@ fn what_cannot_be_read_is_a_fault(way: Way) {
     }
 }
 
-fn results_and_durations_belong_to_their_calls(way: Way) {
+fn results_and_durations_match_their_calls(way: Way) {
     let run = trace(way, &["pass", "recurse"], &["--ret"], &["text 31", "recurse 5 7"]);
     run.assert_clean();
     assert_eq!(run.summary["unmatched"], 0);
@@ -219,7 +252,7 @@ fn results_and_durations_belong_to_their_calls(way: Way) {
         "{recursion:?}"
     );
     for calls in recursion.chunks(5) {
-        // The inner ones return first, and take less time.
+        // Inner calls return first and take less time.
         let times: Vec<u64> = calls
             .iter()
             .map(|row| row["lat_ns"].as_u64().unwrap_or(0))
@@ -228,8 +261,8 @@ fn results_and_durations_belong_to_their_calls(way: Way) {
     }
 }
 
-/// Of nested calls, those that the condition leaves out have no return probe in a session, and others around them do.
-fn calls_that_are_not_shown_leave_the_others_alone(way: Way) {
+/// In a session, nested calls that --where rejects have no return probe, while the calls around them do.
+fn hidden_calls_do_not_affect_others(way: Way) {
     let condition = ["--ret", "--where", "depth % 3 == 1"];
     let run = trace(way, &["recurse"], &condition, &["recurse 11 13"]);
     run.assert_clean();
@@ -238,7 +271,7 @@ fn calls_that_are_not_shown_leave_the_others_alone(way: Way) {
     assert_eq!(returned, [1, 4, 7, 10].repeat(13));
 }
 
-fn calls_are_indented_by_those_that_called_them(way: Way) {
+fn indent_shows_nesting(way: Way) {
     for options in [&["--indent"][..], &["--indent", "--ret"]] {
         let run = trace(way, &["recurse", "pass"], options, &["recurse 3 7", "text 5"]);
         run.assert_clean();
@@ -252,7 +285,7 @@ fn calls_are_indented_by_those_that_called_them(way: Way) {
     }
 }
 
-fn a_condition_on_unreadable_memory_is_neither_true_nor_false(way: Way) {
+fn where_on_unreadable_memory_is_undecided(way: Way) {
     let run = trace(
         way,
         &["pass"],
@@ -261,7 +294,7 @@ fn a_condition_on_unreadable_memory_is_neither_true_nor_false(way: Way) {
     );
     let undecided = run.with("type", "undecided");
     assert_eq!(undecided.len(), 1, "{:?}", run.rows);
-    // Two of three addresses are none.
+    // Two of three addresses are invalid.
     assert_eq!(
         (&undecided[0]["count"], run.with("type", "event").len()),
         (&json!(14), 7)
@@ -270,14 +303,14 @@ fn a_condition_on_unreadable_memory_is_neither_true_nor_false(way: Way) {
 }
 
 best_way! {
-    text_that_is_not_in_memory_is_waited_for
-    big_blocks_of_python_are_shown
-    lines_of_bash_are_shown
+    paged_out_text_is_read
+    large_allocations_of_python_are_shown
+    bash_lines_are_shown
 }
 
-fn text_that_is_not_in_memory_is_waited_for(way: Way) {
+fn paged_out_text_is_read(way: Way) {
     if kernel_version() < (6, 9) {
-        return skip("programs that wait for pages and have a map of free numbers: since 6.9");
+        return skip("sleepable programs with a stack map need 6.9");
     }
     let run = trace(way, &["pass"], &[], &["paged 7"]);
     run.assert_clean();
@@ -289,8 +322,8 @@ fn text_that_is_not_in_memory_is_waited_for(way: Way) {
     );
 }
 
-/// The first one-liner: `comm == "python3" && arg0 > 1048576`.
-fn big_blocks_of_python_are_shown(way: Way) {
+/// `--where 'comm == "python3" && arg0 > 1048576'`.
+fn large_allocations_of_python_are_shown(way: Way) {
     let python =
         run_to_end(Command::new("sh").args(["-c", "ls /usr/bin/python3 || command -v python3"])).stdout;
     let Some(path) = python.lines().next() else {
@@ -305,7 +338,7 @@ fn big_blocks_of_python_are_shown(way: Way) {
         way,
         ["libc:malloc", "--args", "arg0", "--where", &condition],
     );
-    // A byte more is asked for: Python keeps a NUL behind the bytes.
+    // Python allocates a byte more, for a NUL.
     let script = "for i in range(97): bytearray(3000017)\nfor i in range(31): bytearray(1048575)";
     let ended = run_to_end(Command::new(&link).args(["-c", script]));
     std::fs::remove_file(&link).expect("the link");
@@ -316,8 +349,8 @@ fn big_blocks_of_python_are_shown(way: Way) {
     assert!(args(&run).iter().all(|args| **args == json!({"arg0": 3_000_018})));
 }
 
-/// The second one-liner.
-fn lines_of_bash_are_shown(way: Way) {
+/// `r:bash:readline --args 'str(retval)'`.
+fn bash_lines_are_shown(way: Way) {
     let mut shell = Shell::bash();
     let condition = format!("pid == {}", shell.pid());
     let mut tool = Tool::start(
@@ -325,7 +358,7 @@ fn lines_of_bash_are_shown(way: Way) {
         way,
         ["r:bash:readline", "--args", "str(retval)", "--where", &condition],
     );
-    // The shell waits in a call that began before there were probes.
+    // The first line returns from a call that began before the probes were attached.
     for line in [":", "echo one", "# two \u{202e}"] {
         shell.enter(line);
     }
@@ -336,9 +369,9 @@ fn lines_of_bash_are_shown(way: Way) {
     assert_eq!(lines, [&json!("echo one"), &json!("# two \u{202e}")]);
 }
 
-/// The same typed into bpftrace shows the same lines.
+/// bpftrace shows the same lines.
 #[test]
-fn lines_of_bash_are_those_of_bpftrace() {
+fn bash_lines_match_bpftrace() {
     let mut shell = Shell::bash();
     let pid = shell.pid();
     let script =
@@ -383,7 +416,7 @@ fn lines_of_bash_are_those_of_bpftrace() {
 }
 
 #[test]
-fn mistakes_are_pointed_at() {
+fn expression_errors_point_at_the_column() {
     for (option, text, column, hint) in [
         ("--where", "arg0 > ", 8, ""),
         ("--where", "arg0 == 1 && nothing", 14, "arg0 to arg31"),

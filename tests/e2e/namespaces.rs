@@ -142,7 +142,7 @@ fn children_are_not_followed_there_and_it_says_so() {
     assert!(
         refused
             .stderr
-            .starts_with("error: --follow does not work in a pid namespace"),
+            .starts_with("error: --follow works only in the initial PID namespace"),
         "{refused:?}"
     );
 }
@@ -156,7 +156,7 @@ fn numbers_of_another_namespace_are_refused() {
     let refused = run_to_end(command.arg(tool.get_program()).args(tool.get_args()));
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
     assert!(
-        refused.stderr.contains("/proc is not that of this pid namespace"),
+        refused.stderr.contains("/proc shows another PID namespace"),
         "{refused:?}"
     );
 }

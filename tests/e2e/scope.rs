@@ -1,7 +1,7 @@
-//! Who gets breakpoints: with a targeted scope the processes that match, also those that begin to while the run lasts,
-//! and nobody else.
+//! Which processes get breakpoints: in a targeted scope only those that match, including those that start to
+//! match while the run lasts.
 //!
-//! Targets use a copy of an allocator that is theirs alone, so that no other test puts probes there.
+//! Targets use their own copy of an allocator, in which no other test attaches probes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,28 +16,29 @@ use crate::mallocsnoop::filters::Cgroup;
 use crate::mallocsnoop::{BLOCK, FIRST_CALL_BYTES, bump_library, calls_program, count, unique};
 
 each_way! {
-    a_bystander_has_no_breakpoint
-    several_processes_are_targeted_by_nature
-    a_process_that_is_renamed_joins
-    a_child_joins
-    held_programs_are_seen_from_their_first_call_on
-    returns_are_those_of_each_process
-    what_would_take_long_to_remove_is_not_begun_unasked
+    process_that_does_not_match_has_no_breakpoint
+    several_pids_are_targeted_by_default
+    renamed_process_joins
+    forked_child_joins
+    held_programs_are_traced_from_their_first_call
+    returns_are_counted_per_process
+    many_perf_events_fall_back_to_all_processes
 }
 
 best_way! {
-    a_process_that_changes_its_user_joins
-    a_process_that_is_moved_joins
-    a_container_is_targeted_by_nature
-    a_program_that_does_not_match_is_left_alone
-    a_process_that_comes_back_is_counted_once
-    a_program_that_a_thread_starts_keeps_probes
-    the_links_of_processes_that_end_are_closed
-    a_held_program_goes_on_when_the_tool_is_killed
-    everybody_is_traced_where_that_is_asked_for
+    process_that_changes_its_user_joins
+    process_moved_to_the_cgroup_joins
+    container_is_targeted_by_default
+    exec_of_a_program_that_does_not_match_removes_probes
+    process_that_rejoins_is_counted_once
+    exec_by_a_thread_keeps_probes
+    links_of_exited_processes_are_closed
+    held_program_resumes_when_the_tool_is_killed
+    scope_all_traces_all_processes
+    many_processes_are_targeted_with_multi_links
 }
 
-/// An allocator of its own, and names of its own.
+/// A copy of the allocator, and unique names.
 struct Stage {
     folder: Folder,
     library: PathBuf,
@@ -66,7 +67,7 @@ impl Stage {
         (actor, name)
     }
 
-    /// The program under a name that is its own.
+    /// A copy of the program with a unique name.
     fn program(&self) -> (PathBuf, String) {
         let name = unique("scope");
         (self.folder.copy_of(calls_program(), &name), name)
@@ -78,7 +79,7 @@ impl Stage {
     }
 }
 
-/// A target, and what its malloc looked like when nobody traced it.
+/// A target, and the code of its malloc before it was traced.
 struct Actor {
     target: Target,
     malloc: String,
@@ -119,7 +120,7 @@ fn wait_joined(tool: &mut Tool, pid: u32) -> Value {
     tool.wait_for(|record| record["type"] == "joined" && record["pid"] == pid)
 }
 
-/// A process is no member before `change` and one after it; another one is never touched.
+/// A process joins at `change`, not before. Another process never gets breakpoints.
 fn assert_joins(way: Way, stage: &Stage, mut actor: Actor, args: &[&str], change: impl FnOnce(&mut Actor)) {
     let mut other = stage.actor();
     let mut tool = stage.trace(way, args);
@@ -142,7 +143,7 @@ fn assert_joins(way: Way, stage: &Stage, mut actor: Actor, args: &[&str], change
     assert!(!actor.is_touched() && !other.is_touched());
 }
 
-fn a_bystander_has_no_breakpoint(way: Way) {
+fn process_that_does_not_match_has_no_breakpoint(way: Way) {
     let stage = Stage::new();
     let ((mut actor, name), mut other) = (stage.named(), stage.actor());
     let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted", "--ret"]);
@@ -162,7 +163,7 @@ fn a_bystander_has_no_breakpoint(way: Way) {
     });
 }
 
-fn several_processes_are_targeted_by_nature(way: Way) {
+fn several_pids_are_targeted_by_default(way: Way) {
     let stage = Stage::new();
     let (mut a, mut b, mut other) = (stage.actor(), stage.actor(), stage.actor());
     let tool = stage.trace(way, &["-p", &format!("{},{}", a.pid(), b.pid())]);
@@ -176,7 +177,7 @@ fn several_processes_are_targeted_by_nature(way: Way) {
     assert_eq!(run.rows.len(), 97 + 89);
 }
 
-fn a_process_that_is_renamed_joins(way: Way) {
+fn renamed_process_joins(way: Way) {
     let stage = Stage::new();
     let name = unique("scope");
     let args = ["--comm", &name, "--scope", "targeted"];
@@ -185,7 +186,7 @@ fn a_process_that_is_renamed_joins(way: Way) {
     });
 }
 
-fn a_child_joins(way: Way) {
+fn forked_child_joins(way: Way) {
     let stage = Stage::new();
     let (mut actor, name) = stage.named();
     let mut tool = stage.trace(way, &["--comm", &name, "--scope", "targeted"]);
@@ -201,7 +202,7 @@ fn a_child_joins(way: Way) {
     assert_eq!((rows_of(&run, child), rows_of(&run, actor.pid())), (97, 89));
 }
 
-fn held_programs_are_seen_from_their_first_call_on(way: Way) {
+fn held_programs_are_traced_from_their_first_call(way: Way) {
     const RUNS: usize = 5;
     let stage = Stage::new();
     let (program, name) = stage.program();
@@ -221,7 +222,7 @@ fn held_programs_are_seen_from_their_first_call_on(way: Way) {
     run.assert_clean();
     let found = [FIRST_CALL_BYTES, BLOCK, 5003, 6007].map(|size| count(&run, size));
     assert_eq!(found, [1, 97, 89, 83].map(|calls| calls * RUNS));
-    // What realloc is given to enlarge is freed by it, and not by free.
+    // The blocks that realloc enlarges are freed by realloc, not by free.
     assert_eq!(run.with("call", "free").len(), (1 + 97 + 89 + 83) * RUNS);
     assert!(
         run.joined.iter().all(|joined| joined["held"] == true),
@@ -232,7 +233,7 @@ fn held_programs_are_seen_from_their_first_call_on(way: Way) {
     assert_eq!(run.summary["missed"], 0);
 }
 
-fn returns_are_those_of_each_process(way: Way) {
+fn returns_are_counted_per_process(way: Way) {
     let stage = Stage::new();
     let (mut a, mut b) = (stage.actor(), stage.actor());
     let function = format!("r:{}:malloc", stage.library.display());
@@ -250,24 +251,34 @@ fn returns_are_those_of_each_process(way: Way) {
     assert_eq!(counted, [97, 89]);
 }
 
-/// Single probes are removed one after the other. With a filter in BPF there are as many as functions.
-fn what_would_take_long_to_remove_is_not_begun_unasked(way: Way) {
+/// Perf events are removed one after the other. With breakpoints in all processes there is one per function.
+fn many_perf_events_fall_back_to_all_processes(way: Way) {
+    assert_targeted_with_multi_links(way, 13);
+}
+
+/// So many links that they would be too many, were they perf events.
+fn many_processes_are_targeted_with_multi_links(way: Way) {
+    assert_targeted_with_multi_links(way, 53);
+}
+
+fn assert_targeted_with_multi_links(way: Way, processes: usize) {
     let stage = Stage::new();
-    let (mut actors, mut other) = ((0..13).map(|_| stage.actor()).collect::<Vec<_>>(), stage.actor());
+    let mut actors: Vec<Actor> = (0..processes).map(|_| stage.actor()).collect();
+    let mut other = stage.actor();
     let pids: Vec<String> = actors.iter().map(|actor| actor.pid().to_string()).collect();
     let tool = stage.trace(way, &["-p", &pids.join(",")]);
-    assert_eq!(other.is_touched(), way != Way::Multi);
+    assert_eq!(other.is_touched(), !way.has_multi_links());
     actors.iter_mut().for_each(|actor| actor.call(97));
     other.call(89);
     let run = tool.stop();
     run.assert_clean();
-    assert_eq!(run.rows.len(), 13 * 97);
+    assert_eq!(run.rows.len(), processes * 97);
     for actor in &actors {
         assert_eq!(rows_of(&run, actor.pid()), 97);
     }
 }
 
-fn a_process_that_changes_its_user_joins(way: Way) {
+fn process_that_changes_its_user_joins(way: Way) {
     let stage = Stage::new();
     let (actor, name) = stage.named();
     let args = ["-u", "65534", "--comm", &name, "--scope", "targeted"];
@@ -276,7 +287,7 @@ fn a_process_that_changes_its_user_joins(way: Way) {
     });
 }
 
-fn a_process_that_is_moved_joins(way: Way) {
+fn process_moved_to_the_cgroup_joins(way: Way) {
     let group = Cgroup::new(&unique("ubpf-scope"));
     let stage = Stage::new();
     let args = ["--cgroup", group.path(), "--scope", "targeted"];
@@ -285,7 +296,7 @@ fn a_process_that_is_moved_joins(way: Way) {
     });
 }
 
-fn a_container_is_targeted_by_nature(way: Way) {
+fn container_is_targeted_by_default(way: Way) {
     let id = format!("{:08x}{}", std::process::id(), "5c09e0de".repeat(7));
     let group = Cgroup::new(&format!("docker-{id}.scope"));
     let stage = Stage::new();
@@ -307,7 +318,7 @@ fn a_container_is_targeted_by_nature(way: Way) {
     );
 }
 
-fn a_program_that_does_not_match_is_left_alone(way: Way) {
+fn exec_of_a_program_that_does_not_match_removes_probes(way: Way) {
     let stage = Stage::new();
     let (mut actor, name) = stage.named();
     let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted"]);
@@ -324,7 +335,7 @@ fn a_program_that_does_not_match_is_left_alone(way: Way) {
     assert_eq!(rows_of(&run, actor.pid()), 0);
 }
 
-fn a_process_that_comes_back_is_counted_once(way: Way) {
+fn process_that_rejoins_is_counted_once(way: Way) {
     const TIMES: usize = 7;
     let stage = Stage::new();
     let (mut actor, name) = stage.named();
@@ -343,8 +354,8 @@ fn a_process_that_comes_back_is_counted_once(way: Way) {
     assert_eq!(run.rows.len(), TIMES * 97);
 }
 
-/// The thread that calls execve becomes the first one, whose end takes a link with it that was made for it.
-fn a_program_that_a_thread_starts_keeps_probes(way: Way) {
+/// The thread that calls execve replaces the leader, whose exit removes the links that were made for it.
+fn exec_by_a_thread_keeps_probes(way: Way) {
     let stage = Stage::new();
     let (program, name) = stage.program();
     let (mut actor, first) = stage.named();
@@ -362,7 +373,7 @@ fn a_program_that_a_thread_starts_keeps_probes(way: Way) {
     assert_eq!(rows_of(&run, actor.pid()), 97);
 }
 
-fn the_links_of_processes_that_end_are_closed(way: Way) {
+fn links_of_exited_processes_are_closed(way: Way) {
     let stage = Stage::new();
     let (program, name) = stage.program();
     let links = |tool: &Tool| {
@@ -402,11 +413,11 @@ fn state(pid: u32) -> char {
     rest.chars().next().expect("a state")
 }
 
-fn a_held_program_goes_on_when_the_tool_is_killed(way: Way) {
+fn held_program_resumes_when_the_tool_is_killed(way: Way) {
     let stage = Stage::new();
     let (program, name) = stage.program();
     let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted", "--hold"]);
-    // It cannot let anybody go on any more.
+    // The tool itself can no longer resume the program.
     tool.signal(Signal::SIGSTOP);
     let mut command = stage.command(&program);
     command.arg(format!("malloc 97 {BLOCK}")).stdout(Stdio::null());
@@ -418,7 +429,7 @@ fn a_held_program_goes_on_when_the_tool_is_killed(way: Way) {
     assert!(held.wait().success());
 }
 
-fn everybody_is_traced_where_that_is_asked_for(way: Way) {
+fn scope_all_traces_all_processes(way: Way) {
     let stage = Stage::new();
     let (mut a, b, other) = (stage.actor(), stage.actor(), stage.actor());
     let pids = format!("{},{}", a.pid(), b.pid());
@@ -430,8 +441,8 @@ fn everybody_is_traced_where_that_is_asked_for(way: Way) {
     assert_eq!((rows_of(&run, a.pid()), run.rows.len()), (97, 97));
 }
 
-/// For docs/json.md: a run that a process joins, and its first record.
-pub fn run_with_a_newcomer() -> (Value, Run) {
+/// For docs/json.md: the `attached` record of a run that a process joins, and the run.
+pub fn run_with_joined_process() -> (Value, Run) {
     let stage = Stage::new();
     let (program, name) = stage.program();
     let mut tool = stage.trace(Way::best(), &["--comm", &name, "--scope", "targeted"]);

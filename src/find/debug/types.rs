@@ -1,49 +1,48 @@
-//! What is known of a function's parameters: their types, and where they are when it is entered. Debug information and
-//! the table of well-known prototypes both end up here.
+//! What is known about the parameters of a function: their types, and where they are when it is entered. Debug information
+//! and the table of well-known prototypes both produce these.
 
 use std::rc::Rc;
 
 /// The parameters and the result of a function.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Signature {
-    pub params: Vec<Param>,
-    /// None for `void`, and where it is not known.
-    pub returns: Option<Returned>,
+pub struct FunctionSignature {
+    pub params: Vec<FunctionParameter>,
+    /// `None` for `void`, and if it is unknown.
+    pub returns: Option<FunctionResult>,
     /// More arguments may follow, as with `printf`.
     pub variadic: bool,
 }
 
 /// What a function returns.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Returned {
-    pub ty: Type,
-    /// Where it is when the function returns: registers have the values of that moment.
-    pub place: Place,
+pub struct FunctionResult {
+    pub ty: ValueType,
+    /// Where it is when the function returns. Registers are those of that moment.
+    pub location: ValueLocation,
 }
 
-/// One parameter.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Param {
+pub struct FunctionParameter {
     pub name: Option<Rc<str>>,
-    pub ty: Type,
-    pub place: Place,
+    pub ty: ValueType,
+    pub location: ValueLocation,
 }
 
 /// Where a parameter is at the first instruction of its function, or a result at the return.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Place {
-    /// Its bytes, eight in each piece.
-    Pieces(Vec<Piece>),
+pub enum ValueLocation {
+    /// The bytes of the value, eight in each piece.
+    Pieces(Vec<LocationPiece>),
     /// In memory, at the address in this piece: passed by invisible reference.
-    Behind(Piece),
-    /// Nowhere that a probe can read, and why: "in a floating-point register", "optimized out".
-    Nowhere(&'static str),
+    Indirect(LocationPiece),
+    /// Not readable by a probe, and why: "in a floating-point register", "optimized out".
+    Unavailable(&'static str),
 }
 
-/// Eight bytes of a parameter.
+/// Where eight bytes of a value are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// The integer argument register of this number: 0 is rdi or x0.
+pub enum LocationPiece {
+    /// The integer argument register with this index: 0 is rdi or x0.
     Argument(u8),
     /// Any register, by its DWARF number.
     Register(u16),
@@ -55,16 +54,17 @@ pub enum Piece {
 
 /// A type, as far as its values can be shown.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Type {
+pub struct ValueType {
     /// As its language writes it: `const char *`, `&str`. Untrusted.
     pub name: Rc<str>,
-    /// 0 when it is not known.
+    /// 0 if it is unknown.
     pub bytes: u64,
-    pub kind: Kind,
+    pub kind: TypeKind,
 }
 
+/// How the values of a type are shown.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Kind {
+pub enum TypeKind {
     Int {
         signed: bool,
     },
@@ -72,19 +72,19 @@ pub enum Kind {
     /// One character of text, such as `char`.
     Char,
     Float,
-    /// Names of values; a value without one is shown as a number.
+    /// The names of values; a value without a name is shown as an integer.
     Enum {
         signed: bool,
         values: Rc<[(i64, Rc<str>)]>,
     },
     /// A pointer to text that ends with a NUL.
     CString,
-    /// Any other pointer or reference, and what it leads to where that is worth following.
-    Pointer(Option<Rc<Type>>),
+    /// Any other pointer or reference, with its target if that is worth showing.
+    Pointer(Option<Rc<ValueType>>),
     /// Structures, classes and unions.
-    Struct(Rc<[Member]>),
-    /// Text that does not end with a NUL, such as `std::string`, `&str`, `String` and Go's `string`: at these offsets in the value are the
-    /// address of the bytes and their number.
+    Struct(Rc<[StructMember]>),
+    /// Text that does not end with a NUL, such as `std::string`, `&str`, `String` and Go's `string`: the offsets, in the
+    /// value, of the address of the bytes and of their count.
     Text {
         pointer_at: u64,
         length_at: u64,
@@ -94,9 +94,9 @@ pub enum Kind {
 
 /// A member of a structure.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Member {
+pub struct StructMember {
     pub name: Rc<str>,
     /// Bytes from the start of the structure.
     pub offset: u64,
-    pub ty: Type,
+    pub ty: ValueType,
 }

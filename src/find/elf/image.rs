@@ -1,4 +1,4 @@
-//! Small ELF files made in memory, for tests.
+//! Small ELF files, generated in memory for tests.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,32 +8,36 @@ use object::elf;
 
 /// Virtual address of the first byte of the file.
 pub const BASE: u64 = 0x40_0000;
-/// How much further than the rest the code is moved in memory.
+/// Difference between the load address of the code and that of the rest.
 pub const CODE_SHIFT: u64 = 0x1_0000;
+/// Buckets of GNU hash tables.
+const BUCKETS: u32 = 2;
 /// Bytes of code.
 pub const CODE_SIZE: u64 = 256;
 
-/// How the dynamic symbols are hashed.
+/// Kind of the hash table of dynamic symbols.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Hash {
+pub enum HashKind {
     Gnu,
     Sysv,
     None,
 }
 
-/// A function symbol: its name, how far into the code it is (`None`: it is imported), type, version number.
+/// A symbol.
 #[derive(Clone)]
-pub struct Sym {
+pub struct ImageSymbol {
     pub name: &'static str,
+    /// Offset in the code; `None` if it is imported.
     pub at: Option<u64>,
+    /// Such as `STT_FUNC`.
     pub kind: u8,
     pub local: bool,
     pub version: u16,
 }
 
-impl Sym {
-    pub fn new(name: &'static str, at: u64) -> Sym {
-        Sym {
+impl ImageSymbol {
+    pub fn new(name: &'static str, at: u64) -> ImageSymbol {
+        ImageSymbol {
             name,
             at: Some(at),
             kind: elf::STT_FUNC,
@@ -43,30 +47,32 @@ impl Sym {
     }
 }
 
-/// What goes into the file.
+/// The description of a file.
 #[derive(Clone)]
-pub struct Image {
-    pub hash: Hash,
-    pub dynamic: Vec<Sym>,
-    /// Symbols of `.symtab`; written only with section headers.
-    pub local: Vec<Sym>,
+pub struct ElfImage {
+    pub hash: HashKind,
+    pub dynamic: Vec<ImageSymbol>,
+    /// Symbols of `.symtab`; written only if `sections` is set.
+    pub local: Vec<ImageSymbol>,
+    /// Write section headers.
     pub sections: bool,
     pub soname: &'static str,
     pub needed: Vec<String>,
     pub rpath: String,
     pub runpath: String,
     pub interpreter: String,
+    /// Of the code segment, such as `PF_R | PF_X`.
     pub flags: u32,
 }
 
-impl Default for Image {
-    fn default() -> Image {
-        Image {
-            hash: Hash::Gnu,
+impl Default for ElfImage {
+    fn default() -> ElfImage {
+        ElfImage {
+            hash: HashKind::Gnu,
             dynamic: vec![
-                Sym::new("alpha", 0),
-                Sym::new("beta", 16),
-                Sym::new("gamma_long_name", 32),
+                ImageSymbol::new("alpha", 0),
+                ImageSymbol::new("beta", 16),
+                ImageSymbol::new("gamma_long_name", 32),
             ],
             local: Vec::new(),
             sections: false,
@@ -80,10 +86,10 @@ impl Default for Image {
     }
 }
 
-/// A string table, each string once.
-struct Strings(Vec<u8>);
+/// A string table that has each string once.
+struct StringTable(Vec<u8>);
 
-impl Strings {
+impl StringTable {
     fn add(&mut self, text: &str) -> u64 {
         let mut entry = vec![0];
         entry.extend(text.bytes().chain([0]));
@@ -96,18 +102,16 @@ impl Strings {
     }
 }
 
-impl Image {
+impl ElfImage {
     /// The file's bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let mut symbols = self.dynamic.clone();
-        let buckets = 2;
-        let hash_of = |symbol: &Sym| elf::gnu_hash(symbol.name.as_bytes());
         // GNU hash tables have the imported symbols first, the others grouped by bucket.
-        symbols.sort_by_key(|symbol| symbol.at.map(|_| hash_of(symbol) % buckets));
+        symbols.sort_by_key(|symbol| symbol.at.map(|_| hash_of(symbol) % BUCKETS));
         let imported = symbols.iter().filter(|symbol| symbol.at.is_none()).count();
 
         let mut out = vec![0; 64 + 6 * 56];
-        let mut strings = Strings(vec![0]);
+        let mut strings = StringTable(vec![0]);
         let table_at = self.append_symbols(&mut out, &symbols, &mut strings);
         let versions_at = align(&mut out);
         put16(&mut out, 0);
@@ -116,35 +120,54 @@ impl Image {
             (elf::DT_SYMTAB, BASE + table_at),
             (elf::DT_VERSYM, BASE + versions_at),
         ];
-        let hash_at = align(&mut out);
-        match self.hash {
-            Hash::Gnu => {
-                tags.push((elf::DT_GNU_HASH, BASE + hash_at));
-                let first = 1 + imported;
-                [buckets, first as u32, 1, 0]
-                    .into_iter()
-                    .for_each(|number| put32(&mut out, number));
-                put64(&mut out, u64::MAX);
-                let hashed = &symbols[imported..];
-                for bucket in 0..buckets {
-                    let head = hashed
-                        .iter()
-                        .position(|symbol| hash_of(symbol) % buckets == bucket);
-                    put32(&mut out, head.map_or(0, |index| (first + index) as u32));
-                }
-                for (index, symbol) in hashed.iter().enumerate() {
-                    let next = hashed.get(index + 1);
-                    let last = next.is_none_or(|next| hash_of(next) % buckets != hash_of(symbol) % buckets);
-                    put32(&mut out, (hash_of(symbol) & !1) | u32::from(last));
-                }
-            }
-            Hash::Sysv => {
-                tags.push((elf::DT_HASH, BASE + hash_at));
-                put32(&mut out, 1);
-                put32(&mut out, symbols.len() as u32 + 1);
-            }
-            Hash::None => {}
-        }
+        self.append_hash_table(&mut out, &symbols, imported, &mut tags);
+        self.append_name_tags(&mut tags, &mut strings);
+        let strings_at = align(&mut out);
+        out.extend(&strings.0);
+        tags.extend([
+            (elf::DT_STRTAB, BASE + strings_at),
+            (elf::DT_STRSZ, strings.0.len() as u64),
+        ]);
+
+        let dynamic_at = append_dynamic(&mut out, tags);
+        let dynamic_size = out.len() as u64 - dynamic_at;
+        let interpreter_at = align(&mut out);
+        out.extend(self.interpreter.bytes().chain([0]));
+        let code_at = align(&mut out);
+        out.resize(out.len() + CODE_SIZE as usize, 0x90);
+        let end = out.len() as u64;
+        self.fix_symbols(&mut out, table_at, &symbols, code_at);
+
+        let sections_at = match self.sections {
+            true => self.append_sections(&mut out, code_at),
+            false => 0,
+        };
+        let interpreter_type = if self.interpreter.is_empty() {
+            elf::PT_NULL
+        } else {
+            elf::PT_INTERP
+        };
+        let interpreter_size = self.interpreter.len() as u64 + 1;
+        let segments = [
+            segment(elf::PT_LOAD, elf::PF_R, 0, 0, code_at),
+            segment(elf::PT_LOAD, self.flags, code_at, CODE_SHIFT, end - code_at),
+            segment(elf::PT_DYNAMIC, elf::PF_R, dynamic_at, 0, dynamic_size),
+            segment(interpreter_type, elf::PF_R, interpreter_at, 0, interpreter_size),
+        ];
+        let entry = BASE + code_at + CODE_SHIFT;
+        out[..64].copy_from_slice(&file_header(entry, segments.len() as u16, sections_at));
+        let headers = segments.concat();
+        out[64..64 + headers.len()].copy_from_slice(&headers);
+        out
+    }
+
+    /// The file, opened.
+    pub fn file(&self) -> File {
+        file_with(&self.bytes())
+    }
+
+    /// Appends the tags whose values are strings.
+    fn append_name_tags(&self, tags: &mut Vec<(u32, u64)>, strings: &mut StringTable) {
         tags.extend(self.needed.iter().map(|name| (elf::DT_NEEDED, strings.add(name))));
         for (tag, text) in [
             (elf::DT_SONAME, self.soname),
@@ -155,70 +178,48 @@ impl Image {
                 tags.push((tag, strings.add(text)));
             }
         }
-        let strings_at = align(&mut out);
-        out.extend(&strings.0);
-        tags.extend([
-            (elf::DT_STRTAB, BASE + strings_at),
-            (elf::DT_STRSZ, strings.0.len() as u64),
-        ]);
+    }
 
-        let dynamic_at = align(&mut out);
-        for (tag, value) in tags.iter().copied().chain([(elf::DT_NULL, 0)]) {
-            put64(&mut out, u64::from(tag));
-            put64(&mut out, value);
-        }
-        let dynamic_size = out.len() as u64 - dynamic_at;
-        let interpreter_at = align(&mut out);
-        out.extend(self.interpreter.bytes().chain([0]));
-        let code_at = align(&mut out);
-        out.resize(out.len() + CODE_SIZE as usize, 0x90);
-        let end = out.len() as u64;
-        self.fix_symbols(&mut out, table_at, &symbols, code_at);
-
-        let sections_at = if self.sections {
-            self.append_sections(&mut out, code_at)
-        } else {
-            0
-        };
-        let segment = |kind: u32, flags: u32, at: u64, shift: u64, size: u64| {
-            let mut header = Vec::new();
-            put32(&mut header, kind);
-            put32(&mut header, flags);
-            for number in [at, BASE + at + shift, 0, size, size, 1] {
-                put64(&mut header, number);
+    /// Appends the hash table and its tag. The first `imported` symbols are not hashed.
+    fn append_hash_table(
+        &self,
+        out: &mut Vec<u8>,
+        symbols: &[ImageSymbol],
+        imported: usize,
+        tags: &mut Vec<(u32, u64)>,
+    ) {
+        let hash_at = align(out);
+        match self.hash {
+            HashKind::Gnu => {
+                tags.push((elf::DT_GNU_HASH, BASE + hash_at));
+                let first = 1 + imported;
+                [BUCKETS, first as u32, 1, 0]
+                    .into_iter()
+                    .for_each(|number| put32(out, number));
+                put64(out, u64::MAX);
+                let hashed = &symbols[imported..];
+                for bucket in 0..BUCKETS {
+                    let head = hashed
+                        .iter()
+                        .position(|symbol| hash_of(symbol) % BUCKETS == bucket);
+                    put32(out, head.map_or(0, |index| (first + index) as u32));
+                }
+                for (index, symbol) in hashed.iter().enumerate() {
+                    let next = hashed.get(index + 1);
+                    let last = next.is_none_or(|next| hash_of(next) % BUCKETS != hash_of(symbol) % BUCKETS);
+                    put32(out, (hash_of(symbol) & !1) | u32::from(last));
+                }
             }
-            header
-        };
-        let optional = |present: bool, kind: u32| if present { kind } else { elf::PT_NULL };
-        let headers = [
-            segment(elf::PT_LOAD, elf::PF_R, 0, 0, code_at),
-            segment(elf::PT_LOAD, self.flags, code_at, CODE_SHIFT, end - code_at),
-            segment(elf::PT_DYNAMIC, elf::PF_R, dynamic_at, 0, dynamic_size),
-            segment(
-                optional(!self.interpreter.is_empty(), elf::PT_INTERP),
-                elf::PF_R,
-                interpreter_at,
-                0,
-                self.interpreter.len() as u64 + 1,
-            ),
-        ];
-        let headers: Vec<Vec<u8>> = headers.into_iter().collect();
-        out[..64].copy_from_slice(&file_header(
-            BASE + code_at + CODE_SHIFT,
-            headers.len() as u16,
-            sections_at,
-        ));
-        let headers = headers.concat();
-        out[64..64 + headers.len()].copy_from_slice(&headers);
-        out
+            HashKind::Sysv => {
+                tags.push((elf::DT_HASH, BASE + hash_at));
+                put32(out, 1);
+                put32(out, symbols.len() as u32 + 1);
+            }
+            HashKind::None => {}
+        }
     }
 
-    /// The file, opened.
-    pub fn file(&self) -> File {
-        file_with(&self.bytes())
-    }
-
-    fn append_symbols(&self, out: &mut Vec<u8>, symbols: &[Sym], strings: &mut Strings) -> u64 {
+    fn append_symbols(&self, out: &mut Vec<u8>, symbols: &[ImageSymbol], strings: &mut StringTable) -> u64 {
         let at = align(out);
         out.extend([0; 24]);
         for symbol in symbols {
@@ -236,8 +237,8 @@ impl Image {
         at
     }
 
-    /// Fills in the addresses when it is known where the code is.
-    fn fix_symbols(&self, out: &mut [u8], table_at: u64, symbols: &[Sym], code_at: u64) {
+    /// Sets the addresses once the offset of the code is known.
+    fn fix_symbols(&self, out: &mut [u8], table_at: u64, symbols: &[ImageSymbol], code_at: u64) {
         for (index, symbol) in symbols.iter().enumerate() {
             let value = symbol.at.map_or(0, |at| BASE + code_at + CODE_SHIFT + at);
             let at = table_at as usize + (index + 1) * 24 + 8;
@@ -246,7 +247,7 @@ impl Image {
     }
 
     fn append_sections(&self, out: &mut Vec<u8>, code_at: u64) -> u64 {
-        let mut strings = Strings(vec![0]);
+        let mut strings = StringTable(vec![0]);
         let table_at = self.append_symbols(out, &self.local, &mut strings);
         self.fix_symbols(out, table_at, &self.local, code_at);
         let table_size = out.len() as u64 - table_at;
@@ -272,7 +273,32 @@ impl Image {
     }
 }
 
-/// A file of these bytes that has no name.
+fn hash_of(symbol: &ImageSymbol) -> u32 {
+    elf::gnu_hash(symbol.name.as_bytes())
+}
+
+/// Appends the dynamic section.
+fn append_dynamic(out: &mut Vec<u8>, tags: Vec<(u32, u64)>) -> u64 {
+    let at = align(out);
+    for (tag, value) in tags.into_iter().chain([(elf::DT_NULL, 0)]) {
+        put64(out, u64::from(tag));
+        put64(out, value);
+    }
+    at
+}
+
+/// A program header.
+fn segment(kind: u32, flags: u32, at: u64, shift: u64, size: u64) -> Vec<u8> {
+    let mut header = Vec::new();
+    put32(&mut header, kind);
+    put32(&mut header, flags);
+    for number in [at, BASE + at + shift, 0, size, size, 1] {
+        put64(&mut header, number);
+    }
+    header
+}
+
+/// An anonymous file with these bytes.
 pub fn file_with(bytes: &[u8]) -> File {
     let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
     let mut file = File::from(nix::sys::memfd::memfd_create("elf", flags).unwrap());

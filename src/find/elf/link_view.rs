@@ -1,8 +1,8 @@
-//! An ELF file as a linker sees it: made of sections. Debuggers' files have little else: their segments describe the
-//! file that they were taken from.
+//! The linking view of an ELF file: its sections. In debug files they are all that counts, because the
+//! segments describe the file that the debug information was taken from.
 //!
-//! Running a program does not take section headers, and some packers leave nonsense. So headers that lie outside of the
-//! file count as absent.
+//! Programs run without section headers, and some packers leave garbage there. Headers that lie outside of
+//! the file are therefore treated as absent.
 
 use std::ops::Range;
 
@@ -11,28 +11,28 @@ use object::LittleEndian;
 use object::elf::{self, FileHeader64, SectionHeader64};
 
 use super::MACHINE;
-use super::source::{Block, FileExtent, Source};
+use super::source::{ElfBlock, ElfSource, FileExtent};
 use super::symbols::SymbolTable;
 use crate::error::Failure;
 
 const LE: LittleEndian = LittleEndian;
-type Section = SectionHeader64<LittleEndian>;
-const HEADER_SIZE: u64 = size_of::<Section>() as u64;
+type SectionHeader = SectionHeader64<LittleEndian>;
+const HEADER_SIZE: u64 = size_of::<SectionHeader>() as u64;
 
-/// Longest build id that is believed, in bytes; linkers make 8, 16 or 20.
+/// Longest build ID that is accepted, in bytes; linkers make 8, 16 or 20.
 const MAX_BUILD_ID: usize = 64;
 
-/// The bytes of an ELF file of this machine's architecture, and its header.
+/// The content and the header of an ELF file of this machine's architecture.
 #[derive(Debug)]
 pub struct LinkView {
-    pub source: Source,
+    pub source: ElfSource,
     pub header: FileHeader64<LittleEndian>,
 }
 
 impl LinkView {
     /// # Errors
-    /// It is not ELF, or of another class or machine.
-    pub fn open(source: Source) -> Result<LinkView> {
+    /// The file is not ELF, or is of another class or machine.
+    pub fn open(source: ElfSource) -> Result<LinkView> {
         let header = read_file_header(&source)?;
         Ok(LinkView { source, header })
     }
@@ -55,7 +55,7 @@ impl LinkView {
         Ok(Some(symbols))
     }
 
-    /// Where the first section of that type is.
+    /// The extent of the first section of that type.
     pub fn section(&self, wanted: u32) -> Option<FileExtent> {
         let sections = self.sections()?;
         sections
@@ -65,10 +65,10 @@ impl LinkView {
             .map(extent)
     }
 
-    /// Where the section of that name is, if it has content.
+    /// The section of that name, if it has content.
     pub fn section_named(&self, name: &str) -> Option<SectionExtent> {
         let sections = self.sections()?;
-        let is_wanted = |section: &&Section| {
+        let is_wanted = |section: &&SectionHeader| {
             kind(section) != elf::SHT_NOBITS && sections.name(section) == Some(name.as_bytes())
         };
         sections
@@ -82,24 +82,24 @@ impl LinkView {
             })
     }
 
-    /// The sections whose names begin with `start`, as ranges of virtual addresses.
-    pub fn sections_starting(&self, start: &str) -> Vec<Range<u64>> {
+    /// The sections whose names start with `prefix`, as ranges of virtual addresses.
+    pub fn sections_starting(&self, prefix: &str) -> Vec<Range<u64>> {
         let Some(sections) = self.sections() else {
             return Vec::new();
         };
-        let is_wanted = |section: &&Section| {
+        let is_wanted = |section: &&SectionHeader| {
             sections
                 .name(section)
-                .is_some_and(|name| name.starts_with(start.as_bytes()))
+                .is_some_and(|name| name.starts_with(prefix.as_bytes()))
         };
-        let range = |section: &Section| {
+        let range = |section: &SectionHeader| {
             let start = section.sh_addr.get(LE);
             start..start.saturating_add(section.sh_size.get(LE))
         };
         sections.table().iter().filter(is_wanted).map(range).collect()
     }
 
-    /// What the linker called this file, and what was stripped off it.
+    /// The build ID, which a separate debug file shares.
     pub fn build_id(&self) -> Option<Vec<u8>> {
         let extent = self.section_named(".note.gnu.build-id")?.extent;
         build_id(self.source.read(extent.offset, extent.size).ok()?.bytes())
@@ -111,8 +111,8 @@ impl LinkView {
             return None;
         }
         let first = self.source.read(offset, HEADER_SIZE).ok()?;
-        let first = first.table::<Section>().first()?;
-        // With 65280 sections or more, the numbers are in section 0.
+        let first = first.table::<SectionHeader>().first()?;
+        // With 65280 sections or more, both counts are in section 0.
         let count = match self.header.e_shnum.get(LE) {
             0 => first.sh_size.get(LE),
             count => u64::from(count),
@@ -122,31 +122,31 @@ impl LinkView {
             index => usize::from(index),
         };
         let headers = self.source.read(offset, count.checked_mul(HEADER_SIZE)?).ok()?;
-        let names = headers.table::<Section>().get(names).map(extent);
+        let names = headers.table::<SectionHeader>().get(names).map(extent);
         let names = names.and_then(|names| self.source.read(names.offset, names.size).ok());
         Some(SectionHeaders { headers, names })
     }
 }
 
-/// Where a section is in memory, before relocation, and in the file.
+/// Where a section is: its virtual address before relocation, and its extent in the file.
 pub struct SectionExtent {
     pub addr: u64,
     pub extent: FileExtent,
-    /// The content begins with a header that says how.
+    /// The content starts with a compression header.
     pub compressed: bool,
 }
 
 struct SectionHeaders {
-    headers: Block,
-    names: Option<Block>,
+    headers: ElfBlock,
+    names: Option<ElfBlock>,
 }
 
 impl SectionHeaders {
-    fn table(&self) -> &[Section] {
+    fn table(&self) -> &[SectionHeader] {
         self.headers.table()
     }
 
-    fn name(&self, section: &Section) -> Option<&[u8]> {
+    fn name(&self, section: &SectionHeader) -> Option<&[u8]> {
         let rest = self
             .names
             .as_ref()?
@@ -156,18 +156,18 @@ impl SectionHeaders {
     }
 }
 
-fn kind(section: &Section) -> u32 {
+fn kind(section: &SectionHeader) -> u32 {
     section.sh_type.get(LE)
 }
 
-fn extent(section: &Section) -> FileExtent {
+fn extent(section: &SectionHeader) -> FileExtent {
     FileExtent {
         offset: section.sh_offset.get(LE),
         size: section.sh_size.get(LE),
     }
 }
 
-/// The build id among these notes.
+/// The build ID among these notes.
 pub fn build_id(notes: &[u8]) -> Option<Vec<u8>> {
     let content = note(notes, b"GNU\0", elf::NT_GNU_BUILD_ID)?;
     (2..=MAX_BUILD_ID)
@@ -189,7 +189,7 @@ pub fn note<'n>(mut notes: &'n [u8], owner: &[u8], kind: u32) -> Option<&'n [u8]
     }
 }
 
-fn read_file_header(source: &Source) -> Result<FileHeader64<LittleEndian>> {
+fn read_file_header(source: &ElfSource) -> Result<FileHeader64<LittleEndian>> {
     let ident = source.read(0, source.len().min(16))?;
     let ident = ident.bytes();
     if ident.starts_with(b"#!") {
@@ -213,7 +213,7 @@ fn read_file_header(source: &Source) -> Result<FileHeader64<LittleEndian>> {
     let (expected, this) = MACHINE;
     ensure!(
         machine == expected,
-        "an ELF file for {}, this is {this}",
+        "an ELF file for {}, this machine is {this}",
         machine_name(machine)
     );
     Ok(header)

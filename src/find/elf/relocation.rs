@@ -1,4 +1,4 @@
-//! Slots of a file that its dynamic loader fills with addresses of functions.
+//! Slots that the dynamic loader fills with addresses of functions.
 
 use std::collections::HashSet;
 
@@ -8,10 +8,10 @@ use object::elf::{self, Rela64};
 
 use super::{ElfFile, LE, RawSymbol};
 
-type Relocation = Rela64<LittleEndian>;
+type RelaEntry = Rela64<LittleEndian>;
 
-/// Relocation types: the address that a resolver returns; the address of a symbol, for calls, through the table of
-/// addresses, and anywhere in data.
+/// Relocation types: the result of a resolver (IRELATIVE), and the address of a symbol in the PLT, in the GOT
+/// and in data.
 #[cfg(target_arch = "x86_64")]
 const TYPES: (u32, [u32; 3]) = (
     elf::R_X86_64_IRELATIVE,
@@ -27,20 +27,20 @@ const TYPES: (u32, [u32; 3]) = (
     ],
 );
 
-/// Eight bytes that the loader fills with the address of a function.
+/// A pointer that the loader sets to the address of a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PointerSlot {
-    /// The virtual address of the slot, before relocation.
+    /// Virtual address of the slot, before relocation.
     pub addr: u64,
     pub binding: SlotBinding,
 }
 
-/// Which function that is.
+/// The function that a slot points to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SlotBinding {
-    /// The one that the resolver at this virtual address of the same file chooses.
-    Chosen(u64),
-    /// The one of this name, without its version, in whatever file the loader finds it.
+    /// The one that the resolver at this virtual address of the same file returns.
+    Resolver(u64),
+    /// The one of this name (without version), in the file in which the loader finds it.
     Named(String),
 }
 
@@ -48,24 +48,24 @@ impl ElfFile {
     /// All slots, in the order of the file.
     ///
     /// # Errors
-    /// A table lies outside of the file, or the names are longer than the file.
+    /// A table lies outside of the file, or the names together are longer than the file.
     pub fn slots(&self) -> Result<Vec<PointerSlot>> {
         let relocations = self.relocations()?;
-        let (chosen, named) = TYPES;
+        let (irelative, named) = TYPES;
         let last_symbol = relocations
             .iter()
             .filter(|relocation| named.contains(&relocation.r_type(LE, false)))
             .map(|relocation| relocation.r_sym(LE, false))
             .max();
         let names = self.dynamic_names(last_symbol)?;
-        // Slots may share one long name.
+        // A small file could have many slots that share one long name.
         let mut budget = self.view.source.len();
         let mut slots = Vec::new();
         for relocation in &relocations {
             let kind = relocation.r_type(LE, false);
             let addend = relocation.r_addend.get(LE);
-            let binding = if kind == chosen {
-                SlotBinding::Chosen(addend as u64)
+            let binding = if kind == irelative {
+                SlotBinding::Resolver(addend as u64)
             } else if named.contains(&kind)
                 && addend == 0
                 && let Some(name) = names.get(relocation.r_sym(LE, false))
@@ -84,10 +84,10 @@ impl ElfFile {
         Ok(slots)
     }
 
-    /// The names of exported functions that have an old version as well, kept for programs that were linked against it.
+    /// The names of exported functions that also have an old version, kept for programs linked against it.
     ///
     /// # Errors
-    /// The symbols lie outside of the file, or their names are longer than it.
+    /// The symbols lie outside of the file, or their names together are longer than it.
     pub fn versioned_names(&self) -> Result<HashSet<String>> {
         let Some(symbols) = self.dynamic_symbols()? else {
             return Ok(HashSet::new());
@@ -103,8 +103,8 @@ impl ElfFile {
         Ok(names)
     }
 
-    /// Both tables that the loader knows; in a static program, which applies them itself, the one that it has.
-    fn relocations(&self) -> Result<Vec<Relocation>> {
+    /// Both tables of the dynamic section, or the only one of a static program, which relocates itself.
+    fn relocations(&self) -> Result<Vec<RelaEntry>> {
         const WHAT: &str = "relocations";
         let mut relocations = Vec::new();
         for (addr, size) in [self.dynamic.rela, self.dynamic.jmprel] {
@@ -122,8 +122,8 @@ impl ElfFile {
         Ok(relocations)
     }
 
-    /// The names of the dynamic symbols up to number `last`. Imported ones have no address and may be missing from
-    /// hash tables, so relocations alone tell how many there are.
+    /// The names of the dynamic symbols up to index `last`. Imported ones may be missing from hash tables, so
+    /// their number follows from the relocations only.
     fn dynamic_names(&self, last: Option<u32>) -> Result<DynamicNames> {
         let (Some(last), Some(symtab), Some(strtab)) = (last, self.dynamic.symtab, self.dynamic.strtab)
         else {
@@ -143,10 +143,10 @@ impl ElfFile {
     }
 }
 
-/// Symbol names by number.
+/// Symbol names by index.
 #[derive(Default)]
 struct DynamicNames {
-    /// Where each begins in `strings`.
+    /// Start of each name in `strings`.
     starts: Vec<u32>,
     strings: Vec<u8>,
 }

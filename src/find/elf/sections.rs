@@ -1,79 +1,96 @@
-//! Sections of an ELF file by name, also of a file with debug information alone, whose program headers describe the
-//! file it was taken from.
+//! SectionReader of an ELF file by name. Works on separate debug files too, whose program headers describe the file that they
+//! were split from.
 
 use std::fs::File;
 
 use anyhow::{Context, Result, bail, ensure};
-use miniz_oxide::inflate::decompress_slice_iter_to_slice;
 use object::LittleEndian;
 use object::elf::{self, CompressionHeader64};
 
-use super::link_view::SectionExtent;
 use super::source::FileExtent;
-use super::{Block, LinkView, Source};
+use super::{ElfSource, LinkView};
 
-/// The sections of a file, which stays open.
-pub struct Sections(LinkView);
+/// Deflate expands one byte to at most this many.
+const MAX_EXPANSION: u64 = 1032;
 
-impl Sections {
+/// Reads the sections of a file, which stays open.
+pub struct SectionReader(LinkView);
+
+/// Where the content of a section is in the file, and how it is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct SectionContent {
+    /// The bytes in the file, without a compression header.
+    pub extent: FileExtent,
+    /// Bytes after decompression.
+    pub size: u64,
+    /// Stored as a zlib stream.
+    pub is_compressed: bool,
+}
+
+impl SectionReader {
     /// # Errors
-    /// The file cannot be read, or is not ELF of this machine.
-    pub fn open(file: File) -> Result<Sections> {
-        LinkView::open(Source::new(file)?).map(Sections)
+    /// The file cannot be read, or is not an ELF file for this machine.
+    pub fn open(file: File) -> Result<SectionReader> {
+        LinkView::open(ElfSource::new(file)?).map(SectionReader)
     }
 
-    /// Whether there is a section of that name with content.
-    pub fn has(&self, name: &str) -> bool {
-        self.0.section_named(name).is_some()
-    }
-
-    /// The content of the first section of that name, decompressed; `None` if there is none with content.
+    /// The first section of that name, or `None` if there is none with content.
     ///
     /// # Errors
-    /// It is longer than `limit` bytes, lies outside of the file, or its compression is damaged or not zlib's.
-    pub fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        let Some(place) = self.0.section_named(name) else {
+    /// It is not inside the file, or its compression is not zlib or claims an impossible size.
+    pub fn find(&self, name: &str) -> Result<Option<SectionContent>> {
+        let Some(section) = self.0.section_named(name) else {
             return Ok(None);
         };
-        let content = self.content(&place, limit);
+        let content = match section.compressed {
+            true => self.compressed_content(section.extent),
+            false => self.stored_content(section.extent),
+        };
         content.map(Some).with_context(|| format!("bad section {name}"))
     }
 
-    fn content(&self, place: &SectionExtent, limit: u64) -> Result<Vec<u8>> {
-        let FileExtent { offset, size } = place.extent;
-        ensure!(size <= limit, "more than {limit} bytes");
-        if !place.compressed {
-            return self.0.source.read_bytes(offset, size);
-        }
-        inflate(&self.0.source.read(offset, size)?, limit)
+    fn stored_content(&self, extent: FileExtent) -> Result<SectionContent> {
+        ensure!(extent.end() <= self.0.source.len(), "truncated ELF file");
+        Ok(SectionContent {
+            extent,
+            size: extent.size,
+            is_compressed: false,
+        })
     }
-}
 
-fn inflate(compressed: &Block, limit: u64) -> Result<Vec<u8>> {
-    type Compression = CompressionHeader64<LittleEndian>;
-    let header = compressed.table::<Compression>().first();
-    let header = header.context("no compression header")?;
-    match header.ch_type.get(LittleEndian) {
-        elf::ELFCOMPRESS_ZLIB => {}
-        elf::ELFCOMPRESS_ZSTD => bail!("compressed with zstd, which is not supported"),
-        other => bail!("unknown compression {other}"),
+    fn compressed_content(&self, extent: FileExtent) -> Result<SectionContent> {
+        type Header = CompressionHeader64<LittleEndian>;
+        let header_size = size_of::<Header>() as u64;
+        let stored = extent
+            .size
+            .checked_sub(header_size)
+            .context("no compression header")?;
+        let block = self.0.source.read(extent.offset, header_size)?;
+        let header = block.table::<Header>().first().context("no compression header")?;
+        match header.ch_type.get(LittleEndian) {
+            elf::ELFCOMPRESS_ZLIB => {}
+            elf::ELFCOMPRESS_ZSTD => bail!("zstd compression is not supported"),
+            other => bail!("unknown compression {other}"),
+        }
+        let size = header.ch_size.get(LittleEndian);
+        ensure!(size / MAX_EXPANSION <= stored, "damaged compression");
+        let extent = FileExtent {
+            offset: extent.offset.saturating_add(header_size),
+            size: stored,
+        };
+        let content = self.stored_content(extent)?;
+        Ok(SectionContent {
+            size,
+            is_compressed: true,
+            ..content
+        })
     }
-    let size = header.ch_size.get(LittleEndian);
-    ensure!(size <= limit, "more than {limit} bytes");
-    // Deflate makes at most 1032 bytes of one.
-    ensure!(
-        size / 1032 <= compressed.bytes().len() as u64,
-        "damaged compression"
-    );
-    let mut content = vec![0; usize::try_from(size)?];
-    let stream = compressed
-        .bytes()
-        .get(size_of::<Compression>()..)
-        .unwrap_or_default();
-    let written = decompress_slice_iter_to_slice(&mut content, std::iter::once(stream), true, true);
-    ensure!(
-        written.is_ok_and(|written| written as u64 == size),
-        "damaged compression"
-    );
-    Ok(content)
+
+    /// `size` bytes of the file from `offset` on.
+    ///
+    /// # Errors
+    /// They are not inside the file, or cannot be read.
+    pub fn read(&self, offset: u64, size: u64) -> Result<Vec<u8>> {
+        self.0.source.read_bytes(offset, size)
+    }
 }

@@ -1,4 +1,4 @@
-//! The bytes of an ELF file, read piece by piece.
+//! The bytes of an ELF file, read on demand.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,13 +6,13 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result, ensure};
 use object::{LittleEndian, Pod, U32, pod};
 
-/// Largest table that is read, in bytes. Browsers with all their symbols have half of it; a file of holes can claim
-/// any size without taking up a disk.
+/// Largest table that is read, in bytes. Browsers with all symbols need half of it; a sparse file can claim
+/// any size without using disk space.
 const MAX_TABLE: u64 = 1 << 30;
 
-/// A file and its length, as it was when it was opened, or one that was unpacked into memory.
+/// A file with its length at the time of opening, or a file decompressed into memory.
 #[derive(Debug)]
-pub struct Source {
+pub struct ElfSource {
     content: SourceBytes,
     len: u64,
 }
@@ -23,18 +23,18 @@ enum SourceBytes {
     Memory(Vec<u8>),
 }
 
-impl Source {
-    pub fn new(file: File) -> Result<Source> {
+impl ElfSource {
+    pub fn new(file: File) -> Result<ElfSource> {
         let len = file.metadata()?.len();
-        Ok(Source {
+        Ok(ElfSource {
             content: SourceBytes::File(file),
             len,
         })
     }
 
-    pub fn in_memory(bytes: Vec<u8>) -> Source {
+    pub fn in_memory(bytes: Vec<u8>) -> ElfSource {
         let len = bytes.len() as u64;
-        Source {
+        ElfSource {
             content: SourceBytes::Memory(bytes),
             len,
         }
@@ -44,15 +44,15 @@ impl Source {
         self.len
     }
 
-    /// `size` bytes from `offset` on. Nothing is allocated unless the file is as long as that.
-    pub fn read(&self, offset: u64, size: u64) -> Result<Block> {
+    /// `size` bytes from `offset` on. Fails before allocating memory if the file is shorter.
+    pub fn read(&self, offset: u64, size: u64) -> Result<ElfBlock> {
         let len = self.checked_len(offset, size)?;
         let mut words = vec![0_u64; len.div_ceil(8)];
         self.read_into(&mut pod::bytes_of_slice_mut(&mut words)[..len], offset)?;
-        Ok(Block { words, len })
+        Ok(ElfBlock { words, len })
     }
 
-    /// The same, for what is no table.
+    /// As [`ElfSource::read`], as bytes.
     pub fn read_bytes(&self, offset: u64, size: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.checked_len(offset, size)?];
         self.read_into(&mut bytes, offset)?;
@@ -78,7 +78,7 @@ impl Source {
         Ok(())
     }
 
-    /// The bytes from `offset` to the next NUL, which must be among the next `room` bytes.
+    /// The bytes from `offset` to the next NUL, which must be within `room` bytes.
     pub fn string(&self, offset: u64, room: u64) -> Option<Vec<u8>> {
         let block = self.read(offset, room.min(self.len.checked_sub(offset)?)).ok()?;
         let text = block.bytes();
@@ -86,24 +86,24 @@ impl Source {
     }
 }
 
-/// A piece of the file, aligned in memory for the 8-byte fields of ELF tables.
-pub struct Block {
+/// A part of the file, aligned in memory for the 8-byte fields of ELF tables.
+pub struct ElfBlock {
     words: Vec<u64>,
     len: usize,
 }
 
-impl Block {
+impl ElfBlock {
     pub fn bytes(&self) -> &[u8] {
         &pod::bytes_of_slice(&self.words)[..self.len]
     }
 
-    /// The piece as a table; an incomplete entry at the end is dropped.
+    /// The part as a table; an incomplete entry at the end is dropped.
     pub fn table<T: Pod>(&self) -> &[T] {
         let count = self.len / size_of::<T>();
         pod::slice_from_bytes(self.bytes(), count).map_or(&[], |(table, _)| table)
     }
 
-    /// The number at byte `at`, or 0 past the end.
+    /// The 32-bit number at byte `at` (a multiple of 4), or 0 past the end.
     pub fn u32_at(&self, at: usize) -> u32 {
         self.table::<U32<LittleEndian>>()
             .get(at / 4)

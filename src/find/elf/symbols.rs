@@ -1,24 +1,24 @@
-//! Tables of symbols.
+//! Symbol tables.
 
 use object::elf::{self, Sym64};
 use object::{LittleEndian, U16};
 
 use super::FunctionSymbol;
-use super::source::Block;
+use super::source::ElfBlock;
 
 const LE: LittleEndian = LittleEndian;
 pub type RawSymbol = Sym64<LittleEndian>;
 
 /// A symbol table with its strings.
 pub struct SymbolTable {
-    table: Block,
-    strings: Block,
-    /// Bytes of the strings up to the last NUL. What follows is the end of no name, and is not searched for it again and
+    table: ElfBlock,
+    strings: ElfBlock,
+    /// Bytes of the strings up to the last NUL. No name ends after it, so the rest is not searched again and
     /// again.
     terminated: usize,
-    /// One number a symbol; only dynamic symbols have them.
-    versions: Option<Block>,
-    /// Bytes of the file that they are from.
+    /// One number per symbol; dynamic symbols only.
+    versions: Option<ElfBlock>,
+    /// Length of the file, in bytes.
     pub file_len: u64,
 }
 
@@ -27,15 +27,15 @@ pub struct SymbolEntry {
     pub addr: u64,
     pub size: u64,
     pub ifunc: bool,
-    /// Where its name starts in the strings.
+    /// Start of its name in the strings.
     pub name: usize,
     pub local: bool,
-    /// An old version, kept for programs that were linked against it.
+    /// An old version, kept for programs linked against it.
     pub hidden: bool,
 }
 
 impl SymbolEntry {
-    /// `None` unless it is a function that the file defines.
+    /// `None` unless the file defines the symbol and it is a function.
     pub fn new(raw: &RawSymbol, hidden: bool) -> Option<SymbolEntry> {
         let ifunc = raw.st_type() == elf::STT_GNU_IFUNC;
         let function = ifunc || raw.st_type() == elf::STT_FUNC;
@@ -63,7 +63,7 @@ impl SymbolEntry {
 }
 
 impl SymbolTable {
-    pub fn new(table: Block, strings: Block, versions: Option<Block>, file_len: u64) -> SymbolTable {
+    pub fn new(table: ElfBlock, strings: ElfBlock, versions: Option<ElfBlock>, file_len: u64) -> SymbolTable {
         let last = strings.bytes().iter().rposition(|&byte| byte == 0);
         SymbolTable {
             terminated: last.map_or(0, |last| last + 1),
@@ -81,7 +81,7 @@ impl SymbolTable {
 
     /// The defined functions, in the order of the table.
     pub fn functions(&self) -> impl Iterator<Item = SymbolEntry> {
-        let versions: &[U16<LittleEndian>] = self.versions.as_ref().map_or(&[], Block::table);
+        let versions: &[U16<LittleEndian>] = self.versions.as_ref().map_or(&[], ElfBlock::table);
         let table = self.table.table::<RawSymbol>();
         table.iter().enumerate().filter_map(move |(index, raw)| {
             SymbolEntry::new(
@@ -91,14 +91,14 @@ impl SymbolTable {
         })
     }
 
-    /// Where symbols of any kind are.
+    /// The virtual addresses of all defined symbols, functions or not.
     pub fn addresses(&self) -> impl Iterator<Item = u64> {
         let table = self.table.table::<RawSymbol>();
         let defined = table.iter().filter(|raw| raw.st_shndx.get(LE) != elf::SHN_UNDEF);
         defined.map(|raw| raw.st_value.get(LE))
     }
 
-    /// The name without its version, and whether this is the default version of it.
+    /// The name without its version, and whether this is the default version.
     pub fn name(&self, symbol: &SymbolEntry) -> Option<(&[u8], bool)> {
         let rest = self.strings.bytes().get(symbol.name..self.terminated)?;
         let full = &rest[..rest.iter().position(|&byte| byte == 0)?];
@@ -109,8 +109,8 @@ impl SymbolTable {
         (!name.is_empty()).then_some((name, default && !symbol.hidden))
     }
 
-    /// Whether the symbol has this name, and in which version: `Some(true)` for the default one. Unlike
-    /// [`SymbolTable::name`] this looks at no more bytes than it takes.
+    /// `None` if the symbol does not have this name, else whether this is the default version. Unlike
+    /// [`SymbolTable::name`], reads only as many bytes as `name` has.
     pub fn is_named(&self, symbol: &SymbolEntry, name: &[u8]) -> Option<bool> {
         let rest = self.strings.bytes().get(symbol.name..)?.strip_prefix(name)?;
         match rest {
@@ -121,7 +121,7 @@ impl SymbolTable {
     }
 }
 
-/// Whether the number of a version marks it as an old one.
+/// Whether a version number marks an old version.
 pub fn is_hidden(version: U16<LittleEndian>) -> bool {
     version.get(LE) & elf::VERSYM_HIDDEN != 0
 }

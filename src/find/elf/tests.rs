@@ -1,12 +1,12 @@
 use std::os::unix::fs::FileExt;
 
-use super::image::{CODE_SHIFT, CODE_SIZE, Hash, Image, Sym, file_with};
+use super::image::{CODE_SHIFT, CODE_SIZE, ElfImage, HashKind, ImageSymbol, file_with};
 use super::*;
 use crate::find::functions;
 use crate::find::host::loader::find_library;
-use crate::find::host::proc::open_regular;
+use crate::find::host::object_file::open_regular;
 
-fn opened(image: &Image) -> ElfFile {
+fn opened(image: &ElfImage) -> ElfFile {
     ElfFile::open(image.file(), Path::new("made-up")).unwrap()
 }
 
@@ -26,8 +26,8 @@ fn functions(elf: &ElfFile) -> Result<Vec<FunctionSymbol>> {
     functions::all(elf, Path::new("made-up"))
 }
 
-/// Everything a file can be asked.
-fn ask_everything(file: File) {
+/// Calls every method that reads the file.
+fn read_everything(file: File) {
     let Ok(elf) = ElfFile::open(file, Path::new("made-up")) else {
         return;
     };
@@ -50,10 +50,10 @@ fn ask_everything(file: File) {
     );
 }
 
-/// Random enough, and the same in every run.
-struct Dice(u64);
+/// Pseudo-random numbers, the same in every run.
+struct TestRandom(u64);
 
-impl Dice {
+impl TestRandom {
     fn roll(&mut self) -> u64 {
         self.0 = self
             .0
@@ -63,14 +63,14 @@ impl Dice {
     }
 }
 
-fn rich() -> Image {
-    Image {
+fn rich() -> ElfImage {
+    ElfImage {
         local: vec![
-            Sym {
+            ImageSymbol {
                 local: true,
-                ..Sym::new("hidden_helper", 64)
+                ..ImageSymbol::new("hidden_helper", 64)
             },
-            Sym::new("old@VER_1", 80),
+            ImageSymbol::new("old@VER_1", 80),
         ],
         sections: true,
         soname: "libmade.so.1",
@@ -78,7 +78,7 @@ fn rich() -> Image {
         runpath: "$ORIGIN/../lib:/opt/lib".into(),
         rpath: "/rpath".into(),
         interpreter: "/lib/ld-made.so".into(),
-        ..Image::default()
+        ..ElfImage::default()
     }
 }
 
@@ -87,7 +87,7 @@ fn libc() -> File {
 }
 
 #[test]
-fn facts_for_the_loader() {
+fn loader_fields_of_the_dynamic_section() {
     let elf = opened(&rich());
     assert_eq!(elf.soname().as_deref(), Some("libmade.so.1"));
     assert_eq!(elf.needed(), ["libone.so", "libtwo.so.2"]);
@@ -98,8 +98,8 @@ fn facts_for_the_loader() {
 }
 
 #[test]
-fn absent_facts_are_none() {
-    let elf = opened(&Image::default());
+fn missing_fields_are_none() {
+    let elf = opened(&ElfImage::default());
     assert_eq!((elf.soname(), elf.interpreter()), (None, None));
     assert_eq!(
         (elf.needed(), elf.runpath(), elf.rpath()),
@@ -109,11 +109,11 @@ fn absent_facts_are_none() {
 }
 
 #[test]
-fn functions_by_every_kind_of_hash_table() {
-    for hash in [Hash::Gnu, Hash::Sysv] {
-        let elf = opened(&Image {
+fn lookup_by_each_kind_of_hash_table() {
+    for hash in [HashKind::Gnu, HashKind::Sysv] {
+        let elf = opened(&ElfImage {
             hash,
-            ..Image::default()
+            ..ElfImage::default()
         });
         let names: Vec<String> = functions(&elf)
             .unwrap()
@@ -137,18 +137,18 @@ fn functions_by_every_kind_of_hash_table() {
 }
 
 #[test]
-fn without_any_table_of_symbols() {
-    let elf = opened(&Image {
-        hash: Hash::None,
-        ..Image::default()
+fn no_symbol_table_means_no_functions() {
+    let elf = opened(&ElfImage {
+        hash: HashKind::None,
+        ..ElfImage::default()
     });
     assert_eq!(functions(&elf).unwrap(), []);
     assert_eq!(function(&elf, "alpha").unwrap(), None);
 }
 
 #[test]
-fn offset_is_that_of_the_file() {
-    let image = Image::default();
+fn addresses_map_to_file_offsets() {
+    let image = ElfImage::default();
     let code_at = image.bytes().len() as u64 - CODE_SIZE;
     let elf = opened(&image);
     let beta = function(&elf, "beta").unwrap().unwrap();
@@ -166,69 +166,69 @@ fn offset_is_that_of_the_file() {
 }
 
 #[test]
-fn only_code_counts() {
-    let outside = Image {
-        dynamic: vec![Sym::new("far", CODE_SIZE)],
-        ..Image::default()
+fn only_defined_functions_in_code_are_found() {
+    let outside = ElfImage {
+        dynamic: vec![ImageSymbol::new("far", CODE_SIZE)],
+        ..ElfImage::default()
     };
     assert_eq!(function(&opened(&outside), "far").unwrap(), None);
     assert!(!opened(&outside).defines("far"));
-    let data = Image {
+    let data = ElfImage {
         flags: elf::PF_R,
-        ..Image::default()
+        ..ElfImage::default()
     };
     assert_eq!(functions(&opened(&data)).unwrap(), []);
-    let object = Image {
-        dynamic: vec![Sym {
+    let object = ElfImage {
+        dynamic: vec![ImageSymbol {
             kind: elf::STT_OBJECT,
-            ..Sym::new("table", 0)
+            ..ImageSymbol::new("table", 0)
         }],
-        ..Image::default()
+        ..ElfImage::default()
     };
     assert_eq!(function(&opened(&object), "table").unwrap(), None);
-    let imported = Image {
+    let imported = ElfImage {
         dynamic: vec![
-            Sym {
+            ImageSymbol {
                 at: None,
-                ..Sym::new("puts", 0)
+                ..ImageSymbol::new("puts", 0)
             },
-            Sym::new("own", 0),
+            ImageSymbol::new("own", 0),
         ],
-        ..Image::default()
+        ..ElfImage::default()
     };
     assert!(!opened(&imported).defines("puts"));
     assert!(opened(&imported).defines("own"));
 }
 
 #[test]
-fn indirect_functions_are_told() {
-    let image = Image {
-        dynamic: vec![Sym {
+fn ifunc_symbols_are_marked() {
+    let image = ElfImage {
+        dynamic: vec![ImageSymbol {
             kind: elf::STT_GNU_IFUNC,
-            ..Sym::new("memcpy", 0)
+            ..ImageSymbol::new("memcpy", 0)
         }],
-        ..Image::default()
+        ..ElfImage::default()
     };
     assert!(function(&opened(&image), "memcpy").unwrap().unwrap().ifunc);
 }
 
 #[test]
-fn the_default_version_wins() {
-    for hash in [Hash::Gnu, Hash::Sysv] {
+fn default_version_wins() {
+    for hash in [HashKind::Gnu, HashKind::Sysv] {
         for old_first in [true, false] {
-            let old = Sym {
+            let old = ImageSymbol {
                 version: 2 | elf::VERSYM_HIDDEN,
-                ..Sym::new("cond", 0)
+                ..ImageSymbol::new("cond", 0)
             };
-            let new = Sym {
+            let new = ImageSymbol {
                 version: 3,
-                ..Sym::new("cond", 16)
+                ..ImageSymbol::new("cond", 16)
             };
             let both = if old_first { vec![old, new] } else { vec![new, old] };
-            let elf = opened(&Image {
+            let elf = opened(&ElfImage {
                 dynamic: both,
                 hash,
-                ..Image::default()
+                ..ElfImage::default()
             });
             let expected = elf.entry() + 16;
             assert_eq!(function(&elf, "cond").unwrap().unwrap().addr, expected);
@@ -236,20 +236,20 @@ fn the_default_version_wins() {
             assert_eq!((all.len(), all[0].addr), (1, expected));
         }
     }
-    let only_old = Sym {
+    let only_old = ImageSymbol {
         version: 2 | elf::VERSYM_HIDDEN,
-        ..Sym::new("cond", 0)
+        ..ImageSymbol::new("cond", 0)
     };
-    let elf = opened(&Image {
+    let elf = opened(&ElfImage {
         dynamic: vec![only_old],
-        ..Image::default()
+        ..ElfImage::default()
     });
     assert!(function(&elf, "cond").unwrap().is_some() && elf.defines("cond"));
     assert_eq!(functions(&elf).unwrap().len(), 1);
 }
 
 #[test]
-fn symtab_adds_what_is_not_exported() {
+fn symtab_adds_local_functions() {
     let elf = opened(&rich());
     assert_eq!(
         function(&elf, "hidden_helper").unwrap().unwrap().addr,
@@ -269,13 +269,17 @@ fn symtab_adds_what_is_not_exported() {
 }
 
 #[test]
-fn one_name_with_several_versions_in_symtab() {
-    let local = vec![Sym::new("f@OLD", 0), Sym::new("f@@NEW", 16), Sym::new("fg", 32)];
-    let elf = opened(&Image {
+fn versions_in_symtab_are_stripped() {
+    let local = vec![
+        ImageSymbol::new("f@OLD", 0),
+        ImageSymbol::new("f@@NEW", 16),
+        ImageSymbol::new("fg", 32),
+    ];
+    let elf = opened(&ElfImage {
         local,
         sections: true,
         dynamic: vec![],
-        ..Image::default()
+        ..ElfImage::default()
     });
     assert_eq!(function(&elf, "f").unwrap().unwrap().addr, elf.entry() + 16);
     let found: Vec<(String, u64)> = functions(&elf)
@@ -288,22 +292,22 @@ fn one_name_with_several_versions_in_symtab() {
 
 #[test]
 fn local_functions_of_one_name_are_all_listed_and_aliases_once() {
-    let twin = |at| Sym {
+    let twin = |at| ImageSymbol {
         local: true,
-        ..Sym::new("init", at)
+        ..ImageSymbol::new("init", at)
     };
     let local = vec![
         twin(0),
         twin(16),
         twin(16),
-        Sym::new("alias", 16),
-        Sym::new("init", 32),
+        ImageSymbol::new("alias", 16),
+        ImageSymbol::new("init", 32),
     ];
-    let elf = opened(&Image {
+    let elf = opened(&ElfImage {
         local,
         sections: true,
         dynamic: vec![],
-        ..Image::default()
+        ..ElfImage::default()
     });
     let found: Vec<(String, u64)> = functions(&elf)
         .unwrap()
@@ -320,7 +324,7 @@ fn local_functions_of_one_name_are_all_listed_and_aliases_once() {
 }
 
 #[test]
-fn what_is_not_an_elf_file_of_this_machine() {
+fn errors_name_the_kind_of_file() {
     assert_eq!(message(b""), "failed to read made-up: not an ELF file");
     assert_eq!(message(b"\x7fEL"), "failed to read made-up: not an ELF file");
     assert_eq!(
@@ -332,7 +336,7 @@ fn what_is_not_an_elf_file_of_this_machine() {
         "failed to read made-up: truncated ELF file"
     );
     let changed = |at: usize, byte: u8| {
-        let mut bytes = Image::default().bytes();
+        let mut bytes = ElfImage::default().bytes();
         bytes[at] = byte;
         message(&bytes)
     };
@@ -342,11 +346,11 @@ fn what_is_not_an_elf_file_of_this_machine() {
         "failed to read made-up: an ELF file of unknown class 9"
     );
     assert_eq!(changed(5, 2), "failed to read made-up: a big-endian ELF file");
-    assert!(changed(18, 243).contains("an ELF file for riscv, this is "));
+    assert!(changed(18, 243).contains("an ELF file for riscv, this machine is "));
 }
 
 #[test]
-fn headers_that_point_past_the_end() {
+fn headers_past_the_end_are_rejected() {
     let changed = |at: usize, bytes: &[u8]| {
         let mut image = rich().bytes();
         image[at..at + bytes.len()].copy_from_slice(bytes);
@@ -369,7 +373,7 @@ fn headers_that_point_past_the_end() {
         message(&changed(64 + 8, &u64::MAX.to_le_bytes())).contains("truncated"),
         "p_offset"
     );
-    // Section headers are optional: bad ones take away no more than `.symtab`.
+    // Section headers are optional: without them only `.symtab` is missing.
     for bytes in [
         changed(40, &(u64::MAX - 7).to_le_bytes()),
         changed(60, &u16::MAX.to_le_bytes()),
@@ -381,14 +385,14 @@ fn headers_that_point_past_the_end() {
 }
 
 #[test]
-fn symbol_counts_and_strings_out_of_range() {
-    let image = Image {
-        hash: Hash::Sysv,
-        dynamic: vec![Sym::new("alpha", 0)],
-        ..Image::default()
+fn symbol_counts_and_names_out_of_range_are_rejected() {
+    let image = ElfImage {
+        hash: HashKind::Sysv,
+        dynamic: vec![ImageSymbol::new("alpha", 0)],
+        ..ElfImage::default()
     };
     let mut bytes = image.bytes();
-    // Headers, two symbols, two versions: then the hash table, which begins with 1 bucket and 2 symbols.
+    // After headers, two symbols and two versions: the hash table, which starts with 1 bucket and 2 symbols.
     let count_at = 64 + 6 * 56 + 2 * 24 + 8 + 4;
     assert_eq!(bytes[count_at], 2);
     bytes[count_at..count_at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
@@ -408,17 +412,17 @@ fn symbol_counts_and_strings_out_of_range() {
 }
 
 #[test]
-fn a_hash_chain_without_an_end() {
-    let image = Image::default();
+fn endless_hash_chains_are_rejected() {
+    let image = ElfImage::default();
     let mut bytes = image.bytes();
-    // Headers, four symbols, four versions, hash header, bloom word, two buckets: then the chains.
+    // After headers, four symbols, four versions, hash header, bloom word and two buckets: the chains.
     let chains_at = 64 + 6 * 56 + 4 * 24 + 8 + 16 + 8 + 8;
     for link in bytes[chains_at..].chunks_exact_mut(4).take(3) {
         link[0] &= !1;
     }
-    ask_everything(file_with(&bytes));
+    read_everything(file_with(&bytes));
     let mut bytes = image.bytes();
-    // A head far behind the last symbol.
+    // A head far after the last symbol.
     bytes[chains_at - 8..chains_at].copy_from_slice(&[0xff; 8]);
     let elf = ElfFile::open(file_with(&bytes), Path::new("made-up")).unwrap();
     let expected = "failed to read symbols of made-up: a hash chain has no end";
@@ -428,13 +432,13 @@ fn a_hash_chain_without_an_end() {
 }
 
 #[test]
-fn a_small_file_cannot_ask_for_a_flood_of_names() {
+fn names_together_cannot_exceed_the_file() {
     let long: &'static str = "x".repeat(4000).leak();
-    let local = (0..64).map(|at| Sym::new(long, at)).collect();
-    let elf = opened(&Image {
+    let local = (0..64).map(|at| ImageSymbol::new(long, at)).collect();
+    let elf = opened(&ElfImage {
         local,
         sections: true,
-        ..Image::default()
+        ..ElfImage::default()
     });
     let expected = "failed to read symbols of made-up: symbol names are longer than the file";
     assert_eq!(format!("{:#}", functions(&elf).unwrap_err()), expected);
@@ -442,7 +446,7 @@ fn a_small_file_cannot_ask_for_a_flood_of_names() {
 }
 
 #[test]
-fn a_file_of_holes_does_not_fill_the_memory() {
+fn sparse_files_do_not_fill_memory() {
     let file = rich().file();
     file.set_len(1 << 40).unwrap();
     let sections = [0_u64, 1 << 40].map(u64::to_le_bytes).concat();
@@ -455,52 +459,52 @@ fn a_file_of_holes_does_not_fill_the_memory() {
 }
 
 #[test]
-fn truncations_of_a_made_up_file() {
+fn truncated_files_do_not_panic() {
     let bytes = rich().bytes();
     for len in 0..bytes.len() {
-        ask_everything(file_with(&bytes[..len]));
+        read_everything(file_with(&bytes[..len]));
     }
 }
 
 #[test]
-fn mutations_of_a_made_up_file() {
-    for hash in [Hash::Gnu, Hash::Sysv] {
-        let bytes = Image { hash, ..rich() }.bytes();
-        let mut dice = Dice(1);
+fn mutated_files_do_not_panic() {
+    for hash in [HashKind::Gnu, HashKind::Sysv] {
+        let bytes = ElfImage { hash, ..rich() }.bytes();
+        let mut dice = TestRandom(1);
         for _ in 0..4000 {
-            let mut spoilt = bytes.clone();
+            let mut mutated = bytes.clone();
             for _ in 0..1 + dice.roll() % 4 {
-                let at = dice.roll() as usize % spoilt.len();
-                spoilt[at] = match dice.roll() % 4 {
+                let at = dice.roll() as usize % mutated.len();
+                mutated[at] = match dice.roll() % 4 {
                     0 => 0xff,
                     1 => 0,
-                    2 => spoilt[at] ^ 1 << (dice.roll() % 8),
+                    2 => mutated[at] ^ 1 << (dice.roll() % 8),
                     _ => dice.roll() as u8,
                 };
             }
-            ask_everything(file_with(&spoilt));
+            read_everything(file_with(&mutated));
         }
     }
 }
 
 #[test]
-fn truncations_of_libc() {
+fn truncated_libc_does_not_panic() {
     let whole = libc();
     let mut bytes = vec![0; whole.metadata().unwrap().len() as usize];
     whole.read_exact_at(&mut bytes, 0).unwrap();
-    // Growing from nothing, so that each byte is written once.
+    // Grows the file, so that each byte is written once.
     let file = file_with(b"");
     let mut written = 0;
     for step in 0..200 {
         let len = bytes.len() * step / 200;
         file.write_all_at(&bytes[written..len], written as u64).unwrap();
         written = len;
-        ask_everything(file.try_clone().unwrap());
+        read_everything(file.try_clone().unwrap());
     }
 }
 
 #[test]
-fn a_file_that_shrinks_while_it_is_open() {
+fn file_that_shrinks_while_open_is_an_error() {
     let file = rich().file();
     let elf = ElfFile::open(file.try_clone().unwrap(), Path::new("made-up")).unwrap();
     file.set_len(100).unwrap();
@@ -511,7 +515,7 @@ fn a_file_that_shrinks_while_it_is_open() {
 }
 
 #[test]
-fn libc_has_what_it_is_known_for() {
+fn libc_functions_are_found() {
     let elf = ElfFile::open(libc(), Path::new("libc")).unwrap();
     let found = elf
         .lookup(&["malloc", "free", "no such function", "getaddrinfo"])

@@ -1,5 +1,5 @@
-//! Where functions start and end by the tables that unwind the stack. A program needs them to run, so they stay when its
-//! symbols are stripped.
+//! Start and size of functions by the unwind tables (`.eh_frame`). Programs need them at run time, so they
+//! survive stripping.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,36 +8,36 @@ use gimli::{
 };
 use gimli::{FrameDescriptionEntry, UnwindSection};
 
-use crate::find::elf::{Block, ElfFile};
+use crate::find::elf::{ElfBlock, ElfFile};
 
-/// What the sections begin with whose code is no function's: stubs for calls into libraries, and what BOLT has replaced.
+/// Prefixes of sections whose code is not functions: PLT stubs, and code that BOLT has replaced.
 const NOT_CALLED: [&str; 2] = [".plt", ".bolt.org"];
 
-/// Bytes that a call puts on the stack.
+/// Bytes that a call pushes on the stack.
 #[cfg(target_arch = "x86_64")]
 const CALLED_FRAME: u64 = 8;
 #[cfg(target_arch = "aarch64")]
 const CALLED_FRAME: u64 = 0;
 
-type Bytes<'b> = EndianSlice<'b, LittleEndian>;
+type UnwindBytes<'b> = EndianSlice<'b, LittleEndian>;
 
-/// The code of a function.
+/// The code range of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FrameExtent {
     /// Virtual address of the first instruction.
     pub addr: u64,
-    /// In bytes.
+    /// Length in bytes.
     pub size: u64,
 }
 
-/// Where calls are sure to begin, with a return address on top of the stack, or on arm64 in its register. That is not
-/// so where programs start, in cold parts of functions, and at labels inside of functions.
+/// Virtual addresses that are certain to be called, so that the return address is on top of the stack, or on
+/// arm64 in the link register. Excludes entry points of programs, cold parts, and labels inside functions.
 pub fn called_starts(elf: &ElfFile) -> HashSet<u64> {
     let starts = functions(elf).into_iter().map(|extent| extent.addr);
     starts.filter(|&addr| addr != elf.entry()).collect()
 }
 
-/// How many bytes the functions in the unwind tables have, by their addresses.
+/// Length in bytes of the functions in the unwind tables, by virtual address.
 pub fn sizes(elf: &ElfFile) -> HashMap<u64, u64> {
     let sizes = functions(elf)
         .into_iter()
@@ -45,7 +45,7 @@ pub fn sizes(elf: &ElfFile) -> HashMap<u64, u64> {
     sizes.collect()
 }
 
-/// The functions in the unwind tables, by address, each once. What cannot be read is left out.
+/// The functions in the unwind tables, by address, each once. Damaged entries are skipped.
 pub fn functions(elf: &ElfFile) -> Vec<FrameExtent> {
     let Some((addr, block)) = unwind_table(elf) else {
         return Vec::new();
@@ -61,8 +61,8 @@ pub fn functions(elf: &ElfFile) -> Vec<FrameExtent> {
     found
 }
 
-/// The virtual address and the content of `.eh_frame`, and maybe something after it.
-fn unwind_table(elf: &ElfFile) -> Option<(u64, Block)> {
+/// Virtual address and content of `.eh_frame`. Without section headers, the content may extend past its end.
+fn unwind_table(elf: &ElfFile) -> Option<(u64, ElfBlock)> {
     elf.section_named(".eh_frame").or_else(|| {
         let addr = elf.frame_index()?;
         let index = elf.content_from(addr)?;
@@ -99,16 +99,20 @@ pub fn read(addr: u64, bytes: &[u8]) -> Vec<FrameExtent> {
     found
 }
 
-/// Whether the entry is about a function from its start: what begins with a frame that is built already is the cold part
-/// of another function, or the stubs of `.plt`. The code that signal handlers return to is called by nobody.
-fn is_function(entry: &FrameDescriptionEntry<Bytes>, table: &EhFrame<Bytes>, bases: &BaseAddresses) -> bool {
+/// Whether the entry describes a function from its start. Code that starts with a complete frame is the cold
+/// part of another function, or `.plt`. Signal trampolines are not called.
+fn is_function(
+    entry: &FrameDescriptionEntry<UnwindBytes>,
+    table: &EhFrame<UnwindBytes>,
+    bases: &BaseAddresses,
+) -> bool {
     use CallFrameInstruction::{
         AdvanceLoc, DefCfa, DefCfaExpression, DefCfaOffset, DefCfaRegister, SetLoc, Undefined,
     };
     if entry.is_signal_trampoline() || entry.len() == 0 {
         return false;
     }
-    // The rules that several entries begin with: those of functions have nothing but the return address in the frame.
+    // The common initial rules: in functions, the frame has only the return address.
     let mut common = entry.cie().instructions(table, bases);
     while let Ok(Some(instruction)) = common.next() {
         if matches!(instruction, DefCfa { offset, .. } | DefCfaOffset { offset } if offset != CALLED_FRAME) {
@@ -123,7 +127,7 @@ fn is_function(entry: &FrameDescriptionEntry<Bytes>, table: &EhFrame<Bytes>, bas
             DefCfa { .. } | DefCfaOffset { .. } | DefCfaRegister { .. } | DefCfaExpression { .. } => {
                 return false;
             }
-            // Where a program or a thread begins, nobody has called.
+            // Entry points of programs and threads have no caller.
             Undefined { register } if register == return_address => return false,
             _ => {}
         }

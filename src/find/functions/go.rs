@@ -1,62 +1,63 @@
-//! The names of Go functions by the table that the Go runtime prints its stacks from: it stays when symbols are stripped.
+//! Names of Go functions by the table that the Go runtime uses for stack traces (pclntab). It survives
+//! stripping.
 //!
-//! Its header says where the names are, and where the list of functions: pairs of an address and of the place of a record,
-//! which begins with the address and the place of the name. Before Go 1.18 addresses were absolute, since then they
-//! count from the start of the code.
+//! Its header has the offsets of the names and of the list of functions. The list has pairs of an address and
+//! the offset of a record, which starts with the address and the offset of the name. Since Go 1.18, addresses
+//! are relative to the start of the code; before, they were absolute.
 
-use crate::find::elf::{Block, ElfFile};
+use crate::find::elf::{ElfBlock, ElfFile};
 
-/// Where the table is; in position-independent programs it is the second one.
+/// Sections with the table; position-independent programs have the second one.
 const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
-/// What the table begins with, by the first version of Go that wrote it.
+/// Magic numbers of the table, by the first version of Go that used them.
 const GO_1_16: u64 = 0xffff_fffa;
 const GO_1_18: u64 = 0xffff_fff0;
 const GO_1_20: u64 = 0xffff_fff1;
 
-/// The table of a Go program.
+/// The function table of a Go program.
 pub struct GoTable {
-    bytes: Block,
+    bytes: ElfBlock,
     layout: GoTableLayout,
 }
 
-/// A function in the table.
+/// A function of the table.
 pub struct GoFunction<'t> {
     pub name: &'t [u8],
     /// Virtual address.
     pub addr: u64,
-    /// In bytes.
+    /// Length in bytes.
     pub size: u64,
 }
 
-/// Where things are in the table.
+/// The offsets in the table.
 pub struct GoTableLayout {
     count: usize,
     names_at: usize,
     list_at: usize,
-    /// Bytes of a number in the list.
+    /// Bytes per number in the list.
     width: usize,
-    /// The virtual address that addresses count from.
+    /// The virtual address that addresses are relative to.
     text: u64,
 }
 
 impl GoTable {
-    /// None if the file has no such table, or one of an unknown kind.
+    /// `None` if the file has no table, or its version is unknown.
     pub fn read(elf: &ElfFile) -> Option<GoTable> {
         let (_, bytes) = SECTIONS.iter().find_map(|name| elf.section_named(name))?;
         let mut layout = GoTableLayout::parse(bytes.bytes())?;
-        // It is left to the dynamic loader to fill in.
+        // The dynamic loader fills it in.
         if layout.width == 4 && layout.text == 0 {
             layout.text = elf.sections_starting(".text").first()?.start;
         }
         Some(GoTable { bytes, layout })
     }
 
-    /// Its functions, up to the first that is damaged.
+    /// The functions, up to the first damaged entry.
     pub fn functions(&self) -> impl Iterator<Item = GoFunction<'_>> {
         self.layout.functions(self.bytes.bytes())
     }
 
-    /// In bytes.
+    /// Length of the table in bytes.
     pub fn len(&self) -> u64 {
         self.bytes.bytes().len() as u64
     }
@@ -101,7 +102,7 @@ impl GoTableLayout {
     }
 }
 
-/// The number of `width` bytes at `at`.
+/// The little-endian number of `width` bytes at `at`.
 fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
     let field = bytes.get(at..at.checked_add(width)?)?;
     Some(

@@ -1,8 +1,7 @@
-//! Symbols that were stripped off a file, from where distributions put them.
+//! Symbols of stripped files: separate debug files, and MiniDebugInfo.
 //!
-//! A debug file is looked for as gdb does: by build id, then by `.gnu_debuglink`. It counts only if its build id or its
-//! checksum is the right one. Without any there may be MiniDebugInfo: a compressed ELF file inside the file, with symbols
-//! alone.
+//! Debug files are found as gdb finds them: by build ID, then by `.gnu_debuglink`. The build ID or the
+//! checksum must match. MiniDebugInfo is a compressed ELF file with symbols, inside the stripped file.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,46 +12,50 @@ use std::path::{Component, Path, PathBuf};
 
 use xz4rust::{XzDecoder, XzReader};
 
-use crate::find::elf::{ElfFile, LinkView, Source, SymbolTable};
-use crate::find::host::proc::open_regular;
+use crate::find::elf::{ElfFile, ElfSource, LinkView, SymbolTable};
+use crate::find::host::object_file::open_regular;
 
-/// Where debug files are, in the root directory of this tool and in that of a process.
+/// Directory of debug files, relative to the root directory of this tool or of a process.
 const DEBUG_DIR: &str = "usr/lib/debug";
-/// The section that names the file with what several debug files share.
+/// The section with the path of the file that `dwz` extracted from several debug files.
 const SHARED_LINK: &str = ".gnu_debugaltlink";
-/// Longest file whose checksum is computed, in bytes.
+/// Largest file whose checksum is computed, in bytes.
 const MAX_CHECKED: u64 = 4 << 30;
-/// Bytes read at a time for a checksum.
+/// Buffer size for checksums and decompression, in bytes.
 const CHUNK: usize = 1 << 16;
-/// Most bytes that MiniDebugInfo is unpacked to, and the window that this may need. `xz -9` has one of 64 MiB.
-const MAX_UNPACKED: u64 = 256 << 20;
+/// Largest decompressed MiniDebugInfo, and largest window of its compression, in bytes. `xz -9` uses 64 MiB.
+const MAX_DECOMPRESSED: u64 = 256 << 20;
 const MAX_WINDOW: usize = 64 << 20;
 
-/// The symbols that were stripped off `elf`, whose name is `path`. Whatever is damaged counts as absent.
+/// The symbols that were stripped from `elf`, which was opened at `path`. Damaged sources are treated as
+/// absent.
 pub fn symbols(elf: &ElfFile, path: &Path) -> Option<SymbolTable> {
-    separate(elf, path).or_else(|| packed(elf))
+    from_debug_file(elf, path).or_else(|| mini_debug_info(elf))
 }
 
-/// The debug file of `elf`, whose name is `path`, and the file that `dwz` made of what several debug files share.
+/// The debug file of `elf`, which was opened at `path`, and the file that `dwz` extracted from several debug
+/// files.
 pub fn debug_files(elf: &ElfFile, path: &Path) -> Option<(File, Option<File>)> {
-    let place = DebugFileSearch::of(path);
-    let found = place.debug_file(elf)?;
+    let search = DebugFileSearch::of(path);
+    let found = search.debug_file(elf)?;
     let shared = found.view.section_named(SHARED_LINK).and_then(|section| {
         let link = found.view.source.read(section.extent.offset, section.extent.size);
-        place.shared_file(link.ok()?.bytes(), &found.path)
+        search.shared_file(link.ok()?.bytes(), &found.path)
     });
     Some((found.file, shared))
 }
 
-/// The file that the debug information of `elf` itself shares with others.
+/// The file that `dwz` extracted from the debug information of `elf` itself and other files.
 pub fn shared_file(elf: &ElfFile, path: &Path) -> Option<File> {
     let (_, link) = elf.section_named(SHARED_LINK)?;
     DebugFileSearch::of(path).shared_file(link.bytes(), path)
 }
 
-fn separate(elf: &ElfFile, path: &Path) -> Option<SymbolTable> {
+fn from_debug_file(elf: &ElfFile, path: &Path) -> Option<SymbolTable> {
     DebugFileSearch::of(path).debug_file(elf)?.symbols()
 }
+
+/// An opened debug file.
 struct DebugFile {
     path: PathBuf,
     file: File,
@@ -62,7 +65,7 @@ struct DebugFile {
 impl DebugFile {
     fn open(path: PathBuf) -> Option<DebugFile> {
         let file = open_regular(&path).ok()?;
-        let view = LinkView::open(Source::new(file.try_clone().ok()?).ok()?).ok()?;
+        let view = LinkView::open(ElfSource::new(file.try_clone().ok()?).ok()?).ok()?;
         Some(DebugFile { path, file, view })
     }
 
@@ -71,13 +74,14 @@ impl DebugFile {
     }
 }
 
-/// Where a file is: in the root directory of this tool, or in that of a process, through `/proc/PID/root`.
+/// The directories to search for the debug file of a file. The file is in the root directory of this tool, or
+/// in that of a process, `/proc/PID/root`.
 pub struct DebugFileSearch {
     /// Root directories, the file's own first.
     roots: Vec<PathBuf>,
-    /// The directory of the file, as this tool reaches it.
+    /// The directory of the file, as seen by this tool.
     directory: PathBuf,
-    /// The same, below the root directory.
+    /// The directory of the file, relative to its root directory.
     below_root: PathBuf,
 }
 
@@ -86,7 +90,7 @@ impl DebugFileSearch {
         let parts: Vec<Component> = path.components().take(4).collect();
         let root: PathBuf = parts.iter().collect();
         let is_foreign = root.starts_with("/proc") && parts.len() == 4 && root.ends_with("root");
-        // Through the link `/proc/PID/root` links would lead into the wrong root directory.
+        // Resolving symbolic links below `/proc/PID/root` would lead into the root directory of this tool.
         let (root, path) = match is_foreign {
             true => (root, path.to_owned()),
             false => (
@@ -110,23 +114,27 @@ impl DebugFileSearch {
         id.as_ref().and_then(|id| self.with_id(id)).or_else(|| {
             let (_, link) = elf.section_named(".gnu_debuglink")?;
             let link = DebugLink::parse(link.bytes())?;
-            let is_right = |file: &DebugFile| match (&id, file.view.build_id()) {
+            let is_match = |file: &DebugFile| match (&id, file.view.build_id()) {
                 (Some(wanted), Some(id)) => *wanted == id,
                 _ => checksum(&file.file) == Some(link.checksum),
             };
-            let files = self.by_name(link.name).into_iter().filter_map(DebugFile::open);
-            files.into_iter().find(is_right)
+            let files = self
+                .paths_by_name(link.name)
+                .into_iter()
+                .filter_map(DebugFile::open);
+            files.into_iter().find(is_match)
         })
     }
 
     fn with_id(&self, id: &[u8]) -> Option<DebugFile> {
-        let files = self.by_id(id).into_iter().filter_map(DebugFile::open);
+        let files = self.paths_by_id(id).into_iter().filter_map(DebugFile::open);
         files
             .into_iter()
             .find(|file| file.view.build_id().as_deref() == Some(id))
     }
 
-    /// The file that `.gnu_debugaltlink` of the debug information in `path` is about: its name and its build id.
+    /// The file that `.gnu_debugaltlink` of the debug information in `path` refers to. The link has a path
+    /// and a build ID.
     fn shared_file(&self, link: &[u8], path: &Path) -> Option<File> {
         let (name, id) = link.split_at_checked(link.iter().position(|&byte| byte == 0)?)?;
         let name = Path::new(OsStr::from_bytes(name));
@@ -140,8 +148,8 @@ impl DebugFileSearch {
         found.or_else(|| self.with_id(id)).map(|found| found.file)
     }
 
-    /// Where the debug file of that build id may be.
-    pub fn by_id(&self, id: &[u8]) -> Vec<PathBuf> {
+    /// Paths to try for the debug file with that build ID.
+    pub fn paths_by_id(&self, id: &[u8]) -> Vec<PathBuf> {
         let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         let Some((directory, file)) = digits.split_at_checked(2) else {
             return Vec::new();
@@ -154,7 +162,7 @@ impl DebugFileSearch {
     }
 
     /// Where the debug file of that name may be.
-    pub fn by_name(&self, name: &OsStr) -> Vec<PathBuf> {
+    pub fn paths_by_name(&self, name: &OsStr) -> Vec<PathBuf> {
         let in_debug_dir = self
             .roots
             .iter()
@@ -206,17 +214,17 @@ fn checksum(file: &File) -> Option<u32> {
 }
 
 /// The symbols in MiniDebugInfo.
-fn packed(elf: &ElfFile) -> Option<SymbolTable> {
+fn mini_debug_info(elf: &ElfFile) -> Option<SymbolTable> {
     let (_, section) = elf.section_named(".gnu_debugdata")?;
-    let view = LinkView::open(Source::in_memory(unpacked(section.bytes())?)).ok()?;
+    let view = LinkView::open(ElfSource::in_memory(decompressed(section.bytes())?)).ok()?;
     view.symbols().ok().flatten()
 }
 
-pub fn unpacked(xz: &[u8]) -> Option<Vec<u8>> {
+pub fn decompressed(xz: &[u8]) -> Option<Vec<u8>> {
     let decoder = Box::new(XzDecoder::with_alloc_dict_size(0, MAX_WINDOW));
     let buffer = NonZeroUsize::new(CHUNK)?;
     let reader = XzReader::new_with_buffer_size_and_decoder(Cursor::new(xz.to_vec()), buffer, decoder);
     let mut bytes = Vec::new();
-    reader.take(MAX_UNPACKED + 1).read_to_end(&mut bytes).ok()?;
-    (bytes.len() as u64 <= MAX_UNPACKED).then_some(bytes)
+    reader.take(MAX_DECOMPRESSED + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 <= MAX_DECOMPRESSED).then_some(bytes)
 }

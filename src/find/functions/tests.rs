@@ -5,11 +5,11 @@ use std::process::{Command, Stdio};
 use object::elf as format;
 
 use super::*;
-use crate::find::elf::image::{Image, Sym, file_with};
+use crate::find::elf::image::{ElfImage, ImageSymbol, file_with};
 use crate::find::host::loader::find_library;
 use crate::find::spec::{ProbeSubject, parse};
 
-fn opened(image: &Image) -> ElfFile {
+fn opened(image: &ElfImage) -> ElfFile {
     ElfFile::open(image.file(), Path::new("made-up")).unwrap()
 }
 
@@ -24,7 +24,7 @@ fn pattern(text: &str) -> NamePattern {
     }
 }
 
-/// The names that are meant, in the order of addresses.
+/// The names of matching functions, by address.
 fn names(elf: &ElfFile, path: &Path, text: &str) -> Vec<String> {
     let found = select(elf, path, &pattern(text)).unwrap();
     assert!(
@@ -38,18 +38,18 @@ fn near(elf: &ElfFile, name: &str, n: usize) -> Vec<String> {
     nearest(elf, Path::new("made-up"), name, n)
 }
 
-/// A directory that goes away with the value.
-struct Folder(PathBuf);
+/// A directory that is removed at the end of the test.
+struct TestDir(PathBuf);
 
-impl Folder {
-    fn new(name: &str) -> Folder {
+impl TestDir {
+    fn new(name: &str) -> TestDir {
         let path = std::env::temp_dir().join(format!("find-functions-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
-        Folder(path)
+        TestDir(path)
     }
 
-    /// Whether the commands of a shell script succeed, in this directory.
+    /// Runs a shell script in this directory. True if all its commands succeed.
     fn run(&self, script: &str) -> bool {
         let mut shell = Command::new("sh");
         let status = shell
@@ -60,20 +60,20 @@ impl Folder {
         status.is_ok_and(|status| status.success())
     }
 
-    /// The program `app`, whose two functions `visit` and `inner` are local. `None`, and a word about it, without a
-    /// compiler.
-    fn with_program(name: &str, options: &str) -> Option<Folder> {
+    /// Builds the program `app` with local functions `visit` and `inner`. Prints a message and returns `None`
+    /// without a compiler.
+    fn with_program(name: &str, options: &str) -> Option<TestDir> {
         const SOURCE: &str = "
             static int __attribute__((noinline)) inner(int n) { __asm__ volatile(\"\"); return n * 3; }
             static int __attribute__((noinline)) visit(int n) { return inner(n) + inner(n + 1); }
             int main(int argc, char **argv) { (void)argv; return visit(argc) + visit(2); }";
-        let folder = Folder::new(name);
-        fs::write(folder.0.join("app.c"), SOURCE).unwrap();
-        let built = folder.run(&format!("cc -O1 -g {options} -o app app.c"));
+        let dir = TestDir::new(name);
+        fs::write(dir.0.join("app.c"), SOURCE).unwrap();
+        let built = dir.run(&format!("cc -O1 -g {options} -o app app.c"));
         if !built {
             eprintln!("skipped: no C compiler");
         }
-        built.then_some(folder)
+        built.then_some(dir)
     }
 
     fn app(&self) -> PathBuf {
@@ -86,13 +86,13 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TestDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// `xz` of `PLAIN`.
+/// `PLAIN`, compressed with `xz`.
 const XZ: [u8; 92] = [
     0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x04, 0xe6, 0xd6, 0xb4, 0x46, 0x02, 0x00, 0x21, 0x01, 0x16,
     0x00, 0x00, 0x00, 0x74, 0x2f, 0xe5, 0xa3, 0xe0, 0x00, 0x2c, 0x00, 0x20, 0x5d, 0x00, 0x33, 0x1d, 0x49,
@@ -103,10 +103,10 @@ const XZ: [u8; 92] = [
 ];
 const PLAIN: &[u8] = b"functions functions functions of an ELF file\n";
 
-/// Random enough, and the same in every run.
-struct Dice(u64);
+/// Pseudo-random numbers, the same in every run.
+struct TestRandom(u64);
 
-impl Dice {
+impl TestRandom {
     fn roll(&mut self, sides: usize) -> usize {
         self.0 = self
             .0
@@ -115,45 +115,45 @@ impl Dice {
         (self.0 >> 33) as usize % sides
     }
 
-    /// Changes a few of the bytes, or cuts some off.
-    fn spoil(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut spoilt = bytes.to_vec();
+    /// Changes a few bytes, or truncates.
+    fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut mutated = bytes.to_vec();
         for _ in 0..1 + self.roll(4) {
-            let at = self.roll(spoilt.len());
+            let at = self.roll(mutated.len());
             match self.roll(5) {
-                0 => spoilt[at] = 0xff,
-                1 => spoilt[at] = 0,
-                2 => spoilt[at] ^= 1 << self.roll(8),
-                3 => spoilt[at] = self.roll(256) as u8,
-                _ => spoilt.truncate(at.max(1)),
+                0 => mutated[at] = 0xff,
+                1 => mutated[at] = 0,
+                2 => mutated[at] ^= 1 << self.roll(8),
+                3 => mutated[at] = self.roll(256) as u8,
+                _ => mutated.truncate(at.max(1)),
             }
         }
-        spoilt
+        mutated
     }
 }
 
-fn local(name: &'static str, at: u64) -> Sym {
-    Sym {
+fn local(name: &'static str, at: u64) -> ImageSymbol {
+    ImageSymbol {
         local: true,
-        ..Sym::new(name, at)
+        ..ImageSymbol::new(name, at)
     }
 }
 
-fn image(dynamic: Vec<Sym>, local: Vec<Sym>) -> ElfFile {
-    opened(&Image {
+fn image(dynamic: Vec<ImageSymbol>, local: Vec<ImageSymbol>) -> ElfFile {
+    opened(&ElfImage {
         dynamic,
         local,
         sections: true,
-        ..Image::default()
+        ..ElfImage::default()
     })
 }
 
 fn made_up() -> ElfFile {
     image(
         vec![
-            Sym::new("memalign", 0),
-            Sym::new("aligned_alloc", 0),
-            Sym::new("malloc", 16),
+            ImageSymbol::new("memalign", 0),
+            ImageSymbol::new("aligned_alloc", 0),
+            ImageSymbol::new("malloc", 16),
         ],
         vec![
             local("__libc_malloc", 16),
@@ -170,7 +170,7 @@ fn made_up() -> ElfFile {
 }
 
 #[test]
-fn exact_names() {
+fn exact_name_selection() {
     let (elf, path) = (made_up(), Path::new("made-up"));
     let names = |text| names(&elf, path, text);
     assert_eq!(names("malloc"), ["malloc"]);
@@ -193,8 +193,11 @@ fn exact_names() {
 }
 
 #[test]
-fn an_exported_function_hides_local_ones_of_its_name() {
-    let elf = image(vec![], vec![local("f", 0), Sym::new("f", 16), local("f", 32)]);
+fn exported_function_hides_local_ones_of_its_name() {
+    let elf = image(
+        vec![],
+        vec![local("f", 0), ImageSymbol::new("f", 16), local("f", 32)],
+    );
     let found = select(&elf, Path::new("made-up"), &pattern("f")).unwrap();
     assert_eq!(
         found.iter().map(|f| f.addr - elf.entry()).collect::<Vec<_>>(),
@@ -203,7 +206,7 @@ fn an_exported_function_hides_local_ones_of_its_name() {
 }
 
 #[test]
-fn patterns() {
+fn pattern_selection() {
     let (elf, path) = (made_up(), Path::new("made-up"));
     let names = |text| names(&elf, path, text);
     assert_eq!(names("*al*"), ["memalign", "malloc"], "the best name of each");
@@ -226,10 +229,10 @@ fn patterns() {
 }
 
 #[test]
-fn indirect_functions_are_told_by_each_of_their_names() {
-    let chosen = Sym {
+fn ifunc_symbols_are_marked_under_each_name() {
+    let chosen = ImageSymbol {
         kind: format::STT_GNU_IFUNC,
-        ..Sym::new("memcpy", 0)
+        ..ImageSymbol::new("memcpy", 0)
     };
     let elf = image(vec![chosen], vec![local("a", 0)]);
     for text in ["memcpy", "*"] {
@@ -239,7 +242,7 @@ fn indirect_functions_are_told_by_each_of_their_names() {
 }
 
 #[test]
-fn old_versions() {
+fn old_versions_are_dropped_if_there_is_a_default() {
     let versions = vec![local("f@OLD", 0), local("f@@NEW", 16), local("g@OLD", 32)];
     let elf = image(vec![], versions);
     let found = all(&elf, Path::new("made-up")).unwrap();
@@ -251,7 +254,7 @@ fn old_versions() {
 }
 
 #[test]
-fn which_function_an_address_is_in() {
+fn containing_finds_the_function_of_an_address() {
     let (elf, path) = (made_up(), Path::new("made-up"));
     let name = |at| containing(&elf, path, elf.entry() + at).unwrap().map(|f| f.name);
     assert_eq!(name(0).as_deref(), Some("memalign"));
@@ -263,7 +266,7 @@ fn which_function_an_address_is_in() {
 }
 
 #[test]
-fn near_names() {
+fn nearest_names_come_first() {
     let names = [
         "malloc",
         "calloc",
@@ -275,11 +278,11 @@ fn near_names() {
     let dynamic = names
         .iter()
         .zip(0..)
-        .map(|(name, at)| Sym::new(name, at * 16))
+        .map(|(name, at)| ImageSymbol::new(name, at * 16))
         .collect();
-    let elf = opened(&Image {
+    let elf = opened(&ElfImage {
         dynamic,
-        ..Image::default()
+        ..ElfImage::default()
     });
     assert_eq!(near(&elf, "mallok", 2), ["malloc", "calloc"]);
     assert_eq!(
@@ -294,7 +297,7 @@ fn near_names() {
 }
 
 #[test]
-fn near_names_as_people_write_them() {
+fn nearest_names_are_demangled() {
     let elf = made_up();
     assert_eq!(near(&elf, "net::Proxy::raed", 3), ["net::Proxy::read"]);
     assert_eq!(near(&elf, "Proxy::raed", 3), ["net::Proxy::read"]);
@@ -305,18 +308,18 @@ fn near_names_as_people_write_them() {
 }
 
 #[test]
-fn functions_of_a_stripped_program() {
-    let Some(folder) = Folder::with_program("stripped", "") else {
+fn stripped_program_has_functions_from_unwind_tables() {
+    let Some(dir) = TestDir::with_program("stripped", "") else {
         return;
     };
-    let path = folder.app();
+    let path = dir.app();
     let whole: Vec<FunctionSymbol> = ["inner", "visit", "main"]
         .iter()
         .flat_map(|name| select(&open(&path), &path, &pattern(name)).unwrap())
         .collect();
     assert_eq!(whole.len(), 3);
-    assert_eq!(folder.finds("fn_*"), [""; 0], "everything has a name");
-    assert!(folder.run("strip -s app"));
+    assert_eq!(dir.finds("fn_*"), [""; 0], "everything has a name");
+    assert!(dir.run("strip -s app"));
     let elf = open(&path);
     for function in whole {
         let name = format!("fn_{:#x}", function.addr);
@@ -337,7 +340,7 @@ fn functions_of_a_stripped_program() {
     }
     assert_eq!(names(&elf, &path, "inner"), [""; 0]);
     assert!(!elf.is_go());
-    // Without section headers the tables are found as the program itself finds them.
+    // Without section headers, the tables are found through PT_GNU_EH_FRAME.
     let mut bytes = fs::read(&path).unwrap();
     bytes[40..48].fill(0);
     let headless = ElfFile::open(file_with(&bytes), &path).unwrap();
@@ -352,65 +355,65 @@ fn functions_of_a_stripped_program() {
 }
 
 #[test]
-fn debug_files() {
-    let Some(folder) = Folder::with_program("debug", "-Wl,--build-id=none") else {
+fn debug_files_are_found() {
+    let Some(dir) = TestDir::with_program("debug", "-Wl,--build-id=none") else {
         return;
     };
     let linked = "objcopy --only-keep-debug app app.debug && strip -s app && objcopy --add-gnu-debuglink=app.debug app";
-    assert!(folder.run(linked));
-    assert_eq!(folder.finds("inner"), ["inner"]);
-    assert_eq!(folder.finds("vis*"), ["visit"]);
-    assert_eq!(nearest(&open(&folder.app()), &folder.app(), "vist", 1), ["visit"]);
-    assert!(folder.run("mkdir .debug && mv app.debug .debug"));
-    assert_eq!(folder.finds("inner"), ["inner"]);
-    assert!(folder.run("echo >> .debug/app.debug"));
-    assert_eq!(folder.finds("inner"), [""; 0], "another checksum");
-    assert!(folder.run("rm .debug/app.debug && mkfifo .debug/app.debug"));
-    assert_eq!(folder.finds("inner"), [""; 0], "a pipe that nobody writes to");
+    assert!(dir.run(linked));
+    assert_eq!(dir.finds("inner"), ["inner"]);
+    assert_eq!(dir.finds("vis*"), ["visit"]);
+    assert_eq!(nearest(&open(&dir.app()), &dir.app(), "vist", 1), ["visit"]);
+    assert!(dir.run("mkdir .debug && mv app.debug .debug"));
+    assert_eq!(dir.finds("inner"), ["inner"]);
+    assert!(dir.run("echo >> .debug/app.debug"));
+    assert_eq!(dir.finds("inner"), [""; 0], "another checksum");
+    assert!(dir.run("rm .debug/app.debug && mkfifo .debug/app.debug"));
+    assert_eq!(dir.finds("inner"), [""; 0], "a pipe that nobody writes to");
 }
 
 #[test]
-fn a_debug_file_of_another_build_does_not_count() {
-    let Some(folder) = Folder::with_program("build", "-Wl,--build-id=0x1234567890abcdef") else {
+fn debug_file_of_another_build_is_ignored() {
+    let Some(dir) = TestDir::with_program("build", "-Wl,--build-id=0x1234567890abcdef") else {
         return;
     };
     assert_eq!(
-        open(&folder.app()).build_id().unwrap(),
+        open(&dir.app()).build_id().unwrap(),
         0x1234567890abcdef_u64.to_be_bytes()
     );
-    assert!(folder.run("objcopy --only-keep-debug app app.debug; cc -O1 -Wl,--build-id=0xfe -o other app.c"));
-    assert!(folder.run("strip -s app && objcopy --add-gnu-debuglink=app.debug app"));
-    assert!(folder.run("echo >> app.debug"));
+    assert!(dir.run("objcopy --only-keep-debug app app.debug; cc -O1 -Wl,--build-id=0xfe -o other app.c"));
+    assert!(dir.run("strip -s app && objcopy --add-gnu-debuglink=app.debug app"));
+    assert!(dir.run("echo >> app.debug"));
     assert_eq!(
-        folder.finds("inner"),
+        dir.finds("inner"),
         ["inner"],
         "the build id is right, whatever the checksum"
     );
-    assert!(folder.run("mv other app.debug"));
-    assert_eq!(folder.finds("inner"), [""; 0]);
+    assert!(dir.run("mv other app.debug"));
+    assert_eq!(dir.finds("inner"), [""; 0]);
 }
 
 #[test]
-fn mini_debug_info() {
-    let Some(folder) = Folder::with_program("mini", "") else {
+fn mini_debug_info_is_read() {
+    let Some(dir) = TestDir::with_program("mini", "") else {
         return;
     };
     let packed = "objcopy --strip-debug app mini && strip -s app && xz mini &&
         objcopy --add-section .gnu_debugdata=mini.xz app";
-    if !folder.run(packed) {
+    if !dir.run(packed) {
         eprintln!("skipped: no xz");
         return;
     }
-    assert_eq!(folder.finds("inner"), ["inner"]);
-    assert_eq!(folder.finds("vis*"), ["visit"]);
-    let bytes = fs::read(folder.app()).unwrap();
-    let mut dice = Dice(1);
+    assert_eq!(dir.finds("inner"), ["inner"]);
+    assert_eq!(dir.finds("vis*"), ["visit"]);
+    let bytes = fs::read(dir.app()).unwrap();
+    let mut dice = TestRandom(1);
     for _ in 0..300 {
-        ask_everything(&dice.spoil(&bytes));
+        read_everything(&dice.mutate(&bytes));
     }
 }
 
-fn ask_everything(bytes: &[u8]) {
+fn read_everything(bytes: &[u8]) {
     let path = Path::new("made-up");
     let Ok(elf) = ElfFile::open(file_with(bytes), path) else {
         return;
@@ -423,22 +426,22 @@ fn ask_everything(bytes: &[u8]) {
 }
 
 #[test]
-fn unpacking() {
-    assert_eq!(stripped::unpacked(&XZ).as_deref(), Some(PLAIN));
-    assert_eq!(stripped::unpacked(b""), None);
-    let mut dice = Dice(1);
+fn decompression_of_mutated_data() {
+    assert_eq!(stripped::decompressed(&XZ).as_deref(), Some(PLAIN));
+    assert_eq!(stripped::decompressed(b""), None);
+    let mut dice = TestRandom(1);
     for _ in 0..4000 {
-        let spoilt = dice.spoil(&XZ);
-        // Whatever slips through the checksums must be what was packed.
+        let mutated = dice.mutate(&XZ);
+        // Data that passes the checksums must be the original.
         assert!(
-            stripped::unpacked(&spoilt).is_none_or(|bytes| bytes == PLAIN),
-            "{spoilt:x?}"
+            stripped::decompressed(&mutated).is_none_or(|bytes| bytes == PLAIN),
+            "{mutated:x?}"
         );
     }
 }
 
 #[test]
-fn links_to_debug_files() {
+fn debug_links_are_parsed() {
     let name =
         |bytes: &[u8]| stripped::DebugLink::parse(bytes).map(|link| (link.name.to_owned(), link.checksum));
     assert_eq!(
@@ -461,10 +464,14 @@ fn links_to_debug_files() {
 }
 
 #[test]
-fn where_debug_files_are() {
+fn debug_file_paths() {
     let of = |path: &str| {
-        let place = stripped::DebugFileSearch::of(Path::new(path));
-        let paths = [place.by_id(&[0xab, 0xcd]), place.by_name("app.debug".as_ref())].concat();
+        let search = stripped::DebugFileSearch::of(Path::new(path));
+        let paths = [
+            search.paths_by_id(&[0xab, 0xcd]),
+            search.paths_by_name("app.debug".as_ref()),
+        ]
+        .concat();
         paths
             .iter()
             .map(|path| path.display().to_string())
@@ -488,8 +495,8 @@ fn where_debug_files_are() {
     assert_eq!(of("/proc/17/root/nowhere/bin/app"), container);
 }
 
-/// Unwind tables of: a function of 16 bytes at 0x1000, the rest of it at 0x2000 where its frame stands already, and another
-/// function at 0x1010.
+/// Unwind tables of a function of 16 bytes at 0x1000, its cold part at 0x2000 with a complete frame, and
+/// another function at 0x1010.
 fn unwind_tables() -> Vec<u8> {
     let mut table = Vec::new();
     let mut add = |content: &[u8]| {
@@ -516,14 +523,14 @@ fn unwind_tables() -> Vec<u8> {
 }
 
 #[test]
-fn unwinding() {
+fn unwind_tables_have_functions_but_not_cold_parts() {
     let extent = |addr| FrameExtent { addr, size: 16 };
     let table = unwind_tables();
     assert_eq!(frames::read(0x5000, &table), [extent(0x1000), extent(0x1010)]);
-    let mut dice = Dice(1);
+    let mut dice = TestRandom(1);
     for _ in 0..20_000 {
-        let spoilt = dice.spoil(&table);
-        assert!(frames::read(0x5000, &spoilt).len() <= spoilt.len() / 8);
+        let mutated = dice.mutate(&table);
+        assert!(frames::read(0x5000, &mutated).len() <= mutated.len() / 8);
     }
 }
 
@@ -562,7 +569,7 @@ fn go_table(is_old: bool) -> Vec<u8> {
 }
 
 #[test]
-fn go_programs() {
+fn go_function_tables() {
     for is_old in [false, true] {
         let table = go_table(is_old);
         let layout = go::GoTableLayout::parse(&table).unwrap();
@@ -574,21 +581,21 @@ fn go_programs() {
             found,
             [(&b"main.main"[..], 0x40_1000, 32), (b"main.visit", 0x40_1020, 16)]
         );
-        let mut dice = Dice(1);
+        let mut dice = TestRandom(1);
         for _ in 0..20_000 {
-            let spoilt = dice.spoil(&table);
+            let mutated = dice.mutate(&table);
             let found =
-                go::GoTableLayout::parse(&spoilt).map_or(0, |layout| layout.functions(&spoilt).count());
-            assert!(found <= spoilt.len());
+                go::GoTableLayout::parse(&mutated).map_or(0, |layout| layout.functions(&mutated).count());
+            assert!(found <= mutated.len());
         }
     }
 }
 
 #[test]
-fn words_that_mangled_names_have() {
-    let certain = |text| words::certain(&pattern(text)).map(str::to_owned);
-    assert_eq!(certain("net::Proxy::read(int)").as_deref(), Some("Proxy"));
-    assert_eq!(certain("*oxy*").as_deref(), Some("oxy"));
+fn required_text_of_patterns() {
+    let required = |text| mangling::required_text(&pattern(text)).map(str::to_owned);
+    assert_eq!(required("net::Proxy::read(int)").as_deref(), Some("Proxy"));
+    assert_eq!(required("*oxy*").as_deref(), Some("oxy"));
     for nothing in [
         "*",
         "std::string",
@@ -598,11 +605,11 @@ fn words_that_mangled_names_have() {
         "1*2",
         "/Proxy/",
     ] {
-        assert_eq!(certain(nothing), None, "{nothing}");
+        assert_eq!(required(nothing), None, "{nothing}");
     }
 }
 
-/// How many forms of the mangled names of a file there are, and those that the filter would miss.
+/// The number of demangled forms of all mangled names of a file, and the forms that the filter would miss.
 fn missed_forms(path: &Path) -> (usize, Vec<String>) {
     let elf = open(path);
     let tables = SymbolTables::read(&elf, path).unwrap();
@@ -618,7 +625,7 @@ fn missed_forms(path: &Path) -> (usize, Vec<String>) {
     let missed = forms.filter(|(symbol, form)| {
         count += 1;
         let pattern = NamePattern::Exact(form.clone());
-        words::certain(&pattern).is_some_and(|word| !symbol.contains(word))
+        mangling::required_text(&pattern).is_some_and(|word| !symbol.contains(word))
     });
     let missed = missed
         .map(|(symbol, form)| format!("{form} of {symbol}"))
@@ -627,7 +634,7 @@ fn missed_forms(path: &Path) -> (usize, Vec<String>) {
 }
 
 #[test]
-fn no_readable_name_is_missed() {
+fn required_text_misses_no_demangled_name() {
     let Some(path) = find_library("libstdc++") else {
         eprintln!("skipped: no libstdc++");
         return;

@@ -16,8 +16,8 @@ use crate::error::Failure;
 const MAX_SUGGESTED: usize = 5;
 /// Suffixes of systemd units that have control groups.
 const UNIT_SUFFIXES: [&str; 3] = [".service", ".scope", ".slice"];
-/// Paths are kept after their control groups are removed, because events may be read late. The cache is dropped when
-/// it has more entries than this.
+/// Paths are kept after their control groups are removed, because events may be read late. The cache is
+/// dropped when it has more entries than this.
 const MAX_CACHED: usize = 1 << 16;
 /// Shortest time between two walks of the hierarchy.
 const WALK_PAUSE: Duration = Duration::from_secs(1);
@@ -54,9 +54,9 @@ impl Cgroups {
         }
     }
 
-    /// The path of a control group, `/` for the root. `id` is what `bpf_get_current_cgroup_id` returns, which is the
-    /// inode number of the directory. Looks at the control group of `pid` first, which is cheap and finds groups that
-    /// are newer than the last walk.
+    /// The path of a control group, `/` for the root. `id` is what `bpf_get_current_cgroup_id` returns, which
+    /// is the inode number of the directory. Looks at the control group of `pid` first, which is cheap and
+    /// finds groups that are newer than the last walk.
     pub fn path_of(&mut self, id: u64, pid: u32) -> Option<String> {
         if !self.paths.contains_key(&id)
             && let Ok(Some(path)) = cgroup_of(Path::new("/proc"), pid)
@@ -76,8 +76,8 @@ impl Cgroups {
         Ok(path.map(|path| self.directory(&path)))
     }
 
-    /// The directory of a control group that the user names: a full path, or a path below the root of cgroup2, with or
-    /// without a leading slash.
+    /// The directory of a control group that the user names: a full path, or a path below the root of
+    /// cgroup2, with or without a leading slash.
     ///
     /// # Errors
     /// There is no such control group; the hint suggests similar ones.
@@ -94,7 +94,8 @@ impl Cgroups {
             let failure = Failure::failed(format!("no control group {path:?} in {root}"));
             return Err(failure.hint(self.suggestion(path)).into());
         }
-        // All mounts of cgroup2 are one file system, so the device number excludes cgroup v1 and everything else.
+        // All mounts of cgroup2 are one file system, so the device number excludes cgroup v1 and everything
+        // else.
         let is_cgroup2 =
             |path: &PathBuf| path.is_dir() && self::device(path).is_ok_and(|other| other == device);
         existing.into_iter().find(is_cgroup2).ok_or_else(|| {
@@ -128,8 +129,8 @@ impl Cgroups {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// The hint for a control group that does not exist: groups elsewhere in the hierarchy, or systemd units, of that
-    /// name.
+    /// The hint for a control group that does not exist: groups elsewhere in the hierarchy, or systemd units,
+    /// of that name.
     fn suggestion(&self, path: &str) -> String {
         let wanted = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         let mut similar = BTreeSet::new();
@@ -174,8 +175,8 @@ pub(super) fn read_memberships(proc_root: &Path, pid: u32) -> io::Result<String>
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The cgroup v2 path of a process or thread, such as `/system.slice/cron.service`, as this process's cgroup namespace
-/// shows it. `None` if the kernel has no cgroup v2.
+/// The cgroup v2 path of a process or thread, such as `/system.slice/cron.service`, as this process's cgroup
+/// namespace shows it. `None` if the kernel has no cgroup v2.
 fn cgroup_of(proc_root: &Path, pid: u32) -> io::Result<Option<String>> {
     let text = read_memberships(proc_root, pid)?;
     Ok(memberships(&text)

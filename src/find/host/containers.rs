@@ -1,7 +1,7 @@
 //! Running containers: the processes and control groups that `--container NAME` names.
 //!
-//! A container is one control group whose name contains the container's id. Ids come from the control groups of
-//! running processes, names from the files in which the runtimes keep them; no runtime is contacted.
+//! A container is one control group whose name contains the container's id. Ids come from the control groups
+//! of running processes, names from the files in which the runtimes keep them; no runtime is contacted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
@@ -48,8 +48,8 @@ pub fn find_container(name_or_id: &str) -> Result<RunningContainer> {
     ContainerRuntimes::new()?.find(name_or_id)
 }
 
-/// The id of the innermost container in a cgroup path: 64 hexadecimal digits for docker, podman, containerd and CRI-O,
-/// the name for LXC, and for systemd-nspawn the name with its `\x2d` escapes.
+/// The id of the innermost container in a cgroup path: 64 hexadecimal digits for docker, podman, containerd
+/// and CRI-O, the name for LXC, and for systemd-nspawn the name with its `\x2d` escapes.
 pub fn container_id(cgroup_path: &str) -> Option<&str> {
     containers_in(cgroup_path).last().map(|(id, _)| id)
 }
@@ -149,7 +149,8 @@ impl ContainerRuntimes {
         Some(name.trim_start_matches('/').to_owned())
     }
 
-    /// podman and CRI-O keep an array of `{"id": ..., "names": [...]}`, with containers of `run --rm` in a second file.
+    /// podman and CRI-O keep an array of `{"id": ..., "names": [...]}`, with containers of `run --rm` in a
+    /// second file.
     fn podman_names(&self) -> HashMap<String, String> {
         let files =
             ["containers.json", "volatile-containers.json"].map(|file| read_json(&self.podman.join(file)));
@@ -303,8 +304,8 @@ fn id_in<'a>(parent: &str, name: &'a str) -> Option<&'a str> {
         .filter(|id| !id.is_empty())
 }
 
-/// `docker-ID.scope`, `cri-containerd-ID.scope`, `crio-ID`, `kubepods.slice:cri-containerd:ID`, or the id alone. The
-/// monitor of a podman or CRI-O container, `libpod-conmon-ID.scope`, is not in the container.
+/// `docker-ID.scope`, `cri-containerd-ID.scope`, `crio-ID`, `kubepods.slice:cri-containerd:ID`, or the id
+/// alone. The monitor of a podman or CRI-O container, `libpod-conmon-ID.scope`, is not in the container.
 fn hash_in(name: &str) -> Option<&str> {
     let stem = name.strip_suffix(".scope").unwrap_or(name);
     let (runtime, id) = stem.rsplit_once(['-', ':']).unwrap_or(("", stem));

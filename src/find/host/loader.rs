@@ -1,16 +1,17 @@
 //! Which file the dynamic loader or the shell would find for a name, without running `ldd` or `which`.
 //!
-//! Follows the rules of glibc, and those of musl for programs that use musl's loader. Programs that gain privileges at
-//! start are treated like others, although the loader ignores the environment for them.
+//! Follows the rules of glibc, and those of musl for programs that use musl's loader. Programs that gain
+//! privileges at start are treated like others, although the loader ignores the environment for them.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
-use super::proc::{FileId, open_regular};
+use super::object_file::ObjectFile;
 use crate::find::elf::ElfFile;
 use cache::{LibraryCandidate, LoaderCache};
 pub use closure::closure;
@@ -24,9 +25,14 @@ mod tests;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The file of a library by its short name (`c`, `libc`, `libssl`) or its soname (`libc.so.6`). If there are several
-/// versions, the newest.
+/// The file of a library by its short name (`c`, `libc`, `libssl`) or its soname (`libc.so.6`). If there are
+/// several versions, the newest.
 pub fn find_library(name: &str) -> Option<PathBuf> {
+    open_library(name).map(|library| library.path)
+}
+
+/// As [`find_library`], but opened, with its ELF headers parsed.
+pub fn open_library(name: &str) -> Option<ObjectFile> {
     let cache = LoaderCache::host();
     let dirs = arch::LIBRARY_DIRS.map(Path::new);
     library_stems(name).iter().find_map(|stem| {
@@ -38,8 +44,8 @@ pub fn find_library(name: &str) -> Option<PathBuf> {
     })
 }
 
-/// True if this file is the library or program of that name: `libc` for `libc.so.6`, `ssl` for `libssl.so.3`. musl's
-/// loader is its C library.
+/// True if this file is the library or program of that name: `libc` for `libc.so.6`, `ssl` for `libssl.so.3`.
+/// musl's loader is its C library.
 pub fn is_called(path: &Path, name: &str) -> bool {
     let file = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let stem = file.split(".so").next().unwrap_or(file);
@@ -55,13 +61,15 @@ pub fn is_called(path: &Path, name: &str) -> bool {
     file == name || (file.contains(".so") && is_library) || (is_musl && matches!(name, "c" | "libc"))
 }
 
-/// The program that a shell would run for `name`: a path if it contains a slash, else the first match in `PATH`.
+/// The program that a shell would run for `name`: a path if it contains a slash, else the first match in
+/// `PATH`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     find_program_in(OsStr::new(name), &path)
 }
 
-/// The names that [`find_library`] and [`find_program`] accept, without versions: `libssl`, `bash`. Unordered.
+/// The names that [`find_library`] and [`find_program`] accept, without versions: `libssl`, `bash`.
+/// Unordered.
 pub fn names() -> Vec<String> {
     let cache = LoaderCache::host();
     let stem = |(soname, ..): (&str, _, _)| soname.split(".so").next().map(str::to_owned);
@@ -87,8 +95,8 @@ fn library_stems(name: &str) -> Vec<String> {
     }
 }
 
-/// The version of `soname` if it belongs to `stem`, as `libssl.so.1.1` belongs to `libssl` and to `libssl.so.1`. Empty,
-/// which is the lowest, for a soname without version.
+/// The version of `soname` if it belongs to `stem`, as `libssl.so.1.1` belongs to `libssl` and to
+/// `libssl.so.1`. Empty, which is the lowest, for a soname without version.
 fn version_of(soname: &str, stem: &str) -> Option<Vec<u64>> {
     let rest = soname.strip_prefix(stem)?;
     let rest = if stem.contains(".so") {
@@ -103,16 +111,15 @@ fn version_of(soname: &str, stem: &str) -> Option<Vec<u64>> {
     Some(version.split('.').map(|part| part.parse().unwrap_or(0)).collect())
 }
 
-/// The newest version, in its variant for the best processor. Skips files that are not libraries for this machine:
-/// linker scripts are called `libc.so` too.
-fn newest(stem: &str, mut candidates: Vec<LibraryCandidate>) -> Option<PathBuf> {
+/// The newest version, in its variant for the best processor. Skips files that are not libraries for this
+/// machine: linker scripts are called `libc.so` too.
+fn newest(stem: &str, mut candidates: Vec<LibraryCandidate>) -> Option<ObjectFile> {
     candidates.sort_by_cached_key(|candidate| {
         std::cmp::Reverse((version_of(&candidate.soname, stem), candidate.level))
     });
     candidates
-        .into_iter()
-        .map(|candidate| candidate.path)
-        .find(|path| open_elf(path).is_ok())
+        .iter()
+        .find_map(|candidate| Some(open_elf(&candidate.path).ok()?.0))
 }
 
 fn libraries_in(dir: &Path, stem: &str) -> Vec<LibraryCandidate> {
@@ -131,9 +138,9 @@ fn libraries_in(dir: &Path, stem: &str) -> Vec<LibraryCandidate> {
 }
 
 /// musl's loader is its C library.
-fn musl_libc() -> Option<PathBuf> {
-    let path = PathBuf::from(format!("/lib/ld-musl-{}.so.1", arch::NAME));
-    path.exists().then_some(path)
+fn musl_libc() -> Option<ObjectFile> {
+    let path = format!("/lib/ld-musl-{}.so.1", arch::NAME);
+    Some(open_elf(Path::new(&path)).ok()?.0)
 }
 
 fn find_program_in(name: &OsStr, path: &OsStr) -> Option<PathBuf> {
@@ -153,8 +160,9 @@ fn is_program(path: &Path) -> bool {
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-fn open_elf(path: &Path) -> Result<(ElfFile, FileId)> {
-    let file = open_regular(path).with_context(|| format!("failed to open {}", path.display()))?;
-    let id = FileId::of(&file).with_context(|| format!("failed to read {}", path.display()))?;
-    Ok((ElfFile::open(file, path)?, id))
+/// Opens a file and parses its ELF headers.
+fn open_elf(path: &Path) -> Result<(ObjectFile, Rc<ElfFile>)> {
+    let object = ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()))?;
+    let elf = object.elf()?;
+    Ok((object, elf))
 }

@@ -30,7 +30,8 @@ pub fn read() -> Result<Vec<MountEntry>> {
     Ok(parse(&text))
 }
 
-/// Where cgroup2 is mounted. If several mounts show it, one of the whole hierarchy is preferred to one of a part.
+/// Where cgroup2 is mounted. If several mounts show it, one of the whole hierarchy is preferred to one of a
+/// part.
 pub fn cgroup2_root(mounts: &[MountEntry]) -> Option<PathBuf> {
     let cgroup2 = mounts.iter().filter(|mount| mount.fs_type == "cgroup2");
     let root = cgroup2.min_by_key(|mount| mount.root != "/")?;
@@ -46,7 +47,8 @@ pub fn hidepid(mounts: &[MountEntry]) -> Option<&str> {
     (!matches!(option, "hidepid=0" | "hidepid=off")).then_some(option)
 }
 
-/// Lines `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [OPTIONAL...] - TYPE SOURCE SUPER-OPTIONS`. Others are skipped.
+/// Lines `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [OPTIONAL...] - TYPE SOURCE SUPER-OPTIONS`. Others are
+/// skipped.
 fn parse(text: &[u8]) -> Vec<MountEntry> {
     let text = String::from_utf8_lossy(text);
     let entry = |line: &str| {

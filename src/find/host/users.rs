@@ -1,4 +1,4 @@
-//! User names and numbers, from `/etc/passwd` alone: a static glibc binary cannot ask the name service.
+//! User names and UIDs, from `/etc/passwd` only: a static glibc binary cannot use the name service switch.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::error::Failure;
 
-/// The users of `/etc/passwd`, by name and by number.
+/// The users of `/etc/passwd`, by name and by UID.
 #[derive(Debug, Default)]
 pub struct UserNames {
     by_name: HashMap<String, u32>,
@@ -16,39 +16,38 @@ pub struct UserNames {
 }
 
 impl UserNames {
-    /// Reads `/etc/passwd`; without that file there are no names, and numbers still work.
+    /// Reads `/etc/passwd`. Without that file only UIDs are known.
     pub fn load() -> UserNames {
         UserNames::at(Path::new("/etc/passwd"))
     }
 
-    /// Reads a file of the form of `/etc/passwd`; one that cannot be read has no users.
+    /// Reads a file in the format of `/etc/passwd`. A file that cannot be read has no users.
     pub fn at(path: &Path) -> UserNames {
         UserNames::parse(&fs::read(path).unwrap_or_default())
     }
 
-    /// The number of a user who is given by number (taken as it is) or by name.
+    /// The UID of a user given by UID, which is not looked up, or by name.
     ///
-    /// Fails for a name that is not in `/etc/passwd`.
-    pub fn uid(&self, name_or_number: &str) -> Result<u32> {
-        if let Some(uid) = number(name_or_number.as_bytes()) {
+    /// # Errors
+    /// The name is not in `/etc/passwd`.
+    pub fn uid(&self, name_or_uid: &str) -> Result<u32> {
+        if let Some(uid) = number(name_or_uid.as_bytes()) {
             return Ok(uid);
         }
-        match self.by_name.get(name_or_number) {
+        match self.by_name.get(name_or_uid) {
             Some(&uid) => Ok(uid),
-            None => Err(
-                Failure::failed(format!("no user {name_or_number:?} in /etc/passwd"))
-                    .hint("give users of a directory service by UID, as `id -u NAME` prints it")
-                    .into(),
-            ),
+            None => Err(Failure::failed(format!("no user {name_or_uid:?} in /etc/passwd"))
+                .hint("give users of a directory service by UID, as `id -u NAME` prints it")
+                .into()),
         }
     }
 
-    /// The name of a user, where it is known.
+    /// The name of a user, if known.
     pub fn name(&self, uid: u32) -> Option<&str> {
         self.by_uid.get(&uid).map(String::as_str)
     }
 
-    /// The first line wins for a name and for a number, as in the C library.
+    /// The first line of a name or UID wins, as in the C library.
     fn parse(text: &[u8]) -> UserNames {
         let mut users = UserNames::default();
         for (name, uid) in text.split(|&byte| byte == b'\n').filter_map(entry) {
@@ -59,10 +58,8 @@ impl UserNames {
     }
 }
 
-/// Name and number of one line `name:password:uid:...`.
-///
-/// Names are printed later on, so a line with a name that could disturb a terminal is passed over, as are the
-/// `+name` and `-name` lines of NIS.
+/// Name and UID of one line `name:password:uid:...`. Skips names with control characters, because names are
+/// printed, and the `+name` and `-name` lines of NIS.
 fn entry(line: &[u8]) -> Option<(&str, u32)> {
     let mut fields = line.split(|&byte| byte == b':');
     let name = std::str::from_utf8(fields.next()?).ok()?;
@@ -71,7 +68,7 @@ fn entry(line: &[u8]) -> Option<(&str, u32)> {
     plain.then_some((name, uid))
 }
 
-/// A decimal number without sign or blanks.
+/// Parses a decimal number without sign or blanks.
 fn number(text: &[u8]) -> Option<u32> {
     let digits = std::str::from_utf8(text).ok()?;
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -85,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_numbers() {
+    fn names_and_uids() {
         let users =
             UserNames::parse(b"root:x:0:0:root:/root:/bin/bash\nbob:x:1000:1000::/home/bob:/bin/sh\n");
         assert_eq!(users.uid("root").unwrap(), 0);
@@ -96,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_wins() {
+    fn first_line_wins() {
         let users = UserNames::parse(b"root:x:0:0\ntoor:x:0:0\nroot:x:5:5\n");
         assert_eq!(users.name(0), Some("root"));
         assert_eq!(users.uid("toor").unwrap(), 0);
@@ -104,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_says_what_works() {
+    fn unknown_name_has_a_hint() {
         let error = UserNames::default().uid("bob\x1b").unwrap_err();
         let failure = Failure::of(&error);
         assert_eq!(failure.message, "no user \"bob\\u{1b}\" in /etc/passwd");
@@ -115,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_lines_are_passed_over() {
+    fn malformed_lines_are_skipped() {
         let text = b"\n:x:1:1\nnouid\nshort:x\nbad:x:one:1\nneg:x:-1:1\n\
             esc\x1b[2J:x:2:2\n\xff\xfe:x:3:3\n+nis:x:4:4\nlast:x:6";
         let users = UserNames::parse(text);
@@ -123,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_has_no_users() {
+    fn missing_file_has_no_users() {
         assert!(UserNames::at(Path::new("/nonexistent/passwd")).by_uid.is_empty());
     }
 }

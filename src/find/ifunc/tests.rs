@@ -20,24 +20,24 @@ fn addr_of(elf: &ElfFile, name: &str) -> u64 {
     elf.lookup(&[name]).unwrap()[0].as_ref().unwrap().addr
 }
 
-/// A `/proc` of one process that maps libc's code, and whose memory holds what the test wrote.
-struct MadeUp {
-    folder: PathBuf,
+/// A made-up `/proc` with one process that maps libc's code, and whose memory the test writes.
+struct MadeUpProcess {
+    dir: PathBuf,
     memory: fs::File,
 }
 
-impl MadeUp {
+impl MadeUpProcess {
     const PID: u32 = 7;
-    const MOVED: u64 = 0x1000_0000;
+    const LOAD_BIAS: u64 = 0x1000_0000;
 
-    fn new(name: &str, object: &ObjectFile, elf: &ElfFile) -> MadeUp {
-        let folder = std::env::temp_dir().join(format!("find-ifunc-{name}-{}", std::process::id()));
-        let process = folder.join(Self::PID.to_string());
-        let _ = fs::remove_dir_all(&folder);
+    fn new(name: &str, object: &ObjectFile, elf: &ElfFile) -> MadeUpProcess {
+        let dir = std::env::temp_dir().join(format!("find-ifunc-{name}-{}", std::process::id()));
+        let process = dir.join(Self::PID.to_string());
+        let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&process).unwrap();
         symlink("/", process.join("root")).unwrap();
         let code = elf.offset_of(addr_of(elf, "malloc")).unwrap() & !0xfff;
-        let start = elf.address_of(code).unwrap() + Self::MOVED;
+        let start = elf.address_of(code).unwrap() + Self::LOAD_BIAS;
         let path = object.path.canonicalize().unwrap();
         let maps = format!(
             "{start:x}-{:x} r-xp {code:x} 0:1 {} {}\n",
@@ -48,75 +48,75 @@ impl MadeUp {
         fs::write(process.join("maps"), maps).unwrap();
         let memory = fs::File::create(process.join("mem")).unwrap();
         memory.set_len(1 << 40).unwrap();
-        MadeUp { folder, memory }
+        MadeUpProcess { dir, memory }
     }
 
-    /// Fills every slot of the resolver at `addr`.
+    /// Writes every slot of the resolver at `addr`.
     fn fill(&self, elf: &ElfFile, addr: u64, value: impl Fn(&PointerSlot) -> u64) {
         let slots = elf.slots().unwrap();
         let mine: Vec<&PointerSlot> = slots
             .iter()
-            .filter(|slot| slot.binding == SlotBinding::Chosen(addr))
+            .filter(|slot| slot.binding == SlotBinding::Resolver(addr))
             .collect();
         assert!(!mine.is_empty());
         for slot in mine {
             self.memory
-                .write_all_at(&value(slot).to_le_bytes(), slot.addr + Self::MOVED)
+                .write_all_at(&value(slot).to_le_bytes(), slot.addr + Self::LOAD_BIAS)
                 .unwrap();
         }
     }
 
     fn resolve(&self, object: &ObjectFile, elf: &ElfFile, functions: &[FunctionSymbol]) -> HashMap<u64, u64> {
-        resolve(&Proc::at(&self.folder), object, elf, functions, &[Self::PID])
+        resolve(&Proc::at(&self.dir), object, elf, functions, &[Self::PID])
     }
 }
 
-impl Drop for MadeUp {
+impl Drop for MadeUpProcess {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
 #[test]
-fn only_code_of_the_file_counts() {
+fn slots_must_point_to_code_of_the_file() {
     let (object, elf, ifuncs) = libc();
-    let process = MadeUp::new("code", &object, &elf);
+    let process = MadeUpProcess::new("code", &object, &elf);
     let resolver = addr_of(&elf, "strlen");
     let malloc = addr_of(&elf, "malloc");
     let strlen = |value: u64| {
         process.fill(&elf, resolver, |_| value);
         process.resolve(&object, &elf, &ifuncs).get(&resolver).copied()
     };
-    assert_eq!(strlen(malloc + MadeUp::MOVED), Some(malloc));
+    assert_eq!(strlen(malloc + MadeUpProcess::LOAD_BIAS), Some(malloc));
     assert_eq!(strlen(0), None);
     assert_eq!(strlen(malloc), None);
-    assert_eq!(strlen(resolver + MadeUp::MOVED), None);
+    assert_eq!(strlen(resolver + MadeUpProcess::LOAD_BIAS), None);
     assert_eq!(strlen(u64::MAX), None);
     process.fill(&elf, resolver, |slot| {
-        elf.word(slot.addr).unwrap() + MadeUp::MOVED
+        elf.word(slot.addr).unwrap() + MadeUpProcess::LOAD_BIAS
     });
     assert_eq!(process.resolve(&object, &elf, &ifuncs), HashMap::new());
 }
 
 #[test]
-fn a_process_that_cannot_be_read_tells_nothing() {
+fn unreadable_process_has_no_targets() {
     let (object, elf, ifuncs) = libc();
-    let process = MadeUp::new("refused", &object, &elf);
-    fs::remove_file(process.folder.join("7/mem")).unwrap();
+    let process = MadeUpProcess::new("refused", &object, &elf);
+    fs::remove_file(process.dir.join("7/mem")).unwrap();
     assert_eq!(process.resolve(&object, &elf, &ifuncs), HashMap::new());
-    fs::write(process.folder.join("7/maps"), "").unwrap();
+    fs::write(process.dir.join("7/maps"), "").unwrap();
     assert_eq!(process.resolve(&object, &elf, &ifuncs), HashMap::new());
 }
 
 #[test]
-fn a_real_process_tells_which_functions_it_calls() {
+fn targets_in_a_real_process() {
     let (object, elf, ifuncs) = libc();
     let mut cat = Command::new("cat")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // It is past its loader when it answers.
+    // Its loader has run when it answers.
     cat.stdin.as_mut().unwrap().write_all(b"?").unwrap();
     cat.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     let found = resolve(&Proc::host(), &object, &elf, &ifuncs, &[cat.id()]);
@@ -134,7 +134,7 @@ fn a_real_process_tells_which_functions_it_calls() {
 }
 
 #[test]
-fn a_name_with_an_old_version_is_not_enough() {
+fn names_with_an_old_version_are_ambiguous() {
     let (object, elf, mut functions) = libc();
     let versioned = elf.versioned_names().unwrap();
     let name = versioned.iter().next().unwrap().clone();

@@ -67,7 +67,7 @@ fn targets_and_functions() {
 }
 
 #[test]
-fn prefixes() {
+fn prefixes_select_the_moment() {
     for (text, at) in [
         ("p:libc:malloc", ProbeMoment::Entry),
         ("uprobe:libc:malloc", ProbeMoment::Entry),
@@ -89,7 +89,7 @@ fn prefixes() {
 }
 
 #[test]
-fn instructions() {
+fn offsets_and_addresses() {
     let at = |name, offset| ProbeSubject::Function {
         name: exact(name),
         offset,
@@ -103,7 +103,7 @@ fn instructions() {
 }
 
 #[test]
-fn markers() {
+fn usdt_probes() {
     let python = || Some("python3".to_owned());
     for text in ["usdt:python3:python:gc__start", "u:python3:python:gc__start"] {
         assert_eq!(
@@ -135,72 +135,122 @@ fn markers() {
 }
 
 #[test]
-fn what_is_wrong_and_what_is_right() {
-    for (text, expected) in [
+fn regex_syntax() {
+    let parts = |text: &str| {
+        let spec = parse_as(text, PatternSyntax::Regex).unwrap();
+        (spec.moment, spec.target, spec.subject)
+    };
+    for (text, target, pattern) in [
+        ("libc:^mem(cpy|set)$", "libc", "^mem(cpy|set)$"),
+        ("app:^net::Proxy", "app", "^net::Proxy"),
         (
-            "",
-            r#"failed to understand "": no function at column 1; write TARGET:FUNCTION"#,
+            "app:^net::Proxy::(read|write)",
+            "app",
+            "^net::Proxy::(read|write)",
         ),
-        (
-            "libc:",
-            r#"failed to understand "libc:": no function at column 6; write TARGET:FUNCTION"#,
-        ),
-        (
-            "é:",
-            r#"failed to understand "é:": no function at column 3; write TARGET:FUNCTION"#,
-        ),
-        ("libc::", "no function at column 7; write TARGET:FUNCTION"),
-        (
-            "::malloc",
-            "one colon too many at column 2; write TARGET:FUNCTION",
-        ),
-        (
-            "/usr/bin/app",
-            r#""/usr/bin/app" names no function; write /usr/bin/app:FUNCTION"#,
-        ),
-        ("r:./app", r#""./app" names no function; write ./app:FUNCTION"#),
-        ("libc:0x", r#""0x" at column 6 is no address; write it as 0x1234"#),
-        ("libc:0x12345678123456789", "is no address"),
-        ("libc:0x+5", "is no address"),
-        (
-            "libc:malloc+",
-            r#""" at column 13 is no number of bytes; write NAME+0x10 or NAME+16"#,
-        ),
-        ("libc:malloc+ten", r#""ten" at column 13 is no number of bytes"#),
-        ("libc:malloc+0x", "is no number of bytes"),
-        ("libc:malloc+99999999999999999999", "is no number of bytes"),
-        ("libc:+16", "no function at column 6"),
-        (
-            "libc:mem*+16",
-            "bytes can only be added to one exact name; mem* is a pattern",
-        ),
-        (
-            "libc:/mem",
-            "the regular expression at column 6 has no end; write it between slashes: /^mem/",
-        ),
-        ("libc://", "has no end"),
-        ("libc:/(/", "bad regular expression at column 7: "),
-        (
-            "u:",
-            "no name at column 3; write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME",
-        ),
-        ("usdt:python3:", "no name at column 14"),
-        ("usdt:python3:python:", "no name at column 21"),
-        (
-            "usdt:a:b:c:d",
-            "one part too many at column 11; write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME",
-        ),
+        ("^net::Proxy", "", "^net::Proxy"),
+        (":^net::Proxy", "", "^net::Proxy"),
+        ("libc:[[:alpha:]]+_r$", "libc", "[[:alpha:]]+_r$"),
+        (r"/opt/a\:b:f+", "/opt/a:b", "f+"),
+        ("app:0x12", "app", "0x12"),
     ] {
+        let target = (!target.is_empty()).then(|| target.to_owned());
+        assert_eq!(
+            parts(text),
+            (ProbeMoment::Any, target, function(regex(pattern))),
+            "{text}"
+        );
+    }
+    assert_eq!(parts("r:app:^a::b").0, ProbeMoment::Return);
+    assert_eq!(parts("u:app:^gc").2, usdt(NamePattern::any(), regex("^gc")));
+    assert_eq!(parts("u:app:python:^gc").2, usdt(exact("python"), regex("^gc")));
+}
+
+#[test]
+fn regex_syntax_reports_columns_of_the_text() {
+    let message = |text: &str| format!("{:#}", parse_as(text, PatternSyntax::Regex).unwrap_err());
+    assert!(
+        message("app:(").starts_with("failed to parse \"app:(\": invalid regular expression at column 5: ")
+    );
+    assert!(message("app:").contains("missing function at column 5"));
+}
+
+/// Specs, and parts of their messages.
+const MESSAGES: [(&str, &str); 23] = [
+    (
+        "",
+        r#"failed to parse "": missing function at column 1; write TARGET:FUNCTION"#,
+    ),
+    (
+        "libc:",
+        r#"failed to parse "libc:": missing function at column 6; write TARGET:FUNCTION"#,
+    ),
+    (
+        "é:",
+        r#"failed to parse "é:": missing function at column 3; write TARGET:FUNCTION"#,
+    ),
+    ("libc::", "missing function at column 7; write TARGET:FUNCTION"),
+    ("::malloc", "unexpected colon at column 2; write TARGET:FUNCTION"),
+    (
+        "/usr/bin/app",
+        r#""/usr/bin/app" is a path and needs a function; write /usr/bin/app:FUNCTION"#,
+    ),
+    (
+        "r:./app",
+        r#""./app" is a path and needs a function; write ./app:FUNCTION"#,
+    ),
+    (
+        "libc:0x",
+        r#""0x" at column 6 is not an address; write it as 0x1234"#,
+    ),
+    ("libc:0x12345678123456789", "is not an address"),
+    ("libc:0x+5", "is not an address"),
+    (
+        "libc:malloc+",
+        r#""" at column 13 is not a number of bytes; write NAME+0x10 or NAME+16"#,
+    ),
+    (
+        "libc:malloc+ten",
+        r#""ten" at column 13 is not a number of bytes"#,
+    ),
+    ("libc:malloc+0x", "is not a number of bytes"),
+    ("libc:malloc+99999999999999999999", "is not a number of bytes"),
+    ("libc:+16", "missing function at column 6"),
+    (
+        "libc:mem*+16",
+        "an offset needs an exact name, and mem* is a pattern",
+    ),
+    (
+        "libc:/mem",
+        "unterminated regular expression at column 6; write it between slashes: /^mem/",
+    ),
+    ("libc://", "unterminated"),
+    ("libc:/(/", "invalid regular expression at column 7: "),
+    (
+        "u:",
+        "missing name at column 3; write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME",
+    ),
+    ("usdt:python3:", "missing name at column 14"),
+    ("usdt:python3:python:", "missing name at column 21"),
+    (
+        "usdt:a:b:c:d",
+        "too many parts at column 11; write usdt:TARGET:PROVIDER:NAME or usdt:TARGET:NAME",
+    ),
+];
+
+#[test]
+fn messages_say_what_is_wrong_and_what_to_write() {
+    for (text, expected) in MESSAGES {
         let message = message(text);
         assert!(message.contains(expected), "{text}: {message}");
-        assert!(message.starts_with("failed to understand \""), "{message}");
+        assert!(message.starts_with("failed to parse \""), "{message}");
         assert_eq!(message.lines().count(), 1, "{message:?}");
     }
     assert!(!message("\x1b[2J:").contains('\x1b'));
 }
 
 #[test]
-fn lists() {
+fn list_without_function_means_all() {
     let libc = || Some("libc".to_owned());
     let list = |text: &str| {
         let spec = parse_list(text).unwrap();
@@ -223,7 +273,7 @@ fn lists() {
 }
 
 #[test]
-fn globs() {
+fn glob_matching() {
     for (glob, name) in [
         ("*", ""),
         ("*", "malloc"),
@@ -255,16 +305,16 @@ fn globs() {
 }
 
 #[test]
-fn patterns_that_explode_elsewhere() {
+fn matching_time_is_bounded() {
     let name = "a".repeat(20_000);
     assert!(!glob(&("a*".repeat(30) + "b")).matches(&name));
     assert!(!regex("(a|a)*(a|a)*(a|a)*b$").matches(&name[..500]));
 }
 
-/// Random enough, and the same in every run.
-struct Dice(u64);
+/// Pseudo-random numbers, the same in every run.
+struct TestRandom(u64);
 
-impl Dice {
+impl TestRandom {
     fn roll(&mut self, sides: usize) -> usize {
         self.0 = self
             .0
@@ -274,7 +324,7 @@ impl Dice {
     }
 }
 
-/// A text that means the same.
+/// A text with the same meaning.
 fn written(spec: &ProbeSpec) -> String {
     let target = spec.target.as_deref().unwrap_or_default();
     let target = target.replace('\\', r"\\").replace(':', r"\:");
@@ -284,7 +334,7 @@ fn written(spec: &ProbeSpec) -> String {
         (_, ProbeMoment::Entry) => "p:",
         (_, ProbeMoment::Return) => "r:",
     };
-    // Else a target such as `p` would be a prefix.
+    // Otherwise a target such as `p` would be a prefix.
     let dot = if prefix.is_empty() && ["p", "r", "u", "uprobe", "uretprobe", "usdt"].contains(&&*target) {
         "\\"
     } else {
@@ -300,7 +350,7 @@ fn written(spec: &ProbeSpec) -> String {
 }
 
 #[test]
-fn whatever_is_understood_can_be_written_again() {
+fn parsed_specs_round_trip() {
     const SEEDS: [&str; 8] = [
         "p:libc:malloc+0x10",
         "r:/usr/bin/a\\:b:net::Proxy::read(int)",
@@ -315,8 +365,8 @@ fn whatever_is_understood_can_be_written_again() {
         ":", "::", "\\", "+", "0x", "*", "?", "/", "p:", "usdt:", "u", "9", "f", " ", "é", "\0", "operator",
         "(", "[", "+0x1",
     ];
-    let mut dice = Dice(1);
-    let mut understood = 0;
+    let mut dice = TestRandom(1);
+    let mut parsed = 0;
     for round in 0..40_000 {
         let mut text: Vec<char> = SEEDS[round % SEEDS.len()].chars().collect();
         for _ in 0..1 + dice.roll(4) {
@@ -333,10 +383,10 @@ fn whatever_is_understood_can_be_written_again() {
             assert_eq!(message(&text).lines().count(), 1, "{text:?}");
             continue;
         };
-        understood += 1;
+        parsed += 1;
         let text = written(&spec);
         let again = parse(&text).unwrap_or_else(|error| panic!("{text:?} of {spec:?}: {error}"));
         assert_eq!(again, ProbeSpec { text, ..spec.clone() });
     }
-    assert!(understood > 10_000, "{understood}");
+    assert!(parsed > 10_000, "{parsed}");
 }

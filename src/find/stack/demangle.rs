@@ -5,12 +5,12 @@ use std::fmt::{self, Write};
 
 use cpp_demangle::{DemangleOptions, Symbol};
 
-/// Bytes of a demangled name that are kept. A mangled name of a few hundred bytes can stand for gigabytes:
-/// each part may repeat the ones before it.
+/// Most bytes of a demangled name. A mangled name of a few hundred bytes can expand to gigabytes: each part may repeat the
+/// ones before it.
 const MAX_BYTES: usize = 4096;
 
-/// The readable form of a function's name, without the hash that Rust adds. A name that is not mangled stays
-/// as it is, and so does one that cannot be understood; a very long one is cut, and then ends in `...`.
+/// The readable form of a function's name, without the hash that Rust adds. A name that is not mangled, or not validly, is
+/// returned unchanged. A result of more than 4096 bytes is truncated and ends in `...`.
 pub fn demangle(name: &str) -> Cow<'_, str> {
     if !is_mangled(name) {
         return Cow::Borrowed(name);
@@ -20,18 +20,27 @@ pub fn demangle(name: &str) -> Cow<'_, str> {
         .map_or(Cow::Borrowed(name), Cow::Owned)
 }
 
+/// As [`demangle`], but with the same limit for names that are not mangled.
+pub fn demangle_bounded(name: &str) -> Cow<'_, str> {
+    match demangle(name) {
+        Cow::Borrowed(name) if name.len() > MAX_BYTES => {
+            Bounded::collect(|text| text.write_str(name)).map_or(Cow::Borrowed(name), Cow::Owned)
+        }
+        name => name,
+    }
+}
+
 /// A mangled name in readable form.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Readable {
     /// As [`demangle`] gives it.
     pub full: String,
-    /// How people speak of it: without parameters and type of the result, and `Type::method` where Rust has
-    /// `<Type>::method`.
+    /// As people write it: without parameters and return type, and `Type::method` for Rust's `<Type>::method`.
     pub short: String,
 }
 
 impl Readable {
-    /// None for a name that is not mangled, or cannot be understood.
+    /// `None` for a name that is not mangled, or not validly.
     pub fn new(name: &str) -> Option<Readable> {
         if !is_mangled(name) {
             return None;
@@ -54,13 +63,13 @@ impl Readable {
     }
 }
 
-/// `A::take` for `A::take &&`, which can be called on what goes away.
+/// `A::take` for `A::take &&`, a method with a ref-qualifier.
 fn unqualified(mut name: String) -> String {
     let kept = [" &&", " &"]
         .iter()
         .find_map(|end| name.strip_suffix(end))
         .map(str::len);
-    // `A::operator B &` converts.
+    // `A::operator B &` is a conversion.
     if let Some(kept) = kept.filter(|_| !name.contains("operator ")) {
         name.truncate(kept);
     }
@@ -85,7 +94,7 @@ fn plain_method(name: &str) -> Option<String> {
     (is_path && method.starts_with("::")).then(|| format!("{path}{method}"))
 }
 
-/// Takes `<...>` or `::<...>` off the end of a name. The `>` of an operator is none.
+/// Removes `<...>` or `::<...>` from the end of a name. The `>` of an operator does not count.
 fn without_arguments(name: &str) -> Option<&str> {
     let inside = name.strip_suffix('>').filter(|inside| !inside.ends_with('-'))?;
     let mut depth = 1_usize;
@@ -101,7 +110,7 @@ fn without_arguments(name: &str) -> Option<&str> {
     (!bare.is_empty() && !bare.ends_with("operator")).then_some(bare)
 }
 
-/// Without this C functions would be taken for types, such as `f` for `float`.
+/// Without this, C functions would demangle as types, such as `f` as `float`.
 fn is_mangled(name: &str) -> bool {
     name.starts_with("_Z") || name.starts_with("_R")
 }
@@ -116,7 +125,7 @@ fn cpp(name: &str) -> Option<String> {
     Bounded::collect(|text| symbol.structured_demangle(text, &DemangleOptions::new()))
 }
 
-/// Text that takes no more than `MAX_BYTES`, and stops whoever writes more.
+/// A string of at most `MAX_BYTES`, which makes writers stop when it is full.
 #[derive(Default)]
 struct Bounded {
     text: String,
@@ -124,7 +133,7 @@ struct Bounded {
 }
 
 impl Bounded {
-    /// `None` when the writer failed for a reason of its own.
+    /// `None` if the writer fails for another reason than the limit.
     fn collect(write: impl FnOnce(&mut Bounded) -> fmt::Result) -> Option<String> {
         let mut bounded = Bounded::default();
         let result = write(&mut bounded);
@@ -154,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpp_and_rust() {
+    fn cpp_and_rust_names_are_demangled() {
         assert_eq!(demangle("_ZN3net5Proxy4readEi"), "net::Proxy::read(int)");
         assert_eq!(
             demangle("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE"),
@@ -164,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn how_people_speak_of_it() {
+    fn readable_forms() {
         for (mangled, full, short, bare) in [
             (
                 "_ZN3net5Proxy4readEi",
@@ -218,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_stay() {
+    fn other_names_are_unchanged() {
         for name in [
             "f",
             "Pv",
@@ -236,8 +245,8 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_grows_without_end_is_cut() {
-        // Each pair has the one before it twice: S0_ = pair<int, int>, S1_ = pair<S0_, S0_>, and so on.
+    fn exploding_name_is_truncated() {
+        // Each pair contains the one before it twice: S0_ = pair<int, int>, S1_ = pair<S0_, S0_>, and so on.
         let number = |n: u32| {
             char::from_digit(n, 36)
                 .into_iter()

@@ -5,12 +5,12 @@ use super::{UsdtOperand, integer, register_number};
 /// The DWARF number of the stack pointer.
 const SP: u16 = 31;
 
-/// `None` for what is not understood.
+/// `None` if the operand is not supported.
 pub fn operand(text: &str) -> Option<UsdtOperand> {
     if let Some(address) = text.strip_prefix('[') {
         return memory(address.strip_suffix(']')?);
     }
-    // The register that is always zero.
+    // The zero register.
     if matches!(text, "xzr" | "wzr") {
         return Some(UsdtOperand::Constant(0));
     }
@@ -20,7 +20,7 @@ pub fn operand(text: &str) -> Option<UsdtOperand> {
     }
 }
 
-/// What is between the brackets: `base`, `base, offset`, `base, index`, `base, index, lsl #shift`.
+/// Parses the text between the brackets: `base`, `base, offset`, `base, index`, `base, index, lsl #shift`.
 fn memory(address: &str) -> Option<UsdtOperand> {
     let mut parts = address.split(',').map(str::trim);
     let base = Some(whole_register(parts.next()?)?);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::find::elf::image::file_with;
-use crate::find::host::proc::open_regular;
+use crate::find::host::object_file::open_regular;
 
 const TEXT: u64 = 0x1000;
 const BASE: u64 = 0x2000;
@@ -33,8 +33,8 @@ fn probe(addresses: [u64; 3], strings: &[u8]) -> Vec<u8> {
     note(OWNER, NT_STAPSDT, &description)
 }
 
-/// A file of one page of code at address 0x41000 and one of data at 0x42000, whose notes are these, and whose
-/// `.stapsdt.base` is at `base`.
+/// A file with one page of code at address 0x41000, one of data at 0x42000, these notes, and `.stapsdt.base`
+/// at `base`.
 fn file(notes: &[u8], base: u64) -> File {
     const NAMES: &[u8] = b"\0.note.stapsdt\0.stapsdt.base\0";
     let mut bytes = vec![0; 64];
@@ -87,7 +87,7 @@ const ADDR: u64 = 0x4_0000 + TEXT;
 const DATA: u64 = 0x4_0000 + BASE;
 
 #[test]
-fn a_probe_with_a_semaphore() {
+fn probe_with_a_semaphore() {
     let notes = [
         probe([ADDR + 5, PROBES, 0], b"mine\0start\0\0"),
         note(b"GNU\0", 3, b"something else"),
@@ -111,14 +111,14 @@ fn a_probe_with_a_semaphore() {
 }
 
 #[test]
-fn a_file_that_was_moved_after_linking() {
+fn addresses_follow_a_file_moved_after_linking() {
     let notes = probe([0x1005, PROBES, 0x2002], b"mine\0start\0\0");
     let found = probes_of(&notes, PROBES + 0x4_0000).unwrap();
     assert_eq!((found[0].addr, found[0].semaphore), (0x4_1005, Some(0x2002)));
 }
 
 #[test]
-fn what_no_probe_can_be_at_is_left_out() {
+fn probes_outside_of_the_file_are_skipped() {
     let notes = [
         probe([0x9999, PROBES, 0], b"mine\0outside\0\0"),
         probe([ADDR, PROBES, 0x9999], b"mine\0semaphore_outside\0\0"),
@@ -134,7 +134,7 @@ fn what_no_probe_can_be_at_is_left_out() {
 }
 
 #[test]
-fn damaged_notes() {
+fn damaged_notes_are_errors() {
     let whole = [
         probe([ADDR, PROBES, DATA], b"mine\0start\x008@%rax -4@[sp, 8]\0"),
         probe([ADDR, PROBES, DATA], b"mine\0end\0\0"),
@@ -164,16 +164,16 @@ fn damaged_notes() {
 }
 
 #[test]
-fn a_file_without_probes_has_none() {
+fn file_without_notes_has_no_probes() {
     let elf = ElfFile::open(
-        crate::find::elf::image::Image::default().file(),
+        crate::find::elf::image::ElfImage::default().file(),
         Path::new("made-up"),
     );
     assert_eq!(probes(&elf.unwrap()).unwrap(), []);
 }
 
 #[test]
-fn python_has_the_probes_that_it_documents() {
+fn python_has_its_documented_probes() {
     let path = Path::new("/usr/bin/python3");
     let Ok(elf) =
         open_regular(path).and_then(|file| ElfFile::open(file, path).map_err(std::io::Error::other))
@@ -204,7 +204,7 @@ fn python_has_the_probes_that_it_documents() {
 }
 
 #[test]
-fn sizes_and_kinds_of_arguments() {
+fn argument_sizes_and_kinds() {
     let shape = |text| {
         let argument = argument(text);
         (argument.bytes, argument.number)
@@ -221,7 +221,7 @@ fn sizes_and_kinds_of_arguments() {
 }
 
 #[test]
-fn arguments_are_apart_at_white_space_outside_of_brackets() {
+fn arguments_split_at_white_space_outside_of_brackets() {
     let texts = |text| -> Vec<String> {
         let arguments = arguments(text);
         arguments
@@ -239,7 +239,7 @@ fn arguments_are_apart_at_white_space_outside_of_brackets() {
 }
 
 #[test]
-fn numbers() {
+fn number_syntax() {
     for (text, number) in [
         ("0", 0),
         ("-16", -16),
@@ -325,6 +325,10 @@ fn operands_of_x86_64() {
     ] {
         assert_eq!(x86_64::operand(text), expected, "{text}");
     }
+}
+
+#[test]
+fn unsupported_operands_of_x86_64() {
     for odd in [
         "",
         "%",

@@ -2,7 +2,7 @@
 
 use super::{UsdtOperand, integer, register_number};
 
-/// The registers with names of their own, in the order of their DWARF numbers: 64, 32, 16 and 8 bits.
+/// The legacy registers, by DWARF register number: 64, 32, 16 and 8 bits.
 const NAMED: [[&str; 4]; 8] = [
     ["rax", "eax", "ax", "al"],
     ["rdx", "edx", "dx", "dl"],
@@ -13,10 +13,10 @@ const NAMED: [[&str; 4]; 8] = [
     ["rbp", "ebp", "bp", "bpl"],
     ["rsp", "esp", "sp", "spl"],
 ];
-/// The second bytes of the first four.
+/// The high bytes of the first four.
 const HIGH: [&str; 4] = ["ah", "dh", "ch", "bh"];
 
-/// `None` for what is not understood.
+/// `None` if the operand is not supported.
 pub fn operand(text: &str) -> Option<UsdtOperand> {
     if let Some(constant) = text.strip_prefix('$') {
         return integer(constant).map(UsdtOperand::Constant);
@@ -32,7 +32,7 @@ pub fn operand(text: &str) -> Option<UsdtOperand> {
     memory(if offset.is_empty() { "0" } else { offset }, parts)
 }
 
-/// `offset(base,index,scale)`, of which any part but one may be missing.
+/// Parses `offset(base,index,scale)`, where parts may be missing.
 fn memory(offset: &str, [base, index, scale]: [Option<&str>; 3]) -> Option<UsdtOperand> {
     let base = base.filter(|name| !name.is_empty());
     let index = match index {
@@ -72,7 +72,7 @@ fn register(text: &str) -> Option<UsdtOperand> {
     Some(UsdtOperand::Register { register, shift: 0 })
 }
 
-/// A whole register: addresses have 64 bits.
+/// A 64-bit register, as used in addresses.
 fn address_register(text: &str) -> Option<u16> {
     let name = text.strip_prefix('%')?;
     named(|[whole, ..]| *whole == name).or_else(|| numbered(name))

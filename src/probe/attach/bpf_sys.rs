@@ -244,3 +244,30 @@ fn owned(fd: i32) -> io::Result<OwnedFd> {
     // SAFETY: a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn multi_link_needs_one_cookie_and_semaphore_per_offset() {
+        let no_program = File::open("/dev/null").expect("/dev/null opens");
+        let error = |cookies: &[u64], semaphores: Option<&[u64]>| {
+            let points = MultiLinkPoints {
+                path: c"/",
+                offsets: &[0, 1],
+                cookies,
+                semaphores,
+                kind: MultiLinkKind::Entry,
+                pid: 0,
+            };
+            let link = create_multi_link(no_program.as_fd(), &points);
+            link.expect_err("no link without a program").kind()
+        };
+        assert_eq!(error(&[0], None), io::ErrorKind::InvalidInput);
+        assert_eq!(error(&[0, 1], Some(&[0])), io::ErrorKind::InvalidInput);
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::CStr;
+use std::fs::File;
 use std::io;
 
 use crate::probe::point::ProbePoint;
@@ -9,6 +10,8 @@ use crate::probe::point::ProbePoint;
 /// A file to probe, and how.
 #[derive(Clone, Copy)]
 pub struct Destination<'a> {
+    pub file: &'a File,
+    /// A path to the same file.
     pub path: &'a CStr,
     pub kind: ProbeKind,
     /// The process that gets breakpoints. None for all.
@@ -42,7 +45,8 @@ impl RefusedPoints {
     }
 }
 
-/// True if the error may be specific to a point, so that others may succeed. Other errors would return with each of them.
+/// True if the error may be specific to a point, so that others may succeed. Other errors would return with
+/// each of them.
 pub fn is_specific_to_point(error: &io::Error) -> bool {
     !matches!(
         error.raw_os_error(),

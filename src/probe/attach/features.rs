@@ -1,4 +1,5 @@
-//! Detects what the kernel supports, by trying it: distributions backport features, so version numbers do not say.
+//! Detects what the kernel supports, by trying it: distributions backport features, so version numbers do not
+//! say.
 
 use std::fs;
 use std::io;
@@ -11,7 +12,7 @@ use super::bpf_sys::{
     LoadOptions, MultiLinkKind, MultiLinkPoints, bpf_insn, create_map, create_multi_link, has_helper,
     load_program,
 };
-use crate::error::{DENIED, Failure};
+use crate::error::Failure;
 
 const UPROBE_PMU: &str = "/sys/bus/event_source/devices/uprobe/type";
 
@@ -22,10 +23,9 @@ const UPROBE_PMU: &str = "/sys/bus/event_source/devices/uprobe/type";
 pub fn uprobe_pmu_type() -> Result<u32> {
     let text = fs::read_to_string(UPROBE_PMU).ok();
     text.and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
-        Failure::new(
-            DENIED,
-            format!("this kernel offers no uprobes: {UPROBE_PMU} cannot be read"),
-        )
+        Failure::denied(format!(
+            "this kernel offers no uprobes: {UPROBE_PMU} cannot be read"
+        ))
         .hint("the kernel must be built with CONFIG_UPROBE_EVENTS=y, and /sys must be mounted")
         .into()
     })
@@ -33,8 +33,9 @@ pub fn uprobe_pmu_type() -> Result<u32> {
 
 /// Multi-uprobe links whose process filter works (6.6; the filter about 6.10).
 ///
-/// Found by creating links that have to fail, each in its own way: a directory cannot be probed (EBADF), and PID -1 is
-/// refused (EINVAL) only since the filter compares processes and not threads (kernel commit 46ba0e49b642).
+/// Found by creating links that have to fail, each in its own way: a directory cannot be probed (EBADF), and
+/// PID -1 is refused (EINVAL) only since the filter compares processes and not threads (kernel commit
+/// 46ba0e49b642).
 pub fn has_multi() -> bool {
     link_error(MultiLinkKind::Entry, 0) == Some(libc::EBADF)
         && link_error(MultiLinkKind::Entry, u32::MAX) == Some(libc::EINVAL)

@@ -4,14 +4,14 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use super::features;
-use crate::error::{DENIED, Failure};
+use crate::error::MissingFeature;
 use crate::privileges;
 
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum AttachMode {
-    /// Like `Multi`, but with one session link per file for both ends of calls (6.13). Its program decides at each entry
-    /// whether the call gets a return probe, so that it sees both ends of a call or neither.
+    /// Like `Multi`, but with one session link per file for both ends of calls (6.13). Its program decides at
+    /// each entry whether the call gets a return probe, so that it sees both ends of a call or neither.
     Session,
     /// One multi-uprobe link per file and program (6.6; with a process filter that works: about 6.10).
     Multi,
@@ -29,13 +29,13 @@ impl AttachMode {
     pub fn choose(requested: Option<AttachMode>) -> Result<AttachMode> {
         let mode = match requested {
             Some(AttachMode::Session) if !features::has_sessions() => {
-                return Err(lacks("session links of uprobes", "6.13"));
+                return Err(missing("session links of uprobes", "6.13"));
             }
             Some(AttachMode::Multi) if !features::has_multi() => {
-                return Err(lacks("multi-uprobe links with a filter by process", "6.10"));
+                return Err(missing("multi-uprobe links with a filter by process", "6.10"));
             }
             Some(AttachMode::Single) if !features::has_cookies() => {
-                return Err(lacks("BPF cookies of perf events", "5.15"));
+                return Err(missing("BPF cookies of perf events", "5.15"));
             }
             Some(mode) => mode,
             None if features::has_sessions() => AttachMode::Session,
@@ -79,11 +79,6 @@ impl AttachMode {
     }
 }
 
-/// `since` is the first kernel version with the feature.
-fn lacks(feature: &str, since: &str) -> anyhow::Error {
-    let release = nix::sys::utsname::uname().map_or_else(
-        |_| "this kernel".to_owned(),
-        |name| format!("kernel {}", name.release().to_string_lossy()),
-    );
-    Failure::new(DENIED, format!("{release} has no {feature} (since {since})")).into()
+fn missing(feature: &'static str, since: &'static str) -> anyhow::Error {
+    MissingFeature { feature, since }.into()
 }

@@ -12,20 +12,20 @@ use super::destination::{Destination, ProbeKind, RefusedPoints, is_specific_to_p
 use crate::find::code::instructions::{BEGINNING, may_be_refused};
 use crate::probe::point::ProbePoint;
 
-/// Attaches a program to points of `file` and adds the links to `links`.
+/// Attaches a program to points of a file and adds the links to `links`.
 ///
-/// Points that the kernel may refuse get a link each, all others share one: a refused point fails its whole link, and
-/// bisecting thousands of points takes the kernel half a minute.
+/// Points that the kernel may refuse get a link each, all others share one: a refused point fails its whole
+/// link, and bisecting thousands of points takes the kernel half a minute.
 pub fn attach(
     program: BorrowedFd<'_>,
     to: Destination<'_>,
-    file: &File,
     points: &[ProbePoint],
     links: &mut Vec<OwnedFd>,
     refused: &mut RefusedPoints,
 ) -> Result<()> {
-    let (doubtful, others): (Vec<ProbePoint>, Vec<ProbePoint>) =
-        points.iter().partition(|point| is_refusal_possible(file, point));
+    let (doubtful, others): (Vec<ProbePoint>, Vec<ProbePoint>) = points
+        .iter()
+        .partition(|point| is_refusal_possible(to.file, point));
     for point in doubtful {
         bisect(program, to, &[point], links, refused)?;
     }

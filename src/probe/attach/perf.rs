@@ -9,28 +9,20 @@ use super::bpf_sys::{UprobeEvent, create_perf_link, enable_event, open_uprobe_ev
 use super::destination::{Destination, ProbeKind, RefusedPoints, is_specific_to_point};
 use super::features::uprobe_pmu_type;
 use super::program::HeldProgram;
-use crate::error::{FAILED, Failure};
+use crate::error::Failure;
 use crate::privileges;
-use crate::probe::point::{Cookie, Ends, ProbePoint};
+use crate::probe::point::{Cookie, ProbePoint};
 
 /// Attaches a program to each of the points and adds the links to `links`.
-///
-/// `return_only`: no program runs at entries, so that only the cookie identifies the process of a return.
 pub fn attach(
     program: &mut HeldProgram,
     to: Destination<'_>,
     points: &[ProbePoint],
-    return_only: bool,
     links: &mut Vec<OwnedFd>,
     refused: &mut RefusedPoints,
 ) -> Result<()> {
     for point in points {
-        let no_entry = return_only || point.ends == Ends::Return;
-        let cookie = match to.pid {
-            Some(pid) if to.kind == ProbeKind::ReturnProbe && no_entry => point.cookie.for_process(pid),
-            _ => point.cookie,
-        };
-        match open(to, point).and_then(|event| bind(program, event, cookie)) {
+        match open(to, point).and_then(|event| bind(program, event, point.cookie)) {
             Ok(link) => links.push(link),
             Err(error) if is_specific_to_point(&error) => refused.add(point, error),
             Err(error) => return Err(Error::new(error).context("failed to attach")),
@@ -63,8 +55,8 @@ fn bind(program: &mut HeldProgram, event: OwnedFd, cookie: Cookie) -> io::Result
     Ok(link)
 }
 
-/// Checks that `probes` more probes fit into the limit of descriptors. Each takes one, and a second one for its copy of
-/// the program where the kernel has no cookies.
+/// Checks that `probes` more probes fit into the limit of descriptors. Each takes one, and a second one for
+/// its copy of the program where the kernel has no cookies.
 pub fn require_files(probes: usize, copies: bool, open_files: usize) -> Result<()> {
     const OTHERS: usize = 64;
     let per_probe = if copies { 2 } else { 1 };
@@ -72,11 +64,9 @@ pub fn require_files(probes: usize, copies: bool, open_files: usize) -> Result<(
     if probes * per_probe <= room {
         return Ok(());
     }
-    Err(Failure::new(
-        FAILED,
-        format!(
-            "{probes} probes exceed the limit of open files: without multi-uprobe links (since 6.10) each takes a file \
-             descriptor, and {room} are available"
+    Err(Failure::failed(format!(
+            "{probes} probes exceed the limit of open files: without multi-uprobe links (since 6.10) each takes a \
+             file descriptor, and {room} are available"
         ),
     )
     .hint("trace fewer functions, or raise the limit with `ulimit -n`")

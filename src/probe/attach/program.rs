@@ -13,10 +13,10 @@ use crate::bpf::shared::types::cookie_mark;
 use crate::probe::point::{Cookie, Ends};
 
 /// A loaded program and where it runs.
-pub struct Program<'a> {
+pub struct ProbeProgram<'a> {
     pub program: &'a libbpf_rs::Program<'a>,
-    /// At entries, at returns or, in a session, at both. If a session program is loaded, the single-end programs serve
-    /// only the points that cover one end.
+    /// At entries, at returns or, in a session, at both. If a session program is loaded, the single-end
+    /// programs serve only the points that cover one end.
     pub runs: Ends,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct HeldProgram {
 }
 
 impl HeldProgram {
-    pub fn new(of: &Program<'_>, mode: AttachMode) -> Result<Self> {
+    pub fn new(of: &ProbeProgram<'_>, mode: AttachMode) -> Result<Self> {
         let fd = of.program.as_fd().try_clone_to_owned();
         Ok(Self {
             fd: fd.context("failed to duplicate the descriptor of a BPF program")?,
@@ -81,8 +81,8 @@ impl AsFd for HeldProgram {
     }
 }
 
-/// What a program was loaded from. The function descriptions are kept because the verifier checks functions that are
-/// described as global once, not at each call.
+/// What a program was loaded from. The function descriptions are kept because the verifier checks functions
+/// that are described as global once, not at each call.
 struct ProgramSource {
     insns: Vec<bpf_insn>,
     functions: Vec<bpf_func_info>,

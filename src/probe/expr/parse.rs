@@ -1,128 +1,40 @@
-//! Text to tree. The grammar and its precedence are those of C, as in bpftrace, without assignment; `^=` is "begins with".
+//! Text to tree. The grammar and its precedence are those of C, as in bpftrace, without assignment; `^=` is
+//! "begins with".
 
-use std::ops::Range;
+use super::ExprError;
+use super::tree::{BinaryOperator, CastType, EQUALITY, Expr, Node, RELATION, UnaryOperator};
 
-use super::Mistake;
-
-/// Bytes of a text.
+/// Bytes of the text.
 const MOST_TEXT: usize = 4096;
-/// Parentheses, casts and signs inside each other.
+/// Depth of nesting: parentheses, casts, unary operators.
 const MOST_NESTED: usize = 32;
-/// Names, numbers and operators of a text.
+/// Names, numbers and operators.
 const MOST_NODES: usize = 512;
 
-/// A part of the text that has a value.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Expr {
-    pub node: Node,
-    /// Which bytes of the text.
-    pub at: Range<usize>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum Node {
-    Number(u64),
-    Text(Vec<u8>),
-    Name(String),
-    Unary(Unary, Box<Expr>),
-    Binary(Binary, Box<Expr>, Box<Expr>),
-    Cast(Cast, Box<Expr>),
-    Member {
-        of: Box<Expr>,
-        name: String,
-        arrow: bool,
-    },
-    Call(String, Vec<Expr>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unary {
-    Negate,
-    Not,
-    Invert,
-    Follow,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Binary {
-    Or,
-    And,
-    BitOr,
-    BitXor,
-    BitAnd,
-    Equal,
-    NotEqual,
-    Begins,
-    Less,
-    LessEqual,
-    Greater,
-    GreaterEqual,
-    ShiftLeft,
-    ShiftRight,
-    Add,
-    Subtract,
-    Multiply,
-    Divide,
-    Remainder,
-}
-
-impl Binary {
-    pub fn compares_text(self) -> bool {
-        matches!(self, Binary::Equal | Binary::NotEqual | Binary::Begins)
-    }
-
-    /// How tightly it binds.
-    fn level(self) -> u8 {
-        match self {
-            Self::Or => 1,
-            Self::And => 2,
-            Self::BitOr => 3,
-            Self::BitXor => 4,
-            Self::BitAnd => 5,
-            Self::Equal | Self::NotEqual | Self::Begins => EQUALITY,
-            Self::Less | Self::LessEqual | Self::Greater | Self::GreaterEqual => RELATION,
-            Self::ShiftLeft | Self::ShiftRight => 8,
-            Self::Add | Self::Subtract => 9,
-            Self::Multiply | Self::Divide | Self::Remainder => 10,
-        }
-    }
-}
-
-const EQUALITY: u8 = 6;
-const RELATION: u8 = 7;
-
-/// `(u32)` and, with `pointer`, `(u32*)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cast {
-    pub bytes: u8,
-    pub signed: bool,
-    pub pointer: bool,
-}
-
-/// Longer operators first.
-const OPERATORS: [(&str, Binary); 19] = [
-    ("||", Binary::Or),
-    ("&&", Binary::And),
-    ("==", Binary::Equal),
-    ("!=", Binary::NotEqual),
-    ("^=", Binary::Begins),
-    ("<<", Binary::ShiftLeft),
-    (">>", Binary::ShiftRight),
-    ("<=", Binary::LessEqual),
-    (">=", Binary::GreaterEqual),
-    ("<", Binary::Less),
-    (">", Binary::Greater),
-    ("|", Binary::BitOr),
-    ("^", Binary::BitXor),
-    ("&", Binary::BitAnd),
-    ("+", Binary::Add),
-    ("-", Binary::Subtract),
-    ("*", Binary::Multiply),
-    ("/", Binary::Divide),
-    ("%", Binary::Remainder),
+/// Longer operators come first: `<<` before `<`.
+const OPERATORS: [(&str, BinaryOperator); 19] = [
+    ("||", BinaryOperator::Or),
+    ("&&", BinaryOperator::And),
+    ("==", BinaryOperator::Equal),
+    ("!=", BinaryOperator::NotEqual),
+    ("^=", BinaryOperator::Begins),
+    ("<<", BinaryOperator::ShiftLeft),
+    (">>", BinaryOperator::ShiftRight),
+    ("<=", BinaryOperator::LessEqual),
+    (">=", BinaryOperator::GreaterEqual),
+    ("<", BinaryOperator::Less),
+    (">", BinaryOperator::Greater),
+    ("|", BinaryOperator::BitOr),
+    ("^", BinaryOperator::BitXor),
+    ("&", BinaryOperator::BitAnd),
+    ("+", BinaryOperator::Add),
+    ("-", BinaryOperator::Subtract),
+    ("*", BinaryOperator::Multiply),
+    ("/", BinaryOperator::Divide),
+    ("%", BinaryOperator::Remainder),
 ];
 
-/// Bytes and sign of the types that a value can be cast to.
+/// The types of casts: size in bytes, and whether they are signed.
 const TYPES: [(&str, u8, bool); 14] = [
     ("u8", 1, false),
     ("u16", 2, false),
@@ -140,7 +52,7 @@ const TYPES: [(&str, u8, bool); 14] = [
     ("size_t", 8, false),
 ];
 
-/// `u32`, and as bpftrace and C write it: `uint32`, `uint32_t`, `int32`.
+/// Accepts `u32` and the names of bpftrace and C: `uint32`, `uint32_t`, `int32`.
 fn type_named(name: &str) -> Option<(u8, bool)> {
     let plain = name.strip_suffix("_t").unwrap_or(name);
     let short = match (plain.strip_prefix("uint"), plain.strip_prefix("int")) {
@@ -155,7 +67,7 @@ fn type_named(name: &str) -> Option<(u8, bool)> {
 }
 
 /// Parses one expression.
-pub fn parse(text: &str) -> Result<Expr, Mistake> {
+pub fn parse(text: &str) -> Result<Expr, ExprError> {
     let mut parser = Parser::new(text)?;
     let expr = parser.expr(0)?;
     match parser.rest().is_empty() {
@@ -164,8 +76,8 @@ pub fn parse(text: &str) -> Result<Expr, Mistake> {
     }
 }
 
-/// Parses expressions with commas between them.
-pub fn parse_list(text: &str) -> Result<Vec<Expr>, Mistake> {
+/// Parses comma-separated expressions.
+pub fn parse_list(text: &str) -> Result<Vec<Expr>, ExprError> {
     let mut parser = Parser::new(text)?;
     let mut list = vec![parser.expr(0)?];
     while !parser.rest().is_empty() {
@@ -177,34 +89,7 @@ pub fn parse_list(text: &str) -> Result<Vec<Expr>, Mistake> {
     Ok(list)
 }
 
-impl Expr {
-    /// Does it ask for what is only known when the call has returned?
-    pub fn needs_return(&self) -> bool {
-        self.names(&|name| matches!(name, "retval" | "lat" | "duration"))
-    }
-
-    /// Does it ask for what is known when the call begins and not later?
-    pub fn needs_entry(&self) -> bool {
-        self.names(&|name| {
-            !matches!(
-                name,
-                "retval" | "pid" | "tid" | "uid" | "cpu" | "comm" | "true" | "false"
-            )
-        })
-    }
-
-    fn names(&self, wanted: &impl Fn(&str) -> bool) -> bool {
-        match &self.node {
-            Node::Number(_) | Node::Text(_) => false,
-            Node::Name(name) => wanted(name),
-            Node::Unary(_, of) | Node::Cast(_, of) | Node::Member { of, .. } => of.names(wanted),
-            Node::Binary(_, left, right) => left.names(wanted) || right.names(wanted),
-            Node::Call(_, args) => args.iter().any(|arg| arg.names(wanted)),
-        }
-    }
-}
-
-/// Reads from the front. Before each step, blanks are behind.
+/// A recursive-descent parser. `at` is never at a blank.
 struct Parser<'a> {
     text: &'a str,
     at: usize,
@@ -213,9 +98,9 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    fn new(text: &'a str) -> Result<Self, Mistake> {
+    fn new(text: &'a str) -> Result<Self, ExprError> {
         if text.len() > MOST_TEXT {
-            return Err(Mistake::new(0, format!("longer than {MOST_TEXT} bytes")));
+            return Err(ExprError::new(0, format!("longer than {MOST_TEXT} bytes")));
         }
         let mut parser = Self {
             text,
@@ -236,8 +121,8 @@ impl<'a> Parser<'a> {
         self.at += rest.len() - rest.trim_start().len();
     }
 
-    /// Steps over these bytes.
-    fn step(&mut self, bytes: usize) {
+    /// Skips this many bytes, and blanks after them.
+    fn skip(&mut self, bytes: usize) {
         self.at += bytes;
         self.skip_blanks();
     }
@@ -245,30 +130,30 @@ impl<'a> Parser<'a> {
     fn take(&mut self, word: &str) -> bool {
         let found = self.rest().starts_with(word);
         if found {
-            self.step(word.len());
+            self.skip(word.len());
         }
         found
     }
 
-    fn expect(&mut self, word: &str) -> Result<(), Mistake> {
+    fn expect(&mut self, word: &str) -> Result<(), ExprError> {
         match self.take(word) {
             true => Ok(()),
             false => Err(self.unexpected(&format!("`{word}`"))),
         }
     }
 
-    fn unexpected(&self, wanted: &str) -> Mistake {
+    fn unexpected(&self, wanted: &str) -> ExprError {
         let found = match self.rest().chars().next() {
-            None => "the end".to_owned(),
+            None => "the end of the text".to_owned(),
             Some('=') if !self.rest().starts_with("==") => {
-                return Mistake::new(self.at, "`=` does not compare").hint("use == for equal");
+                return ExprError::new(self.at, "`=` does not compare").hint("use == to compare");
             }
             Some(_) => match self.word() {
                 "" => format!("`{}`", self.rest().chars().next().unwrap_or(' ')),
                 word => format!("`{word}`"),
             },
         };
-        Mistake::new(self.at, format!("{wanted} is expected here, not {found}"))
+        ExprError::new(self.at, format!("expected {wanted}, found {found}"))
     }
 
     /// The letters, digits and underscores that come next.
@@ -280,10 +165,10 @@ impl<'a> Parser<'a> {
         &rest[..end]
     }
 
-    fn node(&mut self, start: usize, node: Node) -> Result<Expr, Mistake> {
+    fn node(&mut self, start: usize, node: Node) -> Result<Expr, ExprError> {
         self.nodes += 1;
         if self.nodes > MOST_NODES {
-            return Err(Mistake::new(
+            return Err(ExprError::new(
                 start,
                 format!("more than {MOST_NODES} names, numbers and operators"),
             ));
@@ -293,36 +178,36 @@ impl<'a> Parser<'a> {
     }
 
     /// An expression whose operators all bind more tightly than `level`.
-    fn expr(&mut self, level: u8) -> Result<Expr, Mistake> {
+    fn expr(&mut self, level: u8) -> Result<Expr, ExprError> {
         let start = self.at;
         let mut left = self.operand()?;
         let mut compared = 0;
         while let Some((sign, operator)) = self.operator().filter(|(_, operator)| operator.level() > level) {
             if matches!(operator.level(), EQUALITY | RELATION) && compared == operator.level() {
-                return Err(Mistake::new(self.at, "comparisons do not chain").hint("join two with &&"));
+                return Err(ExprError::new(self.at, "comparisons do not chain").hint("join two with &&"));
             }
             compared = operator.level();
-            self.step(sign.len());
+            self.skip(sign.len());
             let right = self.expr(operator.level())?;
             left = self.node(start, Node::Binary(operator, Box::new(left), Box::new(right)))?;
         }
         Ok(left)
     }
 
-    fn operator(&self) -> Option<(&'static str, Binary)> {
+    fn operator(&self) -> Option<(&'static str, BinaryOperator)> {
         OPERATORS
             .iter()
             .copied()
             .find(|(sign, _)| self.rest().starts_with(sign))
     }
 
-    /// What stands between binary operators. Every way of nesting comes through here.
-    fn operand(&mut self) -> Result<Expr, Mistake> {
+    /// An operand of a binary operator. All nesting goes through here.
+    fn operand(&mut self) -> Result<Expr, ExprError> {
         self.nested += 1;
         if self.nested > MOST_NESTED {
-            return Err(Mistake::new(
+            return Err(ExprError::new(
                 self.at,
-                format!("more than {MOST_NESTED} levels inside each other"),
+                format!("nested more than {MOST_NESTED} levels deep"),
             ));
         }
         let operand = self.unary();
@@ -330,13 +215,13 @@ impl<'a> Parser<'a> {
         operand
     }
 
-    fn unary(&mut self) -> Result<Expr, Mistake> {
+    fn unary(&mut self) -> Result<Expr, ExprError> {
         let start = self.at;
         for (sign, unary) in [
-            ("-", Unary::Negate),
-            ("!", Unary::Not),
-            ("~", Unary::Invert),
-            ("*", Unary::Follow),
+            ("-", UnaryOperator::Negate),
+            ("!", UnaryOperator::Not),
+            ("~", UnaryOperator::Invert),
+            ("*", UnaryOperator::Follow),
         ] {
             if self.take(sign) {
                 let of = self.operand()?;
@@ -350,19 +235,19 @@ impl<'a> Parser<'a> {
         self.members(start)
     }
 
-    /// `(u32)` or `(u32*)`, if it is one.
-    fn cast(&mut self) -> Result<Option<Cast>, Mistake> {
+    /// `(u32)` or `(u32*)`; None if this is not a cast.
+    fn cast(&mut self) -> Result<Option<CastType>, ExprError> {
         let start = self.at;
         if !self.take("(") {
             return Ok(None);
         }
         let (name_at, name) = (self.at, self.word());
-        self.step(name.len());
+        self.skip(name.len());
         let pointer = self.take("*");
         let closed = self.take(")");
         match type_named(name) {
             Some((bytes, signed)) if closed => {
-                return Ok(Some(Cast {
+                return Ok(Some(CastType {
                     bytes,
                     signed,
                     pointer,
@@ -376,20 +261,20 @@ impl<'a> Parser<'a> {
         Ok(None)
     }
 
-    /// A value and the members behind it.
-    fn members(&mut self, start: usize) -> Result<Expr, Mistake> {
+    /// A value, and members of it.
+    fn members(&mut self, start: usize) -> Result<Expr, ExprError> {
         let mut of = self.primary()?;
         loop {
             let arrow = self.rest().starts_with("->");
             if !arrow && !self.rest().starts_with('.') {
                 return Ok(of);
             }
-            self.step(if arrow { 2 } else { 1 });
+            self.skip(if arrow { 2 } else { 1 });
             let name = self.word().to_owned();
             if name.is_empty() {
-                return Err(self.unexpected("the name of a member"));
+                return Err(self.unexpected("a member name"));
             }
-            self.step(name.len());
+            self.skip(name.len());
             of = self.node(
                 start,
                 Node::Member {
@@ -401,11 +286,11 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn primary(&mut self) -> Result<Expr, Mistake> {
+    fn primary(&mut self) -> Result<Expr, ExprError> {
         let start = self.at;
         match self.rest().chars().next() {
             Some('(') => {
-                self.step(1);
+                self.skip(1);
                 let inner = self.expr(0)?;
                 self.expect(")")?;
                 Ok(inner)
@@ -418,8 +303,8 @@ impl<'a> Parser<'a> {
                 let text = self.quoted('\'')?;
                 match text[..] {
                     [byte] => self.node(start, Node::Number(byte.into())),
-                    _ => Err(Mistake::new(start, "one character stands between '...'")
-                        .hint("text stands between \"...\"")),
+                    _ => Err(ExprError::new(start, "expected one character between '...'")
+                        .hint("use \"...\" for text")),
                 }
             }
             Some(c) if c.is_ascii_digit() => {
@@ -432,10 +317,10 @@ impl<'a> Parser<'a> {
     }
 
     /// A name or a call.
-    fn named(&mut self) -> Result<Expr, Mistake> {
+    fn named(&mut self) -> Result<Expr, ExprError> {
         let start = self.at;
         let name = self.word().to_owned();
-        self.step(name.len());
+        self.skip(name.len());
         if !self.take("(") {
             return self.node(start, Node::Name(name));
         }
@@ -450,39 +335,39 @@ impl<'a> Parser<'a> {
     }
 
     /// Text up to the closing quote, with C's escapes.
-    fn quoted(&mut self, quote: char) -> Result<Vec<u8>, Mistake> {
+    fn quoted(&mut self, quote: char) -> Result<Vec<u8>, ExprError> {
         let mut text = Vec::new();
         let mut chars = self.rest().char_indices().skip(1);
         while let Some((index, c)) = chars.next() {
             match c {
                 _ if c == quote => {
-                    self.step(index + 1);
+                    self.skip(index + 1);
                     return Ok(text);
                 }
                 '\\' => text.push(escaped(&mut chars).ok_or_else(|| {
-                    Mistake::new(self.at + index, "this escape is not known")
-                        .hint("known are \\n \\t \\r \\\\ \\\" \\' and two hexadecimal digits: \\x1b")
+                    ExprError::new(self.at + index, "unknown escape sequence")
+                        .hint("available: \\n \\t \\r \\\\ \\\" \\' and two hexadecimal digits: \\x1b")
                 })?),
                 _ => text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
-        Err(Mistake::new(self.at, format!("the closing {quote} is missing")))
+        Err(ExprError::new(self.at, format!("the closing {quote} is missing")))
     }
 
     /// A number with its unit: `0x10`, `64K`, `10ms`.
-    fn number(&mut self) -> Result<u64, Mistake> {
+    fn number(&mut self) -> Result<u64, ExprError> {
         let word = self.word();
         let wrong = |message: String| {
-            Mistake::new(self.at, message).hint("numbers are such as 4096, 0x1f, 64K, 1M, 10ms, 5us")
+            ExprError::new(self.at, message).hint("examples: 4096, 0x1f, 64K, 1M, 10ms, 5us")
         };
         let number = match word.strip_prefix("0x").or_else(|| word.strip_prefix("0X")) {
             Some(digits) => {
-                u64::from_str_radix(digits, 16).map_err(|_| wrong(format!("`{word}` is no number")))?
+                u64::from_str_radix(digits, 16).map_err(|_| wrong(format!("`{word}` is not a number")))?
             }
             None => {
                 let digits = word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len());
                 let (digits, unit) = word.split_at(digits);
-                let scale = scale(unit).ok_or_else(|| wrong(format!("`{unit}` is no unit")))?;
+                let scale = scale(unit).ok_or_else(|| wrong(format!("unknown unit `{unit}`")))?;
                 digits
                     .parse::<u64>()
                     .ok()
@@ -490,17 +375,17 @@ impl<'a> Parser<'a> {
                     .ok_or_else(|| wrong(format!("`{word}` needs more than 64 bits")))?
             }
         };
-        self.step(word.len());
+        self.skip(word.len());
         Ok(number)
     }
 }
 
-fn unknown_type(at: usize, name: &str) -> Mistake {
+fn unknown_type(at: usize, name: &str) -> ExprError {
     let known: Vec<&str> = TYPES.iter().map(|(name, ..)| *name).collect();
-    Mistake::new(at, format!("the type `{name}` is not known")).hint(format!("known are {}", known.join(" ")))
+    ExprError::new(at, format!("unknown type `{name}`")).hint(format!("available: {}", known.join(" ")))
 }
 
-/// Sizes have powers of 1024; durations are nanoseconds.
+/// Size units are powers of 1024; durations are in nanoseconds.
 fn scale(unit: &str) -> Option<u64> {
     Some(match unit {
         "" | "ns" => 1,
@@ -515,7 +400,7 @@ fn scale(unit: &str) -> Option<u64> {
     })
 }
 
-/// What stands behind a backslash.
+/// The byte after a backslash.
 fn escaped(chars: &mut impl Iterator<Item = (usize, char)>) -> Option<u8> {
     let (_, c) = chars.next()?;
     Some(match c {

@@ -1,172 +1,98 @@
-//! What is done at each function of a run: its plan, and the operations that the kernel has of it.
+//! The plans of a run's functions, and the maps from which the interpreter reads their operations.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
-use crate::error::{FAILED, Failure, USAGE};
+use super::code::FunctionPlan;
+use super::ir::{LITERAL_BYTES, TextLiteral};
+use super::op::{MOST_SLOTS, Op};
+use super::{NameScope, TraceRequest};
+use crate::bpf::functrace::types::{self, expr_limit, trace_flags};
+use crate::error::Failure;
 use crate::find::code::placement::Needs;
-use crate::probe::expr::{
-    Expr, LITERAL_BYTES, Literal, MOST_SLOTS, Mistake, Op, Plan, PlanError, Request, Scope, parse, parse_list,
-};
 use crate::probe::point::Ends;
 
-/// Operations of functions that are found later.
+/// Room for operations of functions that are found later.
 const LATER_OPS: usize = 16384;
-/// Memory that the machines may take beside a ring of the usual size or less, bytes. A larger ring brings more of them,
-/// as those that find none count as lost for want of room.
+/// Memory for machines, bytes, for each 8 MiB of the ring. Calls that find no free machine are lost, as they
+/// are when the ring is full, so a larger ring brings more of both.
 const MACHINES_BYTES: usize = 32 << 20;
 const USUAL_RING_BYTES: usize = 8 << 20;
-/// Texts of the full length that a record has room for beside the first.
+/// Texts of full length that a record has room for, besides the last one.
 const MORE_TEXTS: u32 = 3;
 
-/// `struct trace_function` of src/bpf/functrace.bpf.c: entry, return, slots, flags.
+/// As `struct trace_function` of src/bpf/functrace.bpf.c: entry, return, slots, flags.
 type FunctionEntry = [u32; 4];
-const ROW_AT_RETURN: u32 = 1;
-const HAS_DEPTH: u32 = 2;
-const RETURN_ALONE: u32 = 4;
+const ROW_AT_RETURN: u32 = trace_flags::ROW_AT_RETURN.0;
+const HAS_DEPTH: u32 = trace_flags::HAS_DEPTH.0;
+const RETURN_ALONE: u32 = trace_flags::RETURN_ALONE.0;
 
-/// Expressions and what their values are called.
-type NamedExprs = Vec<(Rc<str>, Expr)>;
-
-/// Where the operations begin that do nothing, and those of functions that are never shown.
+/// Where the operations start that do nothing, and those of functions that are never shown.
 const NOTHING: u32 = 0;
 const NEVER: u32 = 1;
 
-/// What a person asked for, the same of every function.
-pub struct Asked {
-    condition: Option<(String, Expr)>,
-    args: Option<(String, NamedExprs)>,
-    /// Rows come when calls return.
-    pub returns: bool,
-    /// The result is shown.
-    pub result: bool,
-    /// Calls are followed to know which are nested in which.
-    pub depth: bool,
-}
-
-impl Asked {
-    /// Reads `--where` and `--args`. What they say of the return makes rows come then.
-    ///
-    /// # Errors
-    /// A text is not understood, and where.
-    pub fn parse(condition: Option<&str>, args: Option<&str>) -> Result<Asked> {
-        let condition = match condition {
-            Some(text) => Some((
-                text.to_owned(),
-                parse(text).map_err(|mistake| told(&mistake, "--where", text))?,
-            )),
-            None => None,
-        };
-        let args = match args {
-            Some(text) => Some((text.to_owned(), named(text)?)),
-            None => None,
-        };
-        let returns = |(_, expr): &(_, Expr)| expr.needs_return();
-        Ok(Asked {
-            returns: condition.as_ref().is_some_and(|(_, expr)| expr.needs_return())
-                || args.as_ref().is_some_and(|(_, args)| args.iter().any(returns)),
-            condition,
-            args,
-            result: false,
-            depth: false,
-        })
-    }
-
-    /// Is everything that was asked for known at the return, without a look at the entry?
-    pub fn needs_no_entry(&self) -> bool {
-        let at_entry = |expr: &Expr| expr.needs_entry();
-        !self.result
-            && !self.depth
-            && !self.condition.as_ref().is_some_and(|(_, expr)| at_entry(expr))
-            && self
-                .args
-                .as_ref()
-                .is_some_and(|(_, args)| !args.iter().any(|(_, expr)| at_entry(expr)))
-    }
-
-    fn failure(&self, error: &PlanError) -> anyhow::Error {
-        let text = |asked: Option<&String>| asked.cloned().unwrap_or_default();
-        match error {
-            PlanError::Condition(mistake) => told(
-                mistake,
-                "--where",
-                &text(self.condition.as_ref().map(|(text, _)| text)),
-            ),
-            PlanError::Args(mistake) => {
-                told(mistake, "--args", &text(self.args.as_ref().map(|(text, _)| text)))
-            }
-        }
-    }
-}
-
-/// Expressions with their texts as their names.
-fn named(text: &str) -> Result<NamedExprs> {
-    let list = parse_list(text).map_err(|mistake| told(&mistake, "--args", text))?;
-    let name = |expr: &Expr| Rc::from(text.get(expr.at.clone()).unwrap_or_default());
-    Ok(list.into_iter().map(|expr| (name(&expr), expr)).collect())
-}
-
-fn told(mistake: &Mistake, option: &str, text: &str) -> anyhow::Error {
-    let message = format!("{option}, column {}: {mistake}", mistake.column(text));
-    let failure = Failure::new(USAGE, message).show(mistake.picture(text));
-    match &mistake.hint {
-        Some(hint) => failure.hint(hint.clone()).into(),
-        None => failure.into(),
-    }
-}
-
-/// Maps that the plans are written to.
-pub struct Maps {
+/// The maps that operations are written to.
+pub struct ProgramMaps {
     pub functions: MapHandle,
     pub ops: MapHandle,
     pub literals: MapHandle,
     pub free: MapHandle,
 }
 
-/// How much room the interpreter needs.
+/// The sizes of the interpreter's maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// Operations of all functions.
+pub struct MapSizes {
+    /// Entries of `expr_ops`.
     pub ops: u32,
-    /// Calls that can be worked on at a time.
+    /// Entries of `expr_machines` and `expr_free`: calls that can be in progress at a time.
     pub machines: u32,
-    /// Bytes of a machine beside `struct expr_machine`, for slots and texts.
-    pub bytes: u32,
-    /// Of these, where a text may begin.
-    pub begin: u32,
-    /// The longest text.
-    pub text: u32,
+    /// Bytes of a machine: the value size of `expr_machines`.
+    pub machine_bytes: u32,
+    /// Bytes of a record's slots and texts in which a text may start.
+    pub text_starts: u32,
+    /// Bytes of the longest text.
+    pub most_text: u32,
 }
 
-/// The plans of a run, by cookie.
-pub struct Plans {
-    asked: Asked,
-    plans: Vec<Plan>,
+impl MapSizes {
+    /// The constants of the interpreter.
+    pub fn config(&self) -> types::expr_config {
+        types::expr_config {
+            text_starts: self.text_starts,
+            most_text: self.most_text,
+        }
+    }
+}
+
+/// The plans of a run's functions, by cookie.
+pub struct FunctionPrograms {
+    request: TraceRequest,
+    plans: Vec<FunctionPlan>,
     entries: Vec<FunctionEntry>,
-    literals: Vec<Literal>,
+    literals: Vec<TextLiteral>,
     ops: Vec<Op>,
-    /// Where operations that another function has too begin.
+    /// Where operations start that functions share.
     starts: HashMap<Vec<Op>, u32>,
+    /// Operations that the map has room for.
     capacity: usize,
-    maps: Option<Maps>,
-    /// Operations that the kernel has.
+    maps: Option<ProgramMaps>,
+    /// Operations that were written to the map.
     written: usize,
-    /// Why functions are not traced, and how many.
+    /// The first reason for not tracing a function, and how many functions are not traced.
     problem: Option<anyhow::Error>,
     refused: usize,
 }
 
-impl Plans {
-    pub fn new(asked: Asked) -> Plans {
-        Plans {
-            asked,
+impl FunctionPrograms {
+    pub fn new(request: TraceRequest) -> FunctionPrograms {
+        FunctionPrograms {
+            request,
             plans: Vec::new(),
             entries: Vec::new(),
             literals: Vec::new(),
-            ops: [vec![Op::END], Plan::never().entry].concat(),
+            ops: [vec![Op::END], FunctionPlan::never().entry].concat(),
             starts: HashMap::new(),
             capacity: usize::MAX,
             maps: None,
@@ -177,49 +103,47 @@ impl Plans {
     }
 
     /// The plan of a function.
-    pub fn get(&self, cookie: usize) -> Option<&Plan> {
+    pub fn get(&self, cookie: usize) -> Option<&FunctionPlan> {
         self.plans.get(cookie)
     }
 
-    /// Plans the next function; tells what has to be read when it is called. One for which what was asked makes no sense
-    /// is never shown.
-    pub fn add(&mut self, scope: Scope<'_>, ends: Ends) -> Needs {
+    /// Plans the next function and returns what its entry reads. A function that does not fit the request is
+    /// never shown; `take_problem` says why.
+    pub fn add(&mut self, scope: NameScope<'_>, ends: Ends) -> Needs {
         let flags = match ends {
             Ends::Entry => 0,
             Ends::Return | Ends::ReturnInstruction => ROW_AT_RETURN | RETURN_ALONE,
-            Ends::Both if self.asked.depth && !self.asked.returns => HAS_DEPTH,
+            Ends::Both if self.request.depth && !self.request.returns => HAS_DEPTH,
             Ends::Both => ROW_AT_RETURN,
         };
-        let request = Request {
-            condition: self.asked.condition.as_ref().map(|(_, expr)| expr),
-            args: self.asked.args.as_ref().map(|(_, args)| &args[..]),
-            returns: flags & ROW_AT_RETURN != 0,
-            result: self.asked.result,
-        };
+        let request = self.request.plan(flags & ROW_AT_RETURN != 0);
         let known = self.literals.len();
-        let plan = match Plan::new(scope, &request, &mut self.literals) {
+        let plan = match FunctionPlan::new(scope, &request, &mut self.literals) {
             Ok(plan) => plan,
             Err(error) => {
-                let error = self.asked.failure(&error);
-                self.problem.get_or_insert(error);
-                self.refused += 1;
-                Plan::never()
+                let error = self.request.usage_error(&error);
+                self.refuse(error);
+                FunctionPlan::never()
             }
         };
-        let entry_pc = self.place(&plan.entry);
-        let return_pc = self.place(&plan.at_return);
-        let entry = [entry_pc, return_pc, plan.slots.into(), flags];
+        let entry_pc = self.start_of(&plan.entry);
+        let return_pc = self.start_of(&plan.at_return);
         let needs = plan.needs();
+        self.entries.push([entry_pc, return_pc, plan.slots.into(), flags]);
         self.plans.push(plan);
-        self.entries.push(entry);
         if let Err(error) = self.write(known, self.entries.len() - 1) {
             self.problem.get_or_insert(error);
         }
         needs
     }
 
-    /// The index of the first of these operations.
-    fn place(&mut self, ops: &[Op]) -> u32 {
+    fn refuse(&mut self, error: anyhow::Error) {
+        self.problem.get_or_insert(error);
+        self.refused += 1;
+    }
+
+    /// The index of the first of these operations, which are added unless another function has them.
+    fn start_of(&mut self, ops: &[Op]) -> u32 {
         if ops.is_empty() {
             return NOTHING;
         }
@@ -228,9 +152,8 @@ impl Plans {
         }
         let start = self.ops.len();
         if start + ops.len() >= self.capacity {
-            let problem = || Failure::new(FAILED, "there are too many").into();
-            self.problem.get_or_insert_with(problem);
-            self.refused += 1;
+            let message = format!("more than {} operations for all functions", self.capacity);
+            self.refuse(Failure::failed(message).into());
             return NEVER;
         }
         self.ops.extend_from_slice(ops);
@@ -239,72 +162,71 @@ impl Plans {
         start as u32
     }
 
-    /// Fails when none of the functions can be traced as asked. What to say when it is some.
+    /// A warning if some functions cannot be traced as requested.
+    ///
+    /// # Errors
+    /// None of them can.
     pub fn take_problem(&mut self) -> Result<Option<String>> {
         let Some(problem) = self.problem.take() else {
             return Ok(None);
         };
-        match self.refused < self.plans.len() {
-            true => Ok(Some(format!(
-                "{} functions are not shown: {problem:#}",
-                self.refused
-            ))),
-            false => Err(problem),
+        match self.refused {
+            refused if refused >= self.plans.len() => Err(problem),
+            1 => Ok(Some(format!("1 function is not shown: {problem:#}"))),
+            refused => Ok(Some(format!("{refused} functions are not shown: {problem:#}"))),
         }
     }
 
-    /// Does any plan read the memory of processes?
+    /// True if any plan reads the memory of processes.
     pub fn reads(&self) -> bool {
         self.plans.iter().any(|plan| plan.reads)
     }
 
-    /// The room for these plans, and for others if more functions may come. `most_text` is the longest text that is
-    /// wanted, bytes; `machine` the size of `struct expr_machine`; `tail` what follows the texts; `ring` the size of the
-    /// ring.
-    pub fn room(&mut self, most_text: u32, machine: usize, tail: usize, ring: u32, may_grow: bool) -> Room {
+    /// The sizes of the maps for the plans so far, and for more if `may_grow`. `most_text` is the limit of
+    /// texts and `ring_bytes` the size of the ring, bytes.
+    pub fn sizes(&mut self, most_text: u32, ring_bytes: u32, may_grow: bool) -> MapSizes {
         self.capacity = self.ops.len() + if may_grow { LATER_OPS } else { 0 };
-        let slots = 8 * MOST_SLOTS as u32;
-        let text = if self.plans.iter().any(|plan| plan.has_text) {
-            most_text
-        } else {
-            0
+        let has_text = self.plans.iter().any(|plan| plan.has_text);
+        let most_text = if has_text { most_text } else { 0 };
+        let text_starts = 8 * MOST_SLOTS as u32 + MORE_TEXTS * most_text;
+        let fixed = size_of::<types::expr_machine>() + size_of::<types::stack>();
+        let bytes = fixed as u32 + text_starts + most_text + expr_limit::EXPR_TEXT_SLACK.0;
+        let machine_bytes = bytes.next_multiple_of(8);
+        let times = (ring_bytes as usize).div_ceil(USUAL_RING_BYTES);
+        // One for each call in progress; without returns, one for each thread that was preempted in a
+        // program.
+        let wanted = match self.entries.iter().any(|[.., flags]| flags & ROW_AT_RETURN != 0) {
+            true => 4096,
+            false => 512,
         };
-        let begin = slots + MORE_TEXTS * text;
-        let bytes = begin + text + tail as u32;
-        let times = (ring as usize).div_ceil(USUAL_RING_BYTES);
-        let most = times * MACHINES_BYTES / (machine + bytes as usize);
-        let machines = match self.entries.iter().any(|[.., flags]| flags & ROW_AT_RETURN != 0) {
-            // One for each call that is under way.
-            true => most.min(times * 4096),
-            // One for each thread that is in a program, most of which the scheduler has stopped there.
-            false => most.min(times * 512),
-        };
-        Room {
+        let machines = times * wanted.min(MACHINES_BYTES / machine_bytes as usize);
+        MapSizes {
             ops: self.capacity as u32,
             machines: machines as u32,
-            bytes,
-            begin,
-            text,
+            machine_bytes,
+            text_starts,
+            most_text,
         }
     }
 
-    /// Writes all plans so far, and from now on each that is added.
-    pub fn load(&mut self, maps: Maps, machines: u32) -> Result<()> {
+    /// Writes all plans to the maps, and from now on each plan that is added.
+    pub fn load(&mut self, maps: ProgramMaps, machines: u32) -> Result<()> {
         for index in 0..machines {
             maps.free
                 .update(&[], &index.to_ne_bytes(), MapFlags::ANY)
-                .context("failed to fill a map")?;
+                .context("failed to fill the map of free machines")?;
         }
         self.maps = Some(maps);
         self.write(0, 0)
     }
 
-    /// Writes what is new: operations and literals before the functions that refer to them.
+    /// Writes new operations, and literals and functions from these on: the functions last, as they refer to
+    /// the others.
     fn write(&mut self, literals: usize, functions: usize) -> Result<()> {
         let Some(maps) = &self.maps else { return Ok(()) };
         let put = |map: &MapHandle, index: usize, value: &[u8]| {
             map.update(&(index as u32).to_ne_bytes(), value, MapFlags::ANY)
-                .context("failed to fill a map")
+                .context("failed to write operations to a map")
         };
         for (index, op) in self.ops.iter().enumerate().skip(self.written) {
             put(&maps.ops, index, &op.to_bytes())?;
@@ -320,11 +242,11 @@ impl Plans {
     }
 }
 
-/// `struct expr_literal` of src/bpf/expr.bpf.h: value and mask.
-fn pattern(literal: &Literal) -> [u8; 2 * LITERAL_BYTES] {
+/// As `struct expr_literal` of src/bpf/expr.bpf.h: value and mask.
+fn pattern(literal: &TextLiteral) -> [u8; 2 * LITERAL_BYTES] {
     let mut bytes = [0; 2 * LITERAL_BYTES];
     let (value, mask) = bytes.split_at_mut(LITERAL_BYTES);
-    // At most LITERAL_BYTES - 1, so that the NUL has room.
+    // One byte less, so that the NUL has room.
     let length = literal.bytes.len().min(LITERAL_BYTES - 1);
     value[..length].copy_from_slice(&literal.bytes[..length]);
     mask[..length + usize::from(literal.whole)].fill(0xff);
@@ -332,86 +254,4 @@ fn pattern(literal: &Literal) -> [u8; 2 * LITERAL_BYTES] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SCOPE: Scope = Scope {
-        function: "f",
-        signature: None,
-        probe: None,
-        is_go: false,
-    };
-
-    fn plans(condition: &str, args: &str) -> Plans {
-        Plans::new(Asked::parse(Some(condition), Some(args)).expect("texts that are right"))
-    }
-
-    #[test]
-    fn functions_share_their_operations() {
-        let mut plans = plans("arg0 > 1", "arg1");
-        for ends in [Ends::Entry, Ends::Entry, Ends::Both] {
-            plans.add(SCOPE, ends);
-        }
-        assert_eq!(
-            plans.entries,
-            [[3, 0, 1, 0], [3, 0, 1, 0], [3, 0, 1, ROW_AT_RETURN]]
-        );
-        let room = plans.room(4096, 1000, 100, 4096, false);
-        assert_eq!(
-            (room.ops as usize, room.text, room.begin, room.bytes),
-            (plans.ops.len(), 0, 512, 612)
-        );
-        assert!(plans.take_problem().is_ok_and(|problem| problem.is_none()));
-        assert!(!plans.reads());
-    }
-
-    #[test]
-    fn texts_have_room() {
-        let mut plans = plans("true", "str(arg1)");
-        plans.add(SCOPE, Ends::Entry);
-        let room = plans.room(64 << 10, 1000, 0, 8 << 20, true);
-        assert_eq!((room.text, room.bytes), (64 << 10, 512 + (256 << 10)));
-        assert!((64..=128).contains(&room.machines), "{room:?}");
-        assert!(plans.reads());
-    }
-
-    #[test]
-    fn what_makes_no_sense_for_any_function_is_a_mistake() {
-        let mut plans = plans("size > 1", "arg1");
-        plans.add(SCOPE, Ends::Entry);
-        let failure = plans.take_problem().expect_err("no such name");
-        assert_eq!(failure.to_string(), "--where, column 1: f has no `size`");
-        plans.add(SCOPE, Ends::Entry);
-        plans.plans.push(Plan::default());
-        let told = plans
-            .take_problem()
-            .expect("another function is traced")
-            .expect("a remark");
-        assert!(told.starts_with("2 functions"), "{told}");
-        assert!(Asked::parse(Some("a >"), None).is_err_and(|error| error.to_string().contains("column 4")));
-    }
-
-    #[test]
-    fn a_return_that_needs_nothing_of_the_entry_is_known_by_its_words() {
-        let alone = |condition: Option<&str>, args: Option<&str>| {
-            Asked::parse(condition, args).expect("texts").needs_no_entry()
-        };
-        assert!(alone(None, Some("str(retval), comm")));
-        assert!(alone(Some("retval && pid == 1"), Some("*(u8*)retval")));
-        assert!(!alone(None, None) && !alone(None, Some("arg0")) && !alone(Some("lat > 1"), Some("retval")));
-    }
-
-    #[test]
-    fn literals_are_compared_with_their_nul_or_without() {
-        let literal = |whole| {
-            pattern(&Literal {
-                bytes: b"ab"[..].into(),
-                whole,
-            })
-        };
-        let [begin, whole] = [false, true].map(literal);
-        assert_eq!(begin[..3], *b"ab\0");
-        assert_eq!(begin[LITERAL_BYTES..LITERAL_BYTES + 3], [0xff, 0xff, 0]);
-        assert_eq!(whole[LITERAL_BYTES..LITERAL_BYTES + 4], [0xff, 0xff, 0xff, 0]);
-    }
-}
+mod tests;

@@ -1,45 +1,47 @@
-//! Records to values: what was fetched of a call, as its types say.
+//! Records to values: decodes what the kernel fetched of a call, by its types.
 
 use std::rc::Rc;
 
-use super::code::{Fetched, Plan};
-use crate::find::debug::types::{Kind, Type};
+use super::code::{FetchedValue, FunctionPlan};
+use crate::find::debug::types::{TypeKind, ValueType};
 use crate::output::Datum;
 
-/// Structures inside each other that are shown.
+/// Depth of nested structures that are shown.
 const MOST_NESTED: usize = 4;
-/// `NO_TEXT` of src/bpf/expr.bpf.h.
+/// The content of a slot whose address was 0: `NO_TEXT` of src/bpf/expr_machine.bpf.h.
 const NO_TEXT: u64 = u64::MAX;
 
-/// What the kernel has found out about a call: `struct expr_record` of src/bpf/expr.bpf.h.
+/// What the kernel fetched of a call: `struct expr_record` of src/bpf/expr_machine.bpf.h.
 #[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
-    /// The slots, and behind them what they lead to.
+pub struct CallRecord<'a> {
+    /// The slots, then the texts that they refer to.
     pub words: &'a [u8],
     /// Bit n: slot n could not be read.
     pub faulted: u64,
-    /// Bit n: slot n leads to less text than there is.
-    pub cut: u64,
+    /// Bit n: the text of slot n is truncated.
+    pub truncated: u64,
     pub comm: &'a [u8],
-    /// The function has jumped to another one, whose result will be its own.
+    /// The function ended in a tail call, whose result is not known.
     pub no_result: bool,
 }
 
-/// What is shown of a call, and which of it is not all.
+/// The values to show of a call.
 #[derive(Debug, Default)]
-pub struct Values {
+pub struct CallValues {
     pub args: Vec<(Rc<str>, Datum)>,
     pub result: Option<Datum>,
+    /// Names of values that could not be read.
     pub faults: Vec<Rc<str>>,
-    pub cut: Vec<Rc<str>>,
+    /// Names of truncated texts.
+    pub truncated: Vec<Rc<str>>,
 }
 
-impl Values {
-    /// Reads the values of a call, in place of those of the last one.
-    pub fn read(&mut self, plan: &Plan, record: &Record<'_>) {
+impl CallValues {
+    /// Decodes a call, in place of the last one.
+    pub fn read(&mut self, plan: &FunctionPlan, record: &CallRecord<'_>) {
         self.args.clear();
         self.faults.clear();
-        self.cut.clear();
+        self.truncated.clear();
         for shown in &plan.shown {
             let datum = self.value(&shown.name, &shown.fetched, record);
             self.args.push((Rc::clone(&shown.name), datum));
@@ -50,45 +52,47 @@ impl Values {
         });
     }
 
-    fn value(&mut self, name: &Rc<str>, fetched: &Fetched, record: &Record<'_>) -> Datum {
+    fn value(&mut self, name: &Rc<str>, fetched: &FetchedValue, record: &CallRecord<'_>) -> Datum {
         let datum = record.value(fetched);
         if datum == Datum::Fault {
             self.faults.push(Rc::clone(name));
         }
         if matches!(datum, Datum::Text { cut: true, .. }) {
-            self.cut.push(Rc::clone(name));
+            self.truncated.push(Rc::clone(name));
         }
         datum
     }
 }
 
-impl Record<'_> {
-    fn value(&self, fetched: &Fetched) -> Datum {
+impl CallRecord<'_> {
+    fn value(&self, fetched: &FetchedValue) -> Datum {
         match fetched {
-            Fetched::Number(slot, ty) => self.slot(*slot).map_or(Datum::Fault, |number| scalar(number, ty)),
-            Fetched::Text(slot) => match self.slot(*slot) {
+            FetchedValue::Number(slot, ty) => {
+                self.slot(*slot).map_or(Datum::Fault, |number| scalar(number, ty))
+            }
+            FetchedValue::Text(slot) => match self.slot(*slot) {
                 Some(NO_TEXT) => Datum::Nothing,
                 Some(at) => self.bytes(at).map_or(Datum::Fault, |bytes| Datum::Text {
                     bytes: bytes.to_vec(),
-                    cut: self.cut & bit(*slot) != 0,
+                    cut: self.truncated & bit(*slot) != 0,
                 }),
                 None => Datum::Fault,
             },
-            Fetched::Bytes(slot, ty) => match self.slot(*slot) {
+            FetchedValue::Bytes(slot, ty) => match self.slot(*slot) {
                 Some(NO_TEXT) => Datum::Nothing,
                 Some(at) => self.bytes(at).map_or(Datum::Fault, |bytes| object(bytes, ty, 0)),
                 None => Datum::Fault,
             },
-            Fetched::Slots(first, count, ty) => {
+            FetchedValue::Slots(first, count, ty) => {
                 let numbers = (*first..first.saturating_add(*count)).map(|slot| self.slot(slot));
                 let bytes: Option<Vec<[u8; 8]>> = numbers.map(|number| Some(number?.to_ne_bytes())).collect();
                 bytes.map_or(Datum::Fault, |bytes| object(bytes.as_flattened(), ty, 0))
             }
-            Fetched::Comm => Datum::Text {
+            FetchedValue::Comm => Datum::Text {
                 bytes: self.comm.to_vec(),
                 cut: false,
             },
-            Fetched::Nowhere(why) => Datum::Unknown(why),
+            FetchedValue::Nowhere(why) => Datum::Unknown(why),
         }
     }
 
@@ -98,7 +102,7 @@ impl Record<'_> {
         (self.faulted & bit(slot) == 0).then_some(number)
     }
 
-    /// What `TEXT_AT` of the header leads to.
+    /// The bytes that a slot refers to: offset in the upper half, length in the lower (`TEXT_AT`).
     fn bytes(&self, at: u64) -> Option<&[u8]> {
         let (start, length) = ((at >> 32) as usize, at as u32 as usize);
         self.words.get(start..start.checked_add(length)?)
@@ -109,34 +113,33 @@ fn bit(slot: u8) -> u64 {
     1_u64.checked_shl(slot.into()).unwrap_or(0)
 }
 
-/// A number of up to eight bytes.
+/// A little-endian number of up to eight bytes. None if it is out of bounds.
 fn word(bytes: &[u8], offset: u64, length: u64) -> Option<u64> {
     let start = usize::try_from(offset).ok()?;
     let part = bytes.get(start..start.checked_add(usize::try_from(length).ok()?)?)?;
     let mut whole = [0; 8];
-    // Both kernels' architectures have the low bytes first.
     whole.get_mut(..part.len())?.copy_from_slice(part);
     Some(u64::from_le_bytes(whole))
 }
 
-/// A number as its type says.
-fn scalar(number: u64, ty: &Type) -> Datum {
+/// A number by its type.
+fn scalar(number: u64, ty: &ValueType) -> Datum {
     match &ty.kind {
-        Kind::Int { signed: true } => Datum::I64(extended(number, ty.bytes)),
-        Kind::Int { signed: false } => Datum::U64(number),
-        Kind::Bool => match number {
+        TypeKind::Int { signed: true } => Datum::I64(extended(number, ty.bytes)),
+        TypeKind::Int { signed: false } => Datum::U64(number),
+        TypeKind::Bool => match number {
             0 | 1 => Datum::Bool(number == 1),
             odd => Datum::U64(odd),
         },
-        Kind::Char => Datum::Text {
+        TypeKind::Char => Datum::Text {
             bytes: character(number, ty.bytes),
             cut: false,
         },
-        Kind::Float => match ty.bytes {
+        TypeKind::Float => match ty.bytes {
             4 => Datum::F64(f32::from_bits(number as u32).into()),
             _ => Datum::F64(f64::from_bits(number)),
         },
-        Kind::Enum { signed, values } => {
+        TypeKind::Enum { signed, values } => {
             let number = if *signed {
                 extended(number, ty.bytes)
             } else {
@@ -147,12 +150,12 @@ fn scalar(number: u64, ty: &Type) -> Datum {
                 None => Datum::I64(number),
             }
         }
-        Kind::CString | Kind::Pointer(_) if number == 0 => Datum::Nothing,
+        TypeKind::CString | TypeKind::Pointer(_) if number == 0 => Datum::Nothing,
         _ => Datum::Hex(number),
     }
 }
 
-/// A `char` of C is a byte of text; those of Rust, and `char16_t` and `char32_t`, are numbers of Unicode.
+/// C's `char` is a byte; Rust's `char`, `char16_t` and `char32_t` are code points.
 fn character(number: u64, bytes: u64) -> Vec<u8> {
     let wide = u32::try_from(number).ok().and_then(char::from_u32);
     match wide.filter(|_| bytes > 1) {
@@ -161,16 +164,16 @@ fn character(number: u64, bytes: u64) -> Vec<u8> {
     }
 }
 
-/// With the sign of its highest bit.
+/// Sign-extended from this many bytes.
 fn extended(number: u64, bytes: u64) -> i64 {
     let shift = 64 - 8 * bytes.clamp(1, 8);
     (number << shift) as i64 >> shift
 }
 
-/// A structure, as far as its bytes are there.
-fn object(bytes: &[u8], ty: &Type, nested: usize) -> Datum {
+/// A structure. Members whose bytes were not read are unknown.
+fn object(bytes: &[u8], ty: &ValueType, nested: usize) -> Datum {
     match &ty.kind {
-        Kind::Struct(members) if nested < MOST_NESTED => Datum::Fields(
+        TypeKind::Struct(members) if nested < MOST_NESTED => Datum::Fields(
             members
                 .iter()
                 .map(|member| {
@@ -180,9 +183,9 @@ fn object(bytes: &[u8], ty: &Type, nested: usize) -> Datum {
                 })
                 .collect(),
         ),
-        Kind::Struct(_) | Kind::Other => Datum::Unknown("not shown"),
-        // Its bytes are elsewhere.
-        Kind::Text { pointer_at, .. } => word(bytes, *pointer_at, 8).map_or(NOT_READ, Datum::Hex),
+        TypeKind::Struct(_) | TypeKind::Other => Datum::Unknown("not shown"),
+        // The pointer only: the text was not read.
+        TypeKind::Text { pointer_at, .. } => word(bytes, *pointer_at, 8).map_or(NOT_READ, Datum::Hex),
         _ => word(bytes, 0, ty.bytes.min(8)).map_or(NOT_READ, |number| scalar(number, ty)),
     }
 }
@@ -190,129 +193,4 @@ fn object(bytes: &[u8], ty: &Type, nested: usize) -> Datum {
 const NOT_READ: Datum = Datum::Unknown("not read");
 
 #[cfg(test)]
-mod tests {
-    use super::super::code::Shown;
-    use super::*;
-    use crate::find::debug::types::Member;
-
-    fn ty(bytes: u64, kind: Kind) -> Type {
-        Type {
-            name: "t".into(),
-            bytes,
-            kind,
-        }
-    }
-
-    fn read(fetched: Fetched, words: &[u8], faulted: u64, cut: u64) -> Values {
-        let plan = Plan {
-            shown: vec![Shown {
-                name: "x".into(),
-                fetched,
-            }],
-            ..Plan::default()
-        };
-        let mut values = Values::default();
-        let record = Record {
-            words,
-            faulted,
-            cut,
-            comm: b"bash",
-            no_result: false,
-        };
-        values.read(&plan, &record);
-        values
-    }
-
-    fn one(fetched: Fetched, words: &[u8]) -> Datum {
-        read(fetched, words, 0, 0).args.remove(0).1
-    }
-
-    #[test]
-    fn numbers_are_shown_as_their_types_say() {
-        let int = |bytes, signed| ty(bytes, Kind::Int { signed });
-        let character = |bytes: &[u8]| Datum::Text {
-            bytes: bytes.to_vec(),
-            cut: false,
-        };
-        let names = Kind::Enum {
-            signed: true,
-            values: Rc::new([(-1, "NONE".into())]),
-        };
-        for (number, ty, expected) in [
-            (u64::MAX, int(8, true), Datum::I64(-1)),
-            (0xffff_ffff, int(4, true), Datum::I64(-1)),
-            (u64::MAX, int(8, false), Datum::U64(u64::MAX)),
-            (1, ty(1, Kind::Bool), Datum::Bool(true)),
-            (2, ty(1, Kind::Bool), Datum::U64(2)),
-            (0xdf, ty(1, Kind::Char), character(b"\xdf")),
-            (0xdf, ty(4, Kind::Char), character("ß".as_bytes())),
-            (0x2603, ty(2, Kind::Char), character("☃".as_bytes())),
-            (0xffff_ffff, ty(4, names.clone()), Datum::Name("NONE".into())),
-            (7, ty(4, names), Datum::I64(7)),
-            (0, ty(8, Kind::Pointer(None)), Datum::Nothing),
-            (16, ty(8, Kind::Pointer(None)), Datum::Hex(16)),
-            (1.5_f64.to_bits(), ty(8, Kind::Float), Datum::F64(1.5)),
-            (1.5_f32.to_bits().into(), ty(4, Kind::Float), Datum::F64(1.5)),
-        ] {
-            assert_eq!(
-                one(Fetched::Number(0, ty.clone()), &number.to_le_bytes()),
-                expected,
-                "{ty:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn text_is_found_cut_or_faulted() {
-        let words = [&(16_u64 << 32 | 3).to_le_bytes()[..], &[0; 8], b"abcdefgh"].concat();
-        let text = |cut| Datum::Text {
-            bytes: b"abc".to_vec(),
-            cut,
-        };
-        assert_eq!(one(Fetched::Text(0), &words), text(false));
-        let cut = read(Fetched::Text(0), &words, 0, 1);
-        assert_eq!(
-            (&cut.args[0].1, cut.cut.len(), cut.faults.len()),
-            (&text(true), 1, 0)
-        );
-        let faulted = read(Fetched::Text(0), &words, 1, 0);
-        assert_eq!(
-            (&faulted.args[0].1, faulted.cut.len(), faulted.faults.len()),
-            (&Datum::Fault, 0, 1)
-        );
-        assert_eq!(one(Fetched::Text(0), &u64::MAX.to_le_bytes()), Datum::Nothing);
-        // Records that are too short, or lead elsewhere.
-        for words in [&b""[..], &words[..12], &(u64::MAX - 1).to_le_bytes()] {
-            assert_eq!(one(Fetched::Text(0), words), Datum::Fault);
-        }
-        assert_eq!(one(Fetched::Text(255), &words), Datum::Fault);
-    }
-
-    #[test]
-    fn structures_have_their_members() {
-        let int = ty(4, Kind::Int { signed: true });
-        let member = |name: &str, offset, ty: &Type| Member {
-            name: name.into(),
-            offset,
-            ty: ty.clone(),
-        };
-        let inner = ty(4, Kind::Struct(Rc::new([member("b", 0, &int)])));
-        let outer = ty(
-            64,
-            Kind::Struct(Rc::new([
-                member("a", 0, &int),
-                member("in", 4, &inner),
-                member("far", 60, &int),
-            ])),
-        );
-        let bytes = [&1_u32.to_le_bytes()[..], &2_u32.to_le_bytes()].concat();
-        let expected = Datum::Fields(vec![
-            ("a".into(), Datum::I64(1)),
-            ("in".into(), Datum::Fields(vec![("b".into(), Datum::I64(2))])),
-            ("far".into(), NOT_READ),
-        ]);
-        assert_eq!(one(Fetched::Slots(0, 1, outer.clone()), &bytes), expected);
-        let words = [&(8_u64 << 32 | 8).to_le_bytes()[..], &bytes].concat();
-        assert_eq!(one(Fetched::Bytes(0, outer), &words), expected);
-    }
-}
+mod tests;

@@ -1,12 +1,18 @@
-//! The operations mean what the text says: they run here on an interpreter of their own. That the kernel's does the same
-//! is for the end-to-end tests to show.
+//! Operations mean what the text says: an interpreter in Rust runs them here. The end-to-end tests show that
+//! the kernel's interpreter agrees.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::code::{Code, Fetched, MOST_OPS, STACK};
+use super::code::{FetchedValue, FunctionPlan, PlanError, PlanRequest};
+use super::ir::TextLiteral;
+use super::op::{MOST_OPS, Op, OpCode, STACK};
+use super::parse::{parse, parse_list};
 use super::*;
-use crate::find::debug::types::{Kind, Member, Param, Piece, Place, Returned, Signature, Type};
+use crate::find::debug::types::{
+    FunctionParameter, FunctionResult, FunctionSignature, LocationPiece, StructMember, TypeKind,
+    ValueLocation, ValueType,
+};
 use crate::find::usdt::{NumberKind, UsdtArgument, UsdtOperand, UsdtProbe};
 
 /// A call to evaluate against.
@@ -77,7 +83,13 @@ impl Call {
     }
 
     /// Runs the operations of one end of the call.
-    fn run(&self, ops: &[Op], literals: &[Literal], returned: bool, slots: &mut [Option<u64>]) -> Outcome {
+    fn run(
+        &self,
+        ops: &[Op],
+        literals: &[TextLiteral],
+        returned: bool,
+        slots: &mut [Option<u64>],
+    ) -> Outcome {
         let code_of = |op: &Op| {
             ALL.iter()
                 .copied()
@@ -101,12 +113,12 @@ impl Call {
             };
             let literal = || &literals[op.number as usize];
             let matches = |text: &[u8]| {
-                let Literal { bytes, whole } = literal();
+                let TextLiteral { bytes, whole } = literal();
                 text.starts_with(bytes) && (!whole || text.len() == bytes.len() || text[bytes.len()] == 0)
             };
             match code_of(op) {
-                Code::End => break,
-                Code::Test => {
+                OpCode::End => break,
+                OpCode::Test => {
                     if faulted {
                         return Outcome::Fault;
                     }
@@ -114,52 +126,52 @@ impl Call {
                         return Outcome::No;
                     }
                 }
-                Code::Store => {
+                OpCode::Store => {
                     slots[usize::from(op.a)] = (!faulted).then(|| stack.pop().expect("a number"));
                     faulted = false;
                 }
-                Code::StoreText | Code::StoreBytes => {
+                OpCode::StoreText | OpCode::StoreBytes => {
                     stack.truncate(stack.len().saturating_sub(2));
                     faulted = false;
                 }
-                Code::Push => stack.push(op.number),
-                Code::Register => stack.push(self.register(op.a, returned)),
-                Code::Slot => match slots[usize::from(op.a)] {
+                OpCode::Push => stack.push(op.number),
+                OpCode::Register => stack.push(self.register(op.a, returned)),
+                OpCode::Slot => match slots[usize::from(op.a)] {
                     Some(number) => stack.push(number),
                     None => wrong = true,
                 },
-                Code::Task => stack.push(if op.a == 0 { PID } else { op.a.into() }),
-                Code::Latency => stack.push(self.lat_ns),
-                Code::Load => match self.read(stack.pop().expect("an address"), op.a.into()) {
+                OpCode::Task => stack.push(if op.a == 0 { PID } else { op.a.into() }),
+                OpCode::Latency => stack.push(self.lat_ns),
+                OpCode::Load => match self.read(stack.pop().expect("an address"), op.a.into()) {
                     Some(mut bytes) => {
                         bytes.resize(8, 0);
                         stack.push(extend(u64::from_le_bytes(bytes.try_into().expect("8 bytes"))));
                     }
                     None => wrong = true,
                 },
-                Code::MatchText => match self.text(stack.pop().expect("an address")) {
+                OpCode::MatchText => match self.text(stack.pop().expect("an address")) {
                     Some(text) => stack.push(matches(&text).into()),
                     None => wrong = true,
                 },
-                Code::MatchBytes => match self.read(stack.pop().expect("an address"), op.a.into()) {
+                OpCode::MatchBytes => match self.read(stack.pop().expect("an address"), op.a.into()) {
                     Some(bytes) => stack.push(matches(&bytes).into()),
                     None => wrong = true,
                 },
-                Code::MatchComm => stack.push(matches(self.comm.as_bytes()).into()),
-                Code::Low => {
+                OpCode::MatchComm => stack.push(matches(self.comm.as_bytes()).into()),
+                OpCode::Low => {
                     let number = stack.pop().expect("a number");
                     stack.push(extend(number));
                 }
-                Code::Not => {
+                OpCode::Not => {
                     let number = stack.pop().expect("a number");
                     stack.push((number == 0).into());
                 }
-                Code::Truth => {
+                OpCode::Truth => {
                     let number = stack.pop().expect("a number");
                     stack.push((number != 0).into());
                 }
-                code @ (Code::SkipIfFalse | Code::SkipIfTrue) => {
-                    if (*stack.last().expect("a number") != 0) == (code == Code::SkipIfTrue) {
+                code @ (OpCode::SkipIfFalse | OpCode::SkipIfTrue) => {
+                    if (*stack.last().expect("a number") != 0) == (code == OpCode::SkipIfTrue) {
                         at += usize::from(op.skip);
                     } else {
                         stack.pop();
@@ -185,93 +197,93 @@ impl Call {
     }
 }
 
-const ALL: [Code; 32] = [
-    Code::End,
-    Code::Test,
-    Code::Store,
-    Code::StoreText,
-    Code::StoreBytes,
-    Code::Push,
-    Code::Register,
-    Code::Slot,
-    Code::Task,
-    Code::Latency,
-    Code::Load,
-    Code::Low,
-    Code::Not,
-    Code::Add,
-    Code::Subtract,
-    Code::Multiply,
-    Code::Divide,
-    Code::Remainder,
-    Code::And,
-    Code::Or,
-    Code::Xor,
-    Code::ShiftLeft,
-    Code::ShiftRight,
-    Code::Equal,
-    Code::Less,
-    Code::LessEqual,
-    Code::SkipIfFalse,
-    Code::SkipIfTrue,
-    Code::Truth,
-    Code::MatchText,
-    Code::MatchBytes,
-    Code::MatchComm,
+const ALL: [OpCode; 32] = [
+    OpCode::End,
+    OpCode::Test,
+    OpCode::Store,
+    OpCode::StoreText,
+    OpCode::StoreBytes,
+    OpCode::Push,
+    OpCode::Register,
+    OpCode::Slot,
+    OpCode::Task,
+    OpCode::Latency,
+    OpCode::Load,
+    OpCode::Low,
+    OpCode::Not,
+    OpCode::Add,
+    OpCode::Subtract,
+    OpCode::Multiply,
+    OpCode::Divide,
+    OpCode::Remainder,
+    OpCode::And,
+    OpCode::Or,
+    OpCode::Xor,
+    OpCode::ShiftLeft,
+    OpCode::ShiftRight,
+    OpCode::Equal,
+    OpCode::Less,
+    OpCode::LessEqual,
+    OpCode::SkipIfFalse,
+    OpCode::SkipIfTrue,
+    OpCode::Truth,
+    OpCode::MatchText,
+    OpCode::MatchBytes,
+    OpCode::MatchComm,
 ];
 
-fn arithmetic(code: Code, signed: bool, a: u64, b: u64) -> Option<u64> {
+fn arithmetic(code: OpCode, signed: bool, a: u64, b: u64) -> Option<u64> {
     let (sa, sb) = (a as i64, b as i64);
     Some(match code {
-        Code::Add => a.wrapping_add(b),
-        Code::Subtract => a.wrapping_sub(b),
-        Code::Multiply => a.wrapping_mul(b),
-        Code::Divide if b == 0 => return None,
-        Code::Remainder if b == 0 => return None,
-        Code::Divide if signed => sa.wrapping_div(sb) as u64,
-        Code::Remainder if signed => sa.wrapping_rem(sb) as u64,
-        Code::Divide => a / b,
-        Code::Remainder => a % b,
-        Code::And => a & b,
-        Code::Or => a | b,
-        Code::Xor => a ^ b,
-        Code::ShiftLeft => a << (b & 63),
-        Code::ShiftRight if signed => (sa >> (b & 63)) as u64,
-        Code::ShiftRight => a >> (b & 63),
-        Code::Equal => (a == b).into(),
-        Code::Less if signed => (sa < sb).into(),
-        Code::Less => (a < b).into(),
-        Code::LessEqual if signed => (sa <= sb).into(),
-        Code::LessEqual => (a <= b).into(),
+        OpCode::Add => a.wrapping_add(b),
+        OpCode::Subtract => a.wrapping_sub(b),
+        OpCode::Multiply => a.wrapping_mul(b),
+        OpCode::Divide if b == 0 => return None,
+        OpCode::Remainder if b == 0 => return None,
+        OpCode::Divide if signed => sa.wrapping_div(sb) as u64,
+        OpCode::Remainder if signed => sa.wrapping_rem(sb) as u64,
+        OpCode::Divide => a / b,
+        OpCode::Remainder => a % b,
+        OpCode::And => a & b,
+        OpCode::Or => a | b,
+        OpCode::Xor => a ^ b,
+        OpCode::ShiftLeft => a << (b & 63),
+        OpCode::ShiftRight if signed => (sa >> (b & 63)) as u64,
+        OpCode::ShiftRight => a >> (b & 63),
+        OpCode::Equal => (a == b).into(),
+        OpCode::Less if signed => (sa < sb).into(),
+        OpCode::Less => (a < b).into(),
+        OpCode::LessEqual if signed => (sa <= sb).into(),
+        OpCode::LessEqual => (a <= b).into(),
         _ => panic!("{code:?} has no two numbers"),
     })
 }
 
-const UNKNOWN: Scope = Scope {
+const UNKNOWN: NameScope = NameScope {
     function: "f",
     signature: None,
     probe: None,
     is_go: false,
 };
 
-fn plan_for(scope: Scope<'_>, text: &str) -> Result<(Plan, Vec<Literal>), Mistake> {
+fn plan_for(scope: NameScope<'_>, text: &str) -> Result<(FunctionPlan, Vec<TextLiteral>), ExprError> {
     let condition = parse(text)?;
     let mut literals = Vec::new();
-    let request = Request {
+    let request = PlanRequest {
         condition: Some(&condition),
         args: Some(&[]),
         returns: condition.needs_return(),
         result: false,
     };
-    match Plan::new(scope, &request, &mut literals) {
+    match FunctionPlan::new(scope, &request, &mut literals) {
         Ok(plan) => Ok((plan, literals)),
-        Err(PlanError::Condition(mistake)) => Err(mistake),
-        Err(PlanError::Args(mistake)) => panic!("nothing was asked for: {mistake:?}"),
+        Err(PlanError::Condition(error)) => Err(error),
+        Err(PlanError::Args(error)) => panic!("no --args: {error:?}"),
     }
 }
 
-fn decide_in(scope: Scope<'_>, text: &str, call: &Call) -> Outcome {
-    let (plan, literals) = plan_for(scope, text).unwrap_or_else(|mistake| panic!("{text}: {mistake:?}"));
+fn decide_in(scope: NameScope<'_>, text: &str, call: &Call) -> Outcome {
+    let (plan, literals) = plan_for(scope, text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
     let mut slots = vec![None; plan.slots.into()];
     match call.run(&plan.entry, &literals, false, &mut slots) {
         Outcome::Yes => call.run(&plan.at_return, &literals, true, &mut slots),
@@ -291,7 +303,7 @@ fn assert_all(outcome: Outcome, call: &Call, texts: &[&str]) {
 }
 
 #[test]
-fn numbers_have_units_and_operators_the_precedence_of_c() {
+fn units_scale_numbers_and_precedence_is_that_of_c() {
     let call = Call {
         comm: "python3",
         ..Call::with(&[1 << 20, 7])
@@ -338,7 +350,7 @@ fn numbers_have_units_and_operators_the_precedence_of_c() {
 }
 
 #[test]
-fn a_value_has_a_sign_only_when_something_says_so() {
+fn values_are_unsigned_unless_typed_or_cast() {
     let call = Call::with(&[u64::MAX, 0xffff_fffe]);
     assert_all(
         Outcome::Yes,
@@ -359,7 +371,7 @@ fn a_value_has_a_sign_only_when_something_says_so() {
 }
 
 #[test]
-fn the_right_side_is_not_looked_at_when_the_left_one_decides() {
+fn logical_operators_short_circuit() {
     let call = Call::with(&[0, 0x1000]).memory(0x1000, &[5, 0, 0, 0]);
     assert_all(
         Outcome::No,
@@ -389,7 +401,7 @@ fn the_right_side_is_not_looked_at_when_the_left_one_decides() {
 }
 
 #[test]
-fn text_of_the_process_is_compared() {
+fn text_in_memory_is_compared() {
     let call = Call::with(&[0x1000, 0x2000, 4])
         .memory(0x1000, b"/tmp/x\0")
         .memory(0x2000, b"GET /");
@@ -418,7 +430,7 @@ fn text_of_the_process_is_compared() {
 }
 
 #[test]
-fn arguments_past_the_registers_are_on_the_stack() {
+fn arguments_past_the_registers_are_read_from_the_stack() {
     let call = Call {
         stack: (100..150).collect(),
         ..Call::default()
@@ -436,16 +448,16 @@ fn arguments_past_the_registers_are_on_the_stack() {
         decide(&format!("arg31 == {}", 131 - first + skipped), &call),
         Outcome::Yes
     );
-    let mistake = plan_for(UNKNOWN, "arg32").expect_err("too far");
+    let error = plan_for(UNKNOWN, "arg32").expect_err("too far");
     assert!(
-        mistake.hint.is_some_and(|hint| hint.contains("arg31")),
+        error.hint.is_some_and(|hint| hint.contains("arg31")),
         "{}",
-        mistake.message
+        error.message
     );
 }
 
 #[test]
-fn what_only_the_return_knows_is_decided_there_and_the_rest_before() {
+fn conditions_are_split_between_entry_and_return() {
     let call = Call {
         result: 0,
         lat_ns: 10_000_001,
@@ -480,30 +492,30 @@ fn what_only_the_return_knows_is_decided_there_and_the_rest_before() {
     let (plan, _) = plan_for(UNKNOWN, "retval == 0 && arg0 > 1M").expect("a plan");
     assert_eq!(decide("retval == 0 && arg0 > 1M", &call), Outcome::No);
     assert!(
-        plan.entry.iter().any(|op| op.code == Code::Test as u8),
+        plan.entry.iter().any(|op| op.code == OpCode::Test as u8),
         "the entry can tell already"
     );
-    let request = Request {
+    let request = PlanRequest {
         condition: Some(&parse("retval").expect("an expression")),
-        ..Request::default()
+        ..PlanRequest::default()
     };
     assert!(
-        Plan::new(UNKNOWN, &request, &mut Vec::new()).is_err(),
+        FunctionPlan::new(UNKNOWN, &request, &mut Vec::new()).is_err(),
         "nothing waits for it"
     );
 }
 
-fn ty(name: &str, bytes: u64, kind: Kind) -> Type {
-    Type {
+fn ty(name: &str, bytes: u64, kind: TypeKind) -> ValueType {
+    ValueType {
         name: name.into(),
         bytes,
         kind,
     }
 }
 
-fn signature() -> Signature {
-    let int = ty("int", 4, Kind::Int { signed: true });
-    let member = |name: &str, offset, ty: &Type| Member {
+fn signature() -> FunctionSignature {
+    let int = ty("int", 4, TypeKind::Int { signed: true });
+    let member = |name: &str, offset, ty: &ValueType| StructMember {
         name: name.into(),
         offset,
         ty: ty.clone(),
@@ -511,64 +523,64 @@ fn signature() -> Signature {
     let request = ty(
         "request",
         16,
-        Kind::Struct(Rc::new([
+        TypeKind::Struct(Rc::new([
             member("fd", 0, &int),
             member("len", 4, &int),
-            member("next", 8, &ty("void*", 8, Kind::Pointer(None))),
+            member("next", 8, &ty("void*", 8, TypeKind::Pointer(None))),
         ])),
     );
-    let mode = Kind::Enum {
+    let mode = TypeKind::Enum {
         signed: false,
         values: Rc::new([(1, "READ".into()), (2, "WRITE".into())]),
     };
-    let string = Kind::Text {
+    let string = TypeKind::Text {
         pointer_at: 0,
         length_at: 8,
     };
-    let param = |name: &str, ty: Type, place| Param {
+    let param = |name: &str, ty: ValueType, place| FunctionParameter {
         name: Some(name.into()),
         ty,
-        place,
+        location: place,
     };
-    let at = |number| Place::Pieces(vec![Piece::Argument(number)]);
-    Signature {
+    let at = |number| ValueLocation::Pieces(vec![LocationPiece::Argument(number)]);
+    FunctionSignature {
         params: vec![
             param("fd", int.clone(), at(0)),
             param(
                 "req",
-                ty("request*", 8, Kind::Pointer(Some(Rc::new(request.clone())))),
+                ty("request*", 8, TypeKind::Pointer(Some(Rc::new(request.clone())))),
                 at(1),
             ),
             param("mode", ty("mode", 4, mode), at(2)),
-            param("path", ty("const char*", 8, Kind::CString), at(3)),
+            param("path", ty("const char*", 8, TypeKind::CString), at(3)),
             param(
                 "both",
                 request,
-                Place::Pieces(vec![Piece::Argument(4), Piece::Argument(5)]),
+                ValueLocation::Pieces(vec![LocationPiece::Argument(4), LocationPiece::Argument(5)]),
             ),
             param(
                 "name",
                 ty("std::string", 32, string),
-                Place::Behind(Piece::Argument(1)),
+                ValueLocation::Indirect(LocationPiece::Argument(1)),
             ),
             param(
                 "ratio",
-                ty("double", 8, Kind::Float),
-                Place::Nowhere("in a floating-point register"),
+                ty("double", 8, TypeKind::Float),
+                ValueLocation::Unavailable("in a floating-point register"),
             ),
         ],
-        returns: Some(Returned {
+        returns: Some(FunctionResult {
             ty: int,
-            place: Place::Pieces(vec![Piece::Register(0)]),
+            location: ValueLocation::Pieces(vec![LocationPiece::Register(0)]),
         }),
         variadic: false,
     }
 }
 
 #[test]
-fn parameters_have_names_types_and_members() {
+fn parameters_and_members_are_found_by_name() {
     let signature = signature();
-    let scope = Scope {
+    let scope = NameScope {
         function: "serve",
         signature: Some(&signature),
         probe: None,
@@ -617,27 +629,27 @@ fn parameters_have_names_types_and_members() {
     assert_eq!(decide_in(scope, "name == \"abcd\"", &call), Outcome::No);
     for (text, part) in [
         ("size > 1", "fd req mode path"),
-        ("req->size > 1", "it has fd len next"),
-        ("req.len > 1", "write ->len"),
-        ("both > 1", "it has fd len next"),
+        ("req->size > 1", "its members are fd len next"),
+        ("req.len > 1", "use ->len"),
+        ("both > 1", "its members are fd len next"),
         ("ratio > 1", "floating-point register"),
         ("fd->len > 1", "not known to point"),
         ("mode == EXECUTE", "no `EXECUTE`"),
-        ("*fd == 1", "what it points to"),
+        ("*fd == 1", "point to anything"),
         ("path > 1 && path", ""),
     ] {
         match plan_for(scope, text) {
             Ok(_) => assert!(part.is_empty(), "{text}"),
-            Err(mistake) => {
-                let told = format!("{} {}", mistake.message, mistake.hint.unwrap_or_default());
-                assert!(told.contains(part), "{text}: {told}");
+            Err(error) => {
+                let text_of_error = format!("{} {}", error.message, error.hint.unwrap_or_default());
+                assert!(text_of_error.contains(part), "{text}: {text_of_error}");
             }
         }
     }
 }
 
 #[test]
-fn the_arguments_of_a_probe_are_those_of_its_note() {
+fn usdt_arguments_come_from_the_note() {
     let argument = |bytes, number, operand| UsdtArgument {
         bytes,
         number,
@@ -685,7 +697,7 @@ fn the_arguments_of_a_probe_are_those_of_its_note() {
             argument(8, NumberKind::Unsigned, UsdtOperand::Unknown),
         ],
     };
-    let scope = Scope {
+    let scope = NameScope {
         function: "p:n",
         signature: None,
         probe: Some(&probe),
@@ -696,28 +708,28 @@ fn the_arguments_of_a_probe_are_those_of_its_note() {
     for text in ["arg0 == -214", "arg1 == 0xff", "arg2 == -2", "arg3 == -7"] {
         assert_eq!(decide_in(scope, text, &call), Outcome::Yes, "{text}");
     }
-    assert!(plan_for(scope, "arg4 == 1").is_err_and(|mistake| mistake.message.contains("not understood")));
-    assert!(plan_for(scope, "arg5 == 1").is_err_and(|mistake| mistake.message.contains("has 5 arguments")));
-    let plan = Plan::new(scope, &Request::default(), &mut Vec::new()).expect("a plan");
+    assert!(plan_for(scope, "arg4 == 1").is_err_and(|error| error.message.contains("not understood")));
+    assert!(plan_for(scope, "arg5 == 1").is_err_and(|error| error.message.contains("has 5 arguments")));
+    let plan = FunctionPlan::new(scope, &PlanRequest::default(), &mut Vec::new()).expect("a plan");
     let names: Vec<&str> = plan.shown.iter().map(|shown| &*shown.name).collect();
     assert_eq!(names, ["arg0", "arg1", "arg2", "arg3", "arg4"]);
 }
 
 #[test]
-fn what_is_shown_is_found_in_the_record() {
+fn parameters_are_fetched_by_type() {
     let signature = signature();
-    let scope = Scope {
+    let scope = NameScope {
         function: "serve",
         signature: Some(&signature),
         probe: None,
         is_go: false,
     };
-    let request = Request {
+    let request = PlanRequest {
         returns: true,
         result: true,
-        ..Request::default()
+        ..PlanRequest::default()
     };
-    let plan = Plan::new(scope, &request, &mut Vec::new()).expect("a plan");
+    let plan = FunctionPlan::new(scope, &request, &mut Vec::new()).expect("a plan");
     let names: Vec<&str> = plan.shown.iter().map(|shown| &*shown.name).collect();
     assert_eq!(names, ["fd", "req", "mode", "path", "both", "name", "ratio"]);
     let kinds: Vec<String> = plan
@@ -737,7 +749,7 @@ fn what_is_shown_is_found_in_the_record() {
         assert!(kind.starts_with(start), "{kind} is no {start}");
     }
     assert!(
-        matches!(plan.result, Some(Fetched::Number(7, _))),
+        matches!(plan.result, Some(FetchedValue::Number(7, _))),
         "{:?}",
         plan.result
     );
@@ -747,50 +759,50 @@ fn what_is_shown_is_found_in_the_record() {
 }
 
 #[test]
-fn a_mistake_points_at_its_place() {
+fn errors_point_at_their_column() {
     for (text, column, part) in [
-        ("arg0 >", 7, "a value is expected here, not the end"),
-        ("arg0 > && 1", 8, "not `&`"),
+        ("arg0 >", 7, "expected a value, found the end"),
+        ("arg0 > && 1", 8, "found `&`"),
         ("", 1, "a value"),
         ("arg0 = 1", 6, "does not compare"),
-        ("arg0 1", 6, "not `1`"),
+        ("arg0 1", 6, "found `1`"),
         ("(arg0 > 1", 10, "`)`"),
         ("1 < arg0 < 5", 10, "do not chain"),
-        ("arg0 == 1Q", 9, "no unit"),
+        ("arg0 == 1Q", 9, "unknown unit"),
         ("arg0 == 99999999999999999999", 9, "64 bits"),
-        ("*(float*)arg0 == 1", 3, "`float` is not known"),
+        ("*(float*)arg0 == 1", 3, "unknown type `float`"),
         ("comm == \"bash", 9, "closing \" is missing"),
         ("comm == \"\\q\"", 10, "escape"),
         ("comm > \"a\"", 1, "text can only be compared"),
-        ("arg0 == \"a\"", 1, "a number is compared with text"),
+        ("arg0 == \"a\"", 1, "is compared with text"),
         ("comm == 1", 1, "this is text"),
         ("comm", 1, "neither true nor false"),
-        ("arg0 ^= 1", 1, "beginning"),
+        ("arg0 ^= 1", 1, "prefix"),
         ("é == 1", 1, "has no `é`"),
         ("comm == \"é\" && x", 16, "has no `x`"),
-        ("comm == python3", 9, "stands in quotes: \"python3\""),
-        ("comm ^= python3", 9, "stands in quotes: \"python3\""),
-        ("foo(1)", 1, "no function `foo`"),
+        ("comm == python3", 9, "quote text to compare with: \"python3\""),
+        ("comm ^= python3", 9, "quote text to compare with: \"python3\""),
+        ("foo(1)", 1, "unknown function `foo`"),
         ("str() == \"\"", 1, "str(ADDRESS)"),
         ("arg0 < 0", 1, "never true"),
         ("arg0 == 'ab'", 9, "one character"),
         ("arg0->x == 1", 1, "not known to point"),
-        ("arg0. == 1", 7, "name of a member"),
-        ("#", 1, "not `#`"),
+        ("arg0. == 1", 7, "member name"),
+        ("#", 1, "found `#`"),
     ] {
-        let mistake = plan_for(UNKNOWN, text).expect_err(text);
+        let error = plan_for(UNKNOWN, text).expect_err(text);
         assert!(
-            mistake.message.contains(part) || mistake.hint.as_ref().is_some_and(|hint| hint.contains(part)),
-            "{text}: {mistake:?}"
+            error.message.contains(part) || error.hint.as_ref().is_some_and(|hint| hint.contains(part)),
+            "{text}: {error:?}"
         );
-        assert_eq!(mistake.column(text), column, "{text}: {mistake:?}");
-        let [shown, caret] = mistake.picture(text);
+        assert_eq!(error.column(text), column, "{text}: {error:?}");
+        let [shown, caret] = error.excerpt(text);
         assert_eq!((shown.as_str(), caret.len()), (text, column), "{text}");
     }
 }
 
 #[test]
-fn limits_are_said() {
+fn limits_are_errors() {
     let nested = format!("{}1{}", "(".repeat(40), ")".repeat(40));
     let chain = format!("arg0{}", " + arg0".repeat(200));
     let deep = (0..20).fold("arg0".to_owned(), |text, _| format!("arg0 + ({text})"));
@@ -800,18 +812,18 @@ fn limits_are_said() {
     for (text, part) in [
         (nested, "32 levels"),
         (chain, "256 operations"),
-        (deep, "too many values"),
+        (deep, "too many nested values"),
         (long, "127 bytes"),
         (many, "512 names"),
         (huge, "4096 bytes"),
     ] {
-        let mistake = plan_for(UNKNOWN, &text).expect_err(part);
-        assert!(mistake.message.contains(part), "{part}: {mistake:?}");
+        let error = plan_for(UNKNOWN, &text).expect_err(part);
+        assert!(error.message.contains(part), "{part}: {error:?}");
     }
 }
 
 #[test]
-fn lists_have_commas() {
+fn lists_are_comma_separated() {
     let text = "arg0, str(arg1), buf(arg2, arg3), *(u32*)(arg0+8), retval";
     let list = parse_list(text).expect("a list");
     let parts: Vec<&str> = list.iter().map(|expr| &text[expr.at.clone()]).collect();
@@ -832,7 +844,7 @@ fn lists_have_commas() {
 
 /// Whatever is typed: no panic, and what is accepted runs.
 #[test]
-fn mutated_texts_are_refused_or_run() {
+fn mutated_texts_never_panic() {
     const SEEDS: [&str; 6] = [
         "arg0 > 1M && comm == \"python3\"",
         "arg0 != 0 && *(u32*)(arg0+8) == 5 || !(retval < -1)",
@@ -846,7 +858,7 @@ fn mutated_texts_are_refused_or_run() {
         ".", "->", "0x", "9", "K", "\u{202e}", "^=", " ",
     ];
     let signature = signature();
-    let scope = Scope {
+    let scope = NameScope {
         function: "serve",
         signature: Some(&signature),
         probe: None,
@@ -882,7 +894,7 @@ fn mutated_texts_are_refused_or_run() {
                 accepted += 1;
                 decide_in(scope, &text, &call);
             }
-            Err(mistake) => assert!(mistake.column(&text) <= text.chars().count() + 1, "{text}"),
+            Err(error) => assert!(error.column(&text) <= text.chars().count() + 1, "{text}"),
         }
     }
     assert!(accepted > 500, "{accepted} of the texts were right");

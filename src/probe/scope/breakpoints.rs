@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use crate::error::{DENIED, Failure, USAGE};
+use crate::error::Failure;
 use crate::privileges;
-use crate::probe::scope::filter::{Filter, TraceScope};
+use crate::probe::scope::filter::{ProcessFilter, TraceScope};
 
 /// Which processes get breakpoints.
 #[derive(Clone, Debug)]
@@ -12,23 +12,23 @@ pub enum Breakpoints {
     /// All that call the functions; the filter is applied in BPF.
     AllProcesses,
     Process(u32),
-    /// Each process that matches this filter, now or later, has its own links, so that no other process is slowed down.
-    Matching(Filter),
+    /// Each process that matches this filter, now or later, has its own links, so that no other process is
+    /// slowed down.
+    Matching(ProcessFilter),
 }
 
 impl Breakpoints {
-    /// Decides by `--scope`, or without it by the filter: the processes of `-p` and `--container` are known at the
-    /// start, those that match a name or a user are not, and may be many.
+    /// Decides by `--scope`, or without it by the filter: the processes of `-p` and `--container` are known
+    /// at the start, those that match a name or a user are not, and may be many.
     ///
     /// # Errors
     /// The options contradict each other, or the kernel lacks what they need.
-    pub fn choose(filter: &Filter) -> Result<Breakpoints> {
+    pub fn choose(filter: &ProcessFilter) -> Result<Breakpoints> {
         let is_targeted_by_default = !filter.follow && (filter.in_container || !filter.pids.is_empty());
         let breakpoints = match (filter.scope, filter.only_pid()) {
             (Some(TraceScope::Targeted) | None, Some(pid)) => Breakpoints::Process(pid),
             (Some(TraceScope::Targeted), None) if filter.matches_all() => {
-                return Err(Failure::new(
-                    USAGE,
+                return Err(Failure::usage(
                     "--scope targeted needs a filter: without one, all processes match",
                 )
                 .hint("filter with --comm, -u, --cgroup, --container or -p")
@@ -46,8 +46,7 @@ impl Breakpoints {
         let can_hold =
             matches!(breakpoints, Breakpoints::Matching(_)) && (filter.follow || filter.pids.is_empty());
         if filter.hold && !can_hold {
-            return Err(Failure::new(
-                USAGE,
+            return Err(Failure::usage(
                 "--hold only applies to programs that start to match later, in a targeted scope",
             )
             .hint("use it with --container, or with --scope targeted and --comm, -u or --cgroup")
@@ -63,7 +62,7 @@ fn require_watcher() -> Result<()> {
     match privileges::pid_namespace() {
         None => Ok(()),
         Some(_) => Err(
-            Failure::new(DENIED, "--scope targeted works only in the initial PID namespace")
+            Failure::denied("--scope targeted works only in the initial PID namespace")
                 .hint("run it on the host, or in a container that shares the host's PID namespace")
                 .into(),
         ),
@@ -74,13 +73,13 @@ fn require_watcher() -> Result<()> {
 mod tests {
     use super::*;
 
-    fn choose(filter: &Filter) -> Result<Breakpoints, String> {
+    fn choose(filter: &ProcessFilter) -> Result<Breakpoints, String> {
         Breakpoints::choose(filter).map_err(|error| error.to_string())
     }
 
     #[test]
     fn single_pid_is_targeted_by_default() {
-        let mut filter = Filter::of_process(7);
+        let mut filter = ProcessFilter::of_process(7);
         assert!(matches!(choose(&filter), Ok(Breakpoints::Process(7))));
         filter.scope = Some(TraceScope::All);
         assert!(matches!(choose(&filter), Ok(Breakpoints::AllProcesses)));
@@ -90,9 +89,9 @@ mod tests {
 
     #[test]
     fn user_filter_is_not_targeted_by_default_and_cannot_hold() {
-        let mut filter = Filter {
+        let mut filter = ProcessFilter {
             uid: Some(0),
-            ..Filter::default()
+            ..ProcessFilter::default()
         };
         assert!(matches!(choose(&filter), Ok(Breakpoints::AllProcesses)));
         filter.hold = true;
@@ -101,9 +100,9 @@ mod tests {
 
     #[test]
     fn targeted_scope_needs_a_filter() {
-        let filter = Filter {
+        let filter = ProcessFilter {
             scope: Some(TraceScope::Targeted),
-            ..Filter::default()
+            ..ProcessFilter::default()
         };
         assert!(choose(&filter).is_err());
     }

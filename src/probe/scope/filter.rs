@@ -1,4 +1,4 @@
-//! Which threads a run shows: the filter options as constants and maps of `filter.bpf.h`.
+//! Which threads a run shows: the filter options as constants and maps of filter.bpf.h.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -11,11 +11,12 @@ use libbpf_rs::{MapCore, MapFlags};
 use crate::bpf::shared::types::{filter_limits, pid_limits};
 use crate::bpf::{CommConstant, RunConstants};
 use crate::privileges;
+
 /// Most processes that a run can name or follow: entries of the BPF maps `pids` and `members`.
 pub const MAX_PIDS: u32 = pid_limits::MAX_PIDS.0;
-/// Thread name patterns that the BPF programs can compare.
+/// Most thread names.
 pub const MAX_COMMS: usize = filter_limits::MAX_COMMS.0 as usize;
-/// Control groups that the BPF programs can compare.
+/// Most control groups.
 pub const MAX_CGROUPS: usize = filter_limits::MAX_CGROUPS.0 as usize;
 
 /// Bytes of a thread name in the kernel, with its NUL.
@@ -38,7 +39,8 @@ pub struct CommPattern {
 }
 
 impl CommPattern {
-    /// Parses `python3` or `python*`. Only the first 15 bytes are compared: the kernel truncates names to them.
+    /// Parses `python3` or `python*`. Only the first 15 bytes are compared: the kernel truncates names to
+    /// them.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, is_prefix) = match text.strip_suffix('*') {
             Some(start) => (start, true),
@@ -79,9 +81,10 @@ fn words(bytes: [u8; COMM_LEN]) -> [u64; 2] {
     [low, high].map(|half| half.try_into().map_or(0, u64::from_ne_bytes))
 }
 
-/// Which threads a run shows. All conditions must hold; a thread must match any one of several names or control groups.
+/// Which threads a run shows. All conditions must hold; a thread must match any one of several names or
+/// control groups.
 #[derive(Clone, Default, Debug)]
-pub struct Filter {
+pub struct ProcessFilter {
     pub pids: Vec<u32>,
     pub comms: Vec<CommPattern>,
     pub uid: Option<u32>,
@@ -93,18 +96,19 @@ pub struct Filter {
     pub follow: bool,
     /// `--container` was given; its control groups are in `cgroups`.
     pub in_container: bool,
-    /// `--scope`. None: chosen by what the filter names, see [`Breakpoints`](super::breakpoints::Breakpoints).
+    /// `--scope`. None: chosen by what the filter names, see
+    /// [`Breakpoints`](super::breakpoints::Breakpoints).
     pub scope: Option<TraceScope>,
     /// Stop each program that matches when it is executed, until its probes are attached.
     pub hold: bool,
 }
 
-impl Filter {
+impl ProcessFilter {
     /// A filter for one process.
-    pub fn of_process(pid: u32) -> Filter {
-        Filter {
+    pub fn of_process(pid: u32) -> ProcessFilter {
+        ProcessFilter {
             pids: vec![pid],
-            ..Filter::default()
+            ..ProcessFilter::default()
         }
     }
 
@@ -210,9 +214,9 @@ mod tests {
 
     #[test]
     fn single_pid_needs_no_map_unless_it_is_followed() {
-        let mut filter = Filter {
+        let mut filter = ProcessFilter {
             pids: vec![7],
-            ..Filter::default()
+            ..ProcessFilter::default()
         };
         assert_eq!((filter.only_pid(), filter.by_map()), (Some(7), false));
         filter.follow = true;

@@ -1,7 +1,7 @@
 //! Watchdog for `--hold`: resumes stopped processes if the tool dies.
 //!
-//! A child process that waits on a pipe, which the kernel closes however the tool ends, a kill included. It finds the
-//! stopped processes in the map `held`, which the BPF program writes before it stops one.
+//! A child process that waits on a pipe, which the kernel closes however the tool ends, a kill included. It
+//! finds the stopped processes in the map `held`, which the BPF program writes before it stops one.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -44,7 +44,8 @@ impl HeldProcesses<'_> {
         loop {
             let held = self.pids();
             for &pid in &held {
-                // The map is written before the signal is sent. Resumed in between, the process would stay stopped.
+                // The map is written before the signal is sent. Resumed in between, the process would stay
+                // stopped.
                 if is_stopped_or_gone(pid) || start.elapsed() >= NEVER_STOPPED {
                     self.resume(pid);
                 }
@@ -95,7 +96,8 @@ fn watch(parent: StartPipe, held: &HeldProcesses<'_>) -> i32 {
         let _ = unsafe { signal(ignored, SigHandler::SigIgn) };
     }
     let _ = nix::sys::prctl::set_name(c"ubpf-guard");
-    // An inherited pipe would keep its readers waiting, and inherited BPF links would keep their programs attached.
+    // An inherited pipe would keep its readers waiting, and inherited BPF links would keep their programs
+    // attached.
     close_all_except([parent.as_file().as_raw_fd(), held.pids.as_fd().as_raw_fd()]);
     let _ = privileges::drop_privileges(Duties::Release, false);
     if !parent.wait() {

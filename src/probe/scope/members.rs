@@ -1,7 +1,7 @@
 //! Members: processes with links of their own, so that no other process is slowed down.
 //!
-//! Keeps the points of each file, so that links can be made for processes that start to match later, and for files that
-//! are mapped later.
+//! Keeps the points of each file, so that links can be made for processes that start to match later, and for
+//! files that are mapped later.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -51,8 +51,8 @@ impl Members {
         self.links.values().map(|links| links.fds.len()).sum()
     }
 
-    /// Adds links to a process, and makes it a member if it is not one. `since_ns`: when attaching began, CLOCK_MONOTONIC
-    /// nanoseconds.
+    /// Adds links to a process, and makes it a member if it is not one. `since_ns`: when attaching began,
+    /// CLOCK_MONOTONIC nanoseconds.
     pub fn add(&mut self, pid: u32, fds: Vec<OwnedFd>, since_ns: u64) {
         let links = self.links.entry(pid).or_insert(MemberLinks {
             fds: Vec::new(),
@@ -68,7 +68,8 @@ impl Members {
         }
     }
 
-    /// Waits until the former links of the process are closed: beside new ones, they would count its calls twice.
+    /// Waits until the former links of the process are closed: beside new ones, they would count its calls
+    /// twice.
     pub fn wait_removed(&self, pid: u32) {
         self.closer.wait(pid);
     }

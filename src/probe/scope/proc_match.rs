@@ -1,23 +1,23 @@
 //! Finds the processes that match a filter, from `/proc`.
 //!
-//! src/bpf/filter.bpf.h decides the same for the thread that calls a function. Here, a process matches when any of its
-//! threads does.
+//! src/bpf/filter.bpf.h decides the same for the thread that calls a function. Here, a process matches when
+//! any of its threads does.
 
 use std::fs;
 
 use crate::find::host::cgroups::Cgroups;
 use crate::find::host::proc::Proc;
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 
 /// Matches processes against a filter.
 pub struct ProcessMatcher {
-    filter: Filter,
+    filter: ProcessFilter,
     /// None when the filter names no control groups.
     cgroups: Option<Cgroups>,
 }
 
 impl ProcessMatcher {
-    pub fn new(filter: Filter) -> Self {
+    pub fn new(filter: ProcessFilter) -> Self {
         let cgroups = match filter.cgroups.is_empty() {
             true => None,
             false => Cgroups::open().ok(),
@@ -34,13 +34,14 @@ impl ProcessMatcher {
         pids.into_iter().filter(|&pid| self.matches(pid)).collect()
     }
 
-    /// True if any thread of the process matches. False for kernel threads, and for processes that have exited.
+    /// True if any thread of the process matches. False for kernel threads, and for processes that have
+    /// exited.
     pub fn matches(&self, pid: u32) -> bool {
         self.matches_renamed(pid, &[])
     }
 
-    /// As [`ProcessMatcher::matches`], with names that override those of `/proc`: (TID, name) of threads that are about
-    /// to be renamed. The last name of a thread counts.
+    /// As [`ProcessMatcher::matches`], with names that override those of `/proc`: (TID, name) of threads that
+    /// are about to be renamed. The last name of a thread counts.
     pub fn matches_renamed(&self, pid: u32, names: &[(u32, Vec<u8>)]) -> bool {
         let named = self.filter.pids.is_empty() || self.filter.pids.contains(&pid);
         // Kernel threads have no executable.
@@ -101,16 +102,16 @@ mod tests {
     use super::*;
     use crate::probe::scope::filter::CommPattern;
 
-    fn matches(filter: Filter) -> bool {
+    fn matches(filter: ProcessFilter) -> bool {
         ProcessMatcher::new(filter).matches(std::process::id())
     }
 
     #[test]
     fn process_matches_when_one_of_its_threads_does() {
         let comms = vec![CommPattern::parse("odd-thread-name").expect("a pattern")];
-        let filter = Filter {
+        let filter = ProcessFilter {
             comms,
-            ..Filter::default()
+            ..ProcessFilter::default()
         };
         assert!(!matches(filter.clone()));
         let in_thread = std::thread::Builder::new().name("odd-thread-name".to_owned());
@@ -120,9 +121,9 @@ mod tests {
 
     #[test]
     fn last_new_name_overrides_proc() {
-        let filter = Filter {
+        let filter = ProcessFilter {
             comms: vec![CommPattern::parse("new-name").expect("a pattern")],
-            ..Filter::default()
+            ..ProcessFilter::default()
         };
         let (matcher, own) = (ProcessMatcher::new(filter), std::process::id());
         let names =
@@ -134,10 +135,10 @@ mod tests {
     #[test]
     fn all_conditions_must_hold() {
         let uid = nix::unistd::getuid().as_raw();
-        let filter = |uid, pids| Filter {
+        let filter = |uid, pids| ProcessFilter {
             uid: Some(uid),
             pids,
-            ..Filter::default()
+            ..ProcessFilter::default()
         };
         let own = std::process::id();
         assert!(matches(filter(uid, vec![])) && matches(filter(uid, vec![own])));

@@ -1,7 +1,7 @@
 //! Watches for processes that start to match the filter, and attaches probes to them while the run lasts.
 //!
-//! src/bpf/watcher.bpf.c reports them. A thread attaches, so that no process gets its probes late, or stays stopped,
-//! because the session is busy with a burst of rows or blocked on its output.
+//! src/bpf/watcher.bpf.c reports them. A thread attaches, so that no process gets its probes late, or stays
+//! stopped, because the session is busy with a burst of rows or blocked on its output.
 
 mod attach_thread;
 mod object;
@@ -15,10 +15,10 @@ use std::thread::{Builder, JoinHandle};
 use anyhow::{Context, Result};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::error::{FAILED, Failure};
+use crate::error::Failure;
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher};
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::scope::hold_guard::HoldGuard;
 use crate::probe::scope::proc_match::ProcessMatcher;
 use crate::probe::scope::shared_attacher::SharedAttacher;
@@ -26,18 +26,20 @@ use attach_thread::AttachThread;
 pub use attach_thread::{JoinedProcess, Notice};
 use object::WatcherObject;
 
-/// Most processes that get links of their own unless `--scope targeted` is given. With more, the links cost the traced
-/// processes more than they save others: the kernel offers each hit to every link of the function (some 27 ns each), and
-/// to remove one it walks all links for each process (measured on 6.18: 100 take 0.2 s, 1,000 take 13 s).
+/// Most processes that get links of their own unless `--scope targeted` is given. With more, the links cost
+/// the traced processes more than they save others: the kernel offers each hit to every link of the function
+/// (some 27 ns each), and to remove one it walks all links for each process (measured on 6.18: 100 take 0.2
+/// s, 1,000 take 13 s).
 const MANY_PROCESSES: usize = 256;
 
-/// The same limit for perf events. Their removals do not overlap: 0.11 s each (6.18) with any number of threads.
+/// The same limit for perf events. Their removals do not overlap: 0.11 s each (6.18) with any number of
+/// threads.
 const MANY_PERF_EVENTS: usize = 48;
 
 /// Watches processes as long as it lives.
 pub struct ProcessWatcher {
     object: WatcherObject,
-    filter: Filter,
+    filter: ProcessFilter,
     matcher: Arc<ProcessMatcher>,
     guard: Option<HoldGuard>,
     thread: Option<JoinHandle<()>>,
@@ -51,7 +53,7 @@ pub struct ProcessWatcher {
 
 impl ProcessWatcher {
     /// Reports of the kernel are queued from now on. The process must have a single thread.
-    pub fn watch(filter: &Filter) -> Result<Self> {
+    pub fn watch(filter: &ProcessFilter) -> Result<Self> {
         let event_fd = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let mut watcher = Self {
             object: WatcherObject::load(filter)?,
@@ -73,8 +75,9 @@ impl ProcessWatcher {
         Ok(watcher)
     }
 
-    /// Attaches probes to all processes that match now. Returns how many there are, or None when there are too many for
-    /// links of their own and `--scope` was not given: then all processes should get breakpoints instead.
+    /// Attaches probes to all processes that match now. Returns how many there are, or None when there are
+    /// too many for links of their own and `--scope` was not given: then all processes should get breakpoints
+    /// instead.
     pub fn attach_present(&mut self, attacher: &mut Attacher) -> Result<Option<usize>> {
         let pids = self.matcher.processes();
         if pids.len() > MANY_PROCESSES {
@@ -115,7 +118,8 @@ impl ProcessWatcher {
         let per_process = attacher.members().count_links();
         require_files(per_process, processes)?;
         let probes = per_process * processes;
-        if attacher.mode() == AttachMode::Multi || probes <= MANY_PERF_EVENTS {
+        let has_multi_links = matches!(attacher.mode(), AttachMode::Session | AttachMode::Multi);
+        if has_multi_links || probes <= MANY_PERF_EVENTS {
             return Ok(true);
         }
         if self.is_requested() {
@@ -179,7 +183,8 @@ impl ProcessWatcher {
 
     /// Stops watching and resumes all stopped processes. Those that start to match from now on get no probes.
     pub fn end(&mut self) {
-        // In this order: no process is stopped any more, then all are resumed, then the watchdog has nothing to do.
+        // In this order: no process is stopped any more, then all are resumed, then the watchdog has nothing
+        // to do.
         self.object.detach();
         let _ = self.end.write(1);
         if let Some(thread) = self.thread.take() {
@@ -205,9 +210,7 @@ fn require_files(per_process: usize, processes: usize) -> Result<()> {
     if per_process * processes <= available {
         return Ok(());
     }
-    Err(Failure::new(
-        FAILED,
-        format!(
+    Err(Failure::failed(format!(
             "too many open files: {processes} processes match and their probes take {per_process} file descriptors each, \
              but only {available} are available"
         ),

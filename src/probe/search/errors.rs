@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::finder::Sought;
-use crate::error::{FAILED, Failure};
+use crate::error::Failure;
 use crate::find::code::instructions::MISTAKEN;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
@@ -18,11 +18,11 @@ pub const MAX_SIMILAR: usize = 3;
 /// Why the files of a process cannot be found.
 pub fn no_process(proc: &Proc, pid: u32, error: std::io::Error) -> anyhow::Error {
     if !proc.exists(pid) {
-        return Failure::new(FAILED, format!("failed to trace PID {pid}: no such process")).into();
+        return Failure::failed(format!("failed to trace PID {pid}: no such process")).into();
     }
     if error.kind() == std::io::ErrorKind::NotFound {
         let message = format!("PID {pid} has no executable (a kernel thread, or it has exited)");
-        return Failure::new(FAILED, message).into();
+        return Failure::failed(message).into();
     }
     anyhow::Error::new(error).context(format!("failed to read the memory map of PID {pid}"))
 }
@@ -35,12 +35,12 @@ pub fn no_such_file(name: &str) -> anyhow::Error {
         [] => "give its path; `cat /proc/PID/maps` lists the files of a process".to_owned(),
         names => format!("similar names: {}; or give its path", names.join(", ")),
     };
-    Failure::new(FAILED, message).hint(hint).into()
+    Failure::failed(message).hint(hint).into()
 }
 
 pub fn no_such_program(name: &OsStr) -> anyhow::Error {
     let message = format!("failed to run {}: no such program", name.display());
-    Failure::new(FAILED, message)
+    Failure::failed(message)
         .hint("give its path, or check PATH: sudo changes it")
         .into()
 }
@@ -52,7 +52,7 @@ pub fn nothing_in_file(sought: &Sought, path: &Path) -> anyhow::Error {
         path.display(),
         functions.join(", ")
     );
-    Failure::new(FAILED, message)
+    Failure::failed(message)
         .hint(similar_functions(path, sought))
         .into()
 }
@@ -84,17 +84,17 @@ pub fn nothing_in_process(sought: &Sought, proc: &Proc, pid: u32, files: &[PathB
             _ => similar_functions(&object.path, sought),
         },
     };
-    Failure::new(FAILED, message).hint(hint).into()
+    Failure::failed(message).hint(hint).into()
 }
 
 /// The kernel would mistake the instruction for another one.
 pub fn mistaken(function: &str, path: &Path) -> Failure {
     let message = format!("failed to trace {function} in {}: {MISTAKEN}", path.display());
-    Failure::new(FAILED, message).hint("trace a function that calls it")
+    Failure::failed(message).hint("trace a function that calls it")
 }
 
 fn similar_functions(path: &Path, sought: &Sought) -> String {
-    let elf = crate::find::host::proc::ObjectFile::at(path)
+    let elf = crate::find::host::object_file::ObjectFile::at(path)
         .ok()
         .and_then(|object| ElfFile::open(object.file, path).ok());
     let names = match (elf, sought.functions.first()) {

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
@@ -15,25 +16,20 @@ use super::placing::{Placed, Placing};
 use crate::error::Failure;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
-use crate::find::host::proc::{FileId, FileSet, ObjectFile, Proc, ProcMapping};
+use crate::find::host::object_file::{FileId, FileSet, ObjectFile};
+use crate::find::host::proc::{Proc, ProcMapping};
 use crate::probe::attach::Attacher;
-use crate::probe::mmap_events::Mapped;
+use crate::probe::mmap_events::MappedFile;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
 
-/// A file that was opened and parsed before the search, which then does not do it again.
-pub struct OpenedFile {
-    pub object: ObjectFile,
-    pub elf: ElfFile,
-}
-
-impl OpenedFile {
-    /// # Errors
-    /// The file cannot be opened, or is not an ELF file.
-    pub fn open(path: &Path) -> Result<Self> {
-        let object = open_path(path)?;
-        let elf = ElfFile::open(object.file.try_clone()?, path)?;
-        Ok(Self { object, elf })
-    }
+/// Opens a file that the user named.
+///
+/// # Errors
+/// It cannot be opened, or is not an ELF file.
+pub fn open_named(path: &Path) -> Result<ObjectFile> {
+    let object = open_path(path)?;
+    object.elf()?;
+    Ok(object)
 }
 
 /// What has been attached so far.
@@ -86,7 +82,7 @@ pub struct FileSearch<F> {
 #[derive(Default)]
 struct Examined {
     /// Parsed by the plan: taken out when the search comes to them.
-    opened: Vec<(FileId, ElfFile)>,
+    opened: Vec<(FileId, Rc<ElfFile>)>,
     /// Whether a file has points, at the time of its last change.
     answers: HashMap<(FileId, ChangeTime), bool>,
     /// Change times by the identity that mmap events report, so that neither a known file nor a rewritten one is
@@ -121,14 +117,12 @@ impl<F: Finder> FileSearch<F> {
     ///
     /// # Errors
     /// Nothing was found and nothing may appear later, or a file that the user named cannot be traced.
-    pub fn search(&mut self, named: Vec<OpenedFile>, likely: &[PathBuf]) -> Result<()> {
-        let mut objects = Vec::new();
-        for OpenedFile { object, elf } in named {
-            self.examined.opened.push((object.id, elf));
-            objects.push(object);
+    pub fn search(&mut self, named: Vec<ObjectFile>, likely: &[PathBuf]) -> Result<()> {
+        for object in &named {
+            self.examined.opened.push((object.id, object.elf()?));
         }
         match std::mem::replace(&mut self.place, SearchPlace::Files) {
-            SearchPlace::Files => return self.search_named(objects),
+            SearchPlace::Files => return self.search_named(named),
             place => self.place = place,
         }
         match &self.place {
@@ -136,7 +130,7 @@ impl<F: Finder> FileSearch<F> {
             SearchPlace::Command(argv, pid) => self.search_command(&argv.clone(), *pid, likely)?,
             SearchPlace::Everywhere | SearchPlace::Files => self.search_everywhere(likely),
         }
-        for object in objects {
+        for object in named {
             self.examine_tolerantly(object);
         }
         self.examined.opened.clear();
@@ -174,7 +168,7 @@ impl<F: Finder> FileSearch<F> {
     }
 
     /// Looks at a file that a process has just mapped. True if it is to get probes.
-    pub fn on_mapped(&mut self, mapped: &Mapped) -> Result<bool> {
+    pub fn on_mapped(&mut self, mapped: &MappedFile) -> Result<bool> {
         if !self.concerns(mapped) {
             return Ok(false);
         }
@@ -232,7 +226,7 @@ impl<F: Finder> FileSearch<F> {
         }
     }
 
-    fn concerns(&self, mapped: &Mapped) -> bool {
+    fn concerns(&self, mapped: &MappedFile) -> bool {
         let listed = match &self.place {
             SearchPlace::Processes(pids) => pids.contains(&mapped.pid),
             SearchPlace::Command(_, pid) => *pid == mapped.pid,
@@ -245,7 +239,7 @@ impl<F: Finder> FileSearch<F> {
         everywhere && self.finder.may_hold(&mapped.path) && !self.is_examined(mapped)
     }
 
-    fn is_examined(&self, mapped: &Mapped) -> bool {
+    fn is_examined(&self, mapped: &MappedFile) -> bool {
         let known = self.examined.by_event.get(&reported_id(mapped));
         known.is_some_and(|known| {
             let now = self.proc.changed(mapped.pid, mapped.start, mapped.end);
@@ -299,8 +293,7 @@ impl<F: Finder> FileSearch<F> {
         let name = argv.first().context("no command")?;
         let program = loader::find_program(&name.to_string_lossy()).ok_or_else(|| no_such_program(name))?;
         let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-        for path in loader::closure(&program, &env)? {
-            let Ok(object) = open_path(&path) else { continue };
+        for object in loader::closure(&program, &env)? {
             if self.examine(object)? && self.finder.first_object_only() {
                 break;
             }
@@ -358,7 +351,7 @@ impl<F: Finder> FileSearch<F> {
         let Some(&first) = refused.iter().min() else {
             return Ok(());
         };
-        points.retain(|point| !refused.contains(&(point.cookie.function())));
+        points.retain(|point| !refused.contains(&point.cookie.function()));
         let failure = mistaken(&self.finder.name(Cookie::of_function(first)), &object.path);
         if points.is_empty() {
             return Err(failure.into());
@@ -376,10 +369,11 @@ impl Examined {
     /// Beyond this many files, all are forgotten and examined once more.
     const MAX_FILES: usize = 1 << 16;
 
-    fn parse(&mut self, object: &ObjectFile) -> Result<ElfFile> {
-        match self.opened.iter().position(|(id, _)| *id == object.id) {
-            Some(index) => Ok(self.opened.swap_remove(index).1),
-            None => ElfFile::open(object.file.try_clone()?, &object.path),
+    /// The headers of a file. A process can map a file that the plan has opened already.
+    fn parse(&self, object: &ObjectFile) -> Result<Rc<ElfFile>> {
+        match self.opened.iter().find(|(id, _)| *id == object.id) {
+            Some((_, elf)) => Ok(Rc::clone(elf)),
+            None => object.elf(),
         }
     }
 
@@ -390,7 +384,7 @@ impl Examined {
         self.answers.insert(key, has_points);
     }
 
-    fn report(&mut self, mapped: &Mapped, changed: ChangeTime) {
+    fn report(&mut self, mapped: &MappedFile, changed: ChangeTime) {
         if self.by_event.len() >= Self::MAX_FILES {
             self.by_event.clear();
         }
@@ -409,7 +403,7 @@ pub fn plural(count: usize, noun: &str) -> String {
 /// Device, inode and generation. The generation tells an inode from an earlier one with the same number.
 type ReportedId = ((u32, u32), u64, u64);
 
-fn reported_id(mapped: &Mapped) -> ReportedId {
+fn reported_id(mapped: &MappedFile) -> ReportedId {
     (mapped.dev, mapped.inode, mapped.generation)
 }
 

@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use super::files::OpenedFile;
+use super::files::open_named;
 use crate::find::elf::ElfFile;
-use crate::find::host::proc::ObjectFile;
+use crate::find::host::object_file::ObjectFile;
 use crate::probe::point::{Cookie, ProbePoint};
-use crate::probe::scope::filter::Filter;
+use crate::probe::scope::filter::ProcessFilter;
 
 /// What a tool looks for. One search owns it and calls it for each file.
 pub trait Finder {
@@ -79,7 +79,7 @@ pub struct WatchedEnds {
 
 /// What the options say about where to look.
 pub struct SearchRequest<'a> {
-    pub filter: &'a Filter,
+    pub filter: &'a ProcessFilter,
     /// The command to run, and the PID of the process that waits to become it.
     pub command: Option<(&'a [OsString], u32)>,
 }
@@ -112,7 +112,7 @@ pub enum SearchPlace {
 pub struct SearchPlan {
     pub place: SearchPlace,
     /// Files that the user named.
-    pub named: Vec<OpenedFile>,
+    pub named: Vec<ObjectFile>,
     /// Files worth probing even if no process maps them yet. Only used with [`SearchPlace::Everywhere`].
     pub likely: Vec<PathBuf>,
 }
@@ -131,7 +131,7 @@ impl SearchPlan {
     /// # Errors
     /// It cannot be opened, or is not an ELF file.
     pub fn file(path: &Path) -> Result<Self> {
-        let named = vec![OpenedFile::open(path)?];
+        let named = vec![open_named(path)?];
         Ok(Self {
             named,
             ..Self::new(SearchPlace::Files)

@@ -11,16 +11,16 @@ use super::errors::MAX_SIMILAR;
 use super::files::plural;
 use super::finder::{Finder, SearchPlan, SearchRequest, WatchedEnds};
 use super::spec_target::{SpecTarget, plan_targets};
-use crate::error::{FAILED, Failure};
+use crate::error::Failure;
 use crate::find::code::placement::Needs;
-use crate::find::debug::signatures::Signatures;
+use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
-use crate::find::host::proc::{FileId, ObjectFile};
+use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::resolve::{self, ReturnMethod};
 use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
-use crate::probe::point::{Cookie, Ends, Movable, ProbePoint};
+use crate::probe::point::{Cookie, Ends, MovableFunction, ProbePoint};
 
 /// Room for functions of files that appear later.
 const LATER: usize = 4096;
@@ -82,7 +82,7 @@ struct SpecSearch {
     /// The first files that were searched.
     searched: Vec<(PathBuf, File)>,
     /// Why it cannot be traced where it was found.
-    problem: Option<String>,
+    problem: Option<Failure>,
 }
 
 impl<O: OnFound> Functions<O> {
@@ -150,7 +150,7 @@ impl<O: OnFound> Functions<O> {
                 Ok(found.probes)
             }
             Err(error) => {
-                search.problem.get_or_insert_with(|| format!("{error:#}"));
+                search.problem.get_or_insert_with(|| Failure::of(&error));
                 match search.target {
                     // One of many files that a process happens to map.
                     SpecTarget::Any => Ok(Vec::new()),
@@ -174,7 +174,7 @@ impl<O: OnFound> Functions<O> {
         let cookie = self.found.len();
         if self.capacity.is_some_and(|capacity| cookie >= capacity) {
             let message = "too many functions in files that appeared later: some are not traced";
-            return Err(Failure::new(FAILED, message).into());
+            return Err(Failure::failed(message).into());
         }
         let module = object.path.file_name().unwrap_or_default().to_string_lossy();
         let function = TracedFunction {
@@ -258,7 +258,7 @@ impl<O: OnFound> Finder for Functions<O> {
 impl SpecSearch {
     fn not_found(&self) -> anyhow::Error {
         if let Some(problem) = &self.problem {
-            return anyhow::anyhow!("{problem}");
+            return problem.clone().into();
         }
         if let (SpecTarget::Named(names), []) = (&self.target, &self.searched[..])
             && let Some(name) = names.first()
@@ -283,11 +283,11 @@ impl SpecSearch {
         if self.is_inlined() {
             let message =
                 format!("failed to trace {name} in {place}: it is inlined everywhere, and has no address");
-            return Failure::new(FAILED, message)
+            return Failure::failed(message)
                 .hint("trace a function that calls it")
                 .into();
         }
-        Failure::new(FAILED, format!("failed to find {what} {name} in {place}"))
+        Failure::failed(format!("failed to find {what} {name} in {place}"))
             .hint(self.similar_names())
             .into()
     }
@@ -321,7 +321,7 @@ impl SpecSearch {
                 .try_clone()
                 .ok()
                 .and_then(|file| ElfFile::open(file, path).ok());
-            elf.is_some_and(|elf| Signatures::read(file, &elf, path).inlined(name))
+            elf.is_some_and(|elf| SignatureSource::open(file, &elf, path).inlined(name))
         })
     }
 
@@ -348,7 +348,7 @@ fn points_of(place: &resolve::ResolvedProbe, ends: Ends, cookie: Cookie, needs: 
         (_, false) => needs.and(Needs::STACK),
         (_, true) => needs.and(Needs::goroutine()),
     };
-    let start = place.symbol.is_some().then_some(Movable {
+    let start = place.symbol.is_some().then_some(MovableFunction {
         size: place.size,
         needs,
     });

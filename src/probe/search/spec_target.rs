@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::errors::no_such_file;
-use super::files::OpenedFile;
+use super::files::open_named;
 use super::finder::{SearchPlace, SearchPlan, SearchRequest};
-use crate::error::{Failure, USAGE};
+use crate::error::Failure;
 use crate::find::host::loader;
-use crate::find::host::proc::{FileId, ObjectFile, Proc};
+use crate::find::host::object_file::{FileId, ObjectFile};
+use crate::find::host::proc::Proc;
 use crate::find::spec::{ProbeSpec, ProbeSubject};
 
 /// The files that a spec is about.
@@ -75,7 +76,7 @@ fn place(targets: &[SpecTarget], request: &SearchRequest<'_>) -> SearchPlace {
 fn target_of(
     spec: &ProbeSpec,
     request: &SearchRequest<'_>,
-    named: &mut Vec<OpenedFile>,
+    named: &mut Vec<ObjectFile>,
 ) -> Result<SpecTarget> {
     let filter = request.filter;
     let Some(name) = &spec.target else {
@@ -85,8 +86,8 @@ fn target_of(
         return Ok(SpecTarget::Any);
     };
     if name.contains('/') {
-        let file = OpenedFile::open(&path_in_process(name, &filter.pids))?;
-        let id = file.object.id;
+        let file = open_named(&path_in_process(name, &filter.pids))?;
+        let id = file.id;
         named.push(file);
         return Ok(SpecTarget::File(id));
     }
@@ -96,7 +97,7 @@ fn target_of(
     }
     let program = loader::find_program(name);
     match loader::find_library(name).or_else(|| program.clone()) {
-        Some(path) => match OpenedFile::open(&path) {
+        Some(path) => match open_named(&path) {
             Ok(file) => named.push(file),
             // A script, such as pyenv's python3, does not stand for the program that it runs.
             Err(_) if is_running(name) => {}
@@ -164,9 +165,9 @@ fn no_target(spec: &ProbeSpec) -> anyhow::Error {
     };
     let is_file = loader::find_library(&name).is_some() || loader::find_program(&name).is_some();
     let failure = match is_file {
-        true => Failure::new(USAGE, format!("{} names a file but no function", spec.text))
+        true => Failure::usage(format!("{} names a file but no function", spec.text))
             .hint(format!("write {usdt}{name}:NAME; funclist lists the names")),
-        false => Failure::new(USAGE, format!("{} names no program or library", spec.text)).hint(format!(
+        false => Failure::usage(format!("{} names no program or library", spec.text)).hint(format!(
             "write {usdt}TARGET:{name}, such as {usdt}{}:{name}, or choose a process with -p PID",
             if usdt.is_empty() { "libc" } else { "python3" }
         )),

@@ -42,7 +42,7 @@ fn a_kernel_thread_has_no_allocator() {
     if !fs::read_to_string("/proc/2/comm").is_ok_and(|comm| comm == "kthreadd\n") {
         return skip("pid 2 is no kernel thread here");
     }
-    refused(&["-p", "2"], 1, &["pid 2", "kernel thread"]);
+    refused(&["-p", "2"], 1, &["PID 2", "kernel thread"]);
 }
 
 #[test]

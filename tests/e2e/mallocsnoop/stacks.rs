@@ -22,7 +22,7 @@ const CPP: [&str; 4] = [
     "shop::visit(unsigned long)+",
     "main+",
 ];
-const CUT: &str = "[cut: a function without frame pointer]";
+const CUT: &str = "[truncated: a function without frame pointer]";
 /// Stacks are read at the entry, or at the return with `--ret`: two different matters to the kernel.
 const MOMENTS: [&[&str]; 2] = [&["--stack"], &["--stack", "--ret"]];
 
@@ -135,7 +135,7 @@ fn the_stack_of_a_process_that_is_gone_has_names(way: Way) {
 fn the_stack_of_a_process_that_came_and_went_has_names(way: Way) {
     for options in [MOMENTS[0], MOMENTS[1], &["--stack", "-l", "libc"]] {
         // While the tool stands still, other tests may start more programs than it can be told of.
-        let told_of_all = |run: &Run| !run.stderr.contains("went unnoticed");
+        let told_of_all = |run: &Run| !run.stderr.contains("mmap events");
         let Some(run) = (0..10)
             .map(|_| run_beside_a_short_life(way, options))
             .find(told_of_all)

@@ -141,7 +141,7 @@ fn arguments_of_a_stripped_program_are_not_made_up() {
     ));
     let is_said = ended
         .stderr
-        .starts_with("error: --args, column 1: what arg0 of main.joined is, is not known\n");
+        .starts_with("error: --args, column 1: the location of arg0 of main.joined is unknown\n");
     assert!(is_said && ended.status.code() == Some(2), "{ended:?}");
 }
 

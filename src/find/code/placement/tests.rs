@@ -281,8 +281,8 @@ mod on_x86_64 {
 /// only the beginning is written.
 #[cfg(target_arch = "x86_64")]
 fn place_alpha(beginning: &[u8], others: impl FnOnce(&mut [u8])) -> (u64, Why) {
-    use crate::find::elf::image::{CODE_SIZE, Image, file_with};
-    let mut image = Image::default().bytes();
+    use crate::find::elf::image::{CODE_SIZE, ElfImage, file_with};
+    let mut image = ElfImage::default().bytes();
     let nops = image.windows(64).position(|window| window == [0x90; 64]);
     let code = &mut image[nops.expect("the code")..][..CODE_SIZE as usize];
     code[..beginning.len()].copy_from_slice(beginning);

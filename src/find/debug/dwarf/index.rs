@@ -1,67 +1,82 @@
-//! One walk through the entries of a unit, for what has to be known before anything is asked.
+//! One walk over the entries of a unit, which finds its functions by address, and its namespaces.
 
 use gimli::constants as dw;
-use gimli::{Abbreviation, AttributeValue, Dwarf, EntriesRaw, LittleEndian, UnitOffset};
+use gimli::{Abbreviation, AttributeValue, EntriesRaw, UnitOffset};
 
-use super::entries::{Bytes, Unit};
+use super::unit::{EntryValue, Unit, UnitBytes};
+use super::units::UnitTable;
 
-/// Entries of a range list that are read in search of the first one that is not empty.
-const MAX_RANGES: usize = 16;
-/// Namespaces inside of each other.
+/// Nested namespaces.
 const MAX_DEPTH: usize = 1024;
 
-/// What was found in a unit or in several. Places in the debug information count from its start.
+/// The functions and namespaces of a unit. Offsets count from the start of the debug information.
 #[derive(Default)]
-pub struct Index {
-    /// Address of each function's first instruction, and where the function is.
+pub struct UnitIndex {
+    /// The address of each function's first instruction, and the offset of its entry; sorted.
     pub functions: Vec<(u64, usize)>,
-    /// Functions that were put into their callers.
+    /// Functions that were inlined into their callers.
     pub inlined: Vec<usize>,
-    pub namespaces: Vec<Namespace>,
+    namespaces: Vec<NamespaceSpan>,
 }
 
-/// A namespace, with everything between `start` and `end`.
-pub struct Namespace {
+/// A namespace, which has all entries between `start` and `end`.
+pub struct NamespaceSpan {
     pub start: usize,
-    pub end: usize,
-    /// The index of the namespace around it.
-    pub parent: Option<usize>,
+    end: usize,
+    /// The index of the enclosing namespace.
+    parent: Option<usize>,
 }
 
-impl Index {
-    /// Adds what the unit has. Damage ends the walk: what was found before it stays.
-    pub fn add<'a>(&mut self, dwarf: &Dwarf<Bytes<'a>>, unit: &Unit<'a>) {
-        let first_open = self.namespaces.len();
-        let mut walk = Walk {
-            index: self,
-            dwarf,
+impl UnitIndex {
+    /// Damage ends the walk; what comes before it is kept.
+    pub fn new(units: &UnitTable, unit: &Unit) -> UnitIndex {
+        let mut walk = UnitWalk {
+            index: UnitIndex::default(),
+            units,
             unit,
             depth: 0,
             function_depth: None,
             open: Vec::new(),
         };
-        // Damage is no error here.
+        // Damage is not an error here.
         let _ = walk.run();
-        for namespace in &mut self.namespaces[first_open..] {
-            if namespace.end == 0 {
-                namespace.end = unit.end;
-            }
+        let mut index = walk.index;
+        for namespace in index.namespaces.iter_mut().filter(|namespace| namespace.end == 0) {
+            namespace.end = unit.end;
         }
+        index.functions.sort_unstable();
+        index
+    }
+
+    /// The offset of the function whose first instruction is at `addr`.
+    pub fn function_at(&self, addr: u64) -> Option<usize> {
+        let first = self.functions.partition_point(|function| function.0 < addr);
+        let function = self.functions.get(first).filter(|function| function.0 == addr);
+        function.map(|&(_, at)| at)
+    }
+
+    /// The namespaces around an offset, innermost first.
+    pub fn namespaces(&self, at: usize) -> impl Iterator<Item = &NamespaceSpan> {
+        let all = &self.namespaces;
+        let after = all.partition_point(|namespace| namespace.start <= at);
+        let nearest = after.checked_sub(1).and_then(|index| all.get(index));
+        let parent = |namespace: &&NamespaceSpan| namespace.parent.and_then(|parent| all.get(parent));
+        std::iter::successors(nearest, parent).filter(move |namespace| at < namespace.end)
     }
 }
 
-struct Walk<'w, 'a> {
-    index: &'w mut Index,
-    dwarf: &'w Dwarf<Bytes<'a>>,
-    unit: &'w Unit<'a>,
+struct UnitWalk<'u> {
+    index: UnitIndex,
+    units: &'u UnitTable,
+    unit: &'u Unit,
     depth: usize,
-    /// How deep the outermost function around this entry is.
+    /// The depth of the outermost function around this entry.
     function_depth: Option<usize>,
     /// The namespaces around this entry: depth and index.
     open: Vec<(usize, usize)>,
 }
 
-impl<'a> Walk<'_, 'a> {
+impl UnitWalk<'_> {
     fn run(&mut self) -> gimli::Result<()> {
         let mut entries = self.unit.entries_raw(None)?;
         while !entries.is_empty() {
@@ -97,8 +112,8 @@ impl<'a> Walk<'_, 'a> {
         Ok(())
     }
 
-    /// Whether no function with an address lies below such an entry. GCC puts the functions of a local class, lambdas
-    /// among them, into the class.
+    /// Whether an entry with this tag has no functions with an address below it. GCC puts the functions of a local class,
+    /// including lambdas, inside the class.
     fn is_skipped(&self, tag: gimli::DwTag) -> bool {
         match tag {
             dw::DW_TAG_structure_type | dw::DW_TAG_class_type | dw::DW_TAG_union_type => {
@@ -119,7 +134,7 @@ impl<'a> Walk<'_, 'a> {
         if tag == dw::DW_TAG_namespace && self.open.len() < MAX_DEPTH {
             self.open.push((self.depth, self.index.namespaces.len()));
             let parent = self.open.iter().rev().nth(1).map(|&(_, index)| index);
-            self.index.namespaces.push(Namespace {
+            self.index.namespaces.push(NamespaceSpan {
                 start: self.unit.global(at),
                 end: 0,
                 parent,
@@ -141,7 +156,7 @@ impl<'a> Walk<'_, 'a> {
 
     fn function(
         &mut self,
-        entries: &mut EntriesRaw<'_, Bytes<'a>>,
+        entries: &mut EntriesRaw<'_, UnitBytes>,
         abbreviation: &Abbreviation,
         at: UnitOffset,
     ) -> gimli::Result<()> {
@@ -149,8 +164,8 @@ impl<'a> Walk<'_, 'a> {
         for spec in abbreviation.attributes() {
             let attribute = entries.read_attribute(*spec)?;
             match attribute.name() {
-                dw::DW_AT_low_pc => low = self.address(attribute.value()),
-                dw::DW_AT_entry_pc => entry = self.address(attribute.value()),
+                dw::DW_AT_low_pc => low = self.units.address(self.unit, &attribute.value()),
+                dw::DW_AT_entry_pc => entry = self.units.address(self.unit, &attribute.value()),
                 dw::DW_AT_ranges => ranges = Some(attribute.value()),
                 dw::DW_AT_inline if is_inlined(attribute.value()) => {
                     self.index.inlined.push(self.unit.global(at));
@@ -158,34 +173,24 @@ impl<'a> Walk<'_, 'a> {
                 _ => {}
             }
         }
-        let first = || ranges.and_then(|ranges| self.first_range(ranges));
+        let first = || ranges.and_then(|ranges| self.first_range(&ranges));
         let addr = entry.or(low).or_else(first);
-        // The linker leaves 0 where it took a function away.
+        // Linkers write 0 for a function that they discarded.
         if let Some(addr) = addr.filter(|&addr| addr != 0) {
             self.index.functions.push((addr, self.unit.global(at)));
         }
         Ok(())
     }
 
-    fn address(&self, value: AttributeValue<Bytes<'a>>) -> Option<u64> {
-        self.dwarf.attr_address(&self.unit.unit, value).ok()?
-    }
-
-    /// A function in several parts begins with the first of them.
-    fn first_range(&self, value: AttributeValue<Bytes<'a>>) -> Option<u64> {
-        let mut ranges = self.dwarf.attr_ranges(&self.unit.unit, value).ok()??;
-        for _ in 0..MAX_RANGES {
-            let range = ranges.next().ok()??;
-            if range.begin < range.end {
-                return Some(range.begin);
-            }
-        }
-        None
+    /// A function in several parts starts with the first of them.
+    fn first_range(&self, value: &EntryValue) -> Option<u64> {
+        let ranges = self.units.ranges(self.unit, value, 1)?;
+        ranges.first().map(|range| range.start)
     }
 }
 
 fn sibling(
-    entries: &mut EntriesRaw<'_, gimli::EndianSlice<'_, LittleEndian>>,
+    entries: &mut EntriesRaw<'_, UnitBytes>,
     abbreviation: &Abbreviation,
 ) -> gimli::Result<Option<UnitOffset>> {
     let mut sibling = None;
@@ -199,7 +204,7 @@ fn sibling(
     Ok(sibling)
 }
 
-fn is_inlined(value: AttributeValue<Bytes<'_>>) -> bool {
+fn is_inlined(value: EntryValue) -> bool {
     matches!(
         value,
         AttributeValue::Inline(dw::DW_INL_inlined | dw::DW_INL_declared_inlined)

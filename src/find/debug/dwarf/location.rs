@@ -1,226 +1,258 @@
-//! Where a parameter is at the first instruction of its function, by its location description.
+//! Where a parameter is at the first instruction of its function, by its DWARF location description.
 
 use gimli::constants as dw;
-use gimli::{AttributeValue, Encoding, Expression, Operation};
+use gimli::{Encoding, EndianSlice, Expression, LittleEndian, Operation};
 
-use super::entries::{Bytes, Entries, Entry};
+use super::entries::DebugEntry;
+use super::unit::EntryValue;
+use super::units::UnitTable;
 use crate::find::debug::abi::{IN_FLOAT, MAX_ON_STACK, NATIVE, SCATTERED, TOO_LARGE};
-use crate::find::debug::types::{Piece, Place};
+use crate::find::debug::types::{LocationPiece, ValueLocation};
 
-/// Entries of a location list that are read in search of the one for the first instruction.
-const MAX_ENTRIES: usize = 64;
+type ExpressionBytes<'e> = EndianSlice<'e, LittleEndian>;
+
 /// Operations of one description.
 const MAX_OPERATIONS: usize = 32;
 pub const OPTIMIZED_OUT: &str = "optimized out";
-/// The compiler put some arguments elsewhere than the calling convention does, and does not say where this one is.
+/// The compiler moved some arguments away from where the calling convention has them, and gives no location for this one.
 pub const MOVED: &str = "moved by the optimizer";
-/// Its type, or one before it, is not in the debug information.
+/// The debug information lacks its type, or that of a parameter before it.
 pub const UNKNOWN_TYPE: &str = "behind an unknown type";
 
-/// Whether anything is said of the place of a parameter, for the first instruction or another.
-pub fn is_placed(parameter: &Entry<'_, '_>) -> bool {
+/// Whether a parameter has a location anywhere in the function.
+pub fn has_location(parameter: &DebugEntry) -> bool {
     let value = parameter.value(dw::DW_AT_location);
     value.or_else(|| parameter.value(dw::DW_AT_const_value)).is_some()
 }
 
-/// The function around a parameter.
-pub struct Frame {
+/// The function that a parameter belongs to.
+pub struct FunctionFrame {
     /// The address of its first instruction.
     pub addr: u64,
-    /// Offsets into its frame count from the stack pointer as it was before the call.
-    pub from_caller: bool,
+    /// Frame offsets are relative to the stack pointer before the call.
+    is_cfa_based: bool,
 }
 
-impl Frame {
-    pub fn new(function: &Entry<'_, '_>, addr: u64) -> Frame {
+impl FunctionFrame {
+    pub fn new(function: &DebugEntry, addr: u64) -> FunctionFrame {
         let base = function.value(dw::DW_AT_frame_base);
-        let from_caller = base.and_then(|base| base.exprloc_value());
-        Frame {
+        let base = base.and_then(|base| base.exprloc_value());
+        FunctionFrame {
             addr,
-            from_caller: from_caller.is_some_and(|base| base.0.slice() == [dw::DW_OP_call_frame_cfa.0]),
+            is_cfa_based: base.is_some_and(|base| base.0.bytes() == [dw::DW_OP_call_frame_cfa.0]),
         }
     }
 }
 
-/// The place of a parameter of `bytes` bytes; `None` if that is not said for the first instruction.
-pub fn place(entries: &Entries<'_>, parameter: &Entry<'_, '_>, frame: &Frame, bytes: u64) -> Option<Place> {
+/// The location of a parameter of `bytes` bytes; `None` if the debug information has none for the first instruction.
+pub fn at_entry(
+    units: &UnitTable,
+    parameter: &DebugEntry,
+    frame: &FunctionFrame,
+    bytes: u64,
+) -> Option<ValueLocation> {
     if let Some(value) = parameter.value(dw::DW_AT_const_value) {
-        return Some(constant(value));
+        return Some(constant(&value));
     }
     let value = parameter.value(dw::DW_AT_location)?;
-    let encoding = parameter.unit.encoding();
+    let mut context = ExpressionContext {
+        encoding: parameter.unit.encoding(),
+        frame,
+        is_for_all: true,
+    };
     if let Some(expression) = value.exprloc_value() {
-        return combine(&parts(expression, encoding, frame, true)?, bytes);
+        return combine(&context.parts(expression.0.bytes())?, bytes);
     }
-    let mut list = entries.dwarf.attr_locations(parameter.unit, value).ok()??;
-    let mut all = (0..MAX_ENTRIES).map_while(|_| list.next().ok()?);
-    let first = all.find(|entry| entry.range.begin <= frame.addr && frame.addr < entry.range.end)?;
-    combine(&parts(first.data, encoding, frame, false)?, bytes)
+    context.is_for_all = false;
+    let expression = units.location(&parameter.unit, &value, frame.addr)?;
+    combine(&context.parts(&expression)?, bytes)
 }
 
-fn constant(value: AttributeValue<Bytes<'_>>) -> Place {
+fn constant(value: &EntryValue) -> ValueLocation {
     let number = value.sdata_value().map(i64::cast_unsigned);
     match number.or_else(|| value.udata_value()) {
-        Some(number) => Place::Pieces(vec![Piece::Constant(number)]),
-        None => Place::Nowhere(OPTIMIZED_OUT),
+        Some(number) => ValueLocation::Pieces(vec![LocationPiece::Constant(number)]),
+        None => ValueLocation::Unavailable(OPTIMIZED_OUT),
     }
 }
 
 /// Where a part of a parameter is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Value {
+enum PartLocation {
     Register(u16),
     Constant(u64),
-    /// In memory, that far from the address in a register.
+    /// In memory, at this offset from the address in a register.
     Memory(u16, i64),
-    /// In memory, that far from the stack pointer before the call.
+    /// In memory, at this offset from the stack pointer before the call.
     Caller(i64),
-    /// The content of a register, and over it a mask of its low bytes.
+    /// The content of a register with a mask for its low bytes.
     Masked(u16),
-    /// A number that is not yet said to be the value and not its address.
+    /// A number that is the value if `DW_OP_stack_value` follows, and else its address.
     Number(u64),
-    /// Where it is put by instructions after the first one.
+    /// Where instructions after the first one put it.
     Later,
-    /// Not there, or not to be found in a simple way.
+    /// Optimized out, or not in a form that is supported.
     Lost,
 }
 
-/// The parts of a parameter with their bits, 0 bits for all of it. `everywhere`: the description is not for this place in
-/// the function alone, and so tells of the first instruction only if it names what a caller fills in. `None` if it
-/// is damaged.
-fn parts(
-    expression: Expression<Bytes<'_>>,
+/// A part and its size in bits; 0 bits for the whole parameter.
+type SizedPart = (PartLocation, u64);
+
+/// What the operations of a description refer to.
+struct ExpressionContext<'f> {
     encoding: Encoding,
-    frame: &Frame,
-    everywhere: bool,
-) -> Option<Vec<(Value, u64)>> {
-    let mut operations = expression.operations(encoding);
-    let mut parts = Vec::new();
-    let mut value = Value::Lost;
-    for _ in 0..MAX_OPERATIONS {
-        match operations.next().ok()? {
-            Some(Operation::Piece { size_in_bits, .. }) => {
-                parts.push((value, size_in_bits));
-                value = Value::Lost;
+    frame: &'f FunctionFrame,
+    /// The description is for the whole function, so it applies to the first instruction only if it names a location that
+    /// the caller fills in.
+    is_for_all: bool,
+}
+
+impl ExpressionContext<'_> {
+    /// The parts of a parameter; `None` if the description is damaged.
+    fn parts(&self, expression: &[u8]) -> Option<Vec<SizedPart>> {
+        let expression = Expression(EndianSlice::new(expression, LittleEndian));
+        let mut operations = expression.operations(self.encoding);
+        let mut parts = Vec::new();
+        let mut part = PartLocation::Lost;
+        for _ in 0..MAX_OPERATIONS {
+            match operations.next().ok()? {
+                Some(Operation::Piece { size_in_bits, .. }) => {
+                    parts.push((part, size_in_bits));
+                    part = PartLocation::Lost;
+                }
+                Some(operation) => part = self.step(part, &operation),
+                None if parts.is_empty() => return Some(vec![(part, 0)]),
+                None => return Some(parts),
             }
-            Some(operation) => value = step(value, &operation, encoding, frame, everywhere),
-            None if parts.is_empty() => return Some(vec![(value, 0)]),
-            None => return Some(parts),
+        }
+        None
+    }
+
+    /// The part after one more operation.
+    fn step(&self, part: PartLocation, operation: &Operation<ExpressionBytes<'_>>) -> PartLocation {
+        match (operation, part) {
+            // Conversions keep the lowest bytes.
+            (Operation::Nop | Operation::Convert { .. } | Operation::Reinterpret { .. }, part) => part,
+            (Operation::Register { register }, _) if self.is_later(register.0) => PartLocation::Later,
+            (Operation::Register { register }, _) => PartLocation::Register(register.0),
+            (Operation::RegisterOffset { register, .. }, _) if self.is_set_later(register.0) => {
+                PartLocation::Later
+            }
+            (Operation::RegisterOffset { register, offset, .. }, _) => {
+                PartLocation::Memory(register.0, *offset)
+            }
+            (Operation::EntryValue { expression }, _) => self.entry_value(*expression),
+            (Operation::FrameOffset { offset }, _) if self.frame.is_cfa_based && *offset >= 0 => {
+                PartLocation::Caller(*offset)
+            }
+            (Operation::FrameOffset { .. }, _) => PartLocation::Later,
+            (Operation::CallFrameCFA, _) => PartLocation::Caller(0),
+            (Operation::UnsignedConstant { value }, PartLocation::Memory(register, 0))
+                if value.wrapping_add(1).is_power_of_two() =>
+            {
+                PartLocation::Masked(register)
+            }
+            (Operation::And, PartLocation::Masked(register)) => PartLocation::Memory(register, 0),
+            (Operation::UnsignedConstant { value }, _) => PartLocation::Number(*value),
+            (Operation::SignedConstant { value }, _) => PartLocation::Number(value.cast_unsigned()),
+            (Operation::ImplicitValue { data }, _) => little_endian(data.slice()),
+            (Operation::StackValue, PartLocation::Memory(register, 0)) => PartLocation::Register(register),
+            (Operation::StackValue, PartLocation::Number(number)) => PartLocation::Constant(number),
+            (
+                Operation::Deref { .. } | Operation::PlusConstant { .. } | Operation::StackValue,
+                PartLocation::Later,
+            ) => PartLocation::Later,
+            _ => PartLocation::Lost,
         }
     }
-    None
-}
 
-fn step(
-    value: Value,
-    operation: &Operation<Bytes<'_>>,
-    encoding: Encoding,
-    frame: &Frame,
-    everywhere: bool,
-) -> Value {
-    let is_later = |register| everywhere && NATIVE.argument_register(register).is_none();
-    match (operation, value) {
-        // The type changes, the lowest bytes do not.
-        (Operation::Nop | Operation::Convert { .. } | Operation::Reinterpret { .. }, value) => value,
-        (Operation::Register { register }, _) if NATIVE.is_float(register.0) => Value::Register(register.0),
-        (Operation::Register { register }, _) if is_later(register.0) => Value::Later,
-        (Operation::Register { register }, _) => Value::Register(register.0),
-        (Operation::RegisterOffset { register, .. }, _) if is_later(register.0) => Value::Later,
-        (Operation::RegisterOffset { register, offset, .. }, _) => Value::Memory(register.0, *offset),
-        (Operation::EntryValue { expression }, _) => entry_value(*expression, encoding),
-        (Operation::FrameOffset { offset }, _) if frame.from_caller && *offset >= 0 => Value::Caller(*offset),
-        (Operation::FrameOffset { .. }, _) => Value::Later,
-        (Operation::CallFrameCFA, _) => Value::Caller(0),
-        (Operation::UnsignedConstant { value }, Value::Memory(register, 0))
-            if value.wrapping_add(1).is_power_of_two() =>
-        {
-            Value::Masked(register)
+    /// Whether the function itself sets the register, in a description for the whole function.
+    fn is_set_later(&self, register: u16) -> bool {
+        self.is_for_all && NATIVE.argument_register(register).is_none()
+    }
+
+    fn is_later(&self, register: u16) -> bool {
+        self.is_set_later(register) && !NATIVE.is_float(register)
+    }
+
+    /// What a register held when the function was entered. `DW_OP_stack_value` follows and makes it the value.
+    fn entry_value(&self, expression: ExpressionBytes<'_>) -> PartLocation {
+        match Expression(expression).operations(self.encoding).next() {
+            Ok(Some(Operation::Register { register })) => PartLocation::Memory(register.0, 0),
+            _ => PartLocation::Lost,
         }
-        (Operation::And, Value::Masked(register)) => Value::Memory(register, 0),
-        (Operation::UnsignedConstant { value }, _) => Value::Number(*value),
-        (Operation::SignedConstant { value }, _) => Value::Number(value.cast_unsigned()),
-        (Operation::ImplicitValue { data }, _) => little_endian(data.slice()),
-        (Operation::StackValue, Value::Memory(register, 0)) => Value::Register(register),
-        (Operation::StackValue, Value::Number(number)) => Value::Constant(number),
-        (Operation::Deref { .. } | Operation::PlusConstant { .. } | Operation::StackValue, Value::Later) => {
-            Value::Later
-        }
-        _ => Value::Lost,
     }
 }
 
-/// What a register held when the function was entered, ready for the operation that says that this is the value.
-fn entry_value(expression: Bytes<'_>, encoding: Encoding) -> Value {
-    match Expression(expression).operations(encoding).next() {
-        Ok(Some(Operation::Register { register })) => Value::Memory(register.0, 0),
-        _ => Value::Lost,
-    }
-}
-
-fn little_endian(bytes: &[u8]) -> Value {
+fn little_endian(bytes: &[u8]) -> PartLocation {
     let mut number = [0; 8];
     match number.get_mut(..bytes.len()) {
         Some(low) => low.copy_from_slice(bytes),
-        None => return Value::Lost,
+        None => return PartLocation::Lost,
     }
-    Value::Constant(u64::from_le_bytes(number))
+    PartLocation::Constant(u64::from_le_bytes(number))
 }
 
-fn combine(parts: &[(Value, u64)], bytes: u64) -> Option<Place> {
-    if parts.iter().any(|(value, _)| *value == Value::Later) {
+fn combine(parts: &[SizedPart], bytes: u64) -> Option<ValueLocation> {
+    if parts.iter().any(|(part, _)| *part == PartLocation::Later) {
         return None;
     }
-    let is_float = |value: &Value| matches!(value, Value::Register(number) if NATIVE.is_float(*number));
-    if parts.iter().any(|(value, _)| is_float(value)) {
-        return Some(Place::Nowhere(IN_FLOAT));
+    let is_float =
+        |part: &PartLocation| matches!(part, PartLocation::Register(number) if NATIVE.is_float(*number));
+    if parts.iter().any(|(part, _)| is_float(part)) {
+        return Some(ValueLocation::Unavailable(IN_FLOAT));
     }
-    if let [(value, 0)] = parts {
-        return Some(whole(*value, bytes));
+    if let [(part, 0)] = parts {
+        return Some(whole(*part, bytes));
     }
     let (_, all_but_last) = parts.split_last()?;
     if all_but_last.iter().any(|(_, bits)| *bits != 64) || parts.iter().any(|(_, bits)| *bits > 64) {
-        return Some(Place::Nowhere(SCATTERED));
+        return Some(ValueLocation::Unavailable(SCATTERED));
     }
-    let pieces: Option<Vec<Piece>> = parts.iter().map(|(value, _)| piece(*value)).collect();
-    Some(pieces.map_or(Place::Nowhere(OPTIMIZED_OUT), Place::Pieces))
+    let pieces: Option<Vec<LocationPiece>> = parts.iter().map(|(part, _)| piece(*part)).collect();
+    Some(pieces.map_or(ValueLocation::Unavailable(OPTIMIZED_OUT), ValueLocation::Pieces))
 }
 
-fn whole(value: Value, bytes: u64) -> Place {
-    if let Value::Memory(number, 0) = value
+fn whole(part: PartLocation, bytes: u64) -> ValueLocation {
+    if let PartLocation::Memory(number, 0) = part
         && number != NATIVE.stack_pointer()
     {
-        return Place::Behind(register(number));
+        return ValueLocation::Indirect(register(number));
     }
-    match piece(value) {
-        Some(Piece::Stack(start)) if bytes > MAX_ON_STACK || start > u64::MAX - bytes => {
-            Place::Nowhere(TOO_LARGE)
+    match piece(part) {
+        Some(LocationPiece::Stack(start)) if bytes > MAX_ON_STACK || start > u64::MAX - bytes => {
+            ValueLocation::Unavailable(TOO_LARGE)
         }
-        Some(Piece::Stack(start)) => {
+        Some(LocationPiece::Stack(start)) => {
             let words = bytes.div_ceil(8).max(1);
-            Place::Pieces((0..words).map(|word| Piece::Stack(start + word * 8)).collect())
+            let pieces = (0..words).map(|word| LocationPiece::Stack(start + word * 8));
+            ValueLocation::Pieces(pieces.collect())
         }
-        Some(piece) => Place::Pieces(vec![piece]),
-        None => Place::Nowhere(OPTIMIZED_OUT),
+        Some(piece) => ValueLocation::Pieces(vec![piece]),
+        None => ValueLocation::Unavailable(OPTIMIZED_OUT),
     }
 }
 
-fn piece(value: Value) -> Option<Piece> {
-    match value {
-        Value::Register(number) => Some(register(number)),
-        Value::Constant(number) => Some(Piece::Constant(number)),
-        Value::Caller(offset) => {
+fn piece(part: PartLocation) -> Option<LocationPiece> {
+    match part {
+        PartLocation::Register(number) => Some(register(number)),
+        PartLocation::Constant(number) => Some(LocationPiece::Constant(number)),
+        PartLocation::Caller(offset) => {
             let offset = u64::try_from(offset).ok()?;
-            NATIVE.stack_arguments().checked_add(offset).map(Piece::Stack)
+            NATIVE
+                .stack_arguments()
+                .checked_add(offset)
+                .map(LocationPiece::Stack)
         }
-        Value::Memory(number, offset) if number == NATIVE.stack_pointer() => {
-            u64::try_from(offset).ok().map(Piece::Stack)
+        PartLocation::Memory(number, offset) if number == NATIVE.stack_pointer() => {
+            u64::try_from(offset).ok().map(LocationPiece::Stack)
         }
         _ => None,
     }
 }
 
-fn register(number: u16) -> Piece {
+fn register(number: u16) -> LocationPiece {
     NATIVE
         .argument_register(number)
-        .map_or(Piece::Register(number), Piece::Argument)
+        .map_or(LocationPiece::Register(number), LocationPiece::Argument)
 }

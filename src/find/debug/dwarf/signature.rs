@@ -1,4 +1,4 @@
-//! From the address of a function to its parameters.
+//! The signature of a function, by its address.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,188 +7,222 @@ use std::rc::Rc;
 
 use gimli::constants as dw;
 
-use super::entries::{Entries, Entry, Spot};
-use super::kinds::Types;
-use super::location::{self, Frame, MOVED, OPTIMIZED_OUT, UNKNOWN_TYPE};
-use crate::find::debug::abi::{Arguments, NATIVE, ON_STACK, Shape, go_result};
-use crate::find::debug::types::{Param, Place, Returned, Signature};
-use crate::find::stack::demangle::demangle;
+use super::entries::{DebugEntry, EntryOffset};
+use super::location::{self, FunctionFrame, MOVED, OPTIMIZED_OUT, UNKNOWN_TYPE};
+use super::type_kinds::TypeCache;
+use super::units::UnitTable;
+use crate::find::debug::abi::{ArgumentAllocator, NATIVE, ON_STACK, TypeLayout, go_result};
+use crate::find::debug::types::{
+    FunctionParameter, FunctionResult, FunctionSignature, ValueLocation, ValueType,
+};
 
-/// Parameters of one function that are looked at.
+/// Parameters of one function.
 const MAX_PARAMETERS: usize = 64;
-/// Steps from a function to what it was made from: the function that was inlined or cloned, its declaration.
+/// Steps from a function to its origin: the function that was inlined or cloned, and its declaration.
 const MAX_ORIGINS: usize = 8;
+/// Namespaces in a name.
+const MAX_NAMESPACES: usize = 8;
 
-/// The debug information of a file and of what it shares with others, and the types that were asked for.
-pub struct Decoder<'a> {
-    pub(super) main: Entries<'a>,
-    shared: Option<Entries<'a>>,
-    pub types: RefCell<Types>,
-    /// What calling conventions ask of types.
-    pub shapes: RefCell<HashMap<Spot, Rc<Shape>>>,
+/// The debug information of a file and of its supplementary file, with the types that were decoded already.
+pub struct DebugDecoder {
+    pub(super) main: UnitTable,
+    shared: Option<UnitTable>,
+    pub(super) types: RefCell<TypeCache>,
+    pub(super) layouts: RefCell<HashMap<EntryOffset, Rc<TypeLayout>>>,
 }
 
-/// An entry, the one it was made from, and so on.
-type Layers<'d, 'a> = Vec<Entry<'d, 'a>>;
+/// An entry, its origin, the origin of that, and so on.
+type OriginChain = Vec<DebugEntry>;
 
-/// A parameter, as the function itself lists it or only the one it was made from.
-struct Parameter<'d, 'a> {
-    layers: Layers<'d, 'a>,
+/// A parameter that the function lists itself, or that only its origin lists.
+struct ParameterEntry {
+    chain: OriginChain,
     is_own: bool,
 }
 
-impl Parameter<'_, '_> {
-    fn is_placed(&self) -> bool {
-        self.is_own && self.layers.first().is_some_and(location::is_placed)
+impl ParameterEntry {
+    fn has_location(&self) -> bool {
+        self.is_own && self.chain.first().is_some_and(location::has_location)
     }
 
     /// Go describes results as parameters that are variables.
-    fn is_result(&self) -> bool {
-        let is_variable = |entry: &Entry<'_, '_>| entry.is_set(dw::DW_AT_variable_parameter);
-        self.layers
-            .iter()
-            .any(|entry| entry.is_go() && is_variable(entry))
+    fn is_go_result(&self) -> bool {
+        let is_variable = |entry: &DebugEntry| entry.is_set(dw::DW_AT_variable_parameter);
+        self.chain.iter().any(|entry| entry.is_go() && is_variable(entry))
     }
 
     fn is_artificial(&self) -> bool {
-        self.layers.iter().any(|entry| entry.is_set(dw::DW_AT_artificial))
+        self.chain.iter().any(|entry| entry.is_set(dw::DW_AT_artificial))
     }
 }
 
-impl<'a> Decoder<'a> {
-    pub fn new(main: Entries<'a>, shared: Option<Entries<'a>>) -> Decoder<'a> {
-        Decoder {
+/// A parameter with its location by the calling convention and by the debug information.
+struct LocatedParameter {
+    name: Option<String>,
+    ty: ValueType,
+    /// `None` if the type of this parameter, or of one before it, is unknown.
+    by_convention: Option<ValueLocation>,
+    described: Option<ValueLocation>,
+}
+
+impl LocatedParameter {
+    /// `is_regular`: the compiler kept to the calling convention, as far as the debug information shows.
+    fn finish(self, is_regular: bool) -> FunctionParameter {
+        let location = match (self.described, self.by_convention) {
+            (Some(described), _) => described,
+            (None, Some(by_convention)) if is_regular => by_convention,
+            (None, Some(_)) => ValueLocation::Unavailable(MOVED),
+            (None, None) => ValueLocation::Unavailable(UNKNOWN_TYPE),
+        };
+        FunctionParameter {
+            name: self.name.map(Rc::from),
+            ty: self.ty,
+            location,
+        }
+    }
+}
+
+impl DebugDecoder {
+    pub fn new(main: UnitTable, shared: Option<UnitTable>) -> DebugDecoder {
+        DebugDecoder {
             main,
             shared,
             types: RefCell::default(),
-            shapes: RefCell::default(),
+            layouts: RefCell::default(),
         }
     }
 
-    fn entries(&self, spot: Spot) -> Option<&Entries<'a>> {
-        if spot.shared {
+    fn units(&self, at: EntryOffset) -> Option<&UnitTable> {
+        if at.shared {
             self.shared.as_ref()
         } else {
             Some(&self.main)
         }
     }
 
-    pub fn entry(&self, spot: Spot) -> Option<Entry<'_, 'a>> {
-        self.entries(spot)?.entry(spot)
+    pub fn entry(&self, at: EntryOffset) -> Option<DebugEntry> {
+        self.units(at)?.entry(at)
     }
 
-    /// What an attribute refers to.
-    pub fn reference(&self, entry: &Entry<'_, 'a>, name: gimli::DwAt) -> Option<Spot> {
-        self.entries(entry.spot)?.reference(entry, name)
+    /// The entry that an attribute refers to.
+    pub fn reference(&self, entry: &DebugEntry, name: gimli::DwAt) -> Option<EntryOffset> {
+        self.units(entry.offset)?.reference(entry, name)
     }
 
-    /// The text of an attribute, cut at 256 bytes.
-    pub fn text(&self, entry: &Entry<'_, 'a>, name: gimli::DwAt) -> Option<String> {
-        let entries = self.entries(entry.spot)?;
-        let text = entries.text(self.shared.as_ref(), entry.unit, entry.value(name)?)?;
-        (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
+    /// The text of an attribute, unless it is empty.
+    pub fn text(&self, entry: &DebugEntry, name: gimli::DwAt) -> Option<String> {
+        let units = self.units(entry.offset)?;
+        let text = units.text(self.shared.as_ref(), &entry.unit, &entry.value(name)?)?;
+        (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// The names of the namespaces around an entry, the outermost first.
-    pub fn namespaces(&self, entry: &Entry<'_, 'a>) -> Vec<String> {
-        let Some(entries) = self.entries(entry.spot) else {
-            return Vec::new();
-        };
-        let spots = entries.namespaces(entry.spot.at).map(|namespace| Spot {
-            at: namespace.start,
-            ..entry.spot
-        });
-        let mut names: Vec<String> = spots
-            .take(MAX_ORIGINS)
-            .filter_map(|spot| self.text(&self.entry(spot)?, dw::DW_AT_name))
+    /// The names of the namespaces around an entry, outermost first.
+    pub fn namespaces(&self, entry: &DebugEntry) -> Vec<String> {
+        let offsets = self.units(entry.offset).map(|units| units.namespaces(entry));
+        let mut names: Vec<String> = offsets
+            .unwrap_or_default()
+            .into_iter()
+            .take(MAX_NAMESPACES)
+            .filter_map(|at| self.text(&self.entry(at)?, dw::DW_AT_name))
             .collect();
         names.reverse();
         names
     }
 
     /// Calls `visit` with each child of an entry, until it breaks.
-    pub fn children<'d>(
-        &'d self,
-        parent: &Entry<'d, 'a>,
-        visit: impl FnMut(Entry<'d, 'a>) -> ControlFlow<()>,
+    pub fn children(
+        &self,
+        parent: &DebugEntry,
+        visit: impl FnMut(DebugEntry) -> ControlFlow<()>,
     ) -> Option<()> {
-        self.entries(parent.spot)?.children(parent, visit)
+        self.units(parent.offset)?.children(parent, visit)
     }
 
-    fn layers(&self, spot: Spot) -> Layers<'_, 'a> {
-        let origin = |entry: &Entry<'_, 'a>| {
+    pub(super) fn origin_chain(&self, at: EntryOffset) -> OriginChain {
+        let origin = |entry: &DebugEntry| {
             self.reference(entry, dw::DW_AT_abstract_origin)
                 .or_else(|| self.reference(entry, dw::DW_AT_specification))
         };
-        let mut layers = Vec::new();
-        let mut next = Some(spot);
-        while let Some(entry) = next.and_then(|spot| self.entry(spot))
-            && layers.len() < MAX_ORIGINS
+        let mut chain = Vec::new();
+        let mut next = Some(at);
+        while let Some(entry) = next.and_then(|at| self.entry(at))
+            && chain.len() < MAX_ORIGINS
         {
             next = origin(&entry);
-            layers.push(entry);
+            chain.push(entry);
         }
-        layers
+        chain
     }
 
-    /// What the first of the layers that has the attribute refers to.
-    fn inherited(&self, layers: &Layers<'_, 'a>, name: gimli::DwAt) -> Option<Spot> {
-        layers.iter().find_map(|entry| self.reference(entry, name))
+    /// The entry that the attribute refers to, in the first entry of the chain that has it.
+    fn inherited(&self, chain: &OriginChain, name: gimli::DwAt) -> Option<EntryOffset> {
+        chain.iter().find_map(|entry| self.reference(entry, name))
     }
 
-    pub fn signature(&self, addr: u64) -> Option<Signature> {
-        let functions = &self.main.index.functions;
-        let first = functions.partition_point(|function| function.0 < addr);
-        let &(_, at) = functions.get(first).filter(|function| function.0 == addr)?;
-        let function = self.layers(Spot { shared: false, at });
+    /// The signature of the function whose first instruction is at `addr`.
+    pub fn signature(&self, addr: u64) -> Option<FunctionSignature> {
+        let function = self.origin_chain(EntryOffset {
+            shared: false,
+            bytes: self.main.function_at(addr)?,
+        });
         let own = function.first().filter(|own| !own.is_assembly())?;
         let (parameters, variadic) = self.parameters(&function);
-        let (results, parameters): (Vec<_>, Vec<_>) = parameters.into_iter().partition(Parameter::is_result);
-        let result = self.inherited(&function, dw::DW_AT_type);
-
+        let (results, parameters): (Vec<_>, Vec<_>) =
+            parameters.into_iter().partition(ParameterEntry::is_go_result);
         let mut arguments = match () {
-            // Its debug information tells all of them.
+            // The debug information of Go has all locations.
             () if own.is_go() => None,
-            () if own.is_rust() => Some(Arguments::rust(NATIVE)),
-            () => Some(Arguments::new(NATIVE)),
+            () if own.is_rust() => Some(ArgumentAllocator::rust(NATIVE)),
+            () => Some(ArgumentAllocator::new(NATIVE)),
         };
-        let returns = result.map(|result| {
-            let shape = self.shape(result);
-            let place = arguments
-                .as_mut()
-                .zip(shape)
-                .map(|(all, shape)| all.result(&shape));
-            if place.is_none() {
-                arguments = None;
-            }
-            Returned {
-                ty: self.ty(Some(result)),
-                place: place.unwrap_or(Place::Nowhere(UNKNOWN_TYPE)),
-            }
-        });
-        let frame = Frame::new(own, addr);
-        Some(Signature {
-            params: self.places(&parameters, &frame, arguments),
-            returns: returns.or_else(|| self.result_of_go(own, results.first()?)),
+        let result = self.inherited(&function, dw::DW_AT_type);
+        let returns = result.map(|result| self.result(result, &mut arguments));
+        let frame = FunctionFrame::new(own, addr);
+        Some(FunctionSignature {
+            params: self.located(&parameters, &frame, arguments),
+            returns: returns.or_else(|| self.go_result(own, results.first()?)),
             variadic,
         })
     }
 
-    /// The first of the results of a Go function.
-    fn result_of_go(&self, own: &Entry<'_, 'a>, result: &Parameter<'_, 'a>) -> Option<Returned> {
-        let spot = self.inherited(&result.layers, dw::DW_AT_type);
-        let shape = self.shape(spot?)?;
-        Some(Returned {
-            ty: self.ty(spot),
-            place: match own.unit.go_in_registers {
-                true => go_result(NATIVE, &shape),
-                false => Place::Nowhere(ON_STACK),
+    /// A result of the type at `at`. `arguments` is `None` afterwards if its layout is unknown.
+    fn result(&self, at: EntryOffset, arguments: &mut Option<ArgumentAllocator>) -> FunctionResult {
+        let layout = self.layout(at);
+        let location = arguments
+            .as_mut()
+            .zip(layout)
+            .map(|(all, layout)| all.result(&layout));
+        if location.is_none() {
+            *arguments = None;
+        }
+        FunctionResult {
+            ty: self.value_type(Some(at)),
+            location: location.unwrap_or(ValueLocation::Unavailable(UNKNOWN_TYPE)),
+        }
+    }
+
+    /// The first result of a Go function.
+    fn go_result(&self, own: &DebugEntry, result: &ParameterEntry) -> Option<FunctionResult> {
+        let at = self.inherited(&result.chain, dw::DW_AT_type);
+        let layout = self.layout(at?)?;
+        Some(FunctionResult {
+            ty: self.value_type(at),
+            location: match self.is_go_register_abi(own) {
+                true => go_result(NATIVE, &layout),
+                false => ValueLocation::Unavailable(ON_STACK),
             },
         })
     }
 
-    /// The parameters in the order of the source, and whether more may follow.
-    fn parameters<'d>(&'d self, function: &Layers<'d, 'a>) -> (Vec<Parameter<'d, 'a>>, bool) {
+    /// Go passes values in registers since 1.17, on arm64 since 1.18; the compiler's name says so.
+    fn is_go_register_abi(&self, function: &DebugEntry) -> bool {
+        let producer = function.unit.root.producer.as_ref();
+        let producer = producer.and_then(|value| self.main.text(self.shared.as_ref(), &function.unit, value));
+        producer.is_some_and(|producer| producer.ends_with(b"regabi"))
+    }
+
+    /// The parameters in source order, and whether more arguments may follow.
+    fn parameters(&self, function: &OriginChain) -> (Vec<ParameterEntry>, bool) {
         let Some((own, origins)) = function.split_first() else {
             return (Vec::new(), false);
         };
@@ -196,14 +230,14 @@ impl<'a> Decoder<'a> {
         let Some(origin) = origins.first() else {
             return (listed, variadic);
         };
-        let (made_from, origin_variadic) = self.listed(origin, false);
+        let (original, origin_variadic) = self.listed(origin, false);
         let mut ordered = Vec::new();
-        for parameter in made_from {
-            let Some(spot) = parameter.layers.first().map(|entry| entry.spot) else {
+        for parameter in original {
+            let Some(at) = parameter.chain.first().map(|entry| entry.offset) else {
                 continue;
             };
-            let mine = |own: &Parameter<'_, '_>| own.layers.iter().any(|entry| entry.spot == spot);
-            if let Some(index) = listed.iter().position(mine) {
+            let has_origin = |own: &ParameterEntry| own.chain.iter().any(|entry| entry.offset == at);
+            if let Some(index) = listed.iter().position(has_origin) {
                 ordered.push(listed.remove(index));
             } else if own.value(dw::DW_AT_abstract_origin).is_some() && !parameter.is_artificial() {
                 ordered.push(parameter);
@@ -214,13 +248,13 @@ impl<'a> Decoder<'a> {
         (ordered, variadic || origin_variadic)
     }
 
-    fn listed<'d>(&'d self, function: &Entry<'d, 'a>, is_own: bool) -> (Vec<Parameter<'d, 'a>>, bool) {
+    fn listed(&self, function: &DebugEntry, is_own: bool) -> (Vec<ParameterEntry>, bool) {
         let mut parameters = Vec::new();
         let mut variadic = false;
         self.children(function, |child| {
             match child.tag() {
-                dw::DW_TAG_formal_parameter => parameters.push(Parameter {
-                    layers: self.layers(child.spot),
+                dw::DW_TAG_formal_parameter => parameters.push(ParameterEntry {
+                    chain: self.origin_chain(child.offset),
                     is_own,
                 }),
                 dw::DW_TAG_unspecified_parameters => variadic = true,
@@ -239,98 +273,63 @@ impl<'a> Decoder<'a> {
         (parameters, variadic)
     }
 
-    /// Where the debug information says nothing of a parameter, the calling convention does, unless the compiler has
-    /// evidently not kept to it. `arguments` is none where it is not known what came before.
-    fn places(
+    /// The parameters with their locations. Where the debug information has none, the calling convention decides, unless
+    /// the compiler evidently did not keep to it. `arguments` is `None` if the arguments before are unknown.
+    fn located(
         &self,
-        parameters: &[Parameter<'_, 'a>],
-        frame: &Frame,
-        mut arguments: Option<Arguments>,
-    ) -> Vec<Param> {
-        let any_placed = parameters.iter().any(Parameter::is_placed);
+        parameters: &[ParameterEntry],
+        frame: &FunctionFrame,
+        mut arguments: Option<ArgumentAllocator>,
+    ) -> Vec<FunctionParameter> {
+        let any_location = parameters.iter().any(ParameterEntry::has_location);
         let mut is_regular = true;
-        let mut decoded = Vec::new();
+        let mut located = Vec::new();
         for parameter in parameters {
-            let spot = self.inherited(&parameter.layers, dw::DW_AT_type);
-            let shape = spot.and_then(|spot| self.shape(spot));
-            let bytes = shape.as_ref().map(|shape| shape.bytes);
-            let usual = arguments
+            let at = self.inherited(&parameter.chain, dw::DW_AT_type);
+            let layout = at.and_then(|at| self.layout(at));
+            let bytes = layout.as_ref().map(|layout| layout.bytes);
+            let by_convention = arguments
                 .as_mut()
-                .zip(shape)
-                .map(|(arguments, shape)| arguments.next(&shape));
-            if usual.is_none() {
+                .zip(layout)
+                .map(|(all, layout)| all.next(&layout));
+            if by_convention.is_none() {
                 arguments = None;
             }
-            let said = match parameter.layers.first() {
-                // It is nowhere, and that is said in many ways.
-                _ if bytes == Some(0) => Some(Place::Pieces(Vec::new())),
-                Some(own) if parameter.is_placed() || (parameter.is_own && !any_placed) => {
-                    let said = location::place(&self.main, own, frame, bytes.unwrap_or(0));
-                    said.map(|said| completed(said, usual.as_ref(), bytes.unwrap_or(0)))
+            let described = match parameter.chain.first() {
+                // A value without bytes is nowhere, which compilers describe in many ways.
+                _ if bytes == Some(0) => Some(ValueLocation::Pieces(Vec::new())),
+                Some(own) if parameter.has_location() || (parameter.is_own && !any_location) => {
+                    let bytes = bytes.unwrap_or(0);
+                    let described = location::at_entry(&self.main, own, frame, bytes);
+                    described.map(|described| completed(described, by_convention.as_ref(), bytes))
                 }
-                _ => Some(Place::Nowhere(OPTIMIZED_OUT)),
+                _ => Some(ValueLocation::Unavailable(OPTIMIZED_OUT)),
             };
-            is_regular &= said.is_none() || usual.is_none() || said == usual;
-            let name = parameter
-                .layers
-                .iter()
-                .find_map(|entry| self.text(entry, dw::DW_AT_name));
-            decoded.push((name, self.ty(spot), usual, said));
+            is_regular &= described.is_none() || by_convention.is_none() || described == by_convention;
+            located.push(LocatedParameter {
+                name: parameter
+                    .chain
+                    .iter()
+                    .find_map(|entry| self.text(entry, dw::DW_AT_name)),
+                ty: self.value_type(at),
+                by_convention,
+                described,
+            });
         }
-        let place = |usual: Option<Place>, said: Option<Place>| match (said, usual) {
-            (Some(said), _) => said,
-            (None, Some(usual)) if is_regular => usual,
-            (None, Some(_)) => Place::Nowhere(MOVED),
-            (None, None) => Place::Nowhere(UNKNOWN_TYPE),
-        };
-        let param = |(name, ty, usual, said): (Option<String>, _, _, _)| Param {
-            name: name.map(Rc::from),
-            ty,
-            place: place(usual, said),
-        };
-        decoded.into_iter().map(param).collect()
-    }
-
-    /// Whether a function of that name was put into its callers and has no address of its own.
-    pub fn inlined(&self, name: &str) -> bool {
-        let is_named = |layers: &Layers<'_, 'a>| layers.iter().any(|entry| self.is_named(entry, name));
-        let index = &self.main.index;
-        let spot = |at| Spot { shared: false, at };
-        let mut candidates = index.inlined.iter().map(|&at| self.layers(spot(at)));
-        candidates.any(|layers| is_named(&layers))
-            && !index
-                .functions
-                .iter()
-                .any(|&(_, at)| is_named(&self.layers(spot(at))))
-    }
-
-    fn is_named(&self, entry: &Entry<'_, 'a>, name: &str) -> bool {
-        let plain = self.text(entry, dw::DW_AT_name);
-        if plain.as_ref().is_some_and(|plain| plain == name) {
-            return true;
-        }
-        let linked = self.text(entry, dw::DW_AT_linkage_name);
-        let linked = linked.or_else(|| self.text(entry, dw::DW_AT_MIPS_linkage_name));
-        // Demangling all of them would take a second in a large program.
-        let is_likely = plain.is_none_or(|plain| name.ends_with(&plain));
-        linked.is_some_and(|linked| {
-            linked == name || (is_likely && without_parameters(&demangle(&linked)) == name)
-        })
+        let finished = located.into_iter().map(|parameter| parameter.finish(is_regular));
+        finished.collect()
     }
 }
 
-/// Compilers leave out words of a parameter that the function does not use, although the caller filled them in.
-fn completed(said: Place, usual: Option<&Place>, bytes: u64) -> Place {
-    match (said, usual) {
-        (Place::Pieces(some), Some(Place::Pieces(all))) if all.starts_with(&some) => {
-            Place::Pieces(all.clone())
+/// Compilers describe only the words of a parameter that the function uses, but the caller passed all of them.
+fn completed(described: ValueLocation, by_convention: Option<&ValueLocation>, bytes: u64) -> ValueLocation {
+    match (described, by_convention) {
+        (ValueLocation::Pieces(some), Some(ValueLocation::Pieces(all))) if all.starts_with(&some) => {
+            ValueLocation::Pieces(all.clone())
         }
-        (Place::Pieces(some), _) if (some.len() as u64) < bytes.div_ceil(8) => Place::Nowhere(OPTIMIZED_OUT),
-        (said, _) => said,
+        (ValueLocation::Pieces(some), _) if (some.len() as u64) < bytes.div_ceil(8) => {
+            ValueLocation::Unavailable(OPTIMIZED_OUT)
+        }
+        (described, _) => described,
     }
-}
-
-/// `net::read` of `net::read(int)`.
-fn without_parameters(name: &str) -> &str {
-    name.split_once('(').map_or(name, |(name, _)| name)
 }

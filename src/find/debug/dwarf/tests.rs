@@ -1,4 +1,4 @@
-//! On programs that the compilers of this machine make; where one is missing, its test says so.
+//! With programs from the compilers of this machine. A test without its compiler reports that it was skipped.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -6,18 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::*;
-use crate::find::debug::abi::{Machine, NATIVE};
-use crate::find::debug::types::{Kind, Piece, Place, Type};
+use std::rc::Rc;
+
+use super::unit::Unit;
+use crate::find::debug::abi::{MachineAbi, NATIVE};
+use crate::find::debug::types::{LocationPiece, TypeKind, ValueLocation, ValueType};
 use crate::find::elf::ElfFile;
 
-/// A directory that goes with the test.
-struct Scratch(PathBuf);
+/// A directory that is removed after the test.
+struct TestDir(PathBuf);
 
-impl Scratch {
-    fn new(test: &str) -> Scratch {
+impl TestDir {
+    fn new(test: &str) -> TestDir {
         let path = std::env::temp_dir().join(format!("ubpf-tools-dwarf-{test}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
-        Scratch(path)
+        TestDir(path)
     }
 
     /// Compiles `source` with a compiler and its options; `None` if there is no such compiler.
@@ -58,7 +61,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TestDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -70,8 +73,8 @@ fn open(path: &Path) -> DebugInfo {
         .expect("debug information")
 }
 
-/// The signature of the function whose symbol begins with `symbol`, in a program whose debug information is `info`.
-fn signature(info: &DebugInfo, program: &Path, symbol: &str) -> Signature {
+/// The signature of the function whose symbol starts with `symbol`.
+fn signature(info: &DebugInfo, program: &Path, symbol: &str) -> FunctionSignature {
     let elf = ElfFile::open(File::open(program).unwrap(), program).unwrap();
     let functions = crate::find::functions::all(&elf, program).unwrap();
     let function = functions
@@ -79,35 +82,35 @@ fn signature(info: &DebugInfo, program: &Path, symbol: &str) -> Signature {
         .find(|function| function.name.starts_with(symbol));
     let function = function.unwrap_or_else(|| panic!("no {symbol}"));
     info.signature(function.addr)
-        .unwrap_or_else(|| panic!("nothing known of {symbol}"))
+        .unwrap_or_else(|| panic!("no signature of {symbol}"))
 }
 
-/// Each parameter as `type name @ place`.
-fn shown(signature: &Signature) -> Vec<String> {
+/// Each parameter as `type name @ location`.
+fn shown(signature: &FunctionSignature) -> Vec<String> {
     let params = signature.params.iter();
     params
         .map(|param| {
             let name = param.name.as_deref().unwrap_or("?");
-            format!("{} {name} @ {}", param.ty.name, place(&param.place))
+            format!("{} {name} @ {}", param.ty.name, location_text(&param.location))
         })
         .collect()
 }
 
-fn place(place: &Place) -> String {
-    let piece = |piece: &Piece| match piece {
-        Piece::Argument(number) => format!("arg{number}"),
-        Piece::Register(number) => format!("reg{number}"),
-        Piece::Stack(offset) => format!("sp+{offset}"),
-        Piece::Constant(value) => format!("={value}"),
+fn location_text(location: &ValueLocation) -> String {
+    let piece = |piece: &LocationPiece| match piece {
+        LocationPiece::Argument(number) => format!("arg{number}"),
+        LocationPiece::Register(number) => format!("reg{number}"),
+        LocationPiece::Stack(offset) => format!("sp+{offset}"),
+        LocationPiece::Constant(value) => format!("={value}"),
     };
-    match place {
-        Place::Pieces(pieces) => pieces.iter().map(piece).collect::<Vec<_>>().join(" "),
-        Place::Behind(at) => format!("*{}", piece(at)),
-        Place::Nowhere(why) => (*why).to_owned(),
+    match location {
+        ValueLocation::Pieces(pieces) => pieces.iter().map(piece).collect::<Vec<_>>().join(" "),
+        ValueLocation::Indirect(at) => format!("*{}", piece(at)),
+        ValueLocation::Unavailable(why) => (*why).to_owned(),
     }
 }
 
-/// Where the first arguments after those in registers are.
+/// The location of a stack argument.
 fn stack(number: u64) -> String {
     format!("sp+{}", NATIVE.stack_arguments() + 8 * number)
 }
@@ -145,8 +148,8 @@ int main(int argc, char **argv) {
 "#;
 
 #[test]
-fn c_at_every_level() {
-    let scratch = Scratch::new("c");
+fn c_functions_at_all_optimization_levels() {
+    let dir = TestDir::new("c");
     for compiler in ["gcc", "clang"] {
         for options in [
             ["-O0", "-gdwarf-5"],
@@ -154,7 +157,7 @@ fn c_at_every_level() {
             ["-O0", "-gdwarf-4"],
             ["-O2", "-gdwarf-4"],
         ] {
-            let Some(program) = scratch.compile(compiler, &options, C) else {
+            let Some(program) = dir.compile(compiler, &options, C) else {
                 continue;
             };
             check_c(&program);
@@ -166,8 +169,8 @@ fn check_c(program: &Path) {
     let info = open(program);
     let numbers = signature(&info, program, "numbers");
     let (g, i, j) = match NATIVE {
-        Machine::X86_64 => (stack(0), stack(1), stack(2)),
-        Machine::Aarch64 => ("arg6".to_owned(), "arg7".to_owned(), stack(0)),
+        MachineAbi::X86_64 => (stack(0), stack(1), stack(2)),
+        MachineAbi::Aarch64 => ("arg6".to_owned(), "arg7".to_owned(), stack(0)),
     };
     assert_eq!(
         shown(&numbers),
@@ -192,7 +195,7 @@ fn check_c(program: &Path) {
     );
 
     let mixed = signature(&info, program, "mixed");
-    let list = if NATIVE == Machine::X86_64 {
+    let list = if NATIVE == MachineAbi::X86_64 {
         stack(0)
     } else {
         "arg6".to_owned()
@@ -214,12 +217,16 @@ fn check_c(program: &Path) {
 
     let result = signature(&info, program, "result");
     let expected = match NATIVE {
-        // The address of the result comes first.
-        Machine::X86_64 => ["arg1", "sp+8 sp+16 sp+24", "arg2"],
-        Machine::Aarch64 => ["arg0", "*arg1", "arg2"],
+        // The address of the result is the first argument.
+        MachineAbi::X86_64 => ["arg1", "sp+8 sp+16 sp+24", "arg2"],
+        MachineAbi::Aarch64 => ["arg0", "*arg1", "arg2"],
     };
-    let places: Vec<String> = result.params.iter().map(|param| place(&param.place)).collect();
-    assert_eq!(places, expected);
+    let locations: Vec<String> = result
+        .params
+        .iter()
+        .map(|param| location_text(&param.location))
+        .collect();
+    assert_eq!(locations, expected);
 
     assert!(info.signature(1).is_none());
     assert!(!info.inlined("mixed") && !info.inlined("nothing"));
@@ -231,52 +238,57 @@ fn has(program: &Path, symbol: &str) -> bool {
     elf.lookup(&[symbol]).unwrap()[0].is_some()
 }
 
-fn check_kinds(mixed: &Signature) {
+fn check_kinds(mixed: &FunctionSignature) {
     let kind = |index: usize| &mixed.params[index].ty.kind;
-    assert_eq!(*kind(0), Kind::CString);
-    let Kind::Pointer(Some(node)) = kind(1) else {
+    assert_eq!(*kind(0), TypeKind::CString);
+    let TypeKind::Pointer(Some(node)) = kind(1) else {
         panic!("{:?}", kind(1));
     };
     assert_eq!(
         members(node),
         ["0 next", "8 name", "16 number", "16 real", "24 inner"]
     );
-    let Kind::Enum { signed: true, values } = kind(2) else {
+    let TypeKind::Enum { signed: true, values } = kind(2) else {
         panic!("{:?}", kind(2));
     };
     let values: Vec<(i64, &str)> = values.iter().map(|(value, name)| (*value, &**name)).collect();
     assert_eq!(values, [(0, "RED"), (3, "GREEN"), (-1, "BLUE")]);
     assert_eq!(members(&mixed.params[3].ty), ["0 a", "8 b"]);
-    assert_eq!(*kind(4), Kind::Float);
-    assert_eq!(*kind(5), Kind::Pointer(None));
-    assert_eq!(*kind(6), Kind::Pointer(None));
+    assert_eq!(*kind(4), TypeKind::Float);
+    assert_eq!(*kind(5), TypeKind::Pointer(None));
+    assert_eq!(*kind(6), TypeKind::Pointer(None));
 }
 
 /// `offset name` of each.
-fn members(ty: &Type) -> Vec<String> {
-    let Kind::Struct(members) = &ty.kind else {
+fn members(ty: &ValueType) -> Vec<String> {
+    let TypeKind::Struct(members) = &ty.kind else {
         panic!("{ty:?}");
     };
-    let shown = |member: &crate::find::debug::types::Member| format!("{} {}", member.offset, member.name);
+    let shown =
+        |member: &crate::find::debug::types::StructMember| format!("{} {}", member.offset, member.name);
     members.iter().map(shown).collect()
 }
 
 #[test]
-fn a_clone_has_its_arguments_elsewhere() {
-    let scratch = Scratch::new("clone");
-    let Some(program) = scratch.compile("gcc", &["-O2", "-g"], C) else {
+fn clone_has_moved_arguments() {
+    let dir = TestDir::new("clone");
+    let Some(program) = dir.compile("gcc", &["-O2", "-g"], C) else {
         return;
     };
     if has(&program, "clone") {
-        eprintln!("skipped: this compiler makes no clone");
+        eprintln!("skipped: this compiler does not clone the function");
         return;
     }
     let clone = signature(&open(&program), &program, "clone.");
-    let places: Vec<String> = clone.params.iter().map(|param| place(&param.place)).collect();
-    assert_eq!(places[1], "=23");
+    let locations: Vec<String> = clone
+        .params
+        .iter()
+        .map(|param| location_text(&param.location))
+        .collect();
+    assert_eq!(locations[1], "=23");
     assert!(
-        places[0] == "arg0" && (places[2] == "arg1" || places[2] == "arg2"),
-        "{places:?}"
+        locations[0] == "arg0" && (locations[2] == "arg1" || locations[2] == "arg2"),
+        "{locations:?}"
     );
 }
 
@@ -303,10 +315,10 @@ int main(int argc, char **) {
 "#;
 
 #[test]
-fn cpp() {
-    let scratch = Scratch::new("cpp");
+fn cpp_functions() {
+    let dir = TestDir::new("cpp");
     for options in [["-O0", "-gdwarf-5"], ["-O2", "-gdwarf-5"], ["-O1", "-gdwarf-4"]] {
-        let Some(program) = scratch.compile("g++", &options, CPP) else {
+        let Some(program) = dir.compile("g++", &options, CPP) else {
             return;
         };
         let info = open(&program);
@@ -321,7 +333,7 @@ fn cpp() {
                 "net::Owner e @ *arg5",
                 &format!(
                     "net::Proxy * f @ {}",
-                    if NATIVE == Machine::X86_64 {
+                    if NATIVE == MachineAbi::X86_64 {
                         stack(0)
                     } else {
                         "arg6".to_owned()
@@ -329,25 +341,29 @@ fn cpp() {
                 ),
             ]
         );
-        let string = Kind::Text {
+        let string = TypeKind::Text {
             pointer_at: 0,
             length_at: 8,
         };
-        assert!(matches!(&all.params[0].ty.kind, Kind::Pointer(Some(to)) if to.kind == string));
+        assert!(matches!(&all.params[0].ty.kind, TypeKind::Pointer(Some(to)) if to.kind == string));
         assert_eq!(all.params[1].ty.kind, string);
-        let view = Kind::Text {
+        let view = TypeKind::Text {
             pointer_at: 8,
             length_at: 0,
         };
         assert_eq!(all.params[2].ty.kind, view);
         assert!(
-            matches!(&all.params[5].ty.kind, Kind::Pointer(Some(to)) if members(to) == ["0 port", "8 host"])
+            matches!(&all.params[5].ty.kind, TypeKind::Pointer(Some(to)) if members(to) == ["0 port", "8 host"])
         );
 
         let read = signature(&info, &program, "_ZNK3net5Proxy4read");
         assert_eq!(shown(&read), ["const net::Proxy * this @ arg0", "int n @ arg1"]);
         let make = signature(&info, &program, "_ZN3net4make");
-        let first = if NATIVE == Machine::X86_64 { "arg1" } else { "arg0" };
+        let first = if NATIVE == MachineAbi::X86_64 {
+            "arg1"
+        } else {
+            "arg0"
+        };
         assert_eq!(shown(&make), [format!("int n @ {first}")]);
         assert!(
             make.returns
@@ -383,9 +399,9 @@ fn main() {
 "#;
 
 #[test]
-fn rust() {
-    let scratch = Scratch::new("rust");
-    let Some(program) = scratch.compile("rustc", &["-g"], RUST) else {
+fn rust_functions() {
+    let dir = TestDir::new("rust");
+    let Some(program) = dir.compile("rustc", &["-g"], RUST) else {
         return;
     };
     let info = open(&program);
@@ -397,12 +413,12 @@ fn rust() {
         "Option<u64> d @ arg4 arg5",
     ];
     assert_eq!(shown(&texts), expected);
-    let text = Kind::Text {
+    let text = TypeKind::Text {
         pointer_at: 0,
         length_at: 8,
     };
     assert_eq!(texts.params[0].ty.kind, text);
-    let Kind::Text {
+    let TypeKind::Text {
         pointer_at,
         length_at,
     } = texts.params[1].ty.kind
@@ -411,7 +427,7 @@ fn rust() {
     };
     assert!(pointer_at != length_at && pointer_at <= 16 && length_at <= 16);
     assert!(
-        matches!(&texts.params[2].ty.kind, Kind::Pointer(Some(to)) if to.kind == texts.params[1].ty.kind)
+        matches!(&texts.params[2].ty.kind, TypeKind::Pointer(Some(to)) if to.kind == texts.params[1].ty.kind)
     );
 
     let others = signature(&info, &program, "others");
@@ -425,47 +441,51 @@ fn rust() {
         "Point g @ *arg5",
     ];
     assert_eq!(shown(&others), expected);
-    assert!(matches!(&others.params[0].ty.kind, Kind::Enum { values, .. } if &*values[1].1 == "Green"));
-    assert_eq!(others.params[2].ty.kind, Kind::Char);
+    assert!(matches!(&others.params[0].ty.kind, TypeKind::Enum { values, .. } if &*values[1].1 == "Green"));
+    assert_eq!(others.params[2].ty.kind, TypeKind::Char);
 
     let make = signature(&info, &program, "make");
-    let first = if NATIVE == Machine::X86_64 { "arg1" } else { "arg0" };
+    let first = if NATIVE == MachineAbi::X86_64 {
+        "arg1"
+    } else {
+        "arg0"
+    };
     assert_eq!(shown(&make), [format!("u8 a @ {first}")]);
 }
 
 #[test]
-fn compressed_and_apart() {
-    let scratch = Scratch::new("apart");
-    let Some(program) = scratch.compile("gcc", &["-O2", "-g", "-gz=zlib"], C) else {
+fn compressed_sections_and_separate_debug_file() {
+    let dir = TestDir::new("separate");
+    let Some(program) = dir.compile("gcc", &["-O2", "-g", "-gz=zlib"], C) else {
         return;
     };
     check_c(&program);
-    if scratch.run("objcopy", &["--only-keep-debug", "program", "debug"])
-        && scratch.run("objcopy", &["--strip-debug", "program"])
+    if dir.run("objcopy", &["--only-keep-debug", "program", "debug"])
+        && dir.run("objcopy", &["--strip-debug", "program"])
     {
         let file = File::open(&program).unwrap();
         assert!(DebugInfo::open(&file, None).unwrap().is_none());
-        let info = open(&scratch.0.join("debug"));
+        let info = open(&dir.0.join("debug"));
         assert_eq!(signature(&info, &program, "mixed").params.len(), 7);
     } else {
         eprintln!("skipped: no objcopy");
     }
 }
 
-/// What `dwz` moved to a file for several programs is found there.
+/// What `dwz` moved to a supplementary file is found there.
 #[test]
-fn shared_with_others() {
-    let scratch = Scratch::new("shared");
-    let Some(program) = scratch.compile("g++", &["-O2", "-g"], CPP) else {
+fn types_in_supplementary_file() {
+    let dir = TestDir::new("shared");
+    let Some(program) = dir.compile("g++", &["-O2", "-g"], CPP) else {
         return;
     };
-    fs::copy(&program, scratch.0.join("other")).unwrap();
-    if !scratch.run("dwz", &["-m", "shared", "program", "other"]) {
+    fs::copy(&program, dir.0.join("other")).unwrap();
+    if !dir.run("dwz", &["-m", "shared", "program", "other"]) {
         eprintln!("skipped: no dwz");
         return;
     }
     let file = File::open(&program).unwrap();
-    let shared = File::open(scratch.0.join("shared")).unwrap();
+    let shared = File::open(dir.0.join("shared")).unwrap();
     let info = DebugInfo::open(&file, Some(&shared)).unwrap().unwrap();
     let all = signature(&info, &program, "_ZN3net3all");
     assert_eq!(
@@ -477,27 +497,28 @@ fn shared_with_others() {
             "net::Mode d @ arg4",
         ]
     );
-    // Alone, the program tells less, and nothing wrong.
+    // Without that file the types are unknown, but nothing is wrong.
     let alone = signature(&open(&program), &program, "_ZN3net3all");
     assert_ne!(shown(&alone), shown(&all));
-    assert!(alone.params.iter().all(|param| param.ty.kind == Kind::Other));
+    assert!(alone.params.iter().all(|param| param.ty.kind == TypeKind::Other));
     assert!(
         alone
             .params
             .iter()
-            .all(|param| !matches!(&param.place, Place::Pieces(pieces) if pieces.is_empty()))
+            .all(|param| !matches!(&param.location, ValueLocation::Pieces(pieces) if pieces.is_empty()))
     );
 }
 
-/// A damaged file gives other answers or none, but it ends, soon.
+/// A damaged file may give wrong answers, but it never hangs or panics.
 #[test]
-fn damage() {
-    let scratch = Scratch::new("damage");
+fn damaged_files_are_survived() {
+    let dir = TestDir::new("damage");
     for options in [["-O2", "-gdwarf-4"], ["-O2", "-gdwarf-5"]] {
-        let Some(program) = scratch.compile("gcc", &options, C) else {
+        let Some(program) = dir.compile("gcc", &options, C) else {
             return;
         };
         let image = fs::read(&program).unwrap();
+        let starts = addresses(&open(&program));
         let start = debug_start(&program);
         let file = File::options().read(true).write(true).open(&program).unwrap();
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -516,7 +537,7 @@ fn damage() {
             }
             if let Ok(Some(info)) = DebugInfo::open(&file, None) {
                 opened += 1;
-                for addr in addresses(&info) {
+                for addr in addresses(&info).into_iter().chain(starts.iter().copied()) {
                     info.signature(addr);
                 }
                 info.inlined("everywhere");
@@ -531,25 +552,14 @@ fn damage() {
 }
 
 fn addresses(info: &DebugInfo) -> Vec<u64> {
-    let functions = |decoder: &Decoder<'_>| {
-        decoder
-            .main
-            .index
-            .functions
-            .iter()
-            .map(|function| function.0)
-            .collect()
-    };
-    info.loaded.with_dependent(|_, decoder| functions(decoder))
+    let units = &info.decoder.main;
+    let functions = |unit: Rc<Unit>| units.index(&unit).functions.clone();
+    units.all().flat_map(functions).map(|(addr, _)| addr).collect()
 }
 
 /// Where the debug information starts in the file.
 fn debug_start(program: &Path) -> usize {
-    let image = fs::read(program).unwrap();
-    let sections = Sections::open(File::open(program).unwrap()).unwrap();
-    let info = sections.read(".debug_info", MAX_BYTES).unwrap().unwrap();
-    image
-        .windows(info.len())
-        .position(|window| window == info)
-        .unwrap()
+    let sections = SectionReader::open(File::open(program).unwrap()).unwrap();
+    let info = sections.find(".debug_info").unwrap().unwrap();
+    usize::try_from(info.extent.offset).unwrap()
 }

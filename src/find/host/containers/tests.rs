@@ -4,16 +4,16 @@ const WEB: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abc
 const DB: &str = "0123f6789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0";
 
 /// A made-up machine in a directory that is removed at the end.
-struct Machine(PathBuf);
+struct MadeUpMachine(PathBuf);
 
-impl Machine {
-    fn new(test: &str) -> Machine {
+impl MadeUpMachine {
+    fn new(test: &str) -> MadeUpMachine {
         let root = std::env::temp_dir().join(format!("ubpf-{test}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         for directory in ["proc/self", "cgroup"] {
             fs::create_dir_all(root.join(directory)).unwrap();
         }
-        Machine(root)
+        MadeUpMachine(root)
     }
 
     fn file(&self, path: &str, text: &str) {
@@ -54,7 +54,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for MadeUpMachine {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -128,7 +128,7 @@ fn systemd_escapes_are_decoded() {
 
 #[test]
 fn finds_by_id_and_by_name() {
-    let machine = Machine::new("by-name");
+    let machine = MadeUpMachine::new("by-name");
     let web = format!("/system.slice/docker-{WEB}.scope");
     machine.process(30, &web);
     machine.process(20, &format!("{web}/nested"));
@@ -152,7 +152,7 @@ fn finds_by_id_and_by_name() {
 
 #[test]
 fn ambiguous_id_lists_candidates() {
-    let machine = Machine::new("ambiguous");
+    let machine = MadeUpMachine::new("ambiguous");
     machine.process(1, &format!("/docker/{WEB}"));
     machine.process(2, &format!("/machine.slice/libpod-{DB}.scope/container"));
     let file = format!("[{{\"id\":\"{DB}\",\"names\":[\"db\"]}},{{\"id\":3}}]");
@@ -168,7 +168,7 @@ fn ambiguous_id_lists_candidates() {
 
 #[test]
 fn finds_kubernetes_nspawn_and_lxc_containers_by_name() {
-    let machine = Machine::new("names");
+    let machine = MadeUpMachine::new("names");
     machine.process(1, &format!("/kubepods.slice/cri-containerd-{WEB}.scope"));
     let annotations =
         "\"io.kubernetes.cri.container-name\":\"nginx\",\"io.kubernetes.cri.sandbox-name\":\"shop\"";
@@ -188,7 +188,7 @@ fn finds_kubernetes_nspawn_and_lxc_containers_by_name() {
 
 #[test]
 fn cgroup_v1_container_is_rejected() {
-    let machine = Machine::new("v1");
+    let machine = MadeUpMachine::new("v1");
     machine.file("proc/5/cgroup", &format!("4:memory:/docker/{WEB}\n0::/\n"));
     let error = machine.error(WEB);
     assert!(
@@ -199,7 +199,7 @@ fn cgroup_v1_container_is_rejected() {
 
 #[test]
 fn hint_if_nothing_runs_in_a_container() {
-    let machine = Machine::new("nothing");
+    let machine = MadeUpMachine::new("nothing");
     machine.process(1, "/init.scope");
     assert!(
         machine

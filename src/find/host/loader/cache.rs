@@ -23,7 +23,8 @@ pub struct LibraryCandidate {
     pub path: PathBuf,
 }
 
-/// The content of the cache. Its offsets are checked on use: an entry that points outside of the file is skipped.
+/// The content of the cache. Its offsets are checked on use: an entry that points outside of the file is
+/// skipped.
 #[derive(Default)]
 pub struct LoaderCache {
     /// The file from the header of the current format on, from which offsets count.
@@ -50,7 +51,8 @@ impl LoaderCache {
         read.map_or_else(|_| LoaderCache::default(), |_| LoaderCache::parse(data))
     }
 
-    /// The current format may follow a table of the old one, which has a header of 16 bytes and entries of 12.
+    /// The current format may follow a table of the old one, which has a header of 16 bytes and entries of
+    /// 12.
     fn parse(mut data: Vec<u8>) -> LoaderCache {
         if data.starts_with(Self::OLD_MAGIC) {
             let count = u32_at(&data, 12).unwrap_or(0) as usize;
@@ -85,8 +87,9 @@ impl LoaderCache {
         candidates.into_iter().map(|candidate| candidate.path)
     }
 
-    /// The entries with a matching soname that this processor can run. The processor that an entry is for follows from
-    /// its path; the hardware bits of older caches stand for features that no current library uses.
+    /// The entries with a matching soname that this processor can run. The processor that an entry is for
+    /// follows from its path; the hardware bits of older caches stand for features that no current library
+    /// uses.
     pub fn candidates(&self, mut matches: impl FnMut(&str) -> bool) -> Vec<LibraryCandidate> {
         let levels = processor_levels();
         let matching = self.entries().filter(|(soname, ..)| matches(soname));

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 
@@ -13,7 +14,7 @@ use super::cache::LoaderCache;
 use super::search_path::{expand, musl_dirs, preloads, split, variable};
 use super::{DEFAULT_PATH, find_program_in, open_elf};
 use crate::find::elf::ElfFile;
-use crate::find::host::proc::{FileId, open_regular};
+use crate::find::host::object_file::{FileId, ObjectFile, open_regular};
 
 /// Most files that one program may consist of.
 const MAX_FILES: usize = 1024;
@@ -24,13 +25,13 @@ const MAX_SCRIPTS: usize = 4;
 /// Bytes of a script's first line that the kernel reads.
 const FIRST_LINE: u64 = 256;
 
-/// The files that running `exe` with the environment `env` would map, in the order in which the loader searches them for
-/// symbols: the program (for a script, its interpreter), preloaded libraries, needed libraries breadth first, and last
-/// the loader. Libraries that cannot be found are skipped.
+/// The files that running `exe` with the environment `env` would map, in the order in which the loader
+/// searches them for symbols: the program (for a script, its interpreter), preloaded libraries, needed
+/// libraries breadth first, and last the loader. Libraries that cannot be found are skipped.
 ///
 /// # Errors
 /// `exe` or its interpreter cannot be read, or is not a program for this machine.
-pub fn closure(exe: &Path, env: &[(OsString, OsString)]) -> Result<Vec<PathBuf>> {
+pub fn closure(exe: &Path, env: &[(OsString, OsString)]) -> Result<Vec<ObjectFile>> {
     let mut exe = exe.to_path_buf();
     for _ in 0..=MAX_SCRIPTS {
         match script_interpreter(&exe, env)? {
@@ -44,8 +45,8 @@ pub fn closure(exe: &Path, env: &[(OsString, OsString)]) -> Result<Vec<PathBuf>>
     )
 }
 
-/// The program named in the first line of a script, or `None` if `path` is not a script. For `#!/usr/bin/env NAME` it is
-/// the program that `env` runs.
+/// The program named in the first line of a script, or `None` if `path` is not a script. For `#!/usr/bin/env
+/// NAME` it is the program that `env` runs.
 fn script_interpreter(path: &Path, env: &[(OsString, OsString)]) -> Result<Option<PathBuf>> {
     let mut head = Vec::new();
     let file = open_regular(path).with_context(|| format!("failed to open {}", path.display()))?;
@@ -75,8 +76,8 @@ fn script_interpreter(path: &Path, env: &[(OsString, OsString)]) -> Result<Optio
 
 /// A file that the loader has loaded.
 struct LoadedFile {
-    elf: ElfFile,
-    path: PathBuf,
+    object: ObjectFile,
+    elf: Rc<ElfFile>,
     /// Its directory, the value of `$ORIGIN`.
     origin: PathBuf,
     /// The file that first needed it, by index; `None` for the program.
@@ -104,7 +105,7 @@ struct LoaderSearch {
 
 impl LoaderSearch {
     fn new(exe: PathBuf, env: &[(OsString, OsString)]) -> Result<LoaderSearch> {
-        let (elf, id) = open_elf(&exe)?;
+        let (object, elf) = open_elf(&exe)?;
         let interpreter = elf.interpreter();
         let is_musl = interpreter.as_deref().is_some_and(is_musl_loader);
         let library_path = variable(env, "LD_LIBRARY_PATH").unwrap_or_default();
@@ -132,19 +133,19 @@ impl LoaderSearch {
         let real = exe
             .canonicalize()
             .with_context(|| format!("failed to find {}", exe.display()))?;
-        search.add(elf, id, exe, &real, None);
+        search.add(object, elf, &real, None);
         Ok(search)
     }
 
-    fn run(mut self) -> Result<Vec<PathBuf>> {
+    fn run(mut self) -> Result<Vec<ObjectFile>> {
         // A static program has no loader that would read the environment.
         let Some(interpreter) = self.interpreter.take() else {
-            return Ok(self.paths(None));
+            return Ok(self.objects(None));
         };
-        let (loader, id) = open_elf(&interpreter)?;
+        let (loader, elf) = open_elf(&interpreter)?;
         // The loader is already loaded when a library needs it. It comes last.
-        self.ids.insert(id);
-        self.names.extend(loader.soname());
+        self.ids.insert(loader.id);
+        self.names.extend(elf.soname());
         let mut requests: VecDeque<(usize, String)> = self.preload.drain(..).map(|name| (0, name)).collect();
         let mut next = 0;
         let mut count = 0;
@@ -161,14 +162,14 @@ impl LoaderSearch {
             requests.extend(file.elf.needed().into_iter().map(|name| (next, name)));
             next += 1;
         }
-        Ok(self.paths(Some(interpreter)))
+        Ok(self.objects(Some(loader)))
     }
 
-    fn paths(self, interpreter: Option<PathBuf>) -> Vec<PathBuf> {
+    fn objects(self, loader: Option<ObjectFile>) -> Vec<ObjectFile> {
         self.loaded
             .into_iter()
-            .map(|file| file.path)
-            .chain(interpreter)
+            .map(|file| file.object)
+            .chain(loader)
             .collect()
     }
 
@@ -179,16 +180,16 @@ impl LoaderSearch {
         }
         let found = self
             .candidates(parent, name)
-            .find_map(|path| Some((open_elf(&path).ok()?, path)));
-        if let Some(((elf, id), path)) = found {
-            let real = path.clone();
-            self.add(elf, id, path, &real, Some(parent));
+            .find_map(|path| open_elf(&path).ok());
+        if let Some((object, elf)) = found {
+            let real = object.path.clone();
+            self.add(object, elf, &real, Some(parent));
         }
     }
 
     /// Adds a file unless it is loaded already. `real` is the path that `$ORIGIN` is derived from.
-    fn add(&mut self, elf: ElfFile, id: FileId, path: PathBuf, real: &Path, parent: Option<usize>) {
-        if !self.ids.insert(id) {
+    fn add(&mut self, object: ObjectFile, elf: Rc<ElfFile>, real: &Path, parent: Option<usize>) {
+        if !self.ids.insert(object.id) {
             return;
         }
         self.names.extend(elf.soname());
@@ -196,8 +197,8 @@ impl LoaderSearch {
         let expanded = |list: Vec<String>| list.iter().flat_map(|text| expand(text, &origin)).collect();
         let (rpath, runpath) = (expanded(elf.rpath()), expanded(elf.runpath()));
         self.loaded.push(LoadedFile {
+            object,
             elf,
-            path,
             origin,
             parent,
             rpath,
@@ -229,8 +230,8 @@ impl LoaderSearch {
         paths.into_iter()
     }
 
-    /// The run paths of a file, of its parent, and so on up to the program. In glibc only `DT_RPATH` is inherited, and not
-    /// by files with a `DT_RUNPATH`; musl treats both alike.
+    /// The run paths of a file, of its parent, and so on up to the program. In glibc only `DT_RPATH` is
+    /// inherited, and not by files with a `DT_RUNPATH`; musl treats both alike.
     fn inherited_dirs(&self, file: usize) -> Vec<&PathBuf> {
         let mut dirs = Vec::new();
         if !self.is_musl && !self.loaded[file].runpath.is_empty() {

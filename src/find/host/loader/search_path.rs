@@ -43,15 +43,15 @@ pub fn preloads(env: &[(OsString, OsString)], is_musl: bool) -> Vec<String> {
         .collect()
 }
 
-/// The parts between `separators`; none for an empty list. An empty part of a longer list stands for the working
-/// directory.
+/// The parts between `separators`; none for an empty list. An empty part of a longer list stands for the
+/// working directory.
 pub fn split<'a>(list: &'a OsStr, separators: &'a [u8]) -> impl Iterator<Item = &'a OsStr> {
     let parts = list.as_bytes().split(|byte| separators.contains(byte));
     parts.filter(|_| !list.is_empty()).map(OsStr::from_bytes)
 }
 
-/// Replaces `$ORIGIN`, `$LIB` and `$PLATFORM`, with or without braces. Several results, because `$LIB` differs between
-/// distributions.
+/// Replaces `$ORIGIN`, `$LIB` and `$PLATFORM`, with or without braces. Several results, because `$LIB`
+/// differs between distributions.
 pub fn expand(text: &str, origin: &Path) -> Vec<PathBuf> {
     if !text.contains('$') {
         return vec![PathBuf::from(text)];

@@ -3,7 +3,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
-use crate::find::elf::image::Image;
+use crate::find::elf::image::ElfImage;
 
 /// A directory that is removed at the end of the test.
 struct TestDir(PathBuf);
@@ -31,17 +31,17 @@ impl TestDir {
 
     /// An ELF file with dependencies, and a made-up loader for it.
     fn elf(&self, name: &str, needed: &[&str], rpath: &str, runpath: &str) -> PathBuf {
-        self.write("ld-made.so", Image::default().bytes());
+        self.write("ld-made.so", ElfImage::default().bytes());
         self.elf_for("ld-made.so", name, needed, rpath, runpath)
     }
 
     fn elf_for(&self, loader: &str, name: &str, needed: &[&str], rpath: &str, runpath: &str) -> PathBuf {
-        let image = Image {
+        let image = ElfImage {
             interpreter: self.path(loader).to_str().unwrap().to_owned(),
             needed: needed.iter().map(|&name| name.to_owned()).collect(),
             rpath: rpath.to_owned(),
             runpath: runpath.to_owned(),
-            ..Image::default()
+            ..ElfImage::default()
         };
         self.write(name, image.bytes())
     }
@@ -53,7 +53,10 @@ impl TestDir {
             .map(|(key, value)| (key.into(), value.into()))
             .collect();
         let files = closure(&self.path(exe), &env).unwrap();
-        let files: Vec<PathBuf> = files.iter().map(|file| file.canonicalize().unwrap()).collect();
+        let files: Vec<PathBuf> = files
+            .iter()
+            .map(|file| file.path.canonicalize().unwrap())
+            .collect();
         // The machine may preload libraries into every program.
         let own = files.iter().filter_map(|file| file.strip_prefix(&self.0).ok());
         own.map(|file| file.to_str().unwrap().to_owned()).collect()
@@ -88,10 +91,10 @@ fn version_of_a_soname() {
 fn newest_version_wins_and_linker_scripts_are_ignored() {
     let dir = TestDir::new("newest");
     for name in ["libx.so.9", "libx.so.10", "libx.so", "libxy.so.11"] {
-        dir.write(name, Image::default().bytes());
+        dir.write(name, ElfImage::default().bytes());
     }
     dir.write("libx.so.12", "/* a linker script */");
-    let found = |stem: &str| newest(stem, libraries_in(&dir.0, stem));
+    let found = |stem: &str| newest(stem, libraries_in(&dir.0, stem)).map(|library| library.path);
     assert_eq!(found("libx"), Some(dir.path("libx.so.10")));
     assert_eq!(found("libx.so.9"), Some(dir.path("libx.so.9")));
     assert_eq!(found("libz"), None);
@@ -100,7 +103,7 @@ fn newest_version_wins_and_linker_scripts_are_ignored() {
 #[test]
 fn finds_libc_by_each_of_its_names() {
     let libc = find_library("libc").unwrap();
-    assert!(open_elf(&libc).unwrap().0.defines("malloc"), "{}", libc.display());
+    assert!(open_elf(&libc).unwrap().1.defines("malloc"), "{}", libc.display());
     assert_eq!(find_library("c"), Some(libc.clone()));
     assert_eq!(
         find_library(libc.file_name().unwrap().to_str().unwrap()),
@@ -206,7 +209,7 @@ fn rpath_is_inherited_and_runpath_is_not() {
         ["old", "lib/libmid.so", "lib/libend.so", "ld-made.so"]
     );
     assert_eq!(dir.closure("new", &[]), ["new", "lib/libmid.so", "ld-made.so"]);
-    dir.write("ld-musl-made.so", Image::default().bytes());
+    dir.write("ld-musl-made.so", ElfImage::default().bytes());
     dir.elf_for("ld-musl-made.so", "musl", &["libmid.so"], "", "$ORIGIN/lib");
     assert_eq!(
         dir.closure("musl", &[]),
@@ -229,7 +232,7 @@ fn preloaded_libraries_come_first() {
 #[test]
 fn static_program_ignores_preloads() {
     let dir = TestDir::new("static");
-    dir.write("exe", Image::default().bytes());
+    dir.write("exe", ElfImage::default().bytes());
     dir.elf("q.so", &[], "", "");
     let preload = dir.path("q.so");
     assert_eq!(
@@ -266,11 +269,6 @@ fn scripts_run_their_interpreter() {
 fn closure_of_a_real_program() {
     let cat = find_program("cat").unwrap();
     let files = closure(&cat, &[]).unwrap();
-    assert_eq!(files[0], cat);
-    assert!(
-        files.len() == 1
-            || files
-                .iter()
-                .any(|file| open_elf(file).unwrap().0.defines("malloc"))
-    );
+    assert_eq!(files[0].path, cat);
+    assert!(files.len() == 1 || files.iter().any(|file| file.elf().unwrap().defines("malloc")));
 }

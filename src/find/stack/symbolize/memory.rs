@@ -1,80 +1,80 @@
-//! The memory map of a process, as far as it holds code.
+//! The executable mappings of a process.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// A file as memory maps name it: device and inode number.
-///
-/// On btrfs and overlayfs the device is not the one that `stat` gives, so keys are compared with keys alone.
+/// A file as memory maps identify it. On btrfs and overlayfs the device differs from that of `stat`, so keys are compared
+/// only with keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct FileKey {
+pub struct FileKey {
     pub dev: u64,
     pub inode: u64,
 }
 
-/// A file that is mapped, and the path under which it was when it was mapped.
+/// A mapped file, with its path at the time.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct MappedFile {
+pub struct MappedFile {
     pub key: FileKey,
     pub path: PathBuf,
 }
 
-/// What stands behind a range of addresses.
+/// What a mapping maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Backing {
+pub enum CodeBacking {
     File(Rc<MappedFile>),
-    /// Code that the kernel puts into a process, by its name in `/proc/PID/maps`.
+    /// Code that the kernel maps into a process, by its name in `/proc/PID/maps`.
     Kernel(&'static str),
-    /// Code that the process made itself.
+    /// Code that the process generated.
     Anonymous,
 }
 
-/// An executable range `start..end` whose first byte is at `offset` of the file behind it.
+/// An executable mapping of `start..end`, whose first byte is at `offset` in its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mapping {
+pub struct CodeMapping {
     pub start: u64,
     pub end: u64,
     pub offset: u64,
-    pub backing: Backing,
+    pub backing: CodeBacking,
 }
 
-/// Executable mappings in the order of their addresses, none on top of another.
+/// Executable mappings, by address, without overlaps.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Memory(Vec<Mapping>);
+pub struct CodeMap(Vec<CodeMapping>);
 
-impl Memory {
-    /// Reads the text of `/proc/PID/maps`. Lines that are not understood are passed over.
-    pub fn parse(maps: &[u8]) -> Memory {
-        let mut mappings: Vec<Mapping> = maps.split(|&byte| byte == b'\n').filter_map(parse_line).collect();
+impl CodeMap {
+    /// Parses `/proc/PID/maps`. Malformed lines are skipped.
+    pub fn parse(maps: &[u8]) -> CodeMap {
+        let mut mappings: Vec<CodeMapping> =
+            maps.split(|&byte| byte == b'\n').filter_map(parse_line).collect();
         mappings.sort_by_key(|mapping| mapping.start);
-        Memory(mappings)
+        CodeMap(mappings)
     }
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
+    pub fn iter(&self) -> impl Iterator<Item = &CodeMapping> {
         self.0.iter()
     }
 
-    /// The mapping that an address is in.
-    pub fn find(&self, address: u64) -> Option<&Mapping> {
+    /// The mapping of an address.
+    pub fn find(&self, address: u64) -> Option<&CodeMapping> {
         let after = self.0.partition_point(|mapping| mapping.start <= address);
         let mapping = self.0.get(after.checked_sub(1)?)?;
         (address < mapping.end).then_some(mapping)
     }
 
-    /// Puts a mapping in; what it covers of others is theirs no more.
-    pub fn insert(&mut self, new: Mapping) {
+    /// Adds a mapping, which replaces what it overlaps of others.
+    pub fn insert(&mut self, new: CodeMapping) {
         let first = self.0.partition_point(|mapping| mapping.end <= new.start);
         let last = self.0.partition_point(|mapping| mapping.start < new.end);
         let mut replacement = Vec::with_capacity(3);
         let covered = self.0.get(first..last).unwrap_or_default();
         if let Some(left) = covered.first().filter(|left| left.start < new.start) {
-            replacement.push(Mapping {
+            replacement.push(CodeMapping {
                 end: new.start,
                 ..left.clone()
             });
@@ -83,7 +83,7 @@ impl Memory {
         replacement.push(new);
         if let Some(right) = covered.last().filter(|right| right.end > end) {
             let offset = right.offset.wrapping_add(end - right.start);
-            replacement.push(Mapping {
+            replacement.push(CodeMapping {
                 start: end,
                 offset,
                 ..right.clone()
@@ -93,38 +93,39 @@ impl Memory {
         self.0.splice(first..last.max(first), replacement);
     }
 
-    /// Replaces the map by a newer one, but keeps the files that are mapped no more where nothing else has
-    /// taken their place: an event that is read late may still be about a library that was unloaded.
-    pub fn renew(&mut self, newer: Memory) {
-        let unloaded = |old: &Mapping| matches!(old.backing, Backing::File(_)) && !newer.overlaps(old);
-        let mut kept: Vec<Mapping> = self.0.drain(..).filter(unloaded).collect();
+    /// Replaces the map by a newer one, but keeps unmapped files where nothing else was mapped: an event that is read late
+    /// may have addresses in a library that was unloaded.
+    pub fn renew(&mut self, newer: CodeMap) {
+        let unloaded =
+            |old: &CodeMapping| matches!(old.backing, CodeBacking::File(_)) && !newer.overlaps(old);
+        let mut kept: Vec<CodeMapping> = self.0.drain(..).filter(unloaded).collect();
         self.0 = newer.0;
         self.0.append(&mut kept);
         self.0.sort_by_key(|mapping| mapping.start);
     }
 
-    fn overlaps(&self, other: &Mapping) -> bool {
+    fn overlaps(&self, other: &CodeMapping) -> bool {
         let first = self.0.partition_point(|mapping| mapping.end <= other.start);
         self.0.get(first).is_some_and(|mapping| mapping.start < other.end)
     }
 }
 
-/// What a path in a memory map stands for.
-pub(super) fn backing(path: &Path, key: FileKey) -> Backing {
+/// The backing of a mapping, by its path in the memory map.
+pub fn backing(path: &Path, key: FileKey) -> CodeBacking {
     match path.as_os_str().as_bytes() {
-        b"[vdso]" => Backing::Kernel("[vdso]"),
-        b"[vsyscall]" => Backing::Kernel("[vsyscall]"),
-        b"[uprobes]" => Backing::Kernel(super::TRAMPOLINE),
-        [b'/', ..] if key.inode != 0 => Backing::File(Rc::new(MappedFile {
+        b"[vdso]" => CodeBacking::Kernel("[vdso]"),
+        b"[vsyscall]" => CodeBacking::Kernel("[vsyscall]"),
+        b"[uprobes]" => CodeBacking::Kernel(super::TRAMPOLINE),
+        [b'/', ..] if key.inode != 0 => CodeBacking::File(Rc::new(MappedFile {
             key,
             path: path.to_owned(),
         })),
-        _ => Backing::Anonymous,
+        _ => CodeBacking::Anonymous,
     }
 }
 
-/// `START-END PERMISSIONS OFFSET MAJOR:MINOR INODE    PATH`, numbers but the inode's in hexadecimal.
-fn parse_line(line: &[u8]) -> Option<Mapping> {
+/// `START-END PERMISSIONS OFFSET MAJOR:MINOR INODE    PATH`; all numbers except the inode are hexadecimal.
+fn parse_line(line: &[u8]) -> Option<CodeMapping> {
     let mut fields = line.splitn(6, |&byte| byte == b' ');
     let mut field = || std::str::from_utf8(fields.next()?).ok();
     let (start, end) = field()?.split_once('-')?;
@@ -142,7 +143,7 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
         fields.next().unwrap_or_default().trim_ascii_start(),
     ));
     let (start, end) = (hexadecimal(start)?, hexadecimal(end)?);
-    (start < end).then(|| Mapping {
+    (start < end).then(|| CodeMapping {
         start,
         end,
         offset,
@@ -167,8 +168,8 @@ mod tests {
         broken r-xp line\n\
         9000-8000 r-xp 0 0:0 0 /x";
 
-    fn file(start: u64, end: u64, offset: u64, inode: u64) -> Mapping {
-        Mapping {
+    fn file(start: u64, end: u64, offset: u64, inode: u64) -> CodeMapping {
+        CodeMapping {
             start,
             end,
             offset,
@@ -176,7 +177,7 @@ mod tests {
         }
     }
 
-    fn ranges(memory: &Memory) -> Vec<(u64, u64, u64)> {
+    fn ranges(memory: &CodeMap) -> Vec<(u64, u64, u64)> {
         memory
             .iter()
             .map(|mapping| (mapping.start, mapping.end, mapping.offset))
@@ -184,11 +185,11 @@ mod tests {
     }
 
     #[test]
-    fn parses_what_is_executable() {
-        let memory = Memory::parse(MAPS);
+    fn only_executable_mappings_are_parsed() {
+        let memory = CodeMap::parse(MAPS);
         assert_eq!(memory.iter().count(), 4);
         let code = memory.find(0x402fff).unwrap();
-        let Backing::File(file) = &code.backing else {
+        let CodeBacking::File(file) = &code.backing else {
             panic!("{code:?}")
         };
         assert_eq!(
@@ -196,10 +197,13 @@ mod tests {
             (Some("/bin/a b"), 77, 0x1000)
         );
         assert_eq!(file.key.dev, libc::makedev(0xfd, 1));
-        assert_eq!(memory.find(0x7f0000000000).unwrap().backing, Backing::Anonymous);
+        assert_eq!(
+            memory.find(0x7f0000000000).unwrap().backing,
+            CodeBacking::Anonymous
+        );
         assert_eq!(
             memory.find(0x7fffffffe003).unwrap().backing,
-            Backing::Kernel("[uprobes]")
+            CodeBacking::Kernel("[uprobes]")
         );
         for outside in [0, 0x400fff, 0x403000, u64::MAX] {
             assert_eq!(memory.find(outside), None, "{outside:#x}");
@@ -207,8 +211,8 @@ mod tests {
     }
 
     #[test]
-    fn a_new_mapping_takes_the_place_of_old_ones() {
-        let mut memory = Memory::default();
+    fn new_mapping_replaces_overlapping_ones() {
+        let mut memory = CodeMap::default();
         memory.insert(file(0x1000, 0x5000, 0, 1));
         memory.insert(file(0x2000, 0x3000, 0x100, 2));
         assert_eq!(
@@ -234,9 +238,9 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_map_keeps_what_was_unloaded() {
-        let mut memory = Memory(vec![file(0x1000, 0x2000, 0, 1), file(0x3000, 0x4000, 0, 2)]);
-        memory.renew(Memory(vec![file(0x3800, 0x5000, 0, 3)]));
+    fn newer_map_keeps_unloaded_files() {
+        let mut memory = CodeMap(vec![file(0x1000, 0x2000, 0, 1), file(0x3000, 0x4000, 0, 2)]);
+        memory.renew(CodeMap(vec![file(0x3800, 0x5000, 0, 3)]));
         assert_eq!(ranges(&memory), [(0x1000, 0x2000, 0), (0x3800, 0x5000, 0)]);
     }
 }

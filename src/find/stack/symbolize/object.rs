@@ -1,5 +1,5 @@
-//! ELF files that were seen in memory maps: kept open, so that they can be read when the process is gone, and
-//! asked for the function at an offset.
+//! ELF files from memory maps, kept open so that they can be read after the process has exited, and the functions at their
+//! offsets.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,54 +17,50 @@ use object::{
     Object as _, ObjectSection, ObjectSegment, ObjectSymbol, ReadCache, SegmentFlags, SymbolKind, elf,
 };
 
-use super::memory::{FileKey, MappedFile, Mapping};
-use super::{Frame, is_bottom, printable};
-use crate::find::stack::demangle::demangle;
+use super::StackFrame;
+use super::memory::{CodeMapping, FileKey, MappedFile};
+use crate::find::stack::demangle::demangle_bounded;
 
-/// Files that are kept open. Each costs up to three descriptors: ours, blazesym's, and that of its debug
-/// file.
-pub(super) const MAX_OPEN: usize = 256;
-/// Frames that are remembered, over all files.
+/// Files that are kept open. Each takes up to three descriptors: ours, blazesym's, and that of its debug file.
+pub const MAX_OPEN: usize = 256;
+/// Cached addresses of all files together.
 const MAX_FRAMES: usize = 1 << 16;
-/// Labels that are passed over on the way to the start of a function.
+/// Labels that are skipped on the way to the start of a function.
 const MAX_LABELS: usize = 64;
-/// A file that says to be larger is not read: its tables may be as large as it says.
+/// Larger files are not read: their tables may be as large.
 const MAX_FILE_BYTES: u64 = 4 << 30;
-/// Debug information of a file that is larger takes longer to read than the names of inlined functions are
-/// worth.
+/// Larger debug information of a file takes longer to read than the names of inlined functions are worth.
 const MAX_DEBUG_INFO_BYTES: u64 = 64 << 20;
-/// Sections that send the reader of debug information to other files, by names that whoever made the file
-/// could choose.
+/// Sections that make a reader of debug information open other files, under names that the author of the file chose.
 const LINK_SECTIONS: [&str; 3] = [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"];
 
 /// The open files by device and inode number.
-pub(super) struct Objects {
+pub struct ObjectCache {
     symbolizer: Symbolizer,
     debug_dir: PathBuf,
     /// The user who runs this tool through sudo.
-    person: Option<u32>,
-    open: HashMap<FileKey, Object>,
-    /// Counts look-ups, to know which file was not used for the longest time.
+    sudo_uid: Option<u32>,
+    open: HashMap<FileKey, CachedObject>,
+    /// Counts look-ups, to find the least recently used file.
     clock: u64,
-    remembered: usize,
+    cached: usize,
 }
 
-impl Objects {
+impl ObjectCache {
     /// `debug_dir` is where distributions put debug files, each under `.build-id/NN/REST.debug`.
-    pub fn new(debug_dir: PathBuf) -> Objects {
-        // Without reload a path is looked at once only: ours are those of descriptors, which stand for one
-        // file until they are evicted.
+    pub fn new(debug_dir: PathBuf) -> ObjectCache {
+        // Paths need no reload: they are those of descriptors, which belong to one file until they are evicted.
         let symbolizer = Symbolizer::builder()
             .enable_auto_reload(false)
             .enable_demangling(false)
             .build();
-        Objects {
+        ObjectCache {
             symbolizer,
             debug_dir,
-            person: std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok()),
+            sudo_uid: std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok()),
             open: HashMap::new(),
             clock: 0,
-            remembered: 0,
+            cached: 0,
         }
     }
 
@@ -72,7 +68,7 @@ impl Objects {
         self.open.contains_key(&key)
     }
 
-    /// Keeps a file; the one that was not used for the longest time makes room.
+    /// Adds a file; evicts the least recently used one if there are too many.
     pub fn keep(&mut self, mapped: &MappedFile, file: File) {
         if self.open.len() >= MAX_OPEN {
             let oldest = self
@@ -84,7 +80,7 @@ impl Objects {
         }
         self.clock += 1;
         let name = object_name(&mapped.path);
-        let object = Object {
+        let object = CachedObject {
             file,
             name,
             layout: None,
@@ -94,9 +90,9 @@ impl Objects {
         self.open.insert(mapped.key, object);
     }
 
-    /// The frames at an offset of a file, innermost first: what was inlined there, and the function. `None`
-    /// for a file that is not open. For a return address the offset is that of the byte before it.
-    pub fn frames(&mut self, key: FileKey, offset: u64, is_return: bool) -> Option<Rc<[Frame]>> {
+    /// The frames at an offset of a file, innermost first: the functions that are inlined there, and the function itself.
+    /// `None` for a file that is not open. For a return address the offset is that of the byte before it.
+    pub fn frames(&mut self, key: FileKey, offset: u64, is_return: bool) -> Option<Rc<[StackFrame]>> {
         self.clock += 1;
         let object = self.open.get_mut(&key)?;
         object.used = self.clock;
@@ -104,29 +100,29 @@ impl Objects {
             return Some(Rc::clone(frames));
         }
         if object.layout.is_none() {
-            object.layout = Some(Layout::read(
+            object.layout = Some(ObjectLayout::read(
                 &object.file,
                 &object.name,
                 &self.debug_dir,
-                self.person,
+                self.sudo_uid,
             ));
         }
         let layout = object.layout.as_mut()?;
-        let frames: Rc<[Frame]> = layout
+        let frames: Rc<[StackFrame]> = layout
             .frames(&self.symbolizer, &object.name, offset, is_return)
             .into();
-        self.remember(key, (offset, is_return), Rc::clone(&frames));
+        self.cache(key, (offset, is_return), Rc::clone(&frames));
         Some(frames)
     }
 
-    fn remember(&mut self, key: FileKey, place: (u64, bool), frames: Rc<[Frame]>) {
-        if self.remembered >= MAX_FRAMES {
-            self.remembered = 0;
+    fn cache(&mut self, key: FileKey, address: (u64, bool), frames: Rc<[StackFrame]>) {
+        if self.cached >= MAX_FRAMES {
+            self.cached = 0;
             self.open.values_mut().for_each(|object| object.frames.clear());
         }
         if let Some(object) = self.open.get_mut(&key) {
-            self.remembered += 1;
-            object.frames.insert(place, frames);
+            self.cached += 1;
+            object.frames.insert(address, frames);
         }
     }
 
@@ -134,62 +130,62 @@ impl Objects {
         let Some(object) = self.open.remove(&key) else {
             return;
         };
-        self.remembered -= object.frames.len();
+        self.cached -= object.frames.len();
         let debug_file = object.layout.and_then(|layout| layout.debug_file);
         for path in [Some(descriptor_path(&object.file)), debug_file]
             .into_iter()
             .flatten()
         {
-            // Forgetting what was never read is no failure, and there is no other.
+            // Evicting a file that was never read is not an error, and there are no others.
             let _ = self.symbolizer.evict(&Evict::from(evict::Elf::new(path)));
         }
     }
 }
 
-struct Object {
+struct CachedObject {
     file: File,
-    /// The last part of the path, fit to be printed.
+    /// The last component of the path.
     name: String,
     /// Read when the first address is looked up.
-    layout: Option<Layout>,
-    /// What is known, by offset and whether that belongs to a return address.
-    frames: HashMap<(u64, bool), Rc<[Frame]>>,
+    layout: Option<ObjectLayout>,
+    /// By offset, and whether that belongs to a return address.
+    frames: HashMap<(u64, bool), Rc<[StackFrame]>>,
     used: u64,
 }
 
-/// What there is to know of an ELF file before its symbols are read.
+/// What is known about an ELF file before its symbols are read.
 #[derive(Default)]
-struct Layout {
-    segments: Vec<Segment>,
+struct ObjectLayout {
+    segments: Vec<CodeSegment>,
     debug_file: Option<PathBuf>,
-    /// Symbol tables, in the order in which they are asked.
+    /// Symbol tables, in order of preference.
     symbols: Vec<Source<'static>>,
-    /// Debug information, which knows what was inlined. It is not asked for functions: blazesym gives those
-    /// in several parts, as compilers like to make them, a wrong offset.
+    /// Debug information, for inlined functions only: for functions in several parts, which compilers make often, blazesym
+    /// returns a wrong offset.
     inlining: Option<Source<'static>>,
-    /// Addresses without a symbol that are known to be in functions at the bottom of a stack.
+    /// Addresses without a symbol, in functions where threads begin.
     bottoms: Vec<Range<u64>>,
 }
 
-/// Bytes of the file that are loaded as code.
-struct Segment {
+/// A segment with code.
+struct CodeSegment {
     offsets: Range<u64>,
     address: u64,
 }
 
-impl Layout {
-    /// A file that is not ELF, or is damaged, has no segments and no symbols.
-    fn read(file: &File, name: &str, debug_dir: &Path, person: Option<u32>) -> Layout {
+impl ObjectLayout {
+    /// A file that is damaged or not ELF has no segments and no symbols.
+    fn read(file: &File, name: &str, debug_dir: &Path, sudo_uid: Option<u32>) -> ObjectLayout {
         let Some(metadata) = file
             .metadata()
             .ok()
             .filter(|metadata| metadata.len() <= MAX_FILE_BYTES)
         else {
-            return Layout::default();
+            return ObjectLayout::default();
         };
         let cache = ReadCache::new(file);
         let Ok(elf) = object::File::parse(&cache) else {
-            return Layout::default();
+            return ObjectLayout::default();
         };
         let own_path = descriptor_path(file);
         let has_symbols = elf.section_by_name(".symtab").is_some();
@@ -198,8 +194,7 @@ impl Layout {
         } else {
             debug_file(&elf, debug_dir)
         };
-        // Its own names first: exported ones are those that people know, `read` rather than
-        // `__GI___libc_read`.
+        // Its own symbols first: exported names are better known, `read` rather than `__GI___libc_read`.
         let symbol_files = [Some(&own_path), debug_file.as_ref()];
         let symbols = symbol_files
             .into_iter()
@@ -208,10 +203,10 @@ impl Layout {
             .collect();
         let inlining = match &debug_file {
             Some(path) => Some(elf_source(path, true)),
-            // Debug information that was made to do harm makes blazesym panic, so it is only read from those
-            // who could do more harm in easier ways.
+            // Malicious debug information makes blazesym panic, so it is read only if the owner of the file could do
+            // more harm in easier ways.
             None => {
-                let is_trusted = metadata.uid() == 0 || Some(metadata.uid()) == person;
+                let is_trusted = metadata.uid() == 0 || Some(metadata.uid()) == sudo_uid;
                 (is_trusted && has_safe_debug_info(&elf)).then(|| elf_source(&own_path, true))
             }
         };
@@ -222,7 +217,7 @@ impl Layout {
         } else {
             Vec::new()
         };
-        Layout {
+        ObjectLayout {
             segments: segments(&elf),
             debug_file,
             symbols,
@@ -232,56 +227,58 @@ impl Layout {
     }
 
     /// The frames at an offset, innermost first.
-    fn frames(&mut self, symbolizer: &Symbolizer, name: &str, offset: u64, is_return: bool) -> Vec<Frame> {
+    fn frames(
+        &mut self,
+        symbolizer: &Symbolizer,
+        name: &str,
+        offset: u64,
+        is_return: bool,
+    ) -> Vec<StackFrame> {
         let address = self.address(offset);
         let past = u64::from(is_return);
         let mut frames = self.inlined(symbolizer, address);
         let find = |source| enclosing(symbolizer, source, address);
         frames.push(match self.symbols.iter().find_map(find) {
             Some((symbol, distance)) => {
-                let text = format!(
-                    "{}+{:#x} [{name}]",
-                    printable(&demangle(&symbol)),
-                    distance + past
-                );
-                Frame {
+                let text = format!("{}+{:#x} [{name}]", demangle_bounded(&symbol), distance + past);
+                StackFrame {
                     bottom: is_bottom(&symbol, name),
-                    ..Frame::new(text)
+                    ..StackFrame::new(text)
                 }
             }
             None => {
                 let bottom = self.bottoms.iter().any(|range| range.contains(&address));
-                Frame {
+                StackFrame {
                     bottom,
-                    ..Frame::new(format!("{:#x} [{name}]", address.wrapping_add(past)))
+                    ..StackFrame::new(format!("{:#x} [{name}]", address.wrapping_add(past)))
                 }
             }
         });
         frames
     }
 
-    /// The functions that the compiler put into others at an address.
-    fn inlined(&mut self, symbolizer: &Symbolizer, address: u64) -> Vec<Frame> {
+    /// The functions that are inlined at an address.
+    fn inlined(&mut self, symbolizer: &Symbolizer, address: u64) -> Vec<StackFrame> {
         let Some(source) = &self.inlining else {
             return Vec::new();
         };
         let Ok(found) = symbolizer.symbolize_single(source, Input::VirtOffset(address)) else {
-            // Damaged, or compressed in a way that is not supported. It is not asked again.
+            // Damaged, or compressed in an unsupported way. Not tried again.
             self.inlining = None;
             return Vec::new();
         };
         let functions = found.into_sym().map(|symbol| symbol.inlined).unwrap_or_default();
         let frame = |function: &InlinedFn| {
-            let text = format!("{} [inlined]", printable(&demangle(&function.name)));
-            Frame {
+            let text = format!("{} [inlined]", demangle_bounded(&function.name));
+            StackFrame {
                 inlined: true,
-                ..Frame::new(text)
+                ..StackFrame::new(text)
             }
         };
         functions.iter().rev().map(frame).collect()
     }
 
-    /// The address of an offset as the file itself has it, before it is moved in memory.
+    /// The virtual address of an offset, as in the file, before relocation.
     fn address(&self, offset: u64) -> u64 {
         let segment = self
             .segments
@@ -293,10 +290,10 @@ impl Layout {
     }
 }
 
-/// The name of the function at an address, and how far into it that is.
+/// The name of the function at an address, and the offset into it.
 ///
-/// For blazesym a label inside a function hides the rest of it, such as the `$x` and `$d` that tell code from
-/// data on arm64. What is before the label is still found, and says how far it reaches.
+/// In blazesym a label inside a function hides the rest of it, such as `$x` and `$d`, which mark code and data on arm64. The
+/// function before the label is still found, and its size shows whether it has the address.
 fn enclosing<'a>(symbolizer: &'a Symbolizer, source: &Source, address: u64) -> Option<(Cow<'a, str>, u64)> {
     let find = |at| {
         symbolizer
@@ -320,14 +317,33 @@ fn enclosing<'a>(symbolizer: &'a Symbolizer, source: &Source, address: u64) -> O
     is_function.then_some((nearest.name, nearest.offset as u64))
 }
 
-fn segments<'data>(elf: &impl object::Object<'data>) -> Vec<Segment> {
+/// Whether threads begin in a function, by its name in glibc, musl and Go.
+pub fn is_bottom(symbol: &str, object: &str) -> bool {
+    let name = symbol.split('@').next().unwrap_or_default();
+    let name = name.strip_prefix("__GI_").unwrap_or(name);
+    match name {
+        "_start" | "_start_c" | "_dl_start" | "_dl_start_user" | "libc_start_main_stage2" => true,
+        "start_thread"
+        | "clone"
+        | "__clone"
+        | "clone3"
+        | "__clone3"
+        | "runtime.goexit"
+        | "runtime.goexit.abi0" => true,
+        // A program may have functions with these names too.
+        "start" | "start_c11" => object.starts_with("ld-musl") || object.starts_with("libc.musl"),
+        _ => name.starts_with("__libc_start_main") || name.starts_with("__libc_start_call_main"),
+    }
+}
+
+fn segments<'data>(elf: &impl object::Object<'data>) -> Vec<CodeSegment> {
     let code = elf.segments().filter(|segment| match segment.flags() {
         SegmentFlags::Elf { p_flags } => p_flags & elf::PF_X != 0,
         _ => false,
     });
     let segment = code.map(|segment| {
         let (offset, size) = segment.file_range();
-        Segment {
+        CodeSegment {
             offsets: offset..offset.saturating_add(size),
             address: segment.address(),
         }
@@ -335,8 +351,8 @@ fn segments<'data>(elf: &impl object::Object<'data>) -> Vec<Segment> {
     segment.collect()
 }
 
-/// Whether a file has debug information of its own, of a size that is read in a moment, and none that leads
-/// elsewhere: a link could be made to lead to a device, or to a pipe that never answers.
+/// Whether a file contains debug information that is small enough and does not refer to other files: a link could lead to
+/// a device, or to a pipe that never answers.
 fn has_safe_debug_info<'data>(elf: &impl object::Object<'data>) -> bool {
     let size = elf
         .section_by_name(".debug_info")
@@ -345,7 +361,7 @@ fn has_safe_debug_info<'data>(elf: &impl object::Object<'data>) -> bool {
     (1..=MAX_DEBUG_INFO_BYTES).contains(&size) && !LINK_SECTIONS.into_iter().any(is_link)
 }
 
-/// The debug file of the distribution for a file, where it is installed.
+/// The distribution's debug file, if it is installed.
 fn debug_file<'data>(elf: &impl object::Object<'data>, debug_dir: &Path) -> Option<PathBuf> {
     let id = elf.build_id().ok()??;
     let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -357,8 +373,8 @@ fn debug_file<'data>(elf: &impl object::Object<'data>, debug_dir: &Path) -> Opti
     path.is_file().then_some(path)
 }
 
-/// In a C library without symbols, the nameless code before `__libc_start_main` and `pthread_create` calls
-/// `main` and the first function of a thread: glibc's `__libc_start_call_main` and `start_thread`.
+/// In a C library without symbols, the unnamed code before `__libc_start_main` and `pthread_create` calls `main` and the
+/// first function of a thread: glibc's `__libc_start_call_main` and `start_thread`.
 fn nameless_bottoms<'data>(elf: &impl object::Object<'data>) -> Vec<Range<u64>> {
     let functions: Vec<_> = elf
         .dynamic_symbols()
@@ -386,25 +402,20 @@ fn elf_source(path: &Path, debug_syms: bool) -> Source<'static> {
     Source::from(elf)
 }
 
-/// A path to an open file that stays right when the file is removed, or is in another mount namespace.
+/// A path to an open file that stays valid when the file is removed or in another mount namespace.
 fn descriptor_path(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// The last part of a path, without the mark of a file that was removed.
-pub(super) fn object_name(path: &Path) -> String {
+/// The last component of a path, without the mark of a removed file.
+pub fn object_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    printable(name.strip_suffix(" (deleted)").unwrap_or(&name)).into_owned()
+    name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned()
 }
 
-/// Opens the file behind a mapping: through the mapping itself, or else by its path as the process or as this
-/// tool sees it, where that still is the same file.
-pub(super) fn open_mapped(
-    proc_root: &Path,
-    pid: u32,
-    mapping: &Mapping,
-    mapped: &MappedFile,
-) -> Option<File> {
+/// Opens the file of a mapping: through the mapping itself, else by its path in the process's or this tool's mount
+/// namespace, if it is still the same file.
+pub fn open_mapped(proc_root: &Path, pid: u32, mapping: &CodeMapping, mapped: &MappedFile) -> Option<File> {
     let process = proc_root.join(pid.to_string());
     let by_range = process
         .join("map_files")
@@ -417,9 +428,8 @@ pub(super) fn open_mapped(
         .or_else(|| open_regular(&mapped.path, Some(mapped.key.inode)))
 }
 
-/// Opens a regular file, and nothing that answers late or does something when it is opened. The inode number
-/// alone tells whether it is the right one, since memory maps and `stat` do not agree about devices on some
-/// file systems.
+/// Opens a regular file, and nothing else: opening a device or a pipe may block or have effects. Only the inode identifies
+/// it, since memory maps and `stat` have different devices on some file systems.
 fn open_regular(path: &Path, inode: Option<u64>) -> Option<File> {
     let fits =
         |metadata: &fs::Metadata| metadata.is_file() && inode.is_none_or(|inode| metadata.ino() == inode);
@@ -429,7 +439,7 @@ fn open_regular(path: &Path, inode: Option<u64>) -> Option<File> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .ok()?;
-    // What the path leads to may have changed meanwhile.
+    // The path may lead elsewhere by now.
     file.metadata()
         .is_ok_and(|metadata| fits(&metadata))
         .then_some(file)

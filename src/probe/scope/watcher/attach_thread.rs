@@ -1,4 +1,5 @@
-//! The thread that attaches probes to processes that start to match, and detaches them from those that stop to.
+//! The thread that attaches probes to processes that start to match, and detaches them from those that stop
+//! to.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,7 +16,7 @@ use nix::sys::eventfd::EventFd;
 use super::object::{MemberMap, RING_BYTES};
 use super::pending::{PendingChange, parse_report};
 use crate::probe::mmap_events::monotonic_ns;
-use crate::probe::ring::Ring;
+use crate::probe::ring::RingReader;
 use crate::probe::scope::hold_guard::HeldProcesses;
 use crate::probe::scope::proc_match::ProcessMatcher;
 use crate::probe::scope::shared_attacher::SharedAttacher;
@@ -60,7 +61,7 @@ pub struct AttachThread {
 impl AttachThread {
     /// Handles the reports in the ring `events` until `end` is written.
     pub fn run(self, events: OwnedFd, end: &EventFd) {
-        let Ok(mut ring) = Ring::map(events.as_fd(), RING_BYTES as usize) else {
+        let Ok(mut ring) = RingReader::map(events.as_fd(), RING_BYTES as usize) else {
             return;
         };
         let mut lost = 0;
@@ -134,8 +135,8 @@ impl AttachThread {
         }
     }
 
-    /// Adds a process that was looked up in /proc. If it no longer matches then, its probes are detached: the kernel did
-    /// not report that, as the process was not in the map.
+    /// Adds a process that was looked up in /proc. If it no longer matches then, its probes are detached: the
+    /// kernel did not report that, as the process was not in the map.
     fn add_checked(&self, pid: u32, change: &PendingChange) {
         self.members.add_ready(pid);
         if !self.matcher.matches_renamed(pid, &change.renamed) {
@@ -174,7 +175,7 @@ impl AttachThread {
 }
 
 /// All reports in the ring, combined for each process, in the order of the first one.
-fn read_reports(ring: &mut Ring) -> Vec<(u32, PendingChange)> {
+fn read_reports(ring: &mut RingReader) -> Vec<(u32, PendingChange)> {
     let mut changes: Vec<(u32, PendingChange)> = Vec::new();
     let mut indexes: HashMap<u32, usize> = HashMap::new();
     while !ring.rest() && ring.look() {

@@ -12,7 +12,7 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 use crate::bpf::OpenToolSkel;
 use crate::bpf::watcher::types::member_state;
 use crate::bpf::watcher::{OpenWatcherSkel, WatcherSkel, WatcherSkelBuilder};
-use crate::probe::scope::filter::{Filter, MAX_PIDS};
+use crate::probe::scope::filter::{MAX_PIDS, ProcessFilter};
 use crate::probe::scope::hold_guard::HeldProcesses;
 
 /// Bytes of the ring: room for some five thousand reports.
@@ -36,13 +36,13 @@ enum UserHook {
     Unused,
     /// A kprobe on the function that all changes go through.
     Kprobe,
-    /// Tracepoints of the system calls, on kernels without the kprobe PMU. Kprobes of tracefs are not an alternative:
-    /// they outlive a tool that is killed.
+    /// Tracepoints of the system calls, on kernels without the kprobe PMU. Kprobes of tracefs are not an
+    /// alternative: they outlive a tool that is killed.
     Syscalls,
 }
 
 impl UserHook {
-    fn choose(filter: &Filter) -> Self {
+    fn choose(filter: &ProcessFilter) -> Self {
         match filter.uid {
             None => UserHook::Unused,
             Some(_) if Path::new(KPROBE_PMU).exists() => UserHook::Kprobe,
@@ -53,7 +53,7 @@ impl UserHook {
 
 impl WatcherObject {
     /// Loads the programs that this filter needs.
-    pub fn load(filter: &Filter) -> Result<Self> {
+    pub fn load(filter: &ProcessFilter) -> Result<Self> {
         // Leaked, because the skeleton borrows it. There is one per run.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = WatcherSkelBuilder::default().open(storage)?;
@@ -79,7 +79,7 @@ impl WatcherObject {
     }
 
     /// Attaches the programs. Returns a warning for the user, if there is one.
-    pub fn attach(&mut self, filter: &Filter) -> Result<Option<&'static str>> {
+    pub fn attach(&mut self, filter: &ProcessFilter) -> Result<Option<&'static str>> {
         let progs = &self.skeleton.progs;
         let mut programs = vec![&progs.scope_exec, &progs.scope_fork, &progs.scope_exit];
         programs.extend((!filter.comms.is_empty()).then_some(&progs.scope_rename));
@@ -121,14 +121,15 @@ impl WatcherObject {
         let holding = &raw const data.context("the BPF object has no data")?.holding;
         Ok(HeldProcesses {
             pids: MapHandle::try_from(&self.skeleton.maps.held)?,
-            // SAFETY: a byte in memory that the skeleton has mapped. The kernel and the watchdog change it concurrently,
-            // so it is only accessed through this atomic. The thread ends before the skeleton is dropped, and the
-            // watchdog has its own mapping.
+            // SAFETY: a byte in memory that the skeleton has mapped. The kernel and the watchdog change it
+            // concurrently, so it is only accessed through this atomic. The thread ends before the skeleton
+            // is dropped, and the watchdog has its own mapping.
             holding: unsafe { AtomicBool::from_ptr(holding.cast_mut()) },
         })
     }
 
-    /// Reports that were lost because the ring was full. The result must not be used once the object is dropped.
+    /// Reports that were lost because the ring was full. The result must not be used once the object is
+    /// dropped.
     pub fn lost(&self) -> Result<&'static AtomicU64> {
         let counters = self.skeleton.maps.bss_data.as_ref();
         let lost = std::ptr::from_ref(&counters.context("the BPF object has no counters")?.lost);
@@ -137,7 +138,7 @@ impl WatcherObject {
     }
 }
 
-fn select_programs(open: &mut OpenWatcherSkel<'_>, filter: &Filter, user_hook: UserHook) {
+fn select_programs(open: &mut OpenWatcherSkel<'_>, filter: &ProcessFilter, user_hook: UserHook) {
     let progs = &mut open.progs;
     progs.scope_rename.set_autoload(!filter.comms.is_empty());
     progs.scope_cgroup.set_autoload(!filter.cgroups.is_empty());

@@ -1,12 +1,12 @@
-//! Which text a mangled name must contain to stand for a readable one: most symbols are dismissed by that, and need not
-//! be demangled.
+//! Text that a mangled name must contain to match a pattern. That rules out most symbols without demangling
+//! them.
 //!
-//! Manglings keep identifiers as they are, but abbreviate what languages and compilers know by themselves.
+//! Mangling keeps identifiers, but abbreviates words that languages and compilers know.
 
 use crate::find::spec::NamePattern;
 
-/// What appears in readable names and not in mangled ones, from C++ and Rust, operators and the wording of demanglers
-/// included. A part of one of these, such as `str`, says nothing either.
+/// Words of demangled C++ and Rust names that do not appear in mangled ones, including operators and the
+/// wording of demanglers. Parts of these words, such as `str`, are useless too.
 const ABBREVIATED: &str = "std allocator basic_string string basic_istream istream basic_ostream ostream basic_iostream \
     iostream char_traits signed unsigned char short long int float double bool void wchar_t char8_t char16_t char32_t \
     __int128 __float128 decimal16 decimal32 decimal64 decimal128 ellipsis half auto decltype decltype(auto) nullptr_t \
@@ -18,16 +18,17 @@ const ABBREVIATED: &str = "std allocator basic_string string basic_istream istre
     u32 u64 u128 f16 f32 f64 f128 global TLS init wrapper function hidden alias java Class resource [abi: enable_if pixel \
     {closure_env} {vtable} _GLOBAL__N_ _Float16 _BitInt";
 
-/// The longest text that the mangled form of every name that fits `pattern` contains. None if nothing certain can be said.
-pub fn certain(pattern: &NamePattern) -> Option<&str> {
+/// The longest text that the mangled form of every name that matches `pattern` contains. `None` if there is
+/// no such text.
+pub fn required_text(pattern: &NamePattern) -> Option<&str> {
     let text = match pattern {
         NamePattern::Exact(text) | NamePattern::Glob(text) => text,
         NamePattern::Regex(_) => return None,
     };
     let words = text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
-    let is_certain = |word: &&str| {
+    let is_required = |word: &&str| {
         let is_name = word.starts_with(|char: char| char.is_ascii_alphabetic() || char == '_');
         is_name && !ABBREVIATED.contains(word)
     };
-    words.filter(is_certain).max_by_key(|word| word.len())
+    words.filter(is_required).max_by_key(|word| word.len())
 }

@@ -1,7 +1,8 @@
 /*
- * The traced program. Each line on standard input is a number of calls, which every thread makes at once: of malloc and
- * free, or of the function that is named behind it. The answer is the moment before the first of them (CLOCK_MONOTONIC) and the CPU time that they took in the main thread, both in
- * nanoseconds. Nothing else in here allocates once the first line is out, so a tracer has to see exactly these calls.
+ * The traced program. Each line on standard input is a number of calls, and optionally a function. Every thread makes
+ * that many calls at once, of the function or of malloc and free. The answer is the time before the first call
+ * (CLOCK_MONOTONIC) and the CPU time of the main thread for all calls, both in nanoseconds. Nothing else allocates after
+ * the first line of output, so a tracer has to see exactly these calls.
  */
 #include <gnu/libc-version.h>
 #include <pthread.h>
@@ -59,7 +60,7 @@ static void burst(void)
 	for (unsigned long i = 0; function && i < calls; i++)
 		function();
 	for (unsigned long i = 0; !function && i < calls; i++) {
-		void *volatile block = malloc(100); /* volatile: or the compiler leaves both calls out */
+		void *volatile block = malloc(100); /* volatile: otherwise the compiler removes both calls */
 
 		free(block);
 	}
@@ -75,8 +76,8 @@ static void *helper(void *unused)
 	return unused;
 }
 
-/* Neither printf nor dprintf, which allocate. */
-static void say(const char *line, ssize_t length)
+/* printf and dprintf allocate. */
+static void write_line(const char *line, ssize_t length)
 {
 	if (write(1, line, length) != length)
 		exit(1);
@@ -94,8 +95,8 @@ int main(int argc, char **argv)
 		if (pthread_create(&thread, NULL, helper, NULL))
 			return 1;
 	}
-	/* The address as the loader has filled it in, so where malloc really is. */
-	say(line, snprintf(line, sizeof(line), "%p %s\n", (void *)malloc, gnu_get_libc_version()));
+	/* The address that the dynamic loader resolved. */
+	write_line(line, snprintf(line, sizeof(line), "%p %s\n", (void *)malloc, gnu_get_libc_version()));
 	for (;;) {
 		ssize_t length = read(0, line, sizeof(line) - 1);
 		unsigned long long start, cpu;
@@ -113,6 +114,6 @@ int main(int argc, char **argv)
 		burst();
 		cpu = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
 		pthread_barrier_wait(&together);
-		say(line, snprintf(line, sizeof(line), "%llu %llu\n", start, cpu));
+		write_line(line, snprintf(line, sizeof(line), "%llu %llu\n", start, cpu));
 	}
 }

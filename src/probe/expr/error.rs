@@ -1,19 +1,19 @@
-//! What is wrong with a text, and where.
+//! What is wrong with an expression, and where.
 
 use std::fmt;
 
-/// A mistake in a text, and where.
+/// An error at a place in an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ExprError {
     pub message: String,
-    /// What a person can do.
+    /// What to do about it.
     pub hint: Option<String>,
-    /// Where in the text, bytes.
+    /// Offset in the text, bytes.
     at: usize,
 }
 
-impl Mistake {
-    /// `at` is where in the text, bytes.
+impl ExprError {
+    /// `at` is an offset in the text, bytes.
     pub fn new(at: usize, message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -22,15 +22,15 @@ impl Mistake {
         }
     }
 
-    /// Adds what a person can do.
+    /// Adds what to do about it.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The text, and below it a caret under the place.
-    pub fn picture(&self, text: &str) -> [String; 2] {
-        // One column a character, whatever it is.
+    /// The text, and a line with a caret under the place.
+    pub fn excerpt(&self, text: &str) -> [String; 2] {
+        // A control character would shift the columns.
         let shown = text
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
@@ -38,7 +38,7 @@ impl Mistake {
         [shown, format!("{:>1$}", '^', self.column(text))]
     }
 
-    /// Counted from 1, in characters.
+    /// The column in characters, from 1.
     pub fn column(&self, text: &str) -> usize {
         text.char_indices()
             .take_while(|(index, _)| *index < self.at)
@@ -47,10 +47,10 @@ impl Mistake {
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ExprError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for Mistake {}
+impl std::error::Error for ExprError {}

@@ -1,0 +1,277 @@
+use super::*;
+
+fn structure(bytes: u64, scalars: &[(u64, u64, bool)]) -> TypeLayout {
+    let scalars = scalars
+        .iter()
+        .map(|&(offset, bytes, float)| ScalarField { offset, bytes, float });
+    TypeLayout {
+        bytes,
+        align: 8,
+        scalars: scalars.collect(),
+        by_reference: false,
+    }
+}
+
+fn registers(numbers: &[u8]) -> ValueLocation {
+    ValueLocation::Pieces(
+        numbers
+            .iter()
+            .map(|&number| LocationPiece::Argument(number))
+            .collect(),
+    )
+}
+
+fn stack(offsets: &[u64]) -> ValueLocation {
+    ValueLocation::Pieces(
+        offsets
+            .iter()
+            .map(|&offset| LocationPiece::Stack(offset))
+            .collect(),
+    )
+}
+
+#[test]
+fn integers_and_floats_use_separate_registers() {
+    let mut x86 = ArgumentAllocator::new(MachineAbi::X86_64);
+    assert_eq!(x86.next(&TypeLayout::scalar(4, false)), registers(&[0]));
+    assert_eq!(
+        x86.next(&TypeLayout::scalar(8, true)),
+        ValueLocation::Unavailable(IN_FLOAT)
+    );
+    assert_eq!(x86.next(&TypeLayout::scalar(16, false)), registers(&[1, 2]));
+    assert_eq!(x86.next(&TypeLayout::scalar(16, true)), stack(&[8, 16]));
+    assert_eq!(x86.next(&TypeLayout::scalar(8, false)), registers(&[3]));
+}
+
+#[test]
+fn arguments_beyond_the_registers_are_on_the_stack() {
+    let pair = structure(16, &[(0, 8, false), (8, 8, false)]);
+    let mut x86 = ArgumentAllocator::new(MachineAbi::X86_64);
+    let mut arm = ArgumentAllocator::new(MachineAbi::Aarch64);
+    for number in 0..5 {
+        assert_eq!(x86.next(&TypeLayout::scalar(8, false)), registers(&[number]));
+    }
+    for number in 0..7 {
+        assert_eq!(arm.next(&TypeLayout::scalar(8, false)), registers(&[number]));
+    }
+    // x86-64 uses the last register for a later argument, arm64 does not.
+    assert_eq!(x86.next(&pair), stack(&[8, 16]));
+    assert_eq!(x86.next(&TypeLayout::scalar(8, false)), registers(&[5]));
+    assert_eq!(x86.next(&TypeLayout::scalar(1, false)), stack(&[24]));
+    assert_eq!(arm.next(&pair), stack(&[0, 8]));
+    assert_eq!(arm.next(&TypeLayout::scalar(8, false)), stack(&[16]));
+}
+
+#[test]
+fn floats_after_the_eighth_are_on_the_stack() {
+    for (machine, first) in [(MachineAbi::X86_64, 8), (MachineAbi::Aarch64, 0)] {
+        let mut arguments = ArgumentAllocator::new(machine);
+        for _ in 0..8 {
+            assert_eq!(
+                arguments.next(&TypeLayout::scalar(8, true)),
+                ValueLocation::Unavailable(IN_FLOAT)
+            );
+        }
+        assert_eq!(arguments.next(&TypeLayout::scalar(8, true)), stack(&[first]));
+        assert_eq!(arguments.next(&TypeLayout::scalar(8, false)), registers(&[0]));
+    }
+}
+
+#[test]
+fn structures_are_split_or_passed_by_address() {
+    let large = structure(24, &[(0, 8, false), (8, 8, false), (16, 8, false)]);
+    let mixed = structure(16, &[(0, 8, true), (8, 4, false)]);
+    let floats = structure(12, &[(0, 4, true), (4, 4, true), (8, 4, true)]);
+    let mut x86 = ArgumentAllocator::new(MachineAbi::X86_64);
+    assert_eq!(x86.next(&large), stack(&[8, 16, 24]));
+    assert_eq!(x86.next(&mixed), ValueLocation::Unavailable(IN_FLOAT));
+    assert_eq!(x86.next(&floats), ValueLocation::Unavailable(IN_FLOAT));
+    assert_eq!(x86.next(&TypeLayout::scalar(8, false)), registers(&[1]));
+
+    let mut arm = ArgumentAllocator::new(MachineAbi::Aarch64);
+    assert_eq!(
+        arm.next(&large),
+        ValueLocation::Indirect(LocationPiece::Argument(0))
+    );
+    assert_eq!(arm.next(&mixed), registers(&[1, 2]));
+    assert_eq!(arm.next(&floats), ValueLocation::Unavailable(IN_FLOAT));
+    assert_eq!(arm.next(&TypeLayout::scalar(16, false)), registers(&[4, 5]));
+}
+
+#[test]
+fn result_in_memory_takes_an_argument_register() {
+    let large = structure(24, &[(0, 8, false)]);
+    let class = TypeLayout {
+        by_reference: true,
+        ..structure(8, &[(0, 8, false)])
+    };
+    for (layout, machine, first) in [
+        (&large, MachineAbi::X86_64, 1),
+        (&class, MachineAbi::X86_64, 1),
+        (&large, MachineAbi::Aarch64, 0),
+        (&TypeLayout::scalar(16, true), MachineAbi::X86_64, 0),
+        (&TypeLayout::scalar(8, false), MachineAbi::X86_64, 0),
+    ] {
+        let mut arguments = ArgumentAllocator::new(machine);
+        arguments.result(layout);
+        assert_eq!(
+            arguments.next(&class),
+            ValueLocation::Indirect(LocationPiece::Argument(first))
+        );
+    }
+}
+
+#[test]
+fn results_are_in_two_registers_or_in_memory() {
+    let registers = |numbers: &[u16]| {
+        ValueLocation::Pieces(
+            numbers
+                .iter()
+                .map(|&number| LocationPiece::Register(number))
+                .collect(),
+        )
+    };
+    let behind = ValueLocation::Indirect(LocationPiece::Register(0));
+    let pair = structure(16, &[(0, 8, false), (8, 8, false)]);
+    let large = structure(24, &[(0, 8, false), (8, 8, false), (16, 8, false)]);
+    let small = structure(8, &[(0, 4, false), (4, 4, false)]);
+    let class = TypeLayout {
+        by_reference: true,
+        ..structure(8, &[(0, 8, false)])
+    };
+    let (x86, arm) = (MachineAbi::X86_64, MachineAbi::Aarch64);
+    for (arguments, layout, expected) in [
+        (
+            ArgumentAllocator::new(x86),
+            &TypeLayout::scalar(4, false),
+            registers(&[0]),
+        ),
+        (
+            ArgumentAllocator::new(arm),
+            &TypeLayout::scalar(4, false),
+            registers(&[0]),
+        ),
+        (ArgumentAllocator::new(x86), &pair, registers(&[0, 1])),
+        (ArgumentAllocator::new(arm), &pair, registers(&[0, 1])),
+        (ArgumentAllocator::new(x86), &large, behind.clone()),
+        (
+            ArgumentAllocator::new(arm),
+            &large,
+            ValueLocation::Unavailable(RESULT_IN_MEMORY),
+        ),
+        (ArgumentAllocator::new(x86), &class, behind.clone()),
+        (
+            ArgumentAllocator::new(arm),
+            &class,
+            ValueLocation::Unavailable(RESULT_IN_MEMORY),
+        ),
+        (
+            ArgumentAllocator::new(x86),
+            &TypeLayout::scalar(8, true),
+            ValueLocation::Unavailable(IN_FLOAT),
+        ),
+        (
+            ArgumentAllocator::new(arm),
+            &TypeLayout::scalar(8, true),
+            ValueLocation::Unavailable(IN_FLOAT),
+        ),
+        (
+            ArgumentAllocator::new(x86),
+            &TypeLayout::scalar(16, true),
+            ValueLocation::Unavailable(IN_FLOAT),
+        ),
+        (ArgumentAllocator::rust(x86), &pair, registers(&[0, 1])),
+        (
+            ArgumentAllocator::rust(x86),
+            &small,
+            ValueLocation::Unavailable(SCATTERED),
+        ),
+        (ArgumentAllocator::rust(x86), &large, behind),
+        (
+            ArgumentAllocator::rust(arm),
+            &large,
+            ValueLocation::Unavailable(RESULT_IN_MEMORY),
+        ),
+    ] {
+        assert_eq!(
+            arguments.clone().result(layout),
+            expected,
+            "{arguments:?} {layout:?}"
+        );
+    }
+}
+
+#[test]
+fn go_returns_words_in_its_own_registers() {
+    let pieces = |numbers: &[u16]| {
+        ValueLocation::Pieces(
+            numbers
+                .iter()
+                .map(|&number| LocationPiece::Register(number))
+                .collect(),
+        )
+    };
+    let text = structure(16, &[(0, 8, false), (8, 8, false)]);
+    let small = structure(8, &[(0, 4, false), (4, 4, false)]);
+    let four = structure(
+        32,
+        &[(0, 8, false), (8, 8, false), (16, 8, false), (24, 8, false)],
+    );
+    for (layout, x86, arm) in [
+        (&TypeLayout::scalar(4, false), pieces(&[0]), pieces(&[0])),
+        (&text, pieces(&[0, 3]), pieces(&[0, 1])),
+        (
+            &small,
+            ValueLocation::Unavailable(SCATTERED),
+            ValueLocation::Unavailable(SCATTERED),
+        ),
+        (
+            &four,
+            ValueLocation::Unavailable(SCATTERED),
+            ValueLocation::Unavailable(SCATTERED),
+        ),
+        (
+            &TypeLayout::scalar(8, true),
+            ValueLocation::Unavailable(IN_FLOAT),
+            ValueLocation::Unavailable(IN_FLOAT),
+        ),
+    ] {
+        assert_eq!(go_result(MachineAbi::X86_64, layout), x86, "{layout:?}");
+        assert_eq!(go_result(MachineAbi::Aarch64, layout), arm, "{layout:?}");
+    }
+}
+
+#[test]
+fn rust_passes_pairs_as_two_arguments() {
+    let text = structure(16, &[(0, 8, false), (8, 8, false)]);
+    let small = structure(8, &[(0, 4, false), (4, 4, false)]);
+    let large = structure(24, &[(0, 8, false), (8, 8, false), (16, 8, false)]);
+    let mut rust = ArgumentAllocator::rust(MachineAbi::X86_64);
+    rust.result(&large);
+    assert_eq!(rust.next(&text), registers(&[1, 2]));
+    assert_eq!(rust.next(&small), ValueLocation::Unavailable(SCATTERED));
+    assert_eq!(
+        rust.next(&large),
+        ValueLocation::Indirect(LocationPiece::Argument(5))
+    );
+    assert_eq!(rust.next(&text), stack(&[8, 16]));
+}
+
+#[test]
+fn impossible_sizes_do_not_overflow() {
+    for machine in [MachineAbi::X86_64, MachineAbi::Aarch64] {
+        let mut arguments = ArgumentAllocator::new(machine);
+        let huge = structure(u64::MAX, &[(0, 8, false)]);
+        for _ in 0..20 {
+            let location = arguments.next(&huge);
+            assert!(
+                matches!(
+                    location,
+                    ValueLocation::Unavailable(TOO_LARGE) | ValueLocation::Indirect(_)
+                ),
+                "{location:?}"
+            );
+        }
+        arguments.next(&TypeLayout::scalar(16, false));
+    }
+}

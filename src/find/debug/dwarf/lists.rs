@@ -1,0 +1,124 @@
+//! Range lists and location lists, of which only the bytes of one list are read.
+
+use std::ops::Range;
+
+use gimli::{
+    AttributeValue, DebugAddr, DebugAddrBase, DebugLoc, DebugLocLists, DebugRanges, DebugRngLists,
+    EndianSlice, Format, LittleEndian, LocationLists, LocationListsOffset, RangeLists, RangeListsOffset,
+};
+
+use super::section::LazySection;
+use super::unit::{EntryValue, Unit};
+use super::units::UnitTable;
+
+/// Bytes of a list that are read at first, and at most.
+const FIRST_BYTES: usize = 512;
+const MAX_BYTES: usize = 1 << 20;
+/// Entries of a location list in which that of the first instruction is looked for.
+const MAX_LOCATIONS: usize = 64;
+
+/// The bytes of a list, and maybe some after it.
+struct ListBytes {
+    bytes: Vec<u8>,
+    /// No more of them can be read.
+    is_all: bool,
+}
+
+/// Calls `parse` with more and more bytes of the list at `start`, until it finds what it needs or there are no more.
+fn with_list<T>(section: &LazySection, start: usize, parse: impl Fn(&ListBytes) -> Option<T>) -> Option<T> {
+    let mut most = FIRST_BYTES;
+    loop {
+        let bytes = section.read_up_to(start, most)?;
+        let is_all = bytes.len() < most || most >= MAX_BYTES;
+        let list = ListBytes { bytes, is_all };
+        match parse(&list) {
+            None if !is_all => most *= 8,
+            found => return found,
+        }
+    }
+}
+
+/// Where list number `index` of a unit begins, by the table of offsets at `base`.
+fn list_at(section: &LazySection, unit: &Unit, base: Option<usize>, index: usize) -> Option<usize> {
+    let base = base?;
+    let offset = match unit.encoding().format {
+        Format::Dwarf32 => section.read_u32(base.checked_add(index.checked_mul(4)?)?)? as usize,
+        Format::Dwarf64 => section
+            .read_u64(base.checked_add(index.checked_mul(8)?)?)?
+            .try_into()
+            .ok()?,
+    };
+    base.checked_add(offset)
+}
+
+impl UnitTable {
+    /// The first `most` ranges of addresses of an entry of `unit` that are not empty. `None` if the list is damaged.
+    pub fn ranges(&self, unit: &Unit, value: &EntryValue, most: usize) -> Option<Vec<Range<u64>>> {
+        let (old, new) = (&self.sections.ranges, &self.sections.rnglists);
+        let is_new = unit.encoding().version >= 5;
+        let section = if is_new { new } else { old };
+        let start = match value {
+            AttributeValue::RangeListsRef(at) => at.0,
+            AttributeValue::DebugRngListsIndex(index) => {
+                list_at(new, unit, unit.root.rnglists_base, index.0)?
+            }
+            _ => return None,
+        };
+        let addresses = DebugAddr::from(EndianSlice::new(self.address_bytes(), LittleEndian));
+        let base = DebugAddrBase(unit.root.addr_base);
+        let low = self.low_pc(unit);
+        with_list(section, start, |list| {
+            let bytes = EndianSlice::new(&list.bytes, LittleEndian);
+            let lists = RangeLists::new(DebugRanges::from(bytes), DebugRngLists::from(bytes));
+            let mut ranges = lists
+                .ranges(RangeListsOffset(0), unit.encoding(), low, &addresses, base)
+                .ok()?;
+            let mut found = Vec::new();
+            while found.len() < most {
+                match ranges.next() {
+                    Ok(Some(range)) if range.begin < range.end => found.push(range.begin..range.end),
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) if list.is_all => break,
+                    Err(_) => return None,
+                }
+            }
+            Some(found)
+        })
+    }
+
+    /// The location description that a list has for the instruction at `addr`.
+    pub fn location(&self, unit: &Unit, value: &EntryValue, addr: u64) -> Option<Vec<u8>> {
+        let (old, new) = (&self.sections.loc, &self.sections.loclists);
+        let is_new = unit.encoding().version >= 5;
+        let section = if is_new { new } else { old };
+        let start = match value {
+            AttributeValue::LocationListsRef(at) => at.0,
+            AttributeValue::DebugLocListsIndex(index) => {
+                list_at(new, unit, unit.root.loclists_base, index.0)?
+            }
+            _ => return None,
+        };
+        let addresses = DebugAddr::from(EndianSlice::new(self.address_bytes(), LittleEndian));
+        let base = DebugAddrBase(unit.root.addr_base);
+        let low = self.low_pc(unit);
+        with_list(section, start, |list| {
+            let bytes = EndianSlice::new(&list.bytes, LittleEndian);
+            let lists = LocationLists::new(DebugLoc::from(bytes), DebugLocLists::from(bytes));
+            let mut locations = lists
+                .locations(LocationListsOffset(0), unit.encoding(), low, &addresses, base)
+                .ok()?;
+            for _ in 0..MAX_LOCATIONS {
+                match locations.next() {
+                    Ok(Some(entry)) if (entry.range.begin..entry.range.end).contains(&addr) => {
+                        return Some(Some(entry.data.0.slice().to_vec()));
+                    }
+                    Ok(Some(_)) => {}
+                    Err(_) if !list.is_all => return None,
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            Some(None)
+        })?
+    }
+}

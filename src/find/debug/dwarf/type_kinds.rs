@@ -1,0 +1,258 @@
+//! How the values of a type are shown.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use gimli::AttributeValue;
+use gimli::constants as dw;
+
+use super::entries::{DebugEntry, EntryOffset};
+use super::signature::DebugDecoder;
+use super::type_entries::{MAX_DEPTH, is_structure, member_offset};
+use crate::find::debug::types::{StructMember, TypeKind, ValueType};
+
+const MAX_MEMBERS: usize = 64;
+/// Types that one value may show, including those of its members and of what it points to.
+const MAX_PARTS: usize = 256;
+/// Values of an enumeration.
+const MAX_VALUES: usize = 1024;
+
+/// How far from a parameter members are resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ResolveDepth {
+    pointers: u8,
+    structures: u8,
+}
+
+const FROM_PARAMETER: ResolveDepth = ResolveDepth {
+    pointers: 2,
+    structures: 3,
+};
+
+/// A type, and the number of types that it shows.
+#[derive(Clone)]
+struct ResolvedType {
+    ty: ValueType,
+    parts: usize,
+}
+
+/// Types that were resolved already.
+#[derive(Default)]
+pub struct TypeCache(HashMap<(EntryOffset, ResolveDepth), ResolvedType>);
+
+/// The members of a structure while they are collected.
+struct MemberList {
+    list: Vec<StructMember>,
+    parts: usize,
+    depth: ResolveDepth,
+}
+
+impl DebugDecoder {
+    /// The type at `at`; `None` is `void`.
+    pub fn value_type(&self, at: Option<EntryOffset>) -> ValueType {
+        self.resolve(at, FROM_PARAMETER).ty
+    }
+
+    fn resolve(&self, at: Option<EntryOffset>, depth: ResolveDepth) -> ResolvedType {
+        let Some(at) = at else {
+            let ty = ValueType {
+                name: "void".into(),
+                bytes: 0,
+                kind: TypeKind::Other,
+            };
+            return ResolvedType { ty, parts: 1 };
+        };
+        if let Some(known) = self.types.borrow().0.get(&(at, depth)) {
+            return known.clone();
+        }
+        let core = self.underlying(at);
+        let (kind, parts) = match &core {
+            Some(core) => self.kind(core, depth),
+            None => (TypeKind::Other, 1),
+        };
+        let text = core.as_ref().filter(|_| matches!(kind, TypeKind::Text { .. }));
+        let well_known = text.and_then(|core| self.well_known_name(core));
+        let ty = ValueType {
+            name: well_known.unwrap_or_else(|| self.shown_name(at)).into(),
+            bytes: core.as_ref().map_or(0, |core| self.size(core)),
+            kind,
+        };
+        let resolved = ResolvedType { ty, parts };
+        self.types.borrow_mut().0.insert((at, depth), resolved.clone());
+        resolved
+    }
+
+    /// The kind of a type, and the number of types that it shows.
+    fn kind(&self, core: &DebugEntry, depth: ResolveDepth) -> (TypeKind, usize) {
+        let kind = match core.tag() {
+            dw::DW_TAG_base_type => self.base_kind(core),
+            dw::DW_TAG_enumeration_type => self.enumeration(core),
+            dw::DW_TAG_pointer_type => return self.pointer(core, depth),
+            dw::DW_TAG_reference_type | dw::DW_TAG_rvalue_reference_type => {
+                return self.pointer_to_shown(core, depth);
+            }
+            tag if is_structure(tag) => return self.structure(core, depth),
+            _ => TypeKind::Other,
+        };
+        (kind, 1)
+    }
+
+    fn base_kind(&self, core: &DebugEntry) -> TypeKind {
+        let encoding = match core.value(dw::DW_AT_encoding) {
+            // Rust describes `()` as an integer of 0 bytes.
+            Some(AttributeValue::Encoding(encoding)) if self.size(core) > 0 => encoding,
+            _ => return TypeKind::Other,
+        };
+        match encoding {
+            dw::DW_ATE_boolean => TypeKind::Bool,
+            dw::DW_ATE_UTF => TypeKind::Char,
+            dw::DW_ATE_float => TypeKind::Float,
+            dw::DW_ATE_signed_char | dw::DW_ATE_unsigned_char if self.is_char(core) => TypeKind::Char,
+            dw::DW_ATE_signed | dw::DW_ATE_signed_char => TypeKind::Int { signed: true },
+            dw::DW_ATE_unsigned | dw::DW_ATE_unsigned_char | dw::DW_ATE_address => {
+                TypeKind::Int { signed: false }
+            }
+            _ => TypeKind::Other,
+        }
+    }
+
+    pub fn is_char(&self, core: &DebugEntry) -> bool {
+        core.tag() == dw::DW_TAG_base_type
+            && !core.is_rust()
+            && self.text(core, dw::DW_AT_name).is_some_and(|name| name == "char")
+    }
+
+    fn enumeration(&self, core: &DebugEntry) -> TypeKind {
+        let mut values: Vec<(i64, Rc<str>)> = Vec::new();
+        self.children(core, |child| {
+            if child.tag() == dw::DW_TAG_enumerator
+                && let Some(value) = child.value(dw::DW_AT_const_value)
+                && let Some(name) = self.text(&child, dw::DW_AT_name)
+            {
+                // Unsigned values above i64::MAX keep their bits.
+                let number = value.sdata_value().or(value.udata_value().map(u64::cast_signed));
+                values.extend(number.map(|number| (number, name.into())));
+            }
+            match values.len() {
+                MAX_VALUES.. => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        let signed = match self.target(core).map(|underlying| self.base_kind(&underlying)) {
+            Some(TypeKind::Int { signed }) => signed,
+            _ => values.iter().any(|(value, _)| *value < 0),
+        };
+        TypeKind::Enum {
+            signed,
+            values: values.into(),
+        }
+    }
+
+    fn pointer(&self, core: &DebugEntry, depth: ResolveDepth) -> (TypeKind, usize) {
+        match self.target(core) {
+            Some(target) if self.is_char(&target) => (TypeKind::CString, 1),
+            // A pointer to an integer may point to an array, or to memory that the function fills in.
+            Some(target) if core.is_rust() || is_structure(target.tag()) => {
+                self.pointer_to_shown(core, depth)
+            }
+            _ => (TypeKind::Pointer(None), 1),
+        }
+    }
+
+    fn pointer_to_shown(&self, core: &DebugEntry, depth: ResolveDepth) -> (TypeKind, usize) {
+        let Some((at, pointers)) = self
+            .reference(core, dw::DW_AT_type)
+            .zip(depth.pointers.checked_sub(1))
+        else {
+            return (TypeKind::Pointer(None), 1);
+        };
+        let target = self.resolve(Some(at), ResolveDepth { pointers, ..depth });
+        match target.ty.kind {
+            TypeKind::Other => (TypeKind::Pointer(None), 1),
+            _ => (TypeKind::Pointer(Some(Rc::new(target.ty))), target.parts + 1),
+        }
+    }
+
+    fn structure(&self, core: &DebugEntry, depth: ResolveDepth) -> (TypeKind, usize) {
+        if let Some(text) = self.text_kind(core) {
+            return (text, 1);
+        }
+        let Some(structures) = depth.structures.checked_sub(1) else {
+            return (TypeKind::Other, 1);
+        };
+        let mut members = MemberList {
+            list: Vec::new(),
+            parts: 1,
+            depth: ResolveDepth { structures, ..depth },
+        };
+        self.collect_members(core, 0, 0, &mut members);
+        if members.list.is_empty() {
+            return (TypeKind::Other, 1);
+        }
+        (TypeKind::Struct(members.list.into()), members.parts)
+    }
+
+    /// Adds the members of a structure that begins `start` bytes into the value.
+    fn collect_members(&self, structure: &DebugEntry, start: u64, nesting: usize, members: &mut MemberList) {
+        self.children(structure, |child| {
+            let is_base = child.tag() == dw::DW_TAG_inheritance;
+            let is_member = child.tag() == dw::DW_TAG_member && is_shown(&child);
+            let at = self.reference(&child, dw::DW_AT_type);
+            let (true, Some(at), Some(offset)) = (is_base || is_member, at, member_offset(&child)) else {
+                return ControlFlow::Continue(());
+            };
+            let offset = start.saturating_add(offset);
+            match self.text(&child, dw::DW_AT_name) {
+                Some(name) if !is_base => {
+                    let member = self.resolve(Some(at), members.depth);
+                    members.push(field_name(&name), offset, member);
+                }
+                // The members of an anonymous union or a base class are used like those of the structure.
+                _ if nesting < MAX_DEPTH => {
+                    if let Some(inner) = self.underlying(at) {
+                        self.collect_members(&inner, offset, nesting + 1, members);
+                    }
+                }
+                _ => {}
+            }
+            match members.list.len() {
+                MAX_MEMBERS.. => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+    }
+}
+
+impl MemberList {
+    /// Adds a member, without its kind once there are too many types.
+    fn push(&mut self, name: &str, offset: u64, member: ResolvedType) {
+        let ResolvedType { mut ty, parts } = member;
+        if self.parts + parts > MAX_PARTS {
+            ty.kind = TypeKind::Other;
+        } else {
+            self.parts += parts;
+        }
+        self.list.push(StructMember {
+            name: name.into(),
+            offset,
+            ty,
+        });
+    }
+}
+
+/// Rust's debug information calls the fields of a tuple `__0`, `__1`; its source calls them `0`, `1`.
+fn field_name(name: &str) -> &str {
+    let number = name.strip_prefix("__");
+    number
+        .filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+        .unwrap_or(name)
+}
+
+/// Not static, not made by the compiler, and not a bit-field.
+fn is_shown(member: &DebugEntry) -> bool {
+    !member.is_set(dw::DW_AT_external)
+        && !member.is_set(dw::DW_AT_declaration)
+        && !member.is_set(dw::DW_AT_artificial)
+        && member.value(dw::DW_AT_bit_size).is_none()
+}

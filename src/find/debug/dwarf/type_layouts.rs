@@ -1,0 +1,159 @@
+//! Types as calling conventions see them: sizes, scalars, and whether objects are passed by reference.
+
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use gimli::AttributeValue;
+use gimli::constants as dw;
+
+use super::entries::{DebugEntry, EntryOffset};
+use super::signature::DebugDecoder;
+use super::type_entries::{MAX_DEPTH, is_structure, member_offset};
+use crate::find::debug::abi::{ScalarField, TypeLayout};
+
+/// Longest type whose scalars matter to a calling convention, in bytes: four `long double`.
+const MAX_IN_REGISTERS: u64 = 64;
+/// Nested classes that are examined for copy constructors.
+const MAX_CLASS_DEPTH: usize = 4;
+
+impl DebugDecoder {
+    /// `None` if the debug information does not have the type, or has its name only.
+    pub fn layout(&self, at: EntryOffset) -> Option<Rc<TypeLayout>> {
+        if let Some(known) = self.layouts.borrow().get(&at) {
+            return Some(Rc::clone(known));
+        }
+        let core = self.underlying(at)?;
+        if core.is_set(dw::DW_AT_declaration) {
+            return None;
+        }
+        let layout = Rc::new(self.layout_of(&core));
+        self.layouts.borrow_mut().insert(at, Rc::clone(&layout));
+        Some(layout)
+    }
+
+    fn layout_of(&self, core: &DebugEntry) -> TypeLayout {
+        let bytes = self.size(core);
+        let mut scalars = Vec::new();
+        if bytes <= MAX_IN_REGISTERS {
+            self.scalars(core, 0, 0, &mut scalars);
+        }
+        let largest = scalars.iter().map(|scalar| scalar.bytes).max();
+        TypeLayout {
+            bytes,
+            align: core.number(dw::DW_AT_alignment).or(largest).unwrap_or(0),
+            scalars,
+            by_reference: is_structure(core.tag()) && !core.is_rust() && self.is_by_reference(core, 0),
+        }
+    }
+
+    /// Adds the scalars of a type that begins `start` bytes into the value.
+    fn scalars(&self, core: &DebugEntry, start: u64, depth: usize, scalars: &mut Vec<ScalarField>) {
+        let bytes = self.size(core);
+        let mut scalar = |offset, bytes, float| {
+            let scalar = ScalarField { offset, bytes, float };
+            let is_inside = offset < MAX_IN_REGISTERS && (1..=MAX_IN_REGISTERS).contains(&bytes);
+            if is_inside && !scalars.contains(&scalar) {
+                scalars.push(scalar);
+            }
+        };
+        match core.tag() {
+            _ if depth > MAX_DEPTH => {}
+            dw::DW_TAG_base_type => match core.value(dw::DW_AT_encoding) {
+                Some(AttributeValue::Encoding(dw::DW_ATE_complex_float)) => {
+                    scalar(start, bytes / 2, true);
+                    scalar(start.saturating_add(bytes / 2), bytes / 2, true);
+                }
+                Some(AttributeValue::Encoding(dw::DW_ATE_float | dw::DW_ATE_decimal_float)) => {
+                    scalar(start, bytes, true);
+                }
+                _ => scalar(start, bytes, false),
+            },
+            dw::DW_TAG_array_type => self.array_scalars(core, start, depth, scalars),
+            tag if is_structure(tag) || tag == dw::DW_TAG_variant_part || tag == dw::DW_TAG_variant => {
+                self.member_scalars(core, start, depth, scalars);
+            }
+            _ => scalar(start, bytes, false),
+        }
+    }
+
+    fn member_scalars(
+        &self,
+        structure: &DebugEntry,
+        start: u64,
+        depth: usize,
+        scalars: &mut Vec<ScalarField>,
+    ) {
+        self.children(structure, |child| {
+            match child.tag() {
+                // Rust enums with fields.
+                dw::DW_TAG_variant_part | dw::DW_TAG_variant => {
+                    self.scalars(&child, start, depth + 1, scalars)
+                }
+                dw::DW_TAG_member if child.value(dw::DW_AT_bit_size).is_some() => {
+                    let bit = child.number(dw::DW_AT_data_bit_offset);
+                    scalars.push(ScalarField {
+                        offset: start.saturating_add(bit.unwrap_or(0) / 8).min(MAX_IN_REGISTERS),
+                        bytes: 1,
+                        float: false,
+                    });
+                }
+                dw::DW_TAG_member | dw::DW_TAG_inheritance
+                    if !child.is_set(dw::DW_AT_external) && !child.is_set(dw::DW_AT_declaration) =>
+                {
+                    if let Some((inner, offset)) = self.target(&child).zip(member_offset(&child)) {
+                        self.scalars(&inner, start.saturating_add(offset), depth + 1, scalars);
+                    }
+                }
+                _ => {}
+            }
+            match scalars.len() as u64 {
+                MAX_IN_REGISTERS.. => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+    }
+
+    fn array_scalars(&self, array: &DebugEntry, start: u64, depth: usize, scalars: &mut Vec<ScalarField>) {
+        let Some((element, length)) = self.target(array).zip(self.array_length(array)) else {
+            return;
+        };
+        let bytes = self.size(&element);
+        for index in 0..length.min(MAX_IN_REGISTERS) {
+            let at = start.saturating_add(index.saturating_mul(bytes));
+            if at >= MAX_IN_REGISTERS || scalars.len() as u64 >= MAX_IN_REGISTERS {
+                break;
+            }
+            self.scalars(&element, at, depth + 1, scalars);
+        }
+    }
+
+    /// Whether copying an object takes more than copying its bytes, so that the caller passes its address.
+    fn is_by_reference(&self, class: &DebugEntry, depth: usize) -> bool {
+        match class.value(dw::DW_AT_calling_convention) {
+            Some(AttributeValue::CallingConvention(dw::DW_CC_pass_by_reference)) => return true,
+            Some(_) => return false,
+            None => {}
+        }
+        let mut found = false;
+        self.children(class, |child| {
+            found = match child.tag() {
+                dw::DW_TAG_subprogram => {
+                    let name = self.text(&child, dw::DW_AT_name).unwrap_or_default();
+                    name.starts_with('~') && !child.is_set(dw::DW_AT_artificial)
+                }
+                dw::DW_TAG_member | dw::DW_TAG_inheritance if depth < MAX_CLASS_DEPTH => {
+                    self.target(&child).is_some_and(|inner| {
+                        is_structure(inner.tag()) && self.is_by_reference(&inner, depth + 1)
+                    })
+                }
+                _ => false,
+            };
+            if found {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        found
+    }
+}

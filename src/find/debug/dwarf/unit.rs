@@ -1,0 +1,206 @@
+//! One unit of the debug information: its header, its abbreviations and the attributes of its root entry.
+
+use std::cell::OnceCell;
+use std::ops::Range;
+use std::rc::Rc;
+
+use gimli::constants as dw;
+use gimli::{
+    Abbreviations, AttributeValue, DebugAbbrev, DebugAbbrevOffset, DebugInfo, DebuggingInformationEntry,
+    EndianRcSlice, EndianSlice, EntriesCursor, EntriesRaw, LittleEndian, UnitHeader, UnitOffset,
+};
+
+use super::index::UnitIndex;
+
+/// Bytes of debug information, shared with the unit that they are from.
+pub type UnitBytes = EndianRcSlice<LittleEndian>;
+pub type EntryValue = AttributeValue<UnitBytes>;
+
+/// A compilation unit, a partial unit or a type unit.
+pub struct Unit {
+    header: UnitHeader<UnitBytes>,
+    abbreviations: Rc<Abbreviations>,
+    /// Offset in the debug information, in bytes.
+    pub start: usize,
+    pub end: usize,
+    pub root: UnitRoot,
+    index: OnceCell<UnitIndex>,
+}
+
+/// What the first entry of a unit says about all of them.
+#[derive(Default)]
+pub struct UnitRoot {
+    pub language: Option<gimli::DwLang>,
+    pub low_pc: Option<EntryValue>,
+    pub high_pc: Option<EntryValue>,
+    pub ranges: Option<EntryValue>,
+    pub producer: Option<EntryValue>,
+    pub addr_base: usize,
+    pub str_offsets_base: usize,
+    pub loclists_base: Option<usize>,
+    pub rnglists_base: Option<usize>,
+    is_partial: bool,
+}
+
+impl Unit {
+    /// A unit from its bytes alone, which begin at offset `start`. `None` if its header or its first entry is damaged.
+    pub fn parse(
+        start: usize,
+        bytes: Vec<u8>,
+        abbreviations: impl FnOnce(usize) -> Option<Rc<Abbreviations>>,
+    ) -> Option<Unit> {
+        let end = start.checked_add(bytes.len())?;
+        let section = DebugInfo::from(UnitBytes::new(bytes.into(), LittleEndian));
+        let header = section.units().next().ok()??;
+        let abbreviations = abbreviations(header.debug_abbrev_offset().0)?;
+        let root = header.entry(&abbreviations, header.root_offset()).ok()?;
+        Some(Unit {
+            root: UnitRoot::new(&root),
+            header,
+            abbreviations,
+            start,
+            end,
+            index: OnceCell::new(),
+        })
+    }
+
+    pub fn encoding(&self) -> gimli::Encoding {
+        self.header.encoding()
+    }
+
+    /// Whether the unit can have functions with code: partial units and type units have declarations only.
+    pub fn may_have_code(&self) -> bool {
+        !self.root.is_partial && !matches!(self.header.type_(), gimli::UnitType::Type { .. })
+    }
+
+    /// The functions and namespaces of the unit, found by `walk` on the first call.
+    pub fn index(&self, walk: impl FnOnce() -> UnitIndex) -> &UnitIndex {
+        self.index.get_or_init(walk)
+    }
+
+    /// The offset in the debug information of an entry of this unit.
+    pub fn global(&self, at: UnitOffset) -> usize {
+        self.start + at.0
+    }
+
+    fn local(&self, at: usize) -> Option<UnitOffset> {
+        at.checked_sub(self.start).map(UnitOffset)
+    }
+
+    pub fn entry(&self, at: usize) -> Option<DebuggingInformationEntry<UnitBytes>> {
+        self.header.entry(&self.abbreviations, self.local(at)?).ok()
+    }
+
+    pub fn cursor(&self, at: usize) -> Option<EntriesCursor<'_, UnitBytes>> {
+        let at = self.local(at)?;
+        self.header.entries_at_offset(&self.abbreviations, at).ok()
+    }
+
+    /// Entries from `at` on, or all of them.
+    pub fn entries_raw(&self, at: Option<UnitOffset>) -> gimli::Result<EntriesRaw<'_, UnitBytes>> {
+        self.header.entries_raw(&self.abbreviations, at)
+    }
+}
+
+impl UnitRoot {
+    fn new(root: &DebuggingInformationEntry<UnitBytes>) -> UnitRoot {
+        let mut found = UnitRoot {
+            is_partial: root.tag() == dw::DW_TAG_partial_unit,
+            ..UnitRoot::default()
+        };
+        for attribute in root.attrs() {
+            match (attribute.name(), attribute.value()) {
+                (_, AttributeValue::DebugStrOffsetsBase(base)) => found.str_offsets_base = base.0,
+                (_, AttributeValue::DebugAddrBase(base)) => found.addr_base = base.0,
+                (_, AttributeValue::DebugLocListsBase(base)) => found.loclists_base = Some(base.0),
+                (_, AttributeValue::DebugRngListsBase(base)) => found.rnglists_base = Some(base.0),
+                (_, AttributeValue::Language(language)) => found.language = Some(language),
+                (dw::DW_AT_low_pc, value) => found.low_pc = Some(value),
+                (dw::DW_AT_high_pc, value) => found.high_pc = Some(value),
+                (dw::DW_AT_ranges, value) => found.ranges = Some(value),
+                (dw::DW_AT_producer, value) => found.producer = Some(value),
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
+/// The start of a unit's header, as much of it as leads to other units.
+pub struct UnitHead {
+    pub range: Range<usize>,
+    /// For a type unit: its signature, and the offset of the type in the debug information.
+    pub signature: Option<(u64, usize)>,
+}
+
+impl UnitHead {
+    /// Bytes of the longest header.
+    pub const SIZE: usize = 40;
+
+    /// The header at offset `start`, of which `bytes` has the first [`UnitHead::SIZE`] bytes, or all that there are.
+    /// `None` if it is damaged or the unit is longer than the section.
+    pub fn parse(start: usize, bytes: &[u8], section_size: usize) -> Option<UnitHead> {
+        let number = |at: usize, size: usize| {
+            let mut number = [0; 8];
+            number
+                .get_mut(..size)?
+                .copy_from_slice(bytes.get(at..at.checked_add(size)?)?);
+            Some(u64::from_le_bytes(number))
+        };
+        let (length, length_size, word) = match number(0, 4)? {
+            0xffff_ffff => (number(4, 8)?, 12, 8),
+            // Reserved.
+            0xffff_fff0.. => return None,
+            length => (length, 4, 4),
+        };
+        let end = start.checked_add(length_size)?;
+        let end = end.checked_add(usize::try_from(length).ok()?)?;
+        if length == 0 || end > section_size {
+            return None;
+        }
+        let version = number(length_size, 2);
+        let kind = number(length_size + 2, 1);
+        // Version, kind, address size, offset of the abbreviations.
+        let at = length_size + 4 + word;
+        let is_type = (version, kind) == (Some(5), Some(u64::from(dw::DW_UT_type.0)));
+        let type_at = number(at + 8, word).and_then(|at| start.checked_add(usize::try_from(at).ok()?));
+        Some(UnitHead {
+            range: start..end,
+            signature: number(at, 8).zip(type_at).filter(|_| is_type),
+        })
+    }
+}
+
+/// Bytes of the table of abbreviations at the start of `bytes`. `None` if its end is not among them.
+pub fn abbreviations_size(bytes: &[u8]) -> Option<usize> {
+    let mut rest = bytes;
+    let number = |rest: &mut &[u8]| -> Option<u64> {
+        let size = rest.iter().position(|byte| byte & 0x80 == 0)? + 1;
+        let (number, after) = rest.split_at(size);
+        *rest = after;
+        // Only small numbers are told apart.
+        let low = number.iter().take(9).rev();
+        Some(low.fold(0, |all, byte| all << 7 | u64::from(byte & 0x7f)))
+    };
+    // Code, tag, whether there are children; then name and form of each attribute, up to two zeros.
+    while number(&mut rest)? != 0 {
+        number(&mut rest)?;
+        rest = rest.get(1..)?;
+        loop {
+            let (name, form) = (number(&mut rest)?, number(&mut rest)?);
+            if form == u64::from(dw::DW_FORM_implicit_const.0) {
+                number(&mut rest)?;
+            }
+            if (name, form) == (0, 0) {
+                break;
+            }
+        }
+    }
+    Some(bytes.len() - rest.len())
+}
+
+/// A table of abbreviations that `bytes` consists of.
+pub fn parse_abbreviations(bytes: &[u8]) -> Option<Abbreviations> {
+    let section = DebugAbbrev::from(EndianSlice::new(bytes, LittleEndian));
+    section.abbreviations(DebugAbbrevOffset(0)).ok()
+}

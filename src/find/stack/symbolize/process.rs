@@ -1,0 +1,120 @@
+//! A process whose stacks are symbolized: its memory map, and when that has to be read again.
+
+use std::fs;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::PAGE_BYTES;
+use super::memory::{CodeMap, CodeMapping};
+
+/// How often it is checked whether a PID still belongs to the same program. PIDs are assigned in turn, so none is reused
+/// within such a time.
+pub const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// How many times in a row the map of a process is read for addresses that are not in it, ...
+pub const MAX_READS: u32 = 16;
+/// ... and then once per this interval: a stack walked without frame pointers is full of addresses that are in no map.
+pub const READ_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What is cached about a process.
+pub struct CachedProcess {
+    /// Shared with forked processes until one of them changes.
+    pub memory: Rc<CodeMap>,
+    /// `None` until the process was seen in `/proc`.
+    pub identity: Option<ProcessIdentity>,
+    pub checked: Instant,
+    /// How many more times the map may be read, and since when.
+    reads: u32,
+    pub refilled: Instant,
+    /// For a process that has exited: how many had exited before it.
+    pub exited: Option<u64>,
+}
+
+impl Default for CachedProcess {
+    fn default() -> CachedProcess {
+        let now = Instant::now();
+        CachedProcess {
+            memory: Rc::default(),
+            identity: None,
+            checked: now,
+            reads: MAX_READS,
+            refilled: now,
+            exited: None,
+        }
+    }
+}
+
+impl CachedProcess {
+    /// A new process with the memory of its parent.
+    pub fn with_memory(memory: Rc<CodeMap>) -> CachedProcess {
+        CachedProcess {
+            memory,
+            ..CachedProcess::default()
+        }
+    }
+
+    /// The mapping of an address. A return address belongs to the byte before it, except the one that return probes put on
+    /// the stack: it is the first in its page.
+    pub fn find(&self, address: u64, is_return: bool) -> Option<&CodeMapping> {
+        let before = address.checked_sub(u64::from(is_return))?;
+        self.memory.find(before).or_else(|| self.memory.find(address))
+    }
+
+    /// Whether a plausible address is in none of the mappings.
+    pub fn is_unknown(&self, address: u64, is_return: bool) -> bool {
+        address > PAGE_BYTES && self.find(address, is_return).is_none()
+    }
+
+    /// Whether `/proc` should be asked again which program the process runs.
+    pub fn is_check_due(&mut self, now: Instant) -> bool {
+        let due = self.exited.is_none() && now.duration_since(self.checked) >= CHECK_INTERVAL;
+        if due {
+            self.checked = now;
+        }
+        due
+    }
+
+    /// Whether `/proc` now shows another program than the cached one.
+    pub fn is_other(&self, seen: Option<ProcessIdentity>) -> bool {
+        self.identity.is_some() && seen.is_some() && self.identity != seen
+    }
+
+    /// Counts a read of the map; false if there were too many.
+    pub fn may_read(&mut self, now: Instant) -> bool {
+        let refill = now.duration_since(self.refilled).as_millis() / READ_INTERVAL.as_millis();
+        if refill > 0 {
+            self.reads = MAX_READS.min(self.reads.saturating_add(refill as u32));
+            self.refilled = now;
+        }
+        let may = self.reads > 0;
+        self.reads = self.reads.saturating_sub(1);
+        may
+    }
+}
+
+/// Tells a program from a later one with the same PID: when the process began, and where the kernel put its code and its
+/// stack, which changes with each exec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessIdentity {
+    started: u64,
+    code: u64,
+    stack: u64,
+}
+
+impl ProcessIdentity {
+    /// `None` for a process that has exited or is exiting, and if the kernel hides the addresses.
+    pub fn read(proc_root: &Path, pid: u32) -> Option<ProcessIdentity> {
+        let stat = fs::read(proc_root.join(pid.to_string()).join("stat")).ok()?;
+        // The name of the program is in parentheses, and may contain spaces and parentheses.
+        let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
+        let text = std::str::from_utf8(&stat[after_name..]).ok()?;
+        // proc(5) counts fields from 1; the first one after the name is the third.
+        let field = |number: usize| text.split_ascii_whitespace().nth(number - 3)?.parse().ok();
+        let identity = ProcessIdentity {
+            started: field(22)?,
+            code: field(26)?,
+            stack: field(28)?,
+        };
+        (identity.stack != 0).then_some(identity)
+    }
+}

@@ -1,0 +1,237 @@
+//! Binary operators: arithmetic as in C, and comparisons with text.
+
+use std::rc::Rc;
+
+use super::{NameScope, Number};
+use crate::find::debug::types::{TypeKind, ValueType};
+use crate::probe::expr::ExprError;
+use crate::probe::expr::ir::{BinaryOp, ExprValue, Ir, LITERAL_BYTES, TextLiteral, TextSource};
+use crate::probe::expr::operand::{boolean, int, is_signed, text_behind};
+use crate::probe::expr::tree::{BinaryOperator, Expr, Node};
+
+/// The kernel keeps 15 bytes of a thread's name.
+const COMM_BYTES: usize = 15;
+
+impl NameScope<'_> {
+    /// The value of a binary operator. As in C, what is added to a pointer counts what it points to.
+    pub(super) fn binary(
+        &self,
+        operator: BinaryOperator,
+        left: &Expr,
+        right: &Expr,
+        expr: &Expr,
+    ) -> Result<ExprValue, ExprError> {
+        if let Some(value) = self.text_comparison(operator, left, right)? {
+            return Ok(value);
+        }
+        self.require_quotes(operator, left, right)?;
+        if operator == BinaryOperator::Begins {
+            return Err(ExprError::new(expr.at.start, "^= compares text with a prefix")
+                .hint("for example comm ^= \"python\"; exclusive or is ^"));
+        }
+        let ((a, left_ty), (b, right_ty)) = self.operands(left, right)?;
+        let signed = is_signed(&left_ty) || is_signed(&right_ty);
+        if let Some(answer) = known_answer(operator, &a, &b, signed) {
+            return Err(
+                ExprError::new(expr.at.start, format!("this is {answer}: the value is unsigned"))
+                    .hint("cast it to a signed type: (i32) or (i64)"),
+            );
+        }
+        if let Some((operation, number)) = arithmetic(operator, signed, is_signed(&left_ty)) {
+            let step = pointer_step(&left_ty)
+                .filter(|_| matches!(operator, BinaryOperator::Add | BinaryOperator::Subtract));
+            return Ok(match step {
+                Some(step) => ExprValue::Scalar(Ir::binary(operation, a, b.times(step)), left_ty),
+                None => ExprValue::Scalar(Ir::binary(operation, a, b), number),
+            });
+        }
+        let truth = match operator {
+            BinaryOperator::And => Ir::And(Box::new(a), Box::new(b)),
+            BinaryOperator::Or => Ir::Or(Box::new(a), Box::new(b)),
+            BinaryOperator::NotEqual => Ir::binary(BinaryOp::Equal, a, b).not(),
+            BinaryOperator::Less => Ir::binary(BinaryOp::Less { signed }, a, b),
+            BinaryOperator::LessEqual => Ir::binary(BinaryOp::LessEqual { signed }, a, b),
+            BinaryOperator::Greater => Ir::binary(BinaryOp::Less { signed }, b, a),
+            BinaryOperator::GreaterEqual => Ir::binary(BinaryOp::LessEqual { signed }, b, a),
+            _ => Ir::binary(BinaryOp::Equal, a, b),
+        };
+        Ok(ExprValue::Scalar(truth, boolean()))
+    }
+
+    /// An unknown name that text is compared with is a text without quotes.
+    fn require_quotes(&self, operator: BinaryOperator, left: &Expr, right: &Expr) -> Result<(), ExprError> {
+        match &right.node {
+            Node::Name(name)
+                if operator.compares_text() && self.names_text(left) && self.named(name, right).is_err() =>
+            {
+                let message = format!("{} has no `{name}`", self.function);
+                Err(ExprError::new(right.at.start, message)
+                    .hint(format!("quote text to compare with: \"{name}\"")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Is this text: `comm`, `str(arg0)`, or a parameter?
+    fn names_text(&self, expr: &Expr) -> bool {
+        match &expr.node {
+            Node::Name(name) => matches!(self.named(name, expr), Ok(ExprValue::Comm | ExprValue::Text(_))),
+            Node::Call(name, _) => matches!(name.as_str(), "str" | "buf"),
+            _ => false,
+        }
+    }
+
+    /// Both sides as numbers. An unknown name may be an enumerator of the other side's type.
+    fn operands(&self, left: &Expr, right: &Expr) -> Result<(Number, Number), ExprError> {
+        match (self.scalar(left), self.scalar(right)) {
+            (Ok(left), Ok(right)) => Ok((left, right)),
+            (Ok(left), Err(error)) => {
+                let right = enumerator(&left.1, right).ok_or(error)?;
+                Ok((left, right))
+            }
+            (Err(error), Ok(right)) => {
+                let left = enumerator(&right.1, left).ok_or(error)?;
+                Ok((left, right))
+            }
+            (Err(error), Err(_)) => Err(error),
+        }
+    }
+
+    /// `comm == "bash"`, `str(arg0) ^= "/tmp/"`; None when neither side is text.
+    fn text_comparison(
+        &self,
+        operator: BinaryOperator,
+        left: &Expr,
+        right: &Expr,
+    ) -> Result<Option<ExprValue>, ExprError> {
+        let (literal, expr) = match (&left.node, &right.node) {
+            (_, Node::Text(literal)) => (literal, left),
+            (Node::Text(literal), _) if operator != BinaryOperator::Begins => (literal, right),
+            _ => return Ok(None),
+        };
+        if !operator.compares_text() {
+            return Err(ExprError::new(
+                left.at.start,
+                "text can only be compared with ==, != and ^= (begins with)",
+            ));
+        }
+        let literal_at = if expr.at == left.at {
+            right.at.start
+        } else {
+            left.at.start
+        };
+        if literal.len() >= LITERAL_BYTES {
+            return Err(ExprError::new(
+                literal_at,
+                format!("text to compare with is limited to {} bytes", LITERAL_BYTES - 1),
+            ));
+        }
+        let whole = operator != BinaryOperator::Begins;
+        let text = match self.value(expr)? {
+            ExprValue::Comm => None,
+            ExprValue::Text(text) => Some(text),
+            ExprValue::Scalar(at, ty) => Some(text_behind(&at, &ty).ok_or_else(|| {
+                ExprError::new(expr.at.start, "this is a number, and is compared with text")
+                    .hint("if it is the address of text, use str(...)")
+            })?),
+            ExprValue::Nowhere(why) => {
+                return Err(ExprError::new(
+                    expr.at.start,
+                    format!("this cannot be read: {why}"),
+                ));
+            }
+            ExprValue::Aggregate(..) | ExprValue::Literal(_) => {
+                return Err(ExprError::new(expr.at.start, "this cannot be compared with text"));
+            }
+        };
+        let ir = match text {
+            Some(text) => text_matches(text, literal, whole),
+            None => Ir::CommMatches(comm_literal(literal, whole)),
+        };
+        let ir = if operator == BinaryOperator::NotEqual {
+            ir.not()
+        } else {
+            ir
+        };
+        Ok(Some(ExprValue::Scalar(ir, boolean())))
+    }
+}
+
+/// A thread name as the kernel keeps it: truncated to 15 bytes.
+fn comm_literal(name: &[u8], whole: bool) -> TextLiteral {
+    TextLiteral {
+        bytes: name.get(..COMM_BYTES).unwrap_or(name).into(),
+        whole,
+    }
+}
+
+fn text_matches(text: TextSource, literal: &[u8], whole: bool) -> Ir {
+    let bytes: Rc<[u8]> = literal.into();
+    match text {
+        TextSource::Ended { at, .. } => Ir::TextMatches(Box::new(at), TextLiteral { bytes, whole }),
+        // The length first: no more is read than there is.
+        TextSource::Counted { at, bytes: counted } => {
+            let length = Ir::Const(literal.len() as u64);
+            let fits = match whole {
+                true => Ir::binary(BinaryOp::Equal, counted, length),
+                false => Ir::binary(BinaryOp::LessEqual { signed: false }, length, counted),
+            };
+            if literal.is_empty() {
+                return fits;
+            }
+            let same = Ir::BytesMatch(Box::new(at), TextLiteral { bytes, whole: false });
+            Ir::And(Box::new(fits), Box::new(same))
+        }
+    }
+}
+
+/// The result of an unsigned comparison that does not depend on the value.
+fn known_answer(operator: BinaryOperator, left: &Ir, right: &Ir, signed: bool) -> Option<&'static str> {
+    const NONE: &Ir = &Ir::Const(0);
+    if signed || matches!((left, right), (Ir::Const(_), Ir::Const(_))) {
+        return None;
+    }
+    match operator {
+        BinaryOperator::Less if right == NONE => Some("never true"),
+        BinaryOperator::Greater if left == NONE => Some("never true"),
+        BinaryOperator::GreaterEqual if right == NONE => Some("always true"),
+        BinaryOperator::LessEqual if left == NONE => Some("always true"),
+        _ => None,
+    }
+}
+
+/// The number of an enumerator.
+fn enumerator(ty: &ValueType, expr: &Expr) -> Option<Number> {
+    let (TypeKind::Enum { values, .. }, Node::Name(name)) = (&ty.kind, &expr.node) else {
+        return None;
+    };
+    let (value, _) = values.iter().find(|(_, known)| **known == **name)?;
+    Some((Ir::Const(*value as u64), ty.clone()))
+}
+
+/// The operation of an arithmetic operator, and the type of its result. None for comparisons and logic.
+fn arithmetic(operator: BinaryOperator, signed: bool, left_signed: bool) -> Option<(BinaryOp, ValueType)> {
+    let operation = match operator {
+        BinaryOperator::BitOr => BinaryOp::Or,
+        BinaryOperator::BitXor => BinaryOp::Xor,
+        BinaryOperator::BitAnd => BinaryOp::And,
+        BinaryOperator::ShiftLeft => BinaryOp::ShiftLeft,
+        BinaryOperator::ShiftRight => BinaryOp::ShiftRight { signed: left_signed },
+        BinaryOperator::Add => BinaryOp::Add,
+        BinaryOperator::Subtract => BinaryOp::Subtract,
+        BinaryOperator::Multiply => BinaryOp::Multiply,
+        BinaryOperator::Divide => BinaryOp::Divide { signed },
+        BinaryOperator::Remainder => BinaryOp::Remainder { signed },
+        _ => return None,
+    };
+    Some((operation, int(8, signed)))
+}
+
+/// The size of what a pointer points to, bytes.
+fn pointer_step(ty: &ValueType) -> Option<u64> {
+    match &ty.kind {
+        TypeKind::Pointer(Some(to)) => Some(to.bytes.max(1)),
+        TypeKind::CString => Some(1),
+        _ => None,
+    }
+}
