@@ -1,4 +1,6 @@
-//! `make new-tool` in a copy of the tree: what it writes builds without warnings and passes its tests. Needs root.
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! Runs `make new-tool` in a copy of the tree: the new tool builds without warnings and passes its tests.
+//! Needs root.
 
 use std::env;
 use std::fs;
@@ -42,7 +44,7 @@ fn new_tool_builds_and_passes_its_tests() {
     assert_eq!(changed.len(), 3, "{changed:?}");
 }
 
-/// A copy at the same path each time, and with the times of the original files, so that cargo rebuilds little.
+/// A copy at a fixed path, with the modification times of the original files, so that cargo rebuilds little.
 fn copy_of_tree() -> PathBuf {
     let tree = Path::new(FOLDER).join("tree");
     if tree.exists() {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Programs that call any function of a library, see tests/targets/caller.c.
 
 use std::process::Command;
@@ -5,7 +6,8 @@ use std::process::Command;
 use crate::funclist::funclist;
 use crate::harness::{Target, in_guest, program, skip};
 
-/// Starts a program that calls the function of a spec `LIBRARY:FUNCTION`. None in a guest without that library.
+/// Starts a program that calls the function of a spec `LIBRARY:FUNCTION`. None in a guest without that
+/// library.
 #[track_caller]
 pub fn start_caller(spec: &str) -> Option<Target> {
     let found = funclist(["-j", spec]);

@@ -1,5 +1,5 @@
-//! docs/json.md describes the records of all tools, and the page of each tool its own: the same records and keys as the
-//! tools write.
+//! docs/json.md describes the records of all tools, and the page of each tool its own: the same records and
+//! keys as the tools write.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
