@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The error that users see: one line, an exit status, and a hint if there is something they can do.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! `ubpf-tools TOOL`, or a link named after a tool: parse, run, exit status.
 
 mod bpf;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Output: rows as text, JSON or CSV.
 //!
 //! A tool declares its columns as a constant, makes a [`Table`] of them, and passes each event as a slice of [`Value`]s
@@ -78,7 +79,7 @@ impl Output {
             buffer: Vec::with_capacity(FULL + FULL / 8),
             clock: Cell::new(WallClock::new()),
             times: TimeFormatter::new(),
-            csv: CsvWriter::new(),
+            csv: CsvWriter::default(),
             headed: None,
             rows: 0,
         }
@@ -218,9 +219,9 @@ impl Output {
 
     fn csv_header(&mut self, table: &Table) {
         for column in table.data_columns() {
-            self.csv.field(&mut self.buffer, |out| {
-                out.extend_from_slice(column.key.name.as_bytes())
-            });
+            let key = column.key.name.as_bytes();
+            self.csv
+                .field(&mut self.buffer, false, |out| out.extend_from_slice(key));
         }
         self.csv.end_row(&mut self.buffer);
         self.headed = Some(table.kind());
@@ -229,8 +230,9 @@ impl Output {
     fn csv_row(&mut self, table: &Table, values: &[Value]) {
         for column in table.data_columns() {
             let value = &values[column.index];
-            self.csv
-                .field(&mut self.buffer, |out| value.push_plain(out, &mut self.times));
+            self.csv.field(&mut self.buffer, value.is_plain_in_csv(), |out| {
+                value.push_plain(out, &mut self.times)
+            });
         }
         self.csv.end_row(&mut self.buffer);
     }
@@ -247,7 +249,7 @@ fn push_cell(out: &mut Vec<u8>, cell: &TextColumn, value: &Value, times: &mut Ti
     match ShortText::printable(text) {
         Some(short) if cell.align == Align::Left => {
             let padded = cell.width.min(ShortText::MAX).max(short.len());
-            push_prefix(out, short.padded(), padded);
+            push_prefix(out, &short.padded(), padded);
             push_spaces(out, cell.width.saturating_sub(ShortText::MAX));
         }
         _ => push_any_cell(out, cell, value, times),

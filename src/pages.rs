@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Generates man pages and shell completions for `make pages`, from the definitions of the command line and from the
 //! documents that describe fields, overhead and exit status.
 

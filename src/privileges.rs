@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Capabilities, namespaces and limits of this process.
 
 use std::fs::File;

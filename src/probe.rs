@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Probes: where they are placed, how they are attached, which processes they are for, and how events arrive.
 
 pub mod attach;

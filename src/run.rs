@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! One run of a tool, from its options to the summary.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The list of tools. Help, links, man pages, completions and tests are derived from it.
 
 use anyhow::Result;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The command line, without root: what is said, where, and with which status.
 //!
 //! The expected output is in `tests/cli/*.txt` and the README's table of tools; `make bless` rewrites both.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What is compared: tools of the suite with their options, bpftrace, and libbpf-tools.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The cost of a call: CPU time of the traced thread, rows delivered, CPU time and memory of the tracer.
 
 use std::fs::{self, File};

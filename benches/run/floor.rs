@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The floor: empty BPF programs on the traced function.
 
 use std::ffi::CString;

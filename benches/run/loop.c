@@ -1,8 +1,9 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
  * The traced program. Each line on standard input is a number of calls, and optionally a function. Every thread makes
  * that many calls at once, of the function or of malloc and free. The answer is the time before the first call
- * (CLOCK_MONOTONIC) and the CPU time of the main thread for all calls, both in nanoseconds. Nothing else allocates after
- * the first line of output, so a tracer has to see exactly these calls.
+ * (CLOCK_MONOTONIC) and the CPU time of the main thread for all calls, both in nanoseconds. Nothing else allocates
+ * after the first line of output, so a tracer has to see exactly these calls.
  */
 #include <gnu/libc-version.h>
 #include <pthread.h>
@@ -17,9 +18,9 @@ static unsigned long calls;
 
 /* Functions that differ in their first instruction; the second one is the same. */
 #if defined(__x86_64__)
-#define BEGINS_WITH(name, instruction) \
-	asm(".globl " #name "\n.type " #name ", @function\n" #name ":\n" instruction \
-	    "\npush %rbx\npop %rbx\nret\n.size " #name ", . - " #name "\n"); \
+#define BEGINS_WITH(name, instruction)                                                                                 \
+	asm(".globl " #name "\n.type " #name ", @function\n" #name ":\n" instruction                                   \
+	    "\npush %rbx\npop %rbx\nret\n.size " #name ", . - " #name "\n");                                           \
 	void name(void)
 
 BEGINS_WITH(begins_push, "");

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Measures what tracing costs, next to a floor: an empty BPF program on the same function, whose cost is that of the
 //! kernel's breakpoint. Prints Markdown.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The traced programs.
 
 use std::fs::{self, File};
@@ -112,7 +113,7 @@ impl LoopProgram {
         self.call_of(calls, "")
     }
 
-    /// The same with one of its own functions; malloc if `function` is empty.
+    /// The same with a function of `loop.c`, or malloc if `function` is empty.
     pub fn call_of(&mut self, calls: u64, function: &str) -> Result<Burst> {
         self.commands
             .write_all(format!("{calls} {function}\n").as_bytes())?;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Start-up: from exec to the `attached` record, and from SIGINT to the exit.
 
 use anyhow::{Context, Result};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Parses any text as `--where` and `--args`: no panic, no excessive time, and errors point into the text.
 //! `cargo +nightly fuzz run predicate`.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Parses any text as a function spec and matches names with the result: no panic. `cargo +nightly fuzz run
 //! spec`.
 

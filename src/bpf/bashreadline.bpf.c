@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Lines that readline returns, and the process that they are for. */
 #include "event.bpf.h"
 #include "filter.bpf.h"

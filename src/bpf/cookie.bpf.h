@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The cookie of a probe: 64 bits that user space sets when it attaches the probe and that the program reads. */
 #ifndef COOKIE_BPF_H
 #define COOKIE_BPF_H

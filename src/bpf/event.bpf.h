@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Events: the header of every record, the ring buffer, and the counters of what got lost. */
 #ifndef EVENT_BPF_H
 #define EVENT_BPF_H

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The interpreter of --where and --args (src/probe/expr.rs): a stack machine that reads its operations from a map.
  *
@@ -20,7 +20,7 @@
 #define MANY_STEPS 32
 #define PAGE_BYTES 4096 /* the smallest page size */
 
-/* What an operation does; src/probe/expr/code.rs explains each. */
+/* What an operation does; src/probe/expr/op.rs explains each. */
 enum expr_code {
 	/* Control: */
 	EXPR_END,

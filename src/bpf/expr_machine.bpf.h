@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the interpreter of expr.bpf.h works on: a machine per call, which has the record that goes into the ring.
  *

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Which threads are traced. The settings are constants, so that the verifier removes the tests of unused ones. */
 #ifndef FILTER_BPF_H
 #define FILTER_BPF_H

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * --follow, for every tool: adds children to the tool's map `pids` when they are forked, before they run. A separate
  * object, because it reads kernel types: the tools themselves need no kernel BTF.

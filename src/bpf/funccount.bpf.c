@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Counts calls per function, and with --by per group. */
 #include "event.bpf.h"
 #include "filter.bpf.h"

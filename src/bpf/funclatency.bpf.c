@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Histograms of the time from entry to return of calls. */
 #include "event.bpf.h"
 #include "filter.bpf.h"

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Calls of functions: arguments at the entry, result and duration at the return, as src/probe/expr.rs plans them. */
 #define CALL_ARGS 1 /* the index of the machine that has what the entry fetched */
 #define CALL_DROPPED(call) expr_give_back((call)->args[0])

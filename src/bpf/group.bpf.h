@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Groups of calls that are counted together (--by). */
 #ifndef GROUP_BPF_H
 #define GROUP_BPF_H

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Slots of histograms. */
 #ifndef HISTOGRAM_BPF_H
 #define HISTOGRAM_BPF_H

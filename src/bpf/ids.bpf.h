@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* PIDs and TIDs as the PID namespace of this run numbers them. */
 #ifndef IDS_BPF_H
 #define IDS_BPF_H

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Calls of the allocator: caller, function, size; with --ret the result and duration, with --stack the callers. */
 #define CALL_ARGS 2 /* size, pointer */
 #include "event.bpf.h"

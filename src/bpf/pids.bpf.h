@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The set of processes to trace. */
 #ifndef PIDS_BPF_H
 #define PIDS_BPF_H

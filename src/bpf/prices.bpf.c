@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Empty programs, to measure the price of a trap. */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>

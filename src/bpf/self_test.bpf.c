@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Programs that count their runs, for the self-test of doctor. */
 #include "event.bpf.h"
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * The types and constants of the headers, for user space: it uses those of this object's skeleton. The object itself is
  * not loaded, and the tools' own objects need no variables to export them.

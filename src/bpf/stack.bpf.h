@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* User stacks inside an event. */
 #ifndef STACK_BPF_H
 #define STACK_BPF_H

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Targeted scope, for every tool: reports each process that starts to match the filter while the run lasts, so that
  * user space attaches probes to it, and each that stops to. With --hold, a program that

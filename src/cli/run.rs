@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Options of a run, and the command that it starts.
 
 use std::ffi::OsString;

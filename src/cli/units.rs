@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! How sizes, durations and percentages are written on the command line.
 
 use std::time::Duration;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! One ELF file: headers, symbols, dynamic section, code and data.
 //!
 //! The file belongs to the user who runs the traced program and is not trusted: the size of every table is

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The functions of an ELF file by name, from all sources of symbols.
 //!
 //! In this order: dynamic symbols; `.symtab` or, if that was stripped, a debug file, MiniDebugInfo or Go's

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The local machine: its processes, the dynamic loader, control groups, containers and users.
 
 pub mod cgroups;

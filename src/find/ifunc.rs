@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The function that an IFUNC symbol resolves to.
 //!
 //! The code at such a symbol, for example `strlen` in glibc, is a resolver: the dynamic loader calls it once,

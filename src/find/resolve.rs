@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The instructions that a spec stands for in one file.
 
 use std::collections::{HashMap, HashSet};

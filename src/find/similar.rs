@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Names that are similar to a mistyped one.
 
 /// At most `n` of `candidates` that are similar to `wanted`, ignoring case, best first and each once. Similar

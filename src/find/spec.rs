@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The syntax of probe specs: `[PREFIX:]TARGET:FUNCTION`.
 //!
 //! This only parses. Whether the target and the function exist is found out later.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! USDT probes: static tracepoints in programs, described by the notes in `.note.stapsdt`.
 //!
 //! A probe is one `nop` in a function. Its note has the location of each argument at that point in assembler

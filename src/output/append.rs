@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Appending short pieces to a buffer without a call of `memcpy` for each.
 
 /// Appends the first `len` bytes of a piece. Copies all `N` and cuts the buffer back: a copy of constant length is one

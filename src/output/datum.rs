@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Values whose type is known only at run time, such as the arguments of a traced function.
 
 use std::io::Write;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Percentiles of values that BPF programs count in fine slots (`fine_slot` of src/bpf/histogram.bpf.h).
 //!
 //! Each value below 64 has its own slot; above, each power of two is divided into 32 slots of equal width. A percentile

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Makes text from a traced process safe to print.
 //!
 //! A tracer runs as root in an operator's terminal, and the traced process chooses the bytes. Anything that moves the
@@ -28,7 +29,7 @@ pub(super) use short::ShortText;
 /// Appends untrusted bytes for text and CSV.
 pub fn push_text(out: &mut Vec<u8>, bytes: &[u8]) {
     if let Some(short) = ShortText::printable(bytes) {
-        push_prefix(out, short.padded(), short.len());
+        push_prefix(out, &short.padded(), short.len());
     } else if bytes.iter().fold(true, |plain, byte| plain & is_printable(*byte)) {
         out.extend_from_slice(bytes);
     } else {
@@ -45,7 +46,7 @@ pub fn push_json(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
     let mut valid = true;
     out.push(b'"');
     if let Some(short) = ShortText::printable_json(bytes) {
-        push_prefix(out, short.padded(), short.len());
+        push_prefix(out, &short.padded(), short.len());
     } else if bytes.iter().fold(true, |all, byte| all & plain(*byte)) {
         out.extend_from_slice(bytes);
     } else {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Histograms: counts of ranges of values, and their bars.
 
 use super::number::decimal_len;

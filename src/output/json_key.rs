@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The key of a JSON member, escaped once.
 
 use super::append::push_prefix;

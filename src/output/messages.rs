@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Messages on stderr. Nothing else in the program prints there, so this is where text from traced processes and ELF
 //! files is escaped, and where `--quiet` holds.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Numbers as text. Eight digits at a time are computed in one 64-bit word, without a table and without a loop.
 
 use super::append::{push_prefix, push_spaces};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The columns of a kind of row, declared once for all formats.
 
 use super::escape;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Whole rows in each format.
 
 use std::fs::OpenOptions;
@@ -477,6 +478,28 @@ fn cells_of_any_value_and_width_match_the_slow_path() {
                 expected,
                 "{value:?} {align:?} {width}"
             );
+        }
+    }
+}
+
+#[test]
+fn csv_matches_csv_core() {
+    const TWO: &[Column] = &[Column::left("A", "a", 0), Column::left("B", "b", 0)];
+    let fields = [
+        "", "a", "\"", "\"\"", "a\"b", "\"a\"", ",", "a,\"b\",", "\n", "\r\n", "é,\"",
+    ];
+    for table in [Table::new("event", TWO), Table::new("event", TWO).without("b")] {
+        for (a, b) in fields.iter().flat_map(|a| fields.map(|b| (*a, b))) {
+            let mut output = output(Format::Csv);
+            output.row(&table, &[Value::Str(a), Value::Str(b)]);
+            let (mut writer, mut expected) = (csv_core::Writer::new(), vec![0; 100]);
+            let mut end = writer.field(a.as_bytes(), &mut expected).2;
+            if table.data_columns().len() == 2 {
+                end += writer.delimiter(&mut expected[end..]).1;
+                end += writer.field(b.as_bytes(), &mut expected[end..]).2;
+            }
+            end += writer.terminator(&mut expected[end..]).1;
+            assert_eq!(output.buffer, &expected[..end], "{a:?} {b:?}");
         }
     }
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Time of day: converts the clock of BPF programs and formats timestamps.
 
 use chrono::{DateTime, Local, Offset, TimeZone, Utc};
@@ -108,20 +109,16 @@ impl TimeFormatter {
 
     /// Appends RFC 3339 in UTC with nanoseconds: `2026-02-03T04:05:06.000000007Z`.
     pub fn push_utc(&mut self, out: &mut Vec<u8>, epoch_ns: u64) {
-        out.extend_from_slice(&self.quoted_utc(epoch_ns)[1..QUOTED_UTC - 1]);
+        let text = self.utc.get(epoch_ns / NS_PER_SEC, quoted_utc);
+        out.extend_from_slice(&text[1..QUOTED_UTC - 1]);
+        overwrite_fraction::<{ QUOTED_UTC - 1 - FRACTION }>(out, epoch_ns);
     }
 
     /// The same in double quotes.
+    #[inline]
     pub fn push_quoted_utc(&mut self, out: &mut Vec<u8>, epoch_ns: u64) {
-        out.extend_from_slice(self.quoted_utc(epoch_ns));
-    }
-
-    fn quoted_utc(&mut self, epoch_ns: u64) -> &[u8; QUOTED_UTC] {
-        let text = self.utc.get(epoch_ns / NS_PER_SEC, |second| {
-            format(second, 0, "\"%Y-%m-%dT%H:%M:%S.000000000Z\"")
-        });
-        text[FRACTION..FRACTION + 9].copy_from_slice(&nine_digits(epoch_ns % NS_PER_SEC));
-        text
+        out.extend_from_slice(self.utc.get(epoch_ns / NS_PER_SEC, quoted_utc));
+        overwrite_fraction::<{ QUOTED_UTC - FRACTION }>(out, epoch_ns);
     }
 
     /// Appends local time, `HH:MM:SS`.
@@ -141,14 +138,27 @@ impl<const N: usize> CachedSecond<N> {
     }
 
     #[inline]
-    fn get(&mut self, second: u64, text: impl FnOnce(i64) -> String) -> &mut [u8; N] {
+    fn get(&mut self, second: u64, text: impl FnOnce(i64) -> String) -> &[u8; N] {
         if self.second != Some(second) {
             self.second = Some(second);
             for (to, from) in self.text.iter_mut().zip(text(second as i64).bytes()) {
                 *to = from;
             }
         }
-        &mut self.text
+        &self.text
+    }
+}
+
+fn quoted_utc(second: i64) -> String {
+    format(second, 0, "\"%Y-%m-%dT%H:%M:%S.000000000Z\"")
+}
+
+/// Writes the nanoseconds at `BACK` bytes before the end. Changing the cached text instead and copying it would stall
+/// on the pending stores.
+#[inline]
+fn overwrite_fraction<const BACK: usize>(out: &mut [u8], epoch_ns: u64) {
+    if let Some(end) = out.last_chunk_mut::<BACK>() {
+        end[..9].copy_from_slice(&nine_digits(epoch_ns % NS_PER_SEC));
     }
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! One value of a row, in each format.
 
 use std::rc::Rc;
@@ -59,6 +60,25 @@ impl Value<'_> {
             Self::U64(number) => Some(decimal_len(number)),
             Self::Micros(ns) => Some(decimal_len(ns / 1_000) + ".000".len()),
             _ => None,
+        }
+    }
+
+    /// Whether [`Value::push_plain`] never appends anything that CSV has to quote.
+    pub(super) fn is_plain_in_csv(&self) -> bool {
+        match self {
+            Self::U64(_)
+            | Self::Hex(_)
+            | Self::Bool(_)
+            | Self::Null
+            | Self::Time(_)
+            | Self::Micros(_)
+            | Self::Share(_) => true,
+            Self::Str(_)
+            | Self::Bytes(_)
+            | Self::Lines(_)
+            | Self::Buckets(_)
+            | Self::Datum(_)
+            | Self::Fields(_) => false,
         }
     }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Attaches programs to probe points and detaches them.
 //!
 //! There are four [modes](mode::AttachMode). The best one that the kernel supports is chosen once, before the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! A forked child process that waits for its parent before it does anything.
 
 use std::fs::File;
@@ -79,10 +80,11 @@ mod tests {
     /// The test harness has several threads, so the child is forked by a copy of the test binary that runs
     /// one test on its main thread.
     fn run_single_threaded(name: &str) {
-        let status = Command::new("/proc/self/exe")
+        let output = Command::new("/proc/self/exe")
             .args(["--exact", name, "--ignored", "--test-threads=1"])
-            .status();
-        assert!(status.expect("the test binary").success());
+            .output()
+            .expect("the test binary");
+        assert!(output.status.success(), "{output:?}");
     }
 
     #[test]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! `-- COMMAND`: a child process that waits until the probes are attached, so that its first call is traced.
 
 use std::ffi::{CString, OsString};

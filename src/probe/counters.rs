@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Counters in the memory of a BPF object, which user space reads in place.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! CPU time of the processes that hit the probes.
 
 use std::fs;

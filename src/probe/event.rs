@@ -1,4 +1,5 @@
-//! The header that every record of every tool starts with, and safe access to the rest.
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! The header of all records, and checked access to the records.
 
 use plain::Plain;
 

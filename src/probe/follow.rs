@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! `--follow`: the kernel adds children to a tool's map of PIDs when they are forked.
 
 use std::os::fd::AsFd;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! `--by`: groups calls by process, thread, user or container, and labels the groups.
 
 use std::collections::HashMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! How often each kind of trap was hit.
 //!
 //! Nearly all of a probe's price is the trap, and the kinds differ by a factor of up to nine: instructions

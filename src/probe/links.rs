@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Closes BPF links, which takes the kernel 0.04 to 0.1 s each. The waits of several threads overlap.
 
 use std::collections::HashSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What the probes cost the processes that hit them.
 //!
 //! A hit is a trap, whose price is measured when the run begins ([`TrapPrices`]), and a run of a BPF program,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! mmap events: programs and libraries of all processes, as they are mapped for execution.
 //!
 //! The kernel reports each executable mapping through perf (PERF_RECORD_MMAP2), on all supported kernels and

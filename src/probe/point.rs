@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Probe points: the instructions of a file that programs run at, and the cookies that identify them there.
 
 use crate::bpf::shared::types::cookie_layout;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Measures what each kind of trap costs on this machine.
 //!
 //! Probes with empty programs are attached to functions of this process, in this process alone, and the functions are

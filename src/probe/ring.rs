@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Reads a BPF ring buffer without one wakeup per event.
 //!
 //! The kernel wakes the reader only when it commits a record at exactly the position that the reader has

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Tests what this kernel does and what it permits, with probes on functions of this process and of a child.
 
 use std::fs::File;

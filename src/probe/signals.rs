@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Signals that end a run, and SIGCHLD.
 //!
 //! A handler wakes the session through an eventfd. It is installed without SA_RESTART, so that it also

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The sequence of a run, in types: [`Run`] -> [`Found`] -> [`Opened`] -> [`Session`]. Each step consumes the one before,
 //! so none can be forgotten or come too early.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The cost of the probes, as text and as fields of records.
 
 use crate::output::Value;

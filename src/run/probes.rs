@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The probes of a run: which files and processes have them, and those that get them while it lasts.
 
 use std::thread::JoinHandle;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Which BPF programs of a tool a run loads, chosen by their sections and by the ends of calls that are watched.
 
 use anyhow::{Context, Result};

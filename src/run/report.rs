@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What a run reports beside its rows: JSON records on stdout, messages on stderr.
 
 use std::path::Path;

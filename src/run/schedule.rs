@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! When a run ends, and when it prints in between.
 
 use std::time::{Duration, Instant};

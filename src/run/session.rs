@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The event loop of a run: from attached probes to the summary.
 
 use std::io;

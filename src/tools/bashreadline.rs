@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Command lines entered in bash; lines of all programs that use readline with `--readline`.
 
 use std::collections::HashMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Checks what works on this machine by trying it, and what that means for each tool.
 
 mod check;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Function calls, counted in the kernel.
 
 use std::cmp::Reverse;
@@ -171,7 +172,7 @@ impl<'a> Counts<'a> {
         let time = out.wall_now();
         out.header(&self.table);
         for ((group, function, file), count) in rows.into_iter().take(self.top) {
-            let member = self
+            let label = self
                 .groups
                 .as_ref()
                 .map_or_else(GroupLabel::default, |groups| groups.label(*group));
@@ -179,11 +180,11 @@ impl<'a> Counts<'a> {
                 &self.table,
                 &[
                     Value::Time(time),
-                    Value::U64(member.pid.into()),
-                    Value::U64(member.tid.into()),
-                    Value::Bytes(member.user.as_bytes()),
-                    Value::Bytes(member.container.as_bytes()),
-                    Value::Bytes(&member.comm),
+                    Value::U64(label.pid.into()),
+                    Value::U64(label.tid.into()),
+                    Value::Bytes(label.user.as_bytes()),
+                    Value::Bytes(label.container.as_bytes()),
+                    Value::Bytes(&label.comm),
                     Value::Bytes(function.as_bytes()),
                     Value::Bytes(file.as_bytes()),
                     Value::U64(count),

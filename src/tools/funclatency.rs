@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Latency of function calls: histograms and percentiles.
 
 use std::cmp::Reverse;
@@ -334,7 +335,7 @@ impl<'a> Latencies<'a> {
     }
 
     fn print_one(&self, (group, function): &Key, latency: &Latency, time: u64, out: &mut Output) {
-        let member = self
+        let label = self
             .groups
             .as_ref()
             .map_or_else(GroupLabel::default, |groups| groups.label(*group));
@@ -346,11 +347,11 @@ impl<'a> Latencies<'a> {
             &self.table,
             &[
                 Value::Time(time),
-                Value::U64(member.pid.into()),
-                Value::U64(member.tid.into()),
-                Value::Bytes(member.user.as_bytes()),
-                Value::Bytes(member.container.as_bytes()),
-                Value::Bytes(&member.comm),
+                Value::U64(label.pid.into()),
+                Value::U64(label.tid.into()),
+                Value::Bytes(label.user.as_bytes()),
+                Value::Bytes(label.container.as_bytes()),
+                Value::Bytes(&label.comm),
                 name.map_or(Value::Null, Value::Bytes),
                 file.map_or(Value::Null, Value::Bytes),
                 Value::U64(times.count),
@@ -365,7 +366,7 @@ impl<'a> Latencies<'a> {
                 Value::Buckets(&buckets),
             ],
         );
-        out.text(|text| self.draw(text, &member, name, times, &buckets));
+        out.text(|text| self.draw(text, &label, name, times, &buckets));
     }
 
     fn buckets(&self, latency: &Latency) -> Vec<Bucket> {
@@ -396,7 +397,7 @@ impl<'a> Latencies<'a> {
     fn draw(
         &self,
         text: &mut Vec<u8>,
-        member: &GroupLabel,
+        label: &GroupLabel,
         name: Option<&[u8]>,
         times: &Distribution,
         buckets: &[Bucket],
@@ -406,12 +407,12 @@ impl<'a> Latencies<'a> {
             name.filter(|_| self.args.per_function)
                 .map(|name| format!("Function = {}", printable(name))),
         );
-        let comm = printable(&member.comm);
+        let comm = printable(&label.comm);
         title.extend(self.args.by.map(|by| match by {
-            GroupBy::Process => format!("Process = {} {comm}", member.pid),
-            GroupBy::Thread => format!("Thread = {} {comm}", member.tid),
-            GroupBy::User => format!("User = {}", printable(member.user.as_bytes())),
-            GroupBy::Container => format!("Container = {}", printable(member.container.as_bytes())),
+            GroupBy::Process => format!("Process = {} {comm}", label.pid),
+            GroupBy::Thread => format!("Thread = {} {comm}", label.tid),
+            GroupBy::User => format!("User = {}", printable(label.user.as_bytes())),
+            GroupBy::Container => format!("Container = {}", printable(label.container.as_bytes())),
         }));
         let show = |ns| self.unit.show(ns);
         // Writing to a Vec cannot fail.

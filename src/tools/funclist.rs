@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Functions and USDT probes of a program or library. Needs no privileges for readable files.
 
 use std::borrow::Cow;

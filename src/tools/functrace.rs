@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Function calls with typed arguments; result and latency with `--ret`.
 
 use std::time::Duration;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Memory allocations of C programs: process, function and size; result and latency with `--ret`.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! bashreadline: every line entered in a bash, whole and in order, and nothing else.
 //!
 //! Other tests type into shells of their own meanwhile, so rows are told apart by their process.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! --cost and --max-overhead: hits are exact, the estimate agrees with a measured loop, and a run ends when
 //! its probes cost too much.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! docs/json.md describes the records of all tools, and the page of each tool its own: the same records and
 //! keys as the tools write.
 

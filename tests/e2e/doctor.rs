@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! doctor: its checks agree with what the tools can do on this machine.
 
 use std::process::Command;

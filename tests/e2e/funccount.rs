@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! funccount: exact numbers of calls, of real functions, by every kind of name.
 
 use std::process::Command;

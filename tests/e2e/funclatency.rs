@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! funclatency: calls that take known times, and calls that are hard to pair with their returns.
 
 use std::process::Command;

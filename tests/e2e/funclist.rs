@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! funclist: what it lists is what is there, compared with what other programs say of the same files.
 
 use std::collections::BTreeSet;

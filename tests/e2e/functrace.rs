@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! functrace: each call is shown once, with the values that the target passed.
 
 use std::process::Command;

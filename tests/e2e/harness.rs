@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Runs a tool beside programs with known behaviour, and lets neither outlive its test.
 //!
 //! Nothing here sleeps for luck: a tool is ready when its `attached` record is there, a program when it has answered,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! mallocsnoop: every call once, with the right size, process and outcome, and nobody else's.
 //!
 //! The blocks have sizes that nothing else asks for, and are counted in prime numbers, so that a sum of wrong counts is

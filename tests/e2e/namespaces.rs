@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Tools inside a pid namespace: numbers of processes are those that are seen there.
 
 use std::fs;

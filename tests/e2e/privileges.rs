@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What a tool needs, what it keeps, and what it refuses to be given.
 
 use std::fs::{self, Permissions};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What a run loads and attaches: no program that it does not need.
 
 use std::collections::BTreeSet;

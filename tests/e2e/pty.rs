@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! A program on a pseudo-terminal of its own, driven as a person would: type, read, wait for what must appear.
 
 use std::ffi::OsStr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Programs as people have them: interpreters, servers, other languages, stripped ones. Each is made to do something a
 //! known number of times, and the tools have to say exactly that number.
 

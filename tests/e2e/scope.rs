@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Which processes get breakpoints: in a targeted scope only those that match, including those that start to
 //! match while the run lasts.
 //!

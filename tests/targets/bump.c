@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
  * An allocator that counts how often it is called, whoever calls it. Nothing is ever given back. Its calls are nested
  * in the ways that are hard to tell apart: malloc calls itself for some sizes, and valloc jumps to malloc.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
  * Makes the allocator calls that it is told to, and no others between them. A line of standard input, or an argument,
  * is an order; it is answered by "TID ADDRESS..." for each thread or process that worked, and then by ".".

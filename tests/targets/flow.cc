@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
  * Calls functions in the ways that are hard to follow, as often as it is told to. Orders as in calls.c:
  *

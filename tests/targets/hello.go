@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 // Calls functions from goroutines, as often as it is told to: tests/targets/flow.cc says how orders look.
 //
 //	WHAT COUNT [NUMBER]    do it COUNT times

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
  * Reads lines behind numbered prompts, until end of file or `exit`. Built in three ways:
  *   -lreadline            a program that uses the library, as gdb does

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
  * Calls functions of the C library as often as it is told to, and no others that share their code: FUNCTION COUNT,
  * by line or as arguments; a line is answered by a dot. FUNCTION: strlen, memcpy, getpgid, spin (which is nothing).

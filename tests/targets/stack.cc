@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 // malloc at the bottom of functions with known names. Each line of standard input, "go COUNT BYTES", is answered by
 // ".".
 #include <cstdio>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Allocates at the bottom of functions with known names. Each line of standard input is answered by ".", and those
 //! with a number are obeyed: that many bytes.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 // Calls functions with the types that C++ programs pass around. A line of standard input, "WHAT COUNT", is an order,
 // answered by ".".
 //

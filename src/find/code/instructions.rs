@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Where the instructions of a function begin. The kernel puts a breakpoint wherever it is told to: in the middle of
 //! an instruction that changes the program, so every offset that a person gives is checked here.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Which instruction of a function to put a probe on.
 //!
 //! A breakpoint costs little where the kernel itself carries out the instruction under it ("emulates" it), and up to nine

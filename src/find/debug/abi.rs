@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Where calling conventions put the arguments of a function: System V on x86-64, AAPCS64 on arm64, and what rustc does on
 //! both for functions with Rust's own convention.
 

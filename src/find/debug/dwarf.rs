@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Functions in DWARF debug information, versions 4 and 5: their parameters, with types and locations.
 //!
 //! Only the units that a question leads to are read: the unit of a function by `.debug_aranges` or by the addresses that

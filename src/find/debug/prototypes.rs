@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Prototypes of well-known functions, for libraries without debug information: the C library, OpenSSL, libpq, SQLite and
 //! zlib.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The signatures of the functions of a file: from debug information in the file itself or in its debug file, else from the
 //! table of well-known prototypes.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What is known about the parameters of a function: their types, and where they are when it is entered. Debug information
 //! and the table of well-known prototypes both produce these.
 

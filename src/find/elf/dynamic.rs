@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The dynamic section: what the dynamic loader reads.
 
 use anyhow::{Result, ensure};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The GNU hash table of dynamic symbols.
 
 use anyhow::{Context, Result, ensure};

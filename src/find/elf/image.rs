@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Small ELF files, generated in memory for tests.
 
 use std::fs::File;

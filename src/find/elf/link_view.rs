@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The linking view of an ELF file: its sections. In debug files they are all that counts, because the
 //! segments describe the file that the debug information was taken from.
 //!

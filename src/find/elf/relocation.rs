@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Slots that the dynamic loader fills with addresses of functions.
 
 use std::collections::HashSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Loadable segments: where virtual addresses are in the file, and code and data at an address.
 
 use std::ops::Range;

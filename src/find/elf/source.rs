@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The bytes of an ELF file, read on demand.
 
 use std::fs::File;

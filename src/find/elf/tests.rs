@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 use std::os::unix::fs::FileExt;
 
 use super::image::{CODE_SHIFT, CODE_SIZE, ElfImage, HashKind, ImageSymbol, file_with};

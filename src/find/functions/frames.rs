@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Start and size of functions by the unwind tables (`.eh_frame`). Programs need them at run time, so they
 //! survive stripping.
 

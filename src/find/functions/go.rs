@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Names of Go functions by the table that the Go runtime uses for stack traces (pclntab). It survives
 //! stripping.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Text that a mangled name must contain to match a pattern. That rules out most symbols without demangling
 //! them.
 //!

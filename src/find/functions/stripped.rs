@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Symbols of stripped files: separate debug files, and MiniDebugInfo.
 //!
 //! Debug files are found as gdb finds them: by build ID, then by `.gnu_debuglink`. The build ID or the

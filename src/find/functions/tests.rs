@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

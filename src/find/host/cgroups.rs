@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Control groups (cgroup v2): the path of a group by its id, and the directory that `--cgroup PATH` names.
 
 use std::collections::{BTreeSet, HashMap};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Running containers: the processes and control groups that `--container NAME` names.
 //!
 //! A container is one control group whose name contains the container's id. Ids come from the control groups

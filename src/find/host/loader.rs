@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Which file the dynamic loader or the shell would find for a name, without running `ldd` or `which`.
 //!
 //! Follows the rules of glibc, and those of musl for programs that use musl's loader. Programs that gain

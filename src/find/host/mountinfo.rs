@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Mounts of this process's mount namespace, from `/proc/self/mountinfo`.
 
 use std::ffi::OsString;

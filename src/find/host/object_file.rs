@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Opened files of processes, and which of them are one inode to the kernel.
 
 use std::cell::OnceCell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Processes, what they map, and the files behind it, each once.
 //!
 //! Paths in `/proc/PID/maps` are names in the mount namespace of the process, and the file may have been

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! User names and UIDs, from `/etc/passwd` only: a static glibc binary cannot use the name service switch.
 
 use std::collections::HashMap;

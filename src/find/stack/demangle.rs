@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Names of C++ and Rust functions as their authors wrote them.
 
 use std::borrow::Cow;

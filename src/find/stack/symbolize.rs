@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Addresses of traced processes as stack frames, also for processes that have exited.
 //!
 //! The cached memory map of the process gives the file and the offset of an address, and the cached file gives the symbol.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Operands as the GNU assembler writes them on arm64.
 
 use super::{UsdtOperand, integer, register_number};

@@ -1,9 +1,10 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Short printable ASCII, which most names are: one check of two words instead of a loop over the bytes.
 
 /// Text of up to 16 bytes, none of which needs an escape. The kernel's thread names fit.
 #[derive(Clone, Copy)]
 pub struct ShortText {
-    bytes: [u8; Self::MAX],
+    words: [u64; 2],
     len: usize,
 }
 
@@ -29,16 +30,13 @@ impl ShortText {
 
     #[inline(always)]
     fn of(words: [u64; 2], len: usize) -> Self {
-        let mut bytes = [0; Self::MAX];
-        bytes[..8].copy_from_slice(&words[0].to_le_bytes());
-        bytes[8..].copy_from_slice(&words[1].to_le_bytes());
-        Self { bytes, len }
+        Self { words, len }
     }
 
     /// The text, with spaces behind it.
     #[inline(always)]
-    pub fn padded(&self) -> &[u8; Self::MAX] {
-        &self.bytes
+    pub fn padded(&self) -> [u8; Self::MAX] {
+        (u128::from(self.words[0]) | u128::from(self.words[1]) << 64).to_le_bytes()
     }
 
     #[inline(always)]
@@ -125,7 +123,8 @@ mod tests {
 
     fn shown(short: Option<ShortText>) -> Option<Vec<u8>> {
         short.map(|short| {
-            let (text, padding) = short.padded().split_at(short.len());
+            let padded = short.padded();
+            let (text, padding) = padded.split_at(short.len());
             assert!(padding.iter().all(|byte| *byte == b' '));
             text.to_vec()
         })

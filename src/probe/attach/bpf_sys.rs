@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Safe wrappers around the `bpf(2)` and `perf_event_open(2)` calls that libbpf-rs does not offer.
 
 use std::ffi::CStr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Where the points of one file go, and which of them the kernel refuses.
 
 use std::collections::HashSet;

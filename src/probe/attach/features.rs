@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Detects what the kernel supports, by trying it: distributions backport features, so version numbers do not
 //! say.
 

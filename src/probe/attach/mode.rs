@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The ways to attach programs, and which of them the kernel supports.
 
 use anyhow::Result;

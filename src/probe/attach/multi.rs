@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Multi-uprobe and session links: one link for many points of a file.
 
 use std::fs::File;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Perf events: one per point, with a link or, where the kernel has no cookies, with a copy of the program.
 
 use std::io;

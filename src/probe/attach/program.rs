@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The programs that an attacher puts on probe points, and their copies for kernels without cookies.
 
 use std::collections::HashMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Values to operations: what the interpreter does at the two ends of a call, and where the record then has
 //! what is shown.
 
@@ -111,7 +112,7 @@ impl FunctionPlan {
 
     /// What the entry reads.
     pub fn needs(&self) -> Needs {
-        let registers = self.entry.iter().filter(|op| op.code == OpCode::Register as u8);
+        let registers = self.entry.iter().filter(|op| op.code == OpCode::Register);
         let memory = Needs {
             memory: self.reads,
             ..Needs::NOTHING

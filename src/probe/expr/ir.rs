@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What an expression computes, independent of where it comes from and at which end of the call it runs.
 
 use std::rc::Rc;

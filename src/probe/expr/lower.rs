@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Tree to values: what the names mean in one function, and what its types say.
 
 mod binary;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Operations of the interpreter in `src/bpf/expr.bpf.h`.
 
 use super::ir::BinaryOp;
@@ -15,7 +16,7 @@ pub const MOST_LITERALS: usize = expr_limit::EXPR_LITERALS.0 as usize;
 /// "control" do. A fault (memory that cannot be read, or a division by 0) skips to the operation that handles
 /// it.
 #[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OpCode {
     // Control.
     /// Ends the operations; the call is wanted.
@@ -69,7 +70,7 @@ const fn number(code: expr_code) -> u8 {
 /// One operation: `struct expr_op` of the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Op {
-    pub code: u8,
+    pub code: OpCode,
     /// Bytes, or the number of a register, slot or task field.
     pub a: u8,
     pub signed: bool,
@@ -104,7 +105,7 @@ impl Op {
     /// As in the map.
     pub fn to_bytes(self) -> [u8; 16] {
         let mut bytes = [0; 16];
-        bytes[0] = self.code;
+        bytes[0] = self.code as u8;
         bytes[1] = self.a;
         bytes[2] = self.signed.into();
         bytes[4..6].copy_from_slice(&self.skip.to_ne_bytes());
@@ -118,7 +119,7 @@ pub const TO_LAST: u16 = u16::MAX;
 
 pub const fn op(code: OpCode) -> Op {
     Op {
-        code: code as u8,
+        code,
         a: 0,
         signed: false,
         skip: 0,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The values of parameters, results and USDT arguments: which registers and memory they are in.
 
 use super::ir::{Aggregate, BinaryOp, ExprValue, Ir, TextSource};

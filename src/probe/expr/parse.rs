@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Text to tree. The grammar and its precedence are those of C, as in bpftrace, without assignment; `^=` is
 //! "begins with".
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The plans of a run's functions, and the maps from which the interpreter reads their operations.
 
 use std::collections::HashMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What a run shows of each call: `--where`, `--args`, and the options that add columns.
 
 use std::rc::Rc;

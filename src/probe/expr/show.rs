@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Records to values: decodes what the kernel fetched of a call, by its types.
 
 use std::rc::Rc;

@@ -1,12 +1,14 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Operations mean what the text says: an interpreter in Rust runs them here. The end-to-end tests show that
 //! the kernel's interpreter agrees.
 
-use std::collections::BTreeMap;
+mod interpreter;
+
 use std::rc::Rc;
 
 use super::code::{FetchedValue, FunctionPlan, PlanError, PlanRequest};
 use super::ir::TextLiteral;
-use super::op::{MOST_OPS, Op, OpCode, STACK};
+use super::op::{MOST_OPS, OpCode};
 use super::parse::{parse, parse_list};
 use super::*;
 use crate::find::debug::types::{
@@ -14,250 +16,7 @@ use crate::find::debug::types::{
     ValueLocation, ValueType,
 };
 use crate::find::usdt::{NumberKind, UsdtArgument, UsdtOperand, UsdtProbe};
-
-/// A call to evaluate against.
-#[derive(Clone, Default)]
-struct Call {
-    args: [u64; 6],
-    result: u64,
-    lat_ns: u64,
-    comm: &'static str,
-    stack: Vec<u64>,
-    memory: BTreeMap<u64, Vec<u8>>,
-}
-
-const STACK_AT: u64 = 0x7ffc_0000;
-const PID: u64 = 4099;
-
-#[derive(Debug, PartialEq)]
-enum Outcome {
-    Yes,
-    No,
-    Fault,
-}
-
-impl Call {
-    fn with(args: &[u64]) -> Call {
-        let mut call = Call::default();
-        call.args[..args.len()].copy_from_slice(args);
-        call
-    }
-
-    fn memory(mut self, at: u64, bytes: &[u8]) -> Call {
-        self.memory.insert(at, bytes.to_vec());
-        self
-    }
-
-    fn register(&self, number: u8, returned: bool) -> u64 {
-        const ORDER: &[u8] = if cfg!(target_arch = "x86_64") {
-            &[5, 4, 1, 2, 8, 9]
-        } else {
-            &[0, 1, 2, 3, 4, 5]
-        };
-        const POINTER: u8 = if cfg!(target_arch = "x86_64") { 7 } else { 31 };
-        if returned {
-            return if number == 0 { self.result } else { 0 };
-        }
-        match ORDER.iter().position(|register| *register == number) {
-            Some(index) => self.args[index],
-            None if number == POINTER => STACK_AT,
-            None => 0,
-        }
-    }
-
-    fn read(&self, at: u64, bytes: usize) -> Option<Vec<u8>> {
-        if at >= STACK_AT && (at - STACK_AT).is_multiple_of(8) && bytes <= 8 {
-            let word = *self.stack.get(((at - STACK_AT) / 8) as usize)?;
-            return Some(word.to_le_bytes()[..bytes].to_vec());
-        }
-        let (start, memory) = self.memory.range(..=at).next_back()?;
-        let from = (at - start) as usize;
-        memory.get(from..from.checked_add(bytes)?).map(<[u8]>::to_vec)
-    }
-
-    fn text(&self, at: u64) -> Option<Vec<u8>> {
-        let (start, memory) = self.memory.range(..=at).next_back()?;
-        let rest = memory.get((at - start) as usize..)?;
-        let end = rest.iter().position(|byte| *byte == 0)?;
-        Some(rest[..=end].to_vec())
-    }
-
-    /// Runs the operations of one end of the call.
-    fn run(
-        &self,
-        ops: &[Op],
-        literals: &[TextLiteral],
-        returned: bool,
-        slots: &mut [Option<u64>],
-    ) -> Outcome {
-        let code_of = |op: &Op| {
-            ALL.iter()
-                .copied()
-                .find(|code| *code as u8 == op.code)
-                .expect("a code that is known")
-        };
-        let mut stack: Vec<u64> = Vec::new();
-        let mut faulted = false;
-        let mut at = 0;
-        while let Some(op) = ops.get(at) {
-            at += 1;
-            let mut wrong = false;
-            let extend = |number: u64| match (op.a, op.signed) {
-                (1, false) => number as u8 as u64,
-                (2, false) => number as u16 as u64,
-                (4, false) => number as u32 as u64,
-                (1, true) => number as i8 as u64,
-                (2, true) => number as i16 as u64,
-                (4, true) => number as i32 as u64,
-                _ => number,
-            };
-            let literal = || &literals[op.number as usize];
-            let matches = |text: &[u8]| {
-                let TextLiteral { bytes, whole } = literal();
-                text.starts_with(bytes) && (!whole || text.len() == bytes.len() || text[bytes.len()] == 0)
-            };
-            match code_of(op) {
-                OpCode::End => break,
-                OpCode::Test => {
-                    if faulted {
-                        return Outcome::Fault;
-                    }
-                    if stack.pop() == Some(0) {
-                        return Outcome::No;
-                    }
-                }
-                OpCode::Store => {
-                    slots[usize::from(op.a)] = (!faulted).then(|| stack.pop().expect("a number"));
-                    faulted = false;
-                }
-                OpCode::StoreText | OpCode::StoreBytes => {
-                    stack.truncate(stack.len().saturating_sub(2));
-                    faulted = false;
-                }
-                OpCode::Push => stack.push(op.number),
-                OpCode::Register => stack.push(self.register(op.a, returned)),
-                OpCode::Slot => match slots[usize::from(op.a)] {
-                    Some(number) => stack.push(number),
-                    None => wrong = true,
-                },
-                OpCode::Task => stack.push(if op.a == 0 { PID } else { op.a.into() }),
-                OpCode::Latency => stack.push(self.lat_ns),
-                OpCode::Load => match self.read(stack.pop().expect("an address"), op.a.into()) {
-                    Some(mut bytes) => {
-                        bytes.resize(8, 0);
-                        stack.push(extend(u64::from_le_bytes(bytes.try_into().expect("8 bytes"))));
-                    }
-                    None => wrong = true,
-                },
-                OpCode::MatchText => match self.text(stack.pop().expect("an address")) {
-                    Some(text) => stack.push(matches(&text).into()),
-                    None => wrong = true,
-                },
-                OpCode::MatchBytes => match self.read(stack.pop().expect("an address"), op.a.into()) {
-                    Some(bytes) => stack.push(matches(&bytes).into()),
-                    None => wrong = true,
-                },
-                OpCode::MatchComm => stack.push(matches(self.comm.as_bytes()).into()),
-                OpCode::Low => {
-                    let number = stack.pop().expect("a number");
-                    stack.push(extend(number));
-                }
-                OpCode::Not => {
-                    let number = stack.pop().expect("a number");
-                    stack.push((number == 0).into());
-                }
-                OpCode::Truth => {
-                    let number = stack.pop().expect("a number");
-                    stack.push((number != 0).into());
-                }
-                code @ (OpCode::SkipIfFalse | OpCode::SkipIfTrue) => {
-                    if (*stack.last().expect("a number") != 0) == (code == OpCode::SkipIfTrue) {
-                        at += usize::from(op.skip);
-                    } else {
-                        stack.pop();
-                    }
-                }
-                code => {
-                    let (b, a) = (stack.pop().expect("a number"), stack.pop().expect("a number"));
-                    match arithmetic(code, op.signed, a, b) {
-                        Some(number) => stack.push(number),
-                        None => wrong = true,
-                    }
-                }
-            }
-            if wrong {
-                faulted = true;
-                at += usize::from(op.skip);
-                stack.clear();
-            }
-            assert!(stack.len() <= STACK, "the stack overflows");
-        }
-        assert!(stack.is_empty(), "{stack:?} is left over");
-        Outcome::Yes
-    }
-}
-
-const ALL: [OpCode; 32] = [
-    OpCode::End,
-    OpCode::Test,
-    OpCode::Store,
-    OpCode::StoreText,
-    OpCode::StoreBytes,
-    OpCode::Push,
-    OpCode::Register,
-    OpCode::Slot,
-    OpCode::Task,
-    OpCode::Latency,
-    OpCode::Load,
-    OpCode::Low,
-    OpCode::Not,
-    OpCode::Add,
-    OpCode::Subtract,
-    OpCode::Multiply,
-    OpCode::Divide,
-    OpCode::Remainder,
-    OpCode::And,
-    OpCode::Or,
-    OpCode::Xor,
-    OpCode::ShiftLeft,
-    OpCode::ShiftRight,
-    OpCode::Equal,
-    OpCode::Less,
-    OpCode::LessEqual,
-    OpCode::SkipIfFalse,
-    OpCode::SkipIfTrue,
-    OpCode::Truth,
-    OpCode::MatchText,
-    OpCode::MatchBytes,
-    OpCode::MatchComm,
-];
-
-fn arithmetic(code: OpCode, signed: bool, a: u64, b: u64) -> Option<u64> {
-    let (sa, sb) = (a as i64, b as i64);
-    Some(match code {
-        OpCode::Add => a.wrapping_add(b),
-        OpCode::Subtract => a.wrapping_sub(b),
-        OpCode::Multiply => a.wrapping_mul(b),
-        OpCode::Divide if b == 0 => return None,
-        OpCode::Remainder if b == 0 => return None,
-        OpCode::Divide if signed => sa.wrapping_div(sb) as u64,
-        OpCode::Remainder if signed => sa.wrapping_rem(sb) as u64,
-        OpCode::Divide => a / b,
-        OpCode::Remainder => a % b,
-        OpCode::And => a & b,
-        OpCode::Or => a | b,
-        OpCode::Xor => a ^ b,
-        OpCode::ShiftLeft => a << (b & 63),
-        OpCode::ShiftRight if signed => (sa >> (b & 63)) as u64,
-        OpCode::ShiftRight => a >> (b & 63),
-        OpCode::Equal => (a == b).into(),
-        OpCode::Less if signed => (sa < sb).into(),
-        OpCode::Less => (a < b).into(),
-        OpCode::LessEqual if signed => (sa <= sb).into(),
-        OpCode::LessEqual => (a <= b).into(),
-        _ => panic!("{code:?} has no two numbers"),
-    })
-}
+use interpreter::{Call, Interpreter, Outcome};
 
 const UNKNOWN: NameScope = NameScope {
     function: "f",
@@ -285,8 +44,8 @@ fn plan_for(scope: NameScope<'_>, text: &str) -> Result<(FunctionPlan, Vec<TextL
 fn decide_in(scope: NameScope<'_>, text: &str, call: &Call) -> Outcome {
     let (plan, literals) = plan_for(scope, text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
     let mut slots = vec![None; plan.slots.into()];
-    match call.run(&plan.entry, &literals, false, &mut slots) {
-        Outcome::Yes => call.run(&plan.at_return, &literals, true, &mut slots),
+    match Interpreter::new(call, &literals, false, &mut slots).run(&plan.entry) {
+        Outcome::Yes => Interpreter::new(call, &literals, true, &mut slots).run(&plan.at_return),
         other => other,
     }
 }
@@ -477,7 +236,7 @@ fn conditions_are_split_between_entry_and_return() {
     assert_all(
         Outcome::No,
         &call,
-        // The memory that cannot be read is no fault where the left side decides.
+        // Unreadable memory is not a fault if the left side decides.
         &[
             "retval != 0 && *(u8*)arg0 == 1",
             "retval != 0 && retval < *(u8*)arg0",
@@ -492,7 +251,7 @@ fn conditions_are_split_between_entry_and_return() {
     let (plan, _) = plan_for(UNKNOWN, "retval == 0 && arg0 > 1M").expect("a plan");
     assert_eq!(decide("retval == 0 && arg0 > 1M", &call), Outcome::No);
     assert!(
-        plan.entry.iter().any(|op| op.code == OpCode::Test as u8),
+        plan.entry.iter().any(|op| op.code == OpCode::Test),
         "the entry can tell already"
     );
     let request = PlanRequest {
@@ -842,7 +601,7 @@ fn lists_are_comma_separated() {
     }
 }
 
-/// Whatever is typed: no panic, and what is accepted runs.
+/// No input panics, and valid expressions run.
 #[test]
 fn mutated_texts_never_panic() {
     const SEEDS: [&str; 6] = [

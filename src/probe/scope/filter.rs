@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Which threads a run shows: the filter options as constants and maps of filter.bpf.h.
 
 use std::fs::File;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Watchdog for `--hold`: resumes stopped processes if the tool dies.
 //!
 //! A child process that waits on a pipe, which the kernel closes however the tool ends, a kill included. It

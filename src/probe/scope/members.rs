@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Members: processes with links of their own, so that no other process is slowed down.
 //!
 //! Keeps the points of each file, so that links can be made for processes that start to match later, and for

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The attacher, shared by the session, which finds files, and the watcher's thread, which finds processes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

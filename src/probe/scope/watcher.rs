@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Watches for processes that start to match the filter, and attaches probes to them while the run lasts.
 //!
 //! src/bpf/watcher.bpf.c reports them. A thread attaches, so that no process gets its probes late, or stays

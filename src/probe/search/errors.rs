@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Errors of a search that found nothing, with what the user may have meant.
 
 use std::ffi::OsStr;

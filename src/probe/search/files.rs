@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Which files get probes: those in use when the run starts, and those that appear while it lasts.
 //!
 //! Searching and attaching are two steps, because the maps of the BPF object are sized in between.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What a tool looks for in ELF files.
 
 use std::ffi::OsString;

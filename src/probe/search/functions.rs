@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The functions of a run: from specs to probe points, and from cookies back to names.
 
 use std::collections::HashMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! `--placement`: moves probes to instructions that the kernel need not step over. What is counted stays the same, as
 //! `find::placement` sees to; the function is known by its cookie, not by the address of its probe.
 

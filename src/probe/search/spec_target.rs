@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Which files the target of a spec means: `libc` in `libc:malloc`.
 
 use std::path::{Path, PathBuf};

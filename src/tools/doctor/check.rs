@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The result of a check.
 
 use anyhow::{Error, Result};
@@ -64,8 +65,8 @@ impl Check {
             return Self::no(name, "not permitted").hint(error::permission_hint());
         }
         let failure = Failure::of(error);
-        // The kernel version has a row of its own.
         let detail = match error.downcast_ref::<MissingFeature>() {
+            // Without the kernel's version, which is a check itself.
             Some(MissingFeature { feature, since }) => format!("no {feature} (since {since})"),
             None => failure.message,
         };
@@ -96,6 +97,16 @@ mod tests {
         let check = Check::failed("BPF programs", &error);
         assert_eq!((check.verdict, &check.detail[..]), (Verdict::No, "not permitted"));
         assert_eq!(check.hint, Some(error::permission_hint()));
+    }
+
+    #[test]
+    fn missing_feature_is_shown_without_the_kernel_version() {
+        let missing = MissingFeature {
+            feature: "session links",
+            since: "6.13",
+        };
+        let check = Check::failed("session links", &missing.into());
+        assert_eq!(check.detail, "no session links (since 6.13)");
     }
 
     #[test]

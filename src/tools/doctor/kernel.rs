@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What the kernel has, and what it lets this process do.
 
 use std::io::ErrorKind;
@@ -39,7 +40,7 @@ impl KernelChecks {
         let has_ring = ring.verdict == Verdict::Ok;
         let mut checks = vec![load, ring];
         let mode = attach_modes(refused, threads, &mut checks);
-        checks.extend(features(mode, refused));
+        checks.extend(optional_features(mode, refused));
         let btf = privileges::require_btf("--follow");
         let has_btf = btf.is_ok();
         checks.push(Check::from_result("kernel BTF", btf, |()| "present".to_owned()));
@@ -94,33 +95,11 @@ fn ring_buffer(refused: Option<&str>) -> Check {
     }
 }
 
-struct ModeTest {
-    name: &'static str,
-    mode: AttachMode,
-    is_supported: fn() -> bool,
-    unsupported: &'static str,
-}
-
 /// The best one first.
-const MODE_TESTS: [ModeTest; 3] = [
-    ModeTest {
-        name: "uprobes: multi links",
-        mode: AttachMode::Multi,
-        is_supported: features::has_multi,
-        unsupported: "no multi-uprobe links with a process filter (since 6.10)",
-    },
-    ModeTest {
-        name: "uprobes: perf links",
-        mode: AttachMode::Single,
-        is_supported: features::has_cookies,
-        unsupported: "no BPF cookies of perf events (since 5.15)",
-    },
-    ModeTest {
-        name: "uprobes: perf events",
-        mode: AttachMode::Plain,
-        is_supported: || true,
-        unsupported: "",
-    },
+const ATTACH_MODES: [(&str, AttachMode); 3] = [
+    ("uprobes: multi links", AttachMode::Multi),
+    ("uprobes: perf links", AttachMode::Single),
+    ("uprobes: perf events", AttachMode::Plain),
 ];
 
 /// Tests each mode, and returns the best one that works.
@@ -130,48 +109,44 @@ fn attach_modes(
     checks: &mut Vec<Check>,
 ) -> Option<AttachMode> {
     let mut best = None;
-    for test in &MODE_TESTS {
+    for (name, mode) in ATTACH_MODES {
         // Returns are tested once: they work alike in all modes, and the kernel takes 0.1 s to remove each
         // perf event.
         let ends = if best.is_none() { Ends::Both } else { Ends::Entry };
         let check = match refused {
-            Some(reason) => Check::no(test.name, reason),
-            None => attach_mode(test, ends, threads),
+            Some(reason) => Check::no(name, reason),
+            None => attach_mode(name, mode, ends, threads),
         };
         if check.verdict == Verdict::Ok {
-            best.get_or_insert(test.mode);
+            best.get_or_insert(mode);
         }
         checks.push(check);
     }
     best
 }
 
-fn attach_mode(test: &ModeTest, ends: Ends, threads: &mut DetachThreads) -> Check {
-    if !(test.is_supported)() {
-        return Check::no(test.name, test.unsupported);
-    }
+fn attach_mode(name: &'static str, mode: AttachMode, ends: Ends, threads: &mut DetachThreads) -> Check {
     let expected = SeenCalls {
         entered: 1,
         returned: u64::from(ends == Ends::Both),
         cookie: TEST_COOKIE.into(),
     };
-    let mode = AttachMode::choose(Some(test.mode));
+    let mode = AttachMode::choose(Some(mode));
     match mode.and_then(|mode| test_attach_mode(mode, ends, threads)) {
-        Ok(seen) if seen == expected => Check::ok(test.name, "a test call was seen, with its cookie"),
+        Ok(seen) if seen == expected => Check::ok(name, "a test call was seen, with its cookie"),
         Ok(SeenCalls {
             entered,
             returned,
             cookie,
         }) => Check::no(
-            test.name,
+            name,
             format!("wrong result of a test call: entered {entered}, returned {returned}, cookie {cookie}"),
         ),
-        Err(error) => Check::failed(test.name, &error),
+        Err(error) => Check::failed(name, &error),
     }
 }
 
-/// Optional features.
-fn features(mode: Option<AttachMode>, refused: Option<&str>) -> [Check; 4] {
+fn optional_features(mode: Option<AttachMode>, refused: Option<&str>) -> [Check; 4] {
     let check = |name, is_there: bool, present: &str, absent: &str| match (refused, is_there) {
         (Some(reason), _) => Check::no(name, reason),
         (None, true) => Check::ok(name, present),

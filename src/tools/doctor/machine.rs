@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! All checks of this machine, and what follows from them for a tool.
 
 use super::check::{Check, Verdict};

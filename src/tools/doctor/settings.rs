@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Capabilities, limits and settings of the kernel.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Each function of the allocator: its name, size, outcome and duration.
 
 use super::*;

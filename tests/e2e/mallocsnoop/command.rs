@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! `-- COMMAND`: from its first call to its exit status.
 
 use std::ffi::OsStr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! How a run ends: by a limit or a signal, and never with something left behind.
 
 use std::fs::{self, File};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Bad input: one clear line, the right status, and no harm done.
 
 use std::fs;

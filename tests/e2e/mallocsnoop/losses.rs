@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Bursts: what fits comes whole, and what does not is counted.
 
 use nix::sys::signal::Signal;

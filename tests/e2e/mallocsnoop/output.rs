@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Where the rows go, and what happens when they cannot go there.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Which allocators are found: those in use, those that appear, those in containers, and those that are no C library.
 
 use std::fs;

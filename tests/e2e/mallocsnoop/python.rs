@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What the well-known one-liner shows of a Python program, this tool shows too.
 
 use std::fs;

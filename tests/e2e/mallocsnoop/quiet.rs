@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! A machine on which little happens: no wakeup for nothing, and no wait for a row.
 
 use std::fs;

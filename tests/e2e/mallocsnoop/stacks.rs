@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! `--stack`: names, the direct caller first, and no half stack passed off as a whole one.
 
 use std::fs;

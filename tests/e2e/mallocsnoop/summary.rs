@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! `--summary`: sums per process, made in the kernel.
 
 use super::*;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Which way of attaching is taken where none is forced.
 
 use std::collections::BTreeSet;

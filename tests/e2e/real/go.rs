@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! A Go program, with symbols and without: tests/targets/hello.go. Go moves stacks and reads return addresses off them,
 //! so that a return probe ends the program.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Files that appear after the tool has attached: what a short name means then, too.
 //!
 //! Between the moment when a file is mapped and the one when it has its probes, calls are missed. So one function is

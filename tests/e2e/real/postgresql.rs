@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! PostgreSQL: the probes and functions of a server that forks a process for each connection, and those of its clients.
 
 use std::fs::{self, File};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The USDT probes of python3. It looks at a counter, the semaphore, before it fires one, so they fire only where the
 //! kernel counts that up.
 

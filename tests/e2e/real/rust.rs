@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! A Rust program with debug information: tests/targets/flow.rs.
 
 use std::path::PathBuf;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Programs that every system has, most of them stripped, and the C library below them all.
 
 use std::path::{Path, PathBuf};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! arm64: what the kernel simulates, and what instructions do. Only a few of those that stand at the beginning of functions
 //! are known; at any other a probe stays.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 use super::*;
 
 /// The placement in a function that is known whole.

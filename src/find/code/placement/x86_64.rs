@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! x86-64: what the kernel emulates, and what instructions do.
 
 use iced_x86::{

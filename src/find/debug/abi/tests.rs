@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 use super::*;
 
 fn structure(bytes: u64, scalars: &[(u64, u64, bool)]) -> TypeLayout {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Debugging information entries: their attributes, their children, and what they refer to.
 
 use std::ops::ControlFlow;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! One walk over the entries of a unit, which finds its functions by address, and its namespaces.
 
 use gimli::constants as dw;

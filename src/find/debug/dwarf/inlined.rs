@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Whether a function exists only inlined in its callers.
 
 use gimli::constants as dw;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Range lists and location lists, of which only the bytes of one list are read.
 
 use std::ops::Range;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Where a parameter is at the first instruction of its function, by its DWARF location description.
 
 use gimli::constants as dw;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! A section of a file, read and decompressed only as far as it is needed: the debug information of a large program has
 //! hundreds of megabytes, and the answer to one question is in a few kilobytes of them.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! With programs from the compilers of this machine. A test without its compiler reports that it was skipped.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Entries of types: what is below their typedefs and qualifiers, and their sizes.
 
 use std::ops::ControlFlow;

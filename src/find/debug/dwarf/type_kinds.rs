@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! How the values of a type are shown.
 
 use std::collections::HashMap;

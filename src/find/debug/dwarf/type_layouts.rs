@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Types as calling conventions see them: sizes, scalars, and whether objects are passed by reference.
 
 use std::ops::ControlFlow;

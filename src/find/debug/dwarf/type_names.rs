@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The names of types, as their language writes them.
 
 use std::ops::ControlFlow;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! One unit of the debug information: its header, its abbreviations and the attributes of its root entry.
 
 use std::cell::OnceCell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The units of one file. A unit is read when an address, a reference or a signature leads to it.
 
 use std::cell::{Cell, OnceCell, RefCell};

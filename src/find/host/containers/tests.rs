@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 use super::*;
 
 const WEB: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";

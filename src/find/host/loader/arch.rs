@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What the dynamic loader's file layout depends on: the architecture.
 
 #[cfg(target_arch = "aarch64")]

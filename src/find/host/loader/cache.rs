@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The loader's cache of libraries, `/etc/ld.so.cache`.
 
 use std::ffi::OsStr;

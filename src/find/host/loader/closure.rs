@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The files that a program consists of once its loader has run.
 
 use std::collections::{HashSet, VecDeque};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Lists of directories and libraries that the loader reads: environment, configuration files, run paths.
 
 use std::ffi::{OsStr, OsString};

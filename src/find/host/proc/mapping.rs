@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Lines of `/proc/PID/maps`.
 
 use std::ffi::OsString;

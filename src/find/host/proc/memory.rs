@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The memory of a process, and the list of loaded files that its dynamic loader keeps there for debuggers.
 
 use std::collections::HashSet;

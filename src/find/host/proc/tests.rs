@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, symlink};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! ELF files from memory maps, kept open so that they can be read after the process has exited, and the functions at their
 //! offsets.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! A process whose stacks are symbolized: its memory map, and when that has to be read again.
 
 use std::fs;

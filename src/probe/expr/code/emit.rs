@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Operations that compute a value.
 
 use super::{KnownAt, PlanBuilder, Stage, known_at, reads_memory};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Binary operators: arithmetic as in C, and comparisons with text.
 
 use std::rc::Rc;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 use super::super::code::ShownValue;
 use super::*;
 use crate::find::debug::types::StructMember;

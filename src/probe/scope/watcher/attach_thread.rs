@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The thread that attaches probes to processes that start to match, and detaches them from those that stop
 //! to.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The BPF object `src/bpf/watcher.bpf.c`.
 
 use std::mem::MaybeUninit;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Reports of the kernel, and what follows from all reports of one process.
 
 use crate::bpf::watcher::types::process_change;

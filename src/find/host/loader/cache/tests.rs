@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 use super::*;
 
 /// A cache of entries with flags, soname, path and hardware bits.
