@@ -21,13 +21,13 @@ use crate::find::host::loader;
 use crate::find::host::object_file::ObjectFile;
 use crate::find::host::proc::Proc;
 use crate::find::host::users::UserNames;
-use crate::output::{Column, Table, Value};
+use crate::output::{Column, Output, Table, Value};
 use crate::privileges::require_btf;
 use crate::probe::event::{Header, decode, until_nul};
 use crate::probe::point::{Cookie, Ends, ProbePoint};
 use crate::probe::search::finder::{Finder, SearchPlace, SearchPlan, SearchRequest, Sought, WatchedEnds};
 use crate::probe::search::spec_target::find_file;
-use crate::run::{Event, Run, SessionOptions, Step};
+use crate::run::{Event, EventHandler, Run, SessionOptions};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -95,23 +95,11 @@ pub fn run(args: Args) -> Result<u8> {
     require_btf("bashreadline")?;
     let found = run.search(LineReaders::new(&args))?;
     let open = found.open(BashreadlineSkelBuilder::default())?;
-    let mut session = open.attach(SessionOptions {
+    let session = open.attach(SessionOptions {
         inspects: true,
         ..Default::default()
     })?;
-    let mut printer = Printer {
-        table: Table::new("event", COLUMNS).in_text("comm", args.readline),
-        users: UserNames::load(),
-        cgroups: Cgroups::open().ok(),
-        shown: Vec::new(),
-    };
-    session.out().header(&printer.table);
-    while let Some(step) = session.next()? {
-        if let Step::Event(event) = step {
-            printer.print(event);
-        }
-    }
-    session.finish()
+    session.run(LinePrinter::new(&args))
 }
 
 /// Finds the functions that return lines, and remembers which programs are a bash.
@@ -201,15 +189,30 @@ fn is_bash(elf: &ElfFile) -> bool {
 }
 
 /// Turns records into rows.
-struct Printer {
+struct LinePrinter {
     table: Table,
     users: UserNames,
     cgroups: Option<Cgroups>,
     shown: Vec<u8>,
 }
 
-impl Printer {
-    fn print(&mut self, event: Event<'_, LineReaders>) {
+impl LinePrinter {
+    fn new(args: &Args) -> Self {
+        Self {
+            table: Table::new("event", COLUMNS).in_text("comm", args.readline),
+            users: UserNames::load(),
+            cgroups: Cgroups::open().ok(),
+            shown: Vec::new(),
+        }
+    }
+}
+
+impl EventHandler<LineReaders> for LinePrinter {
+    fn begin(&mut self, out: &mut Output) {
+        out.header(&self.table);
+    }
+
+    fn event(&mut self, event: Event<'_, LineReaders>) {
         let Some((header, line, text)) = line_of(event.record) else {
             return;
         };

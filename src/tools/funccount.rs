@@ -14,11 +14,11 @@ use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
 use crate::find::code::placement::Needs;
 use crate::find::spec::ProbeMoment;
-use crate::output::{Column, Output, Table, Value};
+use crate::output::{Column, Table, Value};
 use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::point::Ends;
 use crate::probe::search::functions::Functions;
-use crate::run::{Run, SessionOptions, Step};
+use crate::run::{Event, EventHandler, Run, RunState, SessionOptions};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -93,29 +93,19 @@ pub fn run(args: Args) -> Result<u8> {
             open.without_events();
         }
     }
-    let mut session = open.attach(SessionOptions {
+    let session = open.attach(SessionOptions {
         interval: args.interval,
         reads_maps: true,
         inspects: args.by.is_some(),
         ..Default::default()
     })?;
     let maps = &session.skel().maps;
-    let mut counts = Counts::new(
-        &args,
-        if args.by.is_some() {
-            &maps.group_counts
-        } else {
-            &maps.counts
-        },
-    );
-    while let Some(step) = session.next()? {
-        match step {
-            Step::Event(event) => counts.learn(event.record),
-            Step::Tick => counts.print(session.finder_and_output())?,
-        }
-    }
-    counts.print(session.finder_and_output())?;
-    session.finish()
+    let map = if args.by.is_some() {
+        &maps.group_counts
+    } else {
+        &maps.counts
+    };
+    session.run(Counts::new(&args, map))
 }
 
 fn ends(at: ProbeMoment) -> Ends {
@@ -153,48 +143,6 @@ impl<'a> Counts<'a> {
         }
     }
 
-    /// Reads a record, which describes a group.
-    fn learn(&mut self, record: &[u8]) {
-        if let Some(groups) = &mut self.groups {
-            groups.learn(record);
-        }
-    }
-
-    /// Prints the calls since the last time, most called first.
-    fn print(&mut self, (functions, out): (&mut Functions, &mut Output)) -> Result<()> {
-        let now = self.read(functions)?;
-        let mut rows: Vec<(&Row, u64)> = now
-            .iter()
-            .map(|(row, &count)| (row, count - self.before.get(row).copied().unwrap_or(0)))
-            .filter(|&(_, count)| count > 0)
-            .collect();
-        rows.sort_by(|(a, a_count), (b, b_count)| (Reverse(a_count), a).cmp(&(Reverse(b_count), b)));
-        let time = out.wall_now();
-        out.header(&self.table);
-        for ((group, function, file), count) in rows.into_iter().take(self.top) {
-            let label = self
-                .groups
-                .as_ref()
-                .map_or_else(GroupLabel::default, |groups| groups.label(*group));
-            out.row(
-                &self.table,
-                &[
-                    Value::Time(time),
-                    Value::U64(label.pid.into()),
-                    Value::U64(label.tid.into()),
-                    Value::Bytes(label.user.as_bytes()),
-                    Value::Bytes(label.container.as_bytes()),
-                    Value::Bytes(&label.comm),
-                    Value::Bytes(function.as_bytes()),
-                    Value::Bytes(file.as_bytes()),
-                    Value::U64(count),
-                ],
-            );
-        }
-        self.before = now;
-        Ok(())
-    }
-
     /// The counts since the run started.
     fn read(&self, functions: &Functions) -> Result<HashMap<Row, u64>> {
         let mut counts = HashMap::new();
@@ -227,6 +175,51 @@ impl<'a> Counts<'a> {
             }
         }
         Ok(counts)
+    }
+}
+
+impl EventHandler<Functions> for Counts<'_> {
+    /// Describes a group.
+    fn event(&mut self, event: Event<'_, Functions>) {
+        if let Some(groups) = &mut self.groups {
+            groups.learn(event.record);
+        }
+    }
+
+    /// Prints the calls of the interval, most called first.
+    fn interval(&mut self, state: RunState<'_, Functions>) -> Result<()> {
+        let out = state.out;
+        let now = self.read(state.finder)?;
+        let mut rows: Vec<(&Row, u64)> = now
+            .iter()
+            .map(|(row, &count)| (row, count - self.before.get(row).copied().unwrap_or(0)))
+            .filter(|&(_, count)| count > 0)
+            .collect();
+        rows.sort_by(|(a, a_count), (b, b_count)| (Reverse(a_count), a).cmp(&(Reverse(b_count), b)));
+        let time = out.wall_now();
+        out.header(&self.table);
+        for ((group, function, file), count) in rows.into_iter().take(self.top) {
+            let label = self
+                .groups
+                .as_ref()
+                .map_or_else(GroupLabel::default, |groups| groups.label(*group));
+            out.row(
+                &self.table,
+                &[
+                    Value::Time(time),
+                    Value::U64(label.pid.into()),
+                    Value::U64(label.tid.into()),
+                    Value::Bytes(label.user.as_bytes()),
+                    Value::Bytes(label.container.as_bytes()),
+                    Value::Bytes(&label.comm),
+                    Value::Bytes(function.as_bytes()),
+                    Value::Bytes(file.as_bytes()),
+                    Value::U64(count),
+                ],
+            );
+        }
+        self.before = now;
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@
 
 use clap::ValueEnum;
 
-use crate::find::code::placement::{Placement, Subject, is_stepped, place};
+use crate::find::code::placement::{ProbePlacement, ProbedFunction, is_stepped, place_probes};
 use crate::find::elf::ElfFile;
 use crate::probe::point::{Cookie, ProbePoint};
 
@@ -21,7 +21,7 @@ pub enum Placing {
 #[derive(Clone, Copy, Debug)]
 pub struct Placed {
     pub cookie: Cookie,
-    pub placement: Placement,
+    pub placement: ProbePlacement,
 }
 
 impl Placing {
@@ -35,7 +35,7 @@ impl Placing {
             };
             match point.movable {
                 Some(known) => {
-                    subjects.push(Subject {
+                    subjects.push(ProbedFunction {
                         addr,
                         size: known.size,
                         needs: known.needs,
@@ -45,19 +45,19 @@ impl Placing {
                 None => point.stepped = is_stepped(elf, addr),
             }
         }
-        let placements = place(elf, &subjects).into_iter().zip(movable);
+        let placements = place_probes(elf, &subjects).into_iter().zip(movable);
         let found = placements.filter_map(|(placement, point)| Some((placement?, point)));
         found
             .map(|(placement, point)| self.moved(point, placement))
             .collect()
     }
 
-    fn moved(self, point: &mut ProbePoint, placement: Placement) -> Placed {
+    fn moved(self, point: &mut ProbePoint, placement: ProbePlacement) -> Placed {
         let placement = match self {
             Placing::Entry => placement.at_entry(),
             Placing::Best => placement,
         };
-        point.offset += placement.ahead;
+        point.offset += placement.distance;
         point.stepped = placement.is_stepped();
         Placed {
             cookie: point.cookie,
