@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::funclist::rows;
-use crate::harness::{Run, Target, Tool, Way, program, skip};
+use crate::harness::{AttachMode, Run, Target, Tool, program, skip};
 use crate::pty::Shell;
 
 const COMMON: &str = include_str!("../../docs/json.md");
@@ -43,7 +43,7 @@ fn described(page: &str, title: &str) -> Records {
         .collect()
 }
 
-/// What stands between the first two backquotes.
+/// The text between the first two backquotes.
 fn quoted(text: &str) -> String {
     text.split('`').nth(1).expect("a name in backquotes").to_owned()
 }
@@ -69,28 +69,28 @@ fn written<'a>(records: impl IntoIterator<Item = &'a Value>) -> Records {
 }
 
 fn run_of(tool: &str, args: &[&str]) -> Run {
-    let run = Tool::start(tool, Way::best(), args).finish();
+    let run = Tool::start(tool, AttachMode::best(), args).finish();
     assert!(run.status.success(), "{}", run.stderr);
     run
 }
 
 #[test]
 fn the_records_of_every_tool_are_described() {
-    // A ring for seven events, and a program that makes thousands before anybody can read them.
+    // The ring has room for seven events, and the program causes thousands before the tool can read them.
     let mut tool = Tool::start(
         "mallocsnoop",
-        Way::best(),
+        AttachMode::best(),
         ["--buffer-size", "4K", "--stack", "--", "bash", "--version"],
     );
     let attached = std::mem::take(&mut tool.attached);
     let run = tool.finish();
-    // One that may cost nothing, in a loop.
+    // A busy loop exceeds the limit, which stops the run.
     let mut target = Target::start(Command::new(program("flow")));
     let counted = format!("{}:counted", program("flow").display());
     let pid = target.pid().to_string();
     let mut tool = Tool::start(
         "funccount",
-        Way::best(),
+        AttachMode::best(),
         [&counted, "-p", &pid, "--max-overhead", "0.1%"],
     );
     target.tell("count 100000000");
@@ -117,18 +117,22 @@ fn the_records_of_mallocsnoop_are_described() {
 #[test]
 fn the_records_of_bashreadline_are_described() {
     let mut shell = Shell::bash();
-    let mut tool = Tool::start("bashreadline", Way::best(), ["-p", &shell.pid().to_string()]);
+    let mut tool = Tool::start(
+        "bashreadline",
+        AttachMode::best(),
+        ["-p", &shell.pid().to_string()],
+    );
     shell.enter(":");
     tool.wait_rows(1);
     tool.signal(Signal::SIGINT);
     assert_described(page!("bashreadline"), &tool.finish().rows);
 }
 
-/// The rows of every way to group calls.
+/// The rows of all values of `--by`.
 fn grouped(tool: &str) -> Records {
-    let by = |whom: Option<&str>| {
-        let whom: Vec<&str> = whom.into_iter().flat_map(|whom| ["--by", whom]).collect();
-        let args = [&["libc:malloc"][..], &whom, &["--", "bash", "--version"]].concat();
+    let by = |group: Option<&str>| {
+        let by: Vec<&str> = group.into_iter().flat_map(|group| ["--by", group]).collect();
+        let args = [&["libc:malloc"][..], &by, &["--", "bash", "--version"]].concat();
         run_of(tool, &args).rows
     };
     let all = [
@@ -172,7 +176,7 @@ fn the_records_of_funclist_are_described() {
         .collect();
     if probes.is_empty() {
         expected.remove("usdt");
-        skip("the records of probes: /usr/bin/python3 has none");
+        skip("the records of USDT probes: /usr/bin/python3 has none");
     }
     assert_eq!(written(functions.iter().chain(&probes)), expected);
 }

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Tools inside a pid namespace: numbers of processes are those that are seen there.
+//! Tools inside a PID namespace: PIDs and TIDs are those of that namespace.
 
 use std::fs;
 use std::process::Command;
 
-use crate::harness::{Target, Tool, Way, best_way, each_way, program, run_to_end, tool_command};
+use crate::harness::{AttachMode, Target, Tool, best_mode, each_mode, program, run_to_end, tool_command};
 
-each_way! {
-    one_process_is_named_by_its_number_there
+each_mode! {
+    one_pid_is_that_of_the_namespace
 }
 
-best_way! {
-    several_processes_are_named_by_their_numbers_there
-    a_process_of_a_namespace_below_is_named_by_its_number_here
-    processes_outside_have_no_number
+best_mode! {
+    several_pids_are_those_of_the_namespace
+    process_in_a_child_namespace_has_the_pid_of_this_namespace
+    processes_outside_the_namespace_have_pid_0
 }
 
-/// A program in as many pid namespaces, each below the one before, as process 1 of the last. It goes when the test does.
+/// Starts a target as PID 1 of the innermost of `depth` nested PID namespaces. It is killed when the test ends.
 fn contained(depth: usize) -> Target {
     const UNSHARE: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     let words: Vec<&str> = UNSHARE
@@ -30,42 +30,43 @@ fn contained(depth: usize) -> Target {
     Target::start(command)
 }
 
-/// The only child of a process.
+/// The PID of the only child of a process.
 fn child_of(pid: u32) -> u32 {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
+    let children =
+        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the children of a process");
     children.trim().parse().expect("one child")
 }
 
-/// The numbers of a process in its pid namespaces, outermost first.
-fn numbers(pid: u32) -> Vec<u32> {
+/// The PIDs of a process in its PID namespaces, outermost first.
+fn nested_pids(pid: u32) -> Vec<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("NSpid:"))
-        .expect("its numbers");
+        .expect("an NSpid line");
     line.split_whitespace()
-        .map(|number| number.parse().expect("a number"))
+        .map(|pid| pid.parse().expect("a PID"))
         .collect()
 }
 
-/// The same command in the first of the pid namespaces below a target, which /proc shows there.
-fn beside(target: &Target, command: &Command) -> Command {
+/// Runs a command in the outermost PID namespace created for a target, with /proc of that namespace.
+fn inside(target: &Target, command: &Command) -> Command {
     let outer = target.pid();
-    let mut inside = Command::new("nsenter");
-    inside.arg(format!("--pid=/proc/{}/ns/pid", child_of(outer)));
-    inside.arg(format!("--mount=/proc/{outer}/ns/mnt"));
-    inside
+    let mut nsenter = Command::new("nsenter");
+    nsenter.arg(format!("--pid=/proc/{}/ns/pid", child_of(outer)));
+    nsenter.arg(format!("--mount=/proc/{outer}/ns/mnt"));
+    nsenter
         .arg("--")
         .arg(command.get_program())
         .args(command.get_args());
-    inside
+    nsenter
 }
 
-fn one_process_is_named_by_its_number_there(way: Way) {
+fn one_pid_is_that_of_the_namespace(mode: AttachMode) {
     let mut target = contained(1);
     let mut outside = Target::start(Command::new(program("calls")));
     let args = ["-p", "1", "--min-size", "1009", "-M", "14"];
-    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", way, args)));
+    let tool = Tool::start_as(inside(&target, &tool_command("mallocsnoop", mode, args)));
     outside.ask("malloc 5 1009");
     let mut workers = target.ask("malloc 7 1009");
     workers.extend(target.ask("threads 1 malloc 7 1009"));
@@ -77,45 +78,45 @@ fn one_process_is_named_by_its_number_there(way: Way) {
     }
 }
 
-fn several_processes_are_named_by_their_numbers_there(way: Way) {
+fn several_pids_are_those_of_the_namespace(mode: AttachMode) {
     let mut target = contained(1);
-    let mut second = Target::start(beside(&target, &Command::new(program("calls"))));
-    let mut third = Target::start(beside(&target, &Command::new(program("calls"))));
-    let number = numbers(child_of(second.pid()))[1];
-    let pids = format!("1,{number}");
+    let mut second = Target::start(inside(&target, &Command::new(program("calls"))));
+    let mut third = Target::start(inside(&target, &Command::new(program("calls"))));
+    let pid = nested_pids(child_of(second.pid()))[1];
+    let pids = format!("1,{pid}");
     let args = ["-p", &pids, "--min-size", "1009", "-M", "18"];
-    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", way, args)));
+    let tool = Tool::start_as(inside(&target, &tool_command("mallocsnoop", mode, args)));
     third.ask("malloc 5 1009");
     target.ask("malloc 7 1009");
     second.ask("malloc 11 1009");
     let run = tool.finish();
     run.assert_clean();
     assert_eq!(
-        (run.with("pid", 1).len(), run.with("pid", number).len()),
+        (run.with("pid", 1).len(), run.with("pid", pid).len()),
         (7, 11),
         "{:?}",
         run.rows
     );
 }
 
-fn a_process_of_a_namespace_below_is_named_by_its_number_here(way: Way) {
+fn process_in_a_child_namespace_has_the_pid_of_this_namespace(mode: AttachMode) {
     let mut target = contained(2);
-    let number = numbers(child_of(child_of(target.pid())))[1];
-    let args = ["-p", &number.to_string(), "--min-size", "1009", "-M", "7"];
-    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", way, args)));
+    let pid = nested_pids(child_of(child_of(target.pid())))[1];
+    let args = ["-p", &pid.to_string(), "--min-size", "1009", "-M", "7"];
+    let tool = Tool::start_as(inside(&target, &tool_command("mallocsnoop", mode, args)));
     target.ask("malloc 7 1009");
     let run = tool.finish();
     run.assert_clean();
-    assert_eq!(run.with("pid", number).len(), 7, "{:?}", run.rows);
+    assert_eq!(run.with("pid", pid).len(), 7, "{:?}", run.rows);
 }
 
-fn processes_outside_have_no_number(way: Way) {
+fn processes_outside_the_namespace_have_pid_0(mode: AttachMode) {
     let mut target = contained(1);
     let mut outside = Target::start(Command::new(program("calls")));
     target.ask("name pidns-inside");
     outside.ask("name pidns-outside");
     let args = ["--comm", "pidns-*", "--min-size", "1009", "-M", "18"];
-    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", way, args)));
+    let tool = Tool::start_as(inside(&target, &tool_command("mallocsnoop", mode, args)));
     outside.ask("malloc 7 1009");
     target.ask("malloc 11 1009");
     let run = tool.finish();
@@ -135,10 +136,14 @@ fn processes_outside_have_no_number(way: Way) {
 }
 
 #[test]
-fn children_are_not_followed_there_and_it_says_so() {
+fn follow_is_refused_in_a_pid_namespace() {
     let target = contained(1);
-    let command = tool_command("funccount", Way::best(), ["libc:malloc", "-p", "1", "--follow"]);
-    let refused = run_to_end(&mut beside(&target, &command));
+    let command = tool_command(
+        "funccount",
+        AttachMode::best(),
+        ["libc:malloc", "-p", "1", "--follow"],
+    );
+    let refused = run_to_end(&mut inside(&target, &command));
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
     assert!(
         refused
@@ -149,11 +154,11 @@ fn children_are_not_followed_there_and_it_says_so() {
 }
 
 #[test]
-fn numbers_of_another_namespace_are_refused() {
+fn proc_of_another_pid_namespace_is_refused() {
     let target = contained(1);
     let mut command = Command::new("nsenter");
     command.args(["--target", &child_of(target.pid()).to_string(), "--pid", "--"]);
-    let tool = tool_command("funccount", Way::best(), ["libc:malloc", "-p", "1"]);
+    let tool = tool_command("funccount", AttachMode::best(), ["libc:malloc", "-p", "1"]);
     let refused = run_to_end(command.arg(tool.get_program()).args(tool.get_args()));
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
     assert!(
