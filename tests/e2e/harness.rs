@@ -294,11 +294,20 @@ impl Tool {
         }
     }
 
-    /// Repeats an action until the tool has written a row. Panics at the deadline.
-    pub fn until_row(&mut self, mut action: impl FnMut()) {
+    /// Repeats `action` until the tool has printed a row; gives up at the deadline.
+    pub fn until_row(&mut self, action: impl FnMut()) {
+        self.until(is_row, action);
+    }
+
+    /// Repeats `action` until the tool has printed a row of process `pid`; gives up at the deadline.
+    pub fn until_row_of(&mut self, pid: u32, action: impl FnMut()) {
+        self.until(|record| is_row(record) && record["pid"] == pid, action);
+    }
+
+    fn until(&mut self, is_expected: impl Fn(&Value) -> bool, mut action: impl FnMut()) {
         let start = Instant::now();
-        while !self.seen.iter().any(is_row) {
-            assert!(start.elapsed() < DEADLINE, "no row after {DEADLINE:?}");
+        while !self.seen.iter().any(&is_expected) {
+            assert!(start.elapsed() < DEADLINE, "no such record after {DEADLINE:?}");
             action();
             self.seen
                 .extend(self.records.recv_timeout(Duration::from_millis(100)));
