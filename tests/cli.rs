@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The command line without root: output on stdout and stderr, and exit status.
 //!
-//! Expected output lies in `tests/cli/*.txt`; `make bless` takes today's output instead.
+//! The expected output is in `tests/cli/*.txt` and the README's table of tools; `make bless` rewrites both.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -31,6 +31,27 @@ fn each_tool_has_help() {
             &[&[&tool, "-h"], &[&tool, "--help"], &[&tool, "--version"]],
         );
     }
+}
+
+#[test]
+fn readme_lists_each_tool() {
+    const HEAD: &str = "| tool | purpose |\n|---|---|\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(&path).expect("a README");
+    let (before, rest) = readme.split_once(HEAD).expect("a table of tools");
+    let (_, after) = rest.split_once("\n\n").expect("text after the table");
+    let rows: Vec<String> = tools().iter().map(|tool| readme_row(tool)).collect();
+    compare(
+        &path,
+        &readme,
+        [before, HEAD, &rows.join("\n"), "\n\n", after].concat(),
+    );
+}
+
+fn readme_row(tool: &str) -> String {
+    let help = text(&run(&[tool, "-h"]).stdout);
+    let purpose = help.lines().next().unwrap_or_default();
+    format!("| [`{tool}`](docs/tools/{tool}.md) | {purpose} |")
 }
 
 #[test]
@@ -221,17 +242,21 @@ fn assert_snapshot(name: &str, calls: &[&[&str]]) {
         .join(name)
         .with_extension("txt");
     let actual: Vec<String> = calls.iter().map(|arguments| transcript(arguments)).collect();
-    let actual = actual.join("\n");
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    compare(&path, &expected, actual.join("\n"));
+}
+
+/// Fails unless a file has the actual text, or with `UBPF_TOOLS_BLESS` writes it there.
+fn compare(path: &Path, expected: &str, actual: String) {
     if std::env::var_os("UBPF_TOOLS_BLESS").is_some_and(|bless| !bless.is_empty() && bless != "0") {
-        fs::write(&path, actual).expect("the snapshot can be written");
+        fs::write(path, actual).expect("the file can be written");
         return;
     }
-    let expected = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         actual == expected,
         "{} differs:\n{}\nrun `make bless` to accept the new output",
         path.display(),
-        differences(&expected, &actual),
+        differences(expected, &actual),
     );
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! docs/json.md says what the tools write: the same records, with the same keys.
+//! docs/json.md describes the records of all tools, and the page of each tool its own: the same records and
+//! keys as the tools write.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -11,14 +12,27 @@ use crate::funclist::rows;
 use crate::harness::{AttachMode, Run, Target, Tool, program, skip};
 use crate::pty::Shell;
 
-const PAGE: &str = include_str!("../../docs/json.md");
+const COMMON: &str = include_str!("../../docs/json.md");
+
+/// The page of a tool.
+macro_rules! page {
+    ($tool:literal) => {
+        include_str!(concat!("../../docs/tools/", $tool, ".md"))
+    };
+}
 
 /// Record type -> keys.
 type Records = BTreeMap<String, BTreeSet<String>>;
 
-/// The tables below one `## TITLE` of the page.
-fn described(title: &str) -> Records {
-    let section = PAGE
+/// Asserts that the page of a tool describes these records, and no others.
+#[track_caller]
+pub fn assert_described<'a>(page: &str, records: impl IntoIterator<Item = &'a Value>) {
+    assert_eq!(written(records), described(page, "Records"));
+}
+
+/// The tables below `## TITLE` of a page.
+fn described(page: &str, title: &str) -> Records {
+    let section = page
         .split("\n## ")
         .find(|section| section.starts_with(title))
         .expect("a section");
@@ -86,7 +100,7 @@ fn the_records_of_every_tool_are_described() {
     let records = [&attached, &targeted, &run.summary, &later.summary, &stopped].into_iter();
     assert_eq!(
         written(records.chain(&run.lost).chain(&later.joined)),
-        described("Every tool")
+        described(COMMON, "Every tool")
     );
 }
 
@@ -97,10 +111,7 @@ fn the_records_of_mallocsnoop_are_described() {
         &["--ret", "--free", "--stack", "--", "bash", "--version"],
     );
     let sums = run_of("mallocsnoop", &["--summary", "--", "bash", "--version"]);
-    assert_eq!(
-        written(each.rows.iter().chain(&sums.rows)),
-        described("mallocsnoop")
-    );
+    assert_described(page!("mallocsnoop"), each.rows.iter().chain(&sums.rows));
 }
 
 #[test]
@@ -114,7 +125,7 @@ fn the_records_of_bashreadline_are_described() {
     shell.enter(":");
     tool.wait_rows(1);
     tool.signal(Signal::SIGINT);
-    assert_eq!(written(&tool.finish().rows), described("bashreadline"));
+    assert_described(page!("bashreadline"), &tool.finish().rows);
 }
 
 /// The rows of all values of `--by`.
@@ -137,23 +148,23 @@ fn grouped(tool: &str) -> Records {
 
 #[test]
 fn the_records_of_funccount_are_described() {
-    assert_eq!(grouped("funccount"), described("funccount"));
+    assert_eq!(grouped("funccount"), described(page!("funccount"), "Records"));
 }
 
 #[test]
 fn the_records_of_funclatency_are_described() {
-    assert_eq!(grouped("funclatency"), described("funclatency"));
+    assert_eq!(grouped("funclatency"), described(page!("funclatency"), "Records"));
 }
 
 #[test]
 fn the_records_of_doctor_are_described() {
-    assert_eq!(written(&crate::doctor::records(&[])), described("doctor"));
+    assert_described(page!("doctor"), &crate::doctor::records(&[]));
 }
 
 #[test]
 fn the_records_of_funclist_are_described() {
     let functions = rows(&["libc:malloc"]);
-    let mut expected = described("funclist");
+    let mut expected = described(page!("funclist"), "Records");
     // Not every machine has a program with probes; the page is right about them wherever there is one.
     let probes = match std::path::Path::new("/usr/bin/python3").exists() {
         true => crate::funclist::funclist(["-j", "--usdt", "/usr/bin/python3"]).stdout,
@@ -195,8 +206,5 @@ fn the_records_of_functrace_are_described() {
             "--version",
         ],
     );
-    assert_eq!(
-        written(all.rows.iter().chain(&undecided.rows)),
-        described("functrace")
-    );
+    assert_described(page!("functrace"), all.rows.iter().chain(&undecided.rows));
 }

@@ -47,20 +47,20 @@ impl TracedFunction {
     }
 }
 
-/// ProbeSubject a tool does with each function when it is found. `()` does nothing.
+/// What a tool does with each function when it is found. [`Needs`] are a tool's that treats all functions alike.
 pub trait OnFound {
     /// Returns what the probe reads at the start of the function.
     fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs;
 }
 
-impl OnFound for () {
+impl OnFound for Needs {
     fn on_found(&mut self, _: &TracedFunction, _: &ObjectFile, _: &ElfFile) -> Needs {
-        Needs::NOTHING
+        *self
     }
 }
 
 /// What was asked for, and what has been found of it.
-pub struct Functions<O = ()> {
+pub struct Functions<O = Needs> {
     specs: Vec<SpecSearch>,
     found: Vec<TracedFunction>,
     /// What each function's probe reads.
