@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Measures what each kind of trap costs on this machine.
 //!
-//! Probes with empty programs are attached to functions of this process, in this process alone, and the functions are
-//! called in a loop. The programs are those of src/bpf/prices.bpf.c.
+//! Probes with empty programs are attached to functions of this process, for this process only, and the functions are
+//! called in a loop.
 
 use std::arch::global_asm;
 use std::fs::File;

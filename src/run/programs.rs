@@ -93,7 +93,7 @@ impl ProgramChoice {
     }
 
     /// The loaded programs to attach to probe points. Return probes come first, so that an entry that was seen has its
-    /// return seen (src/bpf/calls.bpf.h).
+    /// return seen.
     pub fn attach<T>(
         self,
         object: &Object,

@@ -15,7 +15,7 @@ use plain::Plain;
 use crate::bpf::funclatency::{FunclatencyMaps, FunclatencySkelBuilder, types};
 use crate::bpf::shared::types::histogram_layout;
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
-use crate::output::distribution::{Distribution, range};
+use crate::output::distribution::{self, Distribution, range};
 use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
@@ -179,7 +179,9 @@ const COLUMNS: &[Column] = &[
 /// Set in slots of the histogram that is drawn, clear in those of nanoseconds.
 const DRAWN: u32 = 1 << types::latency_layout::DRAWN_BIT.0;
 const FINE_SLOTS: u32 = histogram_layout::FINE_SLOTS.0;
-/// Slots of one histogram: nanoseconds, and those that are drawn.
+// A `Distribution` has the slots of the BPF programs.
+const _: () = assert!(distribution::FINE == 1 << histogram_layout::FINE_BITS.0);
+/// Slots of one histogram: in nanoseconds, and as drawn.
 const ALL_SLOTS: u32 = 2 * FINE_SLOTS;
 /// Slots with values: a function has some dozens.
 const MOST_SLOTS: usize = 65536;

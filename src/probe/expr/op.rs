@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Operations of the interpreter in `src/bpf/expr.bpf.h`.
+//! Operations of the interpreter in the BPF programs.
 
 use super::ir::BinaryOp;
 use crate::bpf::functrace::types::{expr_code, expr_limit};

@@ -57,7 +57,7 @@ impl Breakpoints {
     }
 }
 
-/// src/bpf/watcher.bpf.c reads kernel types, and its PIDs are those of the initial PID namespace.
+/// Fails unless the watcher can work: its programs read kernel types, and report PIDs of the initial PID namespace.
 fn require_watcher() -> Result<()> {
     privileges::require_btf("--scope targeted")?;
     match privileges::pid_namespace() {

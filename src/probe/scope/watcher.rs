@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Watches for processes that start to match the filter, and attaches probes to them while the run lasts.
 //!
-//! src/bpf/watcher.bpf.c reports them. A thread attaches, so that no process gets its probes late, or stays
-//! stopped, because the session is busy with a burst of rows or blocked on its output.
+//! The watcher's BPF programs report them. A thread of this process attaches the probes. In the session's thread, a
+//! burst of rows or a blocked output would delay probes and keep processes stopped.
 
 mod attach_thread;
 mod object;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The BPF object `src/bpf/watcher.bpf.c`.
+//! The watcher's BPF object: opened, loaded, and its maps in use.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
