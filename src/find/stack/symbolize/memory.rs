@@ -6,6 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+/// The name of the kernel's return probe page in a memory map, and of its frames.
+pub const TRAMPOLINE: &str = "[uprobes]";
+
 /// A file as memory maps identify it. On btrfs and overlayfs the device differs from that of `stat`, so keys are compared
 /// only with keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,7 +119,7 @@ pub fn backing(path: &Path, key: FileKey) -> CodeBacking {
     match path.as_os_str().as_bytes() {
         b"[vdso]" => CodeBacking::Kernel("[vdso]"),
         b"[vsyscall]" => CodeBacking::Kernel("[vsyscall]"),
-        b"[uprobes]" => CodeBacking::Kernel(super::TRAMPOLINE),
+        b"[uprobes]" => CodeBacking::Kernel(TRAMPOLINE),
         [b'/', ..] if key.inode != 0 => CodeBacking::File(Rc::new(MappedFile {
             key,
             path: path.to_owned(),

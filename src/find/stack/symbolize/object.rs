@@ -18,7 +18,7 @@ use object::{
     Object as _, ObjectSection, ObjectSegment, ObjectSymbol, ReadCache, SegmentFlags, SymbolKind, elf,
 };
 
-use super::StackFrame;
+use super::frame::StackFrame;
 use super::memory::{CodeMapping, FileKey, MappedFile};
 use crate::find::stack::demangle::demangle_bounded;
 

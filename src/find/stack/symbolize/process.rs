@@ -6,9 +6,9 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::PAGE_BYTES;
 use super::memory::{CodeMap, CodeMapping};
 
+pub const PAGE_BYTES: u64 = 0x1000;
 /// How often it is checked whether a PID still belongs to the same program. PIDs are assigned in turn, so none is reused
 /// within such a time.
 pub const CHECK_INTERVAL: Duration = Duration::from_millis(100);
