@@ -14,8 +14,8 @@ use std::ptr::NonNull;
 use anyhow::{Context, Result};
 use libbpf_rs::libbpf_sys as sys_bpf;
 use libbpf_rs::{MapHandle, MapType};
-use nix::time::{ClockId, clock_gettime};
 
+use crate::probe::clock::monotonic_ns;
 use crate::probe::event::until_nul;
 
 /// A report of the kernel.
@@ -156,14 +156,6 @@ fn take_until(time_ns: u64, read: &mut Vec<TimedEvent>, complete: &mut Vec<MmapE
     read.sort_by_key(|(time, _)| *time);
     let newer = read.partition_point(|(time, _)| *time <= time_ns);
     complete.extend(read.drain(..newer).map(|(_, event)| event));
-}
-
-/// CLOCK_MONOTONIC, the clock of all records; nanoseconds.
-pub fn monotonic_ns() -> u64 {
-    // Fails only for unknown clocks.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(u64::MAX, |now| {
-        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
-    })
 }
 
 /// A perf event that counts nothing, but reports mappings, execs, forks and exits. Each report wakes the

@@ -10,10 +10,10 @@ use crate::privileges::Duties;
 use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::MappedFile;
 use crate::probe::scope::breakpoints::Breakpoints;
-use crate::probe::scope::shared_attacher::SharedAttacher;
-use crate::probe::scope::watcher::{Notice, ProcessWatcher};
 use crate::probe::search::files::FileSearch;
 use crate::probe::search::finder::Finder;
+use crate::probe::watcher::shared_attacher::SharedAttacher;
+use crate::probe::watcher::{Notice, ProcessWatcher};
 
 /// Probes, and where more of them are placed.
 pub struct Probes<F> {

@@ -11,8 +11,8 @@ use super::cost_report;
 use crate::output::messages::{self, Messages};
 use crate::output::{Output, Value};
 use crate::probe::meter::{Meter, ProbeCost};
-use crate::probe::scope::watcher::JoinedProcess;
 use crate::probe::search::files::{Attached, plural};
+use crate::probe::watcher::JoinedProcess;
 
 /// Losses are reported at most this often.
 const LOSS_REPORT: Duration = Duration::from_secs(1);

@@ -6,13 +6,13 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
 use super::errors::{mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process};
-use super::finder::{Finder, SearchPlace};
+use super::finder::{Finder, SearchPlace, open_path};
 use super::placing::{Placed, Placing};
 use crate::error::Failure;
 use crate::find::elf::ElfFile;
@@ -22,16 +22,6 @@ use crate::find::host::proc::{Proc, ProcMapping};
 use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::MappedFile;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
-
-/// Opens a file that the user named.
-///
-/// # Errors
-/// It cannot be opened, or is not an ELF file.
-pub fn open_named(path: &Path) -> Result<ObjectFile> {
-    let object = open_path(path)?;
-    object.elf()?;
-    Ok(object)
-}
 
 /// What has been attached so far.
 #[derive(Default, Debug)]
@@ -426,8 +416,4 @@ fn count_functions(points: &[ProbePoint]) -> usize {
     let mut left: HashSet<u32> = points.iter().filter(is_leaving).map(function).collect();
     left.retain(|function| !entered.contains(function));
     points.iter().filter(|point| !is_leaving(point)).count() + left.len()
-}
-
-fn open_path(path: &Path) -> Result<ObjectFile> {
-    ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()))
 }

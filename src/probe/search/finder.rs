@@ -5,9 +5,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::files::open_named;
 use crate::find::elf::ElfFile;
 use crate::find::host::object_file::ObjectFile;
 use crate::probe::point::{Cookie, ProbePoint};
@@ -40,7 +39,7 @@ pub trait Finder {
         false
     }
 
-    /// ProbeSubject a search that found nothing failed to find. None if `finish` reports it.
+    /// What the error names when a search found nothing. None if `finish` reports it.
     fn sought(&self) -> Option<Sought> {
         None
     }
@@ -143,4 +142,22 @@ impl SearchPlan {
         self.likely.extend(files);
         self
     }
+}
+
+/// Opens a file that the user named.
+///
+/// # Errors
+/// It cannot be opened, or is not an ELF file.
+pub fn open_named(path: &Path) -> Result<ObjectFile> {
+    let object = open_path(path)?;
+    object.elf()?;
+    Ok(object)
+}
+
+/// Opens a file.
+///
+/// # Errors
+/// It cannot be opened; the error has its path.
+pub fn open_path(path: &Path) -> Result<ObjectFile> {
+    ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()))
 }

@@ -47,7 +47,7 @@ impl TracedFunction {
     }
 }
 
-/// ProbeSubject a tool does with each function when it is found. `()` does nothing.
+/// What a tool does with each function when it is found. `()` does nothing.
 pub trait OnFound {
     /// Returns what the probe reads at the start of the function.
     fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs;
@@ -122,7 +122,7 @@ impl<O: OnFound> Functions<O> {
         &self.found
     }
 
-    /// ProbeSubject the spec `index` means in a file.
+    /// What the spec `index` means in a file.
     fn resolve(
         &mut self,
         index: usize,

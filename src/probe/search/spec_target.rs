@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::errors::no_such_file;
-use super::files::open_named;
+use super::finder::open_named;
 use super::finder::{SearchPlace, SearchPlan, SearchRequest};
 use crate::error::Failure;
 use crate::find::host::loader;

@@ -5,8 +5,10 @@
 //! burst of rows or a blocked output would delay probes and keep processes stopped.
 
 mod attach_thread;
+mod hold_guard;
 mod object;
 mod pending;
+pub mod shared_attacher;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -20,9 +22,9 @@ use crate::error::Failure;
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher};
 use crate::probe::scope::filter::ProcessFilter;
-use crate::probe::scope::hold_guard::HoldGuard;
 use crate::probe::scope::proc_match::ProcessMatcher;
-use crate::probe::scope::shared_attacher::SharedAttacher;
+use crate::probe::watcher::hold_guard::HoldGuard;
+use crate::probe::watcher::shared_attacher::SharedAttacher;
 use attach_thread::AttachThread;
 pub use attach_thread::{JoinedProcess, Notice};
 use object::WatcherObject;

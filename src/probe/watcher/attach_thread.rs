@@ -16,11 +16,11 @@ use nix::sys::eventfd::EventFd;
 
 use super::object::{MemberMap, RING_BYTES};
 use super::pending::{PendingChange, parse_report};
-use crate::probe::mmap_events::monotonic_ns;
+use crate::probe::clock::monotonic_ns;
 use crate::probe::ring::RingReader;
-use crate::probe::scope::hold_guard::HeldProcesses;
 use crate::probe::scope::proc_match::ProcessMatcher;
-use crate::probe::scope::shared_attacher::SharedAttacher;
+use crate::probe::watcher::hold_guard::HeldProcesses;
+use crate::probe::watcher::shared_attacher::SharedAttacher;
 
 /// A process that got its probes after the start.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use crate::bpf::OpenToolSkel;
 use crate::bpf::watcher::types::member_state;
 use crate::bpf::watcher::{OpenWatcherSkel, WatcherSkel, WatcherSkelBuilder};
 use crate::probe::scope::filter::{MAX_PIDS, ProcessFilter};
-use crate::probe::scope::hold_guard::HeldProcesses;
+use crate::probe::watcher::hold_guard::HeldProcesses;
 
 /// Bytes of the ring: room for some five thousand reports.
 pub const RING_BYTES: u32 = 1 << 18;
