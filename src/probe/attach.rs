@@ -14,8 +14,8 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Error, Result};
 
-use self::destination::{Destination, ProbeKind, RefusedPoints};
 use self::program::HeldProgram;
+use self::target::{AttachTarget, ProbeKind, RefusedPoints};
 use crate::privileges;
 use crate::probe::clock::monotonic_ns;
 use crate::probe::hits::TrapKind;
@@ -26,12 +26,12 @@ use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::scope::members::{FilePoints, Members};
 
 mod bpf_sys;
-mod destination;
 pub mod features;
 mod mode;
 mod multi;
 mod perf;
 mod program;
+mod target;
 
 pub use self::mode::AttachMode;
 pub use self::program::ProbeProgram;
@@ -229,7 +229,7 @@ impl Attacher {
                 Ends::Entry | Ends::ReturnInstruction => ProbeKind::Probe,
             };
             for (mut points, kind) in [(instructions, ProbeKind::Probe), (others, kind)] {
-                let to = Destination {
+                let to = AttachTarget {
                     file,
                     path: &path,
                     kind,
@@ -245,7 +245,7 @@ impl Attacher {
     fn attach_program(
         &mut self,
         index: usize,
-        to: Destination<'_>,
+        to: AttachTarget<'_>,
         points: &[ProbePoint],
         links: &mut Vec<OwnedFd>,
         refused: &mut RefusedPoints,
@@ -277,7 +277,7 @@ impl Attacher {
     /// Adds to the cookies the kind of trap, if hits are counted per kind, and the process, where only the
     /// cookie identifies it: return probes of perf events run in every process that has one at that function,
     /// and no program runs at the entry that would distinguish them.
-    fn complete_cookies(&self, to: Destination<'_>, points: &mut [ProbePoint], entered: &HashSet<u64>) {
+    fn complete_cookies(&self, to: AttachTarget<'_>, points: &mut [ProbePoint], entered: &HashSet<u64>) {
         let is_return = to.kind == ProbeKind::ReturnProbe;
         let return_only = self.programs.iter().all(|program| program.runs == Ends::Return);
         for point in points {

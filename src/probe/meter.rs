@@ -24,7 +24,7 @@ const NEGLIGIBLE: f64 = 0.001;
 
 /// The counters at one moment.
 #[derive(Clone, Copy)]
-struct Reading {
+struct MeterReading {
     at: Instant,
     hits: TrapCounts,
     /// Runs of the BPF programs, and their duration in all, nanoseconds.
@@ -72,10 +72,10 @@ pub struct Meter {
     /// Share of the CPU time that the probes may take.
     limit: Option<f64>,
     clock: CpuClock,
-    first: Reading,
-    last: Reading,
+    first: MeterReading,
+    last: MeterReading,
     /// Start of the last period, if the cost exceeded the limit in it.
-    over_since: Option<Reading>,
+    over_since: Option<MeterReading>,
     _stats: OwnedFd,
 }
 
@@ -88,7 +88,7 @@ impl Meter {
             .context("failed to measure the price of a probe")?;
         attacher.mark_traps();
         let clock = attacher.only_pid().map_or(CpuClock::Machine, CpuClock::Process);
-        let now = Reading {
+        let now = MeterReading {
             at: Instant::now(),
             hits: hits.by_trap(),
             runs: (0, 0),
@@ -156,7 +156,7 @@ impl Meter {
     /// reading.
     pub fn read(&mut self, attacher: &Attacher, hits: &HitCounters<'_>) -> Result<bool> {
         let cpu_ns = self.clock.now_ns();
-        self.last = Reading {
+        self.last = MeterReading {
             at: Instant::now(),
             hits: hits.by_trap(),
             runs: attacher.runs()?,
@@ -170,7 +170,7 @@ impl Meter {
         self.cost_between(&self.first, &self.last)
     }
 
-    fn cost_between(&self, from: &Reading, to: &Reading) -> ProbeCost {
+    fn cost_between(&self, from: &MeterReading, to: &MeterReading) -> ProbeCost {
         let counts = TrapKind::ALL.into_iter().zip(from.hits.iter().zip(&to.hits));
         let counts = counts.map(|(kind, (from, to))| (kind, to - from));
         let hits = counts.clone().map(|(_, count)| count).sum();

@@ -22,7 +22,7 @@ use crate::probe::event::until_nul;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MmapEvent {
     /// A file was mapped for execution.
-    Mapped(MappedFile),
+    Mapped(FileMapping),
     /// The process has executed a program.
     Exec {
         pid: u32,
@@ -40,7 +40,7 @@ pub enum MmapEvent {
 
 /// A file that was mapped for execution.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MappedFile {
+pub struct FileMapping {
     pub pid: u32,
     /// First address in the process.
     pub start: u64,
@@ -222,7 +222,7 @@ fn decode(kind: u32, misc: u16, body: &[u8]) -> Option<MmapEvent> {
     let u32_at = |at: usize| body.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
     let u64_at = |at: usize| body.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
     match kind {
-        MMAP2 => Some(MmapEvent::Mapped(MappedFile {
+        MMAP2 => Some(MmapEvent::Mapped(FileMapping {
             pid: u32_at(0)?,
             start: u64_at(8)?,
             end: u64_at(8)?.checked_add(u64_at(16)?)?,
@@ -262,7 +262,7 @@ mod tests {
         body.extend(5u64.to_ne_bytes());
         body.extend([0; 8]);
         body.extend(b"/lib/libc.so.6\0\0");
-        let expected = MappedFile {
+        let expected = FileMapping {
             pid: 7,
             start: 0x1000,
             end: 0x3000,

@@ -26,7 +26,7 @@ use crate::probe::scope::proc_match::ProcessMatcher;
 use crate::probe::watcher::hold_guard::HoldGuard;
 use crate::probe::watcher::shared_attacher::SharedAttacher;
 use attach_thread::AttachThread;
-pub use attach_thread::{JoinedProcess, Notice};
+pub use attach_thread::{JoinedProcess, WatcherNotice};
 use object::WatcherObject;
 
 /// Most processes that get links of their own unless `--scope targeted` is given. With more, the links cost
@@ -46,7 +46,7 @@ pub struct ProcessWatcher {
     matcher: Arc<ProcessMatcher>,
     guard: Option<HoldGuard>,
     thread: Option<JoinHandle<()>>,
-    notices: Option<Receiver<Notice>>,
+    notices: Option<Receiver<WatcherNotice>>,
     /// Readable when there are notices.
     notified: Arc<EventFd>,
     /// Written to end the thread.
@@ -169,7 +169,7 @@ impl ProcessWatcher {
     }
 
     /// Notices since the last call.
-    pub fn notices(&self) -> Vec<Notice> {
+    pub fn notices(&self) -> Vec<WatcherNotice> {
         let _ = self.notified.read();
         self.notices.iter().flat_map(Receiver::try_iter).collect()
     }

@@ -8,15 +8,15 @@ use anyhow::Result;
 use super::report::{LateProcesses, Report};
 use crate::privileges::Duties;
 use crate::probe::attach::Attacher;
-use crate::probe::mmap_events::MappedFile;
+use crate::probe::mmap_events::FileMapping;
 use crate::probe::scope::breakpoints::Breakpoints;
 use crate::probe::search::files::FileSearch;
 use crate::probe::search::finder::Finder;
 use crate::probe::watcher::shared_attacher::SharedAttacher;
-use crate::probe::watcher::{Notice, ProcessWatcher};
+use crate::probe::watcher::{ProcessWatcher, WatcherNotice};
 
 /// Probes, and where more of them are placed.
-pub struct Probes<F> {
+pub struct RunProbes<F> {
     pub search: FileSearch<F>,
     /// Watches for processes that begin to match. Declared before the attacher, which its thread shares.
     watcher: Option<ProcessWatcher>,
@@ -26,7 +26,7 @@ pub struct Probes<F> {
     late: LateProcesses,
 }
 
-impl<F: Finder> Probes<F> {
+impl<F: Finder> RunProbes<F> {
     /// Attaches to the files that were found, in all processes that match.
     pub fn attach(mut search: FileSearch<F>, mut attacher: Attacher, report: &Report) -> Result<Self> {
         let mut watcher = match attacher.breakpoints() {
@@ -94,7 +94,7 @@ impl<F: Finder> Probes<F> {
     }
 
     /// A file was mapped: it may get probes.
-    pub fn on_mapped(&mut self, mapped: &MappedFile, report: &Report) {
+    pub fn on_mapped(&mut self, mapped: &FileMapping, report: &Report) {
         let refused = self.search.attached.refused;
         let result = self.search.on_mapped(mapped).and_then(|found| {
             self.search.attach(&mut self.attacher.lock())?;
@@ -117,9 +117,9 @@ impl<F: Finder> Probes<F> {
         let notices = self.watcher.as_ref().map(ProcessWatcher::notices);
         for notice in notices.unwrap_or_default() {
             match notice {
-                Notice::Joined(joined) => report.process_joined(&mut self.late, &joined),
-                Notice::Missed => self.late.missed += 1,
-                Notice::Failed(reason) => report.process_failed(&mut self.late, &reason),
+                WatcherNotice::Joined(joined) => report.process_joined(&mut self.late, &joined),
+                WatcherNotice::Missed => self.late.missed += 1,
+                WatcherNotice::Failed(reason) => report.process_failed(&mut self.late, &reason),
             }
         }
     }

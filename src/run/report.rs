@@ -11,7 +11,7 @@ use super::cost_report;
 use crate::output::messages::{self, Messages};
 use crate::output::{Output, Value};
 use crate::probe::meter::{Meter, ProbeCost};
-use crate::probe::search::files::{Attached, plural};
+use crate::probe::search::files::{AttachedProbes, plural};
 use crate::probe::watcher::JoinedProcess;
 
 /// Losses are reported at most this often.
@@ -53,7 +53,7 @@ impl LateProcesses {
 }
 
 /// The totals of a run.
-pub struct Totals<'a> {
+pub struct RunTotals<'a> {
     pub lost: u64,
     pub unmatched: u64,
     pub duration: Duration,
@@ -73,7 +73,7 @@ impl Report {
     }
 
     /// The probes are attached. `processes`: how many were probed one by one.
-    pub fn attached(&mut self, attached: &Attached, processes: Option<usize>) -> Result<()> {
+    pub fn attached(&mut self, attached: &AttachedProbes, processes: Option<usize>) -> Result<()> {
         let files: Vec<Rc<str>> = attached
             .files
             .iter()
@@ -179,7 +179,7 @@ impl Report {
     }
 
     /// The last record.
-    pub fn summary(&mut self, totals: &Totals<'_>) -> Result<()> {
+    pub fn summary(&mut self, totals: &RunTotals<'_>) -> Result<()> {
         let mut fields = vec![
             ("events", Value::U64(self.out.rows())),
             ("lost", Value::U64(totals.lost)),

@@ -12,11 +12,11 @@ use libbpf_rs::Link;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::counters::Counters;
-use super::probes::Probes;
-use super::report::{Report, Totals};
+use super::counters::LiveCounters;
+use super::probes::RunProbes;
+use super::report::{Report, RunTotals};
 use super::schedule::Schedule;
-use super::stacks::Stacks;
+use super::stacks::StackNamer;
 use crate::output::Output;
 use crate::privileges::{Duties, drop_privileges};
 use crate::probe::command::TracedCommand;
@@ -44,7 +44,7 @@ pub struct Event<'s, F> {
     /// Starts with a [`Header`](crate::probe::event::Header).
     pub record: &'s [u8],
     pub finder: &'s mut F,
-    pub stacks: &'s mut Stacks,
+    pub stacks: &'s mut StackNamer,
     pub out: &'s mut Output,
 }
 
@@ -54,10 +54,10 @@ pub struct Session<F, S: 'static> {
     ring: RingReader,
     wakeups: Wakeups,
     mmap_events: Option<MmapEvents>,
-    probes: Probes<F>,
-    stacks: Stacks,
+    probes: RunProbes<F>,
+    stacks: StackNamer,
     schedule: Schedule,
-    counters: Counters,
+    counters: LiveCounters,
     meter: Option<Meter>,
     children: Children,
     report: Report,
@@ -70,10 +70,10 @@ pub(super) struct SessionParts<F, S: 'static> {
     pub ring: RingReader,
     pub wakeups: Wakeups,
     pub mmap_events: Option<MmapEvents>,
-    pub probes: Probes<F>,
-    pub stacks: Stacks,
+    pub probes: RunProbes<F>,
+    pub stacks: StackNamer,
     pub schedule: Schedule,
-    pub counters: Counters,
+    pub counters: LiveCounters,
     pub meter: Option<Meter>,
     pub children: Children,
     pub report: Report,
@@ -282,7 +282,7 @@ impl<F: Finder, S> Session<F, S> {
         self.report.losses(lost, true);
         let late = self.probes.stop_watching(&mut self.report);
         let unmatched = self.counters.unmatched();
-        self.report.summary(&Totals {
+        self.report.summary(&RunTotals {
             lost,
             unmatched,
             duration,

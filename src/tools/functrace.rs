@@ -23,8 +23,8 @@ use crate::probe::expr::programs::{FunctionPrograms, MapSizes, ProgramMaps};
 use crate::probe::expr::{CallRecord, CallValues, NameScope, TraceRequest};
 use crate::probe::point::Ends;
 use crate::probe::search::finder::Finder;
-use crate::probe::search::functions::{Functions, OnFound, TracedFunction};
-use crate::run::{Event, Found, Loaded, Run, Session, SessionOptions, Step};
+use crate::probe::search::functions::{FunctionFinder, OnFound, TracedFunction};
+use crate::run::{Event, FoundFunctions, LoadedObject, Run, Session, SessionOptions, Step};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -127,14 +127,18 @@ pub fn run(args: Args) -> Result<u8> {
     let request = request(&args, &specs)?;
     let table = table(&args, request.returns);
     let ends = ends(&request);
-    let found = run.search(Functions::new(specs, ends, CallPlans::new(request, args.stack)))?;
+    let found = run.search(FunctionFinder::new(
+        specs,
+        ends,
+        CallPlans::new(request, args.stack),
+    ))?;
     let loaded = load(found, &args)?;
     let undecided = undecided_counter(loaded.skel)?;
     let mut session = loaded.attach(SessionOptions {
         stacks: args.stack,
         ..Default::default()
     })?;
-    let mut printer = Printer::new(table, args.indent);
+    let mut printer = CallPrinter::new(table, args.indent);
     session.out().header(&printer.table);
     while let Some(step) = session.next()? {
         if let Step::Event(event) = step {
@@ -148,7 +152,10 @@ pub fn run(args: Args) -> Result<u8> {
 }
 
 /// Loads the programs, and the plan of each function into their maps.
-fn load(mut found: Found<Traced>, args: &Args) -> Result<Loaded<Traced, FunctraceSkel<'static>>> {
+fn load(
+    mut found: FoundFunctions<PlannedFunctions>,
+    args: &Args,
+) -> Result<LoadedObject<PlannedFunctions, FunctraceSkel<'static>>> {
     let may_grow = found.may_grow();
     let functions = found.finder().capacity();
     let follows_calls = found.finder().ends(may_grow).both;
@@ -210,7 +217,7 @@ fn ends(request: &TraceRequest) -> impl Fn(ProbeMoment) -> Ends + use<> {
     }
 }
 
-type Traced = Functions<CallPlans>;
+type PlannedFunctions = FunctionFinder<CallPlans>;
 
 /// Plans what to read at the calls of each function.
 struct CallPlans {
@@ -239,20 +246,20 @@ impl CallPlans {
 
 impl OnFound for CallPlans {
     fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs {
-        let place = &function.place;
-        let signature = place.symbol.as_ref().and_then(|symbol| {
+        let probe = &function.probe;
+        let signature = probe.symbol.as_ref().and_then(|symbol| {
             if self.file.as_ref().is_none_or(|(id, _)| *id != object.id) {
                 let signatures = SignatureSource::open(&object.file, elf, &object.path);
                 self.file = Some((object.id, signatures));
             }
             let (_, signatures) = self.file.as_ref()?;
-            signatures.at(place.addr, symbol)
+            signatures.at(probe.addr, symbol)
         });
         let scope = NameScope {
-            function: &place.name,
+            function: &probe.name,
             signature: signature.as_ref(),
-            probe: place.usdt.as_deref(),
-            is_go: place.is_go,
+            probe: probe.usdt.as_deref(),
+            is_go: probe.is_go,
         };
         self.plans.add(scope, function.ends).and(self.needs)
     }
@@ -295,7 +302,7 @@ fn undecided_counter(skel: &'static FunctraceSkel<'static>) -> Result<BpfCounter
 }
 
 /// A predicate over memory that could not be read is neither true nor false.
-fn report_undecided(calls: u64, session: &mut Session<Traced, FunctraceSkel<'static>>) {
+fn report_undecided(calls: u64, session: &mut Session<PlannedFunctions, FunctraceSkel<'static>>) {
     if calls > 0 {
         session.out().record("undecided", &[("count", Value::U64(calls))]);
         session.warn(&format!(
@@ -306,7 +313,7 @@ fn report_undecided(calls: u64, session: &mut Session<Traced, FunctraceSkel<'sta
 }
 
 /// Turns records into rows.
-struct Printer {
+struct CallPrinter {
     table: Table,
     indent: bool,
     /// Those of the last record.
@@ -315,7 +322,7 @@ struct Printer {
     indented: String,
 }
 
-impl Printer {
+impl CallPrinter {
     fn new(table: Table, indent: bool) -> Self {
         Self {
             table,
@@ -325,12 +332,12 @@ impl Printer {
         }
     }
 
-    fn print(&mut self, event: Event<'_, Traced>) {
+    fn print(&mut self, event: Event<'_, PlannedFunctions>) {
         let _ = self.try_print(event);
     }
 
     /// None if the record is malformed.
-    fn try_print(&mut self, event: Event<'_, Traced>) -> Option<()> {
+    fn try_print(&mut self, event: Event<'_, PlannedFunctions>) -> Option<()> {
         let header = decode::<Header>(event.record)?;
         let record = decode::<types::expr_record>(event.record)?;
         let words = event
@@ -375,7 +382,7 @@ impl Printer {
                 Value::Micros(record.lat_ns),
                 Value::Bytes(self.indented.as_bytes()),
                 Value::Bytes(name.as_bytes()),
-                Value::Bytes(function.module.as_bytes()),
+                Value::Bytes(function.file_name.as_bytes()),
                 Value::U64(record.depth.into()),
                 self.values.result.as_ref().map_or(Value::Null, Value::Datum),
                 Value::Fields(&self.values.args),

@@ -20,7 +20,7 @@ use crate::find::host::object_file::ObjectFile;
 use crate::output::{Column, Output, Table, Value, histogram};
 use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::point::{Cookie, ProbePoint};
-use crate::probe::search::finder::{Finder, SearchPlan, SearchRequest, Sought, WatchedEnds};
+use crate::probe::search::finder::{Finder, SearchPlan, SearchRequest, SearchSubject, WatchedEnds};
 use crate::probe::search::spec_target::find_file;
 use crate::run::{Event, Run, Session, SessionOptions, Step};
 
@@ -52,7 +52,7 @@ pub struct Args {
         value_delimiter = ',',
         hide_possible_values = true
     )]
-    calls: Vec<Call>,
+    calls: Vec<AllocCall>,
     /// Also trace free, with the address of the block
     #[arg(long)]
     free: bool,
@@ -87,7 +87,7 @@ pub struct Args {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
-enum Call {
+enum AllocCall {
     Malloc = types::alloc_call::CALL_MALLOC.0,
     Calloc = types::alloc_call::CALL_CALLOC.0,
     Realloc = types::alloc_call::CALL_REALLOC.0,
@@ -101,17 +101,17 @@ enum Call {
 }
 
 /// The functions, by cookie.
-const CALLS: [(Call, &str); 10] = [
-    (Call::Malloc, "malloc"),
-    (Call::Calloc, "calloc"),
-    (Call::Realloc, "realloc"),
-    (Call::Reallocarray, "reallocarray"),
-    (Call::PosixMemalign, "posix_memalign"),
-    (Call::AlignedAlloc, "aligned_alloc"),
-    (Call::Memalign, "memalign"),
-    (Call::Valloc, "valloc"),
-    (Call::Pvalloc, "pvalloc"),
-    (Call::Free, "free"),
+const CALLS: [(AllocCall, &str); 10] = [
+    (AllocCall::Malloc, "malloc"),
+    (AllocCall::Calloc, "calloc"),
+    (AllocCall::Realloc, "realloc"),
+    (AllocCall::Reallocarray, "reallocarray"),
+    (AllocCall::PosixMemalign, "posix_memalign"),
+    (AllocCall::AlignedAlloc, "aligned_alloc"),
+    (AllocCall::Memalign, "memalign"),
+    (AllocCall::Valloc, "valloc"),
+    (AllocCall::Pvalloc, "pvalloc"),
+    (AllocCall::Free, "free"),
 ];
 
 /// Prefixes of allocators linked into a program: jemalloc, jemalloc in Rust programs, tcmalloc, mimalloc. The first one
@@ -195,9 +195,9 @@ struct Allocators {
 
 impl Allocators {
     fn new(args: &Args) -> Self {
-        let wants = |call: Call| match args.calls.is_empty() {
-            true => call != Call::Free || args.free,
-            false => args.calls.contains(&call) || (call == Call::Free && args.free),
+        let wants = |call: AllocCall| match args.calls.is_empty() {
+            true => call != AllocCall::Free || args.free,
+            false => args.calls.contains(&call) || (call == AllocCall::Free && args.free),
         };
         Self {
             library: args.library.clone(),
@@ -210,7 +210,7 @@ impl Allocators {
         }
     }
 
-    fn wants(&self, call: Call) -> bool {
+    fn wants(&self, call: AllocCall) -> bool {
         self.calls.iter().any(|&index| CALLS[index].0 == call)
     }
 
@@ -294,8 +294,8 @@ impl Finder for Allocators {
         true
     }
 
-    fn sought(&self) -> Option<Sought> {
-        Some(Sought {
+    fn sought(&self) -> Option<SearchSubject> {
+        Some(SearchSubject {
             what: "an allocator",
             functions: self.names(),
         })
@@ -314,11 +314,11 @@ fn is_c_library(path: &Path) -> bool {
 }
 
 /// What a probe reads to know the requested size.
-fn needs(call: Call) -> Needs {
+fn needs(call: AllocCall) -> Needs {
     Needs::arguments(match call {
-        Call::Malloc | Call::Valloc | Call::Pvalloc | Call::Free => 1,
-        Call::Calloc | Call::Realloc | Call::AlignedAlloc | Call::Memalign => 2,
-        Call::Reallocarray | Call::PosixMemalign => 3,
+        AllocCall::Malloc | AllocCall::Valloc | AllocCall::Pvalloc | AllocCall::Free => 1,
+        AllocCall::Calloc | AllocCall::Realloc | AllocCall::AlignedAlloc | AllocCall::Memalign => 2,
+        AllocCall::Reallocarray | AllocCall::PosixMemalign => 3,
     })
 }
 
@@ -327,7 +327,7 @@ fn list(args: &Args, session: &mut AllocSession) -> Result<()> {
     if !args.ret {
         table = table.without("lat_ns").without("failed");
     }
-    if !args.ret && !session.finder().wants(Call::Free) {
+    if !args.ret && !session.finder().wants(AllocCall::Free) {
         table = table.without("addr");
     }
     if !args.stack {
@@ -359,8 +359,8 @@ fn print(args: &Args, table: &Table, event: Event<'_, Allocators>) {
     let (call, name) = CALLS
         .get(usize::from(header.func))
         .copied()
-        .unwrap_or((Call::Malloc, "?"));
-    let freed = call == Call::Free;
+        .unwrap_or((AllocCall::Malloc, "?"));
+    let freed = call == AllocCall::Free;
     let failed = args.ret && !freed && alloc.addr == 0 && alloc.size != 0;
     let addr = if (args.ret && !failed) || freed {
         Value::Hex(alloc.addr)
@@ -393,7 +393,7 @@ fn print(args: &Args, table: &Table, event: Event<'_, Allocators>) {
 
 /// The requests of a process since the run started.
 #[derive(Clone)]
-struct Usage {
+struct ProcessUsage {
     uid: u32,
     comm: [u8; 16],
     calls: u64,
@@ -402,7 +402,7 @@ struct Usage {
     sizes: [u64; SIZE_SLOTS],
 }
 
-impl Usage {
+impl ProcessUsage {
     fn add(&mut self, thread: &types::alloc_usage) {
         self.uid = thread.uid;
         self.comm = thread.comm.map(|byte| byte as u8);
@@ -415,7 +415,7 @@ impl Usage {
     }
 }
 
-impl Default for Usage {
+impl Default for ProcessUsage {
     fn default() -> Self {
         Self {
             uid: 0,
@@ -432,7 +432,7 @@ impl Default for Usage {
 fn summarize(session: &mut AllocSession) -> Result<()> {
     let table = Table::new("process", SUMMARY_COLUMNS);
     let threads = &session.skel().maps.usage;
-    let mut exited: BTreeMap<u32, Usage> = BTreeMap::new();
+    let mut exited: BTreeMap<u32, ProcessUsage> = BTreeMap::new();
     let mut entries = 0;
     while let Some(step) = session.next()? {
         match step {
@@ -450,7 +450,7 @@ fn summarize(session: &mut AllocSession) -> Result<()> {
 }
 
 /// Moves the requests of exited threads out of the map. Returns how many entries remain.
-fn retire(ended: &mut BTreeMap<u32, Usage>, threads: &MapMut<'_>) -> u32 {
+fn retire(ended: &mut BTreeMap<u32, ProcessUsage>, threads: &MapMut<'_>) -> u32 {
     let mut left = 0;
     for (key, pid, usage) in usages(threads) {
         let tid = u32::from_ne_bytes([key[0], key[1], key[2], key[3]]);
@@ -475,12 +475,12 @@ fn usages(threads: &MapMut<'_>) -> impl Iterator<Item = (Vec<u8>, u32, types::al
     })
 }
 
-fn print_usage(out: &mut Output, table: &Table, ended: &BTreeMap<u32, Usage>, threads: &MapMut<'_>) {
+fn print_usage(out: &mut Output, table: &Table, ended: &BTreeMap<u32, ProcessUsage>, threads: &MapMut<'_>) {
     let mut processes = ended.clone();
     for (_, pid, usage) in usages(threads) {
         processes.entry(pid).or_default().add(&usage);
     }
-    let mut processes: Vec<(u32, Usage)> = processes.into_iter().collect();
+    let mut processes: Vec<(u32, ProcessUsage)> = processes.into_iter().collect();
     processes.sort_by_key(|(_, usage)| std::cmp::Reverse(usage.bytes));
     let now = out.wall_now();
     out.header(table);

@@ -617,7 +617,7 @@ fn missed_forms(path: &Path) -> (usize, Vec<String>) {
     let names = tables.names().unwrap();
     let readable = names
         .iter()
-        .filter_map(|name| Some((name.text, Readable::new(name.text)?)));
+        .filter_map(|name| Some((name.text, ReadableName::new(name.text)?)));
     let forms = readable.flat_map(|(symbol, name)| {
         let forms = [name.bare().to_owned(), name.full, name.short];
         forms.map(|form| (symbol, form))

@@ -13,19 +13,19 @@ use anyhow::{Context, Result};
 
 use super::errors::{mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process};
 use super::finder::{Finder, SearchPlace, open_path};
-use super::placing::{Placed, Placing};
+use super::placing::{PlacedProbe, PlacementPolicy};
 use crate::error::Failure;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
 use crate::find::host::object_file::{FileId, FileSet, ObjectFile};
 use crate::find::host::proc::{Proc, ProcMapping};
 use crate::probe::attach::Attacher;
-use crate::probe::mmap_events::MappedFile;
+use crate::probe::mmap_events::FileMapping;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
 
 /// What has been attached so far.
 #[derive(Default, Debug)]
-pub struct Attached {
+pub struct AttachedProbes {
     /// Files, as their processes name them.
     pub files: Vec<PathBuf>,
     pub probes: usize,
@@ -37,7 +37,7 @@ pub struct Attached {
     pub stepped: usize,
 }
 
-impl Attached {
+impl AttachedProbes {
     /// So many points turned out to be refused.
     pub fn refuse(&mut self, points: usize) {
         self.probes = self.probes.saturating_sub(points);
@@ -51,27 +51,27 @@ type ChangeTime = (i64, i64);
 /// Finds files and the points in them, and remembers what it has examined.
 pub struct FileSearch<F> {
     pub finder: F,
-    pub attached: Attached,
+    pub attached: AttachedProbes,
     place: SearchPlace,
-    placing: Placing,
+    placing: PlacementPolicy,
     /// Children count as well, so files are looked for as everywhere.
     follow: bool,
     proc: Proc,
     /// Files with points, by what identifies them to the kernel.
     seen: FileSet,
-    examined: Examined,
+    examined: ExaminedFiles,
     /// Files with points but without probes.
     found: Vec<(ObjectFile, Vec<ProbePoint>)>,
     /// Processes whose object is already chosen ([`Finder::first_object_only`]).
     settled: HashSet<u32>,
     /// Where the probes of the files found last are.
-    placed: Vec<Placed>,
+    placed: Vec<PlacedProbe>,
     warnings: Vec<String>,
 }
 
 /// What is known of files that were looked at.
 #[derive(Default)]
-struct Examined {
+struct ExaminedFiles {
     /// Parsed by the plan: taken out when the search comes to them.
     opened: Vec<(FileId, Rc<ElfFile>)>,
     /// Whether a file has points, at the time of its last change.
@@ -82,16 +82,16 @@ struct Examined {
 }
 
 impl<F: Finder> FileSearch<F> {
-    pub fn new(finder: F, place: SearchPlace, placing: Placing, follow: bool) -> Self {
+    pub fn new(finder: F, place: SearchPlace, placing: PlacementPolicy, follow: bool) -> Self {
         Self {
             finder,
-            attached: Attached::default(),
+            attached: AttachedProbes::default(),
             place,
             placing,
             follow,
             proc: Proc::host(),
             seen: FileSet::default(),
-            examined: Examined::default(),
+            examined: ExaminedFiles::default(),
             found: Vec::new(),
             settled: HashSet::new(),
             placed: Vec::new(),
@@ -159,7 +159,7 @@ impl<F: Finder> FileSearch<F> {
     }
 
     /// Looks at a file that a process has just mapped. True if it is to get probes.
-    pub fn on_mapped(&mut self, mapped: &MappedFile) -> Result<bool> {
+    pub fn on_mapped(&mut self, mapped: &FileMapping) -> Result<bool> {
         if !self.concerns(mapped) {
             return Ok(false);
         }
@@ -217,7 +217,7 @@ impl<F: Finder> FileSearch<F> {
         }
     }
 
-    fn concerns(&self, mapped: &MappedFile) -> bool {
+    fn concerns(&self, mapped: &FileMapping) -> bool {
         let listed = match &self.place {
             SearchPlace::Processes(pids) => pids.contains(&mapped.pid),
             SearchPlace::Command(_, pid) => *pid == mapped.pid,
@@ -230,7 +230,7 @@ impl<F: Finder> FileSearch<F> {
         everywhere && self.finder.may_hold(&mapped.path) && !self.is_examined(mapped)
     }
 
-    fn is_examined(&self, mapped: &MappedFile) -> bool {
+    fn is_examined(&self, mapped: &FileMapping) -> bool {
         let known = self.examined.by_event.get(&reported_id(mapped));
         known.is_some_and(|known| {
             let now = self.proc.changed(mapped.pid, mapped.start, mapped.end);
@@ -334,7 +334,7 @@ impl<F: Finder> FileSearch<F> {
     fn drop_mistaken(
         &mut self,
         object: &ObjectFile,
-        placed: &[Placed],
+        placed: &[PlacedProbe],
         points: &mut Vec<ProbePoint>,
     ) -> Result<()> {
         let refused = placed.iter().filter(|placed| placed.placement.is_mistaken());
@@ -356,7 +356,7 @@ impl<F: Finder> FileSearch<F> {
     }
 }
 
-impl Examined {
+impl ExaminedFiles {
     /// Beyond this many files, all are forgotten and examined once more.
     const MAX_FILES: usize = 1 << 16;
 
@@ -375,7 +375,7 @@ impl Examined {
         self.answers.insert(key, has_points);
     }
 
-    fn report(&mut self, mapped: &MappedFile, changed: ChangeTime) {
+    fn report(&mut self, mapped: &FileMapping, changed: ChangeTime) {
         if self.by_event.len() >= Self::MAX_FILES {
             self.by_event.clear();
         }
@@ -394,7 +394,7 @@ pub fn plural(count: usize, noun: &str) -> String {
 /// Device, inode and generation. The generation tells an inode from an earlier one with the same number.
 type ReportedId = ((u32, u32), u64, u64);
 
-fn reported_id(mapped: &MappedFile) -> ReportedId {
+fn reported_id(mapped: &FileMapping) -> ReportedId {
     (mapped.dev, mapped.inode, mapped.generation)
 }
 

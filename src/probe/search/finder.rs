@@ -40,7 +40,7 @@ pub trait Finder {
     }
 
     /// What the error names when a search found nothing. None if `finish` reports it.
-    fn sought(&self) -> Option<Sought> {
+    fn sought(&self) -> Option<SearchSubject> {
         None
     }
 
@@ -59,7 +59,7 @@ pub trait Finder {
 }
 
 /// A description of what is looked for, for errors: "failed to find an allocator: no function malloc, calloc".
-pub struct Sought {
+pub struct SearchSubject {
     pub what: &'static str,
     pub functions: Vec<&'static str>,
 }

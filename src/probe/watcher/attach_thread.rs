@@ -36,7 +36,7 @@ pub struct JoinedProcess {
 }
 
 /// What the thread reports to the session.
-pub enum Notice {
+pub enum WatcherNotice {
     Joined(JoinedProcess),
     /// A process exited, or no longer matched, before its probes were attached.
     Missed,
@@ -54,7 +54,7 @@ pub struct AttachThread {
     pub lost: &'static AtomicU64,
     /// Members stay members as long as they exist (--follow).
     pub follows: bool,
-    pub notices: Sender<Notice>,
+    pub notices: Sender<WatcherNotice>,
     /// Written after each notice.
     pub notified: Arc<EventFd>,
 }
@@ -131,7 +131,7 @@ impl AttachThread {
         let missed = change.matched && !is_wanted && !was_member;
         match joined {
             Some(joined) => self.notify(self.joined_notice(pid, joined, change, now_ns)),
-            None if missed => self.notify(Notice::Missed),
+            None if missed => self.notify(WatcherNotice::Missed),
             None => {}
         }
     }
@@ -147,7 +147,13 @@ impl AttachThread {
     }
 
     /// `joined` is the result of attaching to a process.
-    fn joined_notice(&self, pid: u32, joined: Result<bool>, change: PendingChange, now_ns: u64) -> Notice {
+    fn joined_notice(
+        &self,
+        pid: u32,
+        joined: Result<bool>,
+        change: PendingChange,
+        now_ns: u64,
+    ) -> WatcherNotice {
         match joined {
             Ok(true) => {
                 match change.wanted {
@@ -155,7 +161,7 @@ impl AttachThread {
                     Some(_) => self.members.set_ready(pid),
                     None => self.members.add_ready(pid),
                 }
-                Notice::Joined(JoinedProcess {
+                WatcherNotice::Joined(JoinedProcess {
                     pid,
                     comm: change.comm,
                     since_ns: change.since_ns,
@@ -163,12 +169,12 @@ impl AttachThread {
                     held: change.held,
                 })
             }
-            Ok(false) => Notice::Missed,
-            Err(error) => Notice::Failed(format!("{error:#}")),
+            Ok(false) => WatcherNotice::Missed,
+            Err(error) => WatcherNotice::Failed(format!("{error:#}")),
         }
     }
 
-    fn notify(&self, notice: Notice) {
+    fn notify(&self, notice: WatcherNotice) {
         // Fails at the end of the run, when the receiver is gone.
         let _ = self.notices.send(notice);
         let _ = self.notified.write(1);

@@ -10,7 +10,7 @@ use crate::probe::point::ProbePoint;
 
 /// A file to probe, and how.
 #[derive(Clone, Copy)]
-pub struct Destination<'a> {
+pub struct AttachTarget<'a> {
     pub file: &'a File,
     /// A path to the same file.
     pub path: &'a CStr,
