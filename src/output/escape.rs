@@ -10,7 +10,7 @@
 //! | newline, tab, carriage return                                  | `\n` `\t` `\r`   | `\n` `\t` `\r`     |
 //! | other C0 controls and DEL                                      | `\x1b`           | `\u001b`           |
 //! | C1 controls, line separators, bidirectional and invisible ones | `\u{202e}`       | `\u202e`           |
-//! | bytes that are not UTF-8                                       | `\xff`           | U+FFFD (and see [`push_json`]) |
+//! | bytes that are not UTF-8                                       | `\xff`           | U+FFFD, see [`push_json`] |
 //!
 //! A backslash is printable and stays single in text and CSV: these two formats are meant for reading and are
 //! ambiguous there. JSON is lossless.

@@ -176,8 +176,8 @@ fn ns_per_call<const N: usize>(functions: [unsafe extern "C" fn(); N]) -> [f64; 
     best.map(|time| time.as_nanos() as f64 / f64::from(CALLS))
 }
 
-/// Enables BPF run-time statistics until the descriptor is closed (5.8). They cover all BPF programs of the machine, and
-/// cost two clock reads per run.
+/// Enables BPF run-time statistics until the descriptor is closed (5.8). They cover all BPF programs of the machine,
+/// and cost two clock reads per run.
 pub(super) fn enable_run_stats() -> Result<OwnedFd> {
     // SAFETY: passes an integer only.
     let fd = unsafe { sys_bpf::bpf_enable_stats(sys_bpf::BPF_STATS_RUN_TIME) };

@@ -205,7 +205,8 @@ impl FunctionList {
         ListedFile::new(object, path)
     }
 
-    /// The files of the processes, each once. Unreadable files and exited processes are skipped, unless nothing remains.
+    /// The files of the processes, each once. Unreadable files and exited processes are skipped, unless nothing
+    /// remains.
     fn mapped(&self) -> Result<Vec<ListedFile>> {
         let mut seen = FileSet::default();
         let mut files = Vec::new();

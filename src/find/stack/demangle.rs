@@ -6,12 +6,12 @@ use std::fmt::{self, Write};
 
 use cpp_demangle::{DemangleOptions, Symbol};
 
-/// Most bytes of a demangled name. A mangled name of a few hundred bytes can expand to gigabytes: each part may repeat the
-/// ones before it.
+/// Most bytes of a demangled name. A mangled name of a few hundred bytes can expand to gigabytes: each part may repeat
+/// the ones before it.
 const MAX_BYTES: usize = 4096;
 
-/// The readable form of a function's name, without the hash that Rust adds. A name that is not mangled, or not validly, is
-/// returned unchanged. A result of more than 4096 bytes is truncated and ends in `...`.
+/// The readable form of a function's name, without the hash that Rust adds. A name that is not mangled, or not validly,
+/// is returned unchanged. A result of more than 4096 bytes is truncated and ends in `...`.
 pub fn demangle(name: &str) -> Cow<'_, str> {
     if !is_mangled(name) {
         return Cow::Borrowed(name);

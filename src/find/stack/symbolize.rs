@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Addresses of traced processes as stack frames, also for processes that have exited.
 //!
-//! The cached memory map of the process gives the file and the offset of an address, and the cached file gives the symbol.
-//! A map is read from `/proc` when a process is first seen, and again when an address is not in it; a tool that follows
-//! processes through the kernel's records reports the changes instead. Files stay open, so that they can be read after
-//! they were removed or their mount namespace is gone.
+//! The cached memory map of the process gives the file and the offset of an address, and the cached file gives the
+//! symbol. A map is read from `/proc` when a process is first seen, and again when an address is not in it; a tool that
+//! follows processes through the kernel's records reports the changes instead. Files stay open, so that they can be
+//! read after they were removed or their mount namespace is gone.
 
 mod frame;
 mod memory;
@@ -62,9 +62,9 @@ impl Symbolizer {
         }
     }
 
-    /// Appends the frames of a stack of process `pid` (a thread group ID), innermost first. Addresses are return addresses,
-    /// which belong to the call before them; with `starts_exact` the first is the address of an instruction. One address
-    /// gives several frames if functions are inlined there.
+    /// Appends the frames of a stack of process `pid` (a thread group ID), innermost first. Addresses are return
+    /// addresses, which belong to the call before them; with `starts_exact` the first is the address of an instruction.
+    /// One address gives several frames if functions are inlined there.
     pub fn frames(&mut self, pid: u32, addresses: &[u64], starts_exact: bool, out: &mut Vec<StackFrame>) {
         let is_return = |index: usize| index > 0 || !starts_exact;
         self.refresh(pid, addresses, is_return);

@@ -25,8 +25,9 @@ pub struct PlacedProbe {
 }
 
 impl PlacementPolicy {
-    /// Moves those points of `elf` that may move, and finds out which are on instructions to be stepped over. ReturnMethod where
-    /// functions have their probes. Those of functions that would make the program crash have to be left out.
+    /// Moves the points of `elf` that may move, and marks those on instructions that the kernel single-steps. Returns
+    /// where the probes of functions are. The caller must drop the points that would crash the program:
+    /// [`Placement::is_mistaken`].
     pub fn place(self, elf: &ElfFile, points: &mut [ProbePoint]) -> Vec<PlacedProbe> {
         let (mut movable, mut subjects) = (Vec::new(), Vec::new());
         for point in points {

@@ -9,8 +9,8 @@ use std::rc::Rc;
 /// The name of the kernel's return probe page in a memory map, and of its frames.
 pub const TRAMPOLINE: &str = "[uprobes]";
 
-/// A file as memory maps identify it. On btrfs and overlayfs the device differs from that of `stat`, so keys are compared
-/// only with keys.
+/// A file as memory maps identify it. On btrfs and overlayfs the device differs from that of `stat`, so keys are
+/// compared only with keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileKey {
     pub dev: u64,
@@ -97,8 +97,8 @@ impl CodeMap {
         self.0.splice(first..last.max(first), replacement);
     }
 
-    /// Replaces the map by a newer one, but keeps unmapped files where nothing else was mapped: an event that is read late
-    /// may have addresses in a library that was unloaded.
+    /// Replaces the map by a newer one, but keeps unmapped files where nothing else was mapped: an event that is read
+    /// late may have addresses in a library that was unloaded.
     pub fn renew(&mut self, newer: CodeMap) {
         let unloaded =
             |old: &CodeMapping| matches!(old.backing, CodeBacking::File(_)) && !newer.overlaps(old);
