@@ -579,8 +579,8 @@ impl Drop for Folder {
     }
 }
 
-/// Copies a program. By another process, as one that a thread of this one forks meanwhile would hold it open for writing,
-/// and it could not be started.
+/// Copies a program. By another process, as one that a thread of this one forks meanwhile would hold it open for
+/// writing, and it could not be started.
 #[track_caller]
 pub fn copy(from: &Path, to: &Path) {
     let copied = run_to_end(Command::new("cp").arg(from).arg(to));

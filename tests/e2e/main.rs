@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Real programs, a real kernel: each test starts a tool, makes a known number of calls and expects exactly that number.
-//! Needs root.
+//! Real programs, a real kernel: each test starts a tool, makes a known number of calls and expects exactly that
+//! number. Needs root.
 
 mod bashreadline;
 mod bpftrace;

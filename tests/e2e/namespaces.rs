@@ -16,7 +16,8 @@ best_way! {
     processes_outside_have_no_number
 }
 
-/// A program in as many pid namespaces, each below the one before, as process 1 of the last. It goes when the test does.
+/// A program in as many pid namespaces, each below the one before, as process 1 of the last. It goes when the test
+/// does.
 fn contained(depth: usize) -> Target {
     const UNSHARE: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     let words: Vec<&str> = UNSHARE

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Probes that were moved to cheaper instructions see what those at the entries see: two tools trace the same calls at the
-//! same time, one at each of the places.
+//! Probes that were moved to cheaper instructions see what those at the entries see: two tools trace the same calls at
+//! the same time, one at each of the places.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;

@@ -31,7 +31,8 @@ impl Terminal {
         let (ours, theirs, number) = open_pty().expect("a pseudo-terminal");
         let share = || theirs.try_clone().expect("a descriptor");
         command.stdin(share()).stdout(share()).stderr(share());
-        // What a person's environment has must not matter: the terminal is wide, the locale UTF-8, and nothing is bound.
+        // What a person's environment has must not matter: the terminal is wide, the locale UTF-8, and nothing is
+        // bound.
         command
             .env("TERM", "xterm")
             .env("LC_ALL", "C.UTF-8")
@@ -245,7 +246,8 @@ fn open_pty() -> io::Result<(File, OwnedFd, u32)> {
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
-    // SAFETY: each request gets what ioctl_tty(2) says it takes, and the last returns a descriptor that nobody owns yet.
+    // SAFETY: each request gets what ioctl_tty(2) says it takes, and the last returns a descriptor that nobody owns
+    // yet.
     let theirs = unsafe {
         checked(libc::ioctl(fd, libc::TIOCGPTN, &raw mut number))?;
         checked(libc::ioctl(fd, libc::TIOCSPTLCK, &raw const unlocked))?;
