@@ -247,7 +247,7 @@ static __always_inline __u64 expr_task(__u8 which)
 	}
 }
 
-/* Operations with two operands, except those that divide. */
+/* Operations with two operands, except divisions. */
 static __always_inline __u64 expr_calculate(const struct expr_op *op, __u64 a, __u64 b)
 {
 	switch (op->code) {

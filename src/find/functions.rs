@@ -40,7 +40,7 @@ impl FunctionSymbol {
 
 /// The functions of `elf` that match `pattern`, by address, each address once.
 ///
-/// An exact name stands for the exported function; if there is none, for all local functions of that name; if
+/// An exact name means the exported function; if there is none, for all local functions of that name; if
 /// there is none, for the demangled name, which without parameters includes all overloads. A pattern matches
 /// symbols and demangled names. Each function has the best of its matching names. `path` is where to look for
 /// debug files.

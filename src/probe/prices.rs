@@ -72,7 +72,7 @@ pub struct TrapPrices {
 }
 
 impl TrapPrices {
-    /// Measures the prices. Enables the kernel's BPF run-time statistics meanwhile.
+    /// Measures the prices. Enables the kernel's BPF run-time statistics while it measures.
     pub fn measure(mode: AttachMode) -> Result<Self> {
         let _stats = enable_run_stats()?;
         Self::measure_with_stats(mode)

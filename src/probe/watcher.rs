@@ -184,10 +184,9 @@ impl ProcessWatcher {
         self.filter.hold
     }
 
-    /// Stops watching and resumes all stopped processes. Those that start to match from now on get no probes.
+    /// Stops watching and resumes all stopped processes. Processes that start to match later get no probes.
     pub fn end(&mut self) {
-        // In this order: no process is stopped any more, then all are resumed, then the watchdog has nothing
-        // to do.
+        // In this order: no more processes are stopped, all are resumed, and the watchdog is not needed.
         self.object.detach();
         let _ = self.end.write(1);
         if let Some(thread) = self.thread.take() {

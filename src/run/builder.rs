@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The sequence of a run, in types: [`Run`] -> [`FoundFunctions`] -> [`OpenedObject`] -> [`LoadedObject`] -> [`Session`].
+//! The order of a run, in types: [`Run`] -> [`FoundFunctions`] -> [`OpenedObject`] -> [`LoadedObject`] -> [`Session`].
 //! Each step consumes the one before, so none can be forgotten or come too early.
 
 use std::ffi::OsString;
@@ -78,7 +78,7 @@ impl Run {
     /// Checks privileges, opens the output, resolves the filter, forks the command and chooses how to attach.
     ///
     /// # Errors
-    /// Missing privileges, an option that stands for nothing, or a kernel without uprobes.
+    /// Missing privileges, an option that matches nothing, or a kernel without uprobes.
     pub fn begin(common: &CommonArgs, command: &CommandArgs) -> Result<Run> {
         require_privileges()?;
         let report = Report::new(common.output.open()?, common.output.messages());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The probes of a run: which files and processes have them, and those that get them while it lasts.
+//! The probes of a run: attached to files and processes at the start, and to more while it lasts.
 
 use std::thread::JoinHandle;
 
@@ -21,7 +21,7 @@ pub struct RunProbes<F> {
     /// Watches for processes that begin to match. Declared before the attacher, which its thread shares.
     watcher: Option<ProcessWatcher>,
     attacher: SharedAttacher,
-    /// Processes that were probed one by one at the start.
+    /// Members that were probed at the start.
     present: usize,
     late: LateProcesses,
 }
@@ -43,7 +43,7 @@ impl<F: Finder> RunProbes<F> {
         }
         match present {
             Some(_) => search.attached.refuse(attacher.members().refused),
-            // So many processes match that probes for everybody cost less.
+            // With so many members, probes for all processes cost less.
             None if watcher.take().is_some() => attacher.widen()?,
             None => {}
         }
@@ -63,7 +63,7 @@ impl<F: Finder> RunProbes<F> {
         run(&self.attacher.lock())
     }
 
-    /// How many processes were probed one by one; None if everybody is.
+    /// How many members were probed at the start; None if all processes are probed.
     pub fn processes(&self) -> Option<usize> {
         self.watcher.as_ref().map(|_| self.present)
     }
@@ -124,7 +124,7 @@ impl<F: Finder> RunProbes<F> {
         }
     }
 
-    /// Lets no more processes join. Returns what became of those that did.
+    /// Lets no more processes join. Returns the counts of processes that joined late.
     pub fn stop_watching(&mut self, report: &mut Report) -> Option<&LateProcesses> {
         self.watcher.as_mut()?.end();
         self.on_notices(report);

@@ -29,14 +29,14 @@ pub struct Report {
 #[derive(Default)]
 pub struct LateProcesses {
     pub joined: u64,
-    /// Those among them that were stopped until their probes were attached, and the longest time, nanoseconds.
+    /// How many of these were stopped until their probes were attached, and the longest time, nanoseconds.
     pub held: u64,
     pub held_max_ns: u64,
     /// The longest time that another one ran without probes, nanoseconds.
     pub late_max_ns: u64,
-    /// Those that exited before.
+    /// Processes that exited before their probes were attached.
     pub missed: u64,
-    /// Those that could not be probed.
+    /// Processes whose probes could not be attached.
     pub failed: u64,
 }
 
@@ -59,7 +59,7 @@ pub struct RunTotals<'a> {
     pub duration: Duration,
     pub hits: u64,
     pub meter: Option<&'a Meter>,
-    /// None unless processes are probed one by one.
+    /// None unless members are probed.
     pub late: Option<&'a LateProcesses>,
 }
 
@@ -72,7 +72,7 @@ impl Report {
         }
     }
 
-    /// The probes are attached. `processes`: how many were probed one by one.
+    /// The probes are attached. `processes`: how many members were probed.
     pub fn attached(&mut self, attached: &AttachedProbes, processes: Option<usize>) -> Result<()> {
         let files: Vec<Rc<str>> = attached
             .files

@@ -33,7 +33,7 @@ impl Schedule {
         self.started.elapsed()
     }
 
-    /// Whether so many rows are enough.
+    /// Whether this many rows are enough.
     pub fn is_enough(&self, rows: u64) -> bool {
         self.limits.rows.is_some_and(|limit| rows >= limit)
     }

@@ -106,7 +106,7 @@ impl Children {
 
 enum Phase {
     Running,
-    /// The probes are being removed; the ring is read meanwhile.
+    /// The probes are being removed while the ring is read.
     Detaching(JoinHandle<()>),
     /// What is in the ring now is all there will be.
     Draining,
@@ -124,7 +124,7 @@ pub struct Wakeups {
     busy: bool,
 }
 
-/// What an epoll event stands for.
+/// The source of an epoll event.
 const RING: u64 = 0;
 const SIGNALS: u64 = 1;
 const MMAP_EVENTS: u64 = 2;
@@ -351,7 +351,7 @@ impl<F: Finder, S> Session<F, S> {
         Ok(self.timeout(rest.then_some(REST)))
     }
 
-    /// How long to sleep: `rest`, or until there is something to do; forever if there is nothing.
+    /// How long to sleep: `rest`, or until the next thing to do; forever if there is none.
     fn timeout(&self, rest: Option<Duration>) -> EpollTimeout {
         let check = self.meter.as_ref().map(Meter::next);
         let moments = [self.schedule.next(), check].into_iter().flatten();

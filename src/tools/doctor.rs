@@ -69,8 +69,7 @@ fn is_this(tool: &Tool) -> bool {
     tool.name == module_path!().rsplit("::").next().unwrap_or_default()
 }
 
-/// Prints the checks as rows. As text, each hint is printed once: `shown_hints` are those that were printed
-/// already.
+/// Prints the checks as rows. As text, each hint is printed once: `shown_hints` has the hints printed so far.
 fn print<'a>(out: &mut Output, table: &Table, checks: &'a [Check], shown_hints: &mut Vec<&'a str>) {
     out.header(table);
     for check in checks {

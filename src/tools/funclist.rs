@@ -31,7 +31,7 @@ use crate::probe::search::spec_target::find_file;
 const EXAMPLES: &str = "\
 EXAMPLES:
     funclist libc                         # all functions of the C library
-    funclist 'libc:*alloc*'               # those that match a pattern
+    funclist 'libc:*alloc*'               # functions that match a pattern
     funclist 'app:net::*' 'app:/send$/'   # C++ and Rust names; a regular expression
     funclist -p 1234 ':SSL_*'             # in all files that a process maps
     funclist libc:malloc+4                # whether an instruction starts there

@@ -454,7 +454,7 @@ fn retire(ended: &mut BTreeMap<u32, ProcessUsage>, threads: &MapMut<'_>) -> u32 
     let mut left = 0;
     for (key, pid, usage) in usages(threads) {
         let tid = u32::from_ne_bytes([key[0], key[1], key[2], key[3]]);
-        // PID 0 stands for processes outside this PID namespace, whose threads cannot be looked up.
+        // PID 0: a process outside this PID namespace, whose threads cannot be looked up.
         if pid == 0 || Path::new(&format!("/proc/{pid}/task/{tid}")).exists() {
             left += 1;
         } else if threads.delete(&key).is_ok() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Tools inside a pid namespace: numbers of processes are those that are seen there.
+//! Tools inside a PID namespace: numbers of processes are those that are seen there.
 
 use std::fs;
 use std::process::Command;
@@ -16,7 +16,7 @@ best_way! {
     processes_outside_have_no_number
 }
 
-/// A program in as many pid namespaces, each below the one before, as process 1 of the last. It goes when the test
+/// A program in as many PID namespaces, each below the one before, as process 1 of the last. It goes when the test
 /// does.
 fn contained(depth: usize) -> Target {
     const UNSHARE: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
@@ -37,7 +37,7 @@ fn child_of(pid: u32) -> u32 {
     children.trim().parse().expect("one child")
 }
 
-/// The numbers of a process in its pid namespaces, outermost first.
+/// The numbers of a process in its PID namespaces, outermost first.
 fn numbers(pid: u32) -> Vec<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status
@@ -49,7 +49,7 @@ fn numbers(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The same command in the first of the pid namespaces below a target, which /proc shows there.
+/// The same command in the first of the PID namespaces below a target, which /proc shows there.
 fn beside(target: &Target, command: &Command) -> Command {
     let outer = target.pid();
     let mut inside = Command::new("nsenter");

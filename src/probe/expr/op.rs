@@ -114,7 +114,7 @@ impl Op {
     }
 }
 
-/// Stands for the distance to the last operation, which handles faults.
+/// Placeholder of the distance to the last operation, which handles faults.
 pub const TO_LAST: u16 = u16::MAX;
 
 pub const fn op(code: OpCode) -> Op {

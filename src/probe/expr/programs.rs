@@ -39,7 +39,7 @@ const ROW_AT_RETURN: u32 = trace_flags::ROW_AT_RETURN.0;
 const HAS_DEPTH: u32 = trace_flags::HAS_DEPTH.0;
 const RETURN_ALONE: u32 = trace_flags::RETURN_ALONE.0;
 
-/// Where the operations start that do nothing, and those of functions that are never shown.
+/// The indices of operations that do nothing, and of operations that never show a call.
 const NOTHING: u32 = 0;
 const NEVER: u32 = 1;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Which files get probes: those in use when the run starts, and those that appear while it lasts.
+//! Which files get probes: files in use when the run starts, and files that are mapped later.
 //!
 //! Searching and attaching are two steps, because the maps of the BPF object are sized in between.
 
@@ -38,7 +38,7 @@ pub struct AttachedProbes {
 }
 
 impl AttachedProbes {
-    /// So many points turned out to be refused.
+    /// Counts points that the kernel refused after they were attached.
     pub fn refuse(&mut self, points: usize) {
         self.probes = self.probes.saturating_sub(points);
         self.refused += points;
@@ -54,7 +54,7 @@ pub struct FileSearch<F> {
     pub attached: AttachedProbes,
     place: SearchPlace,
     placing: PlacementPolicy,
-    /// Children count as well, so files are looked for as everywhere.
+    /// Children are traced too, so the files of all processes are examined.
     follow: bool,
     proc: Proc,
     /// Files with points, by what identifies them to the kernel.
@@ -76,8 +76,8 @@ struct ExaminedFiles {
     opened: Vec<(FileId, Rc<ElfFile>)>,
     /// Whether a file has points, at the time of its last change.
     answers: HashMap<(FileId, ChangeTime), bool>,
-    /// Change times by the identity that mmap events report, so that neither a known file nor a rewritten one is
-    /// opened for nothing.
+    /// Change times by the identity that mmap events report, so that unchanged files are not opened
+    /// again.
     by_event: HashMap<ReportedId, ChangeTime>,
 }
 

@@ -17,7 +17,7 @@ pub trait Finder {
     /// Where to look. Called once, before the search.
     ///
     /// # Errors
-    /// A name does not stand for a file.
+    /// A name matches no file.
     fn plan(&mut self, request: &SearchRequest<'_>) -> Result<SearchPlan>;
 
     /// Whether a file at this path could hold what is looked for. Spares opening every file of the host; the files of a
@@ -47,7 +47,7 @@ pub trait Finder {
     /// Called once, when the first search is over.
     ///
     /// # Errors
-    /// Something the user named was found nowhere.
+    /// Something that the user named was not found.
     fn finish(&mut self, _may_grow: bool) -> Result<()> {
         Ok(())
     }

@@ -74,7 +74,7 @@ pub struct FunctionFinder<O = ()> {
     pub on_found: O,
 }
 
-/// A spec and what came of it.
+/// A spec, and the results of its search.
 struct SpecSearch {
     spec: ProbeSpec,
     ends: Ends,

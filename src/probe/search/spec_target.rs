@@ -44,7 +44,7 @@ impl SpecTarget {
 /// The target of each spec, and where to look for all of them.
 ///
 /// # Errors
-/// A name stands for no file, or a spec without target has no processes to look in.
+/// A name matches no file, or a spec has no target and the options name no processes.
 pub fn plan_targets(
     specs: &[&ProbeSpec],
     request: &SearchRequest<'_>,
@@ -73,7 +73,7 @@ fn place(targets: &[SpecTarget], request: &SearchRequest<'_>) -> SearchPlace {
     }
 }
 
-/// The files that a spec is about. Adds to `named` those that are traced even if no process maps them yet.
+/// The files that a spec names. Adds to `named` the files to trace even if no process maps them yet.
 fn target_of(
     spec: &ProbeSpec,
     request: &SearchRequest<'_>,
@@ -100,7 +100,7 @@ fn target_of(
     match loader::find_library(name).or_else(|| program.clone()) {
         Some(path) => match open_named(&path) {
             Ok(file) => named.push(file),
-            // A script, such as pyenv's python3, does not stand for the program that it runs.
+            // A script, such as pyenv's python3, is not the program that it runs.
             Err(_) if is_running(name) => {}
             Err(error) => return Err(error),
         },
@@ -113,7 +113,7 @@ fn target_of(
     Ok(SpecTarget::Named(names))
 }
 
-/// The file that a path or name stands for: a path, else what the processes in `pids` map under that name, else what
+/// The file that a path or name means: a path, else what the processes in `pids` map under that name, else what
 /// the loader finds, else what PATH has.
 ///
 /// # Errors

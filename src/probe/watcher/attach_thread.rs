@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The thread that attaches probes to processes that start to match, and detaches them from those that stop
-//! to.
+//! The thread that attaches probes to processes when they start to match, and detaches them when they stop to.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,7 +30,7 @@ pub struct JoinedProcess {
     pub since_ns: u64,
     /// Nanoseconds from then until its probes were attached.
     pub late_ns: u64,
-    /// It was stopped meanwhile.
+    /// It was stopped until then.
     pub held: bool,
 }
 

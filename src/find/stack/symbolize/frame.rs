@@ -6,9 +6,9 @@ use std::rc::Rc;
 /// One frame of a stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackFrame {
-    /// `symbol+0x1f [object]`, `symbol [inlined]`, `0x1234 [object]` with an address in that file if there is no symbol,
-    /// `[vdso]`, `[uprobes]`, or the bare address. Names are untrusted and not escaped. Symbols longer than 4096 bytes
-    /// end in `...`.
+    /// `symbol+0x1f [object]`, `symbol [inlined]`, `0x1234 [object]` with an address in that file if there is no
+    /// symbol, `[vdso]`, `[uprobes]`, or the bare address. Names are untrusted and not escaped. Symbols longer than
+    /// 4096 bytes end in `...`.
     pub text: Rc<str>,
     /// The compiler inlined the function into that of the next frame.
     pub inlined: bool,
