@@ -5,9 +5,8 @@
 //! let run = Run::begin(&args.common, &args.command)?;   // privileges, output, filter, command, attach mode
 //! let found = run.search(finder)?;                      // mmap events, then files and functions
 //! let mut open = found.open(SkelBuilder::default())?;   // the tool sets its own constants and map sizes
-//! let mut session = open.attach(SessionOptions { .. })?; // load, attach, start the command, drop privileges
-//! while let Some(step) = session.next()? { .. }         // rows
-//! session.finish()                                      // detach, summary, exit status
+//! let session = open.attach(SessionOptions { .. })?;    // load, attach, start the command, drop privileges
+//! session.run(handler)                                  // rows; then detach, summary, exit status
 //! ```
 
 mod builder;
@@ -21,4 +20,4 @@ mod session;
 mod stacks;
 
 pub use builder::{FoundFunctions, LoadedObject, Run, SessionOptions};
-pub use session::{Event, Session, Step};
+pub use session::{Event, EventHandler, RunState};

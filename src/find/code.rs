@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Machine code: which instructions can be probed, and where in a function a probe costs least.
+//! Machine code: instruction boundaries, and where to put probes.
 
 pub mod instructions;
 pub mod placement;

@@ -11,7 +11,7 @@ use super::usdt::UsdtProbe;
 use super::{functions, ifunc, usdt};
 use crate::error::Failure;
 use crate::find::code::instructions;
-use crate::find::code::instructions::Exit;
+use crate::find::code::instructions::FunctionExit;
 use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::host::object_file::ObjectFile;
 use crate::find::host::proc::Proc;
@@ -63,7 +63,7 @@ pub enum ReturnMethod {
     /// By probes on the instructions that end calls. Needed where the kernel's return address would crash the
     /// program: exceptions and panics unwind by return addresses, Go moves stacks, and some functions keep
     /// their return address to return a second time.
-    Instructions(Vec<Exit>),
+    Instructions(Vec<FunctionExit>),
 }
 
 /// The probes that `subject` means in a file. With `at_return` the returns of calls are observed too.
@@ -185,7 +185,7 @@ fn return_instructions(
     for part in &parts {
         let code = elf.code(part.addr, part.size)?;
         let found = instructions::exits(&code, |at| is_own(part.addr.wrapping_add_signed(at)));
-        exits.extend(found.with_context(failed)?.into_iter().map(|exit| Exit {
+        exits.extend(found.with_context(failed)?.into_iter().map(|exit| FunctionExit {
             at: part.offset + exit.at,
             ..exit
         }));
@@ -211,7 +211,7 @@ fn probe_at_start(function: &FunctionSymbol, returns: ReturnMethod, is_go: bool)
 fn probe_inside(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<ResolvedProbe> {
     let name = function.demangled();
     instructions::check_function(elf, function, offset)?;
-    instructions::check_kernel_runs(elf, function.addr + offset)
+    instructions::check_decodable(elf, function.addr + offset)
         .with_context(|| format!("failed to probe {name}+{offset:#x}"))?;
     Ok(ResolvedProbe {
         name: format!("{name}+{offset:#x}").into(),

@@ -115,6 +115,12 @@ impl MmapEvents {
         unsafe { BorrowedFd::borrow_raw(sys_bpf::perf_buffer__epoll_fd(self.buffer.as_ptr())) }
     }
 
+    /// Makes room in the kernel's buffers while attaching takes long. The events stay for [`MmapEvents::read`].
+    pub fn drain(&mut self) {
+        // SAFETY: the buffer is valid as long as `self`, and nothing borrows the events while the callback runs.
+        unsafe { sys_bpf::perf_buffer__consume(self.buffer.as_ptr()) };
+    }
+
     /// Events since the last call, in the order of their times.
     ///
     /// The buffers of the CPUs are read one after the other, so an event that is read last may be newer than

@@ -64,7 +64,7 @@ pub struct OpenedObject<F, O> {
 /// What a session does beside reading events. The privileges for the rest are dropped once probes are attached.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SessionOptions {
-    /// How often [`Step::Tick`](super::Step::Tick) comes.
+    /// How often [`EventHandler::interval`](super::EventHandler::interval) is called.
     pub interval: Option<Duration>,
     /// Stacks are named.
     pub stacks: bool,
@@ -257,9 +257,12 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
             .context("failed to map the ring buffer")?;
         let wakeups = Wakeups::new(events.as_fd())?;
         let mut stacks = StackNamer::new(options.stacks);
-        let mmap_events = mmap_events.or_else(|| options.stacks.then(|| watch_mmap_events(&run.report))?);
-        if let Some(events) = &mmap_events {
+        let mut mmap_events =
+            mmap_events.or_else(|| options.stacks.then(|| watch_mmap_events(&run.report))?);
+        if let Some(events) = &mut mmap_events {
             wakeups.add_mmap_events(events)?;
+            // Since the search, programs were loaded.
+            events.drain();
         }
         let counters = LiveCounters::new(self.skel.counters()?);
         let mut attacher = self.choice.attach(self.skel.object(), |programs| {

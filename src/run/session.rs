@@ -18,6 +18,7 @@ use super::report::{Report, RunTotals};
 use super::schedule::Schedule;
 use super::stacks::StackNamer;
 use crate::output::Output;
+use crate::output::messages::Messages;
 use crate::privileges::{Duties, drop_privileges};
 use crate::probe::command::TracedCommand;
 use crate::probe::follow::ChildFollower;
@@ -31,12 +32,42 @@ use crate::probe::signals::SignalHandlers;
 /// batch is worth its wakeup.
 const REST: Duration = Duration::from_millis(5);
 
-/// What a tool's loop has to handle next.
-pub enum Step<'s, F> {
+/// What a tool does with the events of its run.
+pub trait EventHandler<F> {
+    /// Before the first event: for the header.
+    fn begin(&mut self, _out: &mut Output) {}
+
     /// A record of the ring.
-    Event(Event<'s, F>),
+    fn event(&mut self, event: Event<'_, F>);
+
     /// The interval has passed.
-    Tick,
+    ///
+    /// # Errors
+    /// End the run.
+    fn interval(&mut self, _state: RunState<'_, F>) -> Result<()> {
+        Ok(())
+    }
+
+    /// After the last event. The last interval ends here, unless a tool says otherwise.
+    ///
+    /// # Errors
+    /// As above.
+    fn end(&mut self, state: RunState<'_, F>) -> Result<()> {
+        self.interval(state)
+    }
+}
+
+/// What a tool needs to print between events.
+pub struct RunState<'s, F> {
+    pub finder: &'s mut F,
+    pub out: &'s mut Output,
+    pub messages: Messages,
+}
+
+/// What the event loop has to do next.
+enum Step<'s, F> {
+    Event(Event<'s, F>),
+    Interval,
 }
 
 /// A record, and what a tool needs to make a row of it.
@@ -199,6 +230,8 @@ impl<F: Finder, S> Session<F, S> {
         let duties = session.duties(inspects);
         drop_privileges(duties, reads_maps || session.meter.is_some())?;
         session.probes.start_watching()?;
+        // Files that were mapped while probes were attached.
+        session.on_mmap_events();
         Ok(session)
     }
 
@@ -213,29 +246,32 @@ impl<F: Finder, S> Session<F, S> {
         self.skel
     }
 
-    pub fn finder(&self) -> &F {
-        &self.probes.search.finder
+    /// Runs until the end, with `handler` for the events. Returns the exit status.
+    ///
+    /// # Errors
+    /// Rows cannot be written, the kernel refuses a request, or the handler's own errors.
+    pub fn run(mut self, mut handler: impl EventHandler<F>) -> Result<u8> {
+        handler.begin(&mut self.report.out);
+        while let Some(step) = self.next()? {
+            match step {
+                Step::Event(event) => handler.event(event),
+                Step::Interval => handler.interval(self.state())?,
+            }
+        }
+        handler.end(self.state())?;
+        self.finish()
     }
 
-    /// What finds functions and names them, and where rows go.
-    pub fn finder_and_output(&mut self) -> (&mut F, &mut Output) {
-        (&mut self.probes.search.finder, &mut self.report.out)
-    }
-
-    pub fn out(&mut self) -> &mut Output {
-        &mut self.report.out
-    }
-
-    /// Prints a warning.
-    pub fn warn(&self, text: &str) {
-        self.report.messages.warn(text);
+    fn state(&mut self) -> RunState<'_, F> {
+        RunState {
+            finder: &mut self.probes.search.finder,
+            out: &mut self.report.out,
+            messages: self.report.messages,
+        }
     }
 
     /// The next thing to do, or None at the end. Sleeps until there is one, after flushing the rows.
-    ///
-    /// # Errors
-    /// Rows cannot be written, or the kernel refuses a request.
-    pub fn next(&mut self) -> Result<Option<Step<'_, F>>> {
+    fn next(&mut self) -> Result<Option<Step<'_, F>>> {
         loop {
             if self.schedule.is_enough(self.report.out.rows()) {
                 return Ok(None);
@@ -262,7 +298,7 @@ impl<F: Finder, S> Session<F, S> {
                 Phase::Detaching(thread) if thread.is_finished() && !more => self.phase = Phase::Draining,
                 _ => {
                     if self.attend(more)? {
-                        return Ok(Some(Step::Tick));
+                        return Ok(Some(Step::Interval));
                     }
                 }
             }
@@ -270,10 +306,7 @@ impl<F: Finder, S> Session<F, S> {
     }
 
     /// Removes the probes if they are still attached, and reports the totals. Returns the exit status.
-    ///
-    /// # Errors
-    /// The summary cannot be written.
-    pub fn finish(mut self) -> Result<u8> {
+    fn finish(mut self) -> Result<u8> {
         let duration = self.schedule.elapsed();
         if self.is_running() {
             self.read_meter()?;

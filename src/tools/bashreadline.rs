@@ -21,7 +21,7 @@ use crate::find::host::loader;
 use crate::find::host::object_file::ObjectFile;
 use crate::find::host::proc::Proc;
 use crate::find::host::users::UserNames;
-use crate::output::{Column, Table, Value};
+use crate::output::{Column, Output, Table, Value};
 use crate::privileges::require_btf;
 use crate::probe::event::{Header, decode, until_nul};
 use crate::probe::point::{Cookie, Ends, ProbePoint};
@@ -29,7 +29,7 @@ use crate::probe::search::finder::{
     Finder, SearchPlace, SearchPlan, SearchRequest, SearchSubject, WatchedEnds,
 };
 use crate::probe::search::spec_target::find_file;
-use crate::run::{Event, Run, SessionOptions, Step};
+use crate::run::{Event, EventHandler, Run, SessionOptions};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -97,23 +97,11 @@ pub fn run(args: Args) -> Result<u8> {
     require_btf("bashreadline")?;
     let found = run.search(LineReaders::new(&args))?;
     let open = found.open(BashreadlineSkelBuilder::default())?;
-    let mut session = open.attach(SessionOptions {
+    let session = open.attach(SessionOptions {
         inspects: true,
         ..Default::default()
     })?;
-    let mut printer = LinePrinter {
-        table: Table::new("event", COLUMNS).in_text("comm", args.readline),
-        users: UserNames::load(),
-        cgroups: Cgroups::open().ok(),
-        shown: Vec::new(),
-    };
-    session.out().header(&printer.table);
-    while let Some(step) = session.next()? {
-        if let Step::Event(event) = step {
-            printer.print(event);
-        }
-    }
-    session.finish()
+    session.run(LinePrinter::new(&args))
 }
 
 /// Finds the functions that return lines, and remembers which programs are a bash.
@@ -211,7 +199,22 @@ struct LinePrinter {
 }
 
 impl LinePrinter {
-    fn print(&mut self, event: Event<'_, LineReaders>) {
+    fn new(args: &Args) -> Self {
+        Self {
+            table: Table::new("event", COLUMNS).in_text("comm", args.readline),
+            users: UserNames::load(),
+            cgroups: Cgroups::open().ok(),
+            shown: Vec::new(),
+        }
+    }
+}
+
+impl EventHandler<LineReaders> for LinePrinter {
+    fn begin(&mut self, out: &mut Output) {
+        out.header(&self.table);
+    }
+
+    fn event(&mut self, event: Event<'_, LineReaders>) {
         let Some((header, line, text)) = line_of(event.record) else {
             return;
         };

@@ -13,11 +13,11 @@ use libbpf_rs::{MapCore, MapFlags, MapMut};
 use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
 use crate::find::spec::ProbeMoment;
-use crate::output::{Column, Output, Table, Value};
+use crate::output::{Column, Table, Value};
 use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::point::Ends;
 use crate::probe::search::functions::FunctionFinder;
-use crate::run::{Run, SessionOptions, Step};
+use crate::run::{Event, EventHandler, Run, RunState, SessionOptions};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -92,29 +92,19 @@ pub fn run(args: Args) -> Result<u8> {
             open.without_events();
         }
     }
-    let mut session = open.attach(SessionOptions {
+    let session = open.attach(SessionOptions {
         interval: args.interval,
         reads_maps: true,
         inspects: args.by.is_some(),
         ..Default::default()
     })?;
     let maps = &session.skel().maps;
-    let mut counts = CallCounts::new(
-        &args,
-        if args.by.is_some() {
-            &maps.group_counts
-        } else {
-            &maps.counts
-        },
-    );
-    while let Some(step) = session.next()? {
-        match step {
-            Step::Event(event) => counts.learn(event.record),
-            Step::Tick => counts.print(session.finder_and_output())?,
-        }
-    }
-    counts.print(session.finder_and_output())?;
-    session.finish()
+    let map = if args.by.is_some() {
+        &maps.group_counts
+    } else {
+        &maps.counts
+    };
+    session.run(CallCounts::new(&args, map))
 }
 
 fn ends(at: ProbeMoment) -> Ends {
@@ -152,48 +142,6 @@ impl<'a> CallCounts<'a> {
         }
     }
 
-    /// Reads a record, which describes a group.
-    fn learn(&mut self, record: &[u8]) {
-        if let Some(groups) = &mut self.groups {
-            groups.learn(record);
-        }
-    }
-
-    /// Prints the calls since the last time, most called first.
-    fn print(&mut self, (functions, out): (&mut FunctionFinder, &mut Output)) -> Result<()> {
-        let now = self.read(functions)?;
-        let mut rows: Vec<(&CountKey, u64)> = now
-            .iter()
-            .map(|(row, &count)| (row, count - self.before.get(row).copied().unwrap_or(0)))
-            .filter(|&(_, count)| count > 0)
-            .collect();
-        rows.sort_by(|(a, a_count), (b, b_count)| (Reverse(a_count), a).cmp(&(Reverse(b_count), b)));
-        let time = out.wall_now();
-        out.header(&self.table);
-        for ((group, function, file), count) in rows.into_iter().take(self.top) {
-            let label = self
-                .groups
-                .as_ref()
-                .map_or_else(GroupLabel::default, |groups| groups.label(*group));
-            out.row(
-                &self.table,
-                &[
-                    Value::Time(time),
-                    Value::U64(label.pid.into()),
-                    Value::U64(label.tid.into()),
-                    Value::Bytes(label.user.as_bytes()),
-                    Value::Bytes(label.container.as_bytes()),
-                    Value::Bytes(&label.comm),
-                    Value::Bytes(function.as_bytes()),
-                    Value::Bytes(file.as_bytes()),
-                    Value::U64(count),
-                ],
-            );
-        }
-        self.before = now;
-        Ok(())
-    }
-
     /// The counts since the run started.
     fn read(&self, functions: &FunctionFinder) -> Result<HashMap<CountKey, u64>> {
         let mut counts = HashMap::new();
@@ -226,6 +174,51 @@ impl<'a> CallCounts<'a> {
             }
         }
         Ok(counts)
+    }
+}
+
+impl EventHandler<FunctionFinder> for CallCounts<'_> {
+    /// Describes a group.
+    fn event(&mut self, event: Event<'_, FunctionFinder>) {
+        if let Some(groups) = &mut self.groups {
+            groups.learn(event.record);
+        }
+    }
+
+    /// Prints the calls of the interval, most called first.
+    fn interval(&mut self, state: RunState<'_, FunctionFinder>) -> Result<()> {
+        let out = state.out;
+        let now = self.read(state.finder)?;
+        let mut rows: Vec<(&CountKey, u64)> = now
+            .iter()
+            .map(|(row, &count)| (row, count - self.before.get(row).copied().unwrap_or(0)))
+            .filter(|&(_, count)| count > 0)
+            .collect();
+        rows.sort_by(|(a, a_count), (b, b_count)| (Reverse(a_count), a).cmp(&(Reverse(b_count), b)));
+        let time = out.wall_now();
+        out.header(&self.table);
+        for ((group, function, file), count) in rows.into_iter().take(self.top) {
+            let label = self
+                .groups
+                .as_ref()
+                .map_or_else(GroupLabel::default, |groups| groups.label(*group));
+            out.row(
+                &self.table,
+                &[
+                    Value::Time(time),
+                    Value::U64(label.pid.into()),
+                    Value::U64(label.tid.into()),
+                    Value::Bytes(label.user.as_bytes()),
+                    Value::Bytes(label.container.as_bytes()),
+                    Value::Bytes(&label.comm),
+                    Value::Bytes(function.as_bytes()),
+                    Value::Bytes(file.as_bytes()),
+                    Value::U64(count),
+                ],
+            );
+        }
+        self.before = now;
+        Ok(())
     }
 }
 

@@ -23,7 +23,7 @@ use crate::probe::event::copied;
 use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::point::Ends;
 use crate::probe::search::functions::FunctionFinder;
-use crate::run::{Run, SessionOptions, Step};
+use crate::run::{Event, EventHandler, Run, RunState, SessionOptions};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -214,21 +214,14 @@ pub fn run(args: Args) -> Result<u8> {
     if args.by.is_none() {
         open.without_events();
     }
-    let mut session = open.attach(SessionOptions {
+    let session = open.attach(SessionOptions {
         interval: args.interval,
         reads_maps: true,
         inspects: args.by.is_some(),
         ..Default::default()
     })?;
-    let mut latencies = Latencies::new(&args, &session.skel().maps);
-    while let Some(step) = session.next()? {
-        match step {
-            Step::Event(event) => latencies.learn(event.record),
-            Step::Tick => latencies.print(session.finder_and_output())?,
-        }
-    }
-    latencies.print(session.finder_and_output())?;
-    session.finish()
+    let maps = &session.skel().maps;
+    session.run(Latencies::new(&args, maps))
 }
 
 /// How many slots fit in `SLOTS_BYTES` on this machine.
@@ -273,36 +266,6 @@ impl<'a> Latencies<'a> {
             table: GroupBy::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
             before: HashMap::new(),
         }
-    }
-
-    /// Reads a record, which describes a group.
-    fn learn(&mut self, record: &[u8]) {
-        if let Some(groups) = &mut self.groups {
-            groups.learn(record);
-        }
-    }
-
-    /// Prints the calls that returned since the last time, most time first.
-    fn print(&mut self, (functions, out): (&mut FunctionFinder, &mut Output)) -> Result<()> {
-        let now = match self.args.by.is_none() && !self.args.per_function {
-            true => read_all(&self.maps.all_slots)?,
-            false => read_each(&self.maps.slots)?,
-        };
-        let mut latencies: Vec<(LatencyKey, Latency)> =
-            self.since_last(&now, functions).into_iter().collect();
-        latencies.sort_by(|(a_key, a), (b_key, b)| {
-            (Reverse(a.times.total), a_key).cmp(&(Reverse(b.times.total), b_key))
-        });
-        self.before = now;
-        let time = out.wall_now();
-        out.header(&self.table);
-        if self.args.timestamp {
-            out.time(time);
-        }
-        for (key, latency) in &latencies {
-            self.print_one(key, latency, time, out);
-        }
-        Ok(())
     }
 
     fn since_last(&self, now: &SlotValues, functions: &FunctionFinder) -> HashMap<LatencyKey, Latency> {
@@ -426,6 +389,43 @@ impl<'a> Latencies<'a> {
             "p50 = {p50}, p90 = {p90}, p99 = {p99}, p99.9 = {p999}, max = {}\n",
             show(times.max)
         );
+    }
+}
+
+impl EventHandler<FunctionFinder> for Latencies<'_> {
+    /// Describes a group.
+    fn event(&mut self, event: Event<'_, FunctionFinder>) {
+        if let Some(groups) = &mut self.groups {
+            groups.learn(event.record);
+        }
+    }
+
+    /// Prints the calls that returned in the interval, most time first.
+    fn interval(&mut self, state: RunState<'_, FunctionFinder>) -> Result<()> {
+        let RunState {
+            finder: functions,
+            out,
+            ..
+        } = state;
+        let now = match self.args.by.is_none() && !self.args.per_function {
+            true => read_all(&self.maps.all_slots)?,
+            false => read_each(&self.maps.slots)?,
+        };
+        let mut latencies: Vec<(LatencyKey, Latency)> =
+            self.since_last(&now, functions).into_iter().collect();
+        latencies.sort_by(|(a_key, a), (b_key, b)| {
+            (Reverse(a.times.total), a_key).cmp(&(Reverse(b.times.total), b_key))
+        });
+        self.before = now;
+        let time = out.wall_now();
+        out.header(&self.table);
+        if self.args.timestamp {
+            out.time(time);
+        }
+        for (key, latency) in &latencies {
+            self.print_one(key, latency, time, out);
+        }
+        Ok(())
     }
 }
 

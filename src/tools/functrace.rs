@@ -15,7 +15,7 @@ use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
 use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::spec::{ProbeMoment, ProbeSpec};
-use crate::output::{Column, Table, Value};
+use crate::output::{Column, Output, Table, Value};
 use crate::privileges::return_memory;
 use crate::probe::counters::BpfCounter;
 use crate::probe::event::{Header, callers, decode};
@@ -24,7 +24,7 @@ use crate::probe::expr::{CallRecord, CallValues, NameScope, TraceRequest};
 use crate::probe::point::Ends;
 use crate::probe::search::finder::Finder;
 use crate::probe::search::functions::{FunctionFinder, OnFound, TracedFunction};
-use crate::run::{Event, FoundFunctions, LoadedObject, Run, Session, SessionOptions, Step};
+use crate::run::{Event, EventHandler, FoundFunctions, LoadedObject, Run, RunState, SessionOptions};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -134,21 +134,11 @@ pub fn run(args: Args) -> Result<u8> {
     ))?;
     let loaded = load(found, &args)?;
     let undecided = undecided_counter(loaded.skel)?;
-    let mut session = loaded.attach(SessionOptions {
+    let session = loaded.attach(SessionOptions {
         stacks: args.stack,
         ..Default::default()
     })?;
-    let mut printer = CallPrinter::new(table, args.indent);
-    session.out().header(&printer.table);
-    while let Some(step) = session.next()? {
-        if let Step::Event(event) = step {
-            printer.print(event);
-        }
-    }
-    report_undecided(undecided.get(), &mut session);
-    let refused = session.finder_and_output().0.on_found.plans.take_problem()?;
-    refused.iter().for_each(|problem| session.warn(problem));
-    session.finish()
+    session.run(CallPrinter::new(table, args.indent, undecided))
 }
 
 /// Loads the programs, and the plan of each function into their maps.
@@ -301,19 +291,10 @@ fn undecided_counter(skel: &'static FunctraceSkel<'static>) -> Result<BpfCounter
     Ok(BpfCounter::new(&bss.undecided))
 }
 
-/// A predicate over memory that could not be read is neither true nor false.
-fn report_undecided(calls: u64, session: &mut Session<PlannedFunctions, FunctraceSkel<'static>>) {
-    if calls > 0 {
-        session.out().record("undecided", &[("count", Value::U64(calls))]);
-        session.warn(&format!(
-            "{calls} calls are not shown: --where could not be evaluated, because memory could not be read or a \
-             divisor was 0"
-        ));
-    }
-}
-
 /// Turns records into rows.
 struct CallPrinter {
+    /// Calls for which `--where` could not be evaluated.
+    undecided: BpfCounter<'static>,
     table: Table,
     indent: bool,
     /// Those of the last record.
@@ -323,8 +304,9 @@ struct CallPrinter {
 }
 
 impl CallPrinter {
-    fn new(table: Table, indent: bool) -> Self {
+    fn new(table: Table, indent: bool, undecided: BpfCounter<'static>) -> Self {
         Self {
+            undecided,
             table,
             indent,
             values: CallValues::default(),
@@ -332,12 +314,8 @@ impl CallPrinter {
         }
     }
 
-    fn print(&mut self, event: Event<'_, PlannedFunctions>) {
-        let _ = self.try_print(event);
-    }
-
     /// None if the record is malformed.
-    fn try_print(&mut self, event: Event<'_, PlannedFunctions>) -> Option<()> {
+    fn print(&mut self, event: Event<'_, PlannedFunctions>) -> Option<()> {
         let header = decode::<Header>(event.record)?;
         let record = decode::<types::expr_record>(event.record)?;
         let words = event
@@ -392,6 +370,31 @@ impl CallPrinter {
             ],
         );
         Some(())
+    }
+}
+
+impl EventHandler<PlannedFunctions> for CallPrinter {
+    fn begin(&mut self, out: &mut Output) {
+        out.header(&self.table);
+    }
+
+    fn event(&mut self, event: Event<'_, PlannedFunctions>) {
+        let _ = self.print(event);
+    }
+
+    fn end(&mut self, state: RunState<'_, PlannedFunctions>) -> Result<()> {
+        let calls = self.undecided.get();
+        if calls > 0 {
+            state.out.record("undecided", &[("count", Value::U64(calls))]);
+            state.messages.warn(&format!(
+                "{calls} calls are not shown: --where could not be evaluated, because memory could not be read or a \
+                 divisor was 0"
+            ));
+        }
+        if let Some(problem) = state.finder.on_found.plans.take_problem()? {
+            state.messages.warn(&problem);
+        }
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use clap::{Parser, ValueEnum};
 use libbpf_rs::{MapCore, MapFlags, MapMut};
 use plain::Plain;
 
-use crate::bpf::mallocsnoop::{MallocsnoopSkel, MallocsnoopSkelBuilder, types};
+use crate::bpf::mallocsnoop::{MallocsnoopSkelBuilder, types};
 use crate::cli::{CommandArgs, CommonArgs, parse_duration, parse_size};
 use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
@@ -22,7 +22,7 @@ use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::point::{Cookie, ProbePoint};
 use crate::probe::search::finder::{Finder, SearchPlan, SearchRequest, SearchSubject, WatchedEnds};
 use crate::probe::search::spec_target::find_file;
-use crate::run::{Event, Run, Session, SessionOptions, Step};
+use crate::run::{Event, EventHandler, Run, RunState, SessionOptions};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -81,6 +81,15 @@ pub struct Args {
     common: CommonArgs,
     #[command(flatten)]
     command: CommandArgs,
+}
+
+impl Args {
+    fn traces(&self, call: AllocCall) -> bool {
+        match self.calls.is_empty() {
+            true => call != AllocCall::Free || self.free,
+            false => self.calls.contains(&call) || (call == AllocCall::Free && self.free),
+        }
+    }
 }
 
 /// A function of the allocator.
@@ -168,20 +177,20 @@ pub fn run(args: Args) -> Result<u8> {
     if args.summary {
         open.skel.maps.usage.set_max_entries(USAGE_THREADS)?;
     }
-    let mut session = open.attach(SessionOptions {
+    let session = open.attach(SessionOptions {
         interval: args.interval,
         stacks: args.stack,
         reads_maps: args.summary,
         ..Default::default()
     })?;
     match args.summary {
-        true => summarize(&mut session)?,
-        false => list(&args, &mut session)?,
+        true => {
+            let threads = &session.skel().maps.usage;
+            session.run(UsageSummary::new(threads))
+        }
+        false => session.run(AllocPrinter::new(&args)),
     }
-    session.finish()
 }
-
-type AllocSession = Session<Allocators, MallocsnoopSkel<'static>>;
 
 /// Finds the allocator that a process calls: the first in the loader's lookup order.
 struct Allocators {
@@ -195,23 +204,17 @@ struct Allocators {
 
 impl Allocators {
     fn new(args: &Args) -> Self {
-        let wants = |call: AllocCall| match args.calls.is_empty() {
-            true => call != AllocCall::Free || args.free,
-            false => args.calls.contains(&call) || (call == AllocCall::Free && args.free),
-        };
         Self {
             library: args.library.clone(),
-            calls: (0..CALLS.len()).filter(|&index| wants(CALLS[index].0)).collect(),
+            calls: (0..CALLS.len())
+                .filter(|&index| args.traces(CALLS[index].0))
+                .collect(),
             needs: match args.ret || args.stack {
                 true => Needs::STACK,
                 false => Needs::NOTHING,
             },
             matches_returns: args.ret,
         }
-    }
-
-    fn wants(&self, call: AllocCall) -> bool {
-        self.calls.iter().any(|&index| CALLS[index].0 == call)
     }
 
     fn names(&self) -> Vec<&'static str> {
@@ -322,73 +325,86 @@ fn needs(call: AllocCall) -> Needs {
     })
 }
 
-fn list(args: &Args, session: &mut AllocSession) -> Result<()> {
-    let mut table = Table::new("event", COLUMNS);
-    if !args.ret {
-        table = table.without("lat_ns").without("failed");
-    }
-    if !args.ret && !session.finder().wants(AllocCall::Free) {
-        table = table.without("addr");
-    }
-    if !args.stack {
-        table = table.without("stack");
-    }
-    session.out().header(&table);
-    while let Some(step) = session.next()? {
-        if let Step::Event(event) = step {
-            print(args, &table, event);
-        }
-    }
-    Ok(())
+/// Prints a row for each call.
+struct AllocPrinter {
+    table: Table,
+    with_return: bool,
+    with_stack: bool,
 }
 
-fn print(args: &Args, table: &Table, event: Event<'_, Allocators>) {
-    let (Some(header), Some(alloc)) = (
-        decode::<Header>(event.record),
-        decode::<types::alloc_event>(event.record),
-    ) else {
-        return;
-    };
-    let stack = match decode::<types::alloc_stack_event>(event.record).filter(|_| args.stack) {
-        Some(types::alloc_stack_event { stack, .. }) => {
-            let callers = callers(stack.caller, stack.bytes, &stack.frames);
-            event.stacks.name(header.pid, &callers)
+impl AllocPrinter {
+    fn new(args: &Args) -> Self {
+        let mut table = Table::new("event", COLUMNS);
+        if !args.ret {
+            table = table.without("lat_ns").without("failed");
         }
-        None => &[],
-    };
-    let (call, name) = CALLS
-        .get(usize::from(header.func))
-        .copied()
-        .unwrap_or((AllocCall::Malloc, "?"));
-    let freed = call == AllocCall::Free;
-    let failed = args.ret && !freed && alloc.addr == 0 && alloc.size != 0;
-    let addr = if (args.ret && !failed) || freed {
-        Value::Hex(alloc.addr)
-    } else {
-        Value::Null
-    };
-    let out = event.out;
-    out.row(
-        table,
-        &[
-            Value::Time(out.wall(header.time_ns)),
-            Value::U64(header.pid.into()),
-            Value::U64(header.tid.into()),
-            Value::U64(header.uid.into()),
-            Value::Bytes(header.comm()),
-            Value::Str(name),
-            if freed {
-                Value::Null
-            } else {
-                Value::U64(alloc.size)
-            },
-            if failed { Value::Str("failed") } else { addr },
-            addr,
-            Value::Bool(failed),
-            Value::Micros(alloc.lat_ns),
-            Value::Lines(stack),
-        ],
-    );
+        if !args.ret && !args.traces(AllocCall::Free) {
+            table = table.without("addr");
+        }
+        if !args.stack {
+            table = table.without("stack");
+        }
+        Self {
+            table,
+            with_return: args.ret,
+            with_stack: args.stack,
+        }
+    }
+}
+
+impl EventHandler<Allocators> for AllocPrinter {
+    fn begin(&mut self, out: &mut Output) {
+        out.header(&self.table);
+    }
+
+    fn event(&mut self, event: Event<'_, Allocators>) {
+        let (Some(header), Some(alloc)) = (
+            decode::<Header>(event.record),
+            decode::<types::alloc_event>(event.record),
+        ) else {
+            return;
+        };
+        let stack = match decode::<types::alloc_stack_event>(event.record).filter(|_| self.with_stack) {
+            Some(types::alloc_stack_event { stack, .. }) => {
+                let callers = callers(stack.caller, stack.bytes, &stack.frames);
+                event.stacks.name(header.pid, &callers)
+            }
+            None => &[],
+        };
+        let (call, name) = CALLS
+            .get(usize::from(header.func))
+            .copied()
+            .unwrap_or((AllocCall::Malloc, "?"));
+        let freed = call == AllocCall::Free;
+        let failed = self.with_return && !freed && alloc.addr == 0 && alloc.size != 0;
+        let addr = if (self.with_return && !failed) || freed {
+            Value::Hex(alloc.addr)
+        } else {
+            Value::Null
+        };
+        let out = event.out;
+        out.row(
+            &self.table,
+            &[
+                Value::Time(out.wall(header.time_ns)),
+                Value::U64(header.pid.into()),
+                Value::U64(header.tid.into()),
+                Value::U64(header.uid.into()),
+                Value::Bytes(header.comm()),
+                Value::Str(name),
+                if freed {
+                    Value::Null
+                } else {
+                    Value::U64(alloc.size)
+                },
+                if failed { Value::Str("failed") } else { addr },
+                addr,
+                Value::Bool(failed),
+                Value::Micros(alloc.lat_ns),
+                Value::Lines(stack),
+            ],
+        );
+    }
 }
 
 /// The requests of a process since the run started.
@@ -428,25 +444,39 @@ impl Default for ProcessUsage {
     }
 }
 
-/// Adds up the threads of each process. Threads that have exited are removed before the map is full.
-fn summarize(session: &mut AllocSession) -> Result<()> {
-    let table = Table::new("process", SUMMARY_COLUMNS);
-    let threads = &session.skel().maps.usage;
-    let mut exited: BTreeMap<u32, ProcessUsage> = BTreeMap::new();
-    let mut entries = 0;
-    while let Some(step) = session.next()? {
-        match step {
-            Step::Tick => print_usage(session.out(), &table, &exited, threads),
-            Step::Event(_) => {
-                entries += 1;
-                if entries > USAGE_THREADS / 2 {
-                    entries = retire(&mut exited, threads);
-                }
-            }
+/// Sums up the threads of each process. Threads that have exited are removed before the map is full.
+struct UsageSummary {
+    table: Table,
+    threads: &'static MapMut<'static>,
+    exited: BTreeMap<u32, ProcessUsage>,
+    /// Threads in the map.
+    entries: u32,
+}
+
+impl UsageSummary {
+    fn new(threads: &'static MapMut<'static>) -> Self {
+        Self {
+            table: Table::new("process", SUMMARY_COLUMNS),
+            threads,
+            exited: BTreeMap::new(),
+            entries: 0,
         }
     }
-    print_usage(session.out(), &table, &exited, threads);
-    Ok(())
+}
+
+impl EventHandler<Allocators> for UsageSummary {
+    /// A thread has its first entry in the map.
+    fn event(&mut self, _: Event<'_, Allocators>) {
+        self.entries += 1;
+        if self.entries > USAGE_THREADS / 2 {
+            self.entries = retire(&mut self.exited, self.threads);
+        }
+    }
+
+    fn interval(&mut self, state: RunState<'_, Allocators>) -> Result<()> {
+        print_usage(state.out, &self.table, &self.exited, self.threads);
+        Ok(())
+    }
 }
 
 /// Moves the requests of exited threads out of the map. Returns how many entries remain.

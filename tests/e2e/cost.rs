@@ -13,7 +13,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::harness::{
-    Folder, Run, Target, Tool, Way, best_way, each_way, in_guest, program, run_to_end, skip, tool_command,
+    AttachMode, Folder, Run, Target, Tool, best_mode, each_mode, in_guest, program, run_to_end, skip,
+    tool_command,
 };
 
 fn flow() -> Target {
@@ -33,9 +34,9 @@ fn own_flow() -> (Folder, PathBuf) {
 }
 
 /// Traces a target while it follows an order.
-fn run_beside(target: &mut Target, way: Way, tool: &str, args: &[&str], order: &str) -> Run {
+fn run_beside(target: &mut Target, mode: AttachMode, tool: &str, args: &[&str], order: &str) -> Run {
     let pid = target.pid().to_string();
-    let tool = Tool::start(tool, way, [args, &["-p", &pid]].concat());
+    let tool = Tool::start(tool, mode, [args, &["-p", &pid]].concat());
     target.ask(order);
     tool.stop()
 }
@@ -46,18 +47,18 @@ fn number(record: &Value, key: &str) -> f64 {
         .unwrap_or_else(|| panic!("no number {key} in {record}"))
 }
 
-each_way! { hits_are_exact estimate_agrees_with_a_measured_loop }
+each_mode! { hits_are_exact estimate_agrees_with_a_measured_loop }
 
-fn hits_are_exact(way: Way) {
+fn hits_are_exact(mode: AttachMode) {
     let (_folder, path) = own_flow();
     let mut target = Target::start(Command::new(&path));
     let counted = format!("{}:counted", path.display());
-    let run = run_beside(&mut target, way, "funccount", &[&counted], "count 10007");
+    let run = run_beside(&mut target, mode, "funccount", &[&counted], "count 10007");
     assert_eq!(run.assert_clean().summary["hits"], 10007);
     assert_eq!(run.summary["cpu_ns"], Value::Null, "without --cost");
     let run = run_beside(
         &mut target,
-        way,
+        mode,
         "funccount",
         &[&counted, "--cost"],
         "threads 8 count 2003",
@@ -66,14 +67,14 @@ fn hits_are_exact(way: Way) {
     // At entry and return.
     let run = run_beside(
         &mut target,
-        way,
+        mode,
         "funclatency",
         &[&counted, "--cost"],
         "count 5003",
     );
     assert_eq!(run.summary["hits"], 2 * 5003);
     // Threads that are filtered out hit the probes too.
-    let tool = Tool::start("funccount", way, [&counted, "--comm", "nobody", "--cost"]);
+    let tool = Tool::start("funccount", mode, [&counted, "--comm", "nobody", "--cost"]);
     target.ask("count 7001");
     let run = tool.stop();
     assert!(run.rows.is_empty(), "{:?}", run.rows);
@@ -89,7 +90,7 @@ fn cpu_ns(pid: u32) -> f64 {
 
 /// Measured cost of an order (CPU time while traced, minus CPU time untraced) divided by the estimate of the
 /// tool. The median of several rounds, as the machine is busy with other things.
-fn measured_over_estimated(way: Way, tool: &str, function: &str, order: &str) -> f64 {
+fn measured_over_estimated(mode: AttachMode, tool: &str, function: &str, order: &str) -> f64 {
     const ROUNDS: usize = 5;
     let (_folder, path) = own_flow();
     let mut target = Target::start(Command::new(&path));
@@ -100,7 +101,7 @@ fn measured_over_estimated(way: Way, tool: &str, function: &str, order: &str) ->
             let start = cpu_ns(pid);
             target.ask(order);
             let alone = cpu_ns(pid) - start;
-            let tool = Tool::start(tool, way, [&spec, "-p", &pid.to_string(), "--cost"]);
+            let tool = Tool::start(tool, mode, [&spec, "-p", &pid.to_string(), "--cost"]);
             let start = cpu_ns(pid);
             target.ask(order);
             let watched = cpu_ns(pid) - start;
@@ -118,7 +119,7 @@ fn measured_over_estimated(way: Way, tool: &str, function: &str, order: &str) ->
     ratios[ROUNDS / 2]
 }
 
-fn estimate_agrees_with_a_measured_loop(way: Way) {
+fn estimate_agrees_with_a_measured_loop(mode: AttachMode) {
     // The first function starts with an instruction that is single-stepped, the second with an emulated one.
     let cases = [
         ("funccount", "counted", "count 10007"),
@@ -126,7 +127,7 @@ fn estimate_agrees_with_a_measured_loop(way: Way) {
         ("funclatency", "nested_outer", "nest 10007"),
     ];
     for (tool, function, order) in cases {
-        let ratio = measured_over_estimated(way, tool, function, order);
+        let ratio = measured_over_estimated(mode, tool, function, order);
         // In a guest of `make vmtest`, QEMU emulates all instructions, and times do not repeat.
         if in_guest() {
             return skip(&format!("times on emulated machines are meaningless: {ratio}"));
@@ -138,7 +139,7 @@ fn estimate_agrees_with_a_measured_loop(way: Way) {
     }
 }
 
-best_way! {
+best_mode! {
     busy_loop_exceeds_the_limit_and_continues_untraced sleeping_program_does_not_exceed_the_limit cost_without_pid_is_relative_to_the_whole_machine
     cost_includes_a_command_that_has_exited cost_is_printed_as_a_line
 }
@@ -162,7 +163,7 @@ fn code(pid: u32, spec: &str) -> [u8; 16] {
     bytes
 }
 
-fn busy_loop_exceeds_the_limit_and_continues_untraced(way: Way) {
+fn busy_loop_exceeds_the_limit_and_continues_untraced(mode: AttachMode) {
     const CALLS: u32 = 20_000_003;
     let (_folder, path) = own_flow();
     let mut target = Target::start(Command::new(&path));
@@ -171,7 +172,7 @@ fn busy_loop_exceeds_the_limit_and_continues_untraced(way: Way) {
     let before = code(pid, &counted);
     let mut tool = Tool::start(
         "funccount",
-        way,
+        mode,
         [&counted, "-p", &pid.to_string(), "--max-overhead", "5%"],
     );
     assert_ne!(code(pid, &counted), before, "the probe is in");
@@ -199,13 +200,13 @@ fn busy_loop_exceeds_the_limit_and_continues_untraced(way: Way) {
     assert!(target.end().success());
 }
 
-fn sleeping_program_does_not_exceed_the_limit(way: Way) {
+fn sleeping_program_does_not_exceed_the_limit(mode: AttachMode) {
     let mut target = flow();
     // For longer than two periods of the meter; most of the little CPU time that it uses is spent in the
     // probes.
     let run = run_beside(
         &mut target,
-        way,
+        mode,
         "funccount",
         &[&of_flow("napping"), "--max-overhead", "1%"],
         "nap 17 40",
@@ -219,10 +220,10 @@ fn sleeping_program_does_not_exceed_the_limit(way: Way) {
     assert!(!run.stderr.contains("stopped"), "{}", run.stderr);
 }
 
-fn cost_without_pid_is_relative_to_the_whole_machine(way: Way) {
+fn cost_without_pid_is_relative_to_the_whole_machine(mode: AttachMode) {
     let (mut first, mut second) = (flow(), flow());
     let before = cpu_ns(first.pid()) + cpu_ns(second.pid());
-    let tool = Tool::start("funccount", way, [&of_flow("tail_first"), "--cost"]);
+    let tool = Tool::start("funccount", mode, [&of_flow("tail_first"), "--cost"]);
     first.ask("tail 10007");
     second.ask("tail 5003");
     second.ask("spin 1 50000");
@@ -233,8 +234,8 @@ fn cost_without_pid_is_relative_to_the_whole_machine(way: Way) {
     assert!(number(&summary, "hits") >= 15010.0, "{summary}");
 }
 
-fn cost_includes_a_command_that_has_exited(way: Way) {
-    let mut command = tool_command("funccount", way, [&of_flow("spinning"), "--cost"]);
+fn cost_includes_a_command_that_has_exited(mode: AttachMode) {
+    let mut command = tool_command("funccount", mode, [&of_flow("spinning"), "--cost"]);
     command.arg("--").arg(program("flow")).arg("spin 3 50000");
     let ended = run_to_end(&mut command);
     assert!(ended.status.success(), "{}", ended.stderr);
@@ -250,12 +251,12 @@ fn cost_includes_a_command_that_has_exited(way: Way) {
     assert!(number(&summary, "cpu_ns") > 10e6, "{summary}");
 }
 
-fn cost_is_printed_as_a_line(_: Way) {
+fn cost_is_printed_as_a_line(_: AttachMode) {
     let mut target = flow();
     let pid = target.pid().to_string();
     let mut command = tool_command(
         "funccount",
-        Way::best(),
+        AttachMode::best(),
         [&of_flow("counted"), "-p", &pid, "--cost", "-q"],
     );
     command.args(["-d", "60"]);

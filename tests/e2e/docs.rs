@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::funclist::rows;
-use crate::harness::{Run, Target, Tool, Way, program, skip};
+use crate::harness::{AttachMode, Run, Target, Tool, program, skip};
 use crate::pty::Shell;
 
 const PAGE: &str = include_str!("../../docs/json.md");
@@ -55,7 +55,7 @@ fn written<'a>(records: impl IntoIterator<Item = &'a Value>) -> Records {
 }
 
 fn run_of(tool: &str, args: &[&str]) -> Run {
-    let run = Tool::start(tool, Way::best(), args).finish();
+    let run = Tool::start(tool, AttachMode::best(), args).finish();
     assert!(run.status.success(), "{}", run.stderr);
     run
 }
@@ -65,7 +65,7 @@ fn the_records_of_every_tool_are_described() {
     // A ring for seven events, and a program that makes thousands before anybody can read them.
     let mut tool = Tool::start(
         "mallocsnoop",
-        Way::best(),
+        AttachMode::best(),
         ["--buffer-size", "4K", "--stack", "--", "bash", "--version"],
     );
     let attached = std::mem::take(&mut tool.attached);
@@ -76,7 +76,7 @@ fn the_records_of_every_tool_are_described() {
     let pid = target.pid().to_string();
     let mut tool = Tool::start(
         "funccount",
-        Way::best(),
+        AttachMode::best(),
         [&counted, "-p", &pid, "--max-overhead", "0.1%"],
     );
     target.tell("count 100000000");
@@ -106,7 +106,11 @@ fn the_records_of_mallocsnoop_are_described() {
 #[test]
 fn the_records_of_bashreadline_are_described() {
     let mut shell = Shell::bash();
-    let mut tool = Tool::start("bashreadline", Way::best(), ["-p", &shell.pid().to_string()]);
+    let mut tool = Tool::start(
+        "bashreadline",
+        AttachMode::best(),
+        ["-p", &shell.pid().to_string()],
+    );
     shell.enter(":");
     tool.wait_rows(1);
     tool.signal(Signal::SIGINT);

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Ended, Folder, TOOLS, Way, in_guest, kernel_version, run_to_end, skip};
+use crate::harness::{AttachMode, Ended, Folder, TOOLS, in_guest, kernel_version, run_to_end, skip};
 use crate::privileges::as_nobody;
 
 /// The records of a run as root, where tracing works.
@@ -47,17 +47,17 @@ fn attach_modes_of_this_kernel_work_in_concurrent_runs() {
 }
 
 fn assert_attach_modes(records: &[Value]) {
-    for (way, name) in [
-        (Way::Multi, "uprobes: multi links"),
-        (Way::Single, "uprobes: perf links"),
-        (Way::Plain, "uprobes: perf events"),
+    for (mode, name) in [
+        (AttachMode::Multi, "uprobes: multi links"),
+        (AttachMode::Single, "uprobes: perf links"),
+        (AttachMode::Plain, "uprobes: perf events"),
     ] {
-        let expected = if kernel_version() >= way.since() {
+        let expected = if kernel_version() >= mode.since() {
             "ok"
         } else {
             "no"
         };
-        assert_eq!(check(records, name)["ok"], expected, "{way:?}");
+        assert_eq!(check(records, name)["ok"], expected, "{mode:?}");
     }
     assert_eq!(check(records, "BPF programs")["ok"], "ok");
     assert_eq!(check(records, "ring buffer")["ok"], "ok");

@@ -5,7 +5,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Folder, Run, Target, Tool, Way, best_way, each_way, program, run_to_end, tool_command};
+use crate::harness::{
+    AttachMode, Folder, Run, Target, Tool, best_mode, each_mode, program, run_to_end, tool_command,
+};
 
 fn flow() -> Target {
     Target::start(Command::new(program("flow")))
@@ -25,26 +27,26 @@ fn calls(run: &Run, function: &str) -> u64 {
 }
 
 /// Counts in one process while it follows orders.
-fn count_orders(way: Way, functions: &[&str], orders: &[&str]) -> Run {
+fn count_orders(mode: AttachMode, functions: &[&str], orders: &[&str]) -> Run {
     let mut target = flow();
     let pid = target.pid().to_string();
     let specs: Vec<String> = functions.iter().map(|function| of_flow(function)).collect();
     let mut args: Vec<&str> = specs.iter().map(String::as_str).collect();
     args.extend(["-p", &pid]);
-    let tool = Tool::start("funccount", way, args);
+    let tool = Tool::start("funccount", mode, args);
     for order in orders {
         target.ask(order);
     }
     tool.stop()
 }
 
-each_way! { counts_are_exact returns_are_counted_too threads_lose_nothing a_command_is_counted_from_its_first_call }
+each_mode! { counts_are_exact returns_are_counted_too threads_lose_nothing a_command_is_counted_from_its_first_call }
 
-fn counts_are_exact(way: Way) {
+fn counts_are_exact(mode: AttachMode) {
     let mut other = flow();
     // What is named twice is counted once.
     let run = count_orders(
-        way,
+        mode,
         &["counted", "count?d", "nested_*", "/^tail_/"],
         &["count 10007", "nest 101", "tail 13"],
     );
@@ -64,13 +66,13 @@ fn counts_are_exact(way: Way) {
     assert!(counts.is_sorted_by(|a, b| a >= b), "{counts:?}");
 }
 
-fn returns_are_counted_too(way: Way) {
+fn returns_are_counted_too(mode: AttachMode) {
     let throws = program("flow-throws");
     let mut target = Target::start(Command::new(&throws));
     let pid = target.pid().to_string();
     let [entry, exit, caught] = [("", "throwing"), ("r:", "throwing"), ("r:", "catching")]
         .map(|(prefix, name)| format!("{prefix}{}:{name}", throws.display()));
-    let tool = Tool::start("funccount", way, [&entry, &exit, &caught, "-p", &pid]);
+    let tool = Tool::start("funccount", mode, [&entry, &exit, &caught, "-p", &pid]);
     assert_eq!(tool.attached["probes"], 3);
     target.ask("throw 17");
     let run = tool.stop();
@@ -84,16 +86,16 @@ fn returns_are_counted_too(way: Way) {
     );
 }
 
-fn threads_lose_nothing(way: Way) {
-    let run = count_orders(way, &["counted"], &["threads 8 count 5003"]);
+fn threads_lose_nothing(mode: AttachMode) {
+    let run = count_orders(mode, &["counted"], &["threads 8 count 5003"]);
     assert_eq!(calls(&run, "counted"), 8 * 5003);
 }
 
-fn a_command_is_counted_from_its_first_call(way: Way) {
+fn a_command_is_counted_from_its_first_call(mode: AttachMode) {
     let bump = program("libbump.so");
     let mut command = tool_command(
         "funccount",
-        way,
+        mode,
         [
             &format!("{}:malloc", bump.display()),
             &format!("{}:free", bump.display()),
@@ -123,16 +125,22 @@ fn row_of(stdout: &str, function: &str) -> u64 {
         .sum()
 }
 
-best_way! {
+best_mode! {
     threads_processes_and_users_are_told_apart intervals_add_up_to_the_whole the_busiest_come_first
     a_file_alone_is_counted a_stripped_program_has_functions_without_names instructions_are_counted
     a_regex_matches_qualified_names more_probes_than_files_are_refused mistakes_are_explained
 }
 
-fn threads_processes_and_users_are_told_apart(way: Way) {
+fn threads_processes_and_users_are_told_apart(mode: AttachMode) {
     let (mut first, mut second) = (flow(), flow());
     let pids = format!("{},{}", first.pid(), second.pid());
-    let by = |whom: &str| Tool::start("funccount", way, [&of_flow("counted"), "-p", &pids, "--by", whom]);
+    let by = |whom: &str| {
+        Tool::start(
+            "funccount",
+            mode,
+            [&of_flow("counted"), "-p", &pids, "--by", whom],
+        )
+    };
     let (processes, threads, users) = (by("process"), by("thread"), by("user"));
     first.ask("count 101");
     let workers = second.ask("threads 3 count 211");
@@ -166,10 +174,10 @@ fn threads_processes_and_users_are_told_apart(way: Way) {
     );
 }
 
-fn intervals_add_up_to_the_whole(way: Way) {
+fn intervals_add_up_to_the_whole(mode: AttachMode) {
     let mut target = flow();
     let pid = target.pid().to_string();
-    let mut tool = Tool::start("funccount", way, [&of_flow("counted"), "-p", &pid, "-i", "0.1"]);
+    let mut tool = Tool::start("funccount", mode, [&of_flow("counted"), "-p", &pid, "-i", "0.1"]);
     target.ask("count 1009");
     tool.wait_rows(1);
     target.ask("count 503");
@@ -181,12 +189,12 @@ fn intervals_add_up_to_the_whole(way: Way) {
     );
 }
 
-fn the_busiest_come_first(way: Way) {
+fn the_busiest_come_first(mode: AttachMode) {
     let mut target = flow();
     let pid = target.pid().to_string();
     let tool = Tool::start(
         "funccount",
-        way,
+        mode,
         [&of_flow("/^(counted|nested_)/"), "-p", &pid, "--top", "2"],
     );
     target.ask("nest 7");
@@ -201,11 +209,11 @@ fn the_busiest_come_first(way: Way) {
     assert_eq!(named.len(), 2, "{named:?}");
 }
 
-fn a_stripped_program_has_functions_without_names(way: Way) {
+fn a_stripped_program_has_functions_without_names(mode: AttachMode) {
     let mut target = Target::start(Command::new(program("flow-stripped")));
     let spec = format!("{}:fn_*", program("flow-stripped").display());
     let pid = target.pid().to_string();
-    let tool = Tool::start("funccount", way, [spec.as_str(), "-p", &pid]);
+    let tool = Tool::start("funccount", mode, [spec.as_str(), "-p", &pid]);
     target.ask("count 1009");
     let run = tool.stop();
     assert_eq!(
@@ -216,12 +224,12 @@ fn a_stripped_program_has_functions_without_names(way: Way) {
     );
 }
 
-fn a_regex_matches_qualified_names(way: Way) {
+fn a_regex_matches_qualified_names(mode: AttachMode) {
     let strings = program("strings");
     let mut target = Target::start(Command::new(&strings));
     let pid = target.pid().to_string();
     let spec = format!("{}:^shop::(half|greet)", strings.display());
-    let tool = Tool::start("funccount", way, ["-r", &spec, "-p", &pid]);
+    let tool = Tool::start("funccount", mode, ["-r", &spec, "-p", &pid]);
     target.ask("half 1009");
     let run = tool.stop();
     let rows = run.assert_clean().with("count", 1009);
@@ -232,7 +240,7 @@ fn a_regex_matches_qualified_names(way: Way) {
     );
 }
 
-fn instructions_are_counted(way: Way) {
+fn instructions_are_counted(mode: AttachMode) {
     let flow = program("flow").display().to_string();
     let listed = crate::funclist::rows(&[&format!("{flow}:counted")]);
     let address = listed[0]["addr"].as_str().expect("an address").to_owned();
@@ -240,7 +248,7 @@ fn instructions_are_counted(way: Way) {
     let pid = target.pid().to_string();
     let regex = format!("{flow}:^count(ed|ing)$");
     let run = |args: &[&str], target: &mut Target| {
-        let tool = Tool::start("funccount", way, [args, &["-p", &pid]].concat());
+        let tool = Tool::start("funccount", mode, [args, &["-p", &pid]].concat());
         target.ask("count 1009");
         tool.stop()
     };
@@ -261,12 +269,12 @@ fn instructions_are_counted(way: Way) {
 }
 
 /// Nothing is left to do but to read the counts, so nearly all privileges are dropped.
-fn a_file_alone_is_counted(way: Way) {
+fn a_file_alone_is_counted(mode: AttachMode) {
     let folder = Folder::new();
     let program = folder.copy_of(program("flow"), "flow");
     for tool in ["funccount", "funclatency"] {
         let mut target = Target::start(Command::new(&program));
-        let tool = Tool::start(tool, way, [format!("{}:counted", program.display())]);
+        let tool = Tool::start(tool, mode, [format!("{}:counted", program.display())]);
         target.ask("count 101");
         let run = tool.stop();
         let rows = run.assert_clean().with("function", "counted");
@@ -279,7 +287,7 @@ fn a_file_alone_is_counted(way: Way) {
     }
 }
 
-fn more_probes_than_files_are_refused(_: Way) {
+fn more_probes_than_files_are_refused(_: AttachMode) {
     let script = "ulimit -n 256; exec \"$0\" \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", script]).arg(&*crate::harness::TOOLS);
@@ -291,10 +299,10 @@ fn more_probes_than_files_are_refused(_: Way) {
     }
 }
 
-fn mistakes_are_explained(way: Way) {
+fn mistakes_are_explained(mode: AttachMode) {
     let flow = program("flow");
     let expect = |spec: &str, status: i32, said: &[&str]| {
-        let ended = run_to_end(&mut tool_command("funccount", way, [spec, "-d", "1"]));
+        let ended = run_to_end(&mut tool_command("funccount", mode, [spec, "-d", "1"]));
         assert_eq!(ended.status.code(), Some(status), "{spec}: {}", ended.stderr);
         for part in said {
             assert!(
@@ -339,7 +347,7 @@ fn mistakes_are_explained(way: Way) {
             "hint: similar names there: malloc",
         ],
     );
-    let mut command = tool_command("funccount", way, ["libcc:malloc", "--", "true"]);
+    let mut command = tool_command("funccount", mode, ["libcc:malloc", "--", "true"]);
     let ended = run_to_end(&mut command);
     let is_said =
         ended.stderr.contains("failed to find libcc: ") && ended.stderr.contains("similar names: libc");

@@ -7,15 +7,15 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::harness::{
-    Run, Target, Tool, Way, best_way, each_way_of_calls, program, run_to_end, tool_command,
+    AttachMode, Run, Target, Tool, best_mode, each_mode_with_session, program, run_to_end, tool_command,
 };
 
 /// Measures functions of tests/targets/flow.cc, built without exceptions, while it follows orders.
-fn measure(way: Way, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
-    measure_in("flow", way, functions, options, orders)
+fn measure(mode: AttachMode, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
+    measure_in("flow", mode, functions, options, orders)
 }
 
-fn measure_in(name: &str, way: Way, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
+fn measure_in(name: &str, mode: AttachMode, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
     let mut target = Target::start(Command::new(program(name)));
     let pid = target.pid().to_string();
     let specs: Vec<String> = functions
@@ -25,7 +25,7 @@ fn measure_in(name: &str, way: Way, functions: &[&str], options: &[&str], orders
     let mut args: Vec<&str> = specs.iter().map(String::as_str).collect();
     args.extend(["-p", &pid]);
     args.extend(options);
-    let tool = Tool::start("funclatency", way, args);
+    let tool = Tool::start("funclatency", mode, args);
     for order in orders {
         target.ask(order);
     }
@@ -44,20 +44,20 @@ fn calls(run: &Run, function: &str) -> u64 {
     rows.first().map_or(0, |row| number(row, "count"))
 }
 
-each_way_of_calls! {
+each_mode_with_session! {
     known_times_are_told recursion_pairs nested_and_tail_calls_pair what_never_returns_is_unmatched threads_pair
     exceptions_do_not_end_the_program
 }
 
 /// A busy machine makes everything longer, but no call is shorter than what it does, and all of them together are not
 /// longer than the orders took.
-fn known_times_are_told(way: Way) {
+fn known_times_are_told(mode: AttachMode) {
     const MS: u64 = 1_000_000;
     const SPIN: u64 = 300_000;
     let mut target = Target::start(Command::new(program("flow")));
     let pid = target.pid().to_string();
     let specs = ["napping", "spinning"].map(|name| format!("{}:{name}", program("flow").display()));
-    let tool = Tool::start("funclatency", way, [&specs[0], &specs[1], "-p", &pid, "-F"]);
+    let tool = Tool::start("funclatency", mode, [&specs[0], &specs[1], "-p", &pid, "-F"]);
     let mut took = |orders: &[&str]| {
         let start = Instant::now();
         orders.iter().for_each(|order| _ = target.ask(order));
@@ -94,14 +94,14 @@ fn in_buckets(row: &Value) -> u64 {
     buckets.iter().map(|bucket| number(bucket, "count")).sum()
 }
 
-fn recursion_pairs(way: Way) {
-    let run = measure(way, &["recursing"], &[], &["recurse 101 7"]);
+fn recursion_pairs(mode: AttachMode) {
+    let run = measure(mode, &["recursing"], &[], &["recurse 101 7"]);
     assert_eq!(
         (calls(&run, "recursing"), number(&run.summary, "unmatched")),
         (707, 0)
     );
     let run = measure(
-        way,
+        mode,
         &["recursing"],
         &["--recursion", "outermost"],
         &["recurse 101 7"],
@@ -112,9 +112,9 @@ fn recursion_pairs(way: Way) {
     );
 }
 
-fn nested_and_tail_calls_pair(way: Way) {
+fn nested_and_tail_calls_pair(mode: AttachMode) {
     let run = measure(
-        way,
+        mode,
         &["nested_*", "tail_*", "counted"],
         &["-F"],
         &["nest 101", "tail 211", "count 7"],
@@ -136,16 +136,16 @@ fn nested_and_tail_calls_pair(way: Way) {
     );
 }
 
-fn what_never_returns_is_unmatched(way: Way) {
+fn what_never_returns_is_unmatched(mode: AttachMode) {
     // Each jump leaves two calls, each thread one. The last call of each kind is known to be lost when the next begins.
     let functions = ["jumping", "jumped_over", "landed", "leaving", "counted"];
-    let run = measure(way, &functions, &["-F"], &["jump 101", "leave 11", "count 1"]);
+    let run = measure(mode, &functions, &["-F"], &["jump 101", "leave 11", "count 1"]);
     let found = functions.map(|name| calls(&run, name));
     assert_eq!(found, [0, 0, 101, 0, 102], "{:?}", run.rows);
     assert_eq!(number(&run.summary, "unmatched"), 2 * 101 + 11);
 }
 
-fn exceptions_do_not_end_the_program(way: Way) {
+fn exceptions_do_not_end_the_program(mode: AttachMode) {
     let functions = [
         "throwing",
         "catching",
@@ -162,14 +162,14 @@ fn exceptions_do_not_end_the_program(way: Way) {
         "threads 4 throw 211",
         "count 1",
     ];
-    let run = measure_in("flow-throws", way, &functions, &["-F"], &orders);
+    let run = measure_in("flow-throws", mode, &functions, &["-F"], &orders);
     let found = functions.map(|name| calls(&run, name));
     assert_eq!(found, [0, 103 + 4 * 211, 13, 39, 35, 2], "{:?}", run.rows);
     assert_eq!(number(&run.summary, "unmatched"), 103 + 4 * 211);
 }
 
-fn threads_pair(way: Way) {
-    let run = measure(way, &["nested_*"], &["-F"], &["threads 8 nest 1009"]);
+fn threads_pair(mode: AttachMode) {
+    let run = measure(mode, &["nested_*"], &["-F"], &["threads 8 nest 1009"]);
     assert_eq!(
         [calls(&run, "nested_outer"), calls(&run, "nested_inner")],
         [8 * 1009, 3 * 8 * 1009]
@@ -180,20 +180,20 @@ fn threads_pair(way: Way) {
     );
 }
 
-best_way! {
+best_mode! {
     a_command_survives_probes_on_all_its_returns units_and_steps processes_are_told_apart intervals_add_up deep_recursion_says_what_it_missed
     threads_that_have_ended_make_room
 }
 
 /// What nobody calls has no return address that could be replaced: where a program starts is its number of arguments.
-fn a_command_survives_probes_on_all_its_returns(way: Way) {
+fn a_command_survives_probes_on_all_its_returns(mode: AttachMode) {
     for name in ["flow", "flow-stripped", "flow-throws"] {
         // The loader and the C library too, where the kernel has links for so many.
-        let all = match way {
-            Way::Session | Way::Multi => "*".to_owned(),
-            Way::Single | Way::Plain => format!("{}:*", program(name).display()),
+        let all = match mode {
+            AttachMode::Session | AttachMode::Multi => "*".to_owned(),
+            AttachMode::Single | AttachMode::Plain => format!("{}:*", program(name).display()),
         };
-        let mut command = tool_command("funclatency", way, ["-F", &all, "--"]);
+        let mut command = tool_command("funclatency", mode, ["-F", &all, "--"]);
         let ended = run_to_end(
             command
                 .arg(program(name))
@@ -213,11 +213,11 @@ fn a_command_survives_probes_on_all_its_returns(way: Way) {
         );
     }
     // Return probes on these, which keep it to return again, would have the program jump to the kernel's address.
-    let mut command = tool_command("funclatency", way, ["libc:*setjmp", "--"]);
+    let mut command = tool_command("funclatency", mode, ["libc:*setjmp", "--"]);
     let ended = run_to_end(command.arg(program("flow")).arg("jump 101"));
     assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
     let spec = format!("{}:_start", program("flow").display());
-    let ended = run_to_end(&mut tool_command("funclatency", way, [&spec]));
+    let ended = run_to_end(&mut tool_command("funclatency", mode, [&spec]));
     assert_eq!(ended.status.code(), Some(1));
     assert!(
         ended.stderr.contains("no instruction that returns"),
@@ -226,7 +226,7 @@ fn a_command_survives_probes_on_all_its_returns(way: Way) {
     );
 }
 
-fn units_and_steps(way: Way) {
+fn units_and_steps(mode: AttachMode) {
     let bars = |row: &Value| -> Vec<(u64, u64, u64)> {
         let buckets = row["buckets"].as_array().expect("buckets");
         buckets
@@ -241,7 +241,7 @@ fn units_and_steps(way: Way) {
             .collect()
     };
     let run = measure(
-        way,
+        mode,
         &["napping"],
         &["-m", "--linear", "5"],
         &["nap 7 2", "nap 5 12"],
@@ -261,7 +261,7 @@ fn units_and_steps(way: Way) {
     // No call is shorter than its nap.
     let short: u64 = naps.iter().filter(|bar| bar.1 < 10).map(|bar| bar.2).sum();
     assert!(short <= 7, "{row}");
-    let run = measure(way, &["spinning"], &["-u", "--steps", "8"], &["spin 101 100"]);
+    let run = measure(mode, &["spinning"], &["-u", "--steps", "8"], &["spin 101 100"]);
     let row = &run.rows[0];
     let spins = bars(row);
     assert_eq!(in_buckets(row), 101, "{row}");
@@ -281,13 +281,13 @@ fn units_and_steps(way: Way) {
     assert!(below <= 51 && at_most >= 51, "{row}");
 }
 
-fn processes_are_told_apart(way: Way) {
+fn processes_are_told_apart(mode: AttachMode) {
     let mut targets = [0, 1].map(|_| Target::start(Command::new(program("flow"))));
     let pids = format!("{},{}", targets[0].pid(), targets[1].pid());
     let spec = format!("{}:counted", program("flow").display());
     let tool = Tool::start(
         "funclatency",
-        way,
+        mode,
         [spec.as_str(), "-p", &pids, "--by", "process"],
     );
     targets[0].ask("count 101");
@@ -302,11 +302,11 @@ fn processes_are_told_apart(way: Way) {
     assert_eq!(counts, [101, 211]);
 }
 
-fn intervals_add_up(way: Way) {
+fn intervals_add_up(mode: AttachMode) {
     let mut target = Target::start(Command::new(program("flow")));
     let pid = target.pid().to_string();
     let spec = format!("{}:counted", program("flow").display());
-    let mut tool = Tool::start("funclatency", way, [spec.as_str(), "-p", &pid, "-i", "0.1"]);
+    let mut tool = Tool::start("funclatency", mode, [spec.as_str(), "-p", &pid, "-i", "0.1"]);
     target.ask("count 1009");
     tool.wait_rows(1);
     target.ask("count 503");
@@ -319,9 +319,9 @@ fn intervals_add_up(way: Way) {
 }
 
 /// There is room for the calls of 8192 threads at a time.
-fn threads_that_have_ended_make_room(way: Way) {
+fn threads_that_have_ended_make_room(mode: AttachMode) {
     let orders = ["threads 8 nest 1"; 1103];
-    let run = measure(way, &["nested_*"], &["-F"], &orders);
+    let run = measure(mode, &["nested_*"], &["-F"], &orders);
     assert_eq!(
         [calls(&run, "nested_outer"), calls(&run, "nested_inner")],
         [8 * 1103, 3 * 8 * 1103]
@@ -329,9 +329,9 @@ fn threads_that_have_ended_make_room(way: Way) {
     assert_eq!(run.summary["unmatched"], 0);
 }
 
-fn deep_recursion_says_what_it_missed(way: Way) {
+fn deep_recursion_says_what_it_missed(mode: AttachMode) {
     // The kernel watches the returns of 64 nested calls.
-    let run = measure(way, &["recursing"], &[], &["recurse 3 100"]);
+    let run = measure(mode, &["recursing"], &[], &["recurse 3 100"]);
     let (calls, unmatched) = (calls(&run, "recursing"), number(&run.summary, "unmatched"));
     assert_eq!((calls, unmatched), (3 * 64, 3 * 36));
 }

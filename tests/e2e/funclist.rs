@@ -160,7 +160,7 @@ fn an_offset_has_to_be_the_start_of_an_instruction() {
     for ended in &wrong {
         let is_said = ended
             .stderr
-            .contains("not the start of an instruction: near it are +0x");
+            .contains("not the start of an instruction: the nearest are +0x");
         assert!(is_said && ended.status.code() == Some(1), "{ended:?}");
     }
     // On arm64 three of four are wrong, on x86-64 some are.

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use crate::bpftrace::Bpftrace;
 use crate::harness::{
-    Run, Target, Tool, Way, best_way, build_dir, each_way, each_way_of_calls, kernel_version, program,
-    run_to_end, skip, tool_command,
+    AttachMode, Run, Target, Tool, best_mode, build_dir, each_mode, each_mode_with_session, kernel_version,
+    program, run_to_end, skip, tool_command,
 };
 use crate::pty::Shell;
 
 /// Traces functions of tests/targets/values.c while it carries out orders. A second process does the same,
 /// and must not be shown.
-fn trace(way: Way, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
+fn trace(mode: AttachMode, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
     let mut target = Target::start(Command::new(program("values")));
     let mut other = Target::start(Command::new(program("values")));
     let pid = target.pid().to_string();
@@ -26,7 +26,7 @@ fn trace(way: Way, functions: &[&str], options: &[&str], orders: &[&str]) -> Run
     let mut args: Vec<&str> = specs.iter().map(String::as_str).collect();
     args.extend(["-p", &pid]);
     args.extend(options);
-    let tool = Tool::start("functrace", way, args);
+    let tool = Tool::start("functrace", mode, args);
     for order in orders {
         other.ask(order);
         target.ask(order);
@@ -45,7 +45,7 @@ fn args(run: &Run) -> Vec<&Value> {
     run.rows.iter().map(|row| &row["args"]).collect()
 }
 
-each_way! {
+each_mode! {
     arguments_are_shown_by_type
     structures_show_their_members
     where_selects_calls
@@ -55,13 +55,13 @@ each_way! {
     where_on_unreadable_memory_is_undecided
 }
 
-each_way_of_calls! {
+each_mode_with_session! {
     results_and_durations_match_their_calls hidden_calls_do_not_affect_others
     indent_shows_nesting
 }
 
-fn arguments_are_shown_by_type(way: Way) {
-    let run = trace(way, &["nine", "pass"], &[], &["nine 97", "text 89"]);
+fn arguments_are_shown_by_type(mode: AttachMode) {
+    let run = trace(mode, &["nine", "pass"], &[], &["nine 97", "text 89"]);
     run.assert_clean();
     let nine = run.with("function", "nine");
     assert_eq!((nine.len(), run.rows.len()), (97, 97 + 89));
@@ -76,8 +76,8 @@ fn arguments_are_shown_by_type(way: Way) {
     }
 }
 
-fn structures_show_their_members(way: Way) {
-    let run = trace(way, &["serve"], &[], &["struct 7"]);
+fn structures_show_their_members(mode: AttachMode) {
+    let run = trace(mode, &["serve"], &[], &["struct 7"]);
     run.assert_clean();
     assert_eq!(run.rows.len(), 7);
     for (number, args) in args(&run).into_iter().enumerate() {
@@ -98,7 +98,7 @@ const CALCULATIONS: &str = "a + b * c - d == 3 && e % c == 2 && f / b == 3 && (a
      && a << 4 == 16 && g >> 1 == -4 && i >> 4 == 250000000 && g / 2 == -3 && g % 2 == -1 && ~a == -2 && -a < 0 \
      && a <= 1 && b >= 2 && !(a > b) && (i8)i == 0 && (u16)g == 65529 && pid == tid && uid == 0 && cpu < 65536";
 
-fn where_selects_calls(way: Way) {
+fn where_selects_calls(mode: AttachMode) {
     for (condition, orders, rows) in [
         ("number >= 89", ["text 97", "nine 3"], 8),
         (
@@ -135,15 +135,15 @@ fn where_selects_calls(way: Way) {
             Some("struct") => "serve",
             _ => "pass",
         };
-        let run = trace(way, &[function], &["--where", condition], &orders);
+        let run = trace(mode, &[function], &["--where", condition], &orders);
         run.assert_clean();
         assert_eq!(run.rows.len(), rows, "{condition}");
     }
 }
 
-fn long_text_is_truncated_and_marked(way: Way) {
+fn long_text_is_truncated_and_marked(mode: AttachMode) {
     let run = trace(
-        way,
+        mode,
         &["pass"],
         &["--str-len", "64K"],
         &["edge 3", "long 65536 5", "long 65537 2", "long 0 1"],
@@ -171,7 +171,7 @@ fn long_text_is_truncated_and_marked(way: Way) {
     );
     assert!(run.rows.iter().all(|row| row["faults"] == json!([])));
     let run = trace(
-        way,
+        mode,
         &["pass"],
         &["--args", "str(text, 3), buf(arg0, number), number"],
         &["text 3"],
@@ -188,9 +188,9 @@ fn long_text_is_truncated_and_marked(way: Way) {
 }
 
 /// A record has room for four texts of full length.
-fn text_without_room_is_truncated_to_nothing(way: Way) {
+fn text_without_room_is_truncated_to_nothing(mode: AttachMode) {
     let run = trace(
-        way,
+        mode,
         &["pass"],
         &[
             "--str-len",
@@ -218,8 +218,8 @@ fn text_without_room_is_truncated_to_nothing(way: Way) {
     }
 }
 
-fn unreadable_memory_is_a_fault(way: Way) {
-    let run = trace(way, &["pass"], &[], &["broken 7"]);
+fn unreadable_memory_is_a_fault(mode: AttachMode) {
+    let run = trace(mode, &["pass"], &[], &["broken 7"]);
     run.assert_clean();
     assert_eq!(run.rows.len(), 21);
     for (index, row) in run.rows.iter().enumerate() {
@@ -236,8 +236,13 @@ fn unreadable_memory_is_a_fault(way: Way) {
     }
 }
 
-fn results_and_durations_match_their_calls(way: Way) {
-    let run = trace(way, &["pass", "recurse"], &["--ret"], &["text 31", "recurse 5 7"]);
+fn results_and_durations_match_their_calls(mode: AttachMode) {
+    let run = trace(
+        mode,
+        &["pass", "recurse"],
+        &["--ret"],
+        &["text 31", "recurse 5 7"],
+    );
     run.assert_clean();
     assert_eq!(run.summary["unmatched"], 0);
     let pass = run.with("function", "pass");
@@ -263,18 +268,18 @@ fn results_and_durations_match_their_calls(way: Way) {
 }
 
 /// In a session, nested calls that --where rejects have no return probe, while the calls around them do.
-fn hidden_calls_do_not_affect_others(way: Way) {
+fn hidden_calls_do_not_affect_others(mode: AttachMode) {
     let condition = ["--ret", "--where", "depth % 3 == 1"];
-    let run = trace(way, &["recurse"], &condition, &["recurse 11 13"]);
+    let run = trace(mode, &["recurse"], &condition, &["recurse 11 13"]);
     run.assert_clean();
     assert_eq!(run.summary["unmatched"], 0);
     let returned: Vec<_> = run.rows.iter().map(|row| &row["retval"]).collect();
     assert_eq!(returned, [1, 4, 7, 10].repeat(13));
 }
 
-fn indent_shows_nesting(way: Way) {
+fn indent_shows_nesting(mode: AttachMode) {
     for options in [&["--indent"][..], &["--indent", "--ret"]] {
-        let run = trace(way, &["recurse", "pass"], options, &["recurse 3 7", "text 5"]);
+        let run = trace(mode, &["recurse", "pass"], options, &["recurse 3 7", "text 5"]);
         run.assert_clean();
         let depths: Vec<_> = run.rows.iter().filter_map(|row| row["depth"].as_u64()).collect();
         let mut expected = [0, 1, 2].repeat(7);
@@ -286,9 +291,9 @@ fn indent_shows_nesting(way: Way) {
     }
 }
 
-fn where_on_unreadable_memory_is_undecided(way: Way) {
+fn where_on_unreadable_memory_is_undecided(mode: AttachMode) {
     let run = trace(
-        way,
+        mode,
         &["pass"],
         &["--where", "*(u8*)text == 'x' || number == 1"],
         &["broken 7"],
@@ -303,17 +308,17 @@ fn where_on_unreadable_memory_is_undecided(way: Way) {
     assert!(run.stderr.contains("14 calls are not shown"), "{}", run.stderr);
 }
 
-best_way! {
+best_mode! {
     paged_out_text_is_read
     large_allocations_of_python_are_shown
     bash_lines_are_shown
 }
 
-fn paged_out_text_is_read(way: Way) {
+fn paged_out_text_is_read(mode: AttachMode) {
     if kernel_version() < (6, 9) {
         return skip("sleepable programs with a stack map need 6.9");
     }
-    let run = trace(way, &["pass"], &[], &["paged 7"]);
+    let run = trace(mode, &["pass"], &[], &["paged 7"]);
     run.assert_clean();
     assert_eq!(run.rows.len(), 7);
     assert!(
@@ -324,7 +329,7 @@ fn paged_out_text_is_read(way: Way) {
 }
 
 /// `--where 'comm == "python3" && arg0 > 1048576'`.
-fn large_allocations_of_python_are_shown(way: Way) {
+fn large_allocations_of_python_are_shown(mode: AttachMode) {
     let python =
         run_to_end(Command::new("sh").args(["-c", "ls /usr/bin/python3 || command -v python3"])).stdout;
     let Some(path) = python.lines().next() else {
@@ -336,7 +341,7 @@ fn large_allocations_of_python_are_shown(way: Way) {
     let condition = format!("comm == \"{name}\" && arg0 > 1048576");
     let tool = Tool::start(
         "functrace",
-        way,
+        mode,
         ["libc:malloc", "--args", "arg0", "--where", &condition],
     );
     // Python allocates a byte more, for a NUL.
@@ -351,12 +356,12 @@ fn large_allocations_of_python_are_shown(way: Way) {
 }
 
 /// `r:bash:readline --args 'str(retval)'`.
-fn bash_lines_are_shown(way: Way) {
+fn bash_lines_are_shown(mode: AttachMode) {
     let mut shell = Shell::bash();
     let condition = format!("pid == {}", shell.pid());
     let mut tool = Tool::start(
         "functrace",
-        way,
+        mode,
         ["r:bash:readline", "--args", "str(retval)", "--where", &condition],
     );
     // The first line returns from a call that began before the probes were attached.
@@ -383,7 +388,7 @@ fn bash_lines_match_bpftrace() {
     let condition = format!("pid == {pid}");
     let mut tool = Tool::start(
         "functrace",
-        Way::best(),
+        AttachMode::best(),
         ["r:bash:readline", "--args", "str(retval)", "--where", &condition],
     );
     other.until_ready(|| shell.enter(": marker"), |line| line.ends_with(" : marker"));
@@ -426,7 +431,7 @@ fn expression_errors_point_at_the_column() {
     ] {
         let ended = run_to_end(&mut tool_command(
             "functrace",
-            Way::best(),
+            AttachMode::best(),
             ["libc:malloc", option, text],
         ));
         assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);

@@ -33,53 +33,53 @@ const MOST_RECORDS: usize = 300_000;
 
 /// How probes are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum AttachMode {
     Session,
     Multi,
     Single,
     Plain,
 }
 
-impl Way {
+impl AttachMode {
     /// The value of `--attach`.
     pub fn name(self) -> &'static str {
         match self {
-            Way::Session => "session",
-            Way::Multi => "multi",
-            Way::Single => "single",
-            Way::Plain => "plain",
+            AttachMode::Session => "session",
+            AttachMode::Multi => "multi",
+            AttachMode::Single => "single",
+            AttachMode::Plain => "plain",
         }
     }
 
     /// The way that the tool takes of itself on this kernel.
-    pub fn best() -> Way {
+    pub fn best() -> AttachMode {
         let version = kernel_version();
-        [Way::Session, Way::Multi, Way::Single]
+        [AttachMode::Session, AttachMode::Multi, AttachMode::Single]
             .into_iter()
-            .find(|way| version >= way.since())
-            .unwrap_or(Way::Plain)
+            .find(|mode| version >= mode.since())
+            .unwrap_or(AttachMode::Plain)
     }
 
     /// The kernel that was the first to have it.
     pub fn since(self) -> (u32, u32) {
         match self {
-            Way::Session => (6, 13),
+            AttachMode::Session => (6, 13),
             // Between 6.6 and 6.10 its filter by process was not yet right.
-            Way::Multi => (6, 10),
-            Way::Single => (5, 15),
-            Way::Plain => (0, 0),
+            AttachMode::Multi => (6, 10),
+            AttachMode::Single => (5, 15),
+            AttachMode::Plain => (0, 0),
         }
     }
 
     /// Is a link enough for all points of a file?
     pub fn has_multi_links(self) -> bool {
-        matches!(self, Way::Session | Way::Multi)
+        matches!(self, AttachMode::Session | AttachMode::Multi)
     }
 
     /// Runs a test unless this kernel is older than the way, and the tool says so; or another way is the best one, and
-    /// `UBPF_TOOLS_BEST_WAY` asks for that alone.
-    pub fn run(self, test: impl FnOnce(Way)) {
-        if env::var_os("UBPF_TOOLS_BEST_WAY").is_some() && self != Way::best() {
+    /// `UBPF_TOOLS_BEST_MODE` asks for that alone.
+    pub fn run(self, test: impl FnOnce(AttachMode)) {
+        if env::var_os("UBPF_TOOLS_BEST_MODE").is_some() && self != AttachMode::best() {
             return skip("another way of attaching is the best one here");
         }
         if kernel_version() >= self.since() {
@@ -101,61 +101,61 @@ pub fn in_guest() -> bool {
     env::var_os("UBPF_TOOLS_TARGETS").is_some()
 }
 
-/// `each_way! { test ... }` makes of each function that takes a [`Way`] one test for each way.
-macro_rules! each_way {
+/// `each_mode! { test ... }` makes of each function that takes a [`AttachMode`] one test for each way.
+macro_rules! each_mode {
     ($($test:ident)*) => {$(
         mod $test {
-            use crate::harness::Way;
+            use crate::harness::AttachMode;
 
             #[test]
             fn multi() {
-                Way::Multi.run(super::$test);
+                AttachMode::Multi.run(super::$test);
             }
 
             #[test]
             fn single() {
-                Way::Single.run(super::$test);
+                AttachMode::Single.run(super::$test);
             }
 
             #[test]
             fn plain() {
-                Way::Plain.run(super::$test);
+                AttachMode::Plain.run(super::$test);
             }
         }
     )*};
 }
-pub(crate) use each_way;
+pub(crate) use each_mode;
 
 /// The same with one more way, for tests that watch both ends of calls: to others, sessions make no difference.
-macro_rules! each_way_of_calls {
+macro_rules! each_mode_with_session {
     ($($test:ident)*) => {
-        $crate::harness::each_way! { $($test)* }
-        mod in_sessions {
-            use crate::harness::Way;
+        $crate::harness::each_mode! { $($test)* }
+        mod session {
+            use crate::harness::AttachMode;
             $(
                 #[test]
                 fn $test() {
-                    Way::Session.run(super::$test);
+                    AttachMode::Session.run(super::$test);
                 }
             )*
         }
     };
 }
-pub(crate) use each_way_of_calls;
+pub(crate) use each_mode_with_session;
 
-/// `best_way! { test ... }` makes of each such function one test, as what it is about has nothing to do with the way;
+/// `best_mode! { test ... }` makes of each such function one test, as what it is about has nothing to do with the way;
 /// to remove probes one by one takes seconds.
-macro_rules! best_way {
+macro_rules! best_mode {
     ($($test:ident)*) => {$(
         mod $test {
             #[test]
             fn best() {
-                super::$test(crate::harness::Way::best());
+                super::$test(crate::harness::AttachMode::best());
             }
         }
     )*};
 }
-pub(crate) use best_way;
+pub(crate) use best_mode;
 
 /// Major and minor number of the running kernel.
 pub fn kernel_version() -> (u32, u32) {
@@ -199,8 +199,8 @@ pub struct Run {
 
 impl Tool {
     /// Runs `ubpf-tools TOOL -j --attach WAY ARGS...` and waits until it is attached.
-    pub fn start<S: AsRef<OsStr>>(tool: &str, way: Way, args: impl IntoIterator<Item = S>) -> Tool {
-        Tool::start_as(tool_command(tool, way, args))
+    pub fn start<S: AsRef<OsStr>>(tool: &str, mode: AttachMode, args: impl IntoIterator<Item = S>) -> Tool {
+        Tool::start_as(tool_command(tool, mode, args))
     }
 
     /// The same with a command that the caller has prepared. It must end up with `-j`.
@@ -343,9 +343,13 @@ impl Tool {
 }
 
 /// `ubpf-tools TOOL -j --attach WAY ARGS...`, to be changed by the caller.
-pub fn tool_command<S: AsRef<OsStr>>(tool: &str, way: Way, args: impl IntoIterator<Item = S>) -> Command {
+pub fn tool_command<S: AsRef<OsStr>>(
+    tool: &str,
+    mode: AttachMode,
+    args: impl IntoIterator<Item = S>,
+) -> Command {
     let mut command = Command::new(&*TOOLS);
-    command.args([tool, "-j", "--attach", way.name()]).args(args);
+    command.args([tool, "-j", "--attach", mode.name()]).args(args);
     command
 }
 

@@ -4,13 +4,13 @@
 use std::fs;
 use std::process::Command;
 
-use crate::harness::{Target, Tool, Way, best_way, each_way, program, run_to_end, tool_command};
+use crate::harness::{AttachMode, Target, Tool, best_mode, each_mode, program, run_to_end, tool_command};
 
-each_way! {
+each_mode! {
     one_process_is_named_by_its_number_there
 }
 
-best_way! {
+best_mode! {
     several_processes_are_named_by_their_numbers_there
     a_process_of_a_namespace_below_is_named_by_its_number_here
     processes_outside_have_no_number
@@ -62,11 +62,11 @@ fn beside(target: &Target, command: &Command) -> Command {
     inside
 }
 
-fn one_process_is_named_by_its_number_there(way: Way) {
+fn one_process_is_named_by_its_number_there(mode: AttachMode) {
     let mut target = contained(1);
     let mut outside = Target::start(Command::new(program("calls")));
     let args = ["-p", "1", "--min-size", "1009", "-M", "14"];
-    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", way, args)));
+    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", mode, args)));
     outside.ask("malloc 5 1009");
     let mut workers = target.ask("malloc 7 1009");
     workers.extend(target.ask("threads 1 malloc 7 1009"));
@@ -78,14 +78,14 @@ fn one_process_is_named_by_its_number_there(way: Way) {
     }
 }
 
-fn several_processes_are_named_by_their_numbers_there(way: Way) {
+fn several_processes_are_named_by_their_numbers_there(mode: AttachMode) {
     let mut target = contained(1);
     let mut second = Target::start(beside(&target, &Command::new(program("calls"))));
     let mut third = Target::start(beside(&target, &Command::new(program("calls"))));
     let number = numbers(child_of(second.pid()))[1];
     let pids = format!("1,{number}");
     let args = ["-p", &pids, "--min-size", "1009", "-M", "18"];
-    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", way, args)));
+    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", mode, args)));
     third.ask("malloc 5 1009");
     target.ask("malloc 7 1009");
     second.ask("malloc 11 1009");
@@ -99,24 +99,24 @@ fn several_processes_are_named_by_their_numbers_there(way: Way) {
     );
 }
 
-fn a_process_of_a_namespace_below_is_named_by_its_number_here(way: Way) {
+fn a_process_of_a_namespace_below_is_named_by_its_number_here(mode: AttachMode) {
     let mut target = contained(2);
     let number = numbers(child_of(child_of(target.pid())))[1];
     let args = ["-p", &number.to_string(), "--min-size", "1009", "-M", "7"];
-    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", way, args)));
+    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", mode, args)));
     target.ask("malloc 7 1009");
     let run = tool.finish();
     run.assert_clean();
     assert_eq!(run.with("pid", number).len(), 7, "{:?}", run.rows);
 }
 
-fn processes_outside_have_no_number(way: Way) {
+fn processes_outside_have_no_number(mode: AttachMode) {
     let mut target = contained(1);
     let mut outside = Target::start(Command::new(program("calls")));
     target.ask("name pidns-inside");
     outside.ask("name pidns-outside");
     let args = ["--comm", "pidns-*", "--min-size", "1009", "-M", "18"];
-    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", way, args)));
+    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", mode, args)));
     outside.ask("malloc 7 1009");
     target.ask("malloc 11 1009");
     let run = tool.finish();
@@ -138,7 +138,11 @@ fn processes_outside_have_no_number(way: Way) {
 #[test]
 fn children_are_not_followed_there_and_it_says_so() {
     let target = contained(1);
-    let command = tool_command("funccount", Way::best(), ["libc:malloc", "-p", "1", "--follow"]);
+    let command = tool_command(
+        "funccount",
+        AttachMode::best(),
+        ["libc:malloc", "-p", "1", "--follow"],
+    );
     let refused = run_to_end(&mut beside(&target, &command));
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
     assert!(
@@ -154,7 +158,7 @@ fn numbers_of_another_namespace_are_refused() {
     let target = contained(1);
     let mut command = Command::new("nsenter");
     command.args(["--target", &child_of(target.pid()).to_string(), "--pid", "--"]);
-    let tool = tool_command("funccount", Way::best(), ["libc:malloc", "-p", "1"]);
+    let tool = tool_command("funccount", AttachMode::best(), ["libc:malloc", "-p", "1"]);
     let refused = run_to_end(command.arg(tool.get_program()).args(tool.get_args()));
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
     assert!(

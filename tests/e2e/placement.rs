@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Folder, Run, Target, Tool, Way, best_way, in_guest, program, skip, wait_until};
+use crate::harness::{AttachMode, Folder, Run, Target, Tool, best_mode, in_guest, program, skip, wait_until};
 
 /// Does what programs do with their libraries, once for each order.
 const WORK: &str = "
@@ -57,14 +57,14 @@ fn python() -> Option<Target> {
 }
 
 /// The same run twice at the same time: with probes at the entries, and where they cost least.
-fn at_both(tool: &str, way: Way, target: &mut Target, args: &[&str], orders: &[&str]) -> [Run; 2] {
+fn at_both(tool: &str, mode: AttachMode, target: &mut Target, args: &[&str], orders: &[&str]) -> [Run; 2] {
     let pid = target.pid().to_string();
     // A guest has little memory.
     let buffer = if in_guest() { "16M" } else { "256M" };
     let tools = ["entry", "best"].map(|place| {
         let mut all = vec!["--placement", place, "-p", &pid, "--buffer-size", buffer];
         all.extend(args);
-        Tool::start(tool, way, all)
+        Tool::start(tool, mode, all)
     });
     let number = |tool: &Tool, key: &str| tool.attached[key].as_u64().expect("a number");
     let [entry, best] = &tools;
@@ -137,7 +137,7 @@ fn function(row: &Value) -> &str {
     row["function"].as_str().expect("a function")
 }
 
-best_way! {
+best_mode! {
     every_function_of_python_is_called_as_often
     every_function_of_other_programs_is_called_as_often
     every_call_has_the_same_arguments_and_the_same_result
@@ -147,22 +147,22 @@ best_way! {
 }
 
 /// Where the kernel has links for all functions of all files.
-fn has_many(way: Way) -> bool {
-    if !way.has_multi_links() {
+fn has_many(mode: AttachMode) -> bool {
+    if !mode.has_multi_links() {
         skip("this kernel has no multi-uprobes: one by one so many take minutes");
     }
-    way.has_multi_links()
+    mode.has_multi_links()
 }
 
-fn every_function_of_python_is_called_as_often(way: Way) {
+fn every_function_of_python_is_called_as_often(mode: AttachMode) {
     if in_guest() {
         return skip("where all is emulated, so many calls take minutes");
     }
-    let Some(mut target) = python().filter(|_| has_many(way)) else {
+    let Some(mut target) = python().filter(|_| has_many(mode)) else {
         return;
     };
     target.ask("work 1"); // what is done once
-    let [entry, best] = at_both("funccount", way, &mut target, &[":*"], &["work 2"]);
+    let [entry, best] = at_both("funccount", mode, &mut target, &[":*"], &["work 2"]);
     assert_same(&entry, &best, 500);
     for file in ["libc.so", "libssl.so", "libcrypto.so", "libsqlite3.so", "libz.so"] {
         let is_there = |row: &Value| row["file"].as_str().is_some_and(|name| name.starts_with(file));
@@ -171,11 +171,11 @@ fn every_function_of_python_is_called_as_often(way: Way) {
 }
 
 /// Of bash, and of libstdc++ by a program that throws.
-fn every_function_of_other_programs_is_called_as_often(way: Way) {
+fn every_function_of_other_programs_is_called_as_often(mode: AttachMode) {
     const SHELL: &str = "while read -r what n; do \
         for ((i = 0; i < n; i++)); do x=${what//o/$i}; y=$(printf '%s' \"$x\"); [[ $y == w* ]] || z=($x $y); done; \
         echo .; done";
-    if !has_many(way) {
+    if !has_many(mode) {
         return;
     }
     let mut bash = Command::new("bash");
@@ -187,14 +187,14 @@ fn every_function_of_other_programs_is_called_as_often(way: Way) {
     for (command, order, functions) in orders {
         let mut target = Target::start(command);
         target.ask(order);
-        let [entry, best] = at_both("funccount", way, &mut target, &[":*"], &[order]);
+        let [entry, best] = at_both("funccount", mode, &mut target, &[":*"], &[order]);
         assert_same(&entry, &best, functions);
     }
 }
 
-fn every_call_has_the_same_arguments_and_the_same_result(way: Way) {
-    let functions: &[&str] = match way {
-        Way::Session | Way::Multi if !in_guest() => &["libc:*", "ssl:*", "sqlite3:*"],
+fn every_call_has_the_same_arguments_and_the_same_result(mode: AttachMode) {
+    let functions: &[&str] = match mode {
+        AttachMode::Session | AttachMode::Multi if !in_guest() => &["libc:*", "ssl:*", "sqlite3:*"],
         // One by one, or where all is emulated.
         _ => &["libc:*alloc", "libc:free", "libc:memchr"],
     };
@@ -203,7 +203,7 @@ fn every_call_has_the_same_arguments_and_the_same_result(way: Way) {
     let asked = ["--ret", "--args", "arg0, arg1, arg2, arg3, arg4, arg5"];
     let [entry, best] = at_both(
         "functrace",
-        way,
+        mode,
         &mut target,
         &[functions, &asked].concat(),
         &["work 1"],
@@ -221,7 +221,7 @@ fn every_call_has_the_same_arguments_and_the_same_result(way: Way) {
 
 /// With the direct caller, of which the kernel knows nothing at either place. Of a file that nobody else traces: where
 /// somebody has a return probe, the kernel has put its own address in the place of the caller's.
-fn stacks_are_the_same(way: Way) {
+fn stacks_are_the_same(mode: AttachMode) {
     let folder = Folder::new();
     let own = folder.copy_of(program("calls-static"), "calls-of-its-own");
     let mut target = Target::start(Command::new(&own));
@@ -232,7 +232,7 @@ fn stacks_are_the_same(way: Way) {
         "posix_memalign 13 64 100",
         "threads 3 malloc 7 100",
     ];
-    let runs = at_both("functrace", way, &mut target, &args, &orders);
+    let runs = at_both("functrace", mode, &mut target, &args, &orders);
     let stacks = runs.map(|run| {
         let of_row = |row: &Value| (row["function"].to_string(), row["stack"].to_string());
         let mut stacks: Vec<_> = run.assert_clean().rows.iter().map(of_row).collect();
@@ -250,7 +250,7 @@ fn stacks_are_the_same(way: Way) {
     assert!(own >= 135, "{own} {stacks:?}");
 }
 
-fn returns_of_threads_are_those_of_their_calls(way: Way) {
+fn returns_of_threads_are_those_of_their_calls(mode: AttachMode) {
     let Some(mut target) = python() else { return };
     let functions = [
         "libc:free",
@@ -262,7 +262,7 @@ fn returns_of_threads_are_those_of_their_calls(way: Way) {
     let args = [&["-F"], &functions[..]].concat();
     let [entry, best] = at_both(
         "funclatency",
-        way,
+        mode,
         &mut target,
         &args,
         if in_guest() {
@@ -276,9 +276,9 @@ fn returns_of_threads_are_those_of_their_calls(way: Way) {
 }
 
 /// Tools come and go while threads call what they probe.
-fn programs_stand_probes_that_come_and_go(way: Way) {
+fn programs_stand_probes_that_come_and_go(mode: AttachMode) {
     const TOOLS: usize = 4;
-    let fast = way.has_multi_links() && !in_guest();
+    let fast = mode.has_multi_links() && !in_guest();
     let cycles = if fast { 50 } else { 3 };
     let mut target = Target::start(Command::new(program("calls")));
     let pid = target.pid().to_string();
@@ -286,7 +286,7 @@ fn programs_stand_probes_that_come_and_go(way: Way) {
     target.tell(&format!("threads 4 calloc {calls} 1 16"));
     std::thread::scope(|scope| {
         for tool in 0..TOOLS {
-            let args = match (tool % 2, way.has_multi_links()) {
+            let args = match (tool % 2, mode.has_multi_links()) {
                 (0, true) => ["libc:c*", "libc:f*", "-p", &pid],
                 (_, true) => ["r:libc:c*", "r:libc:f*", "-p", &pid],
                 // Each takes a moment to be removed.
@@ -295,7 +295,7 @@ fn programs_stand_probes_that_come_and_go(way: Way) {
             };
             scope.spawn(move || {
                 for _ in 0..cycles {
-                    Tool::start("funccount", way, args).stop().assert_clean();
+                    Tool::start("funccount", mode, args).stop().assert_clean();
                 }
             });
         }

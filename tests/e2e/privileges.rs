@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::harness::{
-    Folder, TOOLS, Target, Tool, Way, kernel_version, program, run_to_end, skip, tool_command, wait_until,
+    AttachMode, Folder, TOOLS, Target, Tool, kernel_version, program, run_to_end, skip, tool_command,
+    wait_until,
 };
 
 const NOBODY: &str = "65534";
@@ -47,7 +48,7 @@ const CAP_CHECKPOINT_RESTORE: u64 = 1 << 40;
 /// The tool attaches, and then has these capabilities left and no way to get others back.
 #[track_caller]
 fn assert_keeps(expected: u64, tool: &str, args: &[&str]) {
-    let tool = Tool::start(tool, Way::best(), args);
+    let tool = Tool::start(tool, AttachMode::best(), args);
     wait_until("the privileges to be dropped", || {
         (status(tool.pid(), "NoNewPrivs") == 1).then_some(())
     });
@@ -72,7 +73,7 @@ fn a_tool_keeps_what_it_still_has_to_do_and_nothing_else() {
 
 #[test]
 fn capabilities_to_load_and_to_attach_are_enough_for_multi_links() {
-    if !Way::best().has_multi_links() {
+    if !AttachMode::best().has_multi_links() {
         return skip("no multi links");
     }
     let folder = Folder::new();
@@ -82,7 +83,7 @@ fn capabilities_to_load_and_to_attach_are_enough_for_multi_links() {
     let pid = target.pid().to_string();
     let args = tool_command(
         "mallocsnoop",
-        Way::Multi,
+        AttachMode::Multi,
         ["-p", &pid, "--min-size", "1009", "-M", "11"],
     );
     let mut command = as_nobody("+bpf,+perfmon", &tools);
@@ -103,7 +104,11 @@ fn perf_events_need_more_since_they_were_found_to_be_abused() {
     let folder = Folder::new();
     let tools = folder.copy_of(&*TOOLS, "ubpf-tools");
     let main = format!("{}:main", program("calls").display());
-    let args = tool_command("funccount", Way::Single, [&main, "-p", &target.pid().to_string()]);
+    let args = tool_command(
+        "funccount",
+        AttachMode::Single,
+        [&main, "-p", &target.pid().to_string()],
+    );
     let refused =
         run_to_end(as_nobody("+bpf,+perfmon,+sys_ptrace,+dac_read_search", &tools).args(args.get_args()));
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use libbpf_rs::query::ProgInfoIter;
 
-use crate::harness::{Folder, Target, Tool, Way, each_way_of_calls, program, skip};
+use crate::harness::{AttachMode, Folder, Target, Tool, each_mode_with_session, program, skip};
 
 /// The tool's programs: those that it holds, and of these the ones that links run.
 struct Programs {
@@ -45,20 +45,20 @@ fn programs_of(tool: &Tool) -> Programs {
 }
 
 /// How a run of functrace, funccount, funclatency or mallocsnoop is attached to a function that is called once.
-fn attached(tool: &str, way: Way, options: &[&str]) -> Programs {
+fn attached(tool: &str, mode: AttachMode, options: &[&str]) -> Programs {
     let mut target = Target::start(Command::new(program("flow")));
     let pid = target.pid().to_string();
-    let tool = Tool::start(tool, way, [&["-p", &pid][..], options].concat());
+    let tool = Tool::start(tool, mode, [&["-p", &pid][..], options].concat());
     let programs = programs_of(&tool);
     target.ask("count 7");
     tool.stop().assert_clean();
     programs
 }
 
-each_way_of_calls! { returns_are_probed_only_for_what_they_tell only_wanted_calls_have_another_return_address }
+each_mode_with_session! { returns_are_probed_only_for_what_they_tell only_wanted_calls_have_another_return_address }
 
 /// A return probe puts the kernel's address in the place of the return address, where the function can see it.
-fn only_wanted_calls_have_another_return_address(way: Way) {
+fn only_wanted_calls_have_another_return_address(mode: AttachMode) {
     // A file of its own: the kernel replaces the address for everybody's return probes, whatever process they are for.
     let folder = Folder::new();
     let flow = folder.copy_of(program("flow"), "flow");
@@ -67,7 +67,7 @@ fn only_wanted_calls_have_another_return_address(way: Way) {
         target.ask("look 1 0");
         let pid = target.pid().to_string();
         let spec = format!("{}:looking", flow.display());
-        let tool = Tool::start(tool, way, [&[&spec, "-p", &pid], options].concat());
+        let tool = Tool::start(tool, mode, [&[&spec, "-p", &pid], options].concat());
         let number = target.ask(order)[0].addresses[0].parse().expect("a number");
         tool.stop().assert_clean();
         number
@@ -79,12 +79,12 @@ fn only_wanted_calls_have_another_return_address(way: Way) {
     let condition = ["--ret", "--where", "arg0 == 7"];
     assert_eq!(replaced("functrace", &condition, "look 97 7"), 97);
     // Elsewhere what is not wanted has its return probe all the same.
-    let unwanted = if way == Way::Session { 0 } else { 89 };
+    let unwanted = if mode == AttachMode::Session { 0 } else { 89 };
     assert_eq!(replaced("functrace", &condition, "look 89 3"), unwanted);
 }
 
-fn returns_are_probed_only_for_what_they_tell(way: Way) {
-    if way == Way::Plain {
+fn returns_are_probed_only_for_what_they_tell(mode: AttachMode) {
+    if mode == AttachMode::Plain {
         return skip("probes without links do not name their programs");
     }
     let spec = format!("{}:counted", program("flow").display());
@@ -96,7 +96,7 @@ fn returns_are_probed_only_for_what_they_tell(way: Way) {
         ("functrace", &[&spec], "trace_entry"),
     ];
     for (tool, options, expected) in entries {
-        let programs = attached(tool, way, options);
+        let programs = attached(tool, mode, options);
         assert!(
             programs.linked.iter().eq([expected]),
             "{tool} {:?}",
@@ -125,9 +125,9 @@ fn returns_are_probed_only_for_what_they_tell(way: Way) {
         ),
     ];
     for (tool, options, two, one) in returns {
-        let programs = attached(tool, way, options);
-        let ends: BTreeSet<&str> = match way {
-            Way::Session => [one].into(),
+        let programs = attached(tool, mode, options);
+        let ends: BTreeSet<&str> = match mode {
+            AttachMode::Session => [one].into(),
             _ => two.into(),
         };
         let expected: BTreeSet<String> = ends

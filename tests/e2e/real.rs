@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Programs as people have them: interpreters, servers, other languages, stripped ones. Each is made to do something a
-//! known number of times, and the tools have to say exactly that number.
+//! Real programs: interpreters, servers, other languages, stripped binaries. Each does something a known number of
+//! times, and the tools must report exactly that number.
 
 mod cpp;
 mod go;
@@ -14,9 +14,9 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Run, Target, Tool, Way};
+use crate::harness::{AttachMode, Run, Target, Tool};
 
-/// The numbers of `key` in the rows of a function, added up.
+/// The sum of the values of `key` in the rows of a function.
 fn sum(run: &Run, function: &str, key: &str) -> u64 {
     run.with("function", function)
         .iter()
@@ -24,35 +24,39 @@ fn sum(run: &Run, function: &str, key: &str) -> u64 {
         .sum()
 }
 
-/// How often a run has seen a function: a row of funccount and one of funclatency say so alike.
+/// The number of calls of a function in a run of funccount or funclatency.
 fn calls(run: &Run, function: &str) -> u64 {
     sum(run, function, "count")
 }
 
-/// Runs a tool beside a process while that follows orders; both have to end well.
+/// Traces a process while it carries out orders. Asserts that the run is clean and the process still answers.
 #[track_caller]
-fn beside(tool: &str, way: Way, specs: &[&str], program: &mut Target, orders: &[&str]) -> Run {
+fn trace_orders(tool: &str, mode: AttachMode, specs: &[&str], program: &mut Target, orders: &[&str]) -> Run {
     let pid = program.pid().to_string();
     let mut args = specs.to_vec();
     args.extend(["-p", &pid]);
     if tool == "funclatency" {
         args.push("-F");
     }
-    let tool = Tool::start(tool, way, args);
+    let tool = Tool::start(tool, mode, args);
     for order in orders {
         program.ask(order);
     }
     let run = tool.stop();
     run.assert_clean();
-    // It is as well as before.
+    // The process must survive the removal of the probes.
     program.ask("spin 1");
     run
 }
 
-/// Counts calls of functions in a command that runs to its end.
+/// Runs a command to completion under funccount.
 #[track_caller]
-fn count_in_command<S: AsRef<OsStr>>(way: Way, specs: &[&str], command: impl IntoIterator<Item = S>) -> Run {
-    let mut tool = crate::harness::tool_command("funccount", way, specs);
+fn count_in_command<S: AsRef<OsStr>>(
+    mode: AttachMode,
+    specs: &[&str],
+    command: impl IntoIterator<Item = S>,
+) -> Run {
+    let mut tool = crate::harness::tool_command("funccount", mode, specs);
     tool.arg("--").args(command);
     let run = Tool::start_as(tool).finish();
     run.assert_clean();

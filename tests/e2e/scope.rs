@@ -11,12 +11,14 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{Folder, Owned, Run, Target, Tool, Way, best_way, each_way, run_to_end, wait_until};
+use crate::harness::{
+    AttachMode, Folder, Owned, Run, Target, Tool, best_mode, each_mode, run_to_end, wait_until,
+};
 use crate::mallocsnoop::ends::{Code, Held, instructions};
 use crate::mallocsnoop::filters::Cgroup;
 use crate::mallocsnoop::{BLOCK, FIRST_CALL_BYTES, bump_library, calls_program, count, unique};
 
-each_way! {
+each_mode! {
     process_that_does_not_match_has_no_breakpoint
     several_pids_are_targeted_by_default
     renamed_process_joins
@@ -26,7 +28,7 @@ each_way! {
     many_perf_events_fall_back_to_all_processes
 }
 
-best_way! {
+best_mode! {
     process_that_changes_its_user_joins
     process_moved_to_the_cgroup_joins
     container_is_targeted_by_default
@@ -74,9 +76,9 @@ impl Stage {
         (self.folder.copy_of(calls_program(), &name), name)
     }
 
-    fn trace(&self, way: Way, args: &[&str]) -> Tool {
+    fn trace(&self, mode: AttachMode, args: &[&str]) -> Tool {
         let library = self.library.to_str().expect("a path in UTF-8");
-        Tool::start("mallocsnoop", way, [&["-l", library], args].concat())
+        Tool::start("mallocsnoop", mode, [&["-l", library], args].concat())
     }
 }
 
@@ -122,9 +124,15 @@ fn wait_joined(tool: &mut Tool, pid: u32) -> Value {
 }
 
 /// A process joins at `change`, not before. Another process never gets breakpoints.
-fn assert_joins(way: Way, stage: &Stage, mut actor: Actor, args: &[&str], change: impl FnOnce(&mut Actor)) {
+fn assert_joins(
+    mode: AttachMode,
+    stage: &Stage,
+    mut actor: Actor,
+    args: &[&str],
+    change: impl FnOnce(&mut Actor),
+) {
     let mut other = stage.actor();
-    let mut tool = stage.trace(way, args);
+    let mut tool = stage.trace(mode, args);
     actor.call(79);
     assert!(!actor.is_touched(), "it does not match yet");
     change(&mut actor);
@@ -144,10 +152,10 @@ fn assert_joins(way: Way, stage: &Stage, mut actor: Actor, args: &[&str], change
     assert!(!actor.is_touched() && !other.is_touched());
 }
 
-fn process_that_does_not_match_has_no_breakpoint(way: Way) {
+fn process_that_does_not_match_has_no_breakpoint(mode: AttachMode) {
     let stage = Stage::new();
     let ((mut actor, name), mut other) = (stage.named(), stage.actor());
-    let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted", "--ret"]);
+    let tool = stage.trace(mode, &["--comm", &name, "--scope", "targeted", "--ret"]);
     assert!(actor.is_touched() && !other.is_touched());
     assert_eq!(tool.attached["processes"], 1, "{}", tool.attached);
     let held = Held::by(tool.pid());
@@ -164,10 +172,10 @@ fn process_that_does_not_match_has_no_breakpoint(way: Way) {
     });
 }
 
-fn several_pids_are_targeted_by_default(way: Way) {
+fn several_pids_are_targeted_by_default(mode: AttachMode) {
     let stage = Stage::new();
     let (mut a, mut b, mut other) = (stage.actor(), stage.actor(), stage.actor());
-    let tool = stage.trace(way, &["-p", &format!("{},{}", a.pid(), b.pid())]);
+    let tool = stage.trace(mode, &["-p", &format!("{},{}", a.pid(), b.pid())]);
     assert!(a.is_touched() && b.is_touched() && !other.is_touched());
     a.call(97);
     b.call(89);
@@ -178,19 +186,19 @@ fn several_pids_are_targeted_by_default(way: Way) {
     assert_eq!(run.rows.len(), 97 + 89);
 }
 
-fn renamed_process_joins(way: Way) {
+fn renamed_process_joins(mode: AttachMode) {
     let stage = Stage::new();
     let name = unique("scope");
     let args = ["--comm", &name, "--scope", "targeted"];
-    assert_joins(way, &stage, stage.actor(), &args, |actor| {
+    assert_joins(mode, &stage, stage.actor(), &args, |actor| {
         actor.target.ask(&format!("name {name}"));
     });
 }
 
-fn forked_child_joins(way: Way) {
+fn forked_child_joins(mode: AttachMode) {
     let stage = Stage::new();
     let (mut actor, name) = stage.named();
-    let mut tool = stage.trace(way, &["--comm", &name, "--scope", "targeted"]);
+    let mut tool = stage.trace(mode, &["--comm", &name, "--scope", "targeted"]);
     actor.target.ask("child");
     let child = actor.target.ask("where")[0].tid;
     assert_ne!(child, actor.pid());
@@ -203,12 +211,15 @@ fn forked_child_joins(way: Way) {
     assert_eq!((rows_of(&run, child), rows_of(&run, actor.pid())), (97, 89));
 }
 
-fn held_programs_are_traced_from_their_first_call(way: Way) {
+fn held_programs_are_traced_from_their_first_call(mode: AttachMode) {
     const RUNS: usize = 5;
     let stage = Stage::new();
     let (program, name) = stage.program();
     let mut other = stage.actor();
-    let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted", "--hold", "--free"]);
+    let tool = stage.trace(
+        mode,
+        &["--comm", &name, "--scope", "targeted", "--hold", "--free"],
+    );
     for _ in 0..RUNS {
         let mut command = stage.command(&program);
         let ended = run_to_end(command.args([
@@ -234,14 +245,14 @@ fn held_programs_are_traced_from_their_first_call(way: Way) {
     assert_eq!(run.summary["missed"], 0);
 }
 
-fn returns_are_counted_per_process(way: Way) {
+fn returns_are_counted_per_process(mode: AttachMode) {
     let stage = Stage::new();
     let (mut a, mut b) = (stage.actor(), stage.actor());
     let function = format!("r:{}:malloc", stage.library.display());
     let pids = format!("{},{}", a.pid(), b.pid());
     let tool = Tool::start(
         "funccount",
-        way,
+        mode,
         [function.as_str(), "-p", &pids, "--by", "process"],
     );
     a.call(97);
@@ -253,22 +264,22 @@ fn returns_are_counted_per_process(way: Way) {
 }
 
 /// Perf events are removed one after the other. With breakpoints in all processes there is one per function.
-fn many_perf_events_fall_back_to_all_processes(way: Way) {
-    assert_targeted_with_multi_links(way, 13);
+fn many_perf_events_fall_back_to_all_processes(mode: AttachMode) {
+    assert_targeted_with_multi_links(mode, 13);
 }
 
 /// So many links that they would be too many, were they perf events.
-fn many_processes_are_targeted_with_multi_links(way: Way) {
-    assert_targeted_with_multi_links(way, 53);
+fn many_processes_are_targeted_with_multi_links(mode: AttachMode) {
+    assert_targeted_with_multi_links(mode, 53);
 }
 
-fn assert_targeted_with_multi_links(way: Way, processes: usize) {
+fn assert_targeted_with_multi_links(mode: AttachMode, processes: usize) {
     let stage = Stage::new();
     let mut actors: Vec<Actor> = (0..processes).map(|_| stage.actor()).collect();
     let mut other = stage.actor();
     let pids: Vec<String> = actors.iter().map(|actor| actor.pid().to_string()).collect();
-    let tool = stage.trace(way, &["-p", &pids.join(",")]);
-    assert_eq!(other.is_touched(), !way.has_multi_links());
+    let tool = stage.trace(mode, &["-p", &pids.join(",")]);
+    assert_eq!(other.is_touched(), !mode.has_multi_links());
     actors.iter_mut().for_each(|actor| actor.call(97));
     other.call(89);
     let run = tool.stop();
@@ -279,31 +290,31 @@ fn assert_targeted_with_multi_links(way: Way, processes: usize) {
     }
 }
 
-fn process_that_changes_its_user_joins(way: Way) {
+fn process_that_changes_its_user_joins(mode: AttachMode) {
     let stage = Stage::new();
     let (actor, name) = stage.named();
     let args = ["-u", "65534", "--comm", &name, "--scope", "targeted"];
-    assert_joins(way, &stage, actor, &args, |actor| {
+    assert_joins(mode, &stage, actor, &args, |actor| {
         actor.target.ask("setuid 65534");
     });
 }
 
-fn process_moved_to_the_cgroup_joins(way: Way) {
+fn process_moved_to_the_cgroup_joins(mode: AttachMode) {
     let group = Cgroup::new(&unique("ubpf-scope"));
     let stage = Stage::new();
     let args = ["--cgroup", group.path(), "--scope", "targeted"];
-    assert_joins(way, &stage, stage.actor(), &args, |actor| {
+    assert_joins(mode, &stage, stage.actor(), &args, |actor| {
         group.take(&actor.target)
     });
 }
 
-fn container_is_targeted_by_default(way: Way) {
+fn container_is_targeted_by_default(mode: AttachMode) {
     let id = format!("{:08x}{}", std::process::id(), "5c09e0de".repeat(7));
     let group = Cgroup::new(&format!("docker-{id}.scope"));
     let stage = Stage::new();
     let (mut a, mut b, mut other) = (stage.actor(), stage.actor(), stage.actor());
     group.take(&a.target);
-    let mut tool = stage.trace(way, &["--container", &id]);
+    let mut tool = stage.trace(mode, &["--container", &id]);
     assert!(a.is_touched() && !b.is_touched() && !other.is_touched());
     group.take(&b.target);
     wait_joined(&mut tool, b.pid());
@@ -319,10 +330,10 @@ fn container_is_targeted_by_default(way: Way) {
     );
 }
 
-fn exec_of_a_program_that_does_not_match_removes_probes(way: Way) {
+fn exec_of_a_program_that_does_not_match_removes_probes(mode: AttachMode) {
     let stage = Stage::new();
     let (mut actor, name) = stage.named();
-    let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted"]);
+    let tool = stage.trace(mode, &["--comm", &name, "--scope", "targeted"]);
     assert!(actor.is_touched());
     let (program, _) = stage.program();
     actor.target.tell(&format!("become {}", program.display()));
@@ -336,11 +347,11 @@ fn exec_of_a_program_that_does_not_match_removes_probes(way: Way) {
     assert_eq!(rows_of(&run, actor.pid()), 0);
 }
 
-fn process_that_rejoins_is_counted_once(way: Way) {
+fn process_that_rejoins_is_counted_once(mode: AttachMode) {
     const TIMES: usize = 7;
     let stage = Stage::new();
     let (mut actor, name) = stage.named();
-    let mut tool = stage.trace(way, &["--comm", &name, "--scope", "targeted"]);
+    let mut tool = stage.trace(mode, &["--comm", &name, "--scope", "targeted"]);
     for _ in 0..TIMES {
         actor.target.ask("name other");
         wait_until("the end of the breakpoint", || {
@@ -356,12 +367,12 @@ fn process_that_rejoins_is_counted_once(way: Way) {
 }
 
 /// The thread that calls execve replaces the leader, whose exit removes the links that were made for it.
-fn exec_by_a_thread_keeps_probes(way: Way) {
+fn exec_by_a_thread_keeps_probes(mode: AttachMode) {
     let stage = Stage::new();
     let (program, name) = stage.program();
     let (mut actor, first) = stage.named();
     let comms = format!("{first},{name}");
-    let mut tool = stage.trace(way, &["--comm", &comms, "--scope", "targeted"]);
+    let mut tool = stage.trace(mode, &["--comm", &comms, "--scope", "targeted"]);
     actor
         .target
         .tell(&format!("threads 1 become {}", program.display()));
@@ -374,7 +385,7 @@ fn exec_by_a_thread_keeps_probes(way: Way) {
     assert_eq!(rows_of(&run, actor.pid()), 97);
 }
 
-fn links_of_exited_processes_are_closed(way: Way) {
+fn links_of_exited_processes_are_closed(mode: AttachMode) {
     let stage = Stage::new();
     let (program, name) = stage.program();
     let links = |tool: &Tool| {
@@ -388,7 +399,7 @@ fn links_of_exited_processes_are_closed(way: Way) {
         };
         open.filter(|name| is_probe(name.clone())).count()
     };
-    let mut tool = stage.trace(way, &["--comm", &name, "--scope", "targeted"]);
+    let mut tool = stage.trace(mode, &["--comm", &name, "--scope", "targeted"]);
     let none = links(&tool);
     let mut targets: Vec<Target> = (0..3).map(|_| Target::start(stage.command(&program))).collect();
     for target in &targets {
@@ -414,10 +425,10 @@ fn state(pid: u32) -> char {
     rest.chars().next().expect("a state")
 }
 
-fn held_program_resumes_when_the_tool_is_killed(way: Way) {
+fn held_program_resumes_when_the_tool_is_killed(mode: AttachMode) {
     let stage = Stage::new();
     let (program, name) = stage.program();
-    let tool = stage.trace(way, &["--comm", &name, "--scope", "targeted", "--hold"]);
+    let tool = stage.trace(mode, &["--comm", &name, "--scope", "targeted", "--hold"]);
     // The tool itself can no longer resume the program.
     tool.signal(Signal::SIGSTOP);
     let mut command = stage.command(&program);
@@ -430,11 +441,11 @@ fn held_program_resumes_when_the_tool_is_killed(way: Way) {
     assert!(held.wait().success());
 }
 
-fn scope_all_traces_all_processes(way: Way) {
+fn scope_all_traces_all_processes(mode: AttachMode) {
     let stage = Stage::new();
     let (mut a, b, other) = (stage.actor(), stage.actor(), stage.actor());
     let pids = format!("{},{}", a.pid(), b.pid());
-    let tool = stage.trace(way, &["-p", &pids, "--scope", "all"]);
+    let tool = stage.trace(mode, &["-p", &pids, "--scope", "all"]);
     assert!(a.is_touched() && b.is_touched() && other.is_touched());
     a.call(97);
     let run = tool.stop();
@@ -446,7 +457,7 @@ fn scope_all_traces_all_processes(way: Way) {
 pub fn run_with_joined_process() -> (Value, Run) {
     let stage = Stage::new();
     let (program, name) = stage.program();
-    let mut tool = stage.trace(Way::best(), &["--comm", &name, "--scope", "targeted"]);
+    let mut tool = stage.trace(AttachMode::best(), &["--comm", &name, "--scope", "targeted"]);
     let target = Target::start(stage.command(&program));
     wait_joined(&mut tool, target.pid());
     (tool.attached.clone(), tool.stop())

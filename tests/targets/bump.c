@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
- * An allocator that counts how often it is called, whoever calls it. Nothing is ever given back. Its calls are nested
- * in the ways that are hard to tell apart: malloc calls itself for some sizes, and valloc jumps to malloc.
+ * A bump allocator that counts all calls to it and never frees memory. Some calls are nested in ways that are hard to
+ * match with their returns: malloc calls itself for some sizes, and valloc makes a tail call to malloc.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -18,7 +18,7 @@ unsigned long bump_calls(void)
 }
 
 #ifdef BEGIN_WITH_LOCK
-#define COUNT __attribute__((always_inline)) inline /* functions begin with an instruction that no kernel can probe */
+#define COUNT __attribute__((always_inline)) inline /* functions start with an instruction that cannot be probed */
 #else
 #define COUNT __attribute__((noinline))
 #endif
@@ -28,7 +28,7 @@ static COUNT void count(void)
 	__atomic_fetch_add(&calls, 1, __ATOMIC_RELAXED);
 }
 
-/* The size stands before the block, for realloc. */
+/* The size is stored before the block, for realloc. */
 static void *take(size_t align, size_t size)
 {
 	size_t before = align < 16 ? 16 : align;
@@ -43,13 +43,13 @@ static void *take(size_t align, size_t size)
 	return block;
 }
 
-/* Deeper with each size above the first, up to the last. */
+/* malloc recurses once for each byte above FLAT_BYTES, for sizes up to DEEPEST_BYTES. */
 #define FLAT_BYTES 7001
 #define DEEPEST_BYTES 7004
 #define BYTES_A_LEVEL 16
 
 void *malloc(size_t size);
-static void *(*volatile again)(size_t) = malloc; /* or the compiler makes loops of them */
+static void *(*volatile again)(size_t) = malloc; /* volatile, or the compiler turns the recursion into a loop */
 
 void *malloc(size_t size)
 {
@@ -62,7 +62,7 @@ void *malloc(size_t size)
 void *valloc(size_t size)
 {
 	count();
-	return again(size); /* a jump, as nothing is left to do here */
+	return again(size); /* compiled to a tail call */
 }
 
 void *calloc(size_t number, size_t size)

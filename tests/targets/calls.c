@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
- * Makes the allocator calls that it is told to, and no others between them. A line of standard input, or an argument,
- * is an order; it is answered by "TID ADDRESS..." for each thread or process that worked, and then by ".".
+ * Makes the requested allocator calls and no others between them. Each line of standard input, or each argument, is an
+ * order. The answer is a line "TID ADDRESS..." for each thread or process that made calls, followed by a line ".".
  *
- *   CALL COUNT ARG...   call it COUNT times with these arguments; each block is freed at once
- *   threads N ORDER     N threads do it at the same time
- *   fork ORDER          a child does it
- *   exec ORDER          a child that runs this program anew does it
- *   become PROGRAM      this process runs that program, which goes on with the orders
- *   child               a child goes on with the orders, until it is told to exit; then this process does, and answers
+ *   CALL COUNT ARG...   call it COUNT times with these arguments; each block is freed immediately
+ *   threads N ORDER     N threads carry out ORDER at the same time
+ *   fork ORDER          a child process carries out ORDER
+ *   exec ORDER          a child process executes this program again with ORDER
+ *   become PROGRAM      this process executes PROGRAM, which reads the following orders
+ *   child               a child process reads the following orders until "exit"; then this process continues
  *   name COMM, setuid UID, spin MILLION, exit STATUS, raise SIGNAL
- *   total               says on stderr how often the allocator was called, when it is bump.c
- *   where               the address of malloc
+ *   total               print the number of allocator calls to stderr (with bump.c)
+ *   where               answer with the address of malloc
  */
 #define _GNU_SOURCE
 #include <malloc.h>
@@ -25,11 +25,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MAX_ADDRESSES 200 /* of one answer, which is then one write and is not torn */
+#define MAX_ADDRESSES 200 /* per answer, so that a single write holds it */
 #define MAX_THREADS 16
 #define MAX_ORDER 256
 
-/* The program's first call, before main. */
+/* Allocated before main: the first call of the program. */
 #define FIRST_CALL_BYTES 104729
 
 unsigned long bump_calls(void) __attribute__((weak));
@@ -118,12 +118,12 @@ static void in_threads(unsigned int count, char *order)
 		pthread_join(threads[i], NULL);
 }
 
-static void in_child(char *order, int anew)
+static void in_child(char *order, int execute)
 {
 	char *const argv[] = { (char *)program, order, NULL };
 	pid_t child = fork();
 
-	if (child == 0 && anew) {
+	if (child == 0 && execute) {
 		execv(program, argv);
 		_exit(4);
 	}
@@ -156,7 +156,7 @@ static void spin(unsigned long millions)
 		;
 }
 
-/* Not with dprintf, which calls the allocator. */
+/* dprintf would call the allocator. */
 static void total(void)
 {
 	char line[64];
@@ -201,7 +201,7 @@ static void obey(char *order)
 	answer(line);
 }
 
-/* Byte by byte, as stdio would call the allocator for its buffer. */
+/* Reads byte by byte, because stdio would allocate a buffer. */
 static int read_order(char *order)
 {
 	size_t length = 0;

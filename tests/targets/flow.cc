@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
- * Calls functions in the ways that are hard to follow, as often as it is told to. Orders as in calls.c:
+ * Calls functions a given number of times, in ways that are hard to trace. Reads orders as calls.c does:
  *
- *   WHAT COUNT [NUMBER]     do it COUNT times
- *   threads N ORDER         N threads do it at the same time
+ *   WHAT COUNT [NUMBER]     do WHAT COUNT times
+ *   threads N ORDER         N threads carry out ORDER at the same time
  *
- * Built twice: with exceptions, as C++ programs are, and without them, as C programs are.
+ * Built with exceptions, like C++ programs, and without them, like C programs.
  *
  * WHAT: count, nap (NUMBER milliseconds), spin (NUMBER microseconds), recurse (NUMBER deep), nest, tail, jump, throw,
- * leave (a thread that ends within a call), look (at the own return address: the answer says behind the thread how many
- * calls of it have not found what the first one has).
+ * leave (a thread exits within a call), look (reads its own return address; the number after the TID in the answer
+ * counts the calls that found a different address than the first one).
  */
 #include <cerrno>
 #include <csetjmp>
@@ -82,7 +82,7 @@ TRACED unsigned long tail_second(unsigned long number)
 	return sink = number;
 }
 
-/* Compilers make a jump of it. */
+/* Compiled to a tail call. */
 TRACED unsigned long tail_first(unsigned long number)
 {
 	sink = number;
@@ -132,7 +132,7 @@ TRACED void catching(unsigned long number)
 static void *volatile first_found;
 static thread_local unsigned long found_another;
 
-/* Not in the function itself: one that takes its return address off the stack could be such as returns twice. */
+/* A separate function: the tool treats a function that reads its own return address as one that may return twice. */
 static __attribute__((noinline)) void look_behind(void **frame)
 {
 	void *found = frame[1];

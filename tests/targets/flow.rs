@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Calls functions as often as it is told to: tests/targets/flow.cc says how orders look.
+//! Calls functions a given number of times. Orders have the format of tests/targets/flow.cc:
 //!
-//! `WHAT COUNT`; WHAT: count, greet, shape, panic, spin (which is nothing).
+//! `WHAT COUNT`; WHAT: count, greet, shape, panic, spin (does nothing).
 
 mod inner {
     use std::hint::black_box;
@@ -38,7 +38,7 @@ mod inner {
 
     #[inline(never)]
     pub fn panicking(number: u64) -> u64 {
-        // Has something to clean up, as most functions that a panic goes through.
+        // Owns a value that unwinding must drop, as most functions do.
         let owned = black_box(vec![number; 4]);
         if owned.len() == 4 {
             std::panic::resume_unwind(Box::new(number));

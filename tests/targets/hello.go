@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-// Calls functions from goroutines, as often as it is told to: tests/targets/flow.cc says how orders look.
+// Calls functions from goroutines a given number of times. Orders have the format of tests/targets/flow.cc:
 //
-//	WHAT COUNT [NUMBER]    do it COUNT times
-//	threads N ORDER        N goroutines do it at the same time
+//	WHAT COUNT [NUMBER]    do WHAT COUNT times
+//	threads N ORDER        N goroutines carry out ORDER at the same time
 //
-// WHAT: count, nest, fill (NUMBER calls deep, so that the stack grows and moves), panic, join
-// (text and its number), spin (which is nothing).
+// WHAT: count, nest, fill (recurses NUMBER deep, so that the stack grows and moves), panic, join
+// (passes a string, an integer and a slice), spin (does nothing).
 package main
 
 import (
@@ -37,7 +37,7 @@ func inner(number int) int {
 	return number
 }
 
-// Its frame is large enough that a few calls outgrow a new goroutine's stack.
+// A few nested calls need more than the initial stack of a goroutine.
 //
 //go:noinline
 func filling(depth int) int {

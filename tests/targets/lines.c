@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
- * Reads lines behind numbered prompts, until end of file or `exit`. Built in three ways:
- *   -lreadline            a program that uses the library, as gdb does
- *   -lreadline -DBASH     with the functions that make it a bash, as other distributions link theirs
- *   -DOWN                 with a readline of its own, so that no other file is in play
+ * Reads lines at numbered prompts until EOF or `exit`. Built in three variants:
+ *   -lreadline            a program that uses libreadline, like gdb
+ *   -lreadline -DBASH     with the functions that identify bash, like a bash that links against libreadline
+ *   -DOWN                 with its own readline(), so that no other file is traced
  * The last two need -rdynamic.
  */
 #define _GNU_SOURCE

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
- * Calls functions of the C library as often as it is told to, and no others that share their code: FUNCTION COUNT,
- * by line or as arguments; a line is answered by a dot. FUNCTION: strlen, memcpy, getpgid, spin (which is nothing).
+ * Calls functions of the C library a given number of times, and no others that share their code. Orders are
+ * "FUNCTION COUNT", as lines or arguments; each line is answered by ".". FUNCTION: strlen, memcpy, getpgid, spin (does
+ * nothing).
  */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* Read without the library's buffers, which would call memcpy. */
+/* Read without stdio, which would call memcpy. */
 static char order[64];
 
 static void obey(const char *text)
@@ -17,7 +18,7 @@ static void obey(const char *text)
 
 	for (unsigned long i = number ? strtoul(number, NULL, 10) : 0; i; i--) {
 		if (text[0] == 's' && text[1] == 't')
-			/* Else the compiler would call it once for all. */
+			/* Keeps the compiler from hoisting the call out of the loop. */
 			__asm__ volatile("" : : "r"(strlen(order)) : "memory");
 		else if (text[0] == 'm')
 			memcpy(copy, order, sizeof(copy));

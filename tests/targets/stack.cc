@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-// malloc at the bottom of functions with known names. Each line of standard input, "go COUNT BYTES", is answered by
+// Calls malloc from nested functions with known names. Reads lines "go COUNT BYTES" and "cut BYTES", each answered by
 // ".".
 #include <cstdio>
 #include <cstdlib>
@@ -18,7 +18,7 @@ template <typename Fruit> __attribute__((noinline)) void *Basket::pick(Fruit byt
 {
 	void *block = malloc(bytes);
 
-	asm volatile("" ::"r"(block) : "memory"); // or the calls become jumps
+	asm volatile("" ::"r"(block) : "memory"); // prevents tail calls
 	return block;
 }
 
@@ -39,7 +39,7 @@ __attribute__((noinline)) static void visit(unsigned long bytes)
 } // namespace shop
 
 #if defined(__x86_64__)
-// Calls malloc with a frame pointer that leads nowhere, as compilers make it that use the register for other things.
+// Calls malloc with an invalid frame pointer, as code does that is compiled with -fomit-frame-pointer.
 extern "C" void *without_frame(unsigned long bytes);
 asm(".text\n"
     ".type without_frame, @function\n"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Allocates at the bottom of functions with known names. Each line of standard input is answered by ".", and those
-//! with a number are obeyed: that many bytes.
+//! Allocates from nested functions with known names. A line of standard input with a number allocates that many bytes.
+//! Each line is answered by ".".
 
 mod orchard {
     pub struct Tree<T>(pub T);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-// Calls functions with the types that C++ programs pass around. A line of standard input, "WHAT COUNT", is an order,
-// answered by ".".
+// Calls functions with parameter types that are common in C++. Each line of standard input, "WHAT COUNT", is an order,
+// answered by ".". N counts from 0.
 //
-//   greet COUNT    text in each way in which a std::string is passed, N counting from 0
+//   greet COUNT    std::string by reference, by value and by pointer
 //   half COUNT     half(N)
-//   label COUNT    methods, of which one can be called on lasting objects only, and one has no code of its own
+//   label COUNT    methods, one of them with a ref-qualifier and one inlined everywhere
 #include <cstdio>
 #include <cstring>
 #include <string>

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
- * Calls functions with known values, as often as it is told to. A line of standard input is an order, answered by ".".
+ * Calls functions with known values a given number of times. Each line of standard input is an order, answered by ".".
  *
  *   text COUNT          pass("text N", N), N counting from 0
- *   edge COUNT          text whose NUL is the last byte of a page, behind which there is nothing
- *   broken COUNT        text that goes on where there is nothing; an address that is none; none at all
- *   long BYTES COUNT    text of so many bytes
- *   paged COUNT         text in a page of a file that is not in this process's memory
+ *   edge COUNT          text whose NUL is the last byte before an unreadable page
+ *   broken COUNT        text that runs into an unreadable page; an invalid address; NULL
+ *   long BYTES COUNT    text of BYTES bytes
+ *   paged COUNT         text in a page of a mapped file that is not faulted in
  *   nine COUNT          nine arguments
- *   struct COUNT        structures, by address and by value
- *   recurse DEPTH COUNT
+ *   struct COUNT        structures by pointer and by value
+ *   recurse DEPTH COUNT    recurse(DEPTH)
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -62,7 +62,7 @@ KEEP int recurse(int depth)
 	return result;
 }
 
-/* A page, and behind it one that cannot be read. */
+/* A readable page followed by an unreadable one. */
 static char *page_with_end(void)
 {
 	char *page = mmap(NULL, 2 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -73,7 +73,7 @@ static char *page_with_end(void)
 	return page;
 }
 
-/* A page of a file that nobody has touched yet. */
+/* A mapped page of a file that has not been faulted in. */
 static char *paged_out(void)
 {
 	char name[] = "/tmp/ubpf-tools-values-XXXXXX";

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Which instruction of a function to put a probe on.
 //!
-//! A breakpoint costs little where the kernel itself carries out the instruction under it ("emulates" it), and up to nine
-//! times as much where it has to let the program step over a copy. Few functions begin with an instruction of the first
-//! kind, but most have one near. Between the first instruction and that one nothing may happen that anybody could see:
+//! A breakpoint is cheap if the kernel emulates the instruction under it, and up to nine times as expensive if it has to
+//! single-step a copy out of line. Few functions begin with an instruction that is emulated, but most have one nearby. A
+//! probe may move to it if the difference cannot be observed:
 //!
-//! * every call that gets to the first instruction gets to the later one, once: nothing leaves the stretch, nothing jumps
-//!   into it, and nothing in it can end the program;
-//! * what the probe reads (its [`Needs`]) is there what it was at the beginning.
+//! * every call that reaches the first instruction reaches the later one exactly once: control does not leave in between,
+//!   no jump targets the code in between, and nothing there can end the program;
+//! * what the probe reads (its [`Needs`]) is unchanged.
 //!
-//! Where the code of the whole function and what lies around it leave a doubt, the probe stays where it is.
+//! In case of doubt about the code of the function or around it, the probe stays at the first instruction.
 
 use std::fmt;
 use std::ops::Range;
 
-use super::instructions::is_mistaken;
+use super::instructions::is_misdecoded;
 use crate::find::elf::ElfFile;
 
 #[cfg(any(test, target_arch = "aarch64"))]
@@ -29,40 +29,40 @@ use arm64 as machine;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as machine;
 
-/// How far a probe may move, in instructions and bytes. The survey behind the rules found a median of 4 to 6 bytes.
+/// How far a probe may move, in instructions and in bytes. In a survey of real programs the median was 4 to 6 bytes.
 const MOST_STEPS: usize = 16;
 const MOST_BYTES: u64 = 64;
 /// Bytes of the longest instruction.
 const LONGEST: u64 = 16;
-/// Functions that are longer are not looked through.
+/// Longer functions are not examined.
 const MOST_CODE: u64 = 1 << 20;
-/// How far from a function jumps to it are looked for, in bytes: what can jump into the middle of another function is
-/// hand-written and in the same piece of code, or a part of the function that the compiler put elsewhere.
+/// How far from a function jumps into it are looked for, in bytes. Code that jumps into the middle of another function is
+/// hand-written assembly nearby, or a part of the function that the compiler moved away.
 const REACH: u64 = 1 << 20;
 
-/// What a probe reads where it is.
+/// What a probe reads of the traced process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// General registers, a bit for each by its DWARF number.
+    /// General registers: bit N is the one with DWARF number N.
     pub registers: u32,
-    /// Memory of the process, through pointers.
+    /// Memory through pointers.
     pub memory: bool,
 }
 
 impl Needs {
-    /// Nothing but that the call happens.
+    /// Only that the call happens.
     pub const NOTHING: Needs = Needs {
         registers: 0,
         memory: false,
     };
 
-    /// The stack as the caller left it: return probes, stack arguments, the walk through the frames.
+    /// The stack as the caller left it, for return probes, stack arguments and stack walks.
     pub const STACK: Needs = Needs {
         registers: machine::STACK,
         memory: false,
     };
 
-    /// The first `count` integer arguments, as far as they are in registers.
+    /// Those of the first `count` integer arguments that are in registers.
     pub fn arguments(count: usize) -> Needs {
         let numbers = machine::ARGUMENTS.iter().take(count);
         Needs {
@@ -79,7 +79,7 @@ impl Needs {
         }
     }
 
-    /// These and others.
+    /// The union of both.
     pub fn and(self, other: Needs) -> Needs {
         Needs {
             registers: self.registers | other.registers,
@@ -87,7 +87,7 @@ impl Needs {
         }
     }
 
-    /// What tells a goroutine from others, and how large its stack is.
+    /// What identifies a goroutine and the size of its stack.
     pub fn goroutine() -> Needs {
         Needs::register(machine::GOROUTINE).and(Needs::STACK)
     }
@@ -97,11 +97,11 @@ impl Needs {
     }
 }
 
-/// What an instruction is called: a number of the machine's own.
+/// The name of an instruction, in an encoding of the machine module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Name(u32);
+pub struct InstructionName(u32);
 
-impl fmt::Display for Name {
+impl fmt::Display for InstructionName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&machine::name(*self))
     }
@@ -109,221 +109,236 @@ impl fmt::Display for Name {
 
 /// Where the probe of a function goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placement {
+pub struct ProbePlacement {
     /// Bytes from the function's first instruction.
-    pub ahead: u64,
+    pub distance: u64,
     /// The function's first instruction.
-    pub first: Name,
-    pub why: Why,
+    pub first: InstructionName,
+    pub outcome: PlacementOutcome,
     /// The kernel would take the first instruction for another one.
-    mistaken: bool,
+    misdecoded: bool,
 }
 
-/// Why a probe is where it is.
+/// Whether a probe moves, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum PlacementOutcome {
     /// The kernel emulates the first instruction.
     Emulated,
-    /// It emulates a later one.
+    /// It emulates a later one, which gets the probe.
     Moved,
-    /// It has to step over the first one.
-    Stays(Reason),
+    /// It has to single-step the first one.
+    Stays(StayReason),
 }
 
 /// Why a probe cannot move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum StayReason {
     /// This instruction changes what the probe reads.
-    Changes(Name),
-    /// Behind this instruction the function does not simply go on.
-    Leaves(Name),
+    Changes(InstructionName),
+    /// Control may leave at this instruction.
+    Leaves(InstructionName),
     /// The program can end at this instruction.
-    MayFault(Name),
-    /// A jump leads in between.
+    MayFault(InstructionName),
+    /// A jump targets the code in between.
     JumpedInto,
-    /// A jump leads to where a register says.
+    /// The function has an indirect jump.
     JumpsAnywhere,
     /// Another function begins in between.
     OtherFunction,
-    /// Nothing near is emulated.
+    /// No instruction nearby is emulated.
     NoneNear,
-    /// A person wants it there.
-    Asked,
-    /// Where the function ends, or what its code means, is not known.
+    /// `--placement` says so.
+    Requested,
+    /// The end of the function, or some of its code, is unknown.
     Unknown,
 }
 
-impl Placement {
-    /// Does the kernel have to step over the instruction?
+impl ProbePlacement {
+    /// Whether the kernel has to single-step the instruction.
     pub fn is_stepped(&self) -> bool {
-        matches!(self.why, Why::Stays(_))
+        matches!(self.outcome, PlacementOutcome::Stays(_))
     }
 
-    /// Would the program crash, as the kernel takes the instruction for another one?
-    pub fn is_mistaken(&self) -> bool {
-        self.mistaken && self.ahead == 0
+    /// Whether the program would crash because the kernel takes the instruction for another one.
+    pub fn is_misdecoded(&self) -> bool {
+        self.misdecoded && self.distance == 0
     }
 
-    /// The same at the first instruction, whatever else there is.
-    pub fn at_entry(self) -> Placement {
-        match self.why {
-            Why::Moved => self.stays(Reason::Asked),
+    /// The placement at the first instruction.
+    pub fn at_entry(self) -> ProbePlacement {
+        match self.outcome {
+            PlacementOutcome::Moved => self.stays(StayReason::Requested),
             _ => self,
         }
     }
 
-    fn stays(self, reason: Reason) -> Placement {
-        Placement {
-            ahead: 0,
-            why: Why::Stays(reason),
+    fn stays(self, reason: StayReason) -> ProbePlacement {
+        ProbePlacement {
+            distance: 0,
+            outcome: PlacementOutcome::Stays(reason),
             ..self
         }
     }
 }
 
-impl fmt::Display for Placement {
-    /// What comes behind the function's name: `+3 (test is single-stepped)`.
+impl fmt::Display for ProbePlacement {
+    /// The text after the function's name: `+3 (test is single-stepped)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let first = self.first;
-        match self.why {
-            Why::Emulated => write!(f, " ({first} is emulated)"),
-            Why::Moved => write!(f, "+{} ({first} is single-stepped)", self.ahead),
-            Why::Stays(reason) => write!(f, " ({first} is single-stepped; {reason})"),
+        match self.outcome {
+            PlacementOutcome::Emulated => write!(f, " ({first} is emulated)"),
+            PlacementOutcome::Moved => write!(f, "+{} ({first} is single-stepped)", self.distance),
+            PlacementOutcome::Stays(reason) => write!(f, " ({first} is single-stepped; {reason})"),
         }
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for StayReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Reason::Changes(name) => write!(f, "{name} changes what is read"),
-            Reason::Leaves(name) => write!(f, "{name} comes first"),
-            Reason::MayFault(name) => write!(f, "{name} may fault"),
-            Reason::JumpedInto => f.write_str("a jump leads in between"),
-            Reason::JumpsAnywhere => f.write_str("it has a jump to where a register says"),
-            Reason::OtherFunction => f.write_str("another function begins in between"),
-            Reason::Asked => f.write_str("left there as asked for"),
-            Reason::NoneNear => f.write_str("nothing near is emulated"),
-            Reason::Unknown => f.write_str("its code is not known whole"),
+            StayReason::Changes(name) => write!(f, "{name} changes what the probe reads"),
+            StayReason::Leaves(name) => write!(f, "{name} comes first"),
+            StayReason::MayFault(name) => write!(f, "{name} may fault"),
+            StayReason::JumpedInto => f.write_str("a jump targets the code in between"),
+            StayReason::JumpsAnywhere => f.write_str("the function has an indirect jump"),
+            StayReason::OtherFunction => f.write_str("another function begins in between"),
+            StayReason::Requested => f.write_str("as requested"),
+            StayReason::NoneNear => f.write_str("no instruction nearby is emulated"),
+            StayReason::Unknown => f.write_str("its code is not fully known"),
         }
     }
 }
 
-/// An instruction, as far as the rules go.
-struct Step {
-    /// Bytes from the start of the function to the next one.
+/// What an instruction does, as far as it matters here.
+struct InstructionEffects {
+    /// Bytes from the start of the function to the next instruction.
     end: u64,
-    name: Name,
-    /// The kernel carries it out itself when there is a probe on it.
+    name: InstructionName,
+    /// The kernel emulates it under a probe.
     emulated: bool,
-    /// Control may go elsewhere than to the next one, or it is none to run ahead of a probe.
+    /// Control may not reach the next instruction, or the instruction must not run before the probe.
     leaves: bool,
     /// Registers that it writes, by their DWARF numbers.
     writes: u32,
-    stores: Stores,
-    /// It reads or writes through an address that a caller can have got wrong.
+    stores: StoreTarget,
+    /// It accesses memory at an address that may be invalid.
     may_fault: bool,
 }
 
 /// What an instruction writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stores {
+enum StoreTarget {
     Nothing,
-    /// What lies below the stack pointer, where nothing of the caller's is.
+    /// Memory below the stack pointer, which the caller does not use.
     BelowStack,
-    /// What lies at or above it: the function's own frame or its stack arguments.
+    /// Memory at or above the stack pointer: the function's frame or its stack arguments.
     Stack,
     Anything,
 }
 
 /// A function whose probe may move.
 #[derive(Clone, Copy, Debug)]
-pub struct Subject {
+pub struct ProbedFunction {
     /// Virtual address of its first instruction.
     pub addr: u64,
-    /// Bytes; 0 when that is not known.
+    /// In bytes; 0 if it is unknown.
     pub size: u64,
     /// What its probe reads.
     pub needs: Needs,
 }
 
-/// Where the probes of these functions of a file go; None for those whose code cannot be read.
-pub fn place(elf: &ElfFile, subjects: &[Subject]) -> Vec<Option<Placement>> {
-    let mut placements: Vec<Option<Placement>> =
-        subjects.iter().map(|subject| first_look(elf, *subject)).collect();
-    let moved =
-        |placement: &Option<Placement>| placement.is_some_and(|placement| placement.why == Why::Moved);
+/// Where the probes of functions go; `None` for a function whose code cannot be read.
+pub fn place_probes(elf: &ElfFile, functions: &[ProbedFunction]) -> Vec<Option<ProbePlacement>> {
+    let mut placements: Vec<Option<ProbePlacement>> = functions
+        .iter()
+        .map(|function| tentative_placement(elf, *function))
+        .collect();
+    let moved = |placement: &Option<ProbePlacement>| {
+        placement.is_some_and(|placement| placement.outcome == PlacementOutcome::Moved)
+    };
     if !placements.iter().any(moved) {
         return placements;
     }
     let symbols = elf.symbol_addresses();
-    for (subject, placement) in subjects.iter().zip(&mut placements) {
+    for (function, placement) in functions.iter().zip(&mut placements) {
         if let Some(found) = placement
-            && found.why == Why::Moved
-            && let Err(reason) = check_function(elf, *subject, found.ahead, &symbols)
+            && found.outcome == PlacementOutcome::Moved
+            && let Err(reason) = check_function(elf, *function, found.distance, &symbols)
         {
             *found = found.stays(reason);
         }
     }
-    check_jumps(elf, subjects, &mut placements);
+    check_jumps(elf, functions, &mut placements);
     placements
 }
 
-/// Does the kernel have to step over the instruction at virtual address `addr`? Yes where it cannot be read.
+/// Whether the kernel has to single-step the instruction at virtual address `addr`; true if it cannot be read.
 pub fn is_stepped(elf: &ElfFile, addr: u64) -> bool {
     let code = (1..=LONGEST).rev().find_map(|size| elf.code(addr, size).ok());
     code.is_none_or(|code| !is_emulated(&code))
 }
 
-/// Does the kernel carry out the instruction at the beginning of `code` itself?
+/// Whether the kernel emulates the instruction at the start of `code`.
 pub fn is_emulated(code: &[u8]) -> bool {
-    machine::steps(code).next().is_some_and(|step| step.emulated)
+    machine::effects(code)
+        .next()
+        .is_some_and(|instruction| instruction.emulated)
 }
 
-/// By the beginning of the function alone.
-fn first_look(elf: &ElfFile, subject: Subject) -> Option<Placement> {
-    let near = match subject.size {
-        // Enough to tell what the first instruction is.
+/// The placement by the start of the function only.
+fn tentative_placement(elf: &ElfFile, function: ProbedFunction) -> Option<ProbePlacement> {
+    let near = match function.size {
+        // Enough for the first instruction.
         0 => LONGEST,
         size => size.min(MOST_BYTES + LONGEST),
     };
-    nearest(&elf.code(subject.addr, near).ok()?, subject.size, subject.needs)
+    nearest_emulated(
+        &elf.code(function.addr, near).ok()?,
+        function.size,
+        function.needs,
+    )
 }
 
-/// Does control stay within what is known of the function, up to the instruction `ahead` bytes from its start?
-fn check_function(elf: &ElfFile, subject: Subject, ahead: u64, symbols: &[u64]) -> Result<(), Reason> {
-    let next = symbols.partition_point(|&symbol| symbol <= subject.addr);
+/// Checks that nothing else reaches the code up to `distance` bytes from the start of the function, as far as its symbols and
+/// its own code show.
+fn check_function(
+    elf: &ElfFile,
+    function: ProbedFunction,
+    distance: u64,
+    symbols: &[u64],
+) -> Result<(), StayReason> {
+    let next = symbols.partition_point(|&symbol| symbol <= function.addr);
     if symbols
         .get(next)
-        .is_some_and(|&symbol| symbol <= subject.addr + ahead)
+        .is_some_and(|&symbol| symbol <= function.addr + distance)
     {
-        return Err(Reason::OtherFunction);
+        return Err(StayReason::OtherFunction);
     }
-    if subject.size > MOST_CODE {
-        return Err(Reason::Unknown);
+    if function.size > MOST_CODE {
+        return Err(StayReason::Unknown);
     }
     let code = elf
-        .code(subject.addr, subject.size)
-        .map_err(|_| Reason::Unknown)?;
+        .code(function.addr, function.size)
+        .map_err(|_| StayReason::Unknown)?;
     machine::check_whole(&code)
 }
 
-/// Takes back what a direct jump leads into, be it from the function itself or from another one: glibc's mempcpy jumps to
-/// behind the first instruction of memcpy.
-fn check_jumps(elf: &ElfFile, subjects: &[Subject], placements: &mut [Option<Placement>]) {
-    let mut stretches: Vec<(u64, u64, &mut Placement)> = subjects
+/// Undoes the moves over code that a direct jump targets, from the function itself or from another one: glibc's mempcpy
+/// jumps to the second instruction of memcpy.
+fn check_jumps(elf: &ElfFile, functions: &[ProbedFunction], placements: &mut [Option<ProbePlacement>]) {
+    let mut stretches: Vec<(u64, u64, &mut ProbePlacement)> = functions
         .iter()
         .zip(placements)
-        .filter_map(|(subject, placement)| placement.as_mut().map(|placement| (subject.addr, placement)))
-        .filter(|(_, placement)| placement.why == Why::Moved)
-        .map(|(addr, placement)| (addr, addr + placement.ahead, placement))
+        .filter_map(|(function, placement)| placement.as_mut().map(|placement| (function.addr, placement)))
+        .filter(|(_, placement)| placement.outcome == PlacementOutcome::Moved)
+        .map(|(addr, placement)| (addr, addr + placement.distance, placement))
         .collect();
     stretches.sort_unstable_by_key(|&(start, ..)| start);
     for window in windows(elf, stretches.iter().map(|&(start, ..)| start)) {
         let Some(code) = elf.content_of(&window) else {
             stretches
                 .iter_mut()
-                .for_each(|(.., placement)| **placement = placement.stays(Reason::Unknown));
+                .for_each(|(.., placement)| **placement = placement.stays(StayReason::Unknown));
             return;
         };
         machine::jumps(code.bytes(), |target| {
@@ -333,13 +348,13 @@ fn check_jumps(elf: &ElfFile, subjects: &[Subject], placements: &mut [Option<Pla
                 after.checked_sub(1).and_then(|index| stretches.get_mut(index))
                 && addr <= *last
             {
-                **placement = placement.stays(Reason::JumpedInto);
+                **placement = placement.stays(StayReason::JumpedInto);
             }
         });
     }
 }
 
-/// Ranges of addresses around these, which are in order, in which jumps to them are looked for. None goes beyond a segment.
+/// The address ranges in which jumps to `addrs` are looked for, each inside one segment. `addrs` is sorted.
 fn windows(elf: &ElfFile, addrs: impl Iterator<Item = u64>) -> Vec<Range<u64>> {
     let mut windows: Vec<Range<u64>> = Vec::new();
     for addr in addrs {
@@ -356,54 +371,56 @@ fn windows(elf: &ElfFile, addrs: impl Iterator<Item = u64>) -> Vec<Range<u64>> {
     windows
 }
 
-/// The first instruction that the kernel emulates and before which nothing happens that the probe would miss. Whether
-/// anything jumps in between is still to be looked at. None without a first instruction.
-fn nearest(code: &[u8], size: u64, needs: Needs) -> Option<Placement> {
-    let mut steps = machine::steps(code);
-    let mut last = steps.next()?;
+/// The first instruction that the kernel emulates, if the code before it can run before the probe. Jumps into that code are
+/// not checked here. `None` without a valid first instruction.
+fn nearest_emulated(code: &[u8], size: u64, needs: Needs) -> Option<ProbePlacement> {
+    let mut instructions = machine::effects(code);
+    let mut last = instructions.next()?;
     let first = last.name;
-    let mistaken = is_mistaken(code);
-    let place = |ahead, why| {
-        Some(Placement {
-            ahead,
+    let misdecoded = is_misdecoded(code);
+    let placement = |distance, outcome| {
+        Some(ProbePlacement {
+            distance,
             first,
-            why,
-            mistaken,
+            outcome,
+            misdecoded,
         })
     };
     if last.emulated {
-        return place(0, Why::Emulated);
+        return placement(0, PlacementOutcome::Emulated);
     }
     if size == 0 {
-        return place(0, Why::Stays(Reason::Unknown));
+        return placement(0, PlacementOutcome::Stays(StayReason::Unknown));
     }
-    for step in steps.take(MOST_STEPS) {
-        if let Err(reason) = passable(&last, needs) {
-            return place(0, Why::Stays(reason));
+    for instruction in instructions.take(MOST_STEPS) {
+        if let Err(reason) = check_movable(&last, needs) {
+            return placement(0, PlacementOutcome::Stays(reason));
         }
         if last.end > MOST_BYTES {
             break;
         }
-        if step.emulated {
-            return place(last.end, Why::Moved);
+        if instruction.emulated {
+            return placement(last.end, PlacementOutcome::Moved);
         }
-        last = step;
+        last = instruction;
     }
-    let reason = passable(&last, needs).err().unwrap_or(Reason::NoneNear);
-    place(0, Why::Stays(reason))
+    let reason = check_movable(&last, needs).err().unwrap_or(StayReason::NoneNear);
+    placement(0, PlacementOutcome::Stays(reason))
 }
 
-/// May the program run this instruction before it gets to the probe?
-fn passable(step: &Step, needs: Needs) -> Result<(), Reason> {
+/// Checks that the program may run this instruction before the probe.
+fn check_movable(instruction: &InstructionEffects, needs: Needs) -> Result<(), StayReason> {
     let stores = match (needs.memory, needs.stack()) {
-        (_, true) => Stores::BelowStack,
-        (true, false) => Stores::Stack,
-        (false, false) => Stores::Anything,
+        (_, true) => StoreTarget::BelowStack,
+        (true, false) => StoreTarget::Stack,
+        (false, false) => StoreTarget::Anything,
     };
     match () {
-        () if step.leaves => Err(Reason::Leaves(step.name)),
-        () if step.writes & needs.registers != 0 || step.stores > stores => Err(Reason::Changes(step.name)),
-        () if step.may_fault => Err(Reason::MayFault(step.name)),
+        () if instruction.leaves => Err(StayReason::Leaves(instruction.name)),
+        () if instruction.writes & needs.registers != 0 || instruction.stores > stores => {
+            Err(StayReason::Changes(instruction.name))
+        }
+        () if instruction.may_fault => Err(StayReason::MayFault(instruction.name)),
         () => Ok(()),
     }
 }

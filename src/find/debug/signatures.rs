@@ -52,7 +52,7 @@ impl SignatureSource {
             .or_else(|| prototypes::signature(&self.library, symbol))
     }
 
-    /// Whether a function of that name was inlined into all of its callers, and so has no code of its own.
+    /// Whether a function of that name was inlined into all of its callers, and so has no code.
     pub fn inlined(&self, name: &str) -> bool {
         self.debug.as_ref().is_some_and(|debug| debug.inlined(name))
     }

@@ -10,7 +10,7 @@ use anyhow::{Error, Result};
 
 use super::bpf_sys::{MultiLinkKind, MultiLinkPoints, create_multi_link};
 use super::target::{AttachTarget, ProbeKind, RefusedPoints, is_specific_to_point};
-use crate::find::code::instructions::{BEGINNING, may_be_refused};
+use crate::find::code::instructions::{BEGINNING, may_be_rejected};
 use crate::probe::point::ProbePoint;
 
 /// Attaches a program to points of a file and adds the links to `links`.
@@ -37,7 +37,7 @@ pub fn attach(
 fn is_refusal_possible(file: &File, point: &ProbePoint) -> bool {
     let mut beginning = [0; BEGINNING];
     let read = file.read_at(&mut beginning, point.offset).unwrap_or(0);
-    may_be_refused(beginning.get(..read).unwrap_or_default())
+    may_be_rejected(beginning.get(..read).unwrap_or_default())
 }
 
 /// Attaches all points with one link, or bisects them if the kernel refuses one.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::finder::SearchSubject;
 use crate::error::Failure;
-use crate::find::code::instructions::MISTAKEN;
+use crate::find::code::instructions::MISDECODED;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
 use crate::find::host::loader;
@@ -90,7 +90,7 @@ pub fn nothing_in_process(sought: &SearchSubject, proc: &Proc, pid: u32, files: 
 
 /// The kernel would mistake the instruction for another one.
 pub fn mistaken(function: &str, path: &Path) -> Failure {
-    let message = format!("failed to trace {function} in {}: {MISTAKEN}", path.display());
+    let message = format!("failed to trace {function} in {}: {MISDECODED}", path.display());
     Failure::failed(message).hint("trace a function that calls it")
 }
 

@@ -337,7 +337,7 @@ impl<F: Finder> FileSearch<F> {
         placed: &[PlacedProbe],
         points: &mut Vec<ProbePoint>,
     ) -> Result<()> {
-        let refused = placed.iter().filter(|placed| placed.placement.is_mistaken());
+        let refused = placed.iter().filter(|placed| placed.placement.is_misdecoded());
         let refused: HashSet<u32> = refused.map(|placed| placed.cookie.function()).collect();
         let Some(&first) = refused.iter().min() else {
             return Ok(());

@@ -4,7 +4,7 @@
 
 use clap::ValueEnum;
 
-use crate::find::code::placement::{Placement, Subject, is_stepped, place};
+use crate::find::code::placement::{ProbePlacement, ProbedFunction, is_stepped, place_probes};
 use crate::find::elf::ElfFile;
 use crate::probe::point::{Cookie, ProbePoint};
 
@@ -21,13 +21,13 @@ pub enum PlacementPolicy {
 #[derive(Clone, Copy, Debug)]
 pub struct PlacedProbe {
     pub cookie: Cookie,
-    pub placement: Placement,
+    pub placement: ProbePlacement,
 }
 
 impl PlacementPolicy {
     /// Moves the points of `elf` that may move, and marks those on instructions that the kernel single-steps. Returns
     /// where the probes of functions are. The caller must drop the points that would crash the program:
-    /// [`Placement::is_mistaken`].
+    /// [`ProbePlacement::is_mistaken`].
     pub fn place(self, elf: &ElfFile, points: &mut [ProbePoint]) -> Vec<PlacedProbe> {
         let (mut movable, mut subjects) = (Vec::new(), Vec::new());
         for point in points {
@@ -36,7 +36,7 @@ impl PlacementPolicy {
             };
             match point.movable {
                 Some(known) => {
-                    subjects.push(Subject {
+                    subjects.push(ProbedFunction {
                         addr,
                         size: known.size,
                         needs: known.needs,
@@ -46,19 +46,19 @@ impl PlacementPolicy {
                 None => point.stepped = is_stepped(elf, addr),
             }
         }
-        let placements = place(elf, &subjects).into_iter().zip(movable);
+        let placements = place_probes(elf, &subjects).into_iter().zip(movable);
         let found = placements.filter_map(|(placement, point)| Some((placement?, point)));
         found
             .map(|(placement, point)| self.moved(point, placement))
             .collect()
     }
 
-    fn moved(self, point: &mut ProbePoint, placement: Placement) -> PlacedProbe {
+    fn moved(self, point: &mut ProbePoint, placement: ProbePlacement) -> PlacedProbe {
         let placement = match self {
             PlacementPolicy::Entry => placement.at_entry(),
             PlacementPolicy::Best => placement,
         };
-        point.offset += placement.ahead;
+        point.offset += placement.distance;
         point.stepped = placement.is_stepped();
         PlacedProbe {
             cookie: point.cookie,

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Each function of the allocator: its name, size, outcome and duration.
+//! Each allocator function: name, size, outcome and duration.
 
 use super::*;
-use crate::harness::{each_way, each_way_of_calls};
+use crate::harness::{each_mode, each_mode_with_session};
 
-each_way! {
+each_mode! {
     each_function_is_counted_once_with_its_size
-    only_the_chosen_functions_are_shown
-    free_shows_the_block_and_no_size
-    a_row_says_who_called
+    calls_option_shows_only_the_named_functions
+    free_shows_the_address_and_no_size
+    row_identifies_the_caller
 }
 
-each_way_of_calls! {
-    a_call_shows_the_address_that_came_back
-    a_failed_call_has_no_address
+each_mode_with_session! {
+    call_shows_the_returned_address
+    failed_call_has_no_address
     nested_calls_are_matched_with_their_own_returns
-    threads_at_once_get_their_own_returns
-    a_forked_child_is_another_process
+    concurrent_threads_are_matched_with_their_own_returns
+    forked_child_has_its_own_pid
 }
 
-/// What is asked for, by which name it is shown, and its size.
+/// The order, the names that its calls may be shown under, and the block size.
 const ORDERS: [(&str, &[&str], u64); 9] = [
     ("malloc 97 4099", &["malloc"], 4099),
     ("calloc 89 7 601", &["calloc"], 4207),
@@ -33,39 +33,42 @@ const ORDERS: [(&str, &[&str], u64); 9] = [
     ("pvalloc 59 4153", &["pvalloc"], 4153),
 ];
 
-fn number_in(order: &str) -> usize {
+fn count_in(order: &str) -> usize {
     order
         .split(' ')
         .nth(1)
-        .and_then(|number| number.parse().ok())
+        .and_then(|count| count.parse().ok())
         .expect("a number of calls")
 }
 
-fn each_function_is_counted_once_with_its_size(way: Way) {
+fn each_function_is_counted_once_with_its_size(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &[]);
+    let tool = trace_pid(mode, &target, &[]);
     for (order, ..) in ORDERS {
         target.ask(order);
     }
-    // The product does not fit 64 bits.
+    // The product overflows 64 bits.
     target.ask("calloc 3 4294967296 4294967297");
     target.ask("reallocarray 5 4294967296 4294967297");
     let run = tool.stop();
     run.assert_clean();
     for (order, names, size) in ORDERS {
-        assert_eq!(with_call(&run, names, size).len(), number_in(order), "{order}");
+        assert_eq!(with_call(&run, names, size).len(), count_in(order), "{order}");
     }
-    let overflown = run.with("size_bytes", u64::MAX);
+    let overflowed = run.with("size_bytes", u64::MAX);
     assert_eq!(
-        column(&overflown, "call"),
+        column(&overflowed, "call"),
         [vec!["calloc"; 3], vec!["reallocarray"; 5]].concat()
     );
-    assert!(run.with("call", "free").is_empty(), "free was not asked for");
+    assert!(
+        run.with("call", "free").is_empty(),
+        "free was shown without --free"
+    );
 }
 
-fn only_the_chosen_functions_are_shown(way: Way) {
+fn calls_option_shows_only_the_named_functions(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--calls", "calloc,valloc"]);
+    let tool = trace_pid(mode, &target, &["--calls", "calloc,valloc"]);
     for (order, ..) in ORDERS {
         target.ask(order);
     }
@@ -78,9 +81,9 @@ fn only_the_chosen_functions_are_shown(way: Way) {
     assert_eq!(run.rows.len(), 89 + 61);
 }
 
-fn free_shows_the_block_and_no_size(way: Way) {
+fn free_shows_the_address_and_no_size(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--free", "--calls", "malloc"]);
+    let tool = trace_pid(mode, &target, &["--free", "--calls", "malloc"]);
     let workers = target.ask("malloc 97 4099");
     let run = tool.stop();
     run.assert_clean();
@@ -90,10 +93,10 @@ fn free_shows_the_block_and_no_size(way: Way) {
     assert_eq!(count(&run, 4099), 97);
 }
 
-fn a_row_says_who_called(way: Way) {
+fn row_identifies_the_caller(mode: AttachMode) {
     let (mut target, name) = named_target();
     target.ask("setuid 65534");
-    let tool = trace_pid(way, &target, &["--min-size", "4099", "--max-size", "4099"]);
+    let tool = trace_pid(mode, &target, &["--min-size", "4099", "--max-size", "4099"]);
     let main = target.ask("malloc 2 4099").remove(0).tid;
     let thread = target.ask("threads 1 malloc 3 4099").remove(0).tid;
     let run = tool.stop();
@@ -120,9 +123,9 @@ fn assert_durations_plausible(run: &Run) {
     }
 }
 
-fn a_call_shows_the_address_that_came_back(way: Way) {
+fn call_shows_the_returned_address(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--ret", "--min-size", "4000"]);
+    let tool = trace_pid(mode, &target, &["--ret", "--min-size", "4000"]);
     let printed: Vec<_> = ORDERS
         .iter()
         .map(|(order, ..)| target.ask(order).remove(0).addresses)
@@ -138,13 +141,13 @@ fn a_call_shows_the_address_that_came_back(way: Way) {
     }
 }
 
-fn a_failed_call_has_no_address(way: Way) {
+fn failed_call_has_no_address(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--ret", "--min-size", "4000"]);
+    let tool = trace_pid(mode, &target, &["--ret", "--min-size", "4000"]);
     let huge = 1_u64 << 62;
     target.ask(&format!("malloc 3 {huge}"));
     target.ask("calloc 5 4294967296 4294967297");
-    target.ask("posix_memalign 7 3 4127"); // 3 is no power of two
+    target.ask("posix_memalign 7 3 4127"); // 3 is not a power of two
     target.ask("malloc 11 4099");
     let run = tool.stop();
     run.assert_clean();
@@ -161,15 +164,15 @@ fn a_failed_call_has_no_address(way: Way) {
     assert_eq!(run.with("failed", false).len(), 11);
 }
 
-fn nested_calls_are_matched_with_their_own_returns(way: Way) {
+fn nested_calls_are_matched_with_their_own_returns(mode: AttachMode) {
     let mut target = bump_target();
-    let tool = trace_pid(way, &target, &["--ret", "--min-size", "4000"]);
+    let tool = trace_pid(mode, &target, &["--ret", "--min-size", "4000"]);
     let outermost = target.ask("malloc 31 7004").remove(0).addresses;
     let jumped = target.ask("valloc 29 4139").remove(0).addresses;
     let run = tool.stop();
     run.assert_clean();
     assert_eq!(run.summary["unmatched"], 0);
-    // tests/targets/bump.c: each level adds 16 to what the deeper one gave.
+    // tests/targets/bump.c: each level returns the address of the deeper one plus 16.
     for (depth, size) in [7004, 7003, 7002, 7001].into_iter().enumerate() {
         let expected: Vec<String> = outermost
             .iter()
@@ -192,10 +195,10 @@ fn hex(addr: &str) -> u64 {
         .expect("an address")
 }
 
-fn threads_at_once_get_their_own_returns(way: Way) {
+fn concurrent_threads_are_matched_with_their_own_returns(mode: AttachMode) {
     let mut target = target();
     let tool = trace_pid(
-        way,
+        mode,
         &target,
         &["--ret", "--min-size", "4099", "--max-size", "4099"],
     );
@@ -209,10 +212,10 @@ fn threads_at_once_get_their_own_returns(way: Way) {
     assert_eq!(run.rows.len(), 4 * 199);
 }
 
-fn a_forked_child_is_another_process(way: Way) {
+fn forked_child_has_its_own_pid(mode: AttachMode) {
     let (mut target, name) = named_target();
     let tool = trace(
-        way,
+        mode,
         &[
             "--ret",
             "--comm",

@@ -1,39 +1,39 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! `-- COMMAND`: from its first call to its exit status.
+//! `-- COMMAND`: seen from its first call, and its exit status is returned.
 
 use std::ffi::OsStr;
 
 use super::*;
-use crate::harness::{best_way, each_way, run_to_end, tool_command};
+use crate::harness::{best_mode, each_mode, run_to_end, tool_command};
 
-each_way! {
-    every_call_of_a_command_is_seen_from_the_first_on
-    a_command_that_counts_its_calls_agrees
-    its_children_are_seen_with_follow_only
-    children_of_a_process_are_followed_too
+each_mode! {
+    command_is_traced_from_its_first_call
+    rows_match_the_count_of_the_command
+    children_of_a_command_are_traced_only_with_follow
+    children_of_a_traced_process_are_followed
 }
 
-best_way! {
-    its_exit_status_is_handed_on
+best_mode! {
+    exit_status_of_the_command_is_returned
 }
 
-/// Runs the tool with a command that obeys these orders.
-fn run_with(way: Way, options: &[&str], orders: &[&str]) -> Run {
+/// Runs the tool with a command that carries out these orders.
+fn run_with(mode: AttachMode, options: &[&str], orders: &[&str]) -> Run {
     let program = calls_program();
     let words = options
         .iter()
         .map(OsStr::new)
         .chain([OsStr::new("--"), program.as_os_str()]);
-    let command = tool_command("mallocsnoop", way, words.chain(orders.iter().map(OsStr::new)));
+    let command = tool_command("mallocsnoop", mode, words.chain(orders.iter().map(OsStr::new)));
     Tool::start_as(command).finish()
 }
 
-fn every_call_of_a_command_is_seen_from_the_first_on(way: Way) {
-    let run = run_with(way, &[], &["malloc 97 4099", "calloc 89 7 601"]);
+fn command_is_traced_from_its_first_call(mode: AttachMode) {
+    let run = run_with(mode, &[], &["malloc 97 4099", "calloc 89 7 601"]);
     run.assert_clean();
     assert_eq!(
         run.rows[0]["comm"], "calls",
-        "the tool's own child is not the command yet: {}",
+        "the first row is from the child before it executed the command: {}",
         run.rows[0]
     );
     assert_eq!(
@@ -46,7 +46,7 @@ fn every_call_of_a_command_is_seen_from_the_first_on(way: Way) {
     );
 }
 
-fn a_command_that_counts_its_calls_agrees(way: Way) {
+fn rows_match_the_count_of_the_command(mode: AttachMode) {
     let program = calls_program();
     let args = [
         "--free",
@@ -57,8 +57,8 @@ fn a_command_that_counts_its_calls_agrees(way: Way) {
         "total",
         "exit 0",
     ];
-    let mut command = tool_command("mallocsnoop", way, args);
-    // The tool is a static program, to which this means nothing.
+    let mut command = tool_command("mallocsnoop", mode, args);
+    // The tool is statically linked, so this affects the command only.
     command.env("LD_PRELOAD", bump_library());
     let run = Tool::start_as(command).finish();
     run.assert_clean();
@@ -71,14 +71,14 @@ fn a_command_that_counts_its_calls_agrees(way: Way) {
     );
 }
 
-fn its_exit_status_is_handed_on(way: Way) {
+fn exit_status_of_the_command_is_returned(mode: AttachMode) {
     for (order, status) in [
         ("exit 7", 7),
         ("raise 15", 128 + 15),
         ("raise 9", 128 + 9),
         ("exit 0", 0),
     ] {
-        let run = run_with(way, &[], &["malloc 97 4099", order]);
+        let run = run_with(mode, &[], &["malloc 97 4099", order]);
         assert_eq!(
             (run.status.code(), count(&run, BLOCK)),
             (Some(status), 97),
@@ -86,11 +86,12 @@ fn its_exit_status_is_handed_on(way: Way) {
             run.stderr
         );
     }
-    let missing = run_to_end(&mut tool_command("mallocsnoop", way, ["--", "no-such-program"]));
+    let missing = run_to_end(&mut tool_command("mallocsnoop", mode, ["--", "no-such-program"]));
     assert_eq!(missing.status.code(), Some(1));
     assert!(missing.stderr.contains("no-such-program"), "{}", missing.stderr);
 }
 
+/// Orders with 97 + 2 * 79 calls in the process itself, 89 in a forked child and 83 in an executed one.
 const FAMILY: [&str; 4] = [
     "malloc 97 4099",
     "fork malloc 89 4099",
@@ -98,12 +99,12 @@ const FAMILY: [&str; 4] = [
     "threads 2 malloc 79 4099",
 ];
 
-fn its_children_are_seen_with_follow_only(way: Way) {
-    let alone = run_with(way, &[], &FAMILY);
+fn children_of_a_command_are_traced_only_with_follow(mode: AttachMode) {
+    let alone = run_with(mode, &[], &FAMILY);
     alone.assert_clean();
     assert_eq!(count(&alone, BLOCK), 97 + 2 * 79);
 
-    let family = run_with(way, &["--follow"], &FAMILY);
+    let family = run_with(mode, &["--follow"], &FAMILY);
     family.assert_clean();
     assert_eq!(count(&family, BLOCK), 97 + 89 + 83 + 2 * 79);
     assert_eq!(
@@ -113,9 +114,9 @@ fn its_children_are_seen_with_follow_only(way: Way) {
     );
 }
 
-fn children_of_a_process_are_followed_too(way: Way) {
+fn children_of_a_traced_process_are_followed(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--follow"]);
+    let tool = trace_pid(mode, &target, &["--follow"]);
     for order in FAMILY {
         target.ask(order);
     }

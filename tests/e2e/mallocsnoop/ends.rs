@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! How a run ends: by a limit or a signal, and never with something left behind.
+//! How a run ends: at a limit or by a signal, without leaving programs, links or breakpoints behind.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -7,21 +7,21 @@ use std::os::unix::fs::FileExt;
 use nix::sys::signal::Signal;
 
 use super::*;
-use crate::harness::{each_way, wait_until};
+use crate::harness::{each_mode, wait_until};
 
-each_way! {
-    a_number_of_rows_ends_the_run
-    a_duration_ends_the_run
-    an_end_by_interrupt_leaves_nothing
-    an_end_by_termination_leaves_nothing
-    an_end_by_hangup_leaves_nothing
-    an_end_by_kill_leaves_nothing
-    the_end_of_the_target_does_no_harm
+each_mode! {
+    max_rows_ends_the_run
+    duration_ends_the_run
+    sigint_leaves_nothing_behind
+    sigterm_leaves_nothing_behind
+    sighup_leaves_nothing_behind
+    sigkill_leaves_nothing_behind
+    exit_of_the_target_does_not_disturb_the_run
 }
 
-fn a_number_of_rows_ends_the_run(way: Way) {
+fn max_rows_ends_the_run(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["-M", "3"]);
+    let tool = trace_pid(mode, &target, &["-M", "3"]);
     target.ask("malloc 97 4099");
     let run = tool.finish();
     run.assert_clean();
@@ -29,20 +29,20 @@ fn a_number_of_rows_ends_the_run(way: Way) {
     assert_eq!(target.ask("malloc 89 4099")[0].addresses.len(), 89);
 }
 
-fn a_duration_ends_the_run(way: Way) {
+fn duration_ends_the_run(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["-d", "300ms"]);
+    let tool = trace_pid(mode, &target, &["-d", "300ms"]);
     target.ask("malloc 97 4099");
     let run = tool.finish();
     run.assert_clean();
-    let ns = run.summary["duration_ns"].as_u64().expect("a number");
+    let ns = run.summary["duration_ns"].as_u64().expect("a duration");
     assert!(ns >= 300_000_000, "{ns} ns");
     assert_eq!(target.ask("malloc 89 4099")[0].addresses.len(), 89);
 }
 
-fn the_end_of_the_target_does_no_harm(way: Way) {
+fn exit_of_the_target_does_not_disturb_the_run(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--ret"]);
+    let tool = trace_pid(mode, &target, &["--ret"]);
     target.ask("malloc 97 4099");
     assert!(target.end().success());
     let run = tool.stop();
@@ -50,7 +50,7 @@ fn the_end_of_the_target_does_no_harm(way: Way) {
     assert_eq!(count(&run, BLOCK), 97);
 }
 
-/// What the kernel has for a process in the BPF way.
+/// A BPF object that a process holds, by its ID.
 #[derive(Debug, Clone, Copy)]
 pub enum Held {
     Program(u32),
@@ -58,16 +58,16 @@ pub enum Held {
 }
 
 impl Held {
-    /// Programs and links that a process has open.
+    /// The BPF programs and links that a process has open.
     pub fn by(pid: u32) -> Vec<Held> {
-        let folder = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the open files");
-        let texts = folder
+        let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the open files");
+        let texts = entries
             .flatten()
             .filter_map(|entry| fs::read_to_string(entry.path()).ok());
-        let number = |line: &str, key: &str| line.strip_prefix(key)?.trim().parse().ok();
-        let held = |line: &str| match number(line, "link_id:") {
+        let id_after = |line: &str, key: &str| line.strip_prefix(key)?.trim().parse().ok();
+        let held = |line: &str| match id_after(line, "link_id:") {
             Some(id) => Some(Held::Link(id)),
-            None => number(line, "prog_id:").map(Held::Program),
+            None => id_after(line, "prog_id:").map(Held::Program),
         };
         texts
             .flat_map(|text| text.lines().filter_map(held).collect::<Vec<_>>())
@@ -82,17 +82,17 @@ impl Held {
             Held::Link(id) => (BPF_LINK_GET_FD_BY_ID, id),
         };
         let attr = [id, 0, 0, 0];
-        // SAFETY: the kernel reads `attr`, which is as long as is said.
+        // SAFETY: the kernel reads `size_of_val(&attr)` bytes of `attr`, which outlives the call.
         let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of_val(&attr)) };
         if fd >= 0 {
-            // SAFETY: a descriptor that was made above and is nobody else's.
+            // SAFETY: the descriptor was returned by the call above and has no other owner.
             unsafe { libc::close(fd as i32) };
         }
         fd >= 0
     }
 }
 
-/// The beginning of a function, in which its probe is.
+/// The first bytes of a function, where its breakpoint is inserted.
 pub type Code = [u8; 32];
 
 /// The first instructions of the target's malloc.
@@ -106,17 +106,17 @@ pub fn instructions(target: &Target, address: &str) -> Code {
     bytes
 }
 
-fn assert_nothing_is_left(way: Way, signal: Signal) {
-    // Nobody else traces this library.
+fn assert_leaves_nothing_behind(mode: AttachMode, signal: Signal) {
+    // No other test traces this library.
     let mut target = bump_target();
     let malloc = target.ask("where")[0].addresses[0].clone();
     let untouched = instructions(&target, &malloc);
 
-    let mut tool = trace_pid(way, &target, &["--ret"]);
+    let mut tool = trace_pid(mode, &target, &["--ret"]);
     assert_ne!(
         instructions(&target, &malloc),
         untouched,
-        "there is no breakpoint, so none can be missed"
+        "no breakpoint was inserted, so its removal cannot be tested"
     );
     let held = Held::by(tool.pid());
     assert!(
@@ -132,29 +132,29 @@ fn assert_nothing_is_left(way: Way, signal: Signal) {
         _ => assert!(run.assert_clean().stderr.lines().count() == 1, "{}", run.stderr),
     }
 
-    // After a kill the kernel cleans up on its own, and perhaps a little later.
-    wait_until("the end of all programs and links", || {
+    // After SIGKILL the kernel cleans up, possibly with a delay.
+    wait_until("the release of all programs and links", || {
         held.iter().all(|held| !held.exists()).then_some(())
     });
-    wait_until("the end of the breakpoint", || {
+    wait_until("the removal of the breakpoint", || {
         (instructions(&target, &malloc) == untouched).then_some(())
     });
     assert_eq!(target.ask("malloc 89 4099")[0].addresses.len(), 89);
     assert!(target.end().success());
 }
 
-fn an_end_by_interrupt_leaves_nothing(way: Way) {
-    assert_nothing_is_left(way, Signal::SIGINT);
+fn sigint_leaves_nothing_behind(mode: AttachMode) {
+    assert_leaves_nothing_behind(mode, Signal::SIGINT);
 }
 
-fn an_end_by_termination_leaves_nothing(way: Way) {
-    assert_nothing_is_left(way, Signal::SIGTERM);
+fn sigterm_leaves_nothing_behind(mode: AttachMode) {
+    assert_leaves_nothing_behind(mode, Signal::SIGTERM);
 }
 
-fn an_end_by_hangup_leaves_nothing(way: Way) {
-    assert_nothing_is_left(way, Signal::SIGHUP);
+fn sighup_leaves_nothing_behind(mode: AttachMode) {
+    assert_leaves_nothing_behind(mode, Signal::SIGHUP);
 }
 
-fn an_end_by_kill_leaves_nothing(way: Way) {
-    assert_nothing_is_left(way, Signal::SIGKILL);
+fn sigkill_leaves_nothing_behind(mode: AttachMode) {
+    assert_leaves_nothing_behind(mode, Signal::SIGKILL);
 }

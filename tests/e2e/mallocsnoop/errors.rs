@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Bad input: one clear line, the right status, and no harm done.
+//! Bad input: one error line, the documented exit status, and no side effects.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,25 +8,29 @@ use std::os::unix::process::CommandExt;
 use super::*;
 use crate::harness::{Ended, TOOLS, build_dir, program_if_built, run_to_end, skip, tool_command};
 
-/// Runs the tool, which must refuse with this status and say each of these things.
+/// Runs the tool and asserts that it fails with this status and an error that contains each of `parts`.
 #[track_caller]
-fn refused(args: &[&str], status: i32, said: &[&str]) -> Ended {
-    refused_as(&mut tool_command("mallocsnoop", Way::Plain, args), status, said)
+fn refused(args: &[&str], status: i32, parts: &[&str]) -> Ended {
+    refused_as(
+        &mut tool_command("mallocsnoop", AttachMode::Plain, args),
+        status,
+        parts,
+    )
 }
 
 #[track_caller]
-fn refused_as(command: &mut Command, status: i32, said: &[&str]) -> Ended {
+fn refused_as(command: &mut Command, status: i32, parts: &[&str]) -> Ended {
     let ended = run_to_end(command);
     assert_eq!(ended.status.code(), Some(status), "{}", ended.stderr);
     assert!(
-        said.iter().all(|words| ended.stderr.contains(words)),
-        "{said:?} not in: {}",
+        parts.iter().all(|part| ended.stderr.contains(part)),
+        "expected {parts:?} in: {}",
         ended.stderr
     );
     assert!(ended.stderr.starts_with("error: "), "{}", ended.stderr);
     assert!(
         ended.stderr.lines().count() <= 2,
-        "more than a line and a hint: {}",
+        "more than an error and a hint: {}",
         ended.stderr
     );
     assert!(ended.stdout.is_empty(), "{}", ended.stdout);
@@ -34,27 +38,27 @@ fn refused_as(command: &mut Command, status: i32, said: &[&str]) -> Ended {
 }
 
 #[test]
-fn a_process_that_does_not_exist_is_named() {
+fn missing_process_is_named() {
     refused(&["-p", "4194304"], 1, &["4194304", "no such process"]);
 }
 
 #[test]
-fn a_kernel_thread_has_no_allocator() {
+fn kernel_thread_is_refused() {
     if !fs::read_to_string("/proc/2/comm").is_ok_and(|comm| comm == "kthreadd\n") {
-        return skip("pid 2 is no kernel thread here");
+        return skip("PID 2 is not a kernel thread here");
     }
     refused(&["-p", "2"], 1, &["PID 2", "kernel thread"]);
 }
 
 #[test]
-fn a_file_that_is_no_elf_file_is_refused() {
+fn file_that_is_not_elf_is_refused() {
     refused(&["-l", "/etc/passwd"], 1, &["/etc/passwd", "ELF"]);
     refused(&["-l", "/no/such/file"], 1, &["/no/such/file"]);
     refused(&["-l", "/proc"], 1, &["/proc"]);
 }
 
 #[test]
-fn broken_elf_files_are_refused() {
+fn malformed_elf_files_are_refused() {
     let whole = fs::read(bump_library()).expect("the library");
     let broken = build_dir().join(unique("libbroken"));
     let path = broken.to_str().expect("a path in UTF-8");
@@ -62,14 +66,14 @@ fn broken_elf_files_are_refused() {
         fs::write(&broken, &whole[..kept.min(whole.len())]).expect("failed to write");
         refused(&["-l", path], 1, &[path]);
     }
-    // Offsets and counts of the header that lead out of the file.
+    // Header fields that point outside the file.
     for (start, end) in [(32, 40), (40, 48), (54, 64)] {
         let mut hostile = whole.clone();
         hostile[start..end].fill(0xff);
         fs::write(&broken, &hostile).expect("failed to write");
         let ended = run_to_end(&mut tool_command(
             "mallocsnoop",
-            Way::Plain,
+            AttachMode::Plain,
             ["-l", path, "-d", "10ms"],
         ));
         assert!(
@@ -83,7 +87,7 @@ fn broken_elf_files_are_refused() {
 }
 
 #[test]
-fn a_library_without_the_function_is_named_with_what_is_near() {
+fn missing_function_is_reported_with_similar_names() {
     let library = bump_library();
     let path = library.to_str().expect("a path in UTF-8");
     refused(
@@ -94,14 +98,14 @@ fn a_library_without_the_function_is_named_with_what_is_near() {
 }
 
 #[test]
-fn a_function_that_no_kernel_can_probe_is_left_out_and_told() {
+fn unprobeable_function_is_skipped_with_a_warning() {
     let Some(library) = program_if_built("libbump-locked.so") else {
-        return skip("which instructions those are is known for x86-64 only");
+        return skip("instructions that cannot be probed are known for x86-64 only");
     };
     let mut command = Command::new(calls_program());
     command.env("LD_PRELOAD", library);
     let mut target = Target::start(command);
-    let tool = trace_pid(Way::Plain, &target, &[]);
+    let tool = trace_pid(AttachMode::Plain, &target, &[]);
     target.ask("malloc 97 4099");
     target.ask("realloc 89 4111");
     let run = tool.stop();
@@ -109,13 +113,13 @@ fn a_function_that_no_kernel_can_probe_is_left_out_and_told() {
     assert_eq!(
         (count(&run, 4099), count(&run, 4111)),
         (0, 89),
-        "which instructions the functions begin with has changed"
+        "the compiler no longer places the locked instruction first"
     );
     assert!(run.stderr.contains("the kernel cannot probe"), "{}", run.stderr);
 }
 
 #[test]
-fn a_number_that_is_none_is_a_usage_error() {
+fn malformed_values_are_usage_errors() {
     refused(&["--min-size", "1Q"], 2, &["1Q", "hint: "]);
     refused(&["-p", "0"], 2, &["-p"]);
     refused(&["-p", "12x"], 2, &["12x"]);
@@ -124,11 +128,11 @@ fn a_number_that_is_none_is_a_usage_error() {
 }
 
 #[test]
-fn an_unknown_user_group_or_container_is_named() {
+fn unknown_user_cgroup_or_container_is_named() {
     for option in ["-u", "--cgroup", "--container"] {
         let ended = run_to_end(&mut tool_command(
             "mallocsnoop",
-            Way::Plain,
+            AttachMode::Plain,
             [option, "no-such-thing"],
         ));
         assert!(
@@ -145,8 +149,8 @@ fn an_unknown_user_group_or_container_is_named() {
 }
 
 #[test]
-fn without_root_the_status_says_so() {
-    // Nobody may look into the folder of the build.
+fn missing_root_has_its_own_exit_status() {
+    // Other users may have no access to the build directory.
     let copy = std::env::temp_dir().join(unique("ubpf-tools-e2e"));
     crate::harness::copy(&TOOLS, &copy);
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("permissions");
@@ -162,8 +166,8 @@ fn without_root_the_status_says_so() {
     );
 }
 
-/// The tool in a mount namespace of its own, in which `hide` has been done.
-fn where_hidden(hide: &str, way: Way, args: &[&str]) -> Command {
+/// The tool in a new mount namespace, after the shell command `hide`.
+fn with_hidden(hide: &str, mode: AttachMode, args: &[&str]) -> Command {
     let mut command = Command::new("unshare");
     command.args([
         "--mount",
@@ -174,42 +178,47 @@ fn where_hidden(hide: &str, way: Way, args: &[&str]) -> Command {
         &format!("{hide} && exec \"$@\""),
         "sh",
     ]);
-    let tool = tool_command("mallocsnoop", way, args);
+    let tool = tool_command("mallocsnoop", mode, args);
     command.arg(tool.get_program()).args(tool.get_args());
     command
 }
 
 #[test]
-fn without_btf_only_follow_is_refused() {
+fn missing_btf_affects_only_follow() {
     let hide = "mount --bind /dev/null /sys/kernel/btf/vmlinux";
     let program = calls_program();
     let program = program.to_str().expect("a path in UTF-8");
     refused_as(
-        &mut where_hidden(hide, Way::Plain, &["--follow", "--", program]),
+        &mut with_hidden(hide, AttachMode::Plain, &["--follow", "--", program]),
         3,
         &["--follow", "BTF"],
     );
-    let run = Tool::start_as(where_hidden(hide, Way::Plain, &["--", program, "malloc 97 4099"])).finish();
+    let run = Tool::start_as(with_hidden(
+        hide,
+        AttachMode::Plain,
+        &["--", program, "malloc 97 4099"],
+    ))
+    .finish();
     run.assert_clean();
     assert_eq!(count(&run, BLOCK), 97);
 }
 
 #[test]
-fn without_perf_uprobes_the_other_way_still_works() {
+fn missing_uprobe_pmu_does_not_affect_multi() {
     let hide = "mount -t tmpfs none /sys/bus/event_source/devices/uprobe";
-    for way in [Way::Single, Way::Plain] {
-        way.run(|way| {
+    for mode in [AttachMode::Single, AttachMode::Plain] {
+        mode.run(|mode| {
             refused_as(
-                &mut where_hidden(hide, way, &["-p", "1"]),
+                &mut with_hidden(hide, mode, &["-p", "1"]),
                 3,
                 &["/sys/bus/event_source/devices/uprobe"],
             );
         });
     }
-    Way::Multi.run(|way| {
+    AttachMode::Multi.run(|mode| {
         let program = calls_program();
         let args = ["--", program.to_str().expect("a path in UTF-8"), "malloc 97 4099"];
-        let run = Tool::start_as(where_hidden(hide, way, &args)).finish();
+        let run = Tool::start_as(with_hidden(hide, mode, &args)).finish();
         run.assert_clean();
         assert_eq!(count(&run, BLOCK), 97);
     });

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Who is seen, and who is not.
+//! Filters: which processes and calls are shown.
 
 use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::harness::{best_way, each_way, wait_until};
+use crate::harness::{best_mode, each_mode, wait_until};
 
-each_way! {
-    one_process_is_seen_with_its_threads_and_without_its_children
-    two_processes_are_seen_and_a_third_is_not
-    all_filters_must_hold
+each_mode! {
+    filter_by_pid_includes_threads_and_excludes_children
+    filter_by_several_pids_shows_only_those_processes
+    filters_are_combined_with_and
 }
 
-best_way! {
-    a_name_is_whole
-    a_name_with_a_star_is_a_beginning
-    several_names_are_alternatives
-    a_user_is_seen_by_name_and_by_number
-    sizes_are_bounded_on_both_sides
-    a_control_group_is_seen_with_what_is_below_it
-    a_container_is_seen
+best_mode! {
+    filter_by_comm_matches_the_whole_name
+    filter_by_comm_with_star_matches_a_prefix
+    filter_by_several_names_matches_any_of_them
+    filter_by_user_accepts_name_and_uid
+    size_limits_are_inclusive
+    filter_by_cgroup_includes_its_descendants
+    filter_by_container_accepts_full_and_short_id
 }
 
 fn pids(targets: &[&Target]) -> String {
@@ -31,14 +31,17 @@ fn pids(targets: &[&Target]) -> String {
         .join(",")
 }
 
-/// Runs the tool while each target makes another number of calls, and says how many of each were seen.
-fn seen_of<const N: usize>(way: Way, args: &[&str], targets: [&mut Target; N]) -> [usize; N] {
-    const NUMBERS: [usize; 4] = [97, 89, 83, 79];
+/// Runs the tool while each target makes a different number of calls. Returns the number of rows per target.
+fn rows_per_target<const N: usize>(mode: AttachMode, args: &[&str], targets: [&mut Target; N]) -> [usize; N] {
+    const COUNTS: [usize; 4] = [97, 89, 83, 79];
     let size = BLOCK.to_string();
-    let tool = trace(way, &[args, &["--min-size", &size, "--max-size", &size]].concat());
+    let tool = trace(
+        mode,
+        &[args, &["--min-size", &size, "--max-size", &size]].concat(),
+    );
     let mut index = 0;
     let pids = targets.map(|target| {
-        target.ask(&format!("malloc {} {BLOCK}", NUMBERS[index]));
+        target.ask(&format!("malloc {} {BLOCK}", COUNTS[index]));
         index += 1;
         target.pid()
     });
@@ -48,14 +51,14 @@ fn seen_of<const N: usize>(way: Way, args: &[&str], targets: [&mut Target; N]) -
     assert_eq!(
         seen.iter().sum::<usize>(),
         run.rows.len(),
-        "somebody else was seen"
+        "rows of another process were shown"
     );
     seen
 }
 
-fn one_process_is_seen_with_its_threads_and_without_its_children(way: Way) {
+fn filter_by_pid_includes_threads_and_excludes_children(mode: AttachMode) {
     let (mut target, mut other) = (target(), target());
-    let tool = trace_pid(way, &target, &[]);
+    let tool = trace_pid(mode, &target, &[]);
     target.ask("threads 3 malloc 97 4099");
     target.ask("fork malloc 89 4099");
     target.ask("exec malloc 83 4099");
@@ -66,36 +69,39 @@ fn one_process_is_seen_with_its_threads_and_without_its_children(way: Way) {
     assert_eq!(run.with("pid", target.pid()).len(), run.rows.len());
 }
 
-fn two_processes_are_seen_and_a_third_is_not(way: Way) {
+fn filter_by_several_pids_shows_only_those_processes(mode: AttachMode) {
     let (mut a, mut b, mut c) = (target(), target(), target());
     let wanted = pids(&[&a, &b]);
     assert_eq!(
-        seen_of(way, &["-p", &wanted], [&mut a, &mut b, &mut c]),
+        rows_per_target(mode, &["-p", &wanted], [&mut a, &mut b, &mut c]),
         [97, 89, 0]
     );
 }
 
-fn a_name_is_whole(way: Way) {
+fn filter_by_comm_matches_the_whole_name(mode: AttachMode) {
     let ((mut a, name), mut b) = (named_target(), target());
     b.ask(&format!("name {name}y"));
-    assert_eq!(seen_of(way, &["--comm", &name], [&mut a, &mut b]), [97, 0]);
+    assert_eq!(
+        rows_per_target(mode, &["--comm", &name], [&mut a, &mut b]),
+        [97, 0]
+    );
 }
 
-fn a_name_with_a_star_is_a_beginning(way: Way) {
+fn filter_by_comm_with_star_matches_a_prefix(mode: AttachMode) {
     let ((mut a, name), mut b, mut c) = (named_target(), target(), target());
     b.ask(&format!("name {name}y"));
     c.ask(&format!("name y{}", &name[..name.len() - 1]));
     assert_eq!(
-        seen_of(way, &["--comm", &format!("{name}*")], [&mut a, &mut b, &mut c]),
+        rows_per_target(mode, &["--comm", &format!("{name}*")], [&mut a, &mut b, &mut c]),
         [97, 89, 0]
     );
 }
 
-fn several_names_are_alternatives(way: Way) {
+fn filter_by_several_names_matches_any_of_them(mode: AttachMode) {
     let ((mut a, first), (mut b, second), (mut c, _)) = (named_target(), named_target(), named_target());
     assert_eq!(
-        seen_of(
-            way,
+        rows_per_target(
+            mode,
             &["--comm", &format!("{first},{second}")],
             [&mut a, &mut b, &mut c]
         ),
@@ -103,23 +109,23 @@ fn several_names_are_alternatives(way: Way) {
     );
 }
 
-fn a_user_is_seen_by_name_and_by_number(way: Way) {
-    // The name keeps out what else nobody may be running; see all_filters_must_hold.
+fn filter_by_user_accepts_name_and_uid(mode: AttachMode) {
+    // The name excludes other processes of user nobody; see filters_are_combined_with_and.
     let ((mut a, name), mut b) = (named_target(), target());
     b.ask(&format!("name {name}"));
     a.ask("setuid 65534");
     for user in ["nobody", "65534"] {
         assert_eq!(
-            seen_of(way, &["-u", user, "--comm", &name], [&mut a, &mut b]),
+            rows_per_target(mode, &["-u", user, "--comm", &name], [&mut a, &mut b]),
             [97, 0],
             "-u {user}"
         );
     }
 }
 
-fn sizes_are_bounded_on_both_sides(way: Way) {
+fn size_limits_are_inclusive(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &["--min-size", "8K", "--max-size", "1M"]);
+    let tool = trace_pid(mode, &target, &["--min-size", "8K", "--max-size", "1M"]);
     for order in [
         "malloc 7 8191",
         "malloc 11 8192",
@@ -137,7 +143,7 @@ fn sizes_are_bounded_on_both_sides(way: Way) {
     );
 }
 
-/// A folder of cgroup2, removed with all below it when this is dropped. Declare it before the processes in it.
+/// A new cgroup, removed when dropped. Declare it before the processes in it: they must end first.
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -147,7 +153,7 @@ impl Cgroup {
             .lines()
             .map(|line| line.split(' ').collect::<Vec<_>>())
             .find(|fields| fields[2] == "cgroup2");
-        let root = PathBuf::from(root.expect("cgroup2 is mounted nowhere")[1]);
+        let root = PathBuf::from(root.expect("cgroup2 is not mounted")[1]);
         Cgroup::at(root.join(name))
     }
 
@@ -171,27 +177,27 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Busy until the kernel is through with the last process.
+        // Busy until the kernel has released the last process.
         let removed = || fs::remove_dir(&self.0).is_ok().then_some(());
         if !std::thread::panicking() {
-            wait_until("the end of a control group", removed);
+            wait_until("the removal of a cgroup", removed);
         } else {
             let _ = removed();
         }
     }
 }
 
-fn a_control_group_is_seen_with_what_is_below_it(way: Way) {
+fn filter_by_cgroup_includes_its_descendants(mode: AttachMode) {
     let group = Cgroup::new(&unique("ubpf-e2e"));
     let below = group.below("below");
     let (mut a, mut b, mut c) = (target(), target(), target());
     group.take(&a);
     below.take(&b);
     assert_eq!(
-        seen_of(way, &["--cgroup", group.path()], [&mut a, &mut b, &mut c]),
+        rows_per_target(mode, &["--cgroup", group.path()], [&mut a, &mut b, &mut c]),
         [97, 89, 0]
     );
-    // As systemd and the container tools say it: from the root of the hierarchy.
+    // Relative to the root of the hierarchy, as systemd and container tools print it.
     let from_root = format!(
         "/{}",
         group
@@ -201,22 +207,22 @@ fn a_control_group_is_seen_with_what_is_below_it(way: Way) {
             .expect("a name")
     );
     assert_eq!(
-        seen_of(way, &["--cgroup", &from_root], [&mut a, &mut b, &mut c]),
+        rows_per_target(mode, &["--cgroup", &from_root], [&mut a, &mut b, &mut c]),
         [97, 89, 0]
     );
     drop((a, b, c));
     drop(below);
 }
 
-fn a_container_is_seen(way: Way) {
-    // 64 digits, and others in another run of the tests.
+fn filter_by_container_accepts_full_and_short_id(mode: AttachMode) {
+    // 64 hexadecimal digits, different in each run of the tests.
     let id = format!("{:08x}{}", std::process::id(), "5eedc0de".repeat(7));
     let group = Cgroup::new(&format!("docker-{id}.scope"));
     let (mut a, mut b) = (target(), target());
     group.take(&a);
     for name in [&id, &id[..12]] {
         assert_eq!(
-            seen_of(way, &["--container", name], [&mut a, &mut b]),
+            rows_per_target(mode, &["--container", name], [&mut a, &mut b]),
             [97, 0],
             "--container {name}"
         );
@@ -224,13 +230,13 @@ fn a_container_is_seen(way: Way) {
     drop((a, b));
 }
 
-fn all_filters_must_hold(way: Way) {
+fn filters_are_combined_with_and(mode: AttachMode) {
     let ((mut a, name), mut b, mut c) = (named_target(), target(), target());
     b.ask(&format!("name {name}"));
     let wanted = pids(&[&a, &c]);
     assert_eq!(
-        seen_of(
-            way,
+        rows_per_target(
+            mode,
             &["-p", &wanted, "--comm", &name, "-u", "root"],
             [&mut a, &mut b, &mut c]
         ),

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Bursts: what fits comes whole, and what does not is counted.
+//! Bursts: events that fit the ring are all shown, and the others are counted as lost.
 
 use nix::sys::signal::Signal;
 
 use super::*;
-use crate::harness::each_way;
+use crate::harness::each_mode;
 
-each_way! {
-    a_burst_comes_whole
-    what_a_tiny_buffer_loses_is_counted
+each_mode! {
+    burst_that_fits_is_shown_completely
+    losses_of_a_tiny_ring_are_counted
 }
 
-fn a_burst_comes_whole(way: Way) {
+fn burst_that_fits_is_shown_completely(mode: AttachMode) {
     let mut target = target();
-    let tool = trace_pid(way, &target, &[]);
+    let tool = trace_pid(mode, &target, &[]);
     target.ask("malloc 100003 4099");
     let run = tool.stop();
     run.assert_clean();
@@ -21,35 +21,35 @@ fn a_burst_comes_whole(way: Way) {
     assert!(run.lost.is_empty());
 }
 
-fn what_a_tiny_buffer_loses_is_counted(way: Way) {
+fn losses_of_a_tiny_ring_are_counted(mode: AttachMode) {
     let mut target = target();
     let tool = trace_pid(
-        way,
+        mode,
         &target,
         &["--buffer-size", "4K", "--min-size", "4099", "--max-size", "4099"],
     );
     target.ask("malloc 100003 4099");
-    // 4 KiB hold some fifty events, whatever the tool would like to do in the meantime.
+    // 4 KiB hold about fifty events, and a stopped tool cannot drain them.
     tool.signal(Signal::SIGSTOP);
     target.ask("malloc 1009 4099");
     tool.signal(Signal::SIGCONT);
     let run = tool.stop();
-    let lost = run.summary["lost"].as_u64().expect("a number");
+    let lost = run.summary["lost"].as_u64().expect("a count of lost events");
     assert!(run.status.success() && lost >= 900, "{lost} lost");
     assert_eq!(run.rows.len() as u64 + lost, 100_003 + 1009);
     assert_eq!(run.summary["events"], run.rows.len());
-    let told: u64 = run
+    let reported: u64 = run
         .lost
         .iter()
         .filter_map(|record| record["count"].as_u64())
         .sum();
     assert_eq!(
-        (told, run.lost.last().map(|record| &record["total"])),
+        (reported, run.lost.last().map(|record| &record["total"])),
         (lost, Some(&lost.into()))
     );
     assert!(
         run.stderr.contains("--buffer-size"),
-        "what to do is not said: {}",
+        "no hint about --buffer-size: {}",
         run.stderr
     );
 }

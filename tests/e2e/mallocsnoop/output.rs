@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Where the rows go, and what happens when they cannot go there.
+//! Formats and output files, and how write errors are handled.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -7,16 +7,16 @@ use std::process::{ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::harness::{Owned, TOOLS, build_dir, each_way, run_to_end, tool_command};
+use crate::harness::{Owned, TOOLS, build_dir, each_mode, run_to_end, tool_command};
 
-each_way! {
-    rows_go_to_a_file
-    a_reader_that_has_seen_enough_ends_the_run
-    a_reader_that_leaves_ends_a_run_without_events
+each_mode! {
+    output_option_writes_rows_to_the_file
+    closed_stdout_ends_the_run
+    closed_stdout_ends_an_idle_run
 }
 
 #[test]
-fn the_formats_show_the_same_calls() {
+fn all_formats_show_the_same_calls() {
     let program = calls_program();
     let run = |format: &str| {
         let mut command = Command::new(&*TOOLS);
@@ -30,7 +30,7 @@ fn the_formats_show_the_same_calls() {
             "4099",
             "--",
         ]);
-        // The answer to the order would stand between the rows.
+        // On stdout the answer to the order would be mixed with the rows.
         let ended = run_to_end(
             command
                 .args(["sh", "-c", "exec \"$0\" 'malloc 97 4099' >&2"])
@@ -59,7 +59,7 @@ fn the_formats_show_the_same_calls() {
     );
 }
 
-fn rows_go_to_a_file(way: Way) {
+fn output_option_writes_rows_to_the_file(mode: AttachMode) {
     let file = build_dir().join(unique("rows"));
     let program = calls_program();
     let path = file.to_str().expect("a path in UTF-8");
@@ -70,12 +70,12 @@ fn rows_go_to_a_file(way: Way) {
         program.to_str().expect("a path in UTF-8"),
         "malloc 97 4099",
     ];
-    let ended = run_to_end(&mut tool_command("mallocsnoop", way, args));
+    let ended = run_to_end(&mut tool_command("mallocsnoop", mode, args));
     assert!(ended.status.success(), "{}", ended.stderr);
     assert_eq!(
         ended.stdout.lines().count(),
         1,
-        "the command's answer and nothing else: {}",
+        "more than the command's answer on stdout: {}",
         ended.stdout
     );
     let rows = fs::read_to_string(&file).expect("the rows");
@@ -98,7 +98,7 @@ fn rows_go_to_a_file(way: Way) {
 }
 
 #[test]
-fn a_full_disk_is_an_error() {
+fn full_disk_is_an_error() {
     for format in ["json", "text", "csv"] {
         let mut command = Command::new(&*TOOLS);
         command
@@ -115,19 +115,19 @@ fn a_full_disk_is_an_error() {
 }
 
 #[test]
-fn a_file_that_cannot_be_made_is_named() {
+fn file_that_cannot_be_created_is_named() {
     let ended = run_to_end(&mut tool_command(
         "mallocsnoop",
-        Way::Plain,
+        AttachMode::Plain,
         ["-o", "/no/such/folder/file"],
     ));
     assert_eq!(ended.status.code(), Some(1));
     assert!(ended.stderr.contains("/no/such/folder/file"), "{}", ended.stderr);
 }
 
-/// A run whose reader the test can drop.
-fn read_by_hand(way: Way, args: &[&str]) -> (Owned, BufReader<ChildStdout>) {
-    let mut command = tool_command("mallocsnoop", way, args);
+/// A run whose stdout the test reads itself and can close.
+fn start_with_reader(mode: AttachMode, args: &[&str]) -> (Owned, BufReader<ChildStdout>) {
+    let mut command = tool_command("mallocsnoop", mode, args);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -142,41 +142,41 @@ fn read_by_hand(way: Way, args: &[&str]) -> (Owned, BufReader<ChildStdout>) {
     (Owned(child), reader)
 }
 
-/// Status 0, and soon where the way allows: the kernel takes its time to remove probes one by one.
+/// Asserts status 0, and a quick end with multi links: removing probes one by one takes seconds.
 #[track_caller]
-fn assert_ends_soon(way: Way, mut tool: Owned) {
-    let left = Instant::now();
+fn assert_ends_soon(mode: AttachMode, mut tool: Owned) {
+    let closed = Instant::now();
     let status = tool.wait();
-    let took = left.elapsed();
+    let took = closed.elapsed();
     let _ = writeln!(
         std::io::stderr(),
-        "--attach {}: ended {took:?} after the reader had left",
-        way.name()
+        "--attach {}: ended {took:?} after stdout was closed",
+        mode.name()
     );
     assert!(status.success(), "{status:?}");
     assert!(
-        !way.has_multi_links() || took < Duration::from_secs(3),
+        !mode.has_multi_links() || took < Duration::from_secs(3),
         "{took:?}"
     );
 }
 
-fn a_reader_that_has_seen_enough_ends_the_run(way: Way) {
+fn closed_stdout_ends_the_run(mode: AttachMode) {
     let mut target = target();
     let pid = target.pid().to_string();
-    let (tool, mut reader) = read_by_hand(way, &["-p", &pid]);
+    let (tool, mut reader) = start_with_reader(mode, &["-p", &pid]);
     target.ask("malloc 97 4099");
     for _ in 0..3 {
         reader.read_line(&mut String::new()).expect("a line");
     }
     drop(reader);
     target.ask("malloc 89 4099");
-    assert_ends_soon(way, tool);
+    assert_ends_soon(mode, tool);
     assert_eq!(target.ask("malloc 83 4099")[0].addresses.len(), 83);
 }
 
-fn a_reader_that_leaves_ends_a_run_without_events(way: Way) {
+fn closed_stdout_ends_an_idle_run(mode: AttachMode) {
     let target = target();
-    let (tool, reader) = read_by_hand(way, &["-p", &target.pid().to_string()]);
+    let (tool, reader) = start_with_reader(mode, &["-p", &target.pid().to_string()]);
     drop(reader);
-    assert_ends_soon(way, tool);
+    assert_ends_soon(mode, tool);
 }

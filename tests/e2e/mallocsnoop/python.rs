@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! What the well-known one-liner shows of a Python program, this tool shows too.
+//! A Python program: the tool shows the same calls as the well-known bpftrace one-liner.
 
 use std::fs;
 
 use super::*;
 use crate::bpftrace::Bpftrace;
-use crate::harness::{best_way, build_dir, run_to_end, skip};
+use crate::harness::{best_mode, build_dir, run_to_end, skip};
 
-best_way! {
-    big_blocks_of_python_are_counted
+best_mode! {
+    large_blocks_of_python_are_counted
 }
 
-/// Obeys "bytes SIZE COUNT", and answers like tests/targets/calls.c.
+/// Carries out `bytes SIZE COUNT` and answers as tests/targets/calls.c does.
 const SCRIPT: &str = "
 import sys
 for line in sys.stdin:
@@ -22,12 +22,12 @@ for line in sys.stdin:
     print('.', flush=True)
 ";
 
-/// Python under a name of its own, so that other programs in Python are not seen. None without Python.
+/// Python under a unique name, to exclude other Python programs. Reports a skip and returns `None` without Python.
 fn python() -> Option<(Target, String)> {
     let found =
         run_to_end(Command::new("sh").args(["-c", "ls /usr/bin/python3 || command -v python3"])).stdout;
     let Some(path) = found.lines().next() else {
-        skip("there is no python3");
+        skip("python3 is not installed");
         return None;
     };
     let name = unique("py");
@@ -40,21 +40,21 @@ fn python() -> Option<(Target, String)> {
     Some((target, name))
 }
 
-fn big_blocks_of_python_are_counted(way: Way) {
+fn large_blocks_of_python_are_counted(mode: AttachMode) {
     let Some((mut target, name)) = python() else {
         return;
     };
-    let tool = trace(way, &["--comm", &name, "--min-size", "1M"]);
+    let tool = trace(mode, &["--comm", &name, "--min-size", "1M"]);
     target.ask("bytes 1000003 31");
     target.ask("bytes 3000017 97");
     let run = tool.stop();
     run.assert_clean();
-    // A byte more: Python keeps a NUL behind the bytes.
+    // One byte more: Python appends a NUL.
     assert_eq!((count(&run, 3_000_018), run.rows.len()), (97, 97));
 }
 
 #[test]
-fn the_one_liner_of_bpftrace_shows_the_same() {
+fn bpftrace_one_liner_shows_the_same_calls() {
     let Some((mut target, name)) = python() else {
         return;
     };
@@ -65,13 +65,13 @@ fn the_one_liner_of_bpftrace_shows_the_same() {
         return;
     };
     let mut tool = trace(
-        Way::Plain,
+        AttachMode::Plain,
         &["--comm", &name, "--min-size", "1048577", "--calls", "malloc"],
     );
-    // functrace takes the one-liner nearly as it stands.
+    // functrace takes the one-liner almost unchanged.
     let condition = format!("comm == \"{name}\" && arg0 > 1048576");
     let options = ["libc:malloc", "--where", &condition, "--args", "arg0"];
-    let mut general = Tool::start("functrace", Way::Plain, options);
+    let mut general = Tool::start("functrace", AttachMode::Plain, options);
     let marker = 1_200_007;
     let is_marker = |line: &str| line.ends_with(&(marker + 1).to_string());
     other.until_ready(|| _ = target.ask(&format!("bytes {marker} 1")), is_marker);
@@ -88,8 +88,8 @@ fn the_one_liner_of_bpftrace_shows_the_same() {
     target.ask(&format!("bytes {last} 1"));
     tool.wait_for(|row| row["size_bytes"] == last + 1);
     general.wait_for(|row| row["args"]["arg0"] == last + 1);
-    let mut theirs = other.lines_before(|line| line.ends_with(&(last + 1).to_string()));
-    theirs.retain(|line| !line.is_empty() && !is_marker(line));
+    let mut expected = other.lines_before(|line| line.ends_with(&(last + 1).to_string()));
+    expected.retain(|line| !line.is_empty() && !is_marker(line));
     let sizes: [fn(&Value) -> &Value; 2] = [|row| &row["size_bytes"], |row| &row["args"]["arg0"]];
     for (run, size) in [tool.stop(), general.stop()].into_iter().zip(sizes) {
         run.assert_clean();
@@ -97,7 +97,7 @@ fn the_one_liner_of_bpftrace_shows_the_same() {
         let shown = |row: &Value| format!("{:<6}{:>10}", number(&row["pid"]), number(size(row)));
         let lines = run.rows.iter().map(shown);
         let ours: Vec<String> = lines.filter(|line| !is_marker(line)).collect();
-        assert_eq!(ours[..ours.len() - 1], theirs);
+        assert_eq!(ours[..ours.len() - 1], expected);
     }
-    assert!(theirs.len() >= 97 + 2);
+    assert!(expected.len() >= 97 + 2);
 }

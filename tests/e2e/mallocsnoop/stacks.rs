@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! `--stack`: names, the direct caller first, and no half stack passed off as a whole one.
+//! `--stack`: symbolized, the direct caller first, and incomplete stacks are marked.
 
 use std::fs;
 
 use super::*;
-use crate::harness::{build_dir, copy, each_way, program_if_built, skip};
+use crate::harness::{build_dir, copy, each_mode, program_if_built, skip};
 
 use nix::sys::signal::Signal;
 
-each_way! {
-    a_cpp_stack_is_demangled_and_begins_with_the_direct_caller
-    a_rust_stack_is_demangled_and_begins_with_the_direct_caller
-    the_stack_of_a_process_that_is_gone_has_names
-    the_stack_of_a_process_that_came_and_went_has_names
-    a_stack_that_is_cut_says_so
+each_mode! {
+    cpp_stack_is_demangled_and_starts_with_the_direct_caller
+    rust_stack_is_demangled_and_starts_with_the_direct_caller
+    stack_of_an_exited_process_is_symbolized
+    stack_of_a_short_lived_process_is_symbolized
+    truncated_stack_is_marked
 }
 
 /// The functions of tests/targets/stack.cc.
@@ -24,7 +24,7 @@ const CPP: [&str; 4] = [
     "main+",
 ];
 const CUT: &str = "[truncated: a function without frame pointer]";
-/// Stacks are read at the entry, or at the return with `--ret`: two different matters to the kernel.
+/// Stacks are read at the entry, or with `--ret` at the return, which is a different case in the kernel.
 const MOMENTS: [&[&str]; 2] = [&["--stack"], &["--stack", "--ret"]];
 
 fn cpp_program() -> PathBuf {
@@ -49,22 +49,22 @@ fn assert_begins(stack: &[&str], expected: &[&str]) {
             .iter()
             .zip(stack)
             .all(|(start, line)| line.starts_with(start));
-    assert!(same, "{stack:#?}\ndo not begin with {expected:#?}");
+    assert!(same, "{stack:#?}\ndoes not start with {expected:#?}");
 }
 
-/// The whole stack of tests/targets/stack.cc, from the direct caller of malloc outwards.
+/// Asserts that this is the complete stack of tests/targets/stack.cc, starting with the direct caller of malloc.
 #[track_caller]
 fn assert_cpp(stack: &[&str]) {
     assert_begins(stack, &CPP);
-    // What calls main has a name only with the C library's debug symbols.
+    // The caller of main has a symbol only with the C library's debug symbols installed.
     let start = stack.get(CPP.len());
     assert!(start.is_some_and(|line| line.contains("libc.so.6")), "{stack:#?}");
 }
 
-fn a_cpp_stack_is_demangled_and_begins_with_the_direct_caller(way: Way) {
+fn cpp_stack_is_demangled_and_starts_with_the_direct_caller(mode: AttachMode) {
     for moment in MOMENTS {
         let mut target = cpp_target();
-        let tool = trace_pid(way, &target, moment);
+        let tool = trace_pid(mode, &target, moment);
         target.ask("go 97 4099");
         let run = tool.stop();
         run.assert_clean();
@@ -77,13 +77,13 @@ fn a_cpp_stack_is_demangled_and_begins_with_the_direct_caller(way: Way) {
     }
 }
 
-fn a_rust_stack_is_demangled_and_begins_with_the_direct_caller(way: Way) {
+fn rust_stack_is_demangled_and_starts_with_the_direct_caller(mode: AttachMode) {
     let Some(program) = program_if_built("stack-rust") else {
-        return skip("there was no rustc to build with");
+        return skip("rustc is not installed");
     };
     for moment in MOMENTS {
         let mut target = Target::start(Command::new(&program));
-        let tool = trace_pid(way, &target, moment);
+        let tool = trace_pid(mode, &target, moment);
         target.ask("4099");
         let run = tool.stop();
         run.assert_clean();
@@ -94,20 +94,20 @@ fn a_rust_stack_is_demangled_and_begins_with_the_direct_caller(way: Way) {
             lines[0].contains("alloc::"),
             "the direct caller is missing: {lines:#?}"
         );
-        let place = |words: &[&str]| {
+        let position = |words: &[&str]| {
             lines
                 .iter()
                 .position(|line| words.iter().all(|word| line.contains(word)))
         };
-        let places = [
+        let positions = [
             &["orchard::leaf"][..],
             &["orchard::Tree", "::grow"],
             &["stack::main"],
         ]
-        .map(place);
+        .map(position);
         assert!(
-            places.is_sorted() && places[0].is_some(),
-            "{places:?} in {lines:#?}"
+            positions.is_sorted() && positions[0].is_some(),
+            "{positions:?} in {lines:#?}"
         );
         assert!(
             lines.iter().any(|line| line.starts_with("main+")) && !lines.contains(&CUT),
@@ -116,11 +116,11 @@ fn a_rust_stack_is_demangled_and_begins_with_the_direct_caller(way: Way) {
     }
 }
 
-fn the_stack_of_a_process_that_is_gone_has_names(way: Way) {
+fn stack_of_an_exited_process_is_symbolized(mode: AttachMode) {
     for moment in MOMENTS {
         let mut target = cpp_target();
-        let tool = trace_pid(way, &target, moment);
-        // The tool gets to look at the events only when there is no process any more.
+        let tool = trace_pid(mode, &target, moment);
+        // The tool reads the events only after the process has exited.
         tool.signal(Signal::SIGSTOP);
         target.ask("go 31 4099");
         assert!(target.end().success());
@@ -133,15 +133,15 @@ fn the_stack_of_a_process_that_is_gone_has_names(way: Way) {
     }
 }
 
-fn the_stack_of_a_process_that_came_and_went_has_names(way: Way) {
+fn stack_of_a_short_lived_process_is_symbolized(mode: AttachMode) {
     for options in [MOMENTS[0], MOMENTS[1], &["--stack", "-l", "libc"]] {
-        // While the tool stands still, other tests may start more programs than it can be told of.
-        let told_of_all = |run: &Run| !run.stderr.contains("mmap events");
+        // While the tool is stopped, other tests may start more programs than its mmap event buffer holds.
+        let has_all_mmap_events = |run: &Run| !run.stderr.contains("mmap events");
         let Some(run) = (0..10)
-            .map(|_| run_beside_a_short_life(way, options))
-            .find(told_of_all)
+            .map(|_| run_with_short_lived_process(mode, options))
+            .find(has_all_mmap_events)
         else {
-            return skip("ten times, too many programs were started on this machine");
+            return skip("mmap events were lost in ten runs: too many programs were started on this machine");
         };
         run.assert_clean();
         assert_eq!(run.rows.len(), 31, "{options:?}");
@@ -149,14 +149,14 @@ fn the_stack_of_a_process_that_came_and_went_has_names(way: Way) {
     }
 }
 
-/// A run that gets to look at nothing before the process that is traced has started, worked and ended.
-fn run_beside_a_short_life(way: Way, options: &[&str]) -> Run {
-    // The file of its own is in no other process, so its name is not known from there.
+/// A run that cannot read anything before the traced process has started, worked and exited.
+fn run_with_short_lived_process(mode: AttachMode, options: &[&str]) -> Run {
+    // No other process maps this copy, so its symbols cannot come from another process.
     let name = unique("e2e");
     let program = build_dir().join(&name);
     copy(&cpp_program(), &program);
     let filter = ["--comm", &name, "--min-size", "4099", "--max-size", "4099"];
-    let tool = trace(way, &[options, &filter].concat());
+    let tool = trace(mode, &[options, &filter].concat());
     tool.signal(Signal::SIGSTOP);
     let mut target = Target::start(Command::new(&program));
     target.ask("go 31 4099");
@@ -167,13 +167,13 @@ fn run_beside_a_short_life(way: Way, options: &[&str]) -> Run {
     run
 }
 
-fn a_stack_that_is_cut_says_so(way: Way) {
+fn truncated_stack_is_marked(mode: AttachMode) {
     if !cfg!(target_arch = "x86_64") {
         return skip("tests/targets/stack.cc has a function without frame pointer for x86-64 only");
     }
     for moment in MOMENTS {
         let mut target = cpp_target();
-        let tool = trace_pid(way, &target, moment);
+        let tool = trace_pid(mode, &target, moment);
         target.ask("cut 4099");
         let run = tool.stop();
         run.assert_clean();

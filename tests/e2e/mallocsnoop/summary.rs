@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! `--summary`: sums per process, made in the kernel.
+//! `--summary`: sums per process, aggregated in the kernel.
 
 use super::*;
-use crate::harness::{best_way, each_way};
+use crate::harness::{best_mode, each_mode};
 
-each_way! {
-    sums_are_exact_for_threads_that_live_and_that_ended
+each_mode! {
+    sums_include_running_and_exited_threads
 }
 
-best_way! {
-    reports_come_at_intervals_and_grow
+best_mode! {
+    interval_reports_are_cumulative
 }
 
-fn sums_are_exact_for_threads_that_live_and_that_ended(way: Way) {
+fn sums_include_running_and_exited_threads(mode: AttachMode) {
     let (mut a, mut b) = (target(), target());
     let name = unique("e2e");
     a.ask(&format!("name {name}"));
     b.ask(&format!("name {name}"));
-    // Starting a thread takes small blocks of its own.
-    let tool = trace(way, &["--summary", "--comm", &name, "--min-size", "2000"]);
+    // Starting a thread allocates small blocks.
+    let tool = trace(mode, &["--summary", "--comm", &name, "--min-size", "2000"]);
     a.ask("threads 2 malloc 97 4099");
     a.ask("threads 3 calloc 5 1024 1024");
     a.ask("malloc 89 65537");
@@ -37,7 +37,7 @@ fn sums_are_exact_for_threads_that_live_and_that_ended(way: Way) {
     assert_eq!(a["bytes"], 2 * 97 * 4099 + 3 * 5 * (1 << 20) + 89 * 65537);
     assert_eq!(a["largest_bytes"], 1 << 20);
     assert_eq!(
-        filled(a),
+        non_empty(a),
         [
             (4096, 8191, 194),
             (65536, 131071, 89),
@@ -48,23 +48,27 @@ fn sums_are_exact_for_threads_that_live_and_that_ended(way: Way) {
         (&b["calls"], &b["bytes"], &b["largest_bytes"]),
         (&83.into(), &(83 * 2003).into(), &2003.into())
     );
-    assert_eq!(filled(b), [(1024, 2047, 83)]);
+    assert_eq!(non_empty(b), [(1024, 2047, 83)]);
 }
 
-/// The slots of the histogram that are not empty: lowest, highest, count.
-fn filled(row: &Value) -> Vec<(u64, u64, u64)> {
-    let number = |slot: &Value, key: &str| slot[key].as_u64().expect("a number");
-    let slots = row["sizes"].as_array().expect("a histogram");
-    let slots = slots
-        .iter()
-        .map(|slot| (number(slot, "lo"), number(slot, "hi"), number(slot, "count")));
-    slots.filter(|slot| slot.2 > 0).collect()
+/// The non-empty buckets of the histogram: lowest size, highest size, count.
+fn non_empty(row: &Value) -> Vec<(u64, u64, u64)> {
+    let number = |bucket: &Value, key: &str| bucket[key].as_u64().expect("a number");
+    let buckets = row["sizes"].as_array().expect("a histogram");
+    let buckets = buckets.iter().map(|bucket| {
+        (
+            number(bucket, "lo"),
+            number(bucket, "hi"),
+            number(bucket, "count"),
+        )
+    });
+    buckets.filter(|bucket| bucket.2 > 0).collect()
 }
 
-fn reports_come_at_intervals_and_grow(way: Way) {
+fn interval_reports_are_cumulative(mode: AttachMode) {
     let (mut target, name) = named_target();
     let mut tool = trace(
-        way,
+        mode,
         &["--summary", "-i", "50ms", "--comm", &name, "--min-size", "2000"],
     );
     target.ask("malloc 97 4099");
@@ -77,6 +81,6 @@ fn reports_come_at_intervals_and_grow(way: Way) {
     let calls: Vec<u64> = run.rows.iter().filter_map(|row| row["calls"].as_u64()).collect();
     assert!(
         calls.len() >= 3 && calls.is_sorted(),
-        "two intervals and the end: {calls:?}"
+        "expected two intervals and the final report: {calls:?}"
     );
 }

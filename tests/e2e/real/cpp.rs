@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! A C++ program with debug information: tests/targets/strings.cc.
+//! A C++ program with debug info: tests/targets/strings.cc.
 
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{beside, calls, spec, start};
-use crate::harness::{Run, TOOLS, Way, each_way, program, run_to_end};
+use super::{calls, spec, start, trace_orders};
+use crate::harness::{AttachMode, Run, TOOLS, each_mode, program, run_to_end};
 
-/// Runs a tool on functions of the program while it follows orders.
-fn run(tool: &str, way: Way, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
+/// Traces functions of the program while it carries out orders.
+fn run(tool: &str, mode: AttachMode, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
     let program = program("strings");
     let specs: Vec<String> = functions
         .iter()
@@ -20,13 +20,13 @@ fn run(tool: &str, way: Way, functions: &[&str], options: &[&str], orders: &[&st
         .map(String::as_str)
         .chain(options.iter().copied())
         .collect();
-    beside(tool, way, &args, &mut start(&program), orders)
+    trace_orders(tool, mode, &args, &mut start(&program), orders)
 }
 
-each_way! { strings_are_read_however_they_are_passed results_are_read_or_said_to_be_elsewhere names_are_those_of_the_source }
+each_mode! { std_strings_are_read_by_value_reference_and_pointer return_values_outside_integer_registers_are_null functions_have_demangled_names }
 
-fn strings_are_read_however_they_are_passed(way: Way) {
-    let run = run("functrace", way, &["shop::greet"], &["--ret"], &["greet 7"]);
+fn std_strings_are_read_by_value_reference_and_pointer(mode: AttachMode) {
+    let run = run("functrace", mode, &["shop::greet"], &["--ret"], &["greet 7"]);
     assert_eq!(run.rows.len(), 7);
     for (number, row) in run.rows.iter().enumerate() {
         let (short, long) = (
@@ -37,7 +37,7 @@ fn strings_are_read_however_they_are_passed(way: Way) {
         let expected =
             json!({"reference": short, "value": "", "pointer": long, "color": color, "loud": number == 2});
         assert_eq!(row["args"], expected);
-        // A function on arm64 does not tell where in memory it has put its result.
+        // On arm64 a function does not return the address of a result in memory.
         let result = match cfg!(target_arch = "x86_64") {
             true => json!(format!("{short}, , {long}")),
             false => Value::Null,
@@ -47,7 +47,7 @@ fn strings_are_read_however_they_are_passed(way: Way) {
     let condition = "reference == \"short 3\" || pointer ^= \"a text that does not fit in the object 5\" && color == GREEN";
     let run = self::run(
         "functrace",
-        way,
+        mode,
         &["shop::greet"],
         &["--where", condition],
         &["greet 7"],
@@ -56,10 +56,10 @@ fn strings_are_read_however_they_are_passed(way: Way) {
     assert_eq!(found, ["short 3", "short 5"]);
 }
 
-/// A number that is in another register must not be made up from this one.
-fn results_are_read_or_said_to_be_elsewhere(way: Way) {
+/// A floating-point result is in another register and must not be replaced by the integer register's value.
+fn return_values_outside_integer_registers_are_null(mode: AttachMode) {
     let functions = ["shop::half", "shop::Basket::weight"];
-    let run = run("functrace", way, &functions, &["--ret"], &["half 5", "label 3"]);
+    let run = run("functrace", mode, &functions, &["--ret"], &["half 5", "label 3"]);
     let results = |function| -> Vec<&Value> {
         run.with("function", function)
             .into_iter()
@@ -73,9 +73,9 @@ fn results_are_read_or_said_to_be_elsewhere(way: Way) {
     );
 }
 
-fn names_are_those_of_the_source(way: Way) {
+fn functions_have_demangled_names(mode: AttachMode) {
     let functions = ["shop::Basket::label", "shop::h?lf(int)", "shop::Basket::weight"];
-    let run = run("funccount", way, &functions, &[], &["label 211", "half 13"]);
+    let run = run("funccount", mode, &functions, &[], &["label 211", "half 13"]);
     let names = [
         "shop::Basket::label(int) const &",
         "shop::half(int)",
@@ -90,14 +90,14 @@ fn names_are_those_of_the_source(way: Way) {
 }
 
 #[test]
-fn what_is_part_of_its_callers_cannot_be_traced() {
+fn inlined_function_cannot_be_traced() {
     let nowhere = spec(&program("strings"), "shop::Basket::nowhere");
     for tool in ["funclist", "funccount", "funclatency", "functrace"] {
         let ended = run_to_end(Command::new(&*TOOLS).args([tool, &nowhere]));
-        let is_said =
+        let explained =
             ["inlined everywhere", "put it into all of its callers"].map(|part| ended.stderr.contains(part));
         assert!(
-            is_said.contains(&true) && ended.status.code() == Some(1),
+            explained.contains(&true) && ended.status.code() == Some(1),
             "{tool}: {ended:?}"
         );
     }

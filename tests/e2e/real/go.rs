@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! A Go program, with symbols and without: tests/targets/hello.go. Go moves stacks and reads return addresses off them,
-//! so that a return probe ends the program.
+//! A Go program, with and without symbols: tests/targets/hello.go. The Go runtime moves stacks and reads return addresses
+//! from them, so a return probe would crash the program.
 
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{beside, calls, spec, start};
+use super::{calls, spec, start, trace_orders};
 use crate::funclist::rows;
 use crate::harness::{
-    Run, Way, each_way, each_way_of_calls, program_if_built, run_to_end, skip, tool_command,
+    AttachMode, Run, each_mode, each_mode_with_session, program_if_built, run_to_end, skip, tool_command,
 };
 
 fn hello(name: &str) -> Option<PathBuf> {
     let program = program_if_built(name);
     if program.is_none() {
-        skip("there was no go to build with");
+        skip("go is not installed");
     }
     program
 }
 
-/// `args` are functions and options.
-fn run(tool: &str, way: Way, name: &str, args: &[&str], orders: &[&str]) -> Option<Run> {
+/// Traces the program while it carries out orders. `args` are functions and options.
+fn run(tool: &str, mode: AttachMode, name: &str, args: &[&str], orders: &[&str]) -> Option<Run> {
     let hello = hello(name)?;
     let is_function = |text: &str| text.starts_with("main.");
     let specs: Vec<String> = args
@@ -35,30 +35,30 @@ fn run(tool: &str, way: Way, name: &str, args: &[&str], orders: &[&str]) -> Opti
         })
         .collect();
     let specs: Vec<&str> = specs.iter().map(String::as_str).collect();
-    Some(beside(tool, way, &specs, &mut start(&hello), orders))
+    Some(trace_orders(tool, mode, &specs, &mut start(&hello), orders))
 }
 
-each_way! {
-    entries_are_counted returns_are_seen_at_their_instructions arguments_and_results_are_found
+each_mode! {
+    entries_are_counted returns_are_traced_at_ret_instructions arguments_and_results_follow_the_go_abi
 }
 
-each_way_of_calls! { stacks_may_move_and_panics_pass }
+each_mode_with_session! { growing_stacks_and_panics_are_survived }
 
-fn entries_are_counted(way: Way) {
+fn entries_are_counted(mode: AttachMode) {
     for name in ["hello-go", "hello-go-stripped"] {
         let orders = ["count 1009", "threads 8 count 503"];
-        let Some(run) = run("funccount", way, name, &["main.counted"], &orders) else {
+        let Some(run) = run("funccount", mode, name, &["main.counted"], &orders) else {
             return;
         };
         assert_eq!(calls(&run, "main.counted"), 1009 + 8 * 503, "{name}");
     }
 }
 
-fn returns_are_seen_at_their_instructions(way: Way) {
+fn returns_are_traced_at_ret_instructions(mode: AttachMode) {
     for name in ["hello-go", "hello-go-stripped"] {
         let functions = ["main.counted", "main.recovering"];
         let orders = ["count 1009", "threads 8 count 503"];
-        let Some(run) = run("funclatency", way, name, &functions, &orders) else {
+        let Some(run) = run("funclatency", mode, name, &functions, &orders) else {
             return;
         };
         assert_eq!(calls(&run, "main.counted"), 1009 + 8 * 503, "{name}");
@@ -66,11 +66,11 @@ fn returns_are_seen_at_their_instructions(way: Way) {
     }
 }
 
-fn stacks_may_move_and_panics_pass(way: Way) {
-    // A function whose stack has to grow begins anew: its entry is seen again, and is one call all the same.
+fn growing_stacks_and_panics_are_survived(mode: AttachMode) {
+    // A function whose stack has to grow is restarted: its entry probe fires twice, for one call.
     let functions = ["main.filling", "main.recovering"];
     let orders = ["threads 8 fill 7 50", "threads 8 fill 101 5"];
-    let Some(run) = run("funclatency", way, "hello-go", &functions, &orders) else {
+    let Some(run) = run("funclatency", mode, "hello-go", &functions, &orders) else {
         return;
     };
     assert_eq!(
@@ -80,19 +80,19 @@ fn stacks_may_move_and_panics_pass(way: Way) {
         run.rows
     );
     assert_eq!(run.summary["unmatched"], 0);
-    let all = ["panic 211", "threads 4 panic 13", "fill 3 5000"];
-    let Some(run) = self::run("funclatency", way, "hello-go", &["main.*"], &all) else {
+    let orders = ["panic 211", "threads 4 panic 13", "fill 3 5000"];
+    let Some(run) = self::run("funclatency", mode, "hello-go", &["main.*"], &orders) else {
         return;
     };
     assert!(calls(&run, "main.recovering") >= 211, "{:?}", run.rows);
     assert_eq!(calls(&run, "main.panicking"), 0);
 }
 
-/// Neither arguments nor results are where C has them.
-fn arguments_and_results_are_found(way: Way) {
+/// Arguments and results are not where the C calling convention places them.
+fn arguments_and_results_follow_the_go_abi(mode: AttachMode) {
     let Some(run) = run(
         "functrace",
-        way,
+        mode,
         "hello-go",
         &["main.joined", "--ret"],
         &["join 7"],
@@ -122,7 +122,7 @@ fn arguments_and_results_are_found(way: Way) {
         "--where",
         "arg0 == \"join\" && arg1 >= 5",
     ];
-    let Some(run) = self::run("functrace", way, "hello-go", &specs, &["join 7"]) else {
+    let Some(run) = self::run("functrace", mode, "hello-go", &specs, &["join 7"]) else {
         return;
     };
     let found: Vec<&Value> = run.rows.iter().map(|row| &row["args"]["arg1"]).collect();
@@ -130,24 +130,24 @@ fn arguments_and_results_are_found(way: Way) {
 }
 
 #[test]
-fn arguments_of_a_stripped_program_are_not_made_up() {
+fn arguments_of_a_stripped_program_are_refused() {
     let Some(stripped) = hello("hello-go-stripped") else {
         return;
     };
     let joined = spec(&stripped, "main.joined");
     let ended = run_to_end(&mut tool_command(
         "functrace",
-        Way::best(),
+        AttachMode::best(),
         [&joined, "--args", "arg0"],
     ));
-    let is_said = ended
+    let explained = ended
         .stderr
         .starts_with("error: --args, column 1: the location of arg0 of main.joined is unknown\n");
-    assert!(is_said && ended.status.code() == Some(2), "{ended:?}");
+    assert!(explained && ended.status.code() == Some(2), "{ended:?}");
 }
 
 #[test]
-fn a_stripped_program_still_has_its_names() {
+fn stripped_program_has_the_same_names() {
     let (Some(whole), Some(stripped)) = (hello("hello-go"), hello("hello-go-stripped")) else {
         return;
     };

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Files that appear after the tool has attached: what a short name means then, too.
+//! Files mapped after the tool has attached, matched by a short name.
 //!
-//! Between the moment when a file is mapped and the one when it has its probes, calls are missed. So one function is
-//! called until the tool has seen it, and only then another one is called a known number of times.
+//! Calls between the mapping of a file and the insertion of its probes are missed. So the tests call one function until
+//! the tool shows it, and then another one a known number of times.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::calls;
 use crate::funclist::{funclist, rows};
-use crate::harness::{Folder, Target, Tool, Way, best_way, each_way, skip};
+use crate::harness::{AttachMode, Folder, Target, Tool, best_mode, each_mode, skip};
 
 /// Loads a library, or calls one of its functions: `load PATH` or `FUNCTION COUNT`.
 const LOADER: &str = "
@@ -24,7 +24,7 @@ while True:
         for _ in range(int(words[1])): library[words[0]]()
     os.write(1, b'.\\n')";
 
-/// The same for bash: `BUILTIN COUNT`.
+/// Runs a builtin of bash: `BUILTIN COUNT`.
 const SHELL: &str = "
 while read -r what times; do
     for ((i = 0; i < times; i++)); do $what >/dev/null; done
@@ -34,12 +34,12 @@ done";
 fn loader() -> Option<(Target, PathBuf)> {
     const FUNCTION: &str = "libsqlite3:sqlite3_threadsafe";
     if !Path::new("/usr/bin/python3").exists() {
-        skip("there is no /usr/bin/python3");
+        skip("/usr/bin/python3 is not installed");
         return None;
     }
     let ended = funclist([FUNCTION]);
     if ended.stderr.contains("failed to find libsqlite3") {
-        skip("there is no libsqlite3");
+        skip("libsqlite3 is not installed");
         return None;
     }
     let mut command = Command::new("/usr/bin/python3");
@@ -48,23 +48,23 @@ fn loader() -> Option<(Target, PathBuf)> {
     Some((Target::start(command), library))
 }
 
-fn trace_libsqlite3(way: Way, pid: u32) -> Tool {
+fn trace_libsqlite3(mode: AttachMode, pid: u32) -> Tool {
     let functions = ["libversion_number", "threadsafe"].map(|name| format!("libsqlite3:sqlite3_{name}"));
     let pid = pid.to_string();
     Tool::start(
         "funccount",
-        way,
+        mode,
         [&functions[0], &functions[1], "-p", &pid, "-i", "0.1"],
     )
 }
 
-each_way! { a_copy_of_a_library_that_is_loaded_later a_copy_of_a_program_that_is_started_later }
+each_mode! { copy_of_a_library_loaded_later_is_traced copy_of_a_program_started_later_is_traced }
 
-fn a_copy_of_a_library_that_is_loaded_later(way: Way) {
+fn copy_of_a_library_loaded_later_is_traced(mode: AttachMode) {
     let Some((mut loader, library)) = loader() else {
         return;
     };
-    let mut tool = trace_libsqlite3(way, loader.pid());
+    let mut tool = trace_libsqlite3(mode, loader.pid());
     let folder = Folder::new();
     let copy = folder.copy_of(library, "libsqlite3.so.0");
     loader.ask(&format!("load {}", copy.display()));
@@ -76,12 +76,12 @@ fn a_copy_of_a_library_that_is_loaded_later(way: Way) {
     assert_eq!(calls(run.assert_clean(), "sqlite3_threadsafe"), 1009);
 }
 
-fn a_copy_of_a_program_that_is_started_later(way: Way) {
+fn copy_of_a_program_started_later_is_traced(mode: AttachMode) {
     let folder = Folder::new();
     let bash = folder.copy_of("/bin/bash", "bash");
     let functions = ["bash:times_builtin", "bash:umask_builtin"];
     let args = functions.iter().chain(&["--by", "process", "-i", "0.1"]);
-    let mut tool = Tool::start("funccount", way, args);
+    let mut tool = Tool::start("funccount", mode, args);
     let mut command = Command::new(bash);
     command.args(["-c", SHELL]);
     let mut shell = Target::start(command);
@@ -96,13 +96,13 @@ fn a_copy_of_a_program_that_is_started_later(way: Way) {
     assert_eq!(count, 1009, "{:?}", run.rows);
 }
 
-best_way! { the_library_that_a_name_means_is_ready_before_it_is_loaded }
+best_mode! { library_resolved_from_its_name_is_traced_from_its_first_call }
 
-fn the_library_that_a_name_means_is_ready_before_it_is_loaded(way: Way) {
+fn library_resolved_from_its_name_is_traced_from_its_first_call(mode: AttachMode) {
     let Some((mut loader, library)) = loader() else {
         return;
     };
-    let tool = trace_libsqlite3(way, loader.pid());
+    let tool = trace_libsqlite3(mode, loader.pid());
     loader.ask(&format!("load {}", library.display()));
     loader.ask("sqlite3_libversion_number 503");
     let run = tool.stop();

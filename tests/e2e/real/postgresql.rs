@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! PostgreSQL: the probes and functions of a server that forks a process for each connection, and those of its clients.
+//! PostgreSQL: USDT probes and functions of a server that forks for each connection, and functions of its clients.
 
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
@@ -11,23 +11,23 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use super::{calls, spec};
-use crate::harness::{DEADLINE, Folder, Owned, Run, Tool, Way, run_to_end, skip, wait_until};
+use crate::harness::{AttachMode, DEADLINE, Folder, Owned, Run, Tool, run_to_end, skip, wait_until};
 
-/// The server refuses to be root's, so it is nobody's.
+/// The server refuses to run as root, so it runs as user nobody.
 const NOBODY: u32 = 65534;
 
-/// A server of its own, which nothing but a socket in its folder leads to. It ends with this value.
+/// A private server, reachable only through a socket in its directory. Shut down when dropped.
 struct Server {
     postmaster: Owned,
     programs: PathBuf,
-    /// Removed after the server's end: fields are dropped in their order.
+    /// Removed after the server has exited: fields are dropped in declaration order.
     folder: Folder,
 }
 
 impl Server {
     fn start(programs: PathBuf) -> Server {
         let folder = Folder::new();
-        chown(&folder.path, Some(NOBODY), Some(NOBODY)).expect("to give it away");
+        chown(&folder.path, Some(NOBODY), Some(NOBODY)).expect("failed to change the owner");
         let as_nobody = |name: &str, options: &[&str]| {
             let mut command = as_nobody(&programs.join(name), &folder.path);
             command.args(options).arg("-D").arg(folder.path.join("data"));
@@ -50,14 +50,14 @@ impl Server {
             programs,
             folder,
         };
-        wait_until("the server", || {
+        wait_until("the server to accept connections", || {
             let ready = run_to_end(&mut server.client("pg_isready"));
             ready.status.success().then_some(())
         });
         server
     }
 
-    /// A program that finds the server.
+    /// A client program with the environment to find the server.
     fn client(&self, name: &str) -> Command {
         let mut command = as_nobody(&self.programs.join(name), &self.folder.path);
         command
@@ -66,7 +66,7 @@ impl Server {
         command
     }
 
-    /// A client that has these queries answered, each so many times, one after the other.
+    /// A client that runs each query the given number of times, in order.
     fn queries(&self, queries: &[(&str, usize)]) -> Command {
         let script: String = queries
             .iter()
@@ -81,9 +81,9 @@ impl Server {
         client
     }
 
-    /// Runs a tool while queries are answered.
-    fn during(&self, tool: &str, way: Way, specs: &[&str], queries: &[(&str, usize)]) -> Run {
-        let tool = Tool::start(tool, way, specs);
+    /// Runs a tool while a client runs queries.
+    fn during(&self, tool: &str, mode: AttachMode, specs: &[&str], queries: &[(&str, usize)]) -> Run {
+        let tool = Tool::start(tool, mode, specs);
         let ended = run_to_end(&mut self.queries(queries));
         assert!(ended.status.success(), "{ended:?}");
         let run = tool.stop();
@@ -98,7 +98,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It breaks its connections off, and leaves no shared memory behind.
+        // Fast shutdown: disconnects clients and removes its shared memory.
         self.postmaster.signal(Signal::SIGINT);
         let start = Instant::now();
         while matches!(self.postmaster.0.try_wait(), Ok(None)) && start.elapsed() < DEADLINE {
@@ -113,33 +113,38 @@ fn as_nobody(program: &Path, folder: &Path) -> Command {
     command
 }
 
-/// The folder of a server's programs.
+/// The directory of the newest installed server's programs.
 fn programs() -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
     let folders = versions.filter_map(|version| Some(version.ok()?.path().join("bin")));
     folders.filter(|folder| folder.join("postgres").exists()).max()
 }
 
-/// One test, as each server takes seconds to start.
+/// One test for all modes, because each server takes seconds to start.
 #[test]
 fn queries_are_counted_in_server_and_client() {
     let Some(programs) = programs() else {
-        return skip("there is no /usr/lib/postgresql/VERSION/bin/postgres");
+        return skip("/usr/lib/postgresql/VERSION/bin/postgres is not installed");
     };
     let server = Server::start(programs);
-    for way in [Way::Session, Way::Multi, Way::Single, Way::Plain] {
-        way.run(|way| {
-            probes_fire_once_a_query(&server, way);
-            errors_leave_calls_unmatched(&server, way);
-            clients_send_what_they_are_told(&server, way);
+    for mode in [
+        AttachMode::Session,
+        AttachMode::Multi,
+        AttachMode::Single,
+        AttachMode::Plain,
+    ] {
+        mode.run(|mode| {
+            probes_fire_once_per_query(&server, mode);
+            errors_leave_calls_unmatched(&server, mode);
+            client_library_calls_match_queries(&server, mode);
         });
     }
 }
 
-fn probes_fire_once_a_query(server: &Server, way: Way) {
+fn probes_fire_once_per_query(server: &Server, mode: AttachMode) {
     let probes = format!("usdt:{}:query__*", server.postgres().display());
     let queries = [("select 1", 503), ("select count(*) from pg_class", 13)];
-    let run = server.during("funccount", way, &[&probes], &queries);
+    let run = server.during("funccount", mode, &[&probes], &queries);
     let found = [
         "query__start",
         "query__done",
@@ -147,31 +152,31 @@ fn probes_fire_once_a_query(server: &Server, way: Way) {
         "query__execute__done",
     ]
     .map(|name| calls(&run, &format!("postgresql:{name}")));
-    assert_eq!(found, [516; 4], "{way:?}: {:?}", run.rows);
+    assert_eq!(found, [516; 4], "{mode:?}: {:?}", run.rows);
 }
 
-/// An error in a query jumps out of everything that is under way.
-fn errors_leave_calls_unmatched(server: &Server, way: Way) {
+/// An error in a query leaves all functions in progress with siglongjmp.
+fn errors_leave_calls_unmatched(server: &Server, mode: AttachMode) {
     let run_portal = spec(&server.postgres(), "PortalRun");
     let queries = [
         ("select 1", 101),
         ("select 1 / count(*) from pg_class where false", 17),
         ("select 2", 211),
     ];
-    let run = server.during("funclatency", way, &["-F", &run_portal], &queries);
-    assert_eq!(calls(&run, "PortalRun"), 312, "{way:?}: {:?}", run.rows);
-    assert_eq!(run.summary["unmatched"], 17, "{way:?}");
+    let run = server.during("funclatency", mode, &["-F", &run_portal], &queries);
+    assert_eq!(calls(&run, "PortalRun"), 312, "{mode:?}: {:?}", run.rows);
+    assert_eq!(run.summary["unmatched"], 17, "{mode:?}");
 }
 
-fn clients_send_what_they_are_told(server: &Server, way: Way) {
-    // The first in version 14, the second since.
+fn client_library_calls_match_queries(server: &Server, mode: AttachMode) {
+    // psql calls PQexec up to version 14, and PQsendQuery since.
     let specs = ["libpq:PQexec", "libpq:PQsendQuery", "libpq:PQconnectdbParams"];
-    let run = server.during("funccount", way, &specs, &[("select 1", 307)]);
+    let run = server.during("funccount", mode, &specs, &[("select 1", 307)]);
     let queries = calls(&run, "PQexec") + calls(&run, "PQsendQuery");
     assert_eq!(
         (queries, calls(&run, "PQconnectdbParams")),
         (307, 1),
-        "{way:?}: {:?}",
+        "{mode:?}: {:?}",
         run.rows
     );
 }

@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! A Rust program with debug information: tests/targets/flow.rs.
+//! A Rust program with debug info: tests/targets/flow.rs.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{beside, calls, spec, start};
+use super::{calls, spec, start, trace_orders};
 use crate::funclist::rows;
-use crate::harness::{Way, each_way, each_way_of_calls, program_if_built, skip};
+use crate::harness::{AttachMode, each_mode, each_mode_with_session, program_if_built, skip};
 
 fn flow() -> Option<PathBuf> {
     let program = program_if_built("flow-rust");
     if program.is_none() {
-        skip("there was no rustc to build with");
+        skip("rustc is not installed");
     }
     program
 }
 
-each_way! { names_are_those_of_the_source strings_are_read }
+each_mode! { functions_have_demangled_names strings_and_chars_are_read }
 
-each_way_of_calls! { panics_do_not_end_the_program }
+each_mode_with_session! { panics_are_survived }
 
-fn names_are_those_of_the_source(way: Way) {
+fn functions_have_demangled_names(mode: AttachMode) {
     let Some(flow) = flow() else { return };
     let specs = ["flow::inner::*", "*::Shape>::area"].map(|name| spec(&flow, name));
     let specs = specs.each_ref().map(String::as_str);
     let orders = ["count 1009", "shape 211"];
-    let run = beside("funccount", way, &specs, &mut start(&flow), &orders);
+    let run = trace_orders("funccount", mode, &specs, &mut start(&flow), &orders);
     let names = [
         "flow::inner::counted",
-        // Both kinds of it.
+        // Both instances.
         "flow::inner::generic",
         "<flow::inner::Circle as flow::inner::Shape>::area",
         "flow::inner::catching",
@@ -42,13 +42,13 @@ fn names_are_those_of_the_source(way: Way) {
     );
 }
 
-/// Return probes would: a panic unwinds by return addresses, and finds the kernel's.
-fn panics_do_not_end_the_program(way: Way) {
+/// Return probes would crash the program: a panic unwinds by return addresses and finds the trampoline of the kernel.
+fn panics_are_survived(mode: AttachMode) {
     let Some(flow) = flow() else { return };
     let specs = [spec(&flow, "flow::inner::*")];
     let specs = specs.each_ref().map(String::as_str);
     let orders = ["panic 103", "count 211", "panic 4"];
-    let run = beside("funclatency", way, &specs, &mut start(&flow), &orders);
+    let run = trace_orders("funclatency", mode, &specs, &mut start(&flow), &orders);
     let names = ["panicking", "passing", "catching", "counted"].map(|name| format!("flow::inner::{name}"));
     assert_eq!(
         names.map(|name| calls(&run, &name)),
@@ -59,15 +59,15 @@ fn panics_do_not_end_the_program(way: Way) {
     assert_eq!(run.summary["unmatched"], 2 * 107);
 }
 
-fn strings_are_read(way: Way) {
+fn strings_and_chars_are_read(mode: AttachMode) {
     let Some(flow) = flow() else { return };
     let specs = [&spec(&flow, "flow::inner::greeting"), "--ret"];
-    let run = beside("functrace", way, &specs, &mut start(&flow), &["greet 7"]);
+    let run = trace_orders("functrace", mode, &specs, &mut start(&flow), &["greet 7"]);
     assert_eq!(run.rows.len(), 7);
     for (number, row) in run.rows.iter().enumerate() {
         let owned = format!("number {number}");
         assert_eq!(row["args"], json!({"text": "greet", "owned": owned, "mark": "ß"}));
-        // A function on arm64 does not tell where in memory it has put its result.
+        // On arm64 a function does not return the address of a result in memory.
         let result = match cfg!(target_arch = "x86_64") {
             true => json!(format!("greet, {owned}ß")),
             false => json!(null),

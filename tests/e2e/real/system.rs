@@ -1,57 +1,57 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Programs that every system has, most of them stripped, and the C library below them all.
+//! Programs that every system has, most of them stripped, and the C library.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{beside, calls, count_in_command, spec, start};
+use super::{calls, count_in_command, spec, start, trace_orders};
 use crate::funclist::rows;
-use crate::harness::{Tool, Way, best_way, each_way, program, skip, tool_command};
+use crate::harness::{AttachMode, Tool, best_mode, each_mode, program, skip, tool_command};
 
-each_way! {
-    what_the_loader_binds_is_counted a_static_program_is_counted a_shell_without_symbols_is_counted
-    children_are_counted_when_followed
+each_mode! {
+    ifunc_symbols_are_counted static_program_is_counted stripped_shell_is_counted
+    children_are_counted_only_with_follow
 }
 
-/// strlen and memcpy are IFUNC symbols: which code is theirs is decided when a program starts.
-fn what_the_loader_binds_is_counted(way: Way) {
+/// strlen and memcpy are IFUNC symbols: the dynamic loader chooses their implementation at program start.
+fn ifunc_symbols_are_counted(mode: AttachMode) {
     let specs = ["libc:strlen", "libc:memcpy", "libc:getpgid"];
     let orders = ["strlen 1009", "memcpy 503", "getpgid 13", "strlen 4"];
-    let run = beside("funccount", way, &specs, &mut start(&program("plt")), &orders);
+    let run = trace_orders("funccount", mode, &specs, &mut start(&program("plt")), &orders);
     let found = ["strlen", "memcpy", "getpgid"].map(|name| calls(&run, name));
     assert_eq!(found, [1013, 503, 13], "{:?}", run.rows);
 }
 
-fn a_static_program_is_counted(way: Way) {
+fn static_program_is_counted(mode: AttachMode) {
     let target = program("calls-static");
     let specs = ["calloc", "posix_memalign"].map(|name| spec(&target, name));
     let specs = specs.each_ref().map(String::as_str);
     let orders = ["calloc 1009 7 9", "posix_memalign 211 64 64"];
-    let run = beside("funccount", way, &specs, &mut start(&target), &orders);
+    let run = trace_orders("funccount", mode, &specs, &mut start(&target), &orders);
     let found = ["calloc", "posix_memalign"].map(|name| calls(&run, name));
     assert_eq!(found, [1009, 211], "{:?}", run.rows);
 }
 
-fn a_shell_without_symbols_is_counted(way: Way) {
+fn stripped_shell_is_counted(mode: AttachMode) {
     let script = "for ((i = 0; i < 1009; i++)); do :; done; for i in 1 2 3 4 5; do ulimit >/dev/null; done";
     let specs = ["colon_builtin", "ulimit_builtin", "times_builtin"].map(|name| spec(&bash(), name));
     let specs = specs.each_ref().map(String::as_str);
-    let run = count_in_command(way, &specs, [bash().to_str().expect("UTF-8"), "-c", script]);
+    let run = count_in_command(mode, &specs, [bash().to_str().expect("UTF-8"), "-c", script]);
     let found = ["colon_builtin", "ulimit_builtin", "times_builtin"].map(|name| calls(&run, name));
     assert_eq!(found, [1009, 5, 0], "{:?}", run.rows);
 }
 
-fn children_are_counted_when_followed(way: Way) {
+fn children_are_counted_only_with_follow(mode: AttachMode) {
     let plt = program("plt");
     let plt = plt.display();
     let script =
         format!("{plt} 'getpgid 101' & for i in 1 2 3; do sh -c \"{plt} 'getpgid 211'; :\"; done; wait");
-    // Nobody follows these.
+    // Not a child of the command.
     let mut other = start(&program("plt"));
-    let run = count_in_command(way, &["--follow", "libc:getpgid"], ["sh", "-c", &script]);
+    let run = count_in_command(mode, &["--follow", "libc:getpgid"], ["sh", "-c", &script]);
     other.ask("getpgid 7");
     assert_eq!(calls(&run, "getpgid"), 101 + 3 * 211);
-    let run = count_in_command(way, &["libc:getpgid"], ["sh", "-c", &script]);
+    let run = count_in_command(mode, &["libc:getpgid"], ["sh", "-c", &script]);
     assert_eq!(run.rows.len(), 0, "{:?}", run.rows);
 }
 
@@ -59,19 +59,19 @@ fn bash() -> PathBuf {
     Path::new("/bin/bash").canonicalize().expect("bash")
 }
 
-best_way! {
-    programs_survive_probes_on_all_of_their_functions
-    functions_without_names_are_those_that_have_none
-    transfers_are_counted
+best_mode! {
+    programs_survive_probes_on_all_functions
+    functions_without_names_are_found_and_traced
+    curl_transfers_are_counted
 }
 
-/// Some functions of the C library begin with instructions that the kernel cannot run with a probe on them.
-fn programs_survive_probes_on_all_of_their_functions(way: Way) {
-    // One by one they would take minutes.
-    if !way.has_multi_links() {
+/// Some functions of the C library start with instructions that the kernel cannot probe.
+fn programs_survive_probes_on_all_functions(mode: AttachMode) {
+    // Attaching them one by one would take minutes.
+    if !mode.has_multi_links() {
         return skip("this kernel has no multi-uprobes");
     }
-    let mut command = tool_command("funccount", way, [":*"]);
+    let mut command = tool_command("funccount", mode, [":*"]);
     command.args(["--", "bash", "-c", "echo alive | cat"]);
     let mut tool = Tool::start_as(command);
     tool.wait_for(|record| record == "alive");
@@ -80,7 +80,7 @@ fn programs_survive_probes_on_all_of_their_functions(way: Way) {
     assert!(calls(&run, "pipe") >= 1, "{:?}", run.rows);
 }
 
-fn functions_without_names_are_those_that_have_none(way: Way) {
+fn functions_without_names_are_found_and_traced(mode: AttachMode) {
     let all = rows(&[bash().to_str().expect("UTF-8")]);
     let is_nameless = |row: &&serde_json::Value| {
         row["function"]
@@ -96,24 +96,24 @@ fn functions_without_names_are_those_that_have_none(way: Way) {
     let (nameless, named) = (addrs(true), addrs(false));
     assert!(nameless.len() > 100 && named.len() > 500);
     assert!(nameless.iter().all(|addr| !named.contains(addr)));
-    // What runs a loop is none of the functions that bash exports to its plugins.
+    // The functions that execute a loop are not among those that bash exports to loadable builtins.
     let loops = "for ((i = 0; i < 1009; i++)); do :; done";
     let command = [bash().into_os_string(), "-c".into(), loops.into()];
-    let run = count_in_command(way, &[&spec(&bash(), "fn_*")], command);
+    let run = count_in_command(mode, &[&spec(&bash(), "fn_*")], command);
     let looped = run.rows.iter().filter(|row| row["count"].as_u64() >= Some(1009));
     assert!(looped.count() > 1, "{:?}", run.rows);
 }
 
-fn transfers_are_counted(way: Way) {
+fn curl_transfers_are_counted(mode: AttachMode) {
     const FILES: usize = 13;
     if Command::new("curl").arg("-V").output().is_err() {
-        return skip("there is no curl");
+        return skip("curl is not installed");
     }
     let mut command = vec!["curl", "-s"];
     command.extend(["file:///etc/passwd", "-o", "/dev/null"].repeat(FILES));
-    let run = count_in_command(way, &["libcurl:curl_easy_perform"], &command);
+    let run = count_in_command(mode, &["libcurl:curl_easy_perform"], &command);
     assert_eq!(calls(&run, "curl_easy_perform"), FILES as u64);
-    let mut tool = tool_command("funclatency", way, ["-F", "libcurl:curl_easy_perform"]);
+    let mut tool = tool_command("funclatency", mode, ["-F", "libcurl:curl_easy_perform"]);
     tool.arg("--").args(&command);
     let run = Tool::start_as(tool).finish();
     run.assert_clean();

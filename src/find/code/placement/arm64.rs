@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! arm64: what the kernel simulates, and what instructions do. Only a few of those that stand at the beginning of functions
-//! are known; at any other a probe stays.
+//! arm64: which instructions the kernel simulates, and what instructions do. Only a few that functions begin with are
+//! known; a probe does not move over any other.
 
-use super::{Name, Reason, Step, Stores};
+use super::{InstructionEffects, InstructionName, StayReason, StoreTarget};
 
 /// The stack pointer, the frame pointer and the return address.
 #[cfg(target_arch = "aarch64")]
@@ -16,12 +16,12 @@ pub const ARGUMENTS: &[u8] = &[0, 1, 2, 3, 4, 5, 6, 7];
 
 /// Bytes of every instruction.
 const SIZE: usize = 4;
-/// As the number of a register that is written: none, as what is written there is not kept.
+/// Writes to this register are discarded.
 const ZERO_REGISTER: u32 = 31;
 
-/// The instruction as a number, as most of them have no name here.
+/// The instruction as a hexadecimal number.
 #[cfg(target_arch = "aarch64")]
-pub fn name(name: Name) -> String {
+pub fn name(name: InstructionName) -> String {
     format!("{:#010x}", name.0)
 }
 
@@ -34,34 +34,34 @@ fn words(code: &[u8]) -> impl Iterator<Item = (u64, u32)> {
 }
 
 /// The instructions of a function in order.
-pub fn steps(code: &[u8]) -> impl Iterator<Item = Step> {
+pub fn effects(code: &[u8]) -> impl Iterator<Item = InstructionEffects> {
     words(code).map(|(start, word)| {
         let written = written(word);
-        Step {
+        InstructionEffects {
             end: start + SIZE as u64,
-            name: Name(word),
+            name: InstructionName(word),
             emulated: is_simulated(word),
             leaves: written.is_none(),
             writes: written
                 .filter(|&register| register != ZERO_REGISTER)
                 .map_or(0, |register| 1 << register),
-            stores: Stores::Nothing,
+            stores: StoreTarget::Nothing,
             may_fault: false,
         }
     })
 }
 
-/// What `arch/arm64/kernel/probes/decode-insn.c` has simulated on every kernel from 5.10 to 7.2: b, bl, b.cond, cbz, cbnz,
+/// What `arch/arm64/kernel/probes/decode-insn.c` simulates on every kernel from 5.10 to 7.2: b, bl, b.cond, cbz, cbnz,
 /// tbz, tbnz, adr, adrp, br, blr and ret.
 fn is_simulated(word: u32) -> bool {
     branch(word).is_some() || word & 0x1f00_0000 == 0x1000_0000 || word & 0xff9f_fc1f == 0xd61f_0000
 }
 
-/// The register that a harmless instruction writes; None for any other instruction. These are: bti; cmp, cmn and tst; mov of
-/// a register or a number.
+/// The register that an instruction without other effects writes: bti; cmp, cmn and tst; mov of a register or an immediate.
+/// `None` for any other instruction.
 fn written(word: u32) -> Option<u32> {
     let is_bti = word & 0xffff_ff3f == 0xd503_241f;
-    // With a number, then with a register that may be shifted: cmp, cmn, tst.
+    // cmp, cmn and tst with an immediate, then with a register that may be shifted.
     let compares = matches!(word & 0x7f80_001f, 0x7100_001f | 0x3100_001f | 0x7200_001f)
         || matches!(word & 0x7f20_001f, 0x6b00_001f | 0x2b00_001f | 0x6a00_001f);
     let moves = matches!(word & 0x7f80_0000, 0x5280_0000 | 0x1280_0000) || word & 0x7fe0_ffe0 == 0x2a00_03e0;
@@ -72,9 +72,9 @@ fn written(word: u32) -> Option<u32> {
     }
 }
 
-/// How far a direct branch leads, in bytes from itself.
+/// The distance of a direct branch to its target, in bytes.
 fn branch(word: u32) -> Option<i64> {
-    /// The signed number of instructions in `bits` bits from bit `from` on.
+    /// The signed number of instructions in `bits` bits from bit `from` on, in bytes.
     fn distance(word: u32, from: u32, bits: u32) -> i64 {
         let unused = 32 - bits;
         i64::from((word << (unused - from)) as i32 >> unused) * SIZE as i64
@@ -88,27 +88,27 @@ fn branch(word: u32) -> Option<i64> {
     }
 }
 
-/// br, and its forms that check the address first.
+/// br, and its forms with pointer authentication.
 fn jumps_anywhere(word: u32) -> bool {
     matches!(word & 0xffff_f000, 0xd61f_0000 | 0xd71f_0000)
 }
 
-/// Is it known where every instruction of a function leads?
+/// Checks that the targets of all jumps of a function are known.
 ///
 /// # Errors
-/// One jumps to an address in a register.
-pub fn check_whole(function: &[u8]) -> Result<(), Reason> {
+/// It has an indirect jump.
+pub fn check_whole(function: &[u8]) -> Result<(), StayReason> {
     match words(function).any(|(_, word)| jumps_anywhere(word)) {
-        true => Err(Reason::JumpsAnywhere),
+        true => Err(StayReason::JumpsAnywhere),
         false => Ok(()),
     }
 }
 
-/// Where direct branches lead, in bytes from the start of `code`.
-pub fn jumps(code: &[u8], mut leads: impl FnMut(i64)) {
+/// Calls `found` with the targets of direct branches, in bytes from the start of `code`.
+pub fn jumps(code: &[u8], mut found: impl FnMut(i64)) {
     for (start, word) in words(code) {
         if let Some(distance) = branch(word) {
-            leads(start as i64 + distance);
+            found(start as i64 + distance);
         }
     }
 }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 use super::*;
 
-/// The placement in a function that is known whole.
-fn place(code: &[u8], needs: Needs) -> Placement {
+/// The placement in a function whose code is complete.
+fn placed(code: &[u8], needs: Needs) -> ProbePlacement {
     let near = &code[..code.len().min((MOST_BYTES + LONGEST) as usize)];
-    let placement = nearest(near, code.len() as u64, needs).expect("an instruction");
-    if placement.why != Why::Moved {
+    let placement = nearest_emulated(near, code.len() as u64, needs).expect("an instruction");
+    if placement.outcome != PlacementOutcome::Moved {
         return placement;
     }
     let mut checked = machine::check_whole(code);
     machine::jumps(code, |target| {
-        if (1..=placement.ahead as i64).contains(&target) {
-            checked = Err(Reason::JumpedInto);
+        if (1..=placement.distance as i64).contains(&target) {
+            checked = Err(StayReason::JumpedInto);
         }
     });
-    checked.map_or_else(|why| placement.stays(why), |()| placement)
+    checked.map_or_else(|outcome| placement.stays(outcome), |()| placement)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -34,11 +34,11 @@ mod on_x86_64 {
     }
 
     #[track_caller]
-    fn moves(parts: &[&[u8]], needs: Needs, ahead: u64) {
-        let placement = place(&code(parts), needs);
+    fn moves(parts: &[&[u8]], needs: Needs, distance: u64) {
+        let placement = placed(&code(parts), needs);
         assert_eq!(
-            (placement.ahead, placement.why),
-            (ahead, Why::Moved),
+            (placement.distance, placement.outcome),
+            (distance, PlacementOutcome::Moved),
             "{placement}"
         );
         assert!(!placement.is_stepped() && placement.at_entry().is_stepped());
@@ -46,14 +46,14 @@ mod on_x86_64 {
 
     #[track_caller]
     fn stays(parts: &[&[u8]], needs: Needs, because: &str) {
-        let placement = place(&code(parts), needs);
-        assert!(placement.is_stepped() && placement.ahead == 0, "{placement}");
+        let placement = placed(&code(parts), needs);
+        assert!(placement.is_stepped() && placement.distance == 0, "{placement}");
         let text = placement.to_string();
         assert!(text.ends_with(&format!("; {because})")), "{text}");
     }
 
     #[test]
-    fn what_is_emulated_stays() {
+    fn probe_stays_on_emulated_instruction() {
         let emulated: [&[u8]; 11] = [
             &[0x55],
             &[0x41, 0x57],
@@ -68,19 +68,23 @@ mod on_x86_64 {
             &[0xf2, 0x75, 2],
         ];
         for first in emulated {
-            let placement = place(&code(&[first, &RET]), EVERYTHING);
-            assert_eq!((placement.ahead, placement.why), (0, Why::Emulated), "{first:x?}");
+            let placement = placed(&code(&[first, &RET]), EVERYTHING);
+            assert_eq!(
+                (placement.distance, placement.outcome),
+                (0, PlacementOutcome::Emulated),
+                "{first:x?}"
+            );
         }
     }
 
     #[test]
-    fn what_is_stepped_is_passed() {
+    fn probe_moves_over_stepped_instructions() {
         moves(&[&ENDBR, &PUSH_RBX, &RET], EVERYTHING, 4);
         // test %rdi,%rdi; je
         moves(&[&[0x48, 0x85, 0xff], &[0x74, 1], &RET, &RET], EVERYTHING, 3);
         // cmpb $0,__libc_single_threaded(%rip); je
         moves(&[&[0x80, 0x3d, 0, 0, 0, 0, 0], &[0x74, 0], &RET], EVERYTHING, 7);
-        // nopl 0(%rax,%rax,1), which not every kernel emulates, is none to land on; it reads nothing
+        // nopl 0(%rax,%rax,1) does not get the probe, because not every kernel emulates it; it reads nothing
         moves(
             &[&ENDBR, &[0x0f, 0x1f, 0x44, 0, 0], &PUSH_RBX, &RET],
             EVERYTHING,
@@ -95,52 +99,52 @@ mod on_x86_64 {
     }
 
     #[test]
-    fn what_the_probe_reads_stays_as_it_was() {
+    fn probe_does_not_move_over_changes_of_its_registers() {
         let first_two = Needs::arguments(2);
-        // mov %rdi,%rsi; push: the second argument is gone
+        // mov %rdi,%rsi; push: the second argument is lost
         let copies: [&[u8]; 3] = [&[0x48, 0x89, 0xfe], &PUSH_RBX, &RET];
-        stays(&copies, first_two, "mov changes what is read");
+        stays(&copies, first_two, "mov changes what the probe reads");
         moves(&copies, Needs::arguments(1), 3);
         moves(&copies, Needs::NOTHING, 3);
         // xor %edi,%edi writes the whole register
         stays(
             &[&[0x31, 0xff], &PUSH_RBX, &RET],
             first_two,
-            "xor changes what is read",
+            "xor changes what the probe reads",
         );
         // sub $24,%rsp; push
         let frame: [&[u8]; 3] = [&[0x48, 0x83, 0xec, 0x18], &PUSH_RBX, &RET];
-        stays(&frame, Needs::STACK, "sub changes what is read");
+        stays(&frame, Needs::STACK, "sub changes what the probe reads");
         moves(&frame, first_two, 4);
-        // xor %ebp,%ebp: the frames cannot be walked any more
+        // xor %ebp,%ebp: the stack cannot be walked after it
         stays(
             &[&[0x31, 0xed], &PUSH_RBX, &RET],
             Needs::STACK,
-            "xor changes what is read",
+            "xor changes what the probe reads",
         );
     }
 
     #[test]
-    fn memory_that_the_probe_reads_stays_as_it_was() {
+    fn probe_does_not_move_over_stores_to_its_memory() {
         let memory = Needs {
             memory: true,
             ..Needs::NOTHING
         };
-        // mov %rdi,-8(%rsp): nobody's but the function's
+        // mov %rdi,-8(%rsp): only the function uses it
         let red_zone: [&[u8]; 3] = [&[0x48, 0x89, 0x7c, 0x24, 0xf8], &PUSH_RBX, &RET];
         moves(&red_zone, EVERYTHING, 5);
         // mov %rdi,8(%rsp): may be an argument
         let argument: [&[u8]; 3] = [&[0x48, 0x89, 0x7c, 0x24, 0x08], &PUSH_RBX, &RET];
-        stays(&argument, Needs::STACK, "mov changes what is read");
+        stays(&argument, Needs::STACK, "mov changes what the probe reads");
         moves(&argument, memory, 5);
         // mov %edi,global(%rip)
         let global: [&[u8]; 3] = [&[0x89, 0x3d, 0, 0, 0, 0], &PUSH_RBX, &RET];
-        stays(&global, memory, "mov changes what is read");
+        stays(&global, memory, "mov changes what the probe reads");
         moves(&global, Needs::NOTHING, 6);
     }
 
     #[test]
-    fn a_call_that_ends_the_program_is_seen() {
+    fn probe_does_not_move_over_possible_faults() {
         // mov (%rdi),%rax; cmpb $0,(%rdi,%rsi); mov %rax,(%rbp)
         for load in [
             &[0x48, 0x8b, 0x07][..],
@@ -154,10 +158,10 @@ mod on_x86_64 {
                 &format!("{name} may fault"),
             );
         }
-        // lea (%rdi),%rax reads nothing; cmp 16(%r14),%rsp is Go's look at its own stack
+        // lea (%rdi),%rax reads nothing; cmp 16(%r14),%rsp is Go's check of the stack size
         moves(&[&[0x48, 0x8d, 0x07], &PUSH_RBX, &RET], EVERYTHING.without(0), 3);
         moves(&[&[0x49, 0x3b, 0x66, 0x10], &[0x76, 0], &RET], Needs::STACK, 4);
-        // mov 16(%r14),%rax is nobody's look at anything
+        // mov 16(%r14),%rax is not that check
         stays(
             &[&[0x49, 0x8b, 0x46, 0x10], &PUSH_RBX, &RET],
             Needs::NOTHING,
@@ -166,7 +170,7 @@ mod on_x86_64 {
     }
 
     #[test]
-    fn nothing_is_passed_that_leads_elsewhere() {
+    fn probe_does_not_move_over_control_flow() {
         let leaders: [(&[u8], &str); 9] = [
             (&[0xc3], "ret"),
             (&[0x0f, 0x05], "syscall"),
@@ -188,20 +192,20 @@ mod on_x86_64 {
     }
 
     #[test]
-    fn a_jump_in_between_would_be_counted_again() {
-        // endbr64; push; jmp to the push: behind the endbr64
+    fn probe_does_not_move_over_jump_targets() {
+        // endbr64; push; jmp to the push, after the endbr64
         let back = |to: u8| code(&[&ENDBR, &PUSH_RBX, &[0xeb, to.wrapping_sub(7)], &RET]);
-        stays(&[&back(4)], Needs::NOTHING, "a jump leads in between");
-        // to the start: there, each is counted at either place
+        stays(&[&back(4)], Needs::NOTHING, "a jump targets the code in between");
+        // to the start: counted once in both cases
         moves(&[&back(0)], Needs::NOTHING, 4);
-        // behind the probe
+        // after the probe
         moves(&[&back(5)], Needs::NOTHING, 4);
         // je; call; loop
         for jump in [&[0x74, 0xfd][..], &[0xe8, 0xfa, 0xff, 0xff, 0xff], &[0xe2, 0xfd]] {
             stays(
                 &[&ENDBR, &PUSH_RBX, jump, &RET],
                 Needs::NOTHING,
-                "a jump leads in between",
+                "a jump targets the code in between",
             );
         }
         // jmp *%rax; notrack jmp *%rax
@@ -209,41 +213,41 @@ mod on_x86_64 {
             stays(
                 &[&ENDBR, &PUSH_RBX, jump],
                 Needs::NOTHING,
-                "it has a jump to where a register says",
+                "the function has an indirect jump",
             );
         }
         stays(
             &[&ENDBR, &PUSH_RBX, &[0x06], &RET],
             Needs::NOTHING,
-            "its code is not known whole",
+            "its code is not fully known",
         );
     }
 
-    /// memset for AVX-512: vpbroadcastb %esi,%zmm16, whose opcode the kernel takes for that of a jump; cmp; jb.
+    /// memset for AVX-512: vpbroadcastb %esi,%zmm16, whose opcode byte the kernel takes for that of a jump; cmp; jb.
     #[test]
-    fn an_instruction_that_the_kernel_mistakes_is_left_behind() {
+    fn probe_moves_away_from_misdecoded_instruction() {
         const BROADCAST: [u8; 6] = [0x62, 0xe2, 0x7d, 0x48, 0x7a, 0xc6];
         let memset = code(&[&BROADCAST, &[0x48, 0x83, 0xfa, 0x40], &[0x72, 0], &RET]);
-        let placement = place(&memset, EVERYTHING);
+        let placement = placed(&memset, EVERYTHING);
         assert_eq!(
-            (placement.ahead, placement.is_mistaken()),
+            (placement.distance, placement.is_misdecoded()),
             (10, false),
             "{placement}"
         );
-        assert!(placement.at_entry().is_mistaken());
-        // With a ret next, there is nowhere to go.
-        assert!(place(&code(&[&BROADCAST, &RET]), Needs::NOTHING).is_mistaken());
-        assert!(!place(&code(&[&ENDBR, &RET]), Needs::NOTHING).is_mistaken());
+        assert!(placement.at_entry().is_misdecoded());
+        // There is only a ret to move to.
+        assert!(placed(&code(&[&BROADCAST, &RET]), Needs::NOTHING).is_misdecoded());
+        assert!(!placed(&code(&[&ENDBR, &RET]), Needs::NOTHING).is_misdecoded());
     }
 
     #[test]
-    fn it_is_not_far() {
+    fn probe_moves_a_limited_distance() {
         let mov: [u8; 2] = [0x89, 0xc0];
         let many = mov.repeat(MOST_STEPS + 1);
         stays(
             &[&many, &PUSH_RBX, &RET],
             Needs::NOTHING,
-            "nothing near is emulated",
+            "no instruction nearby is emulated",
         );
         moves(&[&many[2..], &PUSH_RBX, &RET], Needs::NOTHING, 32);
         // movabs $0,%rax
@@ -251,21 +255,21 @@ mod on_x86_64 {
         stays(
             &[&long, &PUSH_RBX, &RET],
             Needs::NOTHING,
-            "nothing near is emulated",
+            "no instruction nearby is emulated",
         );
-        stays(&[&ENDBR], Needs::NOTHING, "nothing near is emulated");
+        stays(&[&ENDBR], Needs::NOTHING, "no instruction nearby is emulated");
     }
 
     #[test]
-    fn without_a_size_it_stays() {
+    fn probe_stays_in_function_of_unknown_size() {
         let code = code(&[&ENDBR, &PUSH_RBX, &RET]);
-        let placement = nearest(&code, 0, Needs::NOTHING).expect("an instruction");
+        let placement = nearest_emulated(&code, 0, Needs::NOTHING).expect("an instruction");
         assert_eq!(
             placement.to_string(),
-            " (endbr64 is single-stepped; its code is not known whole)"
+            " (endbr64 is single-stepped; its code is not fully known)"
         );
-        assert_eq!(nearest(&[], 8, Needs::NOTHING), None);
-        assert_eq!(nearest(&[0x06], 8, Needs::NOTHING), None);
+        assert_eq!(nearest_emulated(&[], 8, Needs::NOTHING), None);
+        assert_eq!(nearest_emulated(&[0x06], 8, Needs::NOTHING), None);
     }
 
     impl Needs {
@@ -278,50 +282,49 @@ mod on_x86_64 {
     }
 }
 
-/// A file whose symbols are `alpha`, `beta` 16 bytes behind it, and more, and what becomes of a probe on alpha, of which
-/// only the beginning is written.
+/// The placement of a probe on `alpha`, which begins with `beginning`; the symbol `beta` is 16 bytes after it.
 #[cfg(target_arch = "x86_64")]
-fn place_alpha(beginning: &[u8], others: impl FnOnce(&mut [u8])) -> (u64, Why) {
+fn place_alpha(beginning: &[u8], others: impl FnOnce(&mut [u8])) -> (u64, PlacementOutcome) {
     use crate::find::elf::image::{CODE_SIZE, ElfImage, file_with};
     let mut image = ElfImage::default().bytes();
     let nops = image.windows(64).position(|window| window == [0x90; 64]);
     let code = &mut image[nops.expect("the code")..][..CODE_SIZE as usize];
     code[..beginning.len()].copy_from_slice(beginning);
     others(code);
-    let elf = ElfFile::open(file_with(&image), "made up".as_ref()).expect("an ELF file");
+    let elf = ElfFile::open(file_with(&image), "image".as_ref()).expect("an ELF file");
     let alpha = elf.lookup(&["alpha"]).expect("symbols").remove(0).expect("alpha");
-    let subject = Subject {
+    let function = ProbedFunction {
         addr: alpha.addr,
         size: 64,
         needs: Needs::NOTHING,
     };
-    let placement = super::place(&elf, &[subject]).remove(0).expect("a placement");
-    (placement.ahead, placement.why)
+    let placement = place_probes(&elf, &[function]).remove(0).expect("a placement");
+    (placement.distance, placement.outcome)
 }
 
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn another_function_in_between_is_no_part_of_this_one() {
-    // mov %eax,%eax; the image goes on with nops
+fn probe_does_not_move_into_another_function() {
+    // mov %eax,%eax; nops follow in the image
     let mov = [0x89, 0xc0];
-    assert_eq!(place_alpha(&mov.repeat(7), |_| ()), (14, Why::Moved));
+    assert_eq!(place_alpha(&mov.repeat(7), |_| ()), (14, PlacementOutcome::Moved));
     assert_eq!(
         place_alpha(&mov.repeat(8), |_| ()),
-        (0, Why::Stays(Reason::OtherFunction))
+        (0, PlacementOutcome::Stays(StayReason::OtherFunction))
     );
 }
 
-/// As glibc's mempcpy does with memcpy.
+/// As in glibc, where mempcpy jumps into memcpy.
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn jumps_from_other_functions_count_as_well() {
+fn jumps_from_other_functions_are_found() {
     let beginning = [0x89, 0xc0, 0x89, 0xc0, 0x53];
-    // jmp, je and call at 128, to the second instruction, to the probe, to the start, to behind the probe
+    // jmp, je and call at 128, to the second instruction, to the probe, to the start, to after the probe
     for (target, expected) in [
-        (2_i64, (0, Why::Stays(Reason::JumpedInto))),
-        (4, (0, Why::Stays(Reason::JumpedInto))),
-        (0, (4, Why::Moved)),
-        (5, (4, Why::Moved)),
+        (2_i64, (0, PlacementOutcome::Stays(StayReason::JumpedInto))),
+        (4, (0, PlacementOutcome::Stays(StayReason::JumpedInto))),
+        (0, (4, PlacementOutcome::Moved)),
+        (5, (4, PlacementOutcome::Moved)),
     ] {
         for opcode in [&[0xe9][..], &[0x0f, 0x84], &[0xe8]] {
             let distance = target - (128 + opcode.len() as i64 + 4);
@@ -335,10 +338,10 @@ fn jumps_from_other_functions_count_as_well() {
     let short = place_alpha(&beginning, |code| {
         code[100..102].copy_from_slice(&[0xeb, 2_u8.wrapping_sub(102)])
     });
-    assert_eq!(short, (0, Why::Stays(Reason::JumpedInto)));
+    assert_eq!(short, (0, PlacementOutcome::Stays(StayReason::JumpedInto)));
 }
 
-/// What the rules say on arm64, for which the tests of other machines stand in.
+/// The rules for arm64, tested on all machines.
 mod on_arm64 {
     use super::*;
 
@@ -350,14 +353,14 @@ mod on_arm64 {
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
 
-    /// What is said of the first instruction: emulated, passable, and what it writes.
+    /// The first instruction: emulated, movable over, and the registers that it writes.
     fn first(word: u32) -> (bool, bool, u32) {
-        let step = arm64::steps(&bytes(&[word])).next().expect("an instruction");
-        (step.emulated, !step.leaves, step.writes)
+        let instruction = arm64::effects(&bytes(&[word])).next().expect("an instruction");
+        (instruction.emulated, !instruction.leaves, instruction.writes)
     }
 
     #[test]
-    fn instructions_are_what_they_are() {
+    fn instructions_are_classified() {
         // b; bl; b.ne; cbz; cbnz; tbz; tbnz; adrp x3; adr x3; ret; br x1; blr x1
         for word in [
             0x1400_0001,
@@ -409,7 +412,7 @@ mod on_arm64 {
     }
 
     #[test]
-    fn jumps_lead_where_they_say() {
+    fn jumps_have_their_targets() {
         let targets = |words: &[u32]| {
             let mut targets = Vec::new();
             arm64::jumps(&bytes(words), |target| targets.push(target));
@@ -431,7 +434,7 @@ mod on_arm64 {
         for jump in [0xd61f_0020, 0xd61f_083f] {
             assert_eq!(
                 arm64::check_whole(&bytes(&[BTI_C, jump])),
-                Err(Reason::JumpsAnywhere),
+                Err(StayReason::JumpsAnywhere),
                 "{jump:#x}"
             );
         }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! x86-64: what the kernel emulates, and what instructions do.
+//! x86-64: which instructions the kernel emulates, and what instructions do.
 
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register,
 };
 
-use super::{Name, Reason, Step, Stores};
+use super::{InstructionEffects, InstructionName, StayReason, StoreTarget};
 
-/// The stack pointer, and the frame pointer, by which the kernel walks the stack.
+/// The stack pointer, and the frame pointer, which the kernel needs to walk the stack.
 pub const STACK: u32 = 1 << 7 | 1 << 6;
 /// Go keeps `g` in r14.
 pub const GOROUTINE: u8 = 14;
@@ -15,13 +15,13 @@ pub const GOROUTINE: u8 = 14;
 pub const ARGUMENTS: &[u8] = &[5, 4, 1, 2, 8, 9];
 
 /// The instruction's mnemonic.
-pub fn name(name: Name) -> String {
+pub fn name(name: InstructionName) -> String {
     let mnemonic = Mnemonic::try_from(name.0 as usize).unwrap_or_default();
     format!("{mnemonic:?}").to_lowercase()
 }
 
-/// The instructions of a function in order, as long as they are known.
-pub fn steps(code: &[u8]) -> impl Iterator<Item = Step> {
+/// The instructions of a function in order, up to an invalid one.
+pub fn effects(code: &[u8]) -> impl Iterator<Item = InstructionEffects> {
     let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
     let mut factory = InstructionInfoFactory::new();
     std::iter::from_fn(move || {
@@ -30,24 +30,28 @@ pub fn steps(code: &[u8]) -> impl Iterator<Item = Step> {
             return None;
         }
         let bytes = code.get(instruction.ip() as usize..instruction.next_ip() as usize)?;
-        Some(step(&instruction, bytes, &mut factory))
+        Some(effects_of(&instruction, bytes, &mut factory))
     })
 }
 
-fn step(instruction: &Instruction, bytes: &[u8], factory: &mut InstructionInfoFactory) -> Step {
+fn effects_of(
+    instruction: &Instruction,
+    bytes: &[u8],
+    factory: &mut InstructionInfoFactory,
+) -> InstructionEffects {
     let info = factory.info(instruction);
-    let mut step = Step {
+    let mut effects = InstructionEffects {
         end: instruction.next_ip(),
-        name: Name(instruction.mnemonic() as u32),
+        name: InstructionName(instruction.mnemonic() as u32),
         emulated: is_emulated(bytes),
         leaves: leaves(instruction),
         writes: 0,
-        stores: Stores::Nothing,
+        stores: StoreTarget::Nothing,
         may_fault: false,
     };
     for used in info.used_registers() {
         if writes(used.access()) {
-            step.writes |= dwarf_bit(used.register().full_register());
+            effects.writes |= dwarf_bit(used.register().full_register());
         }
     }
     for used in info.used_memory() {
@@ -56,22 +60,22 @@ fn step(instruction: &Instruction, bytes: &[u8], factory: &mut InstructionInfoFa
         let on_stack = plain && used.base() == Register::RSP;
         if writes(used.access()) {
             let below = (used.displacement() as i64) < 0;
-            step.stores = step.stores.max(match (on_stack, below) {
-                (true, true) => Stores::BelowStack,
-                (true, false) => Stores::Stack,
-                (false, _) => Stores::Anything,
+            effects.stores = effects.stores.max(match (on_stack, below) {
+                (true, true) => StoreTarget::BelowStack,
+                (true, false) => StoreTarget::Stack,
+                (false, _) => StoreTarget::Anything,
             });
         }
-        // The stack, the program's own variables, those of the thread, and those of a goroutine are there.
-        let is_there = on_stack
+        // The stack, global variables, thread-local variables and those of a goroutine are mapped.
+        let is_mapped = on_stack
             || matches!(used.base(), Register::RIP | Register::None) && used.index() == Register::None
             || plain && used.base() == Register::R14 && is_stack_check(instruction);
-        step.may_fault |= accesses && !is_there;
+        effects.may_fault |= accesses && !is_mapped;
     }
-    step
+    effects
 }
 
-/// `cmp 16(%r14),%rsp`, with which Go's functions begin: is there room on the goroutine's stack?
+/// `cmp 16(%r14),%rsp` at the start of Go functions: whether the goroutine's stack has to grow.
 fn is_stack_check(instruction: &Instruction) -> bool {
     instruction.mnemonic() == Mnemonic::Cmp && instruction.op0_register() == Register::RSP
 }
@@ -112,9 +116,9 @@ fn dwarf_bit(register: Register) -> u32 {
         .map_or(0, |number| 1 << number)
 }
 
-/// Branches, calls, returns and system calls; and what other threads or the time could tell from what follows: locked
-/// instructions, fences, those that wait, and repeated ones, which may be interrupted half-way. A `pop` takes something
-/// off the stack that a probe may still be looking for.
+/// Branches, calls, returns and system calls; instructions whose order other threads can observe, or that depend on the
+/// time: locked instructions, fences and waits; and repeated ones, which can be interrupted half-way. `pop` removes data
+/// from the stack that a probe may read.
 fn leaves(instruction: &Instruction) -> bool {
     instruction.flow_control() != FlowControl::Next
         || instruction.has_lock_prefix()
@@ -138,9 +142,9 @@ fn leaves(instruction: &Instruction) -> bool {
         )
 }
 
-/// What `arch/x86/kernel/uprobes.c` emulates on every kernel from 5.10 to 7.2 (tried on 6.18): one-byte `nop`, `push` of a
-/// register, and direct jumps and calls, with `bnd` or without. Longer forms of `nop` are emulated by some kernels, and one
-/// of five bytes is rewritten to a call by 6.18, which writes below the stack pointer.
+/// What `arch/x86/kernel/uprobes.c` emulates on every kernel from 5.10 to 7.2 (tested on 6.18): one-byte `nop`, `push` of a
+/// register, and direct jumps and calls, with or without `bnd`. Longer forms of `nop` are emulated by some kernels only,
+/// and 6.18 rewrites the one of five bytes to a call, which writes below the stack pointer.
 fn is_emulated(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(&[0xf2]).unwrap_or(bytes);
     matches!(
@@ -155,28 +159,28 @@ fn is_emulated(bytes: &[u8]) -> bool {
     )
 }
 
-/// Is it known where every instruction of a function leads?
+/// Checks that the targets of all jumps of a function are known.
 ///
 /// # Errors
-/// One is none, or jumps to an address in a register.
-pub fn check_whole(function: &[u8]) -> Result<(), Reason> {
+/// It has an invalid instruction or an indirect jump.
+pub fn check_whole(function: &[u8]) -> Result<(), StayReason> {
     let mut decoder = Decoder::new(64, function, DecoderOptions::NONE);
     let mut instruction = Instruction::default();
     while decoder.can_decode() {
         decoder.decode_out(&mut instruction);
         if instruction.is_invalid() {
-            return Err(Reason::Unknown);
+            return Err(StayReason::Unknown);
         }
         if instruction.flow_control() == FlowControl::IndirectBranch {
-            return Err(Reason::JumpsAnywhere);
+            return Err(StayReason::JumpsAnywhere);
         }
     }
     Ok(())
 }
 
-/// Where direct jumps and calls lead, in bytes from the start of `code`. Any bytes that could be one are taken for one, as
-/// nobody knows where the instructions of whatever there is begin.
-pub fn jumps(code: &[u8], mut leads: impl FnMut(i64)) {
+/// Calls `found` with the targets of direct jumps and calls, in bytes from the start of `code`. Any bytes that could be one
+/// count, because it is unknown where instructions begin.
+pub fn jumps(code: &[u8], mut found: impl FnMut(i64)) {
     for (at, byte) in code.iter().enumerate() {
         let (from, is_far) = match (byte, code.get(at + 1)) {
             (0x70..=0x7f | 0xe0..=0xe3 | 0xeb, _) => (at + 1, false),
@@ -186,9 +190,9 @@ pub fn jumps(code: &[u8], mut leads: impl FnMut(i64)) {
         };
         let rest = code.get(from..).unwrap_or_default();
         if is_far && let Some(distance) = rest.first_chunk() {
-            leads(from as i64 + 4 + i64::from(i32::from_le_bytes(*distance)));
+            found(from as i64 + 4 + i64::from(i32::from_le_bytes(*distance)));
         } else if !is_far && let Some(&distance) = rest.first() {
-            leads(from as i64 + 1 + i64::from(distance as i8));
+            found(from as i64 + 1 + i64::from(distance as i8));
         }
     }
 }

@@ -140,59 +140,31 @@ fn results_are_in_two_registers_or_in_memory() {
         by_reference: true,
         ..structure(8, &[(0, 8, false)])
     };
+    let float = ValueLocation::Unavailable(IN_FLOAT);
+    let lost = ValueLocation::Unavailable(RESULT_IN_MEMORY);
+    let scalar = TypeLayout::scalar;
+    let (new, rust) = (ArgumentAllocator::new, ArgumentAllocator::rust);
     let (x86, arm) = (MachineAbi::X86_64, MachineAbi::Aarch64);
     for (arguments, layout, expected) in [
-        (
-            ArgumentAllocator::new(x86),
-            &TypeLayout::scalar(4, false),
-            registers(&[0]),
-        ),
-        (
-            ArgumentAllocator::new(arm),
-            &TypeLayout::scalar(4, false),
-            registers(&[0]),
-        ),
-        (ArgumentAllocator::new(x86), &pair, registers(&[0, 1])),
-        (ArgumentAllocator::new(arm), &pair, registers(&[0, 1])),
-        (ArgumentAllocator::new(x86), &large, behind.clone()),
-        (
-            ArgumentAllocator::new(arm),
-            &large,
-            ValueLocation::Unavailable(RESULT_IN_MEMORY),
-        ),
-        (ArgumentAllocator::new(x86), &class, behind.clone()),
-        (
-            ArgumentAllocator::new(arm),
-            &class,
-            ValueLocation::Unavailable(RESULT_IN_MEMORY),
-        ),
-        (
-            ArgumentAllocator::new(x86),
-            &TypeLayout::scalar(8, true),
-            ValueLocation::Unavailable(IN_FLOAT),
-        ),
-        (
-            ArgumentAllocator::new(arm),
-            &TypeLayout::scalar(8, true),
-            ValueLocation::Unavailable(IN_FLOAT),
-        ),
-        (
-            ArgumentAllocator::new(x86),
-            &TypeLayout::scalar(16, true),
-            ValueLocation::Unavailable(IN_FLOAT),
-        ),
-        (ArgumentAllocator::rust(x86), &pair, registers(&[0, 1])),
+        (ArgumentAllocator::new(x86), &scalar(4, false), registers(&[0])),
+        (ArgumentAllocator::new(arm), &scalar(4, false), registers(&[0])),
+        (new(x86), &pair, registers(&[0, 1])),
+        (new(arm), &pair, registers(&[0, 1])),
+        (new(x86), &large, behind.clone()),
+        (ArgumentAllocator::new(arm), &large, lost.clone()),
+        (new(x86), &class, behind.clone()),
+        (ArgumentAllocator::new(arm), &class, lost.clone()),
+        (new(x86), &scalar(8, true), float.clone()),
+        (new(arm), &scalar(8, true), float.clone()),
+        (new(x86), &scalar(16, true), float.clone()),
+        (rust(x86), &pair, registers(&[0, 1])),
         (
             ArgumentAllocator::rust(x86),
             &small,
             ValueLocation::Unavailable(SCATTERED),
         ),
-        (ArgumentAllocator::rust(x86), &large, behind),
-        (
-            ArgumentAllocator::rust(arm),
-            &large,
-            ValueLocation::Unavailable(RESULT_IN_MEMORY),
-        ),
+        (rust(x86), &large, behind),
+        (ArgumentAllocator::rust(arm), &large, lost.clone()),
     ] {
         assert_eq!(
             arguments.clone().result(layout),

@@ -113,7 +113,7 @@ mod tests {
     fn address_in_overlapping_ranges_has_all_units() {
         let mut table = AddressTable::default();
         table.add(300, [0x1000..0x2000, 0x5000..0x5001]);
-        table.add(100, [0x1800..0x1900]);
+        table.add(100, std::iter::once(0x1800..0x1900));
         table.add(200, []);
         table.finish();
         assert_eq!(table.units_with(0x17ff), [300]);

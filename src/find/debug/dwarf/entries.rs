@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use gimli::constants as dw;
-use gimli::{AttributeValue, DebuggingInformationEntry, Format};
+use gimli::{AttributeValue, DebuggingInformationEntry, EntriesRaw, Format};
 
 use super::MAX_NAME;
 use super::unit::{EntryValue, Unit, UnitBytes};
@@ -73,27 +73,37 @@ impl UnitTable {
         mut visit: impl FnMut(DebugEntry) -> ControlFlow<()>,
     ) -> Option<()> {
         let unit = &parent.unit;
-        let mut cursor = unit.cursor(parent.offset.bytes)?;
-        cursor.next_dfs().ok()?;
-        if !cursor.current()?.has_children() {
+        if !parent.entry.has_children() {
             return Some(());
         }
-        cursor.next_entry().ok()?;
-        while let Some(entry) = cursor.current().filter(|entry| !entry.is_null()) {
+        let mut entries = unit.entries_raw(Some(parent.entry.offset())).ok()?;
+        let abbreviation = entries.read_abbreviation().ok()??;
+        entries.skip_attributes(abbreviation.attributes()).ok()?;
+        while !entries.is_empty() {
             self.count_entry()?;
+            let mut entry = DebuggingInformationEntry::null();
+            if !entries.read_entry(&mut entry).ok()? {
+                break;
+            }
+            let (has_children, sibling) = (entry.has_children(), entry.attr_value(dw::DW_AT_sibling));
+            let next = entries.next_offset();
             let child = DebugEntry {
-                entry: entry.clone(),
-                unit: Rc::clone(unit),
                 offset: EntryOffset {
                     bytes: unit.global(entry.offset()),
                     ..parent.offset
                 },
+                entry,
+                unit: Rc::clone(unit),
             };
             if visit(child).is_break() {
                 break;
             }
-            if cursor.next_sibling().ok()?.is_none() {
-                break;
+            match sibling {
+                _ if !has_children => {}
+                Some(AttributeValue::UnitRef(sibling)) if sibling > next => {
+                    entries = unit.entries_raw(Some(sibling)).ok()?;
+                }
+                _ => skip_children(&mut entries).ok()?,
             }
         }
         Some(())
@@ -153,4 +163,19 @@ impl UnitTable {
         };
         spans.map(|span| offset(span.start)).collect()
     }
+}
+
+/// Skips the children of the entry that was just read, and their children.
+fn skip_children(entries: &mut EntriesRaw<'_, UnitBytes>) -> gimli::Result<()> {
+    let mut depth = 1;
+    while depth > 0 && !entries.is_empty() {
+        match entries.read_abbreviation()? {
+            Some(abbreviation) => {
+                entries.skip_attributes(abbreviation.attributes())?;
+                depth += usize::from(abbreviation.has_children());
+            }
+            None => depth -= 1,
+        }
+    }
+    Ok(())
 }

@@ -15,18 +15,18 @@ use miniz_oxide::inflate::core::inflate_flags::{
 };
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
-use crate::find::elf::sections::{SectionContent, SectionReader};
+use crate::find::elf::sections::SectionReader;
 
 /// Bytes of an uncompressed section that are read and kept together.
 const PAGE: usize = 16 << 10;
 /// Bytes of a compressed section that are read from the file at a time.
 const INPUT: u64 = 64 << 10;
-/// Bytes that are decompressed beyond those that are asked for.
+/// Bytes that are decompressed beyond the needed ones.
 const AHEAD: usize = 16 << 10;
 /// Bytes in which the end of a string is looked for first. Most are shorter.
 const SHORT_TEXT: usize = 128;
 
-/// A section that may be missing, which is the same as an empty one. What cannot be read or decompressed is absent.
+/// A section; a missing one is empty. Bytes that cannot be read or decompressed are treated as absent.
 pub struct LazySection {
     size: usize,
     content: RefCell<Content>,
@@ -43,19 +43,22 @@ impl LazySection {
     /// # Errors
     /// It is larger than `budget`, lies outside the file, or is compressed with something other than zlib.
     pub fn open(file: &Rc<SectionReader>, name: &str, budget: &mut u64) -> Result<LazySection> {
-        let Some(place) = file.find(name)? else {
+        let Some(stored) = file.find(name)? else {
             return Ok(LazySection {
                 size: 0,
                 content: RefCell::new(Content::Stored(StoredPages::new(file, 0))),
             });
         };
-        let left = budget.checked_sub(place.size);
+        let left = budget.checked_sub(stored.size);
         *budget = left.with_context(|| format!("section {name} is too large"))?;
         Ok(LazySection {
-            size: usize::try_from(place.size)?,
-            content: RefCell::new(match place.is_compressed {
-                true => Content::Compressed(Box::new(InflatedPrefix::new(file, &place))),
-                false => Content::Stored(StoredPages::new(file, place.extent.offset)),
+            size: usize::try_from(stored.size)?,
+            content: RefCell::new(match stored.is_compressed {
+                true => Content::Compressed(Box::new(InflatedPrefix::new(
+                    file,
+                    stored.extent.offset..stored.extent.end(),
+                ))),
+                false => Content::Stored(StoredPages::new(file, stored.extent.offset)),
             }),
         })
     }
@@ -93,15 +96,24 @@ impl LazySection {
 
     /// The bytes from `start` to the next NUL, at most `most`.
     pub fn text(&self, start: usize, most: usize) -> Option<Vec<u8>> {
-        let mut text = self.read_up_to(start, SHORT_TEXT)?;
-        if !text.contains(&0) {
-            text = self.read_up_to(start, most)?;
-        }
-        if let Some(end) = text.iter().position(|&byte| byte == 0) {
-            text.truncate(end);
-        }
-        Some(text)
+        let end = start.saturating_add(SHORT_TEXT).min(self.size);
+        let short = match &mut *self.content.borrow_mut() {
+            Content::Stored(pages) => pages.page(start / PAGE, self.size).and_then(|page| {
+                let rest = page.get(start % PAGE..)?;
+                until_nul(rest.get(..SHORT_TEXT).unwrap_or(rest))
+            }),
+            Content::Compressed(prefix) => prefix.get(start..end, self.size).and_then(until_nul),
+        };
+        short.or_else(|| {
+            let text = self.read_up_to(start, most)?;
+            Some(until_nul(&text).unwrap_or(text))
+        })
     }
+}
+
+fn until_nul(bytes: &[u8]) -> Option<Vec<u8>> {
+    let end = bytes.iter().position(|&byte| byte == 0)?;
+    bytes.get(..end).map(<[u8]>::to_vec)
 }
 
 /// An uncompressed section, whose pages are kept once they were read.
@@ -136,7 +148,7 @@ impl StoredPages {
 
     fn page(&mut self, number: usize, size: usize) -> Option<&[u8]> {
         if !self.pages.contains_key(&number) {
-            let start = number * PAGE;
+            let start = number.checked_mul(PAGE).filter(|&start| start < size)?;
             let page = self.read_file(start..size.min(start + PAGE))?;
             self.pages.insert(number, page);
         }
@@ -149,8 +161,7 @@ impl StoredPages {
     }
 }
 
-/// A compressed section, decompressed from its start up to the highest byte that was asked for: deflate has no other way
-/// in. With libc's `.debug_info` (5.8 MB) all of it takes 14 ms.
+/// A compressed section, decompressed from its start up to the highest byte that was needed: deflate has no random access. With libc's `.debug_info` (5.8 MB) all of it takes 14 ms.
 struct InflatedPrefix {
     file: Rc<SectionReader>,
     /// The part of the file that is not read yet.
@@ -167,10 +178,10 @@ struct InflatedPrefix {
 }
 
 impl InflatedPrefix {
-    fn new(file: &Rc<SectionReader>, place: &SectionContent) -> InflatedPrefix {
+    fn new(file: &Rc<SectionReader>, rest: Range<u64>) -> InflatedPrefix {
         InflatedPrefix {
             file: Rc::clone(file),
-            rest: place.extent.offset..place.extent.end(),
+            rest,
             input: Vec::new(),
             consumed: 0,
             state: DecompressorOxide::new(),
@@ -219,5 +230,92 @@ impl InflatedPrefix {
             ensure!(is_going_on && (read > 0 || written > 0), "damaged compression");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use miniz_oxide::deflate::compress_to_vec_zlib;
+
+    use super::*;
+    use crate::find::elf::image::{ElfImage, file_with};
+
+    /// Bytes that compress to about a third, with a NUL now and then.
+    fn content() -> Vec<u8> {
+        (0..200_000_u32)
+            .map(|at| (at.wrapping_mul(at) >> 7) as u8)
+            .collect()
+    }
+
+    /// A section with `stored` in the file, and `size` bytes decompressed.
+    fn section(stored: &[u8], size: usize, is_compressed: bool) -> LazySection {
+        let mut image = ElfImage::default().bytes();
+        let start = image.len() as u64;
+        image.extend_from_slice(stored);
+        let file = Rc::new(SectionReader::open(file_with(&image)).unwrap());
+        let content = match is_compressed {
+            true => Content::Compressed(Box::new(InflatedPrefix::new(&file, start..image.len() as u64))),
+            false => Content::Stored(StoredPages::new(&file, start)),
+        };
+        LazySection {
+            size,
+            content: RefCell::new(content),
+        }
+    }
+
+    #[test]
+    fn parts_are_read_in_any_order() {
+        let content = content();
+        let compressed = compress_to_vec_zlib(&content, 6);
+        for section in [
+            section(&content, content.len(), false),
+            section(&compressed, content.len(), true),
+        ] {
+            for range in [
+                70_000..70_001,
+                5..40,
+                16_380..16_390,
+                0..100_000,
+                199_999..200_000,
+                7..7,
+            ] {
+                assert_eq!(section.read(range.clone()).as_deref(), Some(&content[range]));
+            }
+            assert_eq!(section.read(199_999..200_001), None);
+            assert_eq!(
+                section.read_up_to(199_998, 64).as_deref(),
+                Some(&content[199_998..])
+            );
+            assert_eq!(section.read_up_to(200_001, 64), None);
+            for start in [0, 1, 500, 16_383, 150_000, 199_999] {
+                let rest = &content[start..];
+                let most = &rest[..rest.len().min(4096)];
+                let expected = most.split(|&byte| byte == 0).next();
+                assert_eq!(section.text(start, 4096).as_deref(), expected, "{start}");
+            }
+            assert_eq!(section.text(300_000, 4096), None);
+        }
+    }
+
+    #[test]
+    fn only_the_needed_part_is_decompressed() {
+        let content = content();
+        let section = section(&compress_to_vec_zlib(&content, 6), content.len(), true);
+        section.read(0..100).unwrap();
+        let Content::Compressed(prefix) = &*section.content.borrow() else {
+            panic!("not compressed");
+        };
+        assert_eq!(prefix.valid, 100 + AHEAD);
+    }
+
+    #[test]
+    fn bytes_before_damage_are_kept() {
+        let content = content();
+        let mut compressed = compress_to_vec_zlib(&content, 6);
+        compressed.truncate(compressed.len() / 2);
+        let section = section(&compressed, content.len(), true);
+        assert_eq!(section.read(0..1000).as_deref(), Some(&content[..1000]));
+        assert_eq!(section.read(0..200_000), None);
+        assert_eq!(section.read(0..1000).as_deref(), Some(&content[..1000]));
     }
 }

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
+use std::string::FromUtf8Error;
 
 use gimli::constants as dw;
 
@@ -114,7 +115,8 @@ impl DebugDecoder {
     pub fn text(&self, entry: &DebugEntry, name: gimli::DwAt) -> Option<String> {
         let units = self.units(entry.offset)?;
         let text = units.text(self.shared.as_ref(), &entry.unit, &entry.value(name)?)?;
-        (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
+        let lossy = |error: FromUtf8Error| String::from_utf8_lossy(error.as_bytes()).into_owned();
+        (!text.is_empty()).then(|| String::from_utf8(text).unwrap_or_else(lossy))
     }
 
     /// The names of the namespaces around an entry, outermost first.
@@ -140,16 +142,21 @@ impl DebugDecoder {
     }
 
     pub(super) fn origin_chain(&self, at: EntryOffset) -> OriginChain {
-        let origin = |entry: &DebugEntry| {
-            self.reference(entry, dw::DW_AT_abstract_origin)
-                .or_else(|| self.reference(entry, dw::DW_AT_specification))
-        };
+        self.entry(at)
+            .map(|entry| self.chain_from(entry))
+            .unwrap_or_default()
+    }
+
+    fn chain_from(&self, entry: DebugEntry) -> OriginChain {
         let mut chain = Vec::new();
-        let mut next = Some(at);
-        while let Some(entry) = next.and_then(|at| self.entry(at))
+        let mut next = Some(entry);
+        while let Some(entry) = next
             && chain.len() < MAX_ORIGINS
         {
-            next = origin(&entry);
+            let origin = self
+                .reference(&entry, dw::DW_AT_abstract_origin)
+                .or_else(|| self.reference(&entry, dw::DW_AT_specification));
+            next = origin.and_then(|at| self.entry(at));
             chain.push(entry);
         }
         chain
@@ -255,7 +262,7 @@ impl DebugDecoder {
         self.children(function, |child| {
             match child.tag() {
                 dw::DW_TAG_formal_parameter => parameters.push(ParameterEntry {
-                    chain: self.origin_chain(child.offset),
+                    chain: self.chain_from(child),
                     is_own,
                 }),
                 dw::DW_TAG_unspecified_parameters => variadic = true,

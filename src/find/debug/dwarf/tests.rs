@@ -195,26 +195,7 @@ fn check_c(program: &Path) {
                 .is_some_and(|result| &*result.ty.name == "int" && result.ty.bytes == 4)
     );
 
-    let mixed = signature(&info, program, "mixed");
-    let list = if NATIVE == MachineAbi::X86_64 {
-        stack(0)
-    } else {
-        "arg6".to_owned()
-    };
-    let shown_mixed = shown(&mixed);
-    assert_eq!(
-        shown_mixed[..4],
-        [
-            "const char * text @ arg0",
-            "struct node * node @ arg1",
-            "color_t color @ arg2",
-            "struct pair pair @ arg3 arg4",
-        ]
-    );
-    assert_eq!(shown_mixed[5], "int (*)(int, const char *) callback @ arg5");
-    assert_eq!(shown_mixed[6], format!("char ** list @ {list}"));
-    assert!(mixed.variadic);
-    check_kinds(&mixed);
+    check_mixed(&signature(&info, program, "mixed"));
 
     let result = signature(&info, program, "result");
     let expected = match NATIVE {
@@ -232,6 +213,28 @@ fn check_c(program: &Path) {
     assert!(info.signature(1).is_none());
     assert!(!info.inlined("mixed") && !info.inlined("nothing"));
     assert!(info.inlined("everywhere") || has(program, "everywhere"));
+}
+
+fn check_mixed(mixed: &FunctionSignature) {
+    let list = if NATIVE == MachineAbi::X86_64 {
+        stack(0)
+    } else {
+        "arg6".to_owned()
+    };
+    let shown_mixed = shown(mixed);
+    assert_eq!(
+        shown_mixed[..4],
+        [
+            "const char * text @ arg0",
+            "struct node * node @ arg1",
+            "color_t color @ arg2",
+            "struct pair pair @ arg3 arg4",
+        ]
+    );
+    assert_eq!(shown_mixed[5], "int (*)(int, const char *) callback @ arg5");
+    assert_eq!(shown_mixed[6], format!("char ** list @ {list}"));
+    assert!(mixed.variadic);
+    check_kinds(mixed);
 }
 
 fn has(program: &Path, symbol: &str) -> bool {
@@ -371,11 +374,15 @@ fn cpp_functions() {
                 .is_some_and(|result| &*result.ty.name == "std::string")
         );
 
-        for name in ["gone", "net::gone", "_ZN3net4goneEi"] {
-            assert!(info.inlined(name) || has(&program, "_ZN3net4goneEi"), "{name}");
-        }
-        assert!(!info.inlined("net::all"));
+        check_inlined(&info, &program);
     }
+}
+
+fn check_inlined(info: &DebugInfo, program: &Path) {
+    for name in ["gone", "net::gone", "_ZN3net4goneEi"] {
+        assert!(info.inlined(name) || has(program, "_ZN3net4goneEi"), "{name}");
+    }
+    assert!(!info.inlined("net::all"));
 }
 
 const RUST: &str = r#"

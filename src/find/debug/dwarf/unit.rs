@@ -8,7 +8,7 @@ use std::rc::Rc;
 use gimli::constants as dw;
 use gimli::{
     Abbreviations, AttributeValue, DebugAbbrev, DebugAbbrevOffset, DebugInfo, DebuggingInformationEntry,
-    EndianRcSlice, EndianSlice, EntriesCursor, EntriesRaw, LittleEndian, UnitHeader, UnitOffset,
+    EndianRcSlice, EndianSlice, EntriesRaw, LittleEndian, UnitHeader, UnitOffset,
 };
 
 use super::index::UnitIndex;
@@ -90,11 +90,6 @@ impl Unit {
 
     pub fn entry(&self, at: usize) -> Option<DebuggingInformationEntry<UnitBytes>> {
         self.header.entry(&self.abbreviations, self.local(at)?).ok()
-    }
-
-    pub fn cursor(&self, at: usize) -> Option<EntriesCursor<'_, UnitBytes>> {
-        let at = self.local(at)?;
-        self.header.entries_at_offset(&self.abbreviations, at).ok()
     }
 
     /// Entries from `at` on, or all of them.
@@ -179,7 +174,7 @@ pub fn abbreviations_size(bytes: &[u8]) -> Option<usize> {
         let size = rest.iter().position(|byte| byte & 0x80 == 0)? + 1;
         let (number, after) = rest.split_at(size);
         *rest = after;
-        // Only small numbers are told apart.
+        // Large numbers may lose bits: only 0 and DW_FORM_implicit_const matter.
         let low = number.iter().take(9).rev();
         Some(low.fold(0, |all, byte| all << 7 | u64::from(byte & 0x7f)))
     };
@@ -204,4 +199,42 @@ pub fn abbreviations_size(bytes: &[u8]) -> Option<usize> {
 pub fn parse_abbreviations(bytes: &[u8]) -> Option<Abbreviations> {
     let section = DebugAbbrev::from(EndianSlice::new(bytes, LittleEndian));
     section.abbreviations(DebugAbbrevOffset(0)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn head_has_the_range_and_the_signature() {
+        let mut unit = vec![36, 0, 0, 0, 5, 0, dw::DW_UT_type.0, 8, 0, 0, 0, 0];
+        unit.extend_from_slice(&0x1234_u64.to_le_bytes());
+        unit.extend_from_slice(&30_u32.to_le_bytes());
+        let head = UnitHead::parse(100, &unit, 140).unwrap();
+        assert_eq!((head.range, head.signature), (100..140, Some((0x1234, 130))));
+        assert!(UnitHead::parse(100, &unit, 139).is_none());
+        unit[6] = dw::DW_UT_compile.0;
+        assert_eq!(UnitHead::parse(100, &unit, 140).unwrap().signature, None);
+        let long = [0xff, 0xff, 0xff, 0xff, 20, 0, 0, 0, 0, 0, 0, 0, 4, 0];
+        assert_eq!(UnitHead::parse(0, &long, 99).unwrap().range, 0..32);
+        for damaged in [&[][..], &[0; 40], &[0xf0, 0xff, 0xff, 0xff], &[0xff; 12]] {
+            assert!(UnitHead::parse(0, damaged, usize::MAX).is_none(), "{damaged:x?}");
+        }
+    }
+
+    #[test]
+    fn abbreviations_end_at_their_terminator() {
+        // 1: compile unit with children, name as string; 2: constant -1, implicit; end
+        let implicit = dw::DW_FORM_implicit_const.0 as u8;
+        let table = [1, 0x11, 1, 3, 8, 0, 0, 2, 0x34, 0, 0x1c, implicit, 0x7f, 0, 0, 0];
+        assert_eq!(
+            abbreviations_size(&[&table[..], &[1, 2, 3]].concat()),
+            Some(table.len())
+        );
+        assert!(parse_abbreviations(&table).is_some());
+        for size in 0..table.len() {
+            assert_eq!(abbreviations_size(&table[..size]), None, "{size}");
+        }
+        assert_eq!(abbreviations_size(&[0x80; 64]), None);
+    }
 }

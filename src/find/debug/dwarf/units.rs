@@ -63,6 +63,8 @@ pub struct UnitTable {
     pub sections: DebugSections,
     /// By start. `None` for a unit that is damaged.
     units: RefCell<HashMap<usize, Option<Rc<Unit>>>>,
+    /// The unit of the last look-up: most references stay inside their unit.
+    last: RefCell<Option<Rc<Unit>>>,
     /// Start and end of the units whose headers were read.
     spans: RefCell<BTreeMap<usize, usize>>,
     /// By offset; units may share a table.
@@ -84,7 +86,7 @@ struct Budget {
     abbreviation_bytes: Cell<usize>,
 }
 
-/// Subtracts `count` from what is left; `None` if that is less.
+/// Subtracts `count` from a budget; `None` if the budget is smaller.
 fn spend(left: &Cell<usize>, count: usize) -> Option<()> {
     left.set(left.get().checked_sub(count)?);
     Some(())
@@ -94,6 +96,7 @@ impl UnitTable {
     pub fn new(sections: DebugSections) -> UnitTable {
         UnitTable {
             units: RefCell::default(),
+            last: RefCell::default(),
             spans: RefCell::default(),
             abbreviations: RefCell::default(),
             addresses: OnceCell::new(),
@@ -133,6 +136,17 @@ impl UnitTable {
 
     /// The unit around an offset.
     pub fn unit_at(&self, at: usize) -> Option<Rc<Unit>> {
+        if let Some(unit) = &*self.last.borrow()
+            && (unit.start..unit.end).contains(&at)
+        {
+            return Some(Rc::clone(unit));
+        }
+        let unit = self.find_unit(at)?;
+        *self.last.borrow_mut() = Some(Rc::clone(&unit));
+        Some(unit)
+    }
+
+    fn find_unit(&self, at: usize) -> Option<Rc<Unit>> {
         let known = |spans: &BTreeMap<usize, usize>| {
             spans.range(..=at).next_back().map(|(&start, &end)| (start, end))
         };
@@ -210,7 +224,7 @@ impl UnitTable {
             units.find_map(|unit| self.index(&unit).function_at(addr))
         };
         let listed = self.listed().units_with(addr);
-        // Reading every unit's header, to learn of those that are not listed, takes long.
+        // Finding unlisted units takes long: it reads the header of every unit.
         if !listed.is_empty() {
             return find(listed);
         }
@@ -261,7 +275,7 @@ impl UnitTable {
             }
             size => low.saturating_add(size.udata_value()?),
         };
-        Some(vec![low..high])
+        Some(std::iter::once(low..high).collect())
     }
 
     pub fn low_pc(&self, unit: &Unit) -> u64 {

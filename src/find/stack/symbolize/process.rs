@@ -66,7 +66,7 @@ impl CachedProcess {
         address > PAGE_BYTES && self.find(address, is_return).is_none()
     }
 
-    /// Whether `/proc` should be asked again which program the process runs.
+    /// Whether it is time to check in `/proc` that the process runs the same program.
     pub fn is_check_due(&mut self, now: Instant) -> bool {
         let due = self.exited.is_none() && now.duration_since(self.checked) >= CHECK_INTERVAL;
         if due {

@@ -1,36 +1,36 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Which allocators are found: those in use, those that appear, those in containers, and those that are no C library.
+//! Which allocators are found: in running processes, in new ones, in containers, and outside the C library.
 
 use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::harness::{best_way, build_dir, copy, each_way, program_if_built, skip};
+use crate::harness::{best_mode, build_dir, copy, each_mode, program_if_built, skip};
 
-each_way! {
-    a_library_that_appears_later_is_traced
-    a_library_that_is_there_already_is_traced
-    one_file_in_two_containers_is_traced_once
-    one_file_in_two_containers_that_start_later_is_traced_once
-    one_file_in_a_container_and_outside_is_traced_once
-    a_process_in_a_container_is_traced_by_its_number
-    a_library_that_is_loaded_later_is_traced
+each_mode! {
+    library_mapped_by_a_new_process_is_traced
+    library_of_a_running_process_is_traced
+    file_shared_by_two_containers_is_traced_once
+    file_shared_by_containers_started_later_is_traced_once
+    file_shared_by_container_and_host_is_traced_once
+    process_in_a_container_is_traced_by_pid
+    allocator_of_a_program_executed_later_is_traced
 }
 
-best_way! {
-    a_preloaded_allocator_is_the_one_of_the_process
+best_mode! {
+    preloaded_allocator_is_found
     other_c_libraries_are_found
-    a_library_is_named_by_path_and_by_name
+    library_option_accepts_path_and_name
 }
 
-/// A folder that can be the root of a container: the program of orders, and copies of the libraries that it needs.
+/// A directory that can be the root of a container: the target program and copies of its libraries.
 struct Root(PathBuf);
 
 impl Root {
     fn new() -> Root {
         let root = build_dir().join(unique("root"));
-        fs::create_dir_all(root.join("lib64")).expect("a folder");
-        fs::create_dir_all(root.join("proc")).expect("a folder");
+        fs::create_dir_all(root.join("lib64")).expect("failed to create a directory");
+        fs::create_dir_all(root.join("proc")).expect("failed to create a directory");
         std::os::unix::fs::symlink("lib64", root.join("lib")).expect("a link");
         copy(&calls_program(), &root.join("calls"));
         for library in libraries_of(&target()) {
@@ -43,19 +43,19 @@ impl Root {
         Root(root)
     }
 
-    /// The program as part of this system, with the libraries of the folder.
+    /// Starts the program on the host, with the libraries of the directory.
     fn start(&self) -> Target {
         let mut command = Command::new(self.0.join("calls"));
         command.env("LD_LIBRARY_PATH", self.0.join("lib64"));
         Target::start(command)
     }
 
-    /// The program in a mount namespace of its own with the folder as its root.
+    /// Starts the program in a new mount namespace with the directory as its root.
     fn start_inside(&self) -> Target {
         self.contain("mount --bind \"$0\" \"$0\" && exec chroot \"$0\" /calls")
     }
 
-    /// The same with an overlay in between, as containers of one image have it.
+    /// Like [`Root::start_inside`], on an overlay mount as containers of the same image use it.
     fn start_in_overlay(&self) -> Target {
         self.contain(
             "mount -t tmpfs none /mnt && mkdir /mnt/root /mnt/empty && \
@@ -68,7 +68,7 @@ impl Root {
         command
             .args(["--mount", "--propagation", "private", "sh", "-c", script])
             .arg(&self.0);
-        // For the loader inside; outside it is the host's folder of that name.
+        // For the dynamic loader inside; on the host this is the host's directory of that name.
         command.env("LD_LIBRARY_PATH", "/lib64");
         Target::start(command)
     }
@@ -91,12 +91,12 @@ fn libraries_of(target: &Target) -> Vec<PathBuf> {
     paths
 }
 
-/// Gives both the name, and runs the tool on it while they make known numbers of calls.
-fn assert_each_is_counted_once(way: Way, mut a: Target, mut b: Target) {
+/// Gives both targets the same comm, traces it while they make known numbers of calls, and checks the rows.
+fn assert_each_is_counted_once(mode: AttachMode, mut a: Target, mut b: Target) {
     let name = unique("e2e");
     a.ask(&format!("name {name}"));
     b.ask(&format!("name {name}"));
-    let tool = trace(way, &["--comm", &name]);
+    let tool = trace(mode, &["--comm", &name]);
     a.ask("malloc 97 4099");
     b.ask("malloc 89 4099");
     let run = tool.stop();
@@ -107,17 +107,17 @@ fn assert_each_is_counted_once(way: Way, mut a: Target, mut b: Target) {
     );
 }
 
-fn a_library_that_is_there_already_is_traced(way: Way) {
+fn library_of_a_running_process_is_traced(mode: AttachMode) {
     let (there, elsewhere) = (Root::new(), Root::new());
-    assert_each_is_counted_once(way, there.start(), elsewhere.start_inside());
+    assert_each_is_counted_once(mode, there.start(), elsewhere.start_inside());
 }
 
-fn a_library_that_appears_later_is_traced(way: Way) {
+fn library_mapped_by_a_new_process_is_traced(mode: AttachMode) {
     let root = Root::new();
     let name = unique("e2e");
-    let mut tool = trace(way, &["--comm", &name]);
+    let mut tool = trace(mode, &["--comm", &name]);
     let mut targets = Vec::new();
-    // Another one each time, should the kernel not have told of the first.
+    // A new process each time, in case the mmap event of the first was missed.
     tool.until_row(|| {
         let mut target = root.start();
         target.ask(&format!("name {name}"));
@@ -133,39 +133,39 @@ fn a_library_that_appears_later_is_traced(way: Way) {
     assert_eq!(count(&run, BLOCK), 97 + 89);
 }
 
-/// Why there are no overlays here, if that is so.
-fn no_overlays() -> bool {
-    let kinds = fs::read_to_string("/proc/filesystems").expect("the kinds of file systems");
-    let missing = !kinds.contains("\toverlay\n");
-    if missing {
-        skip("this kernel has no overlayfs, or has not loaded it");
+/// Reports a skip and returns false where overlayfs is not available.
+fn has_overlayfs() -> bool {
+    let types = fs::read_to_string("/proc/filesystems").expect("file system types");
+    let found = types.contains("\toverlay\n");
+    if !found {
+        skip("overlayfs is not built into this kernel, or not loaded");
     }
-    missing
+    found
 }
 
-fn one_file_in_two_containers_is_traced_once(way: Way) {
-    if no_overlays() {
+fn file_shared_by_two_containers_is_traced_once(mode: AttachMode) {
+    if !has_overlayfs() {
         return;
     }
     let root = Root::new();
-    assert_each_is_counted_once(way, root.start_in_overlay(), root.start_in_overlay());
+    assert_each_is_counted_once(mode, root.start_in_overlay(), root.start_in_overlay());
 }
 
-fn one_file_in_a_container_and_outside_is_traced_once(way: Way) {
-    if no_overlays() {
+fn file_shared_by_container_and_host_is_traced_once(mode: AttachMode) {
+    if !has_overlayfs() {
         return;
     }
     let root = Root::new();
-    assert_each_is_counted_once(way, root.start_in_overlay(), root.start());
+    assert_each_is_counted_once(mode, root.start_in_overlay(), root.start());
 }
 
-fn one_file_in_two_containers_that_start_later_is_traced_once(way: Way) {
-    if no_overlays() {
+fn file_shared_by_containers_started_later_is_traced_once(mode: AttachMode) {
+    if !has_overlayfs() {
         return;
     }
     let root = Root::new();
     let name = unique("e2e");
-    let mut tool = trace(way, &["--comm", &name]);
+    let mut tool = trace(mode, &["--comm", &name]);
     let mut targets = [root.start_in_overlay(), root.start_in_overlay()];
     for target in &mut targets {
         target.ask(&format!("name {name}"));
@@ -182,10 +182,10 @@ fn one_file_in_two_containers_that_start_later_is_traced_once(way: Way) {
     assert_eq!(count(&run, BLOCK), 97 + 89 + 83);
 }
 
-fn a_process_in_a_container_is_traced_by_its_number(way: Way) {
+fn process_in_a_container_is_traced_by_pid(mode: AttachMode) {
     let root = Root::new();
     let (mut inside, mut other) = (root.start_inside(), root.start_inside());
-    let tool = trace_pid(way, &inside, &[]);
+    let tool = trace_pid(mode, &inside, &[]);
     inside.ask("malloc 97 4099");
     other.ask("malloc 89 4099");
     let run = tool.stop();
@@ -193,9 +193,9 @@ fn a_process_in_a_container_is_traced_by_its_number(way: Way) {
     assert_eq!((count(&run, BLOCK), run.rows.len()), (97, 97));
 }
 
-/// Traces a process by its number alone, and expects that its allocator is found, in a file of this name.
-fn assert_found(way: Way, mut target: Target, file: &str) {
-    let tool = trace_pid(way, &target, &[]);
+/// Traces a process by PID alone and asserts that its allocator is found in a file of this name.
+fn assert_found(mode: AttachMode, mut target: Target, file: &str) {
+    let tool = trace_pid(mode, &target, &[]);
     let files = tool.attached["files"].to_string();
     assert!(files.contains(file), "{file} is not in {files}");
     let cases = [
@@ -209,13 +209,13 @@ fn assert_found(way: Way, mut target: Target, file: &str) {
     }
     let run = tool.stop();
     run.assert_clean();
-    for (call, _, size, number) in cases {
-        assert_eq!(with_call(&run, &[call], size).len(), number, "{call} of {file}");
+    for (call, _, size, expected) in cases {
+        assert_eq!(with_call(&run, &[call], size).len(), expected, "{call} of {file}");
     }
 }
 
-fn a_preloaded_allocator_is_the_one_of_the_process(way: Way) {
-    assert_found(way, bump_target(), "libbump.so");
+fn preloaded_allocator_is_found(mode: AttachMode) {
+    assert_found(mode, bump_target(), "libbump.so");
     for name in [
         "libjemalloc.so",
         "libtcmalloc.so",
@@ -223,18 +223,18 @@ fn a_preloaded_allocator_is_the_one_of_the_process(way: Way) {
         "libmimalloc.so",
     ] {
         let Some(library) = installed(name) else {
-            skip(&format!("{name} is not below /usr/lib"));
+            skip(&format!("{name} is not installed in /usr/lib"));
             continue;
         };
         let mut command = Command::new(calls_program());
         command.env("LD_PRELOAD", library);
-        assert_found(way, Target::start(command), name);
+        assert_found(mode, Target::start(command), name);
     }
 }
 
-/// A library whose file name begins so.
+/// An installed library whose file name starts with `name`.
 fn installed(name: &str) -> Option<PathBuf> {
-    let folder = |path: &Path| {
+    let entries = |path: &Path| {
         fs::read_dir(path)
             .into_iter()
             .flatten()
@@ -242,35 +242,35 @@ fn installed(name: &str) -> Option<PathBuf> {
             .map(|entry| entry.path())
     };
     let usr = Path::new("/usr/lib");
-    let below: Vec<PathBuf> = folder(usr)
+    let below: Vec<PathBuf> = entries(usr)
         .filter(|path| path.is_dir())
-        .flat_map(|path| folder(&path).collect::<Vec<_>>())
+        .flat_map(|path| entries(&path).collect::<Vec<_>>())
         .collect();
-    let is_called = |path: &PathBuf| {
+    let matches_name = |path: &PathBuf| {
         path.file_name()
             .is_some_and(|file| file.to_string_lossy().starts_with(name))
     };
-    folder(usr).chain(below).find(is_called)
+    entries(usr).chain(below).find(matches_name)
 }
 
-fn other_c_libraries_are_found(way: Way) {
+fn other_c_libraries_are_found(mode: AttachMode) {
     let start = |program: PathBuf| Target::start(Command::new(program));
-    assert_found(way, start(program("calls-static")), "calls-static");
+    assert_found(mode, start(program("calls-static")), "calls-static");
     for (name, file) in [("calls-musl", "musl"), ("calls-musl-static", "calls-musl-static")] {
         match program_if_built(name) {
-            Some(program) => assert_found(way, start(program), file),
-            None => skip("there was no musl-gcc to build with"),
+            Some(program) => assert_found(mode, start(program), file),
+            None => skip("musl-gcc is not installed"),
         }
     }
 }
 
-fn a_library_is_named_by_path_and_by_name(way: Way) {
+fn library_option_accepts_path_and_name(mode: AttachMode) {
     let bump = bump_library();
     let bump = bump.to_str().expect("a path in UTF-8");
     let (mut target, name) = (bump_target(), unique("e2e"));
     target.ask(&format!("name {name}"));
     let pid = target.pid().to_string();
-    // The C library is there too, but this process does not call its malloc.
+    // The C library is mapped too, but this process does not call its malloc.
     let cases: [(&[&str], usize); 4] = [
         (&["-l", bump, "--comm", &name], 97),
         (&["-l", "libbump", "-p", &pid], 97),
@@ -278,7 +278,7 @@ fn a_library_is_named_by_path_and_by_name(way: Way) {
         (&["-l", "c", "-p", &pid], 0),
     ];
     for (args, expected) in cases {
-        let tool = trace(way, args);
+        let tool = trace(mode, args);
         target.ask("malloc 97 4099");
         let run = tool.stop();
         run.assert_clean();
@@ -286,13 +286,13 @@ fn a_library_is_named_by_path_and_by_name(way: Way) {
     }
 }
 
-fn a_library_that_is_loaded_later_is_traced(way: Way) {
-    // An exec replaces the allocator of a process that is being traced.
+fn allocator_of_a_program_executed_later_is_traced(mode: AttachMode) {
+    // exec replaces the allocator of the traced process.
     let mut command = Command::new("sh");
     let script = "while read -r order; do case $order in go) exec \"$0\";; *) echo .;; esac; done";
     command.args(["-c", script]).arg(program("calls-static"));
     let mut target = Target::start(command);
-    let mut tool = trace_pid(way, &target, &["--min-size", "4099", "--max-size", "5003"]);
+    let mut tool = trace_pid(mode, &target, &["--min-size", "4099", "--max-size", "5003"]);
     target.tell("go");
     tool.until_row(|| _ = target.ask("malloc 1 5003"));
     target.ask("malloc 97 4099");

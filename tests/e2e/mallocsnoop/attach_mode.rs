@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Which way of attaching is taken where none is forced.
+//! Which attach mode the tool chooses without `--attach`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,15 +7,14 @@ use std::fs;
 use super::*;
 use crate::harness::TOOLS;
 
-/// Left to itself, the tool attaches in the best way that this kernel has.
 #[test]
-fn the_way_is_chosen_by_what_the_kernel_has() {
+fn attach_mode_depends_on_kernel_features() {
     let mut target = target();
     let mut command = Command::new(&*TOOLS);
     command.args(["mallocsnoop", "-j", "-p", &target.pid().to_string()]);
     let tool = Tool::start_as(command);
-    // A link says its kind since 5.8; a perf event without one is none.
-    let kinds: BTreeSet<String> = fs::read_dir(format!("/proc/{}/fdinfo", tool.pid()))
+    // fdinfo shows the type of a link since 5.8. A perf event without a link has none.
+    let link_types: BTreeSet<String> = fs::read_dir(format!("/proc/{}/fdinfo", tool.pid()))
         .expect("the tool's descriptors")
         .flatten()
         .filter_map(|entry| fs::read_to_string(entry.path()).ok())
@@ -24,12 +23,12 @@ fn the_way_is_chosen_by_what_the_kernel_has() {
                 .find_map(|line| Some(line.strip_prefix("link_type:\t")?.to_owned()))
         })
         .collect();
-    let expected: &[&str] = match Way::best() {
-        Way::Session | Way::Multi => &["uprobe_multi"],
-        Way::Single => &["perf"],
-        Way::Plain => &[],
+    let expected: &[&str] = match AttachMode::best() {
+        AttachMode::Session | AttachMode::Multi => &["uprobe_multi"],
+        AttachMode::Single => &["perf"],
+        AttachMode::Plain => &[],
     };
-    assert!(kinds.iter().eq(expected), "{kinds:?}");
+    assert!(link_types.iter().eq(expected), "{link_types:?}");
     target.ask("malloc 97 4099");
     let run = tool.stop();
     run.assert_clean();

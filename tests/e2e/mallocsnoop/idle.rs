@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! A machine on which little happens: no wakeup for nothing, and no wait for a row.
+//! An idle machine: the tool does not wake up without events, and shows a single event promptly.
 
 use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::*;
-use crate::harness::{build_dir, each_way, wait_until};
+use crate::harness::{build_dir, each_mode, wait_until};
 
-each_way! {
-    an_idle_tool_does_not_wake_up
-    a_single_call_is_shown_soon
+each_mode! {
+    idle_tool_does_not_wake_up
+    single_call_is_shown_promptly
 }
 
-/// How often a process has slept and been woken.
+/// The number of voluntary context switches of a process.
 fn wakeups(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the status");
     let line = status
@@ -23,12 +23,12 @@ fn wakeups(pid: u32) -> u64 {
         .expect("a number")
 }
 
-fn an_idle_tool_does_not_wake_up(way: Way) {
+fn idle_tool_does_not_wake_up(mode: AttachMode) {
     let mut target = target();
-    // A file that nobody uses and nothing else: otherwise each program that starts on this machine is looked at.
+    // Only a file that no process maps: otherwise the tool examines each program that starts on this machine.
     let library = build_dir().join(unique("libquiet"));
     fs::copy(bump_library(), &library).expect("a copy");
-    let tool = trace(way, &["-l", library.to_str().expect("a path in UTF-8")]);
+    let tool = trace(mode, &["-l", library.to_str().expect("a path in UTF-8")]);
     fs::remove_file(&library).expect("failed to remove");
     let mut woken = || {
         let (before, began) = (wakeups(tool.pid()), Instant::now());
@@ -37,15 +37,15 @@ fn an_idle_tool_does_not_wake_up(way: Way) {
         }
         wakeups(tool.pid()) - before
     };
-    // The first time may have the tool's way to bed in it.
+    // The first interval may include the end of the tool's start-up.
     wait_until("a tool that sleeps", || (woken() == 0).then_some(()));
     assert_eq!(woken(), 0);
     tool.stop().assert_clean();
 }
 
-fn a_single_call_is_shown_soon(way: Way) {
+fn single_call_is_shown_promptly(mode: AttachMode) {
     let mut target = target();
-    let mut tool = trace_pid(way, &target, &["--min-size", "4099", "--max-size", "4099"]);
+    let mut tool = trace_pid(mode, &target, &["--min-size", "4099", "--max-size", "4099"]);
     let mut slowest = Duration::ZERO;
     for _ in 0..7 {
         target.ask("spin 20");
@@ -56,13 +56,13 @@ fn a_single_call_is_shown_soon(way: Way) {
     let _ = writeln!(
         std::io::stderr(),
         "--attach {}: the slowest single call was shown after {slowest:?}",
-        way.name()
+        mode.name()
     );
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     tool.stop().assert_clean();
 }
 
-/// How long ago a time of today or yesterday was.
+/// The time elapsed since `time`, which is at most a day ago.
 fn since(time: &str) -> Duration {
     let clock = &time[time.find('T').expect("a time of day") + 1..time.len() - 1];
     let seconds = clock.split(':').fold(0.0, |sum, part| {
