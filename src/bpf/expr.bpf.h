@@ -101,6 +101,7 @@ struct {
 } expr_literals SEC(".maps");
 
 EXPORT_TYPE(expr_literal);
+EXPORT_TYPE(expr_op);
 EXPORT_ENUM(expr_code);
 EXPORT_ENUM(expr_task);
 
