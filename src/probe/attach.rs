@@ -75,6 +75,7 @@ impl Attacher {
         &self.breakpoints
     }
 
+    /// How probes are attached.
     pub fn mode(&self) -> AttachMode {
         self.mode
     }
@@ -107,6 +108,9 @@ impl Attacher {
 
     /// How often the programs ran, and for how many nanoseconds in total. The kernel counts only while
     /// `bpf_enable_stats` is in effect.
+    ///
+    /// # Errors
+    /// The kernel does not report a program's counts.
     pub fn runs(&self) -> Result<(u64, u64)> {
         let mut sum = (0, 0);
         for program in self.programs.iter().flat_map(HeldProgram::fds) {
@@ -136,6 +140,9 @@ impl Attacher {
 
     /// Makes a process a member and attaches to all points that were found so far. False if the process has
     /// exited.
+    ///
+    /// # Errors
+    /// Attaching failed, other than because the process has exited or a point was refused.
     pub fn join(&mut self, pid: u32) -> Result<bool> {
         self.members.wait_removed(pid);
         let mut files = std::mem::take(&mut self.members.files);
@@ -153,6 +160,9 @@ impl Attacher {
     }
 
     /// Gives breakpoints to all processes, in place of the members.
+    ///
+    /// # Errors
+    /// All points of a file were refused, or attaching failed for another reason.
     pub fn widen(&mut self) -> Result<()> {
         self.breakpoints = Breakpoints::AllProcesses;
         close_all(self.members.take_links());
@@ -167,6 +177,7 @@ impl Attacher {
         self.members.remove(pid);
     }
 
+    /// The processes that have links of their own.
     pub fn members(&self) -> &Members {
         &self.members
     }

@@ -95,6 +95,7 @@ impl<'a> HitCounters<'a> {
         counts
     }
 
+    /// Hits of all kinds so far, on all CPUs.
     pub fn total(&self) -> u64 {
         self.by_trap().iter().sum()
     }

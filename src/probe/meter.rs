@@ -82,6 +82,9 @@ pub struct Meter {
 impl Meter {
     /// Measures the prices of traps. The attacher must not have attached anything yet. `limit`: share of the
     /// CPU time that the probes may take, 0 to 1.
+    ///
+    /// # Errors
+    /// Run-time statistics cannot be enabled, or the probes of the measurement cannot be attached.
     pub fn new(attacher: &mut Attacher, hits: &HitCounters<'_>, limit: Option<f64>) -> Result<Self> {
         let stats = enable_run_stats()?;
         let prices = TrapPrices::measure_with_stats(attacher.mode())
@@ -105,15 +108,20 @@ impl Meter {
         })
     }
 
+    /// The prices of traps, measured when the run began.
     pub fn prices(&self) -> &TrapPrices {
         &self.prices
     }
 
+    /// The share of CPU time that probes may take, 0 to 1; None without a limit.
     pub fn limit(&self) -> Option<f64> {
         self.limit
     }
 
     /// Starts the measurement of the run: earlier hits are ignored.
+    ///
+    /// # Errors
+    /// The kernel does not report a program's counts.
     pub fn begin(&mut self, attacher: &Attacher, hits: &HitCounters<'_>) -> Result<()> {
         self.read(attacher, hits)?;
         self.first = self.last;
@@ -128,6 +136,9 @@ impl Meter {
     /// Reads the counters once per period. Returns the cost of this period and the previous one if it
     /// exceeded the limit in both: in a single one, a program may be starting, or one of our BPF programs was
     /// interrupted.
+    ///
+    /// # Errors
+    /// The kernel does not report a program's counts.
     pub fn check(&mut self, attacher: &Attacher, hits: &HitCounters<'_>) -> Result<Option<ProbeCost>> {
         if Instant::now() < self.next() {
             return Ok(None);
@@ -154,6 +165,9 @@ impl Meter {
 
     /// Reads the counters. Returns false when the process has exited: its CPU time then stays at the last
     /// reading.
+    ///
+    /// # Errors
+    /// The kernel does not report a program's counts.
     pub fn read(&mut self, attacher: &Attacher, hits: &HitCounters<'_>) -> Result<bool> {
         let cpu_ns = self.clock.now_ns();
         self.last = MeterReading {

@@ -74,6 +74,9 @@ const PAGES: u64 = 32;
 
 impl MmapEvents {
     /// The kernel buffers events from now on.
+    ///
+    /// # Errors
+    /// A perf event cannot be opened, or its buffer cannot be mapped.
     pub fn start() -> Result<Self> {
         let opts = sys_bpf::bpf_map_create_opts {
             sz: size_of::<sys_bpf::bpf_map_create_opts>() as sys_bpf::size_t,

@@ -73,6 +73,9 @@ pub struct TrapPrices {
 
 impl TrapPrices {
     /// Measures the prices. Enables the kernel's BPF run-time statistics while it measures.
+    ///
+    /// # Errors
+    /// Run-time statistics cannot be enabled, or the probes cannot be attached.
     pub fn measure(mode: AttachMode) -> Result<Self> {
         let _stats = enable_run_stats()?;
         Self::measure_with_stats(mode)

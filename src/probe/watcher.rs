@@ -56,6 +56,9 @@ pub struct ProcessWatcher {
 
 impl ProcessWatcher {
     /// Reports of the kernel are queued from now on. The process must have a single thread.
+    ///
+    /// # Errors
+    /// The watcher cannot be loaded or attached, or its watchdog cannot be forked.
     pub fn watch(filter: &ProcessFilter) -> Result<Self> {
         let event_fd = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let mut watcher = Self {
@@ -81,6 +84,9 @@ impl ProcessWatcher {
     /// Attaches probes to all processes that match now. Returns how many there are, or None when there are
     /// too many for links of their own and `--scope` was not given: then all processes should get breakpoints
     /// instead.
+    ///
+    /// # Errors
+    /// Probes cannot be attached to a process that has not exited.
     pub fn attach_present(&mut self, attacher: &mut Attacher) -> Result<Option<usize>> {
         let pids = self.matcher.processes();
         if pids.len() > MANY_PROCESSES {
@@ -139,6 +145,9 @@ impl ProcessWatcher {
     }
 
     /// Starts the thread that attaches probes. Privileges must be dropped before, as each thread has its own.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
     pub fn start(&mut self, attacher: &SharedAttacher) -> Result<()> {
         let (send, receive) = channel();
         let events = self.object.events().try_clone_to_owned()?;

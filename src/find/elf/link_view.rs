@@ -45,6 +45,9 @@ impl LinkView {
     }
 
     /// The symbols of `.symtab`, or `None` if the file is stripped.
+    ///
+    /// # Errors
+    /// A table cannot be read, or is longer than the file.
     pub fn symbols(&self) -> Result<Option<SymbolTable>> {
         let found = self.sections().and_then(|sections| {
             let section = sections

@@ -7,6 +7,7 @@ use object::{LittleEndian, U16};
 use super::source::ElfBlock;
 
 const LE: LittleEndian = LittleEndian;
+/// An entry as it is in the file.
 pub type RawSymbol = Sym64<LittleEndian>;
 
 /// A function in a symbol table of an ELF file.
@@ -66,6 +67,7 @@ impl SymbolEntry {
         })
     }
 
+    /// The function by this name, whose code is at a file offset.
     pub fn function(&self, name: &str, offset: u64) -> FunctionSymbol {
         FunctionSymbol {
             name: name.to_owned(),

@@ -36,11 +36,13 @@ pub struct RefusedPoints {
 }
 
 impl RefusedPoints {
+    /// Adds a point, with the error that refused it.
     pub fn add(&mut self, point: &ProbePoint, error: io::Error) {
         self.offsets.insert(point.offset);
         self.first_error.get_or_insert(error);
     }
 
+    /// Whether the kernel refused the point.
     pub fn contains(&self, point: &ProbePoint) -> bool {
         self.offsets.contains(&point.offset)
     }

@@ -220,6 +220,9 @@ impl FunctionPrograms {
     }
 
     /// Writes all plans to the maps, and from now on each plan that is added.
+    ///
+    /// # Errors
+    /// A map cannot be written.
     pub fn load(&mut self, maps: ProgramMaps, machines: u32) -> Result<()> {
         for index in 0..machines {
             maps.free

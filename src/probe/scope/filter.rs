@@ -155,6 +155,9 @@ impl ProcessFilter {
     }
 
     /// Fills the maps of a loaded object. Must be called before its programs are attached.
+    ///
+    /// # Errors
+    /// A map cannot be written, or a control group cannot be opened.
     pub fn fill(&self, pids: &impl MapCore, cgroups: &impl MapCore) -> Result<()> {
         if self.by_map() {
             for pid in &self.pids {

@@ -39,6 +39,7 @@ pub fn no_such_file(name: &str) -> anyhow::Error {
     Failure::failed(message).hint(hint).into()
 }
 
+/// The command is not in PATH.
 pub fn no_such_program(name: &OsStr) -> anyhow::Error {
     let message = format!("failed to run {}: no such program", name.display());
     Failure::failed(message)
@@ -46,6 +47,7 @@ pub fn no_such_program(name: &OsStr) -> anyhow::Error {
         .into()
 }
 
+/// The file has none of the functions.
 pub fn nothing_in_file(sought: &SearchSubject, path: &Path) -> anyhow::Error {
     let SearchSubject { what, functions } = sought;
     let message = format!(
@@ -58,6 +60,7 @@ pub fn nothing_in_file(sought: &SearchSubject, path: &Path) -> anyhow::Error {
         .into()
 }
 
+/// No file of the process has any of the functions. `files` are those that were searched.
 pub fn nothing_in_process(sought: &SearchSubject, proc: &Proc, pid: u32, files: &[PathBuf]) -> anyhow::Error {
     const LISTED: usize = 4;
     let listed: Vec<String> = files

@@ -131,6 +131,9 @@ impl<F: Finder> FileSearch<F> {
 
     /// Places probes in the files that were found. Of many files of many owners, one that cannot be traced is reported
     /// and does not end the run.
+    ///
+    /// # Errors
+    /// No file can be traced; or one cannot, and only chosen files or processes are searched.
     pub fn attach(&mut self, attacher: &mut Attacher) -> Result<()> {
         let tolerant = matches!(self.place, SearchPlace::Everywhere) || self.follow;
         let mut last = None;

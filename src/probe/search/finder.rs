@@ -138,6 +138,7 @@ impl SearchPlan {
         })
     }
 
+    /// Adds files worth probing even if no process maps them yet.
     pub fn likely(mut self, files: impl IntoIterator<Item = PathBuf>) -> Self {
         self.likely.extend(files);
         self

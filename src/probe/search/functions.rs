@@ -114,10 +114,12 @@ impl<O: OnFound> FunctionFinder<O> {
         self.capacity.unwrap_or(self.found.len()) as u32
     }
 
+    /// The function with this cookie.
     pub fn get(&self, cookie: usize) -> Option<&TracedFunction> {
         self.found.get(cookie)
     }
 
+    /// The functions found so far; the index is the cookie.
     pub fn all(&self) -> &[TracedFunction] {
         &self.found
     }

@@ -24,6 +24,7 @@ pub enum SpecTarget {
 }
 
 impl SpecTarget {
+    /// Whether an opened file is a target.
     pub fn matches(&self, object: &ObjectFile) -> bool {
         match self {
             SpecTarget::File(id) => *id == object.id,

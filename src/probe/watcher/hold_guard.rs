@@ -75,6 +75,9 @@ pub struct HoldGuard(WaitingChild);
 
 impl HoldGuard {
     /// Forks the watchdog. The process must have a single thread, and no process may be stopped yet.
+    ///
+    /// # Errors
+    /// The watchdog cannot be forked.
     pub fn start(held: &HeldProcesses<'_>) -> Result<Self> {
         WaitingChild::fork(|start| watch(start, held)).map(Self)
     }

@@ -56,10 +56,12 @@ impl CodeMap {
         CodeMap(mappings)
     }
 
+    /// Whether there are no executable mappings.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// The mappings, by address.
     pub fn iter(&self) -> impl Iterator<Item = &CodeMapping> {
         self.0.iter()
     }

@@ -65,6 +65,7 @@ impl ObjectCache {
         }
     }
 
+    /// Whether the file is in the cache.
     pub fn is_open(&self, key: FileKey) -> bool {
         self.open.contains_key(&key)
     }

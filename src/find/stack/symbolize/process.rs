@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::memory::{CodeMap, CodeMapping};
 
+/// The smallest page size.
 pub const PAGE_BYTES: u64 = 0x1000;
 /// How often it is checked whether a PID still belongs to the same program. PIDs are assigned in turn, so none is
 /// reused within such a time.
