@@ -60,7 +60,7 @@ pub fn nothing_in_file(sought: &SearchSubject, path: &Path) -> anyhow::Error {
         .into()
 }
 
-/// No file of the process has any of the functions. `files` are those that were searched.
+/// No file of the process has any of the functions. `files` were searched.
 pub fn nothing_in_process(sought: &SearchSubject, proc: &Proc, pid: u32, files: &[PathBuf]) -> anyhow::Error {
     const LISTED: usize = 4;
     let listed: Vec<String> = files
