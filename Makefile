@@ -36,7 +36,7 @@ fi
 if ((bytes > $(max_bytes))); then echo "target/$(2) is larger than $(max_bytes) bytes" >&2; exit 1; fi
 endef
 
-.PHONY: help build build-arm64 pages notices demo test vmtest lint bench bless vmlinux install package clean
+.PHONY: help build build-arm64 pages notices demo test vmtest lint bench new-tool bless vmlinux install package clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -74,13 +74,13 @@ test: setup-build setup-lint setup-test build lint ## run all tests; without roo
 	else \
 		printf '\n%s\n' '*** NOT RUN, needs root: the tests load and e2e' >&2; exit 0; \
 	fi; \
-	set -x; "$${root[@]}" cargo test --release --no-fail-fast $(locked) --test load --test e2e
+	set -x; "$${root[@]}" cargo test --release --no-fail-fast $(locked) --test load --test e2e --test new_tool
 
 vmtest: setup-build setup-test setup-$(vmtest) ## run load and e2e tests on kernels 5.10 to 7.2 in QEMU [ARCH=arm64] [WAYS=best]
 	scripts/vmtest -a $(ARCH) $(if $(filter best,$(WAYS)),-w)
 
 # cargo fmt misses modules that a macro declares, and other packages.
-unseen := src/tools/*.rs fuzz/fuzz_targets/*.rs
+unseen := src/tools/*.rs tests/e2e/*.rs fuzz/fuzz_targets/*.rs
 
 # --release to share the dependencies of make build.
 lint: setup-build setup-lint ## check formatting, clippy and licences
@@ -99,7 +99,10 @@ lint: setup-build setup-lint ## check formatting, clippy and licences
 bench: setup-build setup-test ## run the benchmarks
 	cargo bench $(locked)
 
-bless: setup-build ## rewrite the snapshots in tests/cli
+new-tool: setup-build ## write the files of a new tool [TARGET=libc FUNCTION=getaddrinfo NAME=getaddrinfosnoop]
+	@scripts/new-tool "$(TARGET)" "$(FUNCTION)" "$(NAME)"
+
+bless: setup-build ## rewrite the snapshots in tests/cli and the table of tools in README.md
 	UBPF_TOOLS_BLESS=1 cargo test --release --test cli
 
 vmlinux: setup-vmlinux setup-$(vmtest) ## regenerate vmlinux/*/vmlinux.h [ARCH=arm64]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Compiles every `src/bpf/NAME.bpf.c` to a CO-RE object and a skeleton in `OUT_DIR`, and writes two lists
-//! there: `skeletons.rs`, one module per object for `src/bpf.rs`, and `objects.rs`, the ELF files for
-//! `tests/load.rs`.
+//! Compiles every `src/bpf/NAME.bpf.c` to a CO-RE object and a skeleton in `OUT_DIR`, and writes three
+//! lists there: `skeletons.rs`, one module per object for `src/bpf.rs`; `objects.rs`, the ELF files for
+//! `tests/load.rs`; and `tool_tests.rs`, one module per tool for `tests/e2e/main.rs`.
 
 use std::env;
 use std::ffi::OsString;
@@ -14,11 +14,14 @@ use anyhow::{Context, Result, bail};
 use libbpf_cargo::SkeletonBuilder;
 
 const SOURCES: &str = "src/bpf";
+/// Has the list of tools.
+const TOOLS: &str = "src/tools.rs";
 /// The highest level of miniz_oxide.
 const DEFLATE_LEVEL: u8 = 10;
 
 fn main() -> Result<()> {
     println!("cargo:rerun-if-changed={SOURCES}");
+    println!("cargo:rerun-if-changed={TOOLS}");
     println!("cargo:rerun-if-changed=vmlinux");
     println!("cargo:rerun-if-env-changed=CLANG");
     println!("cargo:rerun-if-env-changed=UBPF_TOOLS_WERROR");
@@ -48,7 +51,25 @@ fn main() -> Result<()> {
     }
     fs::write(out.join("skeletons.rs"), modules)?;
     fs::write(out.join("objects.rs"), format!("&[\n{objects}]\n"))?;
+    fs::write(out.join("tool_tests.rs"), tool_tests()?)?;
     Ok(())
+}
+
+/// A module `tools` with the tests of each tool, `tests/e2e/NAME.rs`.
+fn tool_tests() -> Result<String> {
+    let text = fs::read_to_string(TOOLS).with_context(|| format!("failed to read {TOOLS}"))?;
+    let names = text
+        .split_once("\ntools! {")
+        .and_then(|(_, list)| list.split_once('}'))
+        .with_context(|| format!("{TOOLS} has no list `tools! {{ .. }}`"))?
+        .0;
+    let folder = env::current_dir()?.join("tests/e2e");
+    let mut module = format!("#[path = {folder:?}]\nmod tools {{\n");
+    for name in names.split_whitespace() {
+        writeln!(module, "    pub mod {name};")?;
+    }
+    module.push_str("}\n");
+    Ok(module)
 }
 
 /// The BPF sources, sorted so that the generated lists are reproducible.

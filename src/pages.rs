@@ -13,15 +13,17 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-use crate::tools::TOOLS;
+use crate::tools::{TOOLS, Tool};
 
 const README: &str = include_str!("../README.md");
-const RECORDS: &str = include_str!("../docs/json.md");
+const JSON: &str = include_str!("../docs/json.md");
 const OVERHEAD: &str = include_str!("../docs/overhead.md");
 
 const SUITE: &str = "ubpf-tools";
 /// The section of docs/json.md about the records of all tools.
 const COMMON: &str = "Every tool";
+/// The section of a tool's page about its own records.
+const RECORDS: &str = "Records";
 
 /// Writes `man1`, `bash`, `zsh` and `fish` below a directory: one file for the suite and one per tool.
 pub fn main(directory: &Path, suite: &Command) -> ExitCode {
@@ -39,7 +41,7 @@ fn write_all(directory: &Path, suite: &Command) -> Result<()> {
     write_completions(directory, SUITE, suite)?;
     for tool in TOOLS {
         let command = (tool.command)();
-        write_page(directory, tool.name, &tool_page(tool.name, &command)?)?;
+        write_page(directory, tool.name, &tool_page(tool, &command)?)?;
         write_completions(directory, tool.name, &command)?;
     }
     Ok(())
@@ -70,7 +72,8 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
         .with_context(|| format!("failed to write {}", path.display()))
 }
 
-fn tool_page(name: &str, command: &Command) -> Result<Vec<u8>> {
+fn tool_page(tool: &Tool, command: &Command) -> Result<Vec<u8>> {
+    let name = tool.name;
     let help = long_help_end(command);
     let (notes, examples) = help
         .split_once("EXAMPLES:\n")
@@ -92,7 +95,7 @@ fn tool_page(name: &str, command: &Command) -> Result<Vec<u8>> {
         bold(SUITE),
         roman("(1)."),
     ]);
-    markdown(&mut rest, section(RECORDS, name)?);
+    markdown(&mut rest, section(tool.page, RECORDS)?);
     closing(&mut rest, name)?;
     page(command, name, &rest)
 }
@@ -125,7 +128,7 @@ fn suite_page(suite: &Command) -> Result<Vec<u8>> {
         bold("-j"),
         roman(", in addition to its own."),
     ]);
-    markdown(&mut rest, section(RECORDS, COMMON)?);
+    markdown(&mut rest, section(JSON, COMMON)?);
     closing(&mut rest, SUITE)?;
     page(suite, SUITE, &rest)
 }
@@ -202,7 +205,7 @@ fn section<'a>(document: &'a str, title: &str) -> Result<&'a str> {
     document
         .split("\n## ")
         .find_map(|section| section.strip_prefix(title)?.strip_prefix('\n'))
-        .with_context(|| format!("docs/json.md has no section `## {title}`"))
+        .with_context(|| format!("no section `## {title}` in the document"))
 }
 
 /// A line of the form `COMMAND    # what it does`.
@@ -338,7 +341,7 @@ mod tests {
     #[test]
     fn tool_pages_have_every_section() {
         for tool in TOOLS {
-            let page = text(tool_page(tool.name, &(tool.command)()).expect("a page"));
+            let page = text(tool_page(tool, &(tool.command)()).expect("a page"));
             let mut at = 0;
             for title in [
                 "NAME",
@@ -362,8 +365,8 @@ mod tests {
     #[test]
     fn tool_pages_have_every_json_key() {
         for tool in TOOLS {
-            let page = text(tool_page(tool.name, &(tool.command)()).expect("a page"));
-            let keys = section(RECORDS, tool.name).expect("a section").lines();
+            let page = text(tool_page(tool, &(tool.command)()).expect("a page"));
+            let keys = section(tool.page, RECORDS).expect("a section").lines();
             let mut count = 0;
             for key in keys.filter_map(|line| line.strip_prefix("| `")?.split('`').next()) {
                 assert!(

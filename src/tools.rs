@@ -10,6 +10,9 @@ pub struct Tool {
     pub command: fn() -> Command,
     /// Returns the exit status.
     pub run: fn(&ArgMatches) -> Result<u8>,
+    /// `docs/tools/NAME.md`.
+    #[cfg(feature = "pages")]
+    pub page: &'static str,
 }
 
 macro_rules! tools {
@@ -23,6 +26,8 @@ macro_rules! tools {
                 command.name(stringify!($name)).version(env!("CARGO_PKG_VERSION"))
             },
             run: |matches| $name::run(<$name::Args as clap::FromArgMatches>::from_arg_matches(matches)?),
+            #[cfg(feature = "pages")]
+            page: include_str!(concat!("../docs/tools/", stringify!($name), ".md")),
         }),*];
     };
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The command line, without root: what is said, where, and with which status.
+//! The command line without root: output on stdout and stderr, and exit status.
 //!
-//! Expected output lies in `tests/cli/*.txt`; `make bless` takes today's output instead.
+//! The expected output is in `tests/cli/*.txt` and the README's table of tools; `make bless` rewrites both.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,11 +12,11 @@ use std::process::{Command, Output, Stdio};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ubpf-tools");
 
-/// clap wraps at this width where there is no terminal; examples are written to fit it.
+/// The width at which clap wraps without a terminal; examples are written by hand to fit.
 const MAX_WIDTH: usize = 100;
 
 #[test]
-fn the_suite_says_what_there_is() {
+fn suite_prints_help_and_the_list_of_tools() {
     assert_snapshot(
         "ubpf-tools",
         &[&["--help"], &["-h"], &["--list"], &["--version"], &[]],
@@ -31,6 +31,27 @@ fn each_tool_has_help() {
             &[&[&tool, "-h"], &[&tool, "--help"], &[&tool, "--version"]],
         );
     }
+}
+
+#[test]
+fn readme_lists_each_tool() {
+    const HEAD: &str = "| tool | purpose |\n|---|---|\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(&path).expect("a README");
+    let (before, rest) = readme.split_once(HEAD).expect("a table of tools");
+    let (_, after) = rest.split_once("\n\n").expect("text after the table");
+    let rows: Vec<String> = tools().iter().map(|tool| readme_row(tool)).collect();
+    compare(
+        &path,
+        &readme,
+        [before, HEAD, &rows.join("\n"), "\n\n", after].concat(),
+    );
+}
+
+fn readme_row(tool: &str) -> String {
+    let help = text(&run(&[tool, "-h"]).stdout);
+    let purpose = help.lines().next().unwrap_or_default();
+    format!("| [`{tool}`](docs/tools/{tool}.md) | {purpose} |")
 }
 
 #[test]
@@ -70,7 +91,7 @@ fn mistakes_get_one_line_and_a_hint() {
 }
 
 #[test]
-fn a_mistake_is_one_line_on_stderr_a_hint_and_status_2() {
+fn usage_error_is_one_line_and_a_hint_with_status_2() {
     for tool in tools() {
         let output = run(&[&tool, "--no-such-option"]);
         let errors = text(&output.stderr);
@@ -87,7 +108,7 @@ fn a_mistake_is_one_line_on_stderr_a_hint_and_status_2() {
 }
 
 #[test]
-fn help_has_examples_and_fits() {
+fn help_has_examples_and_fits_the_width() {
     for tool in tools() {
         let help = text(&run(&[&tool, "--help"]).stdout);
         let examples = help
@@ -107,7 +128,7 @@ fn help_has_examples_and_fits() {
 }
 
 #[test]
-fn a_link_named_after_a_tool_is_that_tool() {
+fn link_named_after_a_tool_runs_that_tool() {
     for tool in tools() {
         let link = Link::new(&tool);
         let through_link = Command::new(&link.path)
@@ -125,7 +146,7 @@ fn a_link_named_after_a_tool_is_that_tool() {
 }
 
 #[test]
-fn a_link_of_another_name_is_the_suite() {
+fn link_with_another_name_runs_the_suite() {
     let link = Link::new("tracing");
     let output = Command::new(&link.path)
         .arg("--list")
@@ -139,7 +160,7 @@ fn a_link_of_another_name_is_the_suite() {
 }
 
 #[test]
-fn no_name_at_all_is_the_suite() {
+fn empty_program_name_runs_the_suite() {
     let output = Command::new(BINARY)
         .arg0("")
         .arg("--list")
@@ -153,7 +174,7 @@ fn no_name_at_all_is_the_suite() {
 }
 
 #[test]
-fn a_closed_pipe_is_no_failure() {
+fn closed_pipe_is_not_an_error() {
     for arguments in [
         &["--help"][..],
         &["--list"],
@@ -176,7 +197,7 @@ fn a_closed_pipe_is_no_failure() {
 }
 
 #[test]
-fn functions_are_listed_without_root() {
+fn funclist_works_without_root() {
     let output = run(&["funclist", "libc:malloc"]);
     let lines = text(&output.stdout);
     let lines: Vec<&str> = lines.lines().collect();
@@ -188,7 +209,7 @@ fn functions_are_listed_without_root() {
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
-    // No terminal and no word about its width: everyone gets the same lines.
+    // Independent of the caller's terminal, so that lines wrap the same everywhere.
     command
         .args(arguments)
         .env_remove("COLUMNS")
@@ -214,28 +235,32 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
-/// Compares what the calls say with `tests/cli/<name>.txt`, or writes that file.
+/// Compares the transcripts of the calls with `tests/cli/<name>.txt`, or writes that file.
 fn assert_snapshot(name: &str, calls: &[&[&str]]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/cli")
         .join(name)
         .with_extension("txt");
     let actual: Vec<String> = calls.iter().map(|arguments| transcript(arguments)).collect();
-    let actual = actual.join("\n");
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    compare(&path, &expected, actual.join("\n"));
+}
+
+/// Fails unless a file has the actual text, or with `UBPF_TOOLS_BLESS` writes it there.
+fn compare(path: &Path, expected: &str, actual: String) {
     if std::env::var_os("UBPF_TOOLS_BLESS").is_some_and(|bless| !bless.is_empty() && bless != "0") {
-        fs::write(&path, actual).expect("the snapshot can be written");
+        fs::write(path, actual).expect("the file can be written");
         return;
     }
-    let expected = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         actual == expected,
-        "{} differs:\n{}\n`make bless` takes it as it is",
+        "{} differs:\n{}\nrun `make bless` to accept the new output",
         path.display(),
-        differences(&expected, &actual),
+        differences(expected, &actual),
     );
 }
 
-/// A call as a person would see it, what goes to stderr marked by `2> `, and the status at the end.
+/// The command line, its stdout, its stderr with each line marked by `2> `, and the exit status.
 fn transcript(arguments: &[&str]) -> String {
     let output = run(arguments);
     let mut transcript = String::from("$ ubpf-tools");
@@ -250,9 +275,9 @@ fn transcript(arguments: &[&str]) -> String {
     }
     transcript.push('\n');
     let stdout = text(&output.stdout).replace(env!("CARGO_PKG_VERSION"), "VERSION");
-    let said = stdout.lines().map(str::to_owned);
-    for line in said.chain(text(&output.stderr).lines().map(|line| format!("2> {line}"))) {
-        // clap leaves blanks on lines that are empty otherwise.
+    let lines = stdout.lines().map(str::to_owned);
+    for line in lines.chain(text(&output.stderr).lines().map(|line| format!("2> {line}"))) {
+        // clap pads empty lines with blanks.
         transcript += line.trim_end();
         transcript.push('\n');
     }
@@ -266,7 +291,7 @@ fn transcript(arguments: &[&str]) -> String {
         )
 }
 
-/// The lines that only one side has.
+/// The lines that are only in one of the texts.
 fn differences(expected: &str, actual: &str) -> String {
     let only = |mark: &str, these: &str, others: &str| -> String {
         let lines = these
@@ -276,13 +301,13 @@ fn differences(expected: &str, actual: &str) -> String {
     };
     let lines = only("-", expected, actual) + &only("+", actual, expected);
     if lines.is_empty() {
-        "the same lines in another order or number".to_owned()
+        "the same lines, in another order or repeated".to_owned()
     } else {
         lines
     }
 }
 
-/// A link to the binary, in a folder of its own; both go with it.
+/// A symbolic link to the binary in a temporary folder, removed on drop.
 struct Link {
     folder: PathBuf,
     path: PathBuf,

@@ -12,7 +12,6 @@ const TOP: &str = env!("CARGO_MANIFEST_DIR");
 
 #[test]
 fn each_tool_has_a_page() {
-    let readme = fs::read_to_string(Path::new(TOP).join("README.md")).expect("a README");
     for tool in tools() {
         let page = format!("docs/tools/{tool}.md");
         let text = fs::read_to_string(Path::new(TOP).join(&page)).unwrap_or_else(|e| panic!("{page}: {e}"));
@@ -21,13 +20,10 @@ fn each_tool_has_a_page() {
             format!("{tool} "),
             "**Overhead.**".to_owned(),
             "**What it cannot see.**".to_owned(),
+            "\n## Records\n".to_owned(),
         ] {
             assert!(text.contains(&part), "{page} does not contain {part:?}");
         }
-        assert!(
-            readme.contains(&format!("]({page})")),
-            "the README does not link to {page}"
-        );
     }
 }
 

@@ -12,6 +12,7 @@ use libbpf_rs::{MapCore, MapFlags, MapMut};
 
 use crate::bpf::funccount::FunccountSkelBuilder;
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
+use crate::find::code::placement::Needs;
 use crate::find::spec::ProbeMoment;
 use crate::output::{Column, Table, Value};
 use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
@@ -77,7 +78,7 @@ const MAX_COUNTS: u32 = 65536;
 
 pub fn run(args: Args) -> Result<u8> {
     let run = Run::begin(&args.common, &args.command)?;
-    let mut found = run.search(FunctionFinder::new(args.functions.specs()?, ends, ()))?;
+    let mut found = run.search(FunctionFinder::new(args.functions.specs()?, ends, Needs::NOTHING))?;
     let functions = found.finder().capacity();
     let mut open = found.open(FunccountSkelBuilder::default())?;
     open.rodata()?.group_by = GroupBy::constant(args.by);

@@ -15,6 +15,7 @@ use plain::Plain;
 use crate::bpf::funclatency::{FunclatencyMaps, FunclatencySkelBuilder, types};
 use crate::bpf::shared::types::histogram_layout;
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
+use crate::find::code::placement::Needs;
 use crate::output::distribution::{self, Distribution, range};
 use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
@@ -195,7 +196,11 @@ unsafe impl Plain for types::slot_value {}
 
 pub fn run(args: Args) -> Result<u8> {
     let run = Run::begin(&args.common, &args.command)?;
-    let found = run.search(FunctionFinder::new(args.functions.specs()?, |_| Ends::Both, ()))?;
+    let found = run.search(FunctionFinder::new(
+        args.functions.specs()?,
+        |_| Ends::Both,
+        Needs::NOTHING,
+    ))?;
     let mut open = found.open(FunclatencySkelBuilder::default())?;
     let one_histogram = args.by.is_none() && !args.per_function;
     let rodata = open.rodata()?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! bpftrace beside us, where it is installed.
+//! Runs bpftrace, if it is installed, to compare its output with that of the tools.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{DEADLINE, Owned, run_to_end, skip};
 
-/// A run that prints lines. It ends with this value.
+/// A running bpftrace script. Killed on drop.
 pub struct Bpftrace {
     _child: Owned,
     lines: Receiver<String>,
 }
 
 impl Bpftrace {
-    /// None, and the test skipped, where it is not installed.
+    /// Returns `None`, and reports a skipped test, if bpftrace is not installed.
     pub fn start(script: &str) -> Option<Bpftrace> {
         if run_to_end(Command::new("sh").args(["-c", "command -v bpftrace"]))
             .stdout
@@ -42,12 +42,12 @@ impl Bpftrace {
         Some(Bpftrace { _child: child, lines })
     }
 
-    /// It does not say when it is ready, so something is done until it has seen that.
-    pub fn until_ready(&self, mut something: impl FnMut(), is_marker: impl Fn(&str) -> bool) {
+    /// Repeats an action until bpftrace prints its marker: bpftrace does not report when it has attached its probes.
+    pub fn until_ready(&self, mut action: impl FnMut(), is_marker: impl Fn(&str) -> bool) {
         let start = Instant::now();
         loop {
-            assert!(start.elapsed() < DEADLINE, "bpftrace shows nothing");
-            something();
+            assert!(start.elapsed() < DEADLINE, "bpftrace has not printed the marker");
+            action();
             let line = self.lines.recv_timeout(Duration::from_millis(200));
             if line.is_ok_and(|line| is_marker(&line)) {
                 return;
@@ -55,9 +55,9 @@ impl Bpftrace {
         }
     }
 
-    /// What it has printed before a line that is the last.
+    /// The lines printed before the first line for which `is_last` is true.
     pub fn lines_before(&self, is_last: impl Fn(&str) -> bool) -> Vec<String> {
-        let next = || self.lines.recv_timeout(DEADLINE).expect("a line of bpftrace");
+        let next = || self.lines.recv_timeout(DEADLINE).expect("a line from bpftrace");
         std::iter::repeat_with(next)
             .take_while(|line| !is_last(line))
             .collect()

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! docs/json.md says what the tools write: the same records, with the same keys.
+//! docs/json.md describes the records of all tools, and the page of each tool its own: the same records and
+//! keys as the tools write.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -11,14 +12,27 @@ use crate::funclist::rows;
 use crate::harness::{AttachMode, Run, Target, Tool, program, skip};
 use crate::pty::Shell;
 
-const PAGE: &str = include_str!("../../docs/json.md");
+const COMMON: &str = include_str!("../../docs/json.md");
+
+/// The page of a tool.
+macro_rules! page {
+    ($tool:literal) => {
+        include_str!(concat!("../../docs/tools/", $tool, ".md"))
+    };
+}
 
 /// Record type -> keys.
 type Records = BTreeMap<String, BTreeSet<String>>;
 
-/// The tables below one `## TITLE` of the page.
-fn described(title: &str) -> Records {
-    let section = PAGE
+/// Asserts that the page of a tool describes these records, and no others.
+#[track_caller]
+pub fn assert_described<'a>(page: &str, records: impl IntoIterator<Item = &'a Value>) {
+    assert_eq!(written(records), described(page, "Records"));
+}
+
+/// The tables below `## TITLE` of a page.
+fn described(page: &str, title: &str) -> Records {
+    let section = page
         .split("\n## ")
         .find(|section| section.starts_with(title))
         .expect("a section");
@@ -29,7 +43,7 @@ fn described(title: &str) -> Records {
         .collect()
 }
 
-/// What stands between the first two backquotes.
+/// The text between the first two backquotes.
 fn quoted(text: &str) -> String {
     text.split('`').nth(1).expect("a name in backquotes").to_owned()
 }
@@ -62,7 +76,7 @@ fn run_of(tool: &str, args: &[&str]) -> Run {
 
 #[test]
 fn the_records_of_every_tool_are_described() {
-    // A ring for seven events, and a program that makes thousands before anybody can read them.
+    // The ring has room for seven events, and the program causes thousands before the tool can read them.
     let mut tool = Tool::start(
         "mallocsnoop",
         AttachMode::best(),
@@ -70,7 +84,7 @@ fn the_records_of_every_tool_are_described() {
     );
     let attached = std::mem::take(&mut tool.attached);
     let run = tool.finish();
-    // One that may cost nothing, in a loop.
+    // A busy loop exceeds the limit, which stops the run.
     let mut target = Target::start(Command::new(program("flow")));
     let counted = format!("{}:counted", program("flow").display());
     let pid = target.pid().to_string();
@@ -86,7 +100,7 @@ fn the_records_of_every_tool_are_described() {
     let records = [&attached, &targeted, &run.summary, &later.summary, &stopped].into_iter();
     assert_eq!(
         written(records.chain(&run.lost).chain(&later.joined)),
-        described("Every tool")
+        described(COMMON, "Every tool")
     );
 }
 
@@ -97,10 +111,7 @@ fn the_records_of_mallocsnoop_are_described() {
         &["--ret", "--free", "--stack", "--", "bash", "--version"],
     );
     let sums = run_of("mallocsnoop", &["--summary", "--", "bash", "--version"]);
-    assert_eq!(
-        written(each.rows.iter().chain(&sums.rows)),
-        described("mallocsnoop")
-    );
+    assert_described(page!("mallocsnoop"), each.rows.iter().chain(&sums.rows));
 }
 
 #[test]
@@ -114,14 +125,14 @@ fn the_records_of_bashreadline_are_described() {
     shell.enter(":");
     tool.wait_rows(1);
     tool.signal(Signal::SIGINT);
-    assert_eq!(written(&tool.finish().rows), described("bashreadline"));
+    assert_described(page!("bashreadline"), &tool.finish().rows);
 }
 
-/// The rows of every way to group calls.
+/// The rows of all values of `--by`.
 fn grouped(tool: &str) -> Records {
-    let by = |whom: Option<&str>| {
-        let whom: Vec<&str> = whom.into_iter().flat_map(|whom| ["--by", whom]).collect();
-        let args = [&["libc:malloc"][..], &whom, &["--", "bash", "--version"]].concat();
+    let by = |group: Option<&str>| {
+        let by: Vec<&str> = group.into_iter().flat_map(|group| ["--by", group]).collect();
+        let args = [&["libc:malloc"][..], &by, &["--", "bash", "--version"]].concat();
         run_of(tool, &args).rows
     };
     let all = [
@@ -137,23 +148,23 @@ fn grouped(tool: &str) -> Records {
 
 #[test]
 fn the_records_of_funccount_are_described() {
-    assert_eq!(grouped("funccount"), described("funccount"));
+    assert_eq!(grouped("funccount"), described(page!("funccount"), "Records"));
 }
 
 #[test]
 fn the_records_of_funclatency_are_described() {
-    assert_eq!(grouped("funclatency"), described("funclatency"));
+    assert_eq!(grouped("funclatency"), described(page!("funclatency"), "Records"));
 }
 
 #[test]
 fn the_records_of_doctor_are_described() {
-    assert_eq!(written(&crate::doctor::records(&[])), described("doctor"));
+    assert_described(page!("doctor"), &crate::doctor::records(&[]));
 }
 
 #[test]
 fn the_records_of_funclist_are_described() {
     let functions = rows(&["libc:malloc"]);
-    let mut expected = described("funclist");
+    let mut expected = described(page!("funclist"), "Records");
     // Not every machine has a program with probes; the page is right about them wherever there is one.
     let probes = match std::path::Path::new("/usr/bin/python3").exists() {
         true => crate::funclist::funclist(["-j", "--usdt", "/usr/bin/python3"]).stdout,
@@ -165,7 +176,7 @@ fn the_records_of_funclist_are_described() {
         .collect();
     if probes.is_empty() {
         expected.remove("usdt");
-        skip("the records of probes: /usr/bin/python3 has none");
+        skip("the records of USDT probes: /usr/bin/python3 has none");
     }
     assert_eq!(written(functions.iter().chain(&probes)), expected);
 }
@@ -195,8 +206,5 @@ fn the_records_of_functrace_are_described() {
             "--version",
         ],
     );
-    assert_eq!(
-        written(all.rows.iter().chain(&undecided.rows)),
-        described("functrace")
-    );
+    assert_described(page!("functrace"), all.rows.iter().chain(&undecided.rows));
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! funccount: exact numbers of calls, of real functions, by every kind of name.
+//! funccount: exact counts of calls, for each kind of function pattern.
 
 use std::process::Command;
 
@@ -13,12 +13,12 @@ fn flow() -> Target {
     Target::start(Command::new(program("flow")))
 }
 
-/// `flow:FUNCTION` by the path of the program, which other tests trace as well.
+/// The spec of a function of tests/targets/flow.cc, by path.
 fn of_flow(function: &str) -> String {
     format!("{}:{function}", program("flow").display())
 }
 
-/// What was counted of a function, over all rows.
+/// The count of a function, summed over all rows.
 fn calls(run: &Run, function: &str) -> u64 {
     run.with("function", function)
         .iter()
@@ -26,7 +26,7 @@ fn calls(run: &Run, function: &str) -> u64 {
         .sum()
 }
 
-/// Counts in one process while it follows orders.
+/// Counts calls in one process while it carries out orders.
 fn count_orders(mode: AttachMode, functions: &[&str], orders: &[&str]) -> Run {
     let mut target = flow();
     let pid = target.pid().to_string();
@@ -40,11 +40,16 @@ fn count_orders(mode: AttachMode, functions: &[&str], orders: &[&str]) -> Run {
     tool.stop()
 }
 
-each_mode! { counts_are_exact returns_are_counted_too threads_lose_nothing a_command_is_counted_from_its_first_call }
+each_mode! {
+    counts_are_exact
+    r_prefix_counts_returns
+    calls_of_concurrent_threads_are_all_counted
+    command_is_counted_from_its_first_call
+}
 
 fn counts_are_exact(mode: AttachMode) {
     let mut other = flow();
-    // What is named twice is counted once.
+    // A function that two patterns match is counted once.
     let run = count_orders(
         mode,
         &["counted", "count?d", "nested_*", "/^tail_/"],
@@ -66,7 +71,7 @@ fn counts_are_exact(mode: AttachMode) {
     assert!(counts.is_sorted_by(|a, b| a >= b), "{counts:?}");
 }
 
-fn returns_are_counted_too(mode: AttachMode) {
+fn r_prefix_counts_returns(mode: AttachMode) {
     let throws = program("flow-throws");
     let mut target = Target::start(Command::new(&throws));
     let pid = target.pid().to_string();
@@ -86,12 +91,12 @@ fn returns_are_counted_too(mode: AttachMode) {
     );
 }
 
-fn threads_lose_nothing(mode: AttachMode) {
+fn calls_of_concurrent_threads_are_all_counted(mode: AttachMode) {
     let run = count_orders(mode, &["counted"], &["threads 8 count 5003"]);
     assert_eq!(calls(&run, "counted"), 8 * 5003);
 }
 
-fn a_command_is_counted_from_its_first_call(mode: AttachMode) {
+fn command_is_counted_from_its_first_call(mode: AttachMode) {
     let bump = program("libbump.so");
     let mut command = tool_command(
         "funccount",
@@ -111,7 +116,7 @@ fn a_command_is_counted_from_its_first_call(mode: AttachMode) {
         .stderr
         .lines()
         .find_map(|line| line.strip_suffix(" calls")?.parse().ok())
-        .expect("its own count");
+        .expect("the count that the target prints");
     let counted = row_of(&ended.stdout, "malloc") + row_of(&ended.stdout, "free");
     assert_eq!(counted, own, "{}\n{}", ended.stdout, ended.stderr);
 }
@@ -126,19 +131,25 @@ fn row_of(stdout: &str, function: &str) -> u64 {
 }
 
 best_mode! {
-    threads_processes_and_users_are_told_apart intervals_add_up_to_the_whole the_busiest_come_first
-    a_file_alone_is_counted a_stripped_program_has_functions_without_names instructions_are_counted
-    a_regex_matches_qualified_names more_probes_than_files_are_refused mistakes_are_explained
+    by_groups_by_process_thread_and_user
+    interval_counts_add_up
+    top_shows_the_most_called_functions
+    file_is_counted_in_all_processes
+    stripped_program_is_counted_by_placeholder_names
+    addresses_and_offsets_are_counted
+    regex_matches_qualified_names
+    probes_beyond_the_limit_of_open_files_are_refused
+    bad_patterns_are_explained
 }
 
-fn threads_processes_and_users_are_told_apart(mode: AttachMode) {
+fn by_groups_by_process_thread_and_user(mode: AttachMode) {
     let (mut first, mut second) = (flow(), flow());
     let pids = format!("{},{}", first.pid(), second.pid());
-    let by = |whom: &str| {
+    let by = |group: &str| {
         Tool::start(
             "funccount",
             mode,
-            [&of_flow("counted"), "-p", &pids, "--by", whom],
+            [&of_flow("counted"), "-p", &pids, "--by", group],
         )
     };
     let (processes, threads, users) = (by("process"), by("thread"), by("user"));
@@ -174,7 +185,7 @@ fn threads_processes_and_users_are_told_apart(mode: AttachMode) {
     );
 }
 
-fn intervals_add_up_to_the_whole(mode: AttachMode) {
+fn interval_counts_add_up(mode: AttachMode) {
     let mut target = flow();
     let pid = target.pid().to_string();
     let mut tool = Tool::start("funccount", mode, [&of_flow("counted"), "-p", &pid, "-i", "0.1"]);
@@ -189,7 +200,7 @@ fn intervals_add_up_to_the_whole(mode: AttachMode) {
     );
 }
 
-fn the_busiest_come_first(mode: AttachMode) {
+fn top_shows_the_most_called_functions(mode: AttachMode) {
     let mut target = flow();
     let pid = target.pid().to_string();
     let tool = Tool::start(
@@ -209,7 +220,7 @@ fn the_busiest_come_first(mode: AttachMode) {
     assert_eq!(named.len(), 2, "{named:?}");
 }
 
-fn a_stripped_program_has_functions_without_names(mode: AttachMode) {
+fn stripped_program_is_counted_by_placeholder_names(mode: AttachMode) {
     let mut target = Target::start(Command::new(program("flow-stripped")));
     let spec = format!("{}:fn_*", program("flow-stripped").display());
     let pid = target.pid().to_string();
@@ -219,12 +230,12 @@ fn a_stripped_program_has_functions_without_names(mode: AttachMode) {
     assert_eq!(
         run.with("count", 1009).len(),
         2,
-        "counted() and what calls it: {:?}",
+        "counted() and its caller: {:?}",
         run.rows
     );
 }
 
-fn a_regex_matches_qualified_names(mode: AttachMode) {
+fn regex_matches_qualified_names(mode: AttachMode) {
     let strings = program("strings");
     let mut target = Target::start(Command::new(&strings));
     let pid = target.pid().to_string();
@@ -240,7 +251,7 @@ fn a_regex_matches_qualified_names(mode: AttachMode) {
     );
 }
 
-fn instructions_are_counted(mode: AttachMode) {
+fn addresses_and_offsets_are_counted(mode: AttachMode) {
     let flow = program("flow").display().to_string();
     let listed = crate::funclist::rows(&[&format!("{flow}:counted")]);
     let address = listed[0]["addr"].as_str().expect("an address").to_owned();
@@ -257,19 +268,19 @@ fn instructions_are_counted(mode: AttachMode) {
         1009
     );
     assert_eq!(calls(&run(&["-r", &regex], &mut target), "counted"), 1009);
-    // mov %rdi,%rax or lea 1(%rdi),%rax: the second instruction, wherever it begins.
-    let second = (1..16).map(|offset| format!("{flow}:counted+{offset}"));
-    let inside: Vec<String> = second
+    // The second instruction: which offset it has depends on the compiler.
+    let offsets = (1..16).map(|offset| format!("{flow}:counted+{offset}"));
+    let valid: Vec<String> = offsets
         .filter(|spec| crate::funclist::funclist([spec]).status.success())
         .collect();
-    if let Some(spec) = inside.first() {
+    if let Some(spec) = valid.first() {
         let run = run(&[spec], &mut target);
         assert_eq!(run.rows[0]["count"], 1009, "{:?}", run.rows);
     }
 }
 
-/// Nothing is left to do but to read the counts, so nearly all privileges are dropped.
-fn a_file_alone_is_counted(mode: AttachMode) {
+/// Reads counts with nearly all privileges dropped, as the set of probes does not change.
+fn file_is_counted_in_all_processes(mode: AttachMode) {
     let folder = Folder::new();
     let program = folder.copy_of(program("flow"), "flow");
     for tool in ["funccount", "funclatency"] {
@@ -287,7 +298,7 @@ fn a_file_alone_is_counted(mode: AttachMode) {
     }
 }
 
-fn more_probes_than_files_are_refused(_: AttachMode) {
+fn probes_beyond_the_limit_of_open_files_are_refused(_: AttachMode) {
     let script = "ulimit -n 256; exec \"$0\" \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", script]).arg(&*crate::harness::TOOLS);
@@ -299,15 +310,15 @@ fn more_probes_than_files_are_refused(_: AttachMode) {
     }
 }
 
-fn mistakes_are_explained(mode: AttachMode) {
+fn bad_patterns_are_explained(mode: AttachMode) {
     let flow = program("flow");
-    let expect = |spec: &str, status: i32, said: &[&str]| {
+    let expect = |spec: &str, status: i32, messages: &[&str]| {
         let ended = run_to_end(&mut tool_command("funccount", mode, [spec, "-d", "1"]));
         assert_eq!(ended.status.code(), Some(status), "{spec}: {}", ended.stderr);
-        for part in said {
+        for message in messages {
             assert!(
-                ended.stderr.contains(part),
-                "{spec}: {part:?} is missing in {}",
+                ended.stderr.contains(message),
+                "{spec}: {message:?} is missing in {}",
                 ended.stderr
             );
         }
@@ -349,9 +360,9 @@ fn mistakes_are_explained(mode: AttachMode) {
     );
     let mut command = tool_command("funccount", mode, ["libcc:malloc", "--", "true"]);
     let ended = run_to_end(&mut command);
-    let is_said =
+    let is_explained =
         ended.stderr.contains("failed to find libcc: ") && ended.stderr.contains("similar names: libc");
-    assert!(is_said && ended.status.code() == Some(1), "{ended:?}");
+    assert!(is_explained && ended.status.code() == Some(1), "{ended:?}");
     expect("/no/such/file:f", 1, &["failed to open /no/such/file"]);
     expect(&of_flow("/(/"), 2, &["regular expression"]);
     expect(

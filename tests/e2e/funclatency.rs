@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! funclatency: calls that take known times, and calls that are hard to pair with their returns.
+//! funclatency: calls of known duration, and calls that are hard to pair with their returns.
 
 use std::process::Command;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::harness::{
     AttachMode, Run, Target, Tool, best_mode, each_mode_with_session, program, run_to_end, tool_command,
 };
 
-/// Measures functions of tests/targets/flow.cc, built without exceptions, while it follows orders.
+/// Measures functions of tests/targets/flow.cc, built without exceptions, while it carries out orders.
 fn measure(mode: AttachMode, functions: &[&str], options: &[&str], orders: &[&str]) -> Run {
     measure_in("flow", mode, functions, options, orders)
 }
@@ -36,7 +36,7 @@ fn number(row: &Value, key: &str) -> u64 {
     row[key].as_u64().unwrap_or_else(|| panic!("{key} of {row}"))
 }
 
-/// The number of calls in the only row of a function.
+/// The number of calls of a function, which has at most one row.
 #[track_caller]
 fn calls(run: &Run, function: &str) -> u64 {
     let rows = run.with("function", function);
@@ -45,13 +45,17 @@ fn calls(run: &Run, function: &str) -> u64 {
 }
 
 each_mode_with_session! {
-    known_times_are_told recursion_pairs nested_and_tail_calls_pair what_never_returns_is_unmatched threads_pair
-    exceptions_do_not_end_the_program
+    durations_are_accurate
+    recursive_calls_pair
+    nested_and_tail_calls_pair
+    calls_that_never_return_are_unmatched
+    calls_of_concurrent_threads_pair
+    exceptions_pass_probed_functions
 }
 
-/// A busy machine makes everything longer, but no call is shorter than what it does, and all of them together are not
-/// longer than the orders took.
-fn known_times_are_told(mode: AttachMode) {
+/// On a busy machine calls take longer than specified. Lower bounds are the specified durations, the upper bound of the
+/// sum is the time that the target took for its orders.
+fn durations_are_accurate(mode: AttachMode) {
     const MS: u64 = 1_000_000;
     const SPIN: u64 = 300_000;
     let mut target = Target::start(Command::new(program("flow")));
@@ -69,7 +73,7 @@ fn known_times_are_told(mode: AttachMode) {
     let nap = run.with("function", "napping")[0];
     let [count, total, p50, p99, max] =
         ["count", "total_ns", "p50_ns", "p99_ns", "max_ns"].map(|key| number(nap, key));
-    // The 99th of 100 is the second of the long ones. Percentiles are at most 3 % off.
+    // The 99th of 100 calls is one of the three long ones. Percentiles are accurate to 3 %.
     assert!(
         count == 100 && p99 >= 97 * 20 * MS / 100 && max >= 20 * MS,
         "{nap}"
@@ -88,13 +92,13 @@ fn known_times_are_told(mode: AttachMode) {
     assert_eq!(in_buckets(spin), 211);
 }
 
-/// The calls in all bars of a histogram.
+/// The number of calls in all buckets of a histogram.
 fn in_buckets(row: &Value) -> u64 {
     let buckets = row["buckets"].as_array().expect("buckets");
     buckets.iter().map(|bucket| number(bucket, "count")).sum()
 }
 
-fn recursion_pairs(mode: AttachMode) {
+fn recursive_calls_pair(mode: AttachMode) {
     let run = measure(mode, &["recursing"], &[], &["recurse 101 7"]);
     assert_eq!(
         (calls(&run, "recursing"), number(&run.summary, "unmatched")),
@@ -132,12 +136,13 @@ fn nested_and_tail_calls_pair(mode: AttachMode) {
     let total = |name: &str| number(run.with("function", name)[0], "total_ns");
     assert!(
         total("nested_outer") > total("nested_inner"),
-        "what is inside takes less"
+        "a call takes longer than the calls nested in it"
     );
 }
 
-fn what_never_returns_is_unmatched(mode: AttachMode) {
-    // Each jump leaves two calls, each thread one. The last call of each kind is known to be lost when the next begins.
+fn calls_that_never_return_are_unmatched(mode: AttachMode) {
+    // Each jump abandons two calls, each thread that exits one. The last of each kind is known to be lost when the
+    // thread makes another call.
     let functions = ["jumping", "jumped_over", "landed", "leaving", "counted"];
     let run = measure(mode, &functions, &["-F"], &["jump 101", "leave 11", "count 1"]);
     let found = functions.map(|name| calls(&run, name));
@@ -145,7 +150,7 @@ fn what_never_returns_is_unmatched(mode: AttachMode) {
     assert_eq!(number(&run.summary, "unmatched"), 2 * 101 + 11);
 }
 
-fn exceptions_do_not_end_the_program(mode: AttachMode) {
+fn exceptions_pass_probed_functions(mode: AttachMode) {
     let functions = [
         "throwing",
         "catching",
@@ -168,7 +173,7 @@ fn exceptions_do_not_end_the_program(mode: AttachMode) {
     assert_eq!(number(&run.summary, "unmatched"), 103 + 4 * 211);
 }
 
-fn threads_pair(mode: AttachMode) {
+fn calls_of_concurrent_threads_pair(mode: AttachMode) {
     let run = measure(mode, &["nested_*"], &["-F"], &["threads 8 nest 1009"]);
     assert_eq!(
         [calls(&run, "nested_outer"), calls(&run, "nested_inner")],
@@ -181,14 +186,18 @@ fn threads_pair(mode: AttachMode) {
 }
 
 best_mode! {
-    a_command_survives_probes_on_all_its_returns units_and_steps processes_are_told_apart intervals_add_up deep_recursion_says_what_it_missed
-    threads_that_have_ended_make_room
+    command_survives_probes_on_all_its_returns
+    histograms_have_the_requested_unit_and_buckets
+    by_process_groups_by_process
+    interval_counts_add_up
+    calls_beyond_the_kernels_nesting_limit_are_unmatched
+    exited_threads_free_their_slots
 }
 
-/// What nobody calls has no return address that could be replaced: where a program starts is its number of arguments.
-fn a_command_survives_probes_on_all_its_returns(mode: AttachMode) {
+/// `_start` is not called, so it has no return address to replace: argc is in its place on the stack.
+fn command_survives_probes_on_all_its_returns(mode: AttachMode) {
     for name in ["flow", "flow-stripped", "flow-throws"] {
-        // The loader and the C library too, where the kernel has links for so many.
+        // Including the loader and the C library, if the kernel has multi-uprobe links.
         let all = match mode {
             AttachMode::Session | AttachMode::Multi => "*".to_owned(),
             AttachMode::Single | AttachMode::Plain => format!("{}:*", program(name).display()),
@@ -200,19 +209,19 @@ fn a_command_survives_probes_on_all_its_returns(mode: AttachMode) {
                 .args(["count 101", "nest 13", "jump 7", "tail 3"]),
         );
         assert_eq!(ended.status.code(), Some(0), "{name}: {}", ended.stderr);
-        // The loader, too, can have a function that it calls as often.
-        let of_it = format!("\"file\":\"{name}\"");
+        // Only functions of the program: one of the loader could be called as often.
+        let in_program = format!("\"file\":\"{name}\"");
         assert_eq!(
             ended
                 .stdout
                 .lines()
-                .filter(|line| line.contains(&of_it) && line.contains("\"count\":101,"))
+                .filter(|line| line.contains(&in_program) && line.contains("\"count\":101,"))
                 .count(),
             1,
             "{name}"
         );
     }
-    // Return probes on these, which keep it to return again, would have the program jump to the kernel's address.
+    // setjmp saves its return address: with a return probe, longjmp would jump to the kernel's trampoline.
     let mut command = tool_command("funclatency", mode, ["libc:*setjmp", "--"]);
     let ended = run_to_end(command.arg(program("flow")).arg("jump 101"));
     assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
@@ -220,14 +229,16 @@ fn a_command_survives_probes_on_all_its_returns(mode: AttachMode) {
     let ended = run_to_end(&mut tool_command("funclatency", mode, [&spec]));
     assert_eq!(ended.status.code(), Some(1));
     assert!(
-        ended.stderr.contains("no instruction that returns"),
+        ended
+            .stderr
+            .contains("failed to trace returns of _start: it has no return instruction"),
         "{}",
         ended.stderr
     );
 }
 
-fn units_and_steps(mode: AttachMode) {
-    let bars = |row: &Value| -> Vec<(u64, u64, u64)> {
+fn histograms_have_the_requested_unit_and_buckets(mode: AttachMode) {
+    let buckets = |row: &Value| -> Vec<(u64, u64, u64)> {
         let buckets = row["buckets"].as_array().expect("buckets");
         buckets
             .iter()
@@ -247,7 +258,7 @@ fn units_and_steps(mode: AttachMode) {
         &["nap 7 2", "nap 5 12"],
     );
     let row = &run.rows[0];
-    let naps = bars(row);
+    let naps = buckets(row);
     assert_eq!(
         (row["unit"].as_str(), in_buckets(row)),
         (Some("msecs"), 12),
@@ -258,14 +269,18 @@ fn units_and_steps(mode: AttachMode) {
         "{row}"
     );
     assert!(naps.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0), "{row}");
-    // No call is shorter than its nap.
-    let short: u64 = naps.iter().filter(|bar| bar.1 < 10).map(|bar| bar.2).sum();
+    // At most the 7 short naps are below 10 ms.
+    let short: u64 = naps
+        .iter()
+        .filter(|bucket| bucket.1 < 10)
+        .map(|bucket| bucket.2)
+        .sum();
     assert!(short <= 7, "{row}");
     let run = measure(mode, &["spinning"], &["-u", "--steps", "8"], &["spin 101 100"]);
     let row = &run.rows[0];
-    let spins = bars(row);
+    let spins = buckets(row);
     assert_eq!(in_buckets(row), 101, "{row}");
-    // From 64 usecs on bars are 8 wide, from 128 on 16, and so on.
+    // Buckets are 8 usecs wide from 64 usecs, 16 from 128 usecs, and so on.
     let width = |lo: u64| (1 << lo.ilog2()) / 8;
     assert!(
         spins
@@ -273,15 +288,23 @@ fn units_and_steps(mode: AttachMode) {
             .all(|&(lo, hi, _)| lo >= 96 && hi + 1 - lo == width(lo)),
         "{row}"
     );
-    // Bars end where they say, percentiles are right within 3 %.
+    // Percentiles are accurate to 3 %, and agree with the buckets.
     let median = number(row, "p50_ns") / 1000;
     let (least, most) = (median * 97 / 100, median * 103 / 100 + 1);
-    let below: u64 = spins.iter().filter(|bar| bar.1 < least).map(|bar| bar.2).sum();
-    let at_most: u64 = spins.iter().filter(|bar| bar.0 <= most).map(|bar| bar.2).sum();
+    let below: u64 = spins
+        .iter()
+        .filter(|bucket| bucket.1 < least)
+        .map(|bucket| bucket.2)
+        .sum();
+    let at_most: u64 = spins
+        .iter()
+        .filter(|bucket| bucket.0 <= most)
+        .map(|bucket| bucket.2)
+        .sum();
     assert!(below <= 51 && at_most >= 51, "{row}");
 }
 
-fn processes_are_told_apart(mode: AttachMode) {
+fn by_process_groups_by_process(mode: AttachMode) {
     let mut targets = [0, 1].map(|_| Target::start(Command::new(program("flow"))));
     let pids = format!("{},{}", targets[0].pid(), targets[1].pid());
     let spec = format!("{}:counted", program("flow").display());
@@ -302,7 +325,7 @@ fn processes_are_told_apart(mode: AttachMode) {
     assert_eq!(counts, [101, 211]);
 }
 
-fn intervals_add_up(mode: AttachMode) {
+fn interval_counts_add_up(mode: AttachMode) {
     let mut target = Target::start(Command::new(program("flow")));
     let pid = target.pid().to_string();
     let spec = format!("{}:counted", program("flow").display());
@@ -318,8 +341,8 @@ fn intervals_add_up(mode: AttachMode) {
     );
 }
 
-/// There is room for the calls of 8192 threads at a time.
-fn threads_that_have_ended_make_room(mode: AttachMode) {
+/// The map has slots for 8192 threads; this test starts 8824.
+fn exited_threads_free_their_slots(mode: AttachMode) {
     let orders = ["threads 8 nest 1"; 1103];
     let run = measure(mode, &["nested_*"], &["-F"], &orders);
     assert_eq!(
@@ -329,8 +352,8 @@ fn threads_that_have_ended_make_room(mode: AttachMode) {
     assert_eq!(run.summary["unmatched"], 0);
 }
 
-fn deep_recursion_says_what_it_missed(mode: AttachMode) {
-    // The kernel watches the returns of 64 nested calls.
+fn calls_beyond_the_kernels_nesting_limit_are_unmatched(mode: AttachMode) {
+    // The kernel probes the returns of at most 64 nested calls.
     let run = measure(mode, &["recursing"], &[], &["recurse 3 100"]);
     let (calls, unmatched) = (calls(&run, "recursing"), number(&run.summary, "unmatched"));
     assert_eq!((calls, unmatched), (3 * 64, 3 * 36));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! funclist: what it lists is what is there, compared with what other programs say of the same files.
+//! funclist: its output is compared with the symbol table, the loader and the documentation of the traced program.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 
 use crate::harness::{Ended, TOOLS, Target, program, program_if_built, run_to_end, skip};
 
-/// Runs it to its end.
+/// Runs funclist.
 pub fn funclist<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Ended {
     run_to_end(Command::new(&*TOOLS).arg("funclist").args(args))
 }
 
-/// The rows of a run with `-j`, which has to succeed.
+/// Runs funclist with `-j`, which has to succeed, and returns its rows.
 pub fn rows(args: &[&str]) -> Vec<Value> {
     let ended = funclist(["-j"].iter().chain(args));
     assert!(ended.status.success(), "{ended:?}");
@@ -29,7 +29,7 @@ fn hex(value: &Value) -> u64 {
     u64::from_str_radix(text.expect("an address"), 16).expect("a number")
 }
 
-/// What Python says, started by the name that finds a real one.
+/// The output of a Python script, or `None` if there is no /usr/bin/python3. By its path, not a wrapper from PATH.
 fn python(script: &str) -> Option<String> {
     let output = Command::new("/usr/bin/python3")
         .args(["-c", script])
@@ -40,14 +40,14 @@ fn python(script: &str) -> Option<String> {
 }
 
 #[test]
-fn every_function_of_a_program_is_listed_with_its_address_and_size() {
+fn every_function_symbol_is_listed_with_address_and_size() {
     let path = program("calls-static");
     let bytes = std::fs::read(&path).expect("the program");
     let file = object::File::parse(&bytes[..]).expect("ELF");
     let expected: BTreeSet<(u64, u64)> = file
         .symbols()
         .filter(|symbol| symbol.is_definition() && symbol.kind() == SymbolKind::Text && symbol.size() > 0)
-        // Nobody calls these: they are the rarely used parts of other functions.
+        // Cold parts of other functions, which are not called.
         .filter(|symbol| !symbol.name().is_ok_and(|name| name.ends_with(".cold")))
         .map(|symbol| (symbol.address(), symbol.size()))
         .collect();
@@ -60,7 +60,7 @@ fn every_function_of_a_program_is_listed_with_its_address_and_size() {
 }
 
 #[test]
-fn an_ifunc_symbol_stands_for_what_the_loader_binds() {
+fn ifunc_target_is_the_function_that_the_loader_binds() {
     const NAMES: [&str; 6] = ["strlen", "memcpy", "memset", "strchr", "memchr", "strcmp"];
     let script = "
 import ctypes
@@ -71,24 +71,24 @@ print(mapped[0][-1])
 base = int(mapped[0][0].split('-')[0], 16)
 for name in NAMES:
     print(name, ctypes.cast(getattr(libc, name), ctypes.c_void_p).value - base)";
-    let Some(said) = python(&script.replace("NAMES", &format!("{NAMES:?}"))) else {
+    let Some(output) = python(&script.replace("NAMES", &format!("{NAMES:?}"))) else {
         return skip("there is no /usr/bin/python3");
     };
-    let mut lines = said.lines();
-    let path = lines.next().expect("the file");
+    let mut lines = output.lines();
+    let path = lines.next().expect("the path of libc");
     for line in lines {
         let (name, addr) = line.split_once(' ').expect("name and address");
         let row = rows(&[&format!("{path}:{name}")]).remove(0);
-        let reached = match row["ifunc"].as_bool() {
+        let target = match row["ifunc"].as_bool() {
             Some(true) => hex(&row["ifunc_target"]),
             _ => hex(&row["addr"]),
         };
-        assert_eq!(reached.to_string(), addr, "{row}");
+        assert_eq!(target.to_string(), addr, "{row}");
     }
 }
 
 #[test]
-fn the_probes_of_python_are_those_that_it_documents() {
+fn usdt_probes_of_python_match_its_documentation() {
     let path = "/usr/bin/python3";
     if !Path::new(path).exists() {
         return skip("there is no /usr/bin/python3");
@@ -99,9 +99,9 @@ fn the_probes_of_python_are_those_that_it_documents() {
             ended.stderr.contains("failed to find any USDT probe"),
             "{ended:?}"
         );
-        return skip("/usr/bin/python3 was built without probes");
+        return skip("/usr/bin/python3 was built without USDT probes");
     }
-    // Python 3.12 and later have lost those of functions.
+    // Python 3.12 removed the function probes; `audit` exists in all versions.
     let audit = rows(&["--usdt", &format!("{path}:python:a?dit")]).remove(0);
     assert_eq!(audit["args"].as_array().map(Vec::len), Some(2));
     let first = audit["args"][0].as_str().expect("text");
@@ -111,7 +111,7 @@ fn the_probes_of_python_are_those_that_it_documents() {
 }
 
 #[test]
-fn a_process_has_the_functions_of_all_its_files() {
+fn functions_of_all_files_of_a_process_are_listed() {
     let target = Target::start(Command::new(program("calls")));
     let pid = target.pid().to_string();
     let files: BTreeSet<String> = rows(&["-p", &pid])
@@ -134,9 +134,9 @@ fn a_process_has_the_functions_of_all_its_files() {
 }
 
 #[test]
-fn debug_information_tells_parameters() {
+fn parameters_come_from_debug_information() {
     let Some(path) = program_if_built("stack-rust") else {
-        return skip("there was no rustc to build stack-rust");
+        return skip("stack-rust was not built, as there is no rustc");
     };
     let leaf = rows(&[&format!("{}:stack::orchard::leaf", path.display())]).remove(0);
     assert_eq!(
@@ -151,24 +151,24 @@ fn debug_information_tells_parameters() {
 }
 
 #[test]
-fn an_offset_has_to_be_the_start_of_an_instruction() {
+fn offset_inside_an_instruction_is_refused() {
     let path = program("calls");
     let spec = |offset: u64| format!("{}:main+{offset}", path.display());
     let ended: Vec<Ended> = (1..24).map(|offset| funclist([spec(offset)])).collect();
-    let (right, wrong): (Vec<&Ended>, Vec<&Ended>) = ended.iter().partition(|ended| ended.status.success());
-    assert!(!right.is_empty());
-    for ended in &wrong {
-        let is_said = ended
+    let (valid, invalid): (Vec<&Ended>, Vec<&Ended>) = ended.iter().partition(|ended| ended.status.success());
+    assert!(!valid.is_empty());
+    for ended in &invalid {
+        let is_explained = ended
             .stderr
             .contains("not the start of an instruction: the nearest are +0x");
-        assert!(is_said && ended.status.code() == Some(1), "{ended:?}");
+        assert!(is_explained && ended.status.code() == Some(1), "{ended:?}");
     }
-    // On arm64 three of four are wrong, on x86-64 some are.
-    assert!(wrong.len() > 4);
+    // On arm64 three of four offsets are invalid, on x86-64 only some.
+    assert!(invalid.len() > 4);
 }
 
 #[test]
-fn what_is_not_there_gets_three_names() {
+fn missing_targets_are_explained_with_similar_names() {
     for (args, error, hint) in [
         (
             &["libc:mallok"][..],
@@ -204,19 +204,19 @@ fn what_is_not_there_gets_three_names() {
 }
 
 #[test]
-fn a_kernel_thread_has_no_files() {
+fn kernel_thread_has_no_executable() {
     if !std::fs::read_to_string("/proc/2/comm").is_ok_and(|comm| comm == "kthreadd\n") {
-        return skip("pid 2 is no kernel thread here");
+        return skip("PID 2 is not a kernel thread here");
     }
     let ended = funclist(["-p", "2"]);
-    let is_said = ended
+    let is_explained = ended
         .stderr
         .starts_with("error: PID 2 has no executable (a kernel thread, or it has exited)");
-    assert!(is_said && ended.status.code() == Some(1), "{ended:?}");
+    assert!(is_explained && ended.status.code() == Some(1), "{ended:?}");
 }
 
 #[test]
-fn what_cannot_be_written_is_a_failure() {
+fn full_disk_is_an_error() {
     let full = std::fs::File::create("/dev/full").expect("/dev/full");
     let mut command = Command::new(&*TOOLS);
     let status = command
@@ -228,7 +228,7 @@ fn what_cannot_be_written_is_a_failure() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_failure() {
+fn closed_pipe_is_not_an_error() {
     let mut child = Command::new(&*TOOLS)
         .args(["funclist", "libc"])
         .stdout(Stdio::piped())
@@ -236,7 +236,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
         .spawn()
         .expect("the tool");
     drop(child.stdout.take());
-    let status = child.wait().expect("its end");
+    let status = child.wait().expect("an exit status");
     let mut errors = String::new();
     child
         .stderr

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Runs a tool beside programs with known behaviour, and lets neither outlive its test.
+//! Runs a tool and target programs with known behaviour, and kills both when the test ends.
 //!
-//! Nothing here sleeps for luck: a tool is ready when its `attached` record is there, a program when it has answered,
-//! and whatever is waited for has a deadline. Children are ended by the handle that this process has of them, also when
-//! a test panics.
+//! There are no arbitrary sleeps: a tool is ready when it has written its `attached` record, a target when it has
+//! answered, and every wait has a deadline. Children are killed through their `Child` handles, even if a test panics.
 
 use std::env;
 use std::ffi::OsStr;
@@ -21,15 +20,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// The binary under test: `UBPF_TOOLS_BINARY`, or the one that was built with the tests.
+/// The binary under test: `UBPF_TOOLS_BINARY`, or the one built with the tests.
 pub static TOOLS: LazyLock<PathBuf> = LazyLock::new(|| {
     env::var_os("UBPF_TOOLS_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_ubpf-tools").into(), PathBuf::from)
 });
-/// What takes longer than this has failed; the machine may be emulated, and busy with other tests.
+/// How long to wait before a test fails. Long, as the machine may be emulated and busy with other tests.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Of a run that shows more than this, the rest is not read: the filter is broken, and memory has an end.
-const MOST_RECORDS: usize = 300_000;
+/// Records after this many are not read, so that a broken filter does not exhaust memory.
+const MAX_RECORDS: usize = 300_000;
 
 /// How probes are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +50,7 @@ impl AttachMode {
         }
     }
 
-    /// The way that the tool takes of itself on this kernel.
+    /// The default of the tool on this kernel.
     pub fn best() -> AttachMode {
         let version = kernel_version();
         [AttachMode::Session, AttachMode::Multi, AttachMode::Single]
@@ -60,27 +59,27 @@ impl AttachMode {
             .unwrap_or(AttachMode::Plain)
     }
 
-    /// The kernel that was the first to have it.
+    /// The first kernel that supports it.
     pub fn since(self) -> (u32, u32) {
         match self {
             AttachMode::Session => (6, 13),
-            // Between 6.6 and 6.10 its filter by process was not yet right.
+            // From 6.6 to 6.9 it filters by thread instead of by process.
             AttachMode::Multi => (6, 10),
             AttachMode::Single => (5, 15),
             AttachMode::Plain => (0, 0),
         }
     }
 
-    /// Is a link enough for all points of a file?
+    /// True if one link covers all points of a file.
     pub fn has_multi_links(self) -> bool {
         matches!(self, AttachMode::Session | AttachMode::Multi)
     }
 
-    /// Runs a test unless this kernel is older than the way, and the tool says so; or another way is the best one, and
-    /// `UBPF_TOOLS_BEST_MODE` asks for that alone.
+    /// Runs a test in this mode. Skips it if `UBPF_TOOLS_BEST_MODE` is set and this is not the best mode, or if the
+    /// kernel lacks the mode, after checking that the tool refuses it with the right message.
     pub fn run(self, test: impl FnOnce(AttachMode)) {
         if env::var_os("UBPF_TOOLS_BEST_MODE").is_some() && self != AttachMode::best() {
-            return skip("another way of attaching is the best one here");
+            return skip("UBPF_TOOLS_BEST_MODE is set, and another mode is the best here");
         }
         if kernel_version() >= self.since() {
             return test(self);
@@ -96,12 +95,12 @@ impl AttachMode {
     }
 }
 
-/// Is this a guest of `make vmtest`, which is emulated and some fifty times slower?
+/// True in a guest of `make vmtest`, which may be emulated and about fifty times slower.
 pub fn in_guest() -> bool {
     env::var_os("UBPF_TOOLS_TARGETS").is_some()
 }
 
-/// `each_mode! { test ... }` makes of each function that takes a [`AttachMode`] one test for each way.
+/// `each_mode! { test ... }` generates a test for each mode except session from functions that take an [`AttachMode`].
 macro_rules! each_mode {
     ($($test:ident)*) => {$(
         mod $test {
@@ -126,7 +125,7 @@ macro_rules! each_mode {
 }
 pub(crate) use each_mode;
 
-/// The same with one more way, for tests that watch both ends of calls: to others, sessions make no difference.
+/// Like [`each_mode!`], plus session mode. For tests that probe both entry and return: only those use session links.
 macro_rules! each_mode_with_session {
     ($($test:ident)*) => {
         $crate::harness::each_mode! { $($test)* }
@@ -143,8 +142,8 @@ macro_rules! each_mode_with_session {
 }
 pub(crate) use each_mode_with_session;
 
-/// `best_mode! { test ... }` makes of each such function one test, as what it is about has nothing to do with the way;
-/// to remove probes one by one takes seconds.
+/// `best_mode! { test ... }` generates one test from each function, for behaviour that does not depend on the mode:
+/// removing probes one by one takes seconds.
 macro_rules! best_mode {
     ($($test:ident)*) => {$(
         mod $test {
@@ -157,7 +156,7 @@ macro_rules! best_mode {
 }
 pub(crate) use best_mode;
 
-/// Major and minor number of the running kernel.
+/// Major and minor version of the running kernel.
 pub fn kernel_version() -> (u32, u32) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
     let mut numbers = release
@@ -166,44 +165,44 @@ pub fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// Says, past the test runner's capture, that a test or a part of it is not run, and why.
+/// Reports that a test, or a part of it, was skipped. scripts/vmtest counts these lines.
 pub fn skip(reason: &str) {
     let test = thread::current().name().unwrap_or("?").to_owned();
-    // Not eprintln, which is captured where nobody looks unless the test fails.
+    // The test runner captures eprintln!, and shows it only for tests that fail.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
 }
 
-/// A tool in a run with `-j`, attached.
+/// A running tool with `-j` that has attached its probes.
 pub struct Tool {
     child: Owned,
     records: Receiver<Value>,
     stderr: Option<JoinHandle<String>>,
-    /// The record that says what is traced.
+    /// Its `attached` record.
     pub attached: Value,
-    /// Records that have been read so far, without `attached`.
+    /// Records read so far, without `attached`.
     pub seen: Vec<Value>,
 }
 
-/// What a run came to.
+/// Output and exit status of a finished run.
 #[derive(Debug)]
 pub struct Run {
-    /// Records that are none of `attached`, `joined`, `lost`, `stopped` and `summary`: events and aggregates.
+    /// Events and aggregates: all records except `attached`, `joined`, `lost`, `stopped` and `summary`.
     pub rows: Vec<Value>,
     pub joined: Vec<Value>,
     pub lost: Vec<Value>,
-    /// Null when the run ended without one.
+    /// Null if the run ended without one.
     pub summary: Value,
     pub stderr: String,
     pub status: ExitStatus,
 }
 
 impl Tool {
-    /// Runs `ubpf-tools TOOL -j --attach WAY ARGS...` and waits until it is attached.
+    /// Runs `ubpf-tools TOOL -j --attach MODE ARGS...` and waits until it has attached.
     pub fn start<S: AsRef<OsStr>>(tool: &str, mode: AttachMode, args: impl IntoIterator<Item = S>) -> Tool {
         Tool::start_as(tool_command(tool, mode, args))
     }
 
-    /// The same with a command that the caller has prepared. It must end up with `-j`.
+    /// Like [`Tool::start`], for a prepared command that runs the tool with `-j`.
     pub fn start_as(command: Command) -> Tool {
         let mut tool = Tool::spawn(command);
         match tool.next() {
@@ -235,9 +234,9 @@ impl Tool {
             for line in BufReader::new(stdout)
                 .lines()
                 .map_while(Result::ok)
-                .take(MOST_RECORDS)
+                .take(MAX_RECORDS)
             {
-                // What a command under test prints goes the same way.
+                // A command run by the tool writes to the same pipe.
                 let record = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 if send.send(record).is_err() {
                     return;
@@ -266,18 +265,18 @@ impl Tool {
         match self.records.recv_timeout(DEADLINE) {
             Ok(record) => Some(record),
             Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => panic!("no record of pid {} for {DEADLINE:?}", self.pid()),
+            Err(RecvTimeoutError::Timeout) => panic!("no record from PID {} for {DEADLINE:?}", self.pid()),
         }
     }
 
-    /// Reads until a record is `wanted`, and returns it.
+    /// Reads records until one is `wanted`, and returns it.
     pub fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         let start = Instant::now();
         loop {
-            assert!(start.elapsed() < DEADLINE, "other records for {DEADLINE:?}");
+            assert!(start.elapsed() < DEADLINE, "no wanted record for {DEADLINE:?}");
             let Some(record) = self.next() else {
                 panic!(
-                    "the run ended before that, and its last record was {:?}",
+                    "the run ended without the wanted record; the last was {:?}",
                     self.seen.last()
                 )
             };
@@ -295,24 +294,33 @@ impl Tool {
         }
     }
 
-    /// Does something again and again until the tool has a row; gives up at the deadline.
-    pub fn until_row(&mut self, mut something: impl FnMut()) {
+    /// Repeats `action` until the tool has printed a row; gives up at the deadline.
+    pub fn until_row(&mut self, action: impl FnMut()) {
+        self.until(is_row, action);
+    }
+
+    /// Repeats `action` until the tool has printed a row of process `pid`; gives up at the deadline.
+    pub fn until_row_of(&mut self, pid: u32, action: impl FnMut()) {
+        self.until(|record| is_row(record) && record["pid"] == pid, action);
+    }
+
+    fn until(&mut self, is_expected: impl Fn(&Value) -> bool, mut action: impl FnMut()) {
         let start = Instant::now();
-        while !self.seen.iter().any(is_row) {
-            assert!(start.elapsed() < DEADLINE, "no row after {DEADLINE:?}");
-            something();
+        while !self.seen.iter().any(&is_expected) {
+            assert!(start.elapsed() < DEADLINE, "no such record after {DEADLINE:?}");
+            action();
             self.seen
                 .extend(self.records.recv_timeout(Duration::from_millis(100)));
         }
     }
 
-    /// Ends the run as Ctrl-C does.
+    /// Ends the run with SIGINT, as Ctrl-C does.
     pub fn stop(self) -> Run {
         self.signal(Signal::SIGINT);
         self.finish()
     }
 
-    /// Waits until the run ends by itself.
+    /// Waits until the run ends.
     pub fn finish(mut self) -> Run {
         let mut records = std::mem::take(&mut self.seen);
         while let Some(record) = self.next() {
@@ -342,7 +350,7 @@ impl Tool {
     }
 }
 
-/// `ubpf-tools TOOL -j --attach WAY ARGS...`, to be changed by the caller.
+/// `ubpf-tools TOOL -j --attach MODE ARGS...`
 pub fn tool_command<S: AsRef<OsStr>>(
     tool: &str,
     mode: AttachMode,
@@ -361,7 +369,7 @@ fn is_row(record: &Value) -> bool {
 }
 
 impl Run {
-    /// Exit status 0, nothing lost, and the summary agrees with the rows.
+    /// Asserts exit status 0, no lost events, and as many events in the summary as rows.
     #[track_caller]
     pub fn assert_clean(&self) -> &Run {
         assert!(self.status.success(), "{:?}: {}", self.status, self.stderr);
@@ -370,14 +378,14 @@ impl Run {
         self
     }
 
-    /// The rows whose `key` has this value.
+    /// The rows in which `key` has this value.
     pub fn with(&self, key: &str, value: impl Into<Value>) -> Vec<&Value> {
         let value = value.into();
         self.rows.iter().filter(|row| row[key] == value).collect()
     }
 }
 
-/// A program that ran to its end: what it wrote, and its status.
+/// Output and exit status of a program.
 #[derive(Debug)]
 pub struct Ended {
     pub stdout: String,
@@ -385,7 +393,7 @@ pub struct Ended {
     pub status: ExitStatus,
 }
 
-/// Runs a command to its end, which must come by itself before the deadline.
+/// Runs a command and waits until it exits. Panics at the deadline.
 pub fn run_to_end(command: &mut Command) -> Ended {
     command
         .stdin(Stdio::null())
@@ -416,18 +424,18 @@ fn read_all(mut pipe: impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A child that is killed and reaped when it is dropped.
+/// A child process, killed and reaped on drop.
 pub struct Owned(pub Child);
 
 impl Owned {
     pub fn signal(&self, signal: Signal) {
-        // The child is not reaped as long as this handle is there, so the number is still its own.
+        // Only this handle reaps the child, so its PID has not been reused.
         kill(Pid::from_raw(self.0.id() as i32), signal).expect("failed to signal a child");
     }
 
-    /// Its status; a panic at the deadline.
+    /// Waits for the exit status. Panics at the deadline.
     pub fn wait(&mut self) -> ExitStatus {
-        wait_until(&format!("the end of pid {}", self.0.id()), || {
+        wait_until(&format!("PID {} to exit", self.0.id()), || {
             self.0.try_wait().expect("failed to wait")
         })
     }
@@ -440,27 +448,27 @@ impl Drop for Owned {
     }
 }
 
-/// Looks again and again until there is something; a panic at the deadline.
-pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+/// Polls until `poll` returns a value. Panics at the deadline.
+pub fn wait_until<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
-        if let Some(found) = look() {
+        if let Some(found) = poll() {
             return found;
         }
-        assert!(start.elapsed() < DEADLINE, "waited in vain for {what}");
+        assert!(start.elapsed() < DEADLINE, "timed out waiting for {what}");
         thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// One thread or process that did what a [`Target`] was told.
+/// A thread or process that carried out an order of a [`Target`].
 #[derive(Debug)]
 pub struct Worker {
     pub tid: u32,
-    /// As the JSON of the tools has them.
+    /// In the format of the tools' JSON.
     pub addresses: Vec<String>,
 }
 
-/// A program that does what it is told line by line, see tests/targets/calls.c.
+/// A program that reads orders from standard input, one per line; see tests/targets/calls.c.
 pub struct Target {
     child: Owned,
     input: Option<ChildStdin>,
@@ -468,7 +476,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Starts a program that reads orders. It has begun to work when this returns.
+    /// Starts a program and waits until it has answered a first order.
     pub fn start(mut command: Command) -> Target {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command
@@ -497,24 +505,24 @@ impl Target {
         self.child.0.id()
     }
 
-    /// Gives an order without waiting for the answer.
+    /// Sends an order without waiting for the answer.
     pub fn tell(&mut self, order: &str) {
         let input = self.input.as_mut().expect("an open input");
-        // At once, for programs that read what there is.
+        // In a single write, for programs that do not buffer their input.
         let line = format!("{order}\n");
         input
             .write_all(line.as_bytes())
             .unwrap_or_else(|error| panic!("{order}: {error}"));
     }
 
-    /// Waits for the answer to an order: one entry a thread or process that worked.
+    /// Waits for the answer to an order: one worker for each thread or process that carried it out.
     pub fn answer(&mut self) -> Vec<Worker> {
         let mut workers = Vec::new();
         loop {
             let line = self
                 .lines
                 .recv_timeout(DEADLINE)
-                .expect("no answer of the target");
+                .expect("an answer from the target");
             if line == "." {
                 return workers;
             }
@@ -522,7 +530,7 @@ impl Target {
             let tid = words
                 .next()
                 .and_then(|tid| tid.parse().ok())
-                .unwrap_or_else(|| panic!("answer {line:?}"));
+                .unwrap_or_else(|| panic!("malformed answer {line:?}"));
             workers.push(Worker {
                 tid,
                 addresses: words.collect(),
@@ -530,31 +538,31 @@ impl Target {
         }
     }
 
-    /// Gives an order and waits until it is done.
+    /// Sends an order and waits until it has been carried out.
     pub fn ask(&mut self, order: &str) -> Vec<Worker> {
         self.tell(order);
         self.answer()
     }
 
-    /// Ends its input, and waits for its end.
+    /// Closes its standard input and waits until it exits.
     pub fn end(mut self) -> ExitStatus {
         self.input = None;
         self.child.wait()
     }
 }
 
-/// A folder for what tests make.
+/// The folder for files that tests build.
 pub fn build_dir() -> &'static Path {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        // In a guest with another kernel it is not there yet.
+        // It does not exist in a guest of `make vmtest`.
         fs::create_dir_all(&folder).expect("a folder");
         folder
     });
     &FOLDER
 }
 
-/// A new folder that every user can read; gone at the end, with what is in it.
+/// A new temporary folder that every user can read, removed on drop.
 pub struct Folder {
     pub path: PathBuf,
 }
@@ -568,7 +576,7 @@ impl Folder {
         Self { path }
     }
 
-    /// Another inode with the same in it.
+    /// Copies a file into the folder: uprobes are set per inode, so the copy has none.
     #[track_caller]
     pub fn copy_of(&self, file: impl AsRef<Path>, name: &str) -> PathBuf {
         let to = self.path.join(name);
@@ -583,28 +591,28 @@ impl Drop for Folder {
     }
 }
 
-/// Copies a program. By another process, as one that a thread of this one forks meanwhile would hold it open for
-/// writing, and it could not be started.
+/// Copies a program with cp: if this process wrote the file, a child that another thread forks meanwhile would inherit
+/// the descriptor, and exec would fail with ETXTBSY.
 #[track_caller]
 pub fn copy(from: &Path, to: &Path) {
     let copied = run_to_end(Command::new("cp").arg(from).arg(to));
     assert!(copied.status.success(), "{}", copied.stderr);
 }
 
-/// A program of tests/targets/Makefile, or nothing where its compiler is missing.
+/// A program built by tests/targets/Makefile, or `None` if its compiler is missing.
 ///
-/// They are built when the first test asks, unless `UBPF_TOOLS_TARGETS` names a folder that has them: a guest with
-/// another kernel has no compilers.
+/// The first call builds all of them, unless `UBPF_TOOLS_TARGETS` names a folder of built programs: guests of `make
+/// vmtest` have no compilers.
 pub fn program_if_built(name: &str) -> Option<PathBuf> {
     static FOLDER: LazyLock<PathBuf> =
         LazyLock::new(|| env::var_os("UBPF_TOOLS_TARGETS").map_or_else(build_programs, PathBuf::from));
     Some(FOLDER.join(name)).filter(|program| program.exists())
 }
 
-/// A program that is always built.
+/// A program of tests/targets/Makefile that does not need an optional compiler.
 #[track_caller]
 pub fn program(name: &str) -> PathBuf {
-    program_if_built(name).unwrap_or_else(|| panic!("tests/targets/Makefile has not built {name}"))
+    program_if_built(name).unwrap_or_else(|| panic!("tests/targets/Makefile did not build {name}"))
 }
 
 fn build_programs() -> PathBuf {
@@ -614,7 +622,7 @@ fn build_programs() -> PathBuf {
             .args(["--silent", "-j2", "-C"])
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets"))
             .arg(format!("OUT={}", folder.display()))
-            // This is no part of the make that may have started the tests.
+            // Independent of the make that may be running the tests.
             .env_remove("MAKEFLAGS")
             .env_remove("MFLAGS")
             .env_remove("MAKELEVEL"),

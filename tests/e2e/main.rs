@@ -2,17 +2,11 @@
 //! Real programs, a real kernel: each test starts a tool, makes a known number of calls and expects exactly that
 //! number. Needs root.
 
-mod bashreadline;
 mod bpftrace;
+mod caller;
 mod cost;
 mod docs;
-mod doctor;
-mod funccount;
-mod funclatency;
-mod funclist;
-mod functrace;
 mod harness;
-mod mallocsnoop;
 mod namespaces;
 mod placement;
 mod privileges;
@@ -20,3 +14,7 @@ mod programs;
 mod pty;
 mod real;
 mod scope;
+
+// Written by build.rs: the tests of each tool, `NAME.rs` beside this file.
+include!(concat!(env!("OUT_DIR"), "/tool_tests.rs"));
+use tools::*;

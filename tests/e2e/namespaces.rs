@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Tools inside a PID namespace: numbers of processes are those that are seen there.
+//! Tools inside a PID namespace: PIDs and TIDs are those of that namespace.
 
 use std::fs;
 use std::process::Command;
@@ -7,17 +7,16 @@ use std::process::Command;
 use crate::harness::{AttachMode, Target, Tool, best_mode, each_mode, program, run_to_end, tool_command};
 
 each_mode! {
-    one_process_is_named_by_its_number_there
+    one_pid_is_that_of_the_namespace
 }
 
 best_mode! {
-    several_processes_are_named_by_their_numbers_there
-    a_process_of_a_namespace_below_is_named_by_its_number_here
-    processes_outside_have_no_number
+    several_pids_are_those_of_the_namespace
+    process_in_a_child_namespace_has_the_pid_of_this_namespace
+    processes_outside_the_namespace_have_pid_0
 }
 
-/// A program in as many PID namespaces, each below the one before, as process 1 of the last. It goes when the test
-/// does.
+/// Starts a target as PID 1 of the innermost of `depth` nested PID namespaces. It is killed when the test ends.
 fn contained(depth: usize) -> Target {
     const UNSHARE: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     let words: Vec<&str> = UNSHARE
@@ -31,42 +30,43 @@ fn contained(depth: usize) -> Target {
     Target::start(command)
 }
 
-/// The only child of a process.
+/// The PID of the only child of a process.
 fn child_of(pid: u32) -> u32 {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
+    let children =
+        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the children of a process");
     children.trim().parse().expect("one child")
 }
 
-/// The numbers of a process in its PID namespaces, outermost first.
-fn numbers(pid: u32) -> Vec<u32> {
+/// The PIDs of a process in its PID namespaces, outermost first.
+fn nested_pids(pid: u32) -> Vec<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("NSpid:"))
-        .expect("its numbers");
+        .expect("an NSpid line");
     line.split_whitespace()
-        .map(|number| number.parse().expect("a number"))
+        .map(|pid| pid.parse().expect("a PID"))
         .collect()
 }
 
-/// The same command in the first of the PID namespaces below a target, which /proc shows there.
-fn beside(target: &Target, command: &Command) -> Command {
+/// Runs a command in the outermost PID namespace created for a target, with /proc of that namespace.
+fn inside(target: &Target, command: &Command) -> Command {
     let outer = target.pid();
-    let mut inside = Command::new("nsenter");
-    inside.arg(format!("--pid=/proc/{}/ns/pid", child_of(outer)));
-    inside.arg(format!("--mount=/proc/{outer}/ns/mnt"));
-    inside
+    let mut nsenter = Command::new("nsenter");
+    nsenter.arg(format!("--pid=/proc/{}/ns/pid", child_of(outer)));
+    nsenter.arg(format!("--mount=/proc/{outer}/ns/mnt"));
+    nsenter
         .arg("--")
         .arg(command.get_program())
         .args(command.get_args());
-    inside
+    nsenter
 }
 
-fn one_process_is_named_by_its_number_there(mode: AttachMode) {
+fn one_pid_is_that_of_the_namespace(mode: AttachMode) {
     let mut target = contained(1);
     let mut outside = Target::start(Command::new(program("calls")));
     let args = ["-p", "1", "--min-size", "1009", "-M", "14"];
-    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", mode, args)));
+    let tool = Tool::start_as(inside(&target, &tool_command("mallocsnoop", mode, args)));
     outside.ask("malloc 5 1009");
     let mut workers = target.ask("malloc 7 1009");
     workers.extend(target.ask("threads 1 malloc 7 1009"));
@@ -78,45 +78,45 @@ fn one_process_is_named_by_its_number_there(mode: AttachMode) {
     }
 }
 
-fn several_processes_are_named_by_their_numbers_there(mode: AttachMode) {
+fn several_pids_are_those_of_the_namespace(mode: AttachMode) {
     let mut target = contained(1);
-    let mut second = Target::start(beside(&target, &Command::new(program("calls"))));
-    let mut third = Target::start(beside(&target, &Command::new(program("calls"))));
-    let number = numbers(child_of(second.pid()))[1];
-    let pids = format!("1,{number}");
+    let mut second = Target::start(inside(&target, &Command::new(program("calls"))));
+    let mut third = Target::start(inside(&target, &Command::new(program("calls"))));
+    let pid = nested_pids(child_of(second.pid()))[1];
+    let pids = format!("1,{pid}");
     let args = ["-p", &pids, "--min-size", "1009", "-M", "18"];
-    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", mode, args)));
+    let tool = Tool::start_as(inside(&target, &tool_command("mallocsnoop", mode, args)));
     third.ask("malloc 5 1009");
     target.ask("malloc 7 1009");
     second.ask("malloc 11 1009");
     let run = tool.finish();
     run.assert_clean();
     assert_eq!(
-        (run.with("pid", 1).len(), run.with("pid", number).len()),
+        (run.with("pid", 1).len(), run.with("pid", pid).len()),
         (7, 11),
         "{:?}",
         run.rows
     );
 }
 
-fn a_process_of_a_namespace_below_is_named_by_its_number_here(mode: AttachMode) {
+fn process_in_a_child_namespace_has_the_pid_of_this_namespace(mode: AttachMode) {
     let mut target = contained(2);
-    let number = numbers(child_of(child_of(target.pid())))[1];
-    let args = ["-p", &number.to_string(), "--min-size", "1009", "-M", "7"];
-    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", mode, args)));
+    let pid = nested_pids(child_of(child_of(target.pid())))[1];
+    let args = ["-p", &pid.to_string(), "--min-size", "1009", "-M", "7"];
+    let tool = Tool::start_as(inside(&target, &tool_command("mallocsnoop", mode, args)));
     target.ask("malloc 7 1009");
     let run = tool.finish();
     run.assert_clean();
-    assert_eq!(run.with("pid", number).len(), 7, "{:?}", run.rows);
+    assert_eq!(run.with("pid", pid).len(), 7, "{:?}", run.rows);
 }
 
-fn processes_outside_have_no_number(mode: AttachMode) {
+fn processes_outside_the_namespace_have_pid_0(mode: AttachMode) {
     let mut target = contained(1);
     let mut outside = Target::start(Command::new(program("calls")));
     target.ask("name pidns-inside");
     outside.ask("name pidns-outside");
     let args = ["--comm", "pidns-*", "--min-size", "1009", "-M", "18"];
-    let tool = Tool::start_as(beside(&target, &tool_command("mallocsnoop", mode, args)));
+    let tool = Tool::start_as(inside(&target, &tool_command("mallocsnoop", mode, args)));
     outside.ask("malloc 7 1009");
     target.ask("malloc 11 1009");
     let run = tool.finish();
@@ -136,14 +136,14 @@ fn processes_outside_have_no_number(mode: AttachMode) {
 }
 
 #[test]
-fn children_are_not_followed_there_and_it_says_so() {
+fn follow_is_refused_in_a_pid_namespace() {
     let target = contained(1);
     let command = tool_command(
         "funccount",
         AttachMode::best(),
         ["libc:malloc", "-p", "1", "--follow"],
     );
-    let refused = run_to_end(&mut beside(&target, &command));
+    let refused = run_to_end(&mut inside(&target, &command));
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
     assert!(
         refused
@@ -154,7 +154,7 @@ fn children_are_not_followed_there_and_it_says_so() {
 }
 
 #[test]
-fn numbers_of_another_namespace_are_refused() {
+fn proc_of_another_pid_namespace_is_refused() {
     let target = contained(1);
     let mut command = Command::new("nsenter");
     command.args(["--target", &child_of(target.pid()).to_string(), "--pid", "--"]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Probes that were moved to cheaper instructions see what those at the entries see: two tools trace the same calls at
-//! the same time, one at each of the places.
+//! Probes at cheaper instructions see the same calls as probes at function entries: two tools trace the same target at
+//! the same time, one with `--placement entry`, the other with `--placement best`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::harness::{AttachMode, Folder, Run, Target, Tool, best_mode, in_guest, program, skip, wait_until};
 
-/// Does what programs do with their libraries, once for each order.
+/// A target that calls many library functions for each order.
 const WORK: &str = "
 import ctypes, hashlib, json, os, pickle, re, socket, sqlite3, ssl, threading, zlib
 from datetime import datetime
@@ -56,10 +56,10 @@ fn python() -> Option<Target> {
     Some(Target::start(command))
 }
 
-/// The same run twice at the same time: with probes at the entries, and where they cost least.
-fn at_both(tool: &str, mode: AttachMode, target: &mut Target, args: &[&str], orders: &[&str]) -> [Run; 2] {
+/// Two runs at the same time: the first with probes at the entries, the second where they cost least.
+fn run_both(tool: &str, mode: AttachMode, target: &mut Target, args: &[&str], orders: &[&str]) -> [Run; 2] {
     let pid = target.pid().to_string();
-    // A guest has little memory.
+    // Guests have little memory.
     let buffer = if in_guest() { "16M" } else { "256M" };
     let tools = ["entry", "best"].map(|place| {
         let mut all = vec!["--placement", place, "-p", &pid, "--buffer-size", buffer];
@@ -69,20 +69,20 @@ fn at_both(tool: &str, mode: AttachMode, target: &mut Target, args: &[&str], ord
     let number = |tool: &Tool, key: &str| tool.attached[key].as_u64().expect("a number");
     let [entry, best] = &tools;
     assert!(number(entry, "stepped") >= number(best, "stepped"));
-    // On arm64 few functions have a better place.
+    // On arm64 few functions have a cheaper instruction.
     assert!(number(entry, "stepped") > number(best, "stepped") || cfg!(target_arch = "aarch64"));
-    // Some of the instructions that the kernel refuses to probe are left behind.
+    // The kernel refuses to probe some instructions at entries.
     assert!(number(entry, "probes") <= number(best, "probes"));
     for order in orders {
         target.ask(order);
     }
-    // It still has to go back to where it waits for orders, and threads that were joined to give back what they had.
-    wait_until("a program at rest", || is_at_rest(&pid).then_some(()));
+    // After its answer the target still has to return to read(), and joined threads have to exit.
+    wait_until("the target to be idle", || is_idle(&pid).then_some(()));
     tools.map(Tool::stop)
 }
 
-/// Does a process have one thread, which sleeps?
-fn is_at_rest(pid: &str) -> bool {
+/// True if a process has a single thread, which sleeps.
+fn is_idle(pid: &str) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     threads == 1
@@ -91,7 +91,7 @@ fn is_at_rest(pid: &str) -> bool {
             .is_some_and(|(_, rest)| rest.starts_with(" S"))
 }
 
-/// How often each function was called.
+/// Number of calls by file and function.
 fn counts(run: &Run) -> BTreeMap<(String, String), u64> {
     let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
     run.rows
@@ -105,7 +105,8 @@ fn counts(run: &Run) -> BTreeMap<(String, String), u64> {
         .collect()
 }
 
-/// The functions that were called from the one place must have been called as often from the other.
+/// Asserts that each function counted at the entries has the same count at the best places, and that there are more
+/// than `functions` of them.
 #[track_caller]
 fn assert_same(entry: &Run, best: &Run, functions: usize) {
     let (entry, best) = (counts(entry.assert_clean()), counts(best.assert_clean()));
@@ -117,7 +118,7 @@ fn assert_same(entry: &Run, best: &Run, functions: usize) {
     assert!(entry.len() > functions, "{entry:?}");
 }
 
-/// What the calls of these functions were given and gave, thread by thread in the order of the returns.
+/// Arguments and results of the calls of these functions, by TID, in the order of the returns.
 fn calls(run: &Run, functions: &HashSet<&str>) -> BTreeMap<u64, Vec<String>> {
     let mut threads: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     for row in run.rows.iter().filter(|row| functions.contains(function(row))) {
@@ -138,31 +139,31 @@ fn function(row: &Value) -> &str {
 }
 
 best_mode! {
-    every_function_of_python_is_called_as_often
-    every_function_of_other_programs_is_called_as_often
-    every_call_has_the_same_arguments_and_the_same_result
-    stacks_are_the_same
-    returns_of_threads_are_those_of_their_calls
-    programs_stand_probes_that_come_and_go
+    counts_of_python_functions_are_equal
+    counts_of_other_programs_functions_are_equal
+    arguments_and_results_are_equal
+    stacks_are_equal
+    returns_pair_with_the_calls_of_their_thread
+    target_survives_probes_added_and_removed_while_it_runs
 }
 
-/// Where the kernel has links for all functions of all files.
-fn has_many(mode: AttachMode) -> bool {
+/// True if the mode can probe all functions of all files; else reports a skipped test.
+fn can_probe_everything(mode: AttachMode) -> bool {
     if !mode.has_multi_links() {
-        skip("this kernel has no multi-uprobes: one by one so many take minutes");
+        skip("without multi-uprobe links, so many probes take minutes to attach");
     }
     mode.has_multi_links()
 }
 
-fn every_function_of_python_is_called_as_often(mode: AttachMode) {
+fn counts_of_python_functions_are_equal(mode: AttachMode) {
     if in_guest() {
-        return skip("where all is emulated, so many calls take minutes");
+        return skip("on an emulated machine, so many calls take minutes");
     }
-    let Some(mut target) = python().filter(|_| has_many(mode)) else {
+    let Some(mut target) = python().filter(|_| can_probe_everything(mode)) else {
         return;
     };
-    target.ask("work 1"); // what is done once
-    let [entry, best] = at_both("funccount", mode, &mut target, &[":*"], &["work 2"]);
+    target.ask("work 1"); // initialization
+    let [entry, best] = run_both("funccount", mode, &mut target, &[":*"], &["work 2"]);
     assert_same(&entry, &best, 500);
     for file in ["libc.so", "libssl.so", "libcrypto.so", "libsqlite3.so", "libz.so"] {
         let is_there = |row: &Value| row["file"].as_str().is_some_and(|name| name.starts_with(file));
@@ -170,12 +171,12 @@ fn every_function_of_python_is_called_as_often(mode: AttachMode) {
     }
 }
 
-/// Of bash, and of libstdc++ by a program that throws.
-fn every_function_of_other_programs_is_called_as_often(mode: AttachMode) {
+/// Functions of bash, and of libstdc++ in a program that throws exceptions.
+fn counts_of_other_programs_functions_are_equal(mode: AttachMode) {
     const SHELL: &str = "while read -r what n; do \
         for ((i = 0; i < n; i++)); do x=${what//o/$i}; y=$(printf '%s' \"$x\"); [[ $y == w* ]] || z=($x $y); done; \
         echo .; done";
-    if !has_many(mode) {
+    if !can_probe_everything(mode) {
         return;
     }
     let mut bash = Command::new("bash");
@@ -187,25 +188,25 @@ fn every_function_of_other_programs_is_called_as_often(mode: AttachMode) {
     for (command, order, functions) in orders {
         let mut target = Target::start(command);
         target.ask(order);
-        let [entry, best] = at_both("funccount", mode, &mut target, &[":*"], &[order]);
+        let [entry, best] = run_both("funccount", mode, &mut target, &[":*"], &[order]);
         assert_same(&entry, &best, functions);
     }
 }
 
-fn every_call_has_the_same_arguments_and_the_same_result(mode: AttachMode) {
+fn arguments_and_results_are_equal(mode: AttachMode) {
     let functions: &[&str] = match mode {
         AttachMode::Session | AttachMode::Multi if !in_guest() => &["libc:*", "ssl:*", "sqlite3:*"],
-        // One by one, or where all is emulated.
+        // Probes are attached one by one, or the machine is emulated.
         _ => &["libc:*alloc", "libc:free", "libc:memchr"],
     };
     let Some(mut target) = python() else { return };
     target.ask("work 1");
-    let asked = ["--ret", "--args", "arg0, arg1, arg2, arg3, arg4, arg5"];
-    let [entry, best] = at_both(
+    let options = ["--ret", "--args", "arg0, arg1, arg2, arg3, arg4, arg5"];
+    let [entry, best] = run_both(
         "functrace",
         mode,
         &mut target,
-        &[functions, &asked].concat(),
+        &[functions, &options].concat(),
         &["work 1"],
     );
     let functions = entry.assert_clean().rows.iter().map(function).collect();
@@ -219,11 +220,11 @@ fn every_call_has_the_same_arguments_and_the_same_result(mode: AttachMode) {
     }
 }
 
-/// With the direct caller, of which the kernel knows nothing at either place. Of a file that nobody else traces: where
-/// somebody has a return probe, the kernel has put its own address in the place of the caller's.
-fn stacks_are_the_same(mode: AttachMode) {
+/// Including the direct caller, which the kernel's stack walk misses at both places. The program is a copy: return
+/// probes of other tests would replace return addresses.
+fn stacks_are_equal(mode: AttachMode) {
     let folder = Folder::new();
-    let own = folder.copy_of(program("calls-static"), "calls-of-its-own");
+    let own = folder.copy_of(program("calls-static"), "calls-copy");
     let mut target = Target::start(Command::new(&own));
     let specs = ["free", "posix_memalign"].map(|function| format!("{}:{function}", own.display()));
     let args = [&specs[0], &specs[1], "--stack"];
@@ -232,7 +233,7 @@ fn stacks_are_the_same(mode: AttachMode) {
         "posix_memalign 13 64 100",
         "threads 3 malloc 7 100",
     ];
-    let runs = at_both("functrace", mode, &mut target, &args, &orders);
+    let runs = run_both("functrace", mode, &mut target, &args, &orders);
     let stacks = runs.map(|run| {
         let of_row = |row: &Value| (row["function"].to_string(), row["stack"].to_string());
         let mut stacks: Vec<_> = run.assert_clean().rows.iter().map(of_row).collect();
@@ -243,14 +244,13 @@ fn stacks_are_the_same(mode: AttachMode) {
     let differs = stacks[0].iter().zip(&stacks[1]).find(|(one, other)| one != other);
     assert!(differs.is_none(), "{differs:?}");
     assert_eq!(stacks[0].len(), stacks[1].len());
-    // The functions of the program that call these are the first frames.
-    let is_own =
-        |(_, stack): &&(String, String)| stack.starts_with("[\"") && stack.contains("[calls-of-its-own]");
+    // The first frame is the caller in the program.
+    let is_own = |(_, stack): &&(String, String)| stack.starts_with("[\"") && stack.contains("[calls-copy]");
     let own = stacks[0].iter().filter(is_own).count();
     assert!(own >= 135, "{own} {stacks:?}");
 }
 
-fn returns_of_threads_are_those_of_their_calls(mode: AttachMode) {
+fn returns_pair_with_the_calls_of_their_thread(mode: AttachMode) {
     let Some(mut target) = python() else { return };
     let functions = [
         "libc:free",
@@ -260,7 +260,7 @@ fn returns_of_threads_are_those_of_their_calls(mode: AttachMode) {
         "libc:pthread_c*",
     ];
     let args = [&["-F"], &functions[..]].concat();
-    let [entry, best] = at_both(
+    let [entry, best] = run_both(
         "funclatency",
         mode,
         &mut target,
@@ -275,8 +275,8 @@ fn returns_of_threads_are_those_of_their_calls(mode: AttachMode) {
     assert_eq!(entry.summary["unmatched"], best.summary["unmatched"]);
 }
 
-/// Tools come and go while threads call what they probe.
-fn programs_stand_probes_that_come_and_go(mode: AttachMode) {
+/// Tools attach and exit while threads call the probed functions.
+fn target_survives_probes_added_and_removed_while_it_runs(mode: AttachMode) {
     const TOOLS: usize = 4;
     let fast = mode.has_multi_links() && !in_guest();
     let cycles = if fast { 50 } else { 3 };
@@ -289,7 +289,7 @@ fn programs_stand_probes_that_come_and_go(mode: AttachMode) {
             let args = match (tool % 2, mode.has_multi_links()) {
                 (0, true) => ["libc:c*", "libc:f*", "-p", &pid],
                 (_, true) => ["r:libc:c*", "r:libc:f*", "-p", &pid],
-                // Each takes a moment to be removed.
+                // Few, as they are removed one by one.
                 (0, false) => ["libc:calloc", "libc:free", "-p", &pid],
                 (_, false) => ["r:libc:calloc", "r:libc:free", "-p", &pid],
             };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! What a tool needs, what it keeps, and what it refuses to be given.
+//! Which capabilities a tool needs and which it keeps after attaching; setuid copies are refused.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -13,8 +13,8 @@ use crate::harness::{
 
 const NOBODY: &str = "65534";
 
-/// A program run by a user who has these capabilities and no others: `+bpf,+perfmon`. It has to lie where everybody
-/// may read.
+/// A command that runs a program as user nobody with only these capabilities, such as `+bpf,+perfmon`. The program has
+/// to be readable by that user.
 pub fn as_nobody(capabilities: &str, program: &Path) -> Command {
     let mut set = "-all".to_owned();
     if !capabilities.is_empty() {
@@ -29,7 +29,7 @@ pub fn as_nobody(capabilities: &str, program: &Path) -> Command {
     command
 }
 
-/// A field of /proc/PID/status, a hexadecimal number.
+/// A hexadecimal field of /proc/PID/status.
 fn status(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status
@@ -45,7 +45,7 @@ const CAP_PERFMON: u64 = 1 << 38;
 const CAP_BPF: u64 = 1 << 39;
 const CAP_CHECKPOINT_RESTORE: u64 = 1 << 40;
 
-/// The tool attaches, and then has these capabilities left and no way to get others back.
+/// Asserts that the tool has exactly these capabilities after attaching, and cannot regain others.
 #[track_caller]
 fn assert_keeps(expected: u64, tool: &str, args: &[&str]) {
     let tool = Tool::start(tool, AttachMode::best(), args);
@@ -58,23 +58,23 @@ fn assert_keeps(expected: u64, tool: &str, args: &[&str]) {
 }
 
 #[test]
-fn a_tool_keeps_what_it_still_has_to_do_and_nothing_else() {
+fn only_capabilities_still_needed_are_kept() {
     let main = format!("{}:main", program("calls").display());
     assert_keeps(0, "functrace", &[&main]);
-    // Before 5.19 maps could not be read without.
+    // Before 5.19 reading a map needs CAP_BPF.
     assert_keeps(CAP_BPF, "funccount", &[&main]);
     let inspects = CAP_SYS_PTRACE | CAP_DAC_READ_SEARCH | CAP_CHECKPOINT_RESTORE;
     assert_keeps(inspects, "functrace", &["--stack", &main]);
-    // A process may load libraries, and they are traced as well.
+    // Probes are attached to libraries that the process loads later.
     let target = Target::start(Command::new(program("calls")));
     let attaches = inspects | CAP_SYS_ADMIN | CAP_BPF | CAP_PERFMON;
     assert_keeps(attaches, "mallocsnoop", &["-p", &target.pid().to_string()]);
 }
 
 #[test]
-fn capabilities_to_load_and_to_attach_are_enough_for_multi_links() {
+fn bpf_and_perfmon_capabilities_suffice_for_multi_links() {
     if !AttachMode::best().has_multi_links() {
-        return skip("no multi links");
+        return skip("this kernel has no multi-uprobe links");
     }
     let folder = Folder::new();
     let tools = folder.copy_of(&*TOOLS, "ubpf-tools");
@@ -96,9 +96,9 @@ fn capabilities_to_load_and_to_attach_are_enough_for_multi_links() {
 }
 
 #[test]
-fn perf_events_need_more_since_they_were_found_to_be_abused() {
+fn perf_event_probes_need_sys_admin() {
     if kernel_version() < (6, 16) {
-        return skip("this kernel may be older than the fix of CVE-2025-38466");
+        return skip("this kernel may lack the fix of CVE-2025-38466, which requires CAP_SYS_ADMIN");
     }
     let target = Target::start(Command::new(program("calls")));
     let folder = Folder::new();
@@ -119,7 +119,7 @@ fn perf_events_need_more_since_they_were_found_to_be_abused() {
 }
 
 #[test]
-fn a_setuid_copy_refuses_everybody_but_its_owner() {
+fn setuid_copy_refuses_users_other_than_its_owner() {
     let folder = Folder::new();
     let tools = folder.copy_of(&*TOOLS, "ubpf-tools");
     fs::set_permissions(&tools, Permissions::from_mode(0o4755)).expect("a setuid program");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! What a run loads and attaches: no program that it does not need.
+//! A run loads and attaches only the BPF programs that it needs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,9 +9,11 @@ use libbpf_rs::query::ProgInfoIter;
 
 use crate::harness::{AttachMode, Folder, Target, Tool, each_mode_with_session, program, skip};
 
-/// The tool's programs: those that it holds, and of these the ones that links run.
+/// Names of the BPF programs of a tool.
 struct Programs {
+    /// The tool has a descriptor of each.
     loaded: BTreeSet<String>,
+    /// Those attached by a link.
     linked: BTreeSet<String>,
 }
 
@@ -20,11 +22,11 @@ fn programs_of(tool: &Tool) -> Programs {
         .map(|info| (info.id, info.name.to_string_lossy().into_owned()))
         .collect();
     let name = |id: &str| {
-        let id: u32 = id.trim().parse().expect("a program's number");
+        let id: u32 = id.trim().parse().expect("a program ID");
         let known = names.iter().find(|(known, _)| *known == id);
         known
             .map(|(_, name)| name.clone())
-            .expect("a program of that number")
+            .expect("a program with this ID")
     };
     let mut programs = Programs {
         loaded: BTreeSet::new(),
@@ -44,7 +46,7 @@ fn programs_of(tool: &Tool) -> Programs {
     programs
 }
 
-/// How a run of functrace, funccount, funclatency or mallocsnoop is attached to a function that is called once.
+/// The BPF programs of a run, which also has to work: the target makes a few calls.
 fn attached(tool: &str, mode: AttachMode, options: &[&str]) -> Programs {
     let mut target = Target::start(Command::new(program("flow")));
     let pid = target.pid().to_string();
@@ -55,11 +57,14 @@ fn attached(tool: &str, mode: AttachMode, options: &[&str]) -> Programs {
     programs
 }
 
-each_mode_with_session! { returns_are_probed_only_for_what_they_tell only_wanted_calls_have_another_return_address }
+each_mode_with_session! {
+    return_programs_are_loaded_only_when_needed
+    return_address_is_replaced_only_for_traced_returns
+}
 
-/// A return probe puts the kernel's address in the place of the return address, where the function can see it.
-fn only_wanted_calls_have_another_return_address(mode: AttachMode) {
-    // A file of its own: the kernel replaces the address for everybody's return probes, whatever process they are for.
+/// A return probe replaces the return address on the stack, which the function can see.
+fn return_address_is_replaced_only_for_traced_returns(mode: AttachMode) {
+    // A copy of the program: return probes of other tests would replace the address in this process too.
     let folder = Folder::new();
     let flow = folder.copy_of(program("flow"), "flow");
     let replaced = |tool: &str, options: &[&str], order: &str| -> u64 {
@@ -68,9 +73,9 @@ fn only_wanted_calls_have_another_return_address(mode: AttachMode) {
         let pid = target.pid().to_string();
         let spec = format!("{}:looking", flow.display());
         let tool = Tool::start(tool, mode, [&[&spec, "-p", &pid], options].concat());
-        let number = target.ask(order)[0].addresses[0].parse().expect("a number");
+        let count = target.ask(order)[0].addresses[0].parse().expect("a number");
         tool.stop().assert_clean();
-        number
+        count
     };
     assert_eq!(replaced("funccount", &[], "look 97 7"), 0);
     assert_eq!(replaced("functrace", &["--where", "arg0 == 7"], "look 97 7"), 0);
@@ -78,14 +83,14 @@ fn only_wanted_calls_have_another_return_address(mode: AttachMode) {
     assert_eq!(replaced("funclatency", &[], "look 97 7"), 97);
     let condition = ["--ret", "--where", "arg0 == 7"];
     assert_eq!(replaced("functrace", &condition, "look 97 7"), 97);
-    // Elsewhere what is not wanted has its return probe all the same.
+    // Only a session program can skip the return of a call whose condition is false.
     let unwanted = if mode == AttachMode::Session { 0 } else { 89 };
     assert_eq!(replaced("functrace", &condition, "look 89 3"), unwanted);
 }
 
-fn returns_are_probed_only_for_what_they_tell(mode: AttachMode) {
+fn return_programs_are_loaded_only_when_needed(mode: AttachMode) {
     if mode == AttachMode::Plain {
-        return skip("probes without links do not name their programs");
+        return skip("the programs of probes without links are not listed in fdinfo");
     }
     let spec = format!("{}:counted", program("flow").display());
     let entries: [(&str, &[&str], &str); 5] = [

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! A program on a pseudo-terminal of its own, driven as a person would: type, read, wait for what must appear.
+//! Drives a program on a pseudo-terminal: presses keys, and waits for output.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -14,38 +14,37 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::harness::{DEADLINE, Owned, wait_until};
 
-/// A process whose controlling terminal is ours.
+/// A process on a new pseudo-terminal, which is its controlling terminal.
 pub struct Terminal {
     child: Owned,
-    ours: File,
+    master: File,
     number: u32,
-    /// What the process has written.
+    /// All output of the process.
     screen: Vec<u8>,
-    /// Up to where it was waited for.
+    /// The end, in `screen`, of the last text waited for.
     seen: usize,
 }
 
 impl Terminal {
     /// Runs `command` in a new session on a new terminal.
     pub fn run(command: &mut Command) -> Self {
-        let (ours, theirs, number) = open_pty().expect("a pseudo-terminal");
-        let share = || theirs.try_clone().expect("a descriptor");
+        let (master, slave, number) = open_pty().expect("a pseudo-terminal");
+        let share = || slave.try_clone().expect("a descriptor");
         command.stdin(share()).stdout(share()).stderr(share());
-        // What a person's environment has must not matter: the terminal is wide, the locale UTF-8, and nothing is
-        // bound.
+        // Independent of the user's environment: a UTF-8 locale, no key bindings, no history.
         command
             .env("TERM", "xterm")
             .env("LC_ALL", "C.UTF-8")
             .env("INPUTRC", "/dev/null")
             .env_remove("HISTFILE");
-        // SAFETY: two system calls between fork and exec, no memory is touched.
+        // SAFETY: `take_terminal` makes two system calls, and does not allocate between fork and exec.
         unsafe { command.pre_exec(take_terminal) };
         let child = command
             .spawn()
             .unwrap_or_else(|error| panic!("failed to run {command:?}: {error}"));
         Self {
             child: Owned(child),
-            ours,
+            master,
             number,
             screen: Vec::new(),
             seen: 0,
@@ -56,22 +55,22 @@ impl Terminal {
         self.child.0.id()
     }
 
-    /// `pts/3`, as people write it.
+    /// The name of the terminal, such as `pts/3`.
     pub fn tty(&self) -> String {
         format!("pts/{}", self.number)
     }
 
-    /// Presses these keys, while reading what comes back: a terminal whose output nobody reads stands still.
+    /// Presses keys, and reads the output meanwhile: the program blocks if the terminal's buffer is full.
     pub fn press(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         let deadline = Instant::now() + DEADLINE;
         while !rest.is_empty() {
-            let ready = self.ready(PollFlags::POLLIN | PollFlags::POLLOUT, deadline, "room for keys");
+            let ready = self.ready(PollFlags::POLLIN | PollFlags::POLLOUT, deadline, "room for input");
             if ready.contains(PollFlags::POLLIN) {
                 self.read();
             }
             if ready.contains(PollFlags::POLLOUT) {
-                match self.ours.write(rest) {
+                match self.master.write(rest) {
                     Ok(written) => rest = &rest[written..],
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => panic!("failed to press keys: {error}\n{}", self.shown()),
@@ -94,23 +93,23 @@ impl Terminal {
         }
     }
 
-    /// Waits until the program sleeps. A Ctrl-C just before that would do nothing until the next key: readline looks
-    /// for signals, and then sleeps.
+    /// Waits until the program sleeps. readline checks for signals and then sleeps, so a Ctrl-C between the two would
+    /// have no effect until the next key.
     pub fn wait_for_sleep(&mut self) {
         wait_until("the program to sleep", || {
             (state_of(self.pid()) == 'S').then_some(())
         });
     }
 
-    /// Waits until the program has ended by itself.
+    /// Waits until the program exits.
     pub fn wait_for_end(&mut self) -> ExitStatus {
-        wait_until(&format!("the end of pid {}", self.pid()), || {
+        wait_until(&format!("PID {} to exit", self.pid()), || {
             self.read();
             self.child.0.try_wait().expect("failed to wait")
         })
     }
 
-    /// All that was written so far.
+    /// All output so far.
     pub fn shown(&self) -> String {
         String::from_utf8_lossy(&self.screen).into_owned()
     }
@@ -118,8 +117,12 @@ impl Terminal {
     fn ready(&self, wanted: PollFlags, deadline: Instant, what: &str) -> PollFlags {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "waited too long for {what:?}\n{}", self.shown());
-            let mut files = [PollFd::new(self.ours.as_fd(), wanted)];
+            assert!(
+                !left.is_zero(),
+                "timed out waiting for {what:?}\n{}",
+                self.shown()
+            );
+            let mut files = [PollFd::new(self.master.as_fd(), wanted)];
             match poll(
                 &mut files,
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
@@ -131,44 +134,44 @@ impl Terminal {
         }
     }
 
-    /// Reads what there is. False when there is nothing.
+    /// Reads available output. Returns false if there was none.
     fn read(&mut self) -> bool {
         let mut buffer = [0; 16 << 10];
-        match self.ours.read(&mut buffer) {
+        match self.master.read(&mut buffer) {
             Ok(count) => {
                 self.screen.extend_from_slice(&buffer[..count]);
                 count > 0
             }
-            Err(_) => false, // nothing yet, or EIO after the end
+            Err(_) => false, // EAGAIN, or EIO after the program has closed the terminal
         }
     }
 }
 
-/// The state of a process, as ps shows it.
+/// The state of a process in the letters of ps.
 pub fn state_of(pid: u32) -> char {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
     let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
     state.expect("a state")
 }
 
-/// A program on a terminal that numbers its prompts, so that each can be told from a redrawn one.
+/// A program on a terminal with numbered prompts, so that a redrawn prompt does not count as a new one.
 pub struct Shell {
     pub terminal: Terminal,
     prompts: usize,
 }
 
 impl Shell {
-    /// The system's bash, at its first prompt.
+    /// Starts /bin/bash and waits for its first prompt.
     pub fn bash() -> Self {
         Self::at("/bin/bash")
     }
 
-    /// The bash of this path.
+    /// Starts the bash at this path and waits for its first prompt.
     pub fn at(path: impl AsRef<OsStr>) -> Self {
         Self::run(Command::new(path).args(BASH_ARGUMENTS))
     }
 
-    /// A bash behind another command, such as `setpriv ... bash BASH_ARGUMENTS...`, or tests/targets/lines.c.
+    /// Starts a command that runs bash, such as `setpriv ... bash BASH_ARGUMENTS...`, or tests/targets/lines.c.
     pub fn run(command: &mut Command) -> Self {
         command
             .env("PS1", "prompt-$((++prompts))> ")
@@ -195,18 +198,18 @@ impl Shell {
         self.press([line.as_ref(), b"\n"].concat());
     }
 
-    /// The same for a line with bytes that readline would take for keys: in a bracketed paste it leaves them alone.
+    /// Like [`Shell::enter`], as a bracketed paste: readline does not interpret control characters in it as keys.
     pub fn paste(&mut self, line: impl AsRef<[u8]>) {
         self.press([b"\x1b[200~", line.as_ref(), b"\x1b[201~\n"].concat());
     }
 
-    /// Presses keys that end in a new prompt.
+    /// Presses keys, and waits for the next prompt.
     pub fn press(&mut self, keys: impl AsRef<[u8]>) {
         self.terminal.press(keys.as_ref());
         self.wait_for_prompt();
     }
 
-    /// Types lines ahead, all of them at once, and waits for the prompt after the last.
+    /// Types several lines at once, and waits for the prompt after the last.
     pub fn enter_all(&mut self, lines: &[String]) {
         let keys: String = lines.iter().map(|line| format!("{line}\n")).collect();
         self.terminal.press(keys.as_bytes());
@@ -215,7 +218,7 @@ impl Shell {
         }
     }
 
-    /// Presses keys that end the program.
+    /// Presses keys, and waits until the program exits.
     pub fn end_with(&mut self, keys: impl AsRef<[u8]>) -> ExitStatus {
         self.terminal.press(keys.as_ref());
         self.terminal.wait_for_end()
@@ -227,17 +230,17 @@ impl Shell {
     }
 }
 
-/// Without anybody's start files; `-i` because one of them may be called `sh`.
+/// Without startup files; `-i` for copies of bash that are named `sh`.
 pub const BASH_ARGUMENTS: [&str; 3] = ["--norc", "--noprofile", "-i"];
 
-/// Our end, the program's end, and the number of a new pseudo-terminal.
+/// Opens a new pseudo-terminal: its master, its slave and its number.
 fn open_pty() -> io::Result<(File, OwnedFd, u32)> {
-    let ours = OpenOptions::new()
+    let master = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
         .open("/dev/ptmx")?;
-    let fd = ours.as_raw_fd();
+    let fd = master.as_raw_fd();
     let mut number: libc::c_uint = 0;
     let unlocked: libc::c_int = 0;
     let size = libc::winsize {
@@ -246,23 +249,22 @@ fn open_pty() -> io::Result<(File, OwnedFd, u32)> {
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
-    // SAFETY: each request gets what ioctl_tty(2) says it takes, and the last returns a descriptor that nobody owns
-    // yet.
-    let theirs = unsafe {
+    // SAFETY: the arguments have the types given in ioctl_tty(2), and the last request returns a new descriptor.
+    let slave = unsafe {
         checked(libc::ioctl(fd, libc::TIOCGPTN, &raw mut number))?;
         checked(libc::ioctl(fd, libc::TIOCSPTLCK, &raw const unlocked))?;
         checked(libc::ioctl(fd, libc::TIOCSWINSZ, &raw const size))?;
         let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
         OwnedFd::from_raw_fd(checked(libc::ioctl(fd, libc::TIOCGPTPEER, flags))?)
     };
-    keep_output_at_interrupt(&theirs)?;
-    Ok((ours, theirs, number))
+    disable_flush_on_interrupt(&slave)?;
+    Ok((master, slave, number))
 }
 
-/// Ctrl-C would throw away what the program wrote in answer to it, if it was quick.
-fn keep_output_at_interrupt(terminal: &OwnedFd) -> io::Result<()> {
+/// By default Ctrl-C discards unread output, which could be the program's response to it.
+fn disable_flush_on_interrupt(terminal: &OwnedFd) -> io::Result<()> {
     let fd = terminal.as_raw_fd();
-    // SAFETY: a structure of integers, for which all zeroes is a value, and which outlives both calls.
+    // SAFETY: termios consists of integers, so all zeroes are a valid value; it outlives both calls.
     unsafe {
         let mut settings: libc::termios = std::mem::zeroed();
         checked(libc::tcgetattr(fd, &raw mut settings))?;
@@ -272,7 +274,7 @@ fn keep_output_at_interrupt(terminal: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes standard input the terminal that controls this process.
+/// Makes standard input the controlling terminal of this process.
 fn take_terminal() -> io::Result<()> {
     // SAFETY: neither call touches memory.
     unsafe {

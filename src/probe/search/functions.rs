@@ -47,20 +47,21 @@ impl TracedFunction {
     }
 }
 
-/// What a tool does with each function when it is found. `()` does nothing.
+/// What a tool does with each function when it is found. [`Needs`] serve a tool that reads the
+/// same of every function.
 pub trait OnFound {
     /// Returns what the probe reads at the start of the function.
     fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs;
 }
 
-impl OnFound for () {
+impl OnFound for Needs {
     fn on_found(&mut self, _: &TracedFunction, _: &ObjectFile, _: &ElfFile) -> Needs {
-        Needs::NOTHING
+        *self
     }
 }
 
 /// Finds the functions that specs name.
-pub struct FunctionFinder<O = ()> {
+pub struct FunctionFinder<O = Needs> {
     specs: Vec<SpecSearch>,
     found: Vec<TracedFunction>,
     /// What each function's probe reads.

@@ -27,7 +27,7 @@ pub struct PlacedProbe {
 impl PlacementPolicy {
     /// Moves the points of `elf` that may move, and marks those on instructions that the kernel single-steps. Returns
     /// where the probes of functions are. The caller must drop the points that would crash the program:
-    /// [`ProbePlacement::is_mistaken`].
+    /// [`ProbePlacement::is_misdecoded`].
     pub fn place(self, elf: &ElfFile, points: &mut [ProbePoint]) -> Vec<PlacedProbe> {
         let (mut movable, mut subjects) = (Vec::new(), Vec::new());
         for point in points {

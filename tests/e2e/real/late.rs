@@ -85,7 +85,8 @@ fn copy_of_a_program_started_later_is_traced(mode: AttachMode) {
     let mut command = Command::new(bash);
     command.args(["-c", SHELL]);
     let mut shell = Target::start(command);
-    tool.until_row(|| {
+    // Other tests run their own bash.
+    tool.until_row_of(shell.pid(), || {
         shell.ask("times 1");
     });
     shell.ask("umask 1009");
