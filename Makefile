@@ -91,6 +91,7 @@ lint: setup-build setup-lint ## check formatting, clippy and licences
 		run cargo clippy --release --all-targets $(locked) --features pages -- -D warnings; \
 	else not_run+=("cargo clippy"); fi; \
 	run scripts/licences check; \
+	run scripts/check-source; \
 	if command -v clang-format >/dev/null; then run clang-format --dry-run -Werror src/bpf/*.[ch]; \
 	else not_run+=(clang-format); fi; \
 	if (($${#not_run[@]})); then printf '\n*** NOT RUN, not installed: %s\n\n' "$${not_run[*]}" >&2; fi

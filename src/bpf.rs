@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use miniz_oxide::inflate::decompress_slice_iter_to_slice;
 
-/// Implements [`ToolSkelBuilder`] and its companions for one skeleton. build.rs writes a call for each object
-/// that includes filter.bpf.h.
+/// Implements [`ToolSkelBuilder`] and its companions for one skeleton. build.rs writes a call for each object that has
+/// the filter's constants.
 macro_rules! impl_tool_skeleton {
     ($builder:ident, $open:ident, $loaded:ident) => {
         impl $crate::bpf::ToolSkelBuilder for $builder {
@@ -70,7 +70,7 @@ pub(crate) use assert_same_layout;
 
 include!(concat!(env!("OUT_DIR"), "/skeletons.rs"));
 
-/// The skeleton of an object that includes event.bpf.h and filter.bpf.h, as the builder of a run uses it.
+/// The skeleton of an object with the filter's constants and the counters of events, as the builder of a run uses it.
 pub trait ToolSkelBuilder: SkelBuilder<'static, Output = <Self as ToolSkelBuilder>::Open> + Default {
     type Open: OpenToolSkel;
 }
@@ -83,13 +83,13 @@ pub trait OpenToolSkel: OpenSkel<'static, Output = <Self as OpenToolSkel>::Loade
 
     fn rodata(&mut self) -> Result<&mut Self::Rodata>;
 
-    /// Sets the constants of ids.bpf.h, event.bpf.h and filter.bpf.h.
+    /// Sets the constants that all objects share. Fails if the filter has too many thread names.
     fn set_run_constants(&mut self, constants: &RunConstants) -> Result<()>;
 }
 
 /// A loaded object.
 pub trait ToolSkel: Skel<'static> {
-    /// The counters of event.bpf.h. The programs add to them while they are borrowed: read them as atomics.
+    /// The counters that all objects share. The programs add to them while they are borrowed: read them as atomics.
     fn counters(&self) -> Result<RunCounters<'_>>;
 }
 
@@ -127,7 +127,7 @@ pub struct RunCounters<'a> {
     pub lost: &'a u64,
     /// Calls of which only the entry or only the return was seen.
     pub unmatched: &'a u64,
-    /// Program runs by CPU and kind of trap, see `hits` in event.bpf.h.
+    /// Program runs by CPU and kind of trap: see `HitCounters`.
     pub hits: &'a [u64],
 }
 

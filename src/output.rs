@@ -40,7 +40,7 @@ use time::{TimeFormatter, WallClock};
 /// The format of rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Format {
-    /// Aligned columns, for people
+    /// Aligned columns, for reading
     Text,
     /// One JSON object a line, for programs
     Json,

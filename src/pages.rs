@@ -51,7 +51,7 @@ fn write_page(directory: &Path, name: &str, page: &[u8]) -> Result<()> {
     write(&directory.join("man1").join(format!("{name}.1")), page)
 }
 
-/// The file names are those that each shell looks for.
+/// Each file has the name that its shell looks for.
 fn write_completions(directory: &Path, name: &str, command: &Command) -> Result<()> {
     for (shell, file) in [
         (Shell::Bash, format!("bash/{name}")),

@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod child;
+pub mod clock;
 pub mod command;
 pub mod counters;
 pub mod cpu_clock;
@@ -21,3 +22,4 @@ pub mod scope;
 pub mod search;
 pub mod self_test;
 pub mod signals;
+pub mod watcher;

@@ -19,5 +19,5 @@ mod schedule;
 mod session;
 mod stacks;
 
-pub use builder::{Found, Loaded, Run, SessionOptions};
+pub use builder::{FoundFunctions, LoadedObject, Run, SessionOptions};
 pub use session::{Event, EventHandler, RunState};

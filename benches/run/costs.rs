@@ -105,7 +105,8 @@ fn wait_until_written(file: &Path) -> Result<()> {
     }
 }
 
-/// The number of calls in the file. Reads line by line: a child's peak memory includes that of this process at the fork.
+/// The number of calls in the file. Reads line by line: a child's peak memory includes that of this process at the
+/// fork.
 pub fn count(file: &Path, rows: Rows) -> Result<u64> {
     let calls_in = |line: &str| -> Result<u64> {
         match rows {

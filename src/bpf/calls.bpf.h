@@ -30,7 +30,7 @@ struct thread {
 	struct call calls[MAX_DEPTH];
 };
 
-/* Whom a shadow stack belongs to. */
+/* The owner of a shadow stack: a thread, or a goroutine, which moves between threads. */
 struct stack_owner {
 	__u64 thread; /* PID << 32 | TID; only PID << 32 for a goroutine */
 	__u64 goroutine; /* address of Go's `struct g`, or 0 */
@@ -191,7 +191,7 @@ __noinline int thread_in_set(__u32 in_set, __u64 of_thread, __u64 of_goroutine)
 	return set ? thread_in(set, &owner) : NO_THREAD;
 }
 
-/* The index in `threads` of an owner who found its first set full, or NO_THREAD. */
+/* The index in `threads` of an owner in one of the sets after its first, or NO_THREAD. */
 __noinline int spilled_thread(__u64 of_thread, __u64 of_goroutine)
 {
 	struct stack_owner owner = { of_thread, of_goroutine };
@@ -210,7 +210,7 @@ __noinline int spilled_thread(__u64 of_thread, __u64 of_goroutine)
 	return NO_THREAD;
 }
 
-/* Claims a place of a set for an owner. Returns its index in `threads`, or NO_THREAD if all are taken. */
+/* Claims an entry of a set for an owner. Returns its index in `threads`, or NO_THREAD if the set is full. */
 __noinline int claim_in_set(__u32 in_set, __u64 of_thread, __u64 of_goroutine)
 {
 	struct owner owner = { { of_thread, of_goroutine }, 0 };
@@ -232,7 +232,7 @@ __noinline int claim_in_set(__u32 in_set, __u64 of_thread, __u64 of_goroutine)
 	return NO_THREAD;
 }
 
-/* The same for the first call of an owner. */
+/* Claims an entry for an owner, in the first set with room. Returns its index in `threads`, or NO_THREAD. */
 __noinline int claim_thread(__u64 of_thread, __u64 of_goroutine)
 {
 	struct stack_owner owner = { of_thread, of_goroutine };
@@ -293,7 +293,7 @@ __noinline int forget_some_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)
 
 /*
  * Forgets the calls of a thread, innermost first, while they are below `sp` on the stack, or at `sp` and not of
- * function `keep`. Those of function `again` at `sp` do not count as unmatched. Returns how many calls remain.
+ * function `keep`. Counts them as unmatched, except calls of function `again` at `sp`. Returns how many calls remain.
  */
 __noinline int forget_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)
 {

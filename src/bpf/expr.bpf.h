@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The interpreter of --where and --args (src/probe/expr.rs): a stack machine that reads its operations from a map.
+ * The interpreter of --where and --args: a stack machine that reads its operations from a map.
  *
  * The verifier does not track what map values hold, so it follows one operation, not every order in which operations
  * can occur. Parts with loops or many branches are global functions, which it follows once per program instead of once
@@ -20,7 +20,7 @@
 #define MANY_STEPS 32
 #define PAGE_BYTES 4096 /* the smallest page size */
 
-/* What an operation does; src/probe/expr/op.rs explains each. */
+/* What an operation does. User space explains each, where it encodes them. */
 enum expr_code {
 	/* Control: */
 	EXPR_END,
@@ -100,6 +100,8 @@ struct {
 	__type(value, struct expr_literal);
 } expr_literals SEC(".maps");
 
+EXPORT_TYPE(expr_literal);
+EXPORT_TYPE(expr_op);
 EXPORT_ENUM(expr_code);
 EXPORT_ENUM(expr_task);
 
@@ -246,7 +248,7 @@ static __always_inline __u64 expr_task(__u8 which)
 	}
 }
 
-/* Operations with two operands, except those that divide. */
+/* Operations with two operands, except divisions. */
 static __always_inline __u64 expr_calculate(const struct expr_op *op, __u64 a, __u64 b)
 {
 	switch (op->code) {

@@ -92,7 +92,7 @@ struct {
 	__uint(value_size, sizeof(__u32));
 } expr_free SEC(".maps");
 
-/* What this run needs, so that the verifier skips the rest. Written by src/probe/expr/programs.rs. */
+/* What this run needs, so that the verifier skips the rest. User space sets it before load. */
 const volatile struct expr_config {
 	__u32 text_starts; /* bytes of `words` in which a text may start */
 	__u32 most_text; /* bytes of the longest text */

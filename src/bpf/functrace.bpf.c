@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Calls of functions: arguments at the entry, result and duration at the return, as src/probe/expr.rs plans them. */
+/* Calls of functions: user space says which values to fetch at the entry and at the return. */
 #define CALL_ARGS 1 /* the index of the machine that has what the entry fetched */
 #define CALL_DROPPED(call) expr_give_back((call)->args[0])
 #include "event.bpf.h"
@@ -16,13 +16,15 @@ enum trace_flags {
 
 EXPORT_ENUM(trace_flags);
 
-/* A function: where its operations start in `expr_ops`. Twin: `FunctionEntry` of src/probe/expr/programs.rs. */
+/* A function: where its operations start in `expr_ops`. */
 struct trace_function {
 	__u32 entry_pc;
 	__u32 return_pc;
 	__u32 slots;
-	__u32 flags;
+	__u32 flags; /* enum trace_flags */
 };
+
+EXPORT_TYPE(trace_function);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

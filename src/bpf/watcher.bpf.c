@@ -19,7 +19,7 @@
 /* Kinds of records. A record is a header alone. */
 enum process_change {
 	CHANGE_MATCHES, /* needs probes; `func` is 1 if the process is stopped until it has them */
-	CHANGE_NEW, /* needs probes, and those that it has belong to an earlier program or process */
+	CHANGE_NEW, /* needs probes: any that it has belong to an earlier program or process */
 	CHANGE_UNKNOWN, /* may match now, or no longer */
 	CHANGE_RENAMED, /* as above; thread `tid` is about to be named `comm` */
 	CHANGE_GONE, /* has exited, or executes a program that does not match */

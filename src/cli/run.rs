@@ -13,7 +13,7 @@ use crate::probe::attach::AttachMode;
 use crate::probe::command::TracedCommand;
 use crate::probe::ring::page_size;
 use crate::probe::scope::filter::ProcessFilter;
-use crate::probe::search::placing::Placing;
+use crate::probe::search::placing::PlacementPolicy;
 
 /// Default of `--buffer-size`.
 pub const DEFAULT_BUFFER_SIZE: &str = "8M";
@@ -44,7 +44,7 @@ pub struct RunArgs {
         hide_default_value = true,
         hide_possible_values = true
     )]
-    pub placement: Placing,
+    pub placement: PlacementPolicy,
     /// Report what the probes cost the traced processes
     #[arg(long)]
     pub cost: bool,

@@ -26,6 +26,7 @@ use symbols::RawSymbol;
 pub(super) use link_view::LinkView;
 pub use relocation::{PointerSlot, SlotBinding};
 pub(super) use source::{ElfBlock, ElfSource};
+pub use symbols::FunctionSymbol;
 pub(super) use symbols::SymbolTable;
 
 mod dynamic;
@@ -44,32 +45,12 @@ mod tests;
 
 const LE: LittleEndian = LittleEndian;
 
-#[cfg(target_arch = "x86_64")]
-const MACHINE: (u16, &str) = (elf::EM_X86_64, "x86_64");
-#[cfg(target_arch = "aarch64")]
-const MACHINE: (u16, &str) = (elf::EM_AARCH64, "aarch64");
-
 /// Longest soname, run path or interpreter that is read, in bytes: the kernel's `PATH_MAX`.
 const MAX_STRING: u64 = 4096;
 /// Owner and type of a note that only Go programs have.
 const GO_NOTE: (&[u8], u32) = (b"Go\0\0", 4);
 /// Sections that only Go programs have.
 const GO_SECTIONS: [&str; 2] = [".go.buildinfo", ".gopclntab"];
-
-/// A function in a symbol table of an ELF file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FunctionSymbol {
-    /// The symbol without its version.
-    pub name: String,
-    /// File offset of the first instruction.
-    pub offset: u64,
-    /// Virtual address of the first instruction, before relocation.
-    pub addr: u64,
-    /// Length in bytes; 0 if unknown.
-    pub size: u64,
-    /// The code at `offset` is a resolver that chooses the implementation: callers do not call it.
-    pub ifunc: bool,
-}
 
 /// An opened ELF file of this machine's architecture.
 #[derive(Debug)]

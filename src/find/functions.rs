@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 use super::similar::similar;
 use super::spec::NamePattern;
 use crate::find::elf::{ElfFile, FunctionSymbol, SymbolTable};
-use crate::find::stack::demangle::{Readable, demangle};
+use crate::find::stack::demangle::{ReadableName, demangle};
 use frames::FrameExtent;
 pub use frames::{called_starts, sizes};
 
@@ -40,7 +40,7 @@ impl FunctionSymbol {
 
 /// The functions of `elf` that match `pattern`, by address, each address once.
 ///
-/// An exact name stands for the exported function; if there is none, for all local functions of that name; if
+/// An exact name means the exported function; if there is none, for all local functions of that name; if
 /// there is none, for the demangled name, which without parameters includes all overloads. A pattern matches
 /// symbols and demangled names. Each function has the best of its matching names. `path` is where to look for
 /// debug files.
@@ -129,7 +129,7 @@ pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> 
     let Ok(tables) = SymbolTables::read(elf, path) else {
         return Vec::new();
     };
-    let bare = |name: &SymbolName| match Readable::new(name.text) {
+    let bare = |name: &SymbolName| match ReadableName::new(name.text) {
         Some(readable) => readable.bare().to_owned(),
         None => name.text.to_owned(),
     };
@@ -376,7 +376,7 @@ impl NameFilter<'_> {
     }
 
     fn matches_demangled(&self, symbol: &str) -> bool {
-        Readable::new(symbol).is_some_and(|name| {
+        ReadableName::new(symbol).is_some_and(|name| {
             let forms = [&name.full, &name.short, name.bare()];
             forms.iter().any(|form| self.pattern.matches(form))
         })

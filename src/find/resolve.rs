@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The instructions that a spec stands for in one file.
+//! Resolves a spec to instructions of one file.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -56,9 +56,9 @@ impl From<Vec<ResolvedProbe>> for ResolvedSpec {
 /// How the returns of a function are observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReturnMethod {
-    /// They are not.
+    /// Not observed.
     Unwatched,
-    /// By return probes: the kernel replaces the return address with the address of its own code.
+    /// By return probes: the kernel replaces the return address with the address of a trampoline.
     ReturnProbe,
     /// By probes on the instructions that end calls. Needed where the kernel's return address would crash the
     /// program: exceptions and panics unwind by return addresses, Go moves stacks, and some functions keep
@@ -66,7 +66,7 @@ pub enum ReturnMethod {
     Instructions(Vec<FunctionExit>),
 }
 
-/// The probes that `subject` stands for in a file. With `at_return` the returns of calls are observed too.
+/// The probes that `subject` means in a file. With `at_return` the returns of calls are observed too.
 /// `pids` are processes that use the file; they are searched first for the targets of IFUNC symbols.
 ///
 /// # Errors

@@ -378,17 +378,17 @@ impl SpecText<'_> {
     }
 
     /// The column of `part`, which has to be a slice of the whole text.
-    fn column(&self, part: &str) -> TextColumn {
+    fn column(&self, part: &str) -> SpecColumn {
         let start = (part.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize);
         let before = self.text.char_indices().take_while(|&(at, _)| at < start).count();
-        TextColumn(before + 1)
+        SpecColumn(before + 1)
     }
 }
 
 /// A column, counted in characters from 1.
-struct TextColumn(usize);
+struct SpecColumn(usize);
 
-impl fmt::Display for TextColumn {
+impl fmt::Display for SpecColumn {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         write!(out, "at column {}", self.0)
     }

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Values whose type is known only at run time, such as the arguments of a traced function.
 
-use std::io::Write;
 use std::rc::Rc;
 
+use super::append::{push_bool, push_display, quoted};
 use super::escape::{push_hex_member, push_json, push_json_key, push_text};
-use super::number::{push_decimal, push_signed};
-use super::value::{push_address, push_bool, quoted};
+use super::number::{push_address, push_decimal, push_signed};
 
 /// A value of a traced program, with what it contains. Names and text are untrusted.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,11 +74,6 @@ impl Datum {
             Self::F64(_) | Self::Nothing | Self::Fault | Self::Unknown(_) => out.extend_from_slice(b"null"),
         }
     }
-}
-
-/// Appends without an allocation. Writing to a `Vec` does not fail.
-pub(super) fn push_display(out: &mut Vec<u8>, value: impl std::fmt::Display) {
-    _ = write!(out, "{value}");
 }
 
 /// Appends `name=value, ...`.

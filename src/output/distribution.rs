@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Percentiles of values that BPF programs count in fine slots (`fine_slot` of src/bpf/histogram.bpf.h).
+//! Percentiles of values that are counted in slots, about 3 % of their values wide.
 //!
 //! Each value below 64 has its own slot; above, each power of two is divided into 32 slots of equal width. A percentile
 //! is the middle of its slot, so its error is at most 1/64 (1.6 %).
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::histogram::{Bucket, without_empty_ends};
 
 /// Slots per power of two.
-const FINE: u64 = 32;
+pub const FINE: u64 = 32;
 
 /// A set of values, known by the counts of their slots, their number, sum and maximum.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,7 +110,7 @@ fn width_at(lo: u64, steps: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// `fine_slot` of src/bpf/histogram.bpf.h.
+    /// The slot of a value: the inverse of `range`.
     fn fine_slot(value: u64) -> u32 {
         let shift = (64 - value.leading_zeros()).saturating_sub(6);
         (shift << 5) + (value >> shift) as u32

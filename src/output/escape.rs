@@ -10,7 +10,7 @@
 //! | newline, tab, carriage return                                  | `\n` `\t` `\r`   | `\n` `\t` `\r`     |
 //! | other C0 controls and DEL                                      | `\x1b`           | `\u001b`           |
 //! | C1 controls, line separators, bidirectional and invisible ones | `\u{202e}`       | `\u202e`           |
-//! | bytes that are not UTF-8                                       | `\xff`           | U+FFFD (and see [`push_json`]) |
+//! | bytes that are not UTF-8                                       | `\xff`           | U+FFFD, see [`push_json`] |
 //!
 //! A backslash is printable and stays single in text and CSV: these two formats are meant for reading and are
 //! ambiguous there. JSON is lossless.
@@ -33,7 +33,7 @@ pub fn push_text(out: &mut Vec<u8>, bytes: &[u8]) {
     } else if bytes.iter().fold(true, |plain, byte| plain & is_printable(*byte)) {
         out.extend_from_slice(bytes);
     } else {
-        push_escaped(out, bytes, Style::Text);
+        push_escaped(out, bytes, EscapeStyle::Text);
     }
 }
 
@@ -50,7 +50,7 @@ pub fn push_json(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
     } else if bytes.iter().fold(true, |all, byte| all & plain(*byte)) {
         out.extend_from_slice(bytes);
     } else {
-        valid = push_escaped(out, bytes, Style::Json);
+        valid = push_escaped(out, bytes, EscapeStyle::Json);
     }
     out.push(b'"');
     valid
@@ -98,13 +98,13 @@ fn digit(nibble: u8) -> u8 {
 
 /// Which format's escapes to write.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Style {
+enum EscapeStyle {
     Text,
     Json,
 }
 
 /// The slow path of both formats. Returns whether all bytes are UTF-8.
-fn push_escaped(out: &mut Vec<u8>, bytes: &[u8], style: Style) -> bool {
+fn push_escaped(out: &mut Vec<u8>, bytes: &[u8], style: EscapeStyle) -> bool {
     let mut valid = true;
     let mut joiners = JoinerRule::default();
     for chunk in bytes.utf8_chunks() {
@@ -120,28 +120,28 @@ fn push_escaped(out: &mut Vec<u8>, bytes: &[u8], style: Style) -> bool {
 }
 
 /// Copies runs of characters that pass in one piece, and escapes those in between.
-fn push_escaped_str(out: &mut Vec<u8>, text: &str, style: Style, joiners: &mut JoinerRule) {
+fn push_escaped_str(out: &mut Vec<u8>, text: &str, style: EscapeStyle, joiners: &mut JoinerRule) {
     let mut copied = 0;
     for (at, c) in text.char_indices() {
         let end = at + c.len_utf8();
-        let quoted = style == Style::Json && matches!(c, '"' | '\\');
+        let quoted = style == EscapeStyle::Json && matches!(c, '"' | '\\');
         if joiners.passes(c, &text[end..]) && !quoted {
             continue;
         }
         out.extend_from_slice(&text.as_bytes()[copied..at]);
         copied = end;
         match style {
-            Style::Text => push_text_escape(out, c),
-            Style::Json => push_json_escape(out, c),
+            EscapeStyle::Text => push_text_escape(out, c),
+            EscapeStyle::Json => push_json_escape(out, c),
         }
     }
     out.extend_from_slice(&text.as_bytes()[copied..]);
 }
 
-fn push_invalid(out: &mut Vec<u8>, bad: &[u8], style: Style) {
+fn push_invalid(out: &mut Vec<u8>, bad: &[u8], style: EscapeStyle) {
     match style {
-        Style::Text => bad.iter().for_each(|byte| push_byte_escape(out, *byte)),
-        Style::Json => out.extend_from_slice("\u{fffd}".as_bytes()),
+        EscapeStyle::Text => bad.iter().for_each(|byte| push_byte_escape(out, *byte)),
+        EscapeStyle::Json => out.extend_from_slice("\u{fffd}".as_bytes()),
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Bucket {
     pub count: u64,
 }
 
-/// Converts the slots of a power-of-two histogram, as BPF programs count them, to buckets. ColumnState 0 counts the value 0,
+/// Converts the slots of a power-of-two histogram, as BPF programs count them, to buckets. Slot 0 counts the value 0,
 /// and slot `i` the values `2^(i-1) ..= 2^i - 1`, so the slot of a value is its number of bits. Empty buckets at both
 /// ends are dropped; the result is empty for an empty histogram.
 pub fn powers_of_two(slots: &[u64]) -> Vec<Bucket> {

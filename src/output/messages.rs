@@ -21,7 +21,7 @@ impl Messages {
         print("warning: ", text);
     }
 
-    /// What an option asked for. Printed even with `--quiet`.
+    /// Output that an option requests. Printed even with `--quiet`.
     pub fn result(self, text: &str) {
         print("", text);
     }

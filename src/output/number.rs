@@ -70,6 +70,12 @@ pub(super) fn push_hex_number(out: &mut Vec<u8>, number: u64) {
     push_last(out, eight_hex_digits(number as u32), len.min(WORD));
 }
 
+/// Appends an address: `0x7f00`.
+pub(super) fn push_address(out: &mut Vec<u8>, address: u64) {
+    out.extend_from_slice(b"0x");
+    push_hex_number(out, address);
+}
+
 /// How many digits a number has in decimal.
 pub(super) fn decimal_len(number: u64) -> usize {
     number.checked_ilog10().map_or(1, |log| log as usize + 1)

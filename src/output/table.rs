@@ -13,7 +13,7 @@ pub(super) enum Align {
 
 /// Where a column appears by default.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Shown {
+enum ColumnVisibility {
     /// In text only.
     Text,
     /// In JSON and CSV only.
@@ -31,7 +31,7 @@ pub struct Column {
     key: &'static str,
     width: usize,
     align: Align,
-    shown: Shown,
+    shown: ColumnVisibility,
 }
 
 impl Column {
@@ -43,7 +43,7 @@ impl Column {
             key,
             width,
             align: Align::Left,
-            shown: Shown::Both,
+            shown: ColumnVisibility::Both,
         }
     }
 
@@ -58,7 +58,7 @@ impl Column {
     /// A column that text shows below the row, without a heading.
     pub const fn below(key: &'static str) -> Self {
         Self {
-            shown: Shown::Below,
+            shown: ColumnVisibility::Below,
             ..Self::left("", key, 0)
         }
     }
@@ -66,7 +66,7 @@ impl Column {
     /// Restricts the column to text.
     pub const fn text_only(self) -> Self {
         Self {
-            shown: Shown::Text,
+            shown: ColumnVisibility::Text,
             ..self
         }
     }
@@ -74,7 +74,7 @@ impl Column {
     /// Restricts the column to JSON and CSV, unless [`Table::in_text`] enables it.
     pub const fn data_only(self) -> Self {
         Self {
-            shown: Shown::Data,
+            shown: ColumnVisibility::Data,
             ..self
         }
     }
@@ -123,12 +123,12 @@ pub(super) struct DataColumn {
 impl ColumnState {
     /// Whether text shows the column inside the row.
     fn in_row(&self) -> bool {
-        self.text && self.column.shown != Shown::Below
+        self.text && self.column.shown != ColumnVisibility::Below
     }
 
     /// Whether text shows the column below the row.
     fn below(&self) -> bool {
-        self.text && self.column.shown == Shown::Below
+        self.text && self.column.shown == ColumnVisibility::Below
     }
 
     fn text_column(&self, index: usize) -> TextColumn {
@@ -151,8 +151,8 @@ impl ColumnState {
 impl From<Column> for ColumnState {
     fn from(column: Column) -> Self {
         Self {
-            text: column.shown != Shown::Data,
-            data: column.shown != Shown::Text,
+            text: column.shown != ColumnVisibility::Data,
+            data: column.shown != ColumnVisibility::Text,
             column,
         }
     }

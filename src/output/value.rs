@@ -3,11 +3,12 @@
 
 use std::rc::Rc;
 
-use super::datum::{Datum, push_display, push_fields, push_json_fields};
+use super::append::{push_bool, push_display, quoted};
+use super::datum::{Datum, push_fields, push_json_fields};
 use super::escape::{push_json, push_text};
 use super::histogram::Bucket;
 use super::json_key::JsonKey;
-use super::number::{decimal_len, push_decimal, push_hex_number, push_three_digits};
+use super::number::{decimal_len, push_address, push_decimal, push_three_digits};
 use super::time::TimeFormatter;
 
 /// One value of a row. Borrows its data, so that a row needs no allocation.
@@ -169,21 +170,6 @@ fn push_indented(out: &mut Vec<u8>, line: &[u8]) {
 /// Rounded to ten-thousandths.
 fn push_share(out: &mut Vec<u8>, share: f64) {
     push_display(out, format_args!("{share:.4}"));
-}
-
-pub(super) fn push_address(out: &mut Vec<u8>, address: u64) {
-    out.extend_from_slice(b"0x");
-    push_hex_number(out, address);
-}
-
-pub(super) fn push_bool(out: &mut Vec<u8>, yes: bool) {
-    out.extend_from_slice(if yes { b"true" } else { b"false" });
-}
-
-pub(super) fn quoted(out: &mut Vec<u8>, push: impl FnOnce(&mut Vec<u8>)) {
-    out.push(b'"');
-    push(out);
-    out.push(b'"');
 }
 
 fn push_array<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, push: impl Fn(&mut Vec<u8>, T)) {

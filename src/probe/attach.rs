@@ -14,24 +14,24 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Error, Result};
 
-use self::destination::{Destination, ProbeKind, RefusedPoints};
 use self::program::HeldProgram;
+use self::target::{AttachTarget, ProbeKind, RefusedPoints};
 use crate::privileges;
+use crate::probe::clock::monotonic_ns;
 use crate::probe::hits::TrapKind;
 use crate::probe::links::{close_all, close_in_background};
-use crate::probe::mmap_events::monotonic_ns;
 use crate::probe::point::{Ends, ProbePoint};
 use crate::probe::scope::breakpoints::Breakpoints;
 use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::scope::members::{FilePoints, Members};
 
 mod bpf_sys;
-mod destination;
 pub mod features;
 mod mode;
 mod multi;
 mod perf;
 mod program;
+mod target;
 
 pub use self::mode::AttachMode;
 pub use self::program::ProbeProgram;
@@ -75,6 +75,7 @@ impl Attacher {
         &self.breakpoints
     }
 
+    /// How probes are attached.
     pub fn mode(&self) -> AttachMode {
         self.mode
     }
@@ -107,6 +108,9 @@ impl Attacher {
 
     /// How often the programs ran, and for how many nanoseconds in total. The kernel counts only while
     /// `bpf_enable_stats` is in effect.
+    ///
+    /// # Errors
+    /// The kernel does not report a program's counts.
     pub fn runs(&self) -> Result<(u64, u64)> {
         let mut sum = (0, 0);
         for program in self.programs.iter().flat_map(HeldProgram::fds) {
@@ -136,6 +140,9 @@ impl Attacher {
 
     /// Makes a process a member and attaches to all points that were found so far. False if the process has
     /// exited.
+    ///
+    /// # Errors
+    /// Attaching failed, other than because the process has exited or a point was refused.
     pub fn join(&mut self, pid: u32) -> Result<bool> {
         self.members.wait_removed(pid);
         let mut files = std::mem::take(&mut self.members.files);
@@ -153,6 +160,9 @@ impl Attacher {
     }
 
     /// Gives breakpoints to all processes, in place of the members.
+    ///
+    /// # Errors
+    /// All points of a file were refused, or attaching failed for another reason.
     pub fn widen(&mut self) -> Result<()> {
         self.breakpoints = Breakpoints::AllProcesses;
         close_all(self.members.take_links());
@@ -167,6 +177,7 @@ impl Attacher {
         self.members.remove(pid);
     }
 
+    /// The processes that have links of their own.
     pub fn members(&self) -> &Members {
         &self.members
     }
@@ -229,7 +240,7 @@ impl Attacher {
                 Ends::Entry | Ends::ReturnInstruction => ProbeKind::Probe,
             };
             for (mut points, kind) in [(instructions, ProbeKind::Probe), (others, kind)] {
-                let to = Destination {
+                let to = AttachTarget {
                     file,
                     path: &path,
                     kind,
@@ -245,7 +256,7 @@ impl Attacher {
     fn attach_program(
         &mut self,
         index: usize,
-        to: Destination<'_>,
+        to: AttachTarget<'_>,
         points: &[ProbePoint],
         links: &mut Vec<OwnedFd>,
         refused: &mut RefusedPoints,
@@ -277,7 +288,7 @@ impl Attacher {
     /// Adds to the cookies the kind of trap, if hits are counted per kind, and the process, where only the
     /// cookie identifies it: return probes of perf events run in every process that has one at that function,
     /// and no program runs at the entry that would distinguish them.
-    fn complete_cookies(&self, to: Destination<'_>, points: &mut [ProbePoint], entered: &HashSet<u64>) {
+    fn complete_cookies(&self, to: AttachTarget<'_>, points: &mut [ProbePoint], entered: &HashSet<u64>) {
         let is_return = to.kind == ProbeKind::ReturnProbe;
         let return_only = self.programs.iter().all(|program| program.runs == Ends::Return);
         for point in points {

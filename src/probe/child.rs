@@ -26,6 +26,7 @@ impl StartPipe {
         self.0.read_exact(&mut [0]).is_ok()
     }
 
+    /// The read end of the pipe.
     pub fn as_file(&self) -> &File {
         &self.0
     }
@@ -38,6 +39,9 @@ impl WaitingChild {
     ///
     /// The process must have a single thread: the memory of the child would keep locks that other threads
     /// hold.
+    ///
+    /// # Errors
+    /// pipe2(2) or fork(2) failed.
     pub fn fork(run: impl FnOnce(StartPipe) -> i32) -> Result<Self> {
         let (wait, start) = pipe2(OFlag::O_CLOEXEC).context("failed to create a pipe")?;
         // SAFETY: there is one thread, so no lock is held by another one in the child's copy of memory.
@@ -55,11 +59,15 @@ impl WaitingChild {
         }
     }
 
+    /// The PID in the PID namespace of this process.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
     /// Lets the child run. Does nothing when it has been called before.
+    ///
+    /// # Errors
+    /// The child has exited.
     pub fn start(&mut self) -> io::Result<()> {
         match self.start.take() {
             Some(mut start) => start.write_all(b"!"),

@@ -30,6 +30,9 @@ pub struct TracedCommand {
 impl TracedCommand {
     /// Forks a child that executes `argv` after [`TracedCommand::start`], and exits if this process exits
     /// first. The process must have a single thread.
+    ///
+    /// # Errors
+    /// An argument contains a NUL byte, or no process can be created.
     pub fn hold(argv: &[OsString]) -> Result<Self> {
         let argv: Vec<CString> = argv
             .iter()
@@ -49,6 +52,7 @@ impl TracedCommand {
         })
     }
 
+    /// The PID in the PID namespace of this process. It stays the same across the exec.
     pub fn pid(&self) -> u32 {
         self.child.pid().as_raw() as u32
     }

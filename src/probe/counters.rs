@@ -14,6 +14,7 @@ impl<'a> BpfCounter<'a> {
         Self(unsafe { AtomicU64::from_ptr(std::ptr::from_ref(value).cast_mut()) })
     }
 
+    /// The value now.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -6,7 +6,7 @@ use plain::Plain;
 use crate::bpf::assert_same_layout;
 use crate::bpf::shared::types;
 
-/// `struct event_header` of event.bpf.h.
+/// The C `struct event_header`, at the start of each record.
 #[repr(C)]
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Header {
@@ -63,7 +63,7 @@ pub fn copied<T: Plain + Default>(bytes: &[u8]) -> Option<T> {
     Some(value)
 }
 
-/// The return addresses of a `struct stack` of stack.bpf.h, innermost first.
+/// The return addresses of a C `struct stack`, innermost first.
 ///
 /// `caller` is 0 unless the stack was read at an entry. There, the kernel's frames start with the function itself and
 /// continue with its caller only if the kernel recognizes that the function's frame is not set up yet. Otherwise the

@@ -7,9 +7,8 @@
 //! ```
 //!
 //! [`parse`] makes a syntax [`tree`] of the text, once per run. For each function, whose parameters have
-//! names and types, [`lower`] resolves the names and [`code`] emits operations for the interpreter of
-//! `src/bpf/expr.bpf.h`. [`programs`] writes these to a map; no BPF is compiled at run time. [`show`] decodes
-//! the records of the calls.
+//! names and types, [`lower`] resolves the names and [`code`] emits operations for an interpreter in the BPF programs.
+//! [`programs`] writes these to a map; no BPF is compiled at run time. [`show`] decodes the records of the calls.
 //!
 //! What does not depend on the return is evaluated at the entry, since the callee may change or free its
 //! arguments. The rest is evaluated at the return.

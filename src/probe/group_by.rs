@@ -51,7 +51,7 @@ impl GroupBy {
     }
 }
 
-/// `struct group_event` of group.bpf.h.
+/// The C `struct group_event`: the first call of a group.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct GroupEvent {

@@ -13,7 +13,7 @@ use crate::find::code::instructions::BEGINNING;
 use crate::find::code::placement::is_emulated;
 use crate::probe::point::Cookie;
 
-/// What led to a run of a BPF program. The discriminant is the index in `hits` of event.bpf.h.
+/// What led to a run of a BPF program. The discriminant is that of the C `enum trap_kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum TrapKind {
@@ -73,7 +73,7 @@ const _: () = {
 /// Hits of each [`TrapKind`], by discriminant.
 pub type TrapCounts = [u64; TrapKind::ALL.len()];
 
-/// The array `hits` of event.bpf.h, read in place.
+/// The array `hits` of the BPF programs, read in place: a line of counters for each CPU.
 pub struct HitCounters<'a>(&'a [AtomicU64]);
 
 impl<'a> HitCounters<'a> {
@@ -95,6 +95,7 @@ impl<'a> HitCounters<'a> {
         counts
     }
 
+    /// Hits of all kinds so far, on all CPUs.
     pub fn total(&self) -> u64 {
         self.by_trap().iter().sum()
     }

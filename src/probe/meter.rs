@@ -24,7 +24,7 @@ const NEGLIGIBLE: f64 = 0.001;
 
 /// The counters at one moment.
 #[derive(Clone, Copy)]
-struct Reading {
+struct MeterReading {
     at: Instant,
     hits: TrapCounts,
     /// Runs of the BPF programs, and their duration in all, nanoseconds.
@@ -72,23 +72,26 @@ pub struct Meter {
     /// Share of the CPU time that the probes may take.
     limit: Option<f64>,
     clock: CpuClock,
-    first: Reading,
-    last: Reading,
+    first: MeterReading,
+    last: MeterReading,
     /// Start of the last period, if the cost exceeded the limit in it.
-    over_since: Option<Reading>,
+    over_since: Option<MeterReading>,
     _stats: OwnedFd,
 }
 
 impl Meter {
     /// Measures the prices of traps. The attacher must not have attached anything yet. `limit`: share of the
     /// CPU time that the probes may take, 0 to 1.
+    ///
+    /// # Errors
+    /// Run-time statistics cannot be enabled, or the probes of the measurement cannot be attached.
     pub fn new(attacher: &mut Attacher, hits: &HitCounters<'_>, limit: Option<f64>) -> Result<Self> {
         let stats = enable_run_stats()?;
         let prices = TrapPrices::measure_with_stats(attacher.mode())
             .context("failed to measure the price of a probe")?;
         attacher.mark_traps();
         let clock = attacher.only_pid().map_or(CpuClock::Machine, CpuClock::Process);
-        let now = Reading {
+        let now = MeterReading {
             at: Instant::now(),
             hits: hits.by_trap(),
             runs: (0, 0),
@@ -105,15 +108,20 @@ impl Meter {
         })
     }
 
+    /// The prices of traps, measured when the run began.
     pub fn prices(&self) -> &TrapPrices {
         &self.prices
     }
 
+    /// The share of CPU time that probes may take, 0 to 1; None without a limit.
     pub fn limit(&self) -> Option<f64> {
         self.limit
     }
 
     /// Starts the measurement of the run: earlier hits are ignored.
+    ///
+    /// # Errors
+    /// The kernel does not report a program's counts.
     pub fn begin(&mut self, attacher: &Attacher, hits: &HitCounters<'_>) -> Result<()> {
         self.read(attacher, hits)?;
         self.first = self.last;
@@ -128,6 +136,9 @@ impl Meter {
     /// Reads the counters once per period. Returns the cost of this period and the previous one if it
     /// exceeded the limit in both: in a single one, a program may be starting, or one of our BPF programs was
     /// interrupted.
+    ///
+    /// # Errors
+    /// The kernel does not report a program's counts.
     pub fn check(&mut self, attacher: &Attacher, hits: &HitCounters<'_>) -> Result<Option<ProbeCost>> {
         if Instant::now() < self.next() {
             return Ok(None);
@@ -154,9 +165,12 @@ impl Meter {
 
     /// Reads the counters. Returns false when the process has exited: its CPU time then stays at the last
     /// reading.
+    ///
+    /// # Errors
+    /// The kernel does not report a program's counts.
     pub fn read(&mut self, attacher: &Attacher, hits: &HitCounters<'_>) -> Result<bool> {
         let cpu_ns = self.clock.now_ns();
-        self.last = Reading {
+        self.last = MeterReading {
             at: Instant::now(),
             hits: hits.by_trap(),
             runs: attacher.runs()?,
@@ -170,7 +184,7 @@ impl Meter {
         self.cost_between(&self.first, &self.last)
     }
 
-    fn cost_between(&self, from: &Reading, to: &Reading) -> ProbeCost {
+    fn cost_between(&self, from: &MeterReading, to: &MeterReading) -> ProbeCost {
         let counts = TrapKind::ALL.into_iter().zip(from.hits.iter().zip(&to.hits));
         let counts = counts.map(|(kind, (from, to))| (kind, to - from));
         let hits = counts.clone().map(|(_, count)| count).sum();

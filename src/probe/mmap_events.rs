@@ -14,15 +14,15 @@ use std::ptr::NonNull;
 use anyhow::{Context, Result};
 use libbpf_rs::libbpf_sys as sys_bpf;
 use libbpf_rs::{MapHandle, MapType};
-use nix::time::{ClockId, clock_gettime};
 
+use crate::probe::clock::monotonic_ns;
 use crate::probe::event::until_nul;
 
 /// A report of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MmapEvent {
     /// A file was mapped for execution.
-    Mapped(MappedFile),
+    Mapped(FileMapping),
     /// The process has executed a program.
     Exec {
         pid: u32,
@@ -40,7 +40,7 @@ pub enum MmapEvent {
 
 /// A file that was mapped for execution.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MappedFile {
+pub struct FileMapping {
     pub pid: u32,
     /// First address in the process.
     pub start: u64,
@@ -74,6 +74,9 @@ const PAGES: u64 = 32;
 
 impl MmapEvents {
     /// The kernel buffers events from now on.
+    ///
+    /// # Errors
+    /// A perf event cannot be opened, or its buffer cannot be mapped.
     pub fn start() -> Result<Self> {
         let opts = sys_bpf::bpf_map_create_opts {
             sz: size_of::<sys_bpf::bpf_map_create_opts>() as sys_bpf::size_t,
@@ -164,14 +167,6 @@ fn take_until(time_ns: u64, read: &mut Vec<TimedEvent>, complete: &mut Vec<MmapE
     complete.extend(read.drain(..newer).map(|(_, event)| event));
 }
 
-/// CLOCK_MONOTONIC, the clock of all records; nanoseconds.
-pub fn monotonic_ns() -> u64 {
-    // Fails only for unknown clocks.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(u64::MAX, |now| {
-        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
-    })
-}
-
 /// A perf event that counts nothing, but reports mappings, execs, forks and exits. Each report wakes the
 /// reader.
 fn attributes() -> sys_bpf::perf_event_attr {
@@ -236,7 +231,7 @@ fn decode(kind: u32, misc: u16, body: &[u8]) -> Option<MmapEvent> {
     let u32_at = |at: usize| body.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
     let u64_at = |at: usize| body.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
     match kind {
-        MMAP2 => Some(MmapEvent::Mapped(MappedFile {
+        MMAP2 => Some(MmapEvent::Mapped(FileMapping {
             pid: u32_at(0)?,
             start: u64_at(8)?,
             end: u64_at(8)?.checked_add(u64_at(16)?)?,
@@ -276,7 +271,7 @@ mod tests {
         body.extend(5u64.to_ne_bytes());
         body.extend([0; 8]);
         body.extend(b"/lib/libc.so.6\0\0");
-        let expected = MappedFile {
+        let expected = FileMapping {
             pid: 7,
             start: 0x1000,
             end: 0x3000,

@@ -104,7 +104,7 @@ pub struct ProbePoint {
     /// Set if a later instruction of the function that begins here would do as well.
     pub movable: Option<MovableFunction>,
     /// The kernel has to single-step the instruction out of line. Not known before
-    /// [`Placing::place`](super::search::placing::Placing::place).
+    /// [`PlacementPolicy::place`](super::search::placing::PlacementPolicy::place).
     pub stepped: bool,
 }
 

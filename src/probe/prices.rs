@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Measures what each kind of trap costs on this machine.
 //!
-//! Probes with empty programs are attached to functions of this process, in this process alone, and the functions are
-//! called in a loop. The programs are those of src/bpf/prices.bpf.c.
+//! Probes with empty programs are attached to functions of this process, for this process only, and the functions are
+//! called in a loop.
 
 use std::arch::global_asm;
 use std::fs::File;
@@ -72,7 +72,10 @@ pub struct TrapPrices {
 }
 
 impl TrapPrices {
-    /// Measures the prices. Enables the kernel's BPF run-time statistics meanwhile.
+    /// Measures the prices. Enables the kernel's BPF run-time statistics while it measures.
+    ///
+    /// # Errors
+    /// Run-time statistics cannot be enabled, or the probes cannot be attached.
     pub fn measure(mode: AttachMode) -> Result<Self> {
         let _stats = enable_run_stats()?;
         Self::measure_with_stats(mode)
@@ -176,8 +179,8 @@ fn ns_per_call<const N: usize>(functions: [unsafe extern "C" fn(); N]) -> [f64; 
     best.map(|time| time.as_nanos() as f64 / f64::from(CALLS))
 }
 
-/// Enables BPF run-time statistics until the descriptor is closed (5.8). They cover all BPF programs of the machine, and
-/// cost two clock reads per run.
+/// Enables BPF run-time statistics until the descriptor is closed (5.8). They cover all BPF programs of the machine,
+/// and cost two clock reads per run.
 pub(super) fn enable_run_stats() -> Result<OwnedFd> {
     // SAFETY: passes an integer only.
     let fd = unsafe { sys_bpf::bpf_enable_stats(sys_bpf::BPF_STATS_RUN_TIME) };

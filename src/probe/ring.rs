@@ -41,6 +41,9 @@ pub struct RingReader {
 
 impl RingReader {
     /// Maps the ring buffer `map` of `size` bytes, a power of two and a multiple of the page size.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
     pub fn map(map: BorrowedFd<'_>, size: usize) -> io::Result<Self> {
         let page = page_size();
         let consumer = SharedMapping::new(map, page, 0, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;

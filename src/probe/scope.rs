@@ -3,8 +3,5 @@
 
 pub mod breakpoints;
 pub mod filter;
-pub mod hold_guard;
 pub mod members;
 pub mod proc_match;
-pub mod shared_attacher;
-pub mod watcher;

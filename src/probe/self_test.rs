@@ -98,6 +98,9 @@ fn try_probes(
 }
 
 /// Attaches probes in this mode to a function of this process, and calls it once.
+///
+/// # Errors
+/// The kernel cannot load or attach the programs in this mode.
 pub fn test_attach_mode(mode: AttachMode, ends: Ends, threads: &mut DetachThreads) -> Result<SeenCalls> {
     try_probes(mode, ends, std::process::id(), threads, || {
         // SAFETY: it changes no memory and no callee-saved register.
@@ -122,11 +125,17 @@ const NOT_CONFINED: i32 = 2;
 
 impl ConfinedChild {
     /// Forks it. The process must have a single thread.
+    ///
+    /// # Errors
+    /// The child cannot be forked.
     pub fn hold() -> Result<Self> {
         WaitingChild::fork(call_confined).map(Self)
     }
 
     /// Attaches a return probe to the function, and lets the child call it.
+    ///
+    /// # Errors
+    /// The probes cannot be attached, or the child ended before it hit them.
     pub fn test_return_probe(self, mode: AttachMode, threads: &mut DetachThreads) -> Result<SeccompOutcome> {
         let mut child = self.0;
         let pid = child.pid();

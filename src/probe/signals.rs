@@ -34,6 +34,9 @@ pub struct SignalHandlers(&'static EventFd);
 
 impl SignalHandlers {
     /// Installs handlers for SIGINT, SIGTERM, SIGHUP and SIGCHLD.
+    ///
+    /// # Errors
+    /// The eventfd cannot be created, or a handler cannot be installed.
     pub fn install() -> Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = match WAKE.get() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The sequence of a run, in types: [`Run`] -> [`Found`] -> [`Opened`] -> [`Session`]. Each step consumes the one before,
-//! so none can be forgotten or come too early.
+//! The order of a run, in types: [`Run`] -> [`FoundFunctions`] -> [`OpenedObject`] -> [`LoadedObject`] -> [`Session`].
+//! Each step consumes the one before, so none can be forgotten or come too early.
 
 use std::ffi::OsString;
 use std::mem::MaybeUninit;
@@ -11,13 +11,13 @@ use anyhow::{Context, Result};
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{Link, MapCore, MapHandle, Object, OpenObject};
 
-use super::counters::Counters;
-use super::probes::Probes;
+use super::counters::LiveCounters;
+use super::probes::RunProbes;
 use super::programs::ProgramChoice;
 use super::report::Report;
-use super::schedule::{Limits, Schedule};
+use super::schedule::{RunLimits, Schedule};
 use super::session::{Children, Session, SessionParts, Wakeups};
-use super::stacks::Stacks;
+use super::stacks::StackNamer;
 use crate::bpf::shared::types::call_layout;
 use crate::bpf::{OpenToolSkel, ToolSkel, ToolSkelBuilder, load};
 use crate::cli::{CommandArgs, CommonArgs, RunArgs};
@@ -46,17 +46,17 @@ pub struct Run {
 }
 
 /// A run whose functions are found.
-pub struct Found<F> {
+pub struct FoundFunctions<F> {
     run: Run,
     search: FileSearch<F>,
     mmap_events: Option<MmapEvents>,
 }
 
 /// A run whose BPF object is opened: its maps and constants can be set.
-pub struct Opened<F, O> {
+pub struct OpenedObject<F, O> {
     /// The open object, for the tool's own maps.
     pub skel: O,
-    found: Found<F>,
+    found: FoundFunctions<F>,
     ring_bytes: u32,
     may_sleep: bool,
 }
@@ -78,7 +78,7 @@ impl Run {
     /// Checks privileges, opens the output, resolves the filter, forks the command and chooses how to attach.
     ///
     /// # Errors
-    /// Missing privileges, an option that stands for nothing, or a kernel without uprobes.
+    /// Missing privileges, an option that matches nothing, or a kernel without uprobes.
     pub fn begin(common: &CommonArgs, command: &CommandArgs) -> Result<Run> {
         require_privileges()?;
         let report = Report::new(common.output.open()?, common.output.messages());
@@ -100,7 +100,7 @@ impl Run {
     ///
     /// # Errors
     /// Nothing was found, and nothing may appear later; or the finder's own errors.
-    pub fn search<F: Finder>(self, mut finder: F) -> Result<Found<F>> {
+    pub fn search<F: Finder>(self, mut finder: F) -> Result<FoundFunctions<F>> {
         let command = self.command.as_ref().map(|held| (&self.argv[..], held.pid()));
         let plan = finder.plan(&SearchRequest {
             filter: &self.filter,
@@ -115,7 +115,7 @@ impl Run {
         for warning in search.take_warnings() {
             self.report.messages.warn(&warning);
         }
-        Ok(Found {
+        Ok(FoundFunctions {
             run: self,
             search,
             mmap_events,
@@ -123,7 +123,7 @@ impl Run {
     }
 }
 
-impl<F: Finder> Found<F> {
+impl<F: Finder> FoundFunctions<F> {
     pub fn finder(&mut self) -> &mut F {
         &mut self.search.finder
     }
@@ -142,11 +142,11 @@ impl<F: Finder> Found<F> {
     ///
     /// # Errors
     /// libbpf refuses it.
-    pub fn open<B: ToolSkelBuilder>(self, builder: B) -> Result<Opened<F, B::Open>> {
+    pub fn open<B: ToolSkelBuilder>(self, builder: B) -> Result<OpenedObject<F, B::Open>> {
         // The skeleton refers to its storage, and there is one a run.
         let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
         let skel = builder.open(storage).context("failed to open the BPF object")?;
-        Ok(Opened {
+        Ok(OpenedObject {
             skel,
             ring_bytes: self.run.options.ring_bytes(),
             found: self,
@@ -155,7 +155,7 @@ impl<F: Finder> Found<F> {
     }
 }
 
-impl<F: Finder, O: OpenToolSkel> Opened<F, O> {
+impl<F: Finder, O: OpenToolSkel> OpenedObject<F, O> {
     /// The tool's own constants.
     ///
     /// # Errors
@@ -188,8 +188,8 @@ impl<F: Finder, O: OpenToolSkel> Opened<F, O> {
     ///
     /// # Errors
     /// The kernel refuses them.
-    pub fn load(mut self) -> Result<Loaded<F, O::Loaded>> {
-        let Found { run, search, .. } = &self.found;
+    pub fn load(mut self) -> Result<LoadedObject<F, O::Loaded>> {
+        let FoundFunctions { run, search, .. } = &self.found;
         let choice = ProgramChoice::new(search.finder.ends(search.may_grow()), run.mode, self.may_sleep);
         self.skel.set_run_constants(
             &run.filter
@@ -208,7 +208,7 @@ impl<F: Finder, O: OpenToolSkel> Opened<F, O> {
             .follow
             .then(|| ChildFollower::start(&pids))
             .transpose()?;
-        Ok(Loaded {
+        Ok(LoadedObject {
             tracepoints: choice.attach_tracepoints(skel.object())?,
             found: self.found,
             ring_bytes: self.ring_bytes,
@@ -218,7 +218,7 @@ impl<F: Finder, O: OpenToolSkel> Opened<F, O> {
         })
     }
 
-    /// Loads the programs and attaches them: [`Opened::load`] and [`Loaded::attach`].
+    /// Loads the programs and attaches them: [`OpenedObject::load`] and [`LoadedObject::attach`].
     ///
     /// # Errors
     /// The kernel refuses the programs or all probes.
@@ -228,16 +228,16 @@ impl<F: Finder, O: OpenToolSkel> Opened<F, O> {
 }
 
 /// A run whose programs are loaded: the tool can fill its maps.
-pub struct Loaded<F, S: 'static> {
+pub struct LoadedObject<F, S: 'static> {
     pub skel: &'static S,
-    found: Found<F>,
+    found: FoundFunctions<F>,
     choice: ProgramChoice,
     ring_bytes: u32,
     follow: Option<ChildFollower>,
     tracepoints: Vec<Link>,
 }
 
-impl<F: Finder, S: ToolSkel> Loaded<F, S> {
+impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
     pub fn finder(&mut self) -> &mut F {
         self.found.finder()
     }
@@ -247,7 +247,7 @@ impl<F: Finder, S: ToolSkel> Loaded<F, S> {
     /// # Errors
     /// The kernel refuses all probes.
     pub fn attach(self, options: SessionOptions) -> Result<Session<F, S>> {
-        let Found {
+        let FoundFunctions {
             run,
             search,
             mmap_events,
@@ -256,7 +256,7 @@ impl<F: Finder, S: ToolSkel> Loaded<F, S> {
         let ring = RingReader::map(events.as_fd(), self.ring_bytes as usize)
             .context("failed to map the ring buffer")?;
         let wakeups = Wakeups::new(events.as_fd())?;
-        let mut stacks = Stacks::new(options.stacks);
+        let mut stacks = StackNamer::new(options.stacks);
         let mut mmap_events =
             mmap_events.or_else(|| options.stacks.then(|| watch_mmap_events(&run.report))?);
         if let Some(events) = &mut mmap_events {
@@ -264,7 +264,7 @@ impl<F: Finder, S: ToolSkel> Loaded<F, S> {
             // Since the search, programs were loaded.
             events.drain();
         }
-        let counters = Counters::new(self.skel.counters()?);
+        let counters = LiveCounters::new(self.skel.counters()?);
         let mut attacher = self.choice.attach(self.skel.object(), |programs| {
             Attacher::new(run.mode, &run.filter, programs)
         })?;
@@ -273,7 +273,7 @@ impl<F: Finder, S: ToolSkel> Loaded<F, S> {
             true => Some(Meter::new(&mut attacher, &counters.hits, limit)?),
             false => None,
         };
-        let probes = Probes::attach(search, attacher, &run.report)?;
+        let probes = RunProbes::attach(search, attacher, &run.report)?;
         if let Some(watcher) = probes.watcher() {
             wakeups.add_watcher(watcher.fd())?;
         }
@@ -284,7 +284,7 @@ impl<F: Finder, S: ToolSkel> Loaded<F, S> {
         if let Some(meter) = &mut meter {
             probes.with_attacher(|attacher| meter.begin(attacher, &counters.hits))?;
         }
-        let limits = Limits {
+        let limits = RunLimits {
             duration: run.options.duration,
             interval: options.interval,
             rows: run.options.max_rows,

@@ -6,7 +6,7 @@ use crate::probe::cpu_clock::CpuClock;
 use crate::probe::meter::{Meter, ProbeCost};
 use crate::probe::prices::TrapPrices;
 
-type Field = (&'static str, Value<'static>);
+type CostField = (&'static str, Value<'static>);
 
 /// What `--cost` prints after `cost: `.
 pub fn cost_text(cost: &ProbeCost) -> String {
@@ -47,7 +47,7 @@ pub fn limit_exceeded_text(limit: Option<f64>, cost: &ProbeCost) -> (String, &'s
 }
 
 /// Fields of the `summary` record. Null without a meter.
-pub fn summary_fields(meter: Option<&Meter>) -> [Field; 8] {
+pub fn summary_fields(meter: Option<&Meter>) -> [CostField; 8] {
     let [bpf, trap, probes, cpu, share] = meter.map_or([Value::Null; 5], |meter| cost_values(&meter.total()));
     let price = |of: fn(&TrapPrices) -> f64| {
         meter.map_or(Value::Null, |meter| Value::U64(of(meter.prices()).round() as u64))
@@ -65,7 +65,7 @@ pub fn summary_fields(meter: Option<&Meter>) -> [Field; 8] {
 }
 
 /// Fields of the `stopped` record, when `--max-overhead` ends a run.
-pub fn stopped_fields(limit: Option<f64>, cost: &ProbeCost) -> [Field; 8] {
+pub fn stopped_fields(limit: Option<f64>, cost: &ProbeCost) -> [CostField; 8] {
     let [bpf, trap, probes, cpu, share] = cost_values(cost);
     [
         ("max_overhead", limit.map_or(Value::Null, Value::Share)),

@@ -6,13 +6,13 @@ use crate::probe::counters::BpfCounter;
 use crate::probe::hits::HitCounters;
 
 /// What the BPF programs of a run count, read in place.
-pub struct Counters {
+pub struct LiveCounters {
     lost: BpfCounter<'static>,
     unmatched: BpfCounter<'static>,
     pub hits: HitCounters<'static>,
 }
 
-impl Counters {
+impl LiveCounters {
     pub fn new(counters: RunCounters<'static>) -> Self {
         Self {
             lost: BpfCounter::new(counters.lost),

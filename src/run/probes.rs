@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The probes of a run: which files and processes have them, and those that get them while it lasts.
+//! The probes of a run: attached to files and processes at the start, and to more while it lasts.
 
 use std::thread::JoinHandle;
 
@@ -8,25 +8,25 @@ use anyhow::Result;
 use super::report::{LateProcesses, Report};
 use crate::privileges::Duties;
 use crate::probe::attach::Attacher;
-use crate::probe::mmap_events::MappedFile;
+use crate::probe::mmap_events::FileMapping;
 use crate::probe::scope::breakpoints::Breakpoints;
-use crate::probe::scope::shared_attacher::SharedAttacher;
-use crate::probe::scope::watcher::{Notice, ProcessWatcher};
 use crate::probe::search::files::FileSearch;
 use crate::probe::search::finder::Finder;
+use crate::probe::watcher::shared_attacher::SharedAttacher;
+use crate::probe::watcher::{ProcessWatcher, WatcherNotice};
 
 /// Probes, and where more of them are placed.
-pub struct Probes<F> {
+pub struct RunProbes<F> {
     pub search: FileSearch<F>,
     /// Watches for processes that begin to match. Declared before the attacher, which its thread shares.
     watcher: Option<ProcessWatcher>,
     attacher: SharedAttacher,
-    /// Processes that were probed one by one at the start.
+    /// Members that were probed at the start.
     present: usize,
     late: LateProcesses,
 }
 
-impl<F: Finder> Probes<F> {
+impl<F: Finder> RunProbes<F> {
     /// Attaches to the files that were found, in all processes that match.
     pub fn attach(mut search: FileSearch<F>, mut attacher: Attacher, report: &Report) -> Result<Self> {
         let mut watcher = match attacher.breakpoints() {
@@ -43,7 +43,7 @@ impl<F: Finder> Probes<F> {
         }
         match present {
             Some(_) => search.attached.refuse(attacher.members().refused),
-            // So many processes match that probes for everybody cost less.
+            // With so many members, probes for all processes cost less.
             None if watcher.take().is_some() => attacher.widen()?,
             None => {}
         }
@@ -63,7 +63,7 @@ impl<F: Finder> Probes<F> {
         run(&self.attacher.lock())
     }
 
-    /// How many processes were probed one by one; None if everybody is.
+    /// How many members were probed at the start; None if all processes are probed.
     pub fn processes(&self) -> Option<usize> {
         self.watcher.as_ref().map(|_| self.present)
     }
@@ -94,7 +94,7 @@ impl<F: Finder> Probes<F> {
     }
 
     /// A file was mapped: it may get probes.
-    pub fn on_mapped(&mut self, mapped: &MappedFile, report: &Report) {
+    pub fn on_mapped(&mut self, mapped: &FileMapping, report: &Report) {
         let refused = self.search.attached.refused;
         let result = self.search.on_mapped(mapped).and_then(|found| {
             self.search.attach(&mut self.attacher.lock())?;
@@ -117,14 +117,14 @@ impl<F: Finder> Probes<F> {
         let notices = self.watcher.as_ref().map(ProcessWatcher::notices);
         for notice in notices.unwrap_or_default() {
             match notice {
-                Notice::Joined(joined) => report.process_joined(&mut self.late, &joined),
-                Notice::Missed => self.late.missed += 1,
-                Notice::Failed(reason) => report.process_failed(&mut self.late, &reason),
+                WatcherNotice::Joined(joined) => report.process_joined(&mut self.late, &joined),
+                WatcherNotice::Missed => self.late.missed += 1,
+                WatcherNotice::Failed(reason) => report.process_failed(&mut self.late, &reason),
             }
         }
     }
 
-    /// Lets no more processes join. Returns what became of those that did.
+    /// Lets no more processes join. Returns the counts of processes that joined late.
     pub fn stop_watching(&mut self, report: &mut Report) -> Option<&LateProcesses> {
         self.watcher.as_mut()?.end();
         self.on_notices(report);

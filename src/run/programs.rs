@@ -10,15 +10,15 @@ use crate::probe::search::finder::WatchedEnds;
 
 /// What a program is for, by its `SEC()`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+enum ProgramRole {
     /// `uprobe`, `uretprobe` or `uprobe.session`; with `.s` behind it if it can sleep.
     Probe { ends: Ends, sleeps: bool },
     /// Anything else: attached to a kernel tracepoint while calls are matched with their returns.
     Tracepoint,
 }
 
-impl Role {
-    fn of(section: &str) -> Role {
+impl ProgramRole {
+    fn of(section: &str) -> ProgramRole {
         let (base, sleeps) = match section.strip_suffix(".s") {
             Some(base) => (base, true),
             None => (section, false),
@@ -27,9 +27,9 @@ impl Role {
             "uprobe" => Ends::Entry,
             "uretprobe" => Ends::Return,
             "uprobe.session" => Ends::Both,
-            _ => return Role::Tracepoint,
+            _ => return ProgramRole::Tracepoint,
         };
-        Role::Probe { ends, sleeps }
+        ProgramRole::Probe { ends, sleeps }
     }
 }
 
@@ -58,15 +58,15 @@ impl ProgramChoice {
         }
     }
 
-    fn loads(self, role: Role) -> bool {
+    fn loads(self, role: ProgramRole) -> bool {
         match role {
-            Role::Tracepoint => self.tracepoints,
-            Role::Probe { sleeps, .. } if sleeps != self.sleeps => false,
-            Role::Probe { ends: Ends::Both, .. } => self.session,
-            Role::Probe {
+            ProgramRole::Tracepoint => self.tracepoints,
+            ProgramRole::Probe { sleeps, .. } if sleeps != self.sleeps => false,
+            ProgramRole::Probe { ends: Ends::Both, .. } => self.session,
+            ProgramRole::Probe {
                 ends: Ends::Return, ..
             } => self.at_return,
-            Role::Probe { .. } => self.entry,
+            ProgramRole::Probe { .. } => self.entry,
         }
     }
 
@@ -78,11 +78,11 @@ impl ProgramChoice {
     /// Selects the programs to load, before the object is loaded.
     pub fn select(self, object: &mut OpenObject, mode: AttachMode) {
         for mut program in object.progs_mut() {
-            let role = Role::of(&program.section().to_string_lossy());
+            let role = ProgramRole::of(&program.section().to_string_lossy());
             program.set_autoload(self.loads(role));
             if matches!(
                 role,
-                Role::Probe {
+                ProgramRole::Probe {
                     ends: Ends::Entry | Ends::Return,
                     ..
                 }
@@ -93,7 +93,7 @@ impl ProgramChoice {
     }
 
     /// The loaded programs to attach to probe points. Return probes come first, so that an entry that was seen has its
-    /// return seen (src/bpf/calls.bpf.h).
+    /// return seen.
     pub fn attach<T>(
         self,
         object: &Object,
@@ -103,8 +103,8 @@ impl ProgramChoice {
         let mut chosen: Vec<ProbeProgram<'_>> = Vec::new();
         for runs in [Ends::Both, Ends::Return, Ends::Entry] {
             let wanted = programs.iter().filter(|program| {
-                let role = Role::of(&program.section().to_string_lossy());
-                self.loads(role) && matches!(role, Role::Probe { ends, .. } if ends == runs)
+                let role = ProgramRole::of(&program.section().to_string_lossy());
+                self.loads(role) && matches!(role, ProgramRole::Probe { ends, .. } if ends == runs)
             });
             chosen.extend(wanted.map(|program| ProbeProgram { program, runs }));
         }
@@ -114,8 +114,8 @@ impl ProgramChoice {
     /// Attaches the programs for tracepoints. They stay attached as long as the links live.
     pub fn attach_tracepoints(self, object: &Object) -> Result<Vec<Link>> {
         let programs = object.progs_mut().filter(|program| {
-            let role = Role::of(&program.section().to_string_lossy());
-            role == Role::Tracepoint && self.loads(role)
+            let role = ProgramRole::of(&program.section().to_string_lossy());
+            role == ProgramRole::Tracepoint && self.loads(role)
         });
         let links = programs.map(|program| program.attach());
         links
@@ -148,7 +148,7 @@ mod tests {
         let choice = ProgramChoice::new(ends, mode, sleeps);
         sections
             .into_iter()
-            .filter(|section| choice.loads(Role::of(section)))
+            .filter(|section| choice.loads(ProgramRole::of(section)))
             .collect()
     }
 

@@ -11,8 +11,8 @@ use super::cost_report;
 use crate::output::messages::{self, Messages};
 use crate::output::{Output, Value};
 use crate::probe::meter::{Meter, ProbeCost};
-use crate::probe::scope::watcher::JoinedProcess;
-use crate::probe::search::files::{Attached, plural};
+use crate::probe::search::files::{AttachedProbes, plural};
+use crate::probe::watcher::JoinedProcess;
 
 /// Losses are reported at most this often.
 const LOSS_REPORT: Duration = Duration::from_secs(1);
@@ -29,14 +29,14 @@ pub struct Report {
 #[derive(Default)]
 pub struct LateProcesses {
     pub joined: u64,
-    /// Those among them that were stopped until their probes were attached, and the longest time, nanoseconds.
+    /// How many of these were stopped until their probes were attached, and the longest time, nanoseconds.
     pub held: u64,
     pub held_max_ns: u64,
     /// The longest time that another one ran without probes, nanoseconds.
     pub late_max_ns: u64,
-    /// Those that exited before.
+    /// Processes that exited before their probes were attached.
     pub missed: u64,
-    /// Those that could not be probed.
+    /// Processes whose probes could not be attached.
     pub failed: u64,
 }
 
@@ -53,13 +53,13 @@ impl LateProcesses {
 }
 
 /// The totals of a run.
-pub struct Totals<'a> {
+pub struct RunTotals<'a> {
     pub lost: u64,
     pub unmatched: u64,
     pub duration: Duration,
     pub hits: u64,
     pub meter: Option<&'a Meter>,
-    /// None unless processes are probed one by one.
+    /// None unless members are probed.
     pub late: Option<&'a LateProcesses>,
 }
 
@@ -72,8 +72,8 @@ impl Report {
         }
     }
 
-    /// The probes are attached. `processes`: how many were probed one by one.
-    pub fn attached(&mut self, attached: &Attached, processes: Option<usize>) -> Result<()> {
+    /// The probes are attached. `processes`: how many members were probed.
+    pub fn attached(&mut self, attached: &AttachedProbes, processes: Option<usize>) -> Result<()> {
         let files: Vec<Rc<str>> = attached
             .files
             .iter()
@@ -179,7 +179,7 @@ impl Report {
     }
 
     /// The last record.
-    pub fn summary(&mut self, totals: &Totals<'_>) -> Result<()> {
+    pub fn summary(&mut self, totals: &RunTotals<'_>) -> Result<()> {
         let mut fields = vec![
             ("events", Value::U64(self.out.rows())),
             ("lost", Value::U64(totals.lost)),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// When a run ends, and how often it prints.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Limits {
+pub struct RunLimits {
     pub duration: Option<Duration>,
     pub interval: Option<Duration>,
     /// Rows to print.
@@ -15,13 +15,13 @@ pub struct Limits {
 /// The limits of a run that has started.
 #[derive(Debug)]
 pub struct Schedule {
-    limits: Limits,
+    limits: RunLimits,
     started: Instant,
     next_tick: Option<Instant>,
 }
 
 impl Schedule {
-    pub fn start(limits: Limits, now: Instant) -> Self {
+    pub fn start(limits: RunLimits, now: Instant) -> Self {
         Self {
             limits,
             started: now,
@@ -33,7 +33,7 @@ impl Schedule {
         self.started.elapsed()
     }
 
-    /// Whether so many rows are enough.
+    /// Whether this many rows are enough.
     pub fn is_enough(&self, rows: u64) -> bool {
         self.limits.rows.is_some_and(|limit| rows >= limit)
     }
@@ -73,9 +73,9 @@ mod tests {
     fn missed_ticks_are_skipped() {
         let start = Instant::now();
         let second = Duration::from_secs(1);
-        let limits = Limits {
+        let limits = RunLimits {
             interval: Some(second),
-            ..Limits::default()
+            ..RunLimits::default()
         };
         let mut schedule = Schedule::start(limits, start);
         assert!(!schedule.tick(start + second / 2));
@@ -87,10 +87,10 @@ mod tests {
     #[test]
     fn run_ends_at_its_deadline_or_with_its_rows() {
         let start = Instant::now();
-        let limits = Limits {
+        let limits = RunLimits {
             duration: Some(Duration::from_secs(2)),
             rows: Some(3),
-            ..Limits::default()
+            ..RunLimits::default()
         };
         let schedule = Schedule::start(limits, start);
         assert!(!schedule.is_over(start) && schedule.is_over(start + Duration::from_secs(2)));

@@ -12,11 +12,11 @@ use libbpf_rs::Link;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::counters::Counters;
-use super::probes::Probes;
-use super::report::{Report, Totals};
+use super::counters::LiveCounters;
+use super::probes::RunProbes;
+use super::report::{Report, RunTotals};
 use super::schedule::Schedule;
-use super::stacks::Stacks;
+use super::stacks::StackNamer;
 use crate::output::Output;
 use crate::output::messages::Messages;
 use crate::privileges::{Duties, drop_privileges};
@@ -75,7 +75,7 @@ pub struct Event<'s, F> {
     /// Starts with a [`Header`](crate::probe::event::Header).
     pub record: &'s [u8],
     pub finder: &'s mut F,
-    pub stacks: &'s mut Stacks,
+    pub stacks: &'s mut StackNamer,
     pub out: &'s mut Output,
 }
 
@@ -85,10 +85,10 @@ pub struct Session<F, S: 'static> {
     ring: RingReader,
     wakeups: Wakeups,
     mmap_events: Option<MmapEvents>,
-    probes: Probes<F>,
-    stacks: Stacks,
+    probes: RunProbes<F>,
+    stacks: StackNamer,
     schedule: Schedule,
-    counters: Counters,
+    counters: LiveCounters,
     meter: Option<Meter>,
     children: Children,
     report: Report,
@@ -101,10 +101,10 @@ pub(super) struct SessionParts<F, S: 'static> {
     pub ring: RingReader,
     pub wakeups: Wakeups,
     pub mmap_events: Option<MmapEvents>,
-    pub probes: Probes<F>,
-    pub stacks: Stacks,
+    pub probes: RunProbes<F>,
+    pub stacks: StackNamer,
     pub schedule: Schedule,
-    pub counters: Counters,
+    pub counters: LiveCounters,
     pub meter: Option<Meter>,
     pub children: Children,
     pub report: Report,
@@ -137,7 +137,7 @@ impl Children {
 
 enum Phase {
     Running,
-    /// The probes are being removed; the ring is read meanwhile.
+    /// The probes are being removed while the ring is read.
     Detaching(JoinHandle<()>),
     /// What is in the ring now is all there will be.
     Draining,
@@ -155,7 +155,7 @@ pub struct Wakeups {
     busy: bool,
 }
 
-/// What an epoll event stands for.
+/// The source of an epoll event.
 const RING: u64 = 0;
 const SIGNALS: u64 = 1;
 const MMAP_EVENTS: u64 = 2;
@@ -315,7 +315,7 @@ impl<F: Finder, S> Session<F, S> {
         self.report.losses(lost, true);
         let late = self.probes.stop_watching(&mut self.report);
         let unmatched = self.counters.unmatched();
-        self.report.summary(&Totals {
+        self.report.summary(&RunTotals {
             lost,
             unmatched,
             duration,
@@ -384,7 +384,7 @@ impl<F: Finder, S> Session<F, S> {
         Ok(self.timeout(rest.then_some(REST)))
     }
 
-    /// How long to sleep: `rest`, or until there is something to do; forever if there is nothing.
+    /// How long to sleep: `rest`, or until the next thing to do; forever if there is none.
     fn timeout(&self, rest: Option<Duration>) -> EpollTimeout {
         let check = self.meter.as_ref().map(Meter::next);
         let moments = [self.schedule.next(), check].into_iter().flatten();

@@ -12,7 +12,7 @@ const TRUNCATED: &str = "[truncated: a function without frame pointer]";
 const UNREADABLE: &str = "[the kernel could not read the stack]";
 
 /// Names the return addresses of stacks.
-pub struct Stacks {
+pub struct StackNamer {
     /// None if the run shows no stacks.
     symbolizer: Option<Symbolizer>,
     frames: Vec<StackFrame>,
@@ -21,7 +21,7 @@ pub struct Stacks {
     unreadable: Rc<str>,
 }
 
-impl Stacks {
+impl StackNamer {
     pub fn new(enabled: bool) -> Self {
         Self {
             symbolizer: enabled.then(Symbolizer::new),

@@ -25,7 +25,9 @@ use crate::output::{Column, Output, Table, Value};
 use crate::privileges::require_btf;
 use crate::probe::event::{Header, decode, until_nul};
 use crate::probe::point::{Cookie, Ends, ProbePoint};
-use crate::probe::search::finder::{Finder, SearchPlace, SearchPlan, SearchRequest, Sought, WatchedEnds};
+use crate::probe::search::finder::{
+    Finder, SearchPlace, SearchPlan, SearchRequest, SearchSubject, WatchedEnds,
+};
 use crate::probe::search::spec_target::find_file;
 use crate::run::{Event, EventHandler, Run, SessionOptions};
 
@@ -108,7 +110,7 @@ struct LineReaders {
     readline: bool,
     /// Show only lines of bash.
     bash_only: bool,
-    programs: Programs,
+    programs: KnownPrograms,
 }
 
 impl LineReaders {
@@ -117,7 +119,7 @@ impl LineReaders {
             library: args.shared.clone(),
             readline: args.readline,
             bash_only: false,
-            programs: Programs::default(),
+            programs: KnownPrograms::default(),
         }
     }
 }
@@ -166,8 +168,8 @@ impl Finder for LineReaders {
         }
     }
 
-    fn sought(&self) -> Option<Sought> {
-        Some(Sought {
+    fn sought(&self) -> Option<SearchSubject> {
+        Some(SearchSubject {
             what: "readline",
             functions: FUNCTIONS.to_vec(),
         })
@@ -296,30 +298,30 @@ fn terminal(tty: &[u8]) -> Option<String> {
 
 /// Executables, remembered for processes that have exited or run another program when their line is read.
 #[derive(Default)]
-struct Programs {
+struct KnownPrograms {
     /// By device and inode, as the kernel numbers them.
-    known: HashMap<(u32, u64), Executable>,
+    known: HashMap<(u32, u64), KnownProgram>,
 }
 
 #[derive(Default, Clone)]
-struct Executable {
+struct KnownProgram {
     path: Option<String>,
     /// None if the process exited before it was looked at.
     is_bash: Option<bool>,
 }
 
-impl Programs {
+impl KnownPrograms {
     /// Remembers an executable.
     fn learn(&mut self, object: &ObjectFile, elf: &ElfFile) {
         if elf.soname().is_none()
             && let Some(key) = kernel_key(object)
         {
-            self.known.insert(key, Executable::of(object, is_bash(elf)));
+            self.known.insert(key, KnownProgram::of(object, is_bash(elf)));
         }
     }
 
     /// `exe`: device and inode in the kernel's numbering.
-    fn look_up(&mut self, pid: u32, exe: (u32, u64)) -> Executable {
+    fn look_up(&mut self, pid: u32, exe: (u32, u64)) -> KnownProgram {
         let known = self.known.get(&exe);
         // The process first: a file can have several names.
         let Some(object) = Proc::host()
@@ -337,13 +339,13 @@ impl Programs {
         else {
             return known.cloned().unwrap_or_default();
         };
-        let executable = Executable::of(&object, is_bash(&elf));
+        let executable = KnownProgram::of(&object, is_bash(&elf));
         self.known.insert(exe, executable.clone());
         executable
     }
 }
 
-impl Executable {
+impl KnownProgram {
     fn of(object: &ObjectFile, is_bash: bool) -> Self {
         Self {
             path: Some(object.path.to_string_lossy().into_owned()),

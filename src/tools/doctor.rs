@@ -16,7 +16,7 @@ use crate::output::escape::push_text;
 use crate::output::{Column, Output, Table, Value};
 use crate::tools::{TOOLS, Tool};
 use check::Check;
-use machine::Machine;
+use machine::MachineChecks;
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -48,7 +48,7 @@ const TOOL_COLUMNS: &[Column] = &[
 
 pub fn run(args: Args) -> Result<u8> {
     let mut out = args.output.open()?;
-    let machine = Machine::test();
+    let machine = MachineChecks::test();
     let mut shown_hints = Vec::new();
     let checks = Table::new("check", CHECK_COLUMNS);
     print(&mut out, &checks, &machine.checks, &mut shown_hints);
@@ -69,8 +69,7 @@ fn is_this(tool: &Tool) -> bool {
     tool.name == module_path!().rsplit("::").next().unwrap_or_default()
 }
 
-/// Prints the checks as rows. As text, each hint is printed once: `shown_hints` are those that were printed
-/// already.
+/// Prints the checks as rows. As text, each hint is printed once: `shown_hints` has the hints printed so far.
 fn print<'a>(out: &mut Output, table: &Table, checks: &'a [Check], shown_hints: &mut Vec<&'a str>) {
     out.header(table);
     for check in checks {

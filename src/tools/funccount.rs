@@ -17,7 +17,7 @@ use crate::find::spec::ProbeMoment;
 use crate::output::{Column, Table, Value};
 use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::point::Ends;
-use crate::probe::search::functions::Functions;
+use crate::probe::search::functions::FunctionFinder;
 use crate::run::{Event, EventHandler, Run, RunState, SessionOptions};
 
 const EXAMPLES: &str = "\
@@ -78,7 +78,7 @@ const MAX_COUNTS: u32 = 65536;
 
 pub fn run(args: Args) -> Result<u8> {
     let run = Run::begin(&args.common, &args.command)?;
-    let mut found = run.search(Functions::new(args.functions.specs()?, ends, Needs::NOTHING))?;
+    let mut found = run.search(FunctionFinder::new(args.functions.specs()?, ends, Needs::NOTHING))?;
     let functions = found.finder().capacity();
     let mut open = found.open(FunccountSkelBuilder::default())?;
     open.rodata()?.group_by = GroupBy::constant(args.by);
@@ -105,7 +105,7 @@ pub fn run(args: Args) -> Result<u8> {
     } else {
         &maps.counts
     };
-    session.run(Counts::new(&args, map))
+    session.run(CallCounts::new(&args, map))
 }
 
 fn ends(at: ProbeMoment) -> Ends {
@@ -121,18 +121,18 @@ fn table(args: &Args) -> Table {
 }
 
 /// Group (0 without --by), function name and file name. Functions with equal names share a row.
-type Row = (u64, Rc<str>, Rc<str>);
+type CountKey = (u64, Rc<str>, Rc<str>);
 
-struct Counts<'a> {
+struct CallCounts<'a> {
     map: &'a MapMut<'static>,
     groups: Option<GroupLabels>,
     table: Table,
     top: usize,
     /// The counts at the end of the last interval.
-    before: HashMap<Row, u64>,
+    before: HashMap<CountKey, u64>,
 }
 
-impl<'a> Counts<'a> {
+impl<'a> CallCounts<'a> {
     fn new(args: &Args, map: &'a MapMut<'static>) -> Self {
         Self {
             map,
@@ -144,12 +144,12 @@ impl<'a> Counts<'a> {
     }
 
     /// The counts since the run started.
-    fn read(&self, functions: &Functions) -> Result<HashMap<Row, u64>> {
+    fn read(&self, functions: &FunctionFinder) -> Result<HashMap<CountKey, u64>> {
         let mut counts = HashMap::new();
         let mut add = |group: u64, cookie: usize, count: u64| {
-            if let Some(site) = functions.get(cookie).filter(|_| count > 0) {
+            if let Some(traced) = functions.get(cookie).filter(|_| count > 0) {
                 *counts
-                    .entry((group, site.name(), Rc::clone(&site.module)))
+                    .entry((group, traced.name(), Rc::clone(&traced.file_name)))
                     .or_default() += count;
             }
         };
@@ -178,19 +178,19 @@ impl<'a> Counts<'a> {
     }
 }
 
-impl EventHandler<Functions> for Counts<'_> {
+impl EventHandler<FunctionFinder> for CallCounts<'_> {
     /// Describes a group.
-    fn event(&mut self, event: Event<'_, Functions>) {
+    fn event(&mut self, event: Event<'_, FunctionFinder>) {
         if let Some(groups) = &mut self.groups {
             groups.learn(event.record);
         }
     }
 
     /// Prints the calls of the interval, most called first.
-    fn interval(&mut self, state: RunState<'_, Functions>) -> Result<()> {
+    fn interval(&mut self, state: RunState<'_, FunctionFinder>) -> Result<()> {
         let out = state.out;
         let now = self.read(state.finder)?;
-        let mut rows: Vec<(&Row, u64)> = now
+        let mut rows: Vec<(&CountKey, u64)> = now
             .iter()
             .map(|(row, &count)| (row, count - self.before.get(row).copied().unwrap_or(0)))
             .filter(|&(_, count)| count > 0)

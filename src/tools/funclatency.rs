@@ -16,14 +16,14 @@ use crate::bpf::funclatency::{FunclatencyMaps, FunclatencySkelBuilder, types};
 use crate::bpf::shared::types::histogram_layout;
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
 use crate::find::code::placement::Needs;
-use crate::output::distribution::{Distribution, range};
+use crate::output::distribution::{self, Distribution, range};
 use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::event::copied;
 use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::point::Ends;
-use crate::probe::search::functions::Functions;
+use crate::probe::search::functions::FunctionFinder;
 use crate::run::{Event, EventHandler, Run, RunState, SessionOptions};
 
 const EXAMPLES: &str = "\
@@ -125,23 +125,23 @@ enum Steps {
 
 /// The unit of times in text.
 #[derive(Clone, Copy)]
-struct Unit {
+struct TimeUnit {
     name: &'static str,
     ns: u64,
 }
 
-impl Unit {
-    fn of(args: &Args) -> Unit {
+impl TimeUnit {
+    fn of(args: &Args) -> TimeUnit {
         match (args.microseconds, args.milliseconds) {
-            (true, _) => Unit {
+            (true, _) => TimeUnit {
                 name: "usecs",
                 ns: 1_000,
             },
-            (_, true) => Unit {
+            (_, true) => TimeUnit {
                 name: "msecs",
                 ns: 1_000_000,
             },
-            _ => Unit { name: "nsecs", ns: 1 },
+            _ => TimeUnit { name: "nsecs", ns: 1 },
         }
     }
 
@@ -180,7 +180,9 @@ const COLUMNS: &[Column] = &[
 /// Set in slots of the histogram that is drawn, clear in those of nanoseconds.
 const DRAWN: u32 = 1 << types::latency_layout::DRAWN_BIT.0;
 const FINE_SLOTS: u32 = histogram_layout::FINE_SLOTS.0;
-/// Slots of one histogram: nanoseconds, and those that are drawn.
+// A `Distribution` has the slots of the BPF programs.
+const _: () = assert!(distribution::FINE == 1 << histogram_layout::FINE_BITS.0);
+/// Slots of one histogram: in nanoseconds, and as drawn.
 const ALL_SLOTS: u32 = 2 * FINE_SLOTS;
 /// Slots with values: a function has some dozens.
 const MOST_SLOTS: usize = 65536;
@@ -194,7 +196,7 @@ unsafe impl Plain for types::slot_value {}
 
 pub fn run(args: Args) -> Result<u8> {
     let run = Run::begin(&args.common, &args.command)?;
-    let found = run.search(Functions::new(
+    let found = run.search(FunctionFinder::new(
         args.functions.specs()?,
         |_| Ends::Both,
         Needs::NOTHING,
@@ -206,7 +208,7 @@ pub fn run(args: Args) -> Result<u8> {
     rodata.per_function = args.per_function;
     rodata.one_histogram = one_histogram;
     rodata.outermost = args.recursion == Recursion::Outermost;
-    rodata.unit_ns = Unit::of(&args).ns;
+    rodata.unit_ns = TimeUnit::of(&args).ns;
     rodata.linear_width = args.linear.unwrap_or(0);
     let maps = &mut open.skel.maps;
     maps.groups.set_max_entries(GroupBy::map_entries(args.by))?;
@@ -234,7 +236,7 @@ fn max_slots() -> u32 {
 }
 
 /// Group (0 without --by), and function and file; None for all functions together.
-type Key = (u64, Option<(Rc<str>, Rc<str>)>);
+type LatencyKey = (u64, Option<(Rc<str>, Rc<str>)>);
 
 /// The calls of a key.
 #[derive(Default)]
@@ -247,16 +249,16 @@ struct Latency {
 /// Calls, total time, maximum; nanoseconds.
 type SlotValue = (u64, u64, u64);
 /// Values by group, function and slot.
-type Slots = HashMap<(u64, u32, u32), SlotValue>;
+type SlotValues = HashMap<(u64, u32, u32), SlotValue>;
 
 struct Latencies<'a> {
     args: &'a Args,
     maps: &'a FunclatencyMaps<'static>,
-    unit: Unit,
+    unit: TimeUnit,
     groups: Option<GroupLabels>,
     table: Table,
     /// The values at the end of the last interval.
-    before: Slots,
+    before: SlotValues,
 }
 
 impl<'a> Latencies<'a> {
@@ -264,15 +266,15 @@ impl<'a> Latencies<'a> {
         Self {
             args,
             maps,
-            unit: Unit::of(args),
+            unit: TimeUnit::of(args),
             groups: args.by.map(GroupLabels::new),
             table: GroupBy::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
             before: HashMap::new(),
         }
     }
 
-    fn since_last(&self, now: &Slots, functions: &Functions) -> HashMap<Key, Latency> {
-        let mut latencies: HashMap<Key, Latency> = HashMap::new();
+    fn since_last(&self, now: &SlotValues, functions: &FunctionFinder) -> HashMap<LatencyKey, Latency> {
+        let mut latencies: HashMap<LatencyKey, Latency> = HashMap::new();
         for (&(group, func, slot), &(count, total, max)) in now {
             let (count_before, total_before, _) =
                 self.before.get(&(group, func, slot)).copied().unwrap_or_default();
@@ -292,13 +294,13 @@ impl<'a> Latencies<'a> {
     }
 
     /// Name and file of a function, with --per-function or if there is only one.
-    fn function(&self, func: u32, functions: &Functions) -> Option<(Rc<str>, Rc<str>)> {
+    fn function(&self, func: u32, functions: &FunctionFinder) -> Option<(Rc<str>, Rc<str>)> {
         let alone = self.args.per_function || functions.all().len() == 1;
-        let site = functions.get(func as usize).filter(|_| alone)?;
-        Some((site.name(), Rc::clone(&site.module)))
+        let traced = functions.get(func as usize).filter(|_| alone)?;
+        Some((traced.name(), Rc::clone(&traced.file_name)))
     }
 
-    fn print_one(&self, (group, function): &Key, latency: &Latency, time: u64, out: &mut Output) {
+    fn print_one(&self, (group, function): &LatencyKey, latency: &Latency, time: u64, out: &mut Output) {
         let label = self
             .groups
             .as_ref()
@@ -395,16 +397,16 @@ impl<'a> Latencies<'a> {
     }
 }
 
-impl EventHandler<Functions> for Latencies<'_> {
+impl EventHandler<FunctionFinder> for Latencies<'_> {
     /// Describes a group.
-    fn event(&mut self, event: Event<'_, Functions>) {
+    fn event(&mut self, event: Event<'_, FunctionFinder>) {
         if let Some(groups) = &mut self.groups {
             groups.learn(event.record);
         }
     }
 
     /// Prints the calls that returned in the interval, most time first.
-    fn interval(&mut self, state: RunState<'_, Functions>) -> Result<()> {
+    fn interval(&mut self, state: RunState<'_, FunctionFinder>) -> Result<()> {
         let RunState {
             finder: functions,
             out,
@@ -414,7 +416,8 @@ impl EventHandler<Functions> for Latencies<'_> {
             true => read_all(&self.maps.all_slots)?,
             false => read_each(&self.maps.slots)?,
         };
-        let mut latencies: Vec<(Key, Latency)> = self.since_last(&now, functions).into_iter().collect();
+        let mut latencies: Vec<(LatencyKey, Latency)> =
+            self.since_last(&now, functions).into_iter().collect();
         latencies.sort_by(|(a_key, a), (b_key, b)| {
             (Reverse(a.times.total), a_key).cmp(&(Reverse(b.times.total), b_key))
         });
@@ -432,8 +435,8 @@ impl EventHandler<Functions> for Latencies<'_> {
 }
 
 /// The values since the run started, with a histogram per function or group.
-fn read_each(map: &MapMut<'_>) -> Result<Slots> {
-    let mut slots = Slots::new();
+fn read_each(map: &MapMut<'_>) -> Result<SlotValues> {
+    let mut slots = SlotValues::new();
     for bytes in map.keys() {
         let Some(key) = copied::<types::slot_key>(&bytes) else {
             continue;
@@ -444,8 +447,8 @@ fn read_each(map: &MapMut<'_>) -> Result<Slots> {
 }
 
 /// The values since the run started, with one histogram.
-fn read_all(map: &MapMut<'_>) -> Result<Slots> {
-    let mut slots = Slots::new();
+fn read_all(map: &MapMut<'_>) -> Result<SlotValues> {
+    let mut slots = SlotValues::new();
     for index in 0..ALL_SLOTS {
         let value = read_slot(map, &index.to_ne_bytes())?;
         let slot = if index < FINE_SLOTS {

@@ -22,7 +22,7 @@ use crate::find::host::object_file::{FileSet, ObjectFile};
 use crate::find::host::proc::Proc;
 use crate::find::ifunc;
 use crate::find::spec::{NamePattern, ProbeSpec, ProbeSubject, parse_list};
-use crate::find::stack::demangle::Readable;
+use crate::find::stack::demangle::ReadableName;
 use crate::find::usdt::{self, NumberKind, UsdtArgument, UsdtProbe};
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::search::errors::no_process;
@@ -31,7 +31,7 @@ use crate::probe::search::spec_target::find_file;
 const EXAMPLES: &str = "\
 EXAMPLES:
     funclist libc                         # all functions of the C library
-    funclist 'libc:*alloc*'               # those that match a pattern
+    funclist 'libc:*alloc*'               # functions that match a pattern
     funclist 'app:net::*' 'app:/send$/'   # C++ and Rust names; a regular expression
     funclist -p 1234 ':SSL_*'             # in all files that a process maps
     funclist libc:malloc+4                # whether an instruction starts there
@@ -87,7 +87,7 @@ pub fn run(args: Args) -> Result<u8> {
     let pids = args.processes()?;
     let specs = args.parsed(!pids.is_empty())?;
     let many = specs.len() > 1 || specs.iter().any(|spec| spec.target.is_none());
-    let mut list = List {
+    let mut list = FunctionList {
         out: args.output.open()?,
         functions: Table::new("function", FUNCTIONS).in_text("file", many),
         probes: Table::new("usdt", PROBES).in_text("file", many),
@@ -135,17 +135,17 @@ impl Args {
 }
 
 /// A file to list.
-struct Listed {
+struct ListedFile {
     object: ObjectFile,
     elf: ElfFile,
     /// A path that this process can open.
     path: PathBuf,
 }
 
-impl Listed {
-    fn new(object: ObjectFile, path: PathBuf) -> Result<Listed> {
+impl ListedFile {
+    fn new(object: ObjectFile, path: PathBuf) -> Result<ListedFile> {
         let elf = ElfFile::open(object.file.try_clone()?, &object.path)?;
-        Ok(Listed { object, elf, path })
+        Ok(ListedFile { object, elf, path })
     }
 
     fn signatures(&self) -> SignatureSource {
@@ -158,7 +158,7 @@ impl Listed {
     }
 }
 
-struct List {
+struct FunctionList {
     out: Output,
     functions: Table,
     probes: Table,
@@ -168,7 +168,7 @@ struct List {
     pids: Vec<u32>,
 }
 
-impl List {
+impl FunctionList {
     fn spec(&mut self, spec: &ProbeSpec) -> Result<()> {
         let files = match &spec.target {
             Some(target) => vec![self.named(target)?],
@@ -178,9 +178,9 @@ impl List {
         let rows = self.out.rows();
         let mut failed = None;
         for file in &files {
-            match Found::new(file, &spec.subject) {
-                Ok(Found::Functions(functions)) => self.functions(file, &functions)?,
-                Ok(Found::Probes(probes)) => self.usdt(file, &probes)?,
+            match SpecMatch::new(file, &spec.subject) {
+                Ok(SpecMatch::Functions(functions)) => self.functions(file, &functions)?,
+                Ok(SpecMatch::Probes(probes)) => self.usdt(file, &probes)?,
                 // Programs map odd files: one of many does not end the listing.
                 Err(error) if spec.target.is_none() => _ = failed.get_or_insert(error),
                 Err(error) => return Err(error),
@@ -199,14 +199,15 @@ impl List {
         }
     }
 
-    fn named(&self, target: &str) -> Result<Listed> {
+    fn named(&self, target: &str) -> Result<ListedFile> {
         let path = find_file(Path::new(target), &self.pids)?;
         let object = ObjectFile::at(&path).with_context(|| format!("failed to open {}", path.display()))?;
-        Listed::new(object, path)
+        ListedFile::new(object, path)
     }
 
-    /// The files of the processes, each once. Unreadable files and exited processes are skipped, unless nothing remains.
-    fn mapped(&self) -> Result<Vec<Listed>> {
+    /// The files of the processes, each once. Unreadable files and exited processes are skipped, unless nothing
+    /// remains.
+    fn mapped(&self) -> Result<Vec<ListedFile>> {
         let mut seen = FileSet::default();
         let mut files = Vec::new();
         let mut failed = None;
@@ -218,7 +219,7 @@ impl List {
                 if seen.insert(&object)? {
                     let below = object.path.strip_prefix("/").unwrap_or(&object.path);
                     let path = Path::new(&format!("/proc/{pid}/root")).join(below);
-                    files.extend(Listed::new(object, path));
+                    files.extend(ListedFile::new(object, path));
                 }
             }
         }
@@ -228,7 +229,7 @@ impl List {
         }
     }
 
-    fn functions(&mut self, file: &Listed, functions: &[FunctionSymbol]) -> Result<()> {
+    fn functions(&mut self, file: &ListedFile, functions: &[FunctionSymbol]) -> Result<()> {
         let targets = match functions.iter().any(|function| function.ifunc) {
             true => ifunc::resolve(&self.proc, &file.object, &file.elf, functions, &self.pids),
             false => HashMap::new(),
@@ -244,7 +245,7 @@ impl List {
     /// `target`: the implementation that an IFUNC symbol resolves to, if known.
     fn function(
         &mut self,
-        file: &Listed,
+        file: &ListedFile,
         function: &FunctionSymbol,
         signature: Option<FunctionSignature>,
         target: Option<u64>,
@@ -285,7 +286,7 @@ impl List {
         push(&mut self.out, &self.functions, &values)
     }
 
-    fn usdt(&mut self, file: &Listed, probes: &[UsdtProbe]) -> Result<()> {
+    fn usdt(&mut self, file: &ListedFile, probes: &[UsdtProbe]) -> Result<()> {
         for probe in probes {
             let arguments: Vec<Rc<str>> = probe.arguments.iter().map(described).collect();
             let joined = arguments.join(", ");
@@ -305,14 +306,14 @@ impl List {
 }
 
 /// What a spec means in one file.
-enum Found {
+enum SpecMatch {
     /// Functions, or instructions in them.
     Functions(Vec<FunctionSymbol>),
     Probes(Vec<UsdtProbe>),
 }
 
-impl Found {
-    fn new(Listed { elf, path, .. }: &Listed, what: &ProbeSubject) -> Result<Found> {
+impl SpecMatch {
+    fn new(ListedFile { elf, path, .. }: &ListedFile, what: &ProbeSubject) -> Result<SpecMatch> {
         let functions = match what {
             ProbeSubject::Function { name, offset: 0 } => functions::select(elf, path, name)?,
             ProbeSubject::Function { name, offset } => {
@@ -328,10 +329,10 @@ impl Found {
             ProbeSubject::Usdt { provider, name } => {
                 let mut probes = usdt::probes(elf)?;
                 probes.retain(|probe| provider.matches(&probe.provider) && name.matches(&probe.name));
-                return Ok(Found::Probes(probes));
+                return Ok(SpecMatch::Probes(probes));
             }
         };
-        Ok(Found::Functions(functions))
+        Ok(SpecMatch::Functions(functions))
     }
 }
 
@@ -349,7 +350,7 @@ fn place(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<Functi
 
 /// A C++ name without its parameters.
 fn bare(symbol: &str) -> Cow<'_, str> {
-    match Readable::new(symbol) {
+    match ReadableName::new(symbol) {
         Some(readable) => Cow::Owned(readable.bare().to_owned()),
         None => Cow::Borrowed(symbol),
     }
@@ -393,7 +394,7 @@ fn push(out: &mut Output, table: &Table, values: &[Value]) -> Result<()> {
 }
 
 /// The error if nothing matches.
-fn nothing(spec: &ProbeSpec, files: &[Listed]) -> Failure {
+fn nothing(spec: &ProbeSpec, files: &[ListedFile]) -> Failure {
     let place = match files {
         [file] => file.object.path.display().to_string(),
         _ => "any file of the process".to_owned(),
@@ -428,13 +429,13 @@ fn nothing(spec: &ProbeSpec, files: &[Listed]) -> Failure {
 /// How many names a hint lists.
 const NEAR: usize = 3;
 
-fn near_functions(files: &[Listed], name: &NamePattern) -> Vec<String> {
-    let near = |file: &Listed| functions::nearest(&file.elf, &file.path, &name.letters(), NEAR);
+fn near_functions(files: &[ListedFile], name: &NamePattern) -> Vec<String> {
+    let near = |file: &ListedFile| functions::nearest(&file.elf, &file.path, &name.letters(), NEAR);
     files.iter().flat_map(near).take(NEAR).collect()
 }
 
-fn near_probes(files: &[Listed], name: &NamePattern) -> Vec<String> {
-    let near = |file: &Listed| usdt::nearest(&file.elf, &name.letters(), NEAR);
+fn near_probes(files: &[ListedFile], name: &NamePattern) -> Vec<String> {
+    let near = |file: &ListedFile| usdt::nearest(&file.elf, &name.letters(), NEAR);
     files.iter().flat_map(near).take(NEAR).collect()
 }
 

@@ -23,8 +23,8 @@ use crate::probe::expr::programs::{FunctionPrograms, MapSizes, ProgramMaps};
 use crate::probe::expr::{CallRecord, CallValues, NameScope, TraceRequest};
 use crate::probe::point::Ends;
 use crate::probe::search::finder::Finder;
-use crate::probe::search::functions::{Functions, OnFound, TracedFunction};
-use crate::run::{Event, EventHandler, Found, Loaded, Run, RunState, SessionOptions};
+use crate::probe::search::functions::{FunctionFinder, OnFound, TracedFunction};
+use crate::run::{Event, EventHandler, FoundFunctions, LoadedObject, Run, RunState, SessionOptions};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -127,7 +127,11 @@ pub fn run(args: Args) -> Result<u8> {
     let request = request(&args, &specs)?;
     let table = table(&args, request.returns);
     let ends = ends(&request);
-    let found = run.search(Functions::new(specs, ends, CallPlans::new(request, args.stack)))?;
+    let found = run.search(FunctionFinder::new(
+        specs,
+        ends,
+        CallPlans::new(request, args.stack),
+    ))?;
     let loaded = load(found, &args)?;
     let undecided = undecided_counter(loaded.skel)?;
     let session = loaded.attach(SessionOptions {
@@ -138,7 +142,10 @@ pub fn run(args: Args) -> Result<u8> {
 }
 
 /// Loads the programs, and the plan of each function into their maps.
-fn load(mut found: Found<Traced>, args: &Args) -> Result<Loaded<Traced, FunctraceSkel<'static>>> {
+fn load(
+    mut found: FoundFunctions<PlannedFunctions>,
+    args: &Args,
+) -> Result<LoadedObject<PlannedFunctions, FunctraceSkel<'static>>> {
     let may_grow = found.may_grow();
     let functions = found.finder().capacity();
     let follows_calls = found.finder().ends(may_grow).both;
@@ -200,7 +207,7 @@ fn ends(request: &TraceRequest) -> impl Fn(ProbeMoment) -> Ends + use<> {
     }
 }
 
-type Traced = Functions<CallPlans>;
+type PlannedFunctions = FunctionFinder<CallPlans>;
 
 /// Plans what to read at the calls of each function.
 struct CallPlans {
@@ -229,20 +236,20 @@ impl CallPlans {
 
 impl OnFound for CallPlans {
     fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs {
-        let place = &function.place;
-        let signature = place.symbol.as_ref().and_then(|symbol| {
+        let probe = &function.probe;
+        let signature = probe.symbol.as_ref().and_then(|symbol| {
             if self.file.as_ref().is_none_or(|(id, _)| *id != object.id) {
                 let signatures = SignatureSource::open(&object.file, elf, &object.path);
                 self.file = Some((object.id, signatures));
             }
             let (_, signatures) = self.file.as_ref()?;
-            signatures.at(place.addr, symbol)
+            signatures.at(probe.addr, symbol)
         });
         let scope = NameScope {
-            function: &place.name,
+            function: &probe.name,
             signature: signature.as_ref(),
-            probe: place.usdt.as_deref(),
-            is_go: place.is_go,
+            probe: probe.usdt.as_deref(),
+            is_go: probe.is_go,
         };
         self.plans.add(scope, function.ends).and(self.needs)
     }
@@ -308,7 +315,7 @@ impl CallPrinter {
     }
 
     /// None if the record is malformed.
-    fn print(&mut self, event: Event<'_, Traced>) -> Option<()> {
+    fn print(&mut self, event: Event<'_, PlannedFunctions>) -> Option<()> {
         let header = decode::<Header>(event.record)?;
         let record = decode::<types::expr_record>(event.record)?;
         let words = event
@@ -353,7 +360,7 @@ impl CallPrinter {
                 Value::Micros(record.lat_ns),
                 Value::Bytes(self.indented.as_bytes()),
                 Value::Bytes(name.as_bytes()),
-                Value::Bytes(function.module.as_bytes()),
+                Value::Bytes(function.file_name.as_bytes()),
                 Value::U64(record.depth.into()),
                 self.values.result.as_ref().map_or(Value::Null, Value::Datum),
                 Value::Fields(&self.values.args),
@@ -366,16 +373,16 @@ impl CallPrinter {
     }
 }
 
-impl EventHandler<Traced> for CallPrinter {
+impl EventHandler<PlannedFunctions> for CallPrinter {
     fn begin(&mut self, out: &mut Output) {
         out.header(&self.table);
     }
 
-    fn event(&mut self, event: Event<'_, Traced>) {
+    fn event(&mut self, event: Event<'_, PlannedFunctions>) {
         let _ = self.print(event);
     }
 
-    fn end(&mut self, state: RunState<'_, Traced>) -> Result<()> {
+    fn end(&mut self, state: RunState<'_, PlannedFunctions>) -> Result<()> {
         let calls = self.undecided.get();
         if calls > 0 {
             state.out.record("undecided", &[("count", Value::U64(calls))]);

@@ -20,7 +20,7 @@ use crate::find::host::object_file::ObjectFile;
 use crate::output::{Column, Output, Table, Value, histogram};
 use crate::probe::event::{Header, callers, decode, until_nul};
 use crate::probe::point::{Cookie, ProbePoint};
-use crate::probe::search::finder::{Finder, SearchPlan, SearchRequest, Sought, WatchedEnds};
+use crate::probe::search::finder::{Finder, SearchPlan, SearchRequest, SearchSubject, WatchedEnds};
 use crate::probe::search::spec_target::find_file;
 use crate::run::{Event, EventHandler, Run, RunState, SessionOptions};
 
@@ -52,7 +52,7 @@ pub struct Args {
         value_delimiter = ',',
         hide_possible_values = true
     )]
-    calls: Vec<Call>,
+    calls: Vec<AllocCall>,
     /// Also trace free, with the address of the block
     #[arg(long)]
     free: bool,
@@ -84,10 +84,10 @@ pub struct Args {
 }
 
 impl Args {
-    fn traces(&self, call: Call) -> bool {
+    fn traces(&self, call: AllocCall) -> bool {
         match self.calls.is_empty() {
-            true => call != Call::Free || self.free,
-            false => self.calls.contains(&call) || (call == Call::Free && self.free),
+            true => call != AllocCall::Free || self.free,
+            false => self.calls.contains(&call) || (call == AllocCall::Free && self.free),
         }
     }
 }
@@ -96,7 +96,7 @@ impl Args {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
-enum Call {
+enum AllocCall {
     Malloc = types::alloc_call::CALL_MALLOC.0,
     Calloc = types::alloc_call::CALL_CALLOC.0,
     Realloc = types::alloc_call::CALL_REALLOC.0,
@@ -110,17 +110,17 @@ enum Call {
 }
 
 /// The functions, by cookie.
-const CALLS: [(Call, &str); 10] = [
-    (Call::Malloc, "malloc"),
-    (Call::Calloc, "calloc"),
-    (Call::Realloc, "realloc"),
-    (Call::Reallocarray, "reallocarray"),
-    (Call::PosixMemalign, "posix_memalign"),
-    (Call::AlignedAlloc, "aligned_alloc"),
-    (Call::Memalign, "memalign"),
-    (Call::Valloc, "valloc"),
-    (Call::Pvalloc, "pvalloc"),
-    (Call::Free, "free"),
+const CALLS: [(AllocCall, &str); 10] = [
+    (AllocCall::Malloc, "malloc"),
+    (AllocCall::Calloc, "calloc"),
+    (AllocCall::Realloc, "realloc"),
+    (AllocCall::Reallocarray, "reallocarray"),
+    (AllocCall::PosixMemalign, "posix_memalign"),
+    (AllocCall::AlignedAlloc, "aligned_alloc"),
+    (AllocCall::Memalign, "memalign"),
+    (AllocCall::Valloc, "valloc"),
+    (AllocCall::Pvalloc, "pvalloc"),
+    (AllocCall::Free, "free"),
 ];
 
 /// Prefixes of allocators linked into a program: jemalloc, jemalloc in Rust programs, tcmalloc, mimalloc. The first one
@@ -297,8 +297,8 @@ impl Finder for Allocators {
         true
     }
 
-    fn sought(&self) -> Option<Sought> {
-        Some(Sought {
+    fn sought(&self) -> Option<SearchSubject> {
+        Some(SearchSubject {
             what: "an allocator",
             functions: self.names(),
         })
@@ -317,11 +317,11 @@ fn is_c_library(path: &Path) -> bool {
 }
 
 /// What a probe reads to know the requested size.
-fn needs(call: Call) -> Needs {
+fn needs(call: AllocCall) -> Needs {
     Needs::arguments(match call {
-        Call::Malloc | Call::Valloc | Call::Pvalloc | Call::Free => 1,
-        Call::Calloc | Call::Realloc | Call::AlignedAlloc | Call::Memalign => 2,
-        Call::Reallocarray | Call::PosixMemalign => 3,
+        AllocCall::Malloc | AllocCall::Valloc | AllocCall::Pvalloc | AllocCall::Free => 1,
+        AllocCall::Calloc | AllocCall::Realloc | AllocCall::AlignedAlloc | AllocCall::Memalign => 2,
+        AllocCall::Reallocarray | AllocCall::PosixMemalign => 3,
     })
 }
 
@@ -338,7 +338,7 @@ impl AllocPrinter {
         if !args.ret {
             table = table.without("lat_ns").without("failed");
         }
-        if !args.ret && !args.traces(Call::Free) {
+        if !args.ret && !args.traces(AllocCall::Free) {
             table = table.without("addr");
         }
         if !args.stack {
@@ -374,8 +374,8 @@ impl EventHandler<Allocators> for AllocPrinter {
         let (call, name) = CALLS
             .get(usize::from(header.func))
             .copied()
-            .unwrap_or((Call::Malloc, "?"));
-        let freed = call == Call::Free;
+            .unwrap_or((AllocCall::Malloc, "?"));
+        let freed = call == AllocCall::Free;
         let failed = self.with_return && !freed && alloc.addr == 0 && alloc.size != 0;
         let addr = if (self.with_return && !failed) || freed {
             Value::Hex(alloc.addr)
@@ -409,7 +409,7 @@ impl EventHandler<Allocators> for AllocPrinter {
 
 /// The requests of a process since the run started.
 #[derive(Clone)]
-struct Usage {
+struct ProcessUsage {
     uid: u32,
     comm: [u8; 16],
     calls: u64,
@@ -418,7 +418,7 @@ struct Usage {
     sizes: [u64; SIZE_SLOTS],
 }
 
-impl Usage {
+impl ProcessUsage {
     fn add(&mut self, thread: &types::alloc_usage) {
         self.uid = thread.uid;
         self.comm = thread.comm.map(|byte| byte as u8);
@@ -431,7 +431,7 @@ impl Usage {
     }
 }
 
-impl Default for Usage {
+impl Default for ProcessUsage {
     fn default() -> Self {
         Self {
             uid: 0,
@@ -448,7 +448,7 @@ impl Default for Usage {
 struct UsageSummary {
     table: Table,
     threads: &'static MapMut<'static>,
-    exited: BTreeMap<u32, Usage>,
+    exited: BTreeMap<u32, ProcessUsage>,
     /// Threads in the map.
     entries: u32,
 }
@@ -480,11 +480,11 @@ impl EventHandler<Allocators> for UsageSummary {
 }
 
 /// Moves the requests of exited threads out of the map. Returns how many entries remain.
-fn retire(ended: &mut BTreeMap<u32, Usage>, threads: &MapMut<'_>) -> u32 {
+fn retire(ended: &mut BTreeMap<u32, ProcessUsage>, threads: &MapMut<'_>) -> u32 {
     let mut left = 0;
     for (key, pid, usage) in usages(threads) {
         let tid = u32::from_ne_bytes([key[0], key[1], key[2], key[3]]);
-        // PID 0 stands for processes outside this PID namespace, whose threads cannot be looked up.
+        // PID 0: a process outside this PID namespace, whose threads cannot be looked up.
         if pid == 0 || Path::new(&format!("/proc/{pid}/task/{tid}")).exists() {
             left += 1;
         } else if threads.delete(&key).is_ok() {
@@ -505,12 +505,12 @@ fn usages(threads: &MapMut<'_>) -> impl Iterator<Item = (Vec<u8>, u32, types::al
     })
 }
 
-fn print_usage(out: &mut Output, table: &Table, ended: &BTreeMap<u32, Usage>, threads: &MapMut<'_>) {
+fn print_usage(out: &mut Output, table: &Table, ended: &BTreeMap<u32, ProcessUsage>, threads: &MapMut<'_>) {
     let mut processes = ended.clone();
     for (_, pid, usage) in usages(threads) {
         processes.entry(pid).or_default().add(&usage);
     }
-    let mut processes: Vec<(u32, Usage)> = processes.into_iter().collect();
+    let mut processes: Vec<(u32, ProcessUsage)> = processes.into_iter().collect();
     processes.sort_by_key(|(_, usage)| std::cmp::Reverse(usage.bytes));
     let now = out.wall_now();
     out.header(table);

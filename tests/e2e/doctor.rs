@@ -61,7 +61,7 @@ fn assert_attach_modes(records: &[Value]) {
     }
     assert_eq!(check(records, "BPF programs")["ok"], "ok");
     assert_eq!(check(records, "ring buffer")["ok"], "ok");
-    assert_eq!(check(records, "pid namespace")["ok"], "ok");
+    assert_eq!(check(records, "PID namespace")["ok"], "ok");
     let tools = tracing(records);
     assert!(
         tools.len() >= 5 && tools.iter().all(|tool| tool["works"] != "no"),

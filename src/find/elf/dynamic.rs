@@ -27,6 +27,10 @@ pub struct DynamicSection {
 }
 
 impl DynamicSection {
+    /// Reads the entries of `PT_DYNAMIC`.
+    ///
+    /// # Errors
+    /// The section cannot be read, or is longer than the file.
     pub fn read(source: &ElfSource, extent: FileExtent) -> Result<DynamicSection> {
         let block = source.read(extent.offset, extent.size)?;
         let mut dynamic = DynamicSection::default();

@@ -4,8 +4,9 @@
 use std::fs::File;
 use std::io::Write;
 
-use super::MACHINE;
 use object::elf;
+
+use super::link_view::MACHINE;
 
 /// Virtual address of the first byte of the file.
 pub const BASE: u64 = 0x40_0000;

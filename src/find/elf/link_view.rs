@@ -11,7 +11,6 @@ use anyhow::{Context, Result, bail, ensure};
 use object::LittleEndian;
 use object::elf::{self, FileHeader64, SectionHeader64};
 
-use super::MACHINE;
 use super::source::{ElfBlock, ElfSource, FileExtent};
 use super::symbols::SymbolTable;
 use crate::error::Failure;
@@ -19,6 +18,13 @@ use crate::error::Failure;
 const LE: LittleEndian = LittleEndian;
 type SectionHeader = SectionHeader64<LittleEndian>;
 const HEADER_SIZE: u64 = size_of::<SectionHeader>() as u64;
+
+/// `e_machine` of the files that are read, and its name.
+#[cfg(target_arch = "x86_64")]
+pub const MACHINE: (u16, &str) = (elf::EM_X86_64, "x86_64");
+/// `e_machine` of the files that are read, and its name.
+#[cfg(target_arch = "aarch64")]
+pub const MACHINE: (u16, &str) = (elf::EM_AARCH64, "aarch64");
 
 /// Longest build ID that is accepted, in bytes; linkers make 8, 16 or 20.
 const MAX_BUILD_ID: usize = 64;
@@ -39,6 +45,9 @@ impl LinkView {
     }
 
     /// The symbols of `.symtab`, or `None` if the file is stripped.
+    ///
+    /// # Errors
+    /// A table cannot be read, or is longer than the file.
     pub fn symbols(&self) -> Result<Option<SymbolTable>> {
         let found = self.sections().and_then(|sections| {
             let section = sections

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! SectionReader of an ELF file by name. Works on separate debug files too, whose program headers describe the file that they
-//! were split from.
+//! Sections of an ELF file by name. Works on separate debug files too, whose program headers describe the file that
+//! they were split from.
 
 use std::fs::File;
 

@@ -46,6 +46,9 @@ impl LoadSegment {
 }
 
 /// The table of program headers.
+///
+/// # Errors
+/// It cannot be read, is longer than the file, or has too many entries or entries of another size.
 pub fn read_program_headers(view: &LinkView) -> Result<ElfBlock> {
     let header = &view.header;
     let count = usize::from(header.e_phnum.get(LE));

@@ -25,6 +25,10 @@ enum SourceBytes {
 }
 
 impl ElfSource {
+    /// The bytes of an opened file.
+    ///
+    /// # Errors
+    /// Its length cannot be read.
     pub fn new(file: File) -> Result<ElfSource> {
         let len = file.metadata()?.len();
         Ok(ElfSource {
@@ -33,6 +37,7 @@ impl ElfSource {
         })
     }
 
+    /// Bytes in memory, such as a decompressed file.
     pub fn in_memory(bytes: Vec<u8>) -> ElfSource {
         let len = bytes.len() as u64;
         ElfSource {
@@ -41,6 +46,7 @@ impl ElfSource {
         }
     }
 
+    /// Length in bytes.
     pub fn len(&self) -> u64 {
         self.len
     }
@@ -94,6 +100,7 @@ pub struct ElfBlock {
 }
 
 impl ElfBlock {
+    /// The part as bytes.
     pub fn bytes(&self) -> &[u8] {
         &pod::bytes_of_slice(&self.words)[..self.len]
     }
@@ -120,6 +127,7 @@ pub struct FileExtent {
 }
 
 impl FileExtent {
+    /// The offset after the last byte.
     pub fn end(self) -> u64 {
         self.offset.saturating_add(self.size)
     }

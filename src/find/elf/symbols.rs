@@ -4,11 +4,26 @@
 use object::elf::{self, Sym64};
 use object::{LittleEndian, U16};
 
-use super::FunctionSymbol;
 use super::source::ElfBlock;
 
 const LE: LittleEndian = LittleEndian;
+/// An entry as it is in the file.
 pub type RawSymbol = Sym64<LittleEndian>;
+
+/// A function in a symbol table of an ELF file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionSymbol {
+    /// The symbol without its version.
+    pub name: String,
+    /// File offset of the first instruction.
+    pub offset: u64,
+    /// Virtual address of the first instruction, before relocation.
+    pub addr: u64,
+    /// Length in bytes; 0 if unknown.
+    pub size: u64,
+    /// The code at `offset` is a resolver that chooses the implementation: callers do not call it.
+    pub ifunc: bool,
+}
 
 /// A symbol table with its strings.
 pub struct SymbolTable {
@@ -52,6 +67,7 @@ impl SymbolEntry {
         })
     }
 
+    /// The function by this name, whose code is at a file offset.
     pub fn function(&self, name: &str, offset: u64) -> FunctionSymbol {
         FunctionSymbol {
             name: name.to_owned(),

@@ -175,7 +175,7 @@ fn exact_name_selection() {
     let (elf, path) = (made_up(), Path::new("made-up"));
     let names = |text| names(&elf, path, text);
     assert_eq!(names("malloc"), ["malloc"]);
-    assert_eq!(names("aligned_alloc"), ["aligned_alloc"], "as it was asked for");
+    assert_eq!(names("aligned_alloc"), ["aligned_alloc"], "the exact name");
     assert_eq!(names("__libc_malloc"), ["__libc_malloc"]);
     assert_eq!(
         names("twin"),
@@ -211,7 +211,7 @@ fn pattern_selection() {
     let (elf, path) = (made_up(), Path::new("made-up"));
     let names = |text| names(&elf, path, text);
     assert_eq!(names("*al*"), ["memalign", "malloc"], "the best name of each");
-    assert_eq!(names("__*"), ["__libc_malloc"], "the best name of those that fit");
+    assert_eq!(names("__*"), ["__libc_malloc"], "the best name among the matches");
     assert_eq!(
         names("net::Proxy::*"),
         ["_ZN3net5Proxy4readEi", "_ZN3net5Proxy4readEl"]
@@ -370,7 +370,7 @@ fn debug_files_are_found() {
     assert!(dir.run("echo >> .debug/app.debug"));
     assert_eq!(dir.finds("inner"), [""; 0], "another checksum");
     assert!(dir.run("rm .debug/app.debug && mkfifo .debug/app.debug"));
-    assert_eq!(dir.finds("inner"), [""; 0], "a pipe that nobody writes to");
+    assert_eq!(dir.finds("inner"), [""; 0], "a pipe without a writer");
 }
 
 #[test]
@@ -617,7 +617,7 @@ fn missed_forms(path: &Path) -> (usize, Vec<String>) {
     let names = tables.names().unwrap();
     let readable = names
         .iter()
-        .filter_map(|name| Some((name.text, Readable::new(name.text)?)));
+        .filter_map(|name| Some((name.text, ReadableName::new(name.text)?)));
     let forms = readable.flat_map(|(symbol, name)| {
         let forms = [name.bare().to_owned(), name.full, name.short];
         forms.map(|form| (symbol, form))

@@ -6,12 +6,12 @@ use std::fmt::{self, Write};
 
 use cpp_demangle::{DemangleOptions, Symbol};
 
-/// Most bytes of a demangled name. A mangled name of a few hundred bytes can expand to gigabytes: each part may repeat the
-/// ones before it.
+/// Most bytes of a demangled name. A mangled name of a few hundred bytes can expand to gigabytes: each part may repeat
+/// the ones before it.
 const MAX_BYTES: usize = 4096;
 
-/// The readable form of a function's name, without the hash that Rust adds. A name that is not mangled, or not validly, is
-/// returned unchanged. A result of more than 4096 bytes is truncated and ends in `...`.
+/// The readable form of a function's name, without the hash that Rust adds. A name that is not mangled, or not validly,
+/// is returned unchanged. A result of more than 4096 bytes is truncated and ends in `...`.
 pub fn demangle(name: &str) -> Cow<'_, str> {
     if !is_mangled(name) {
         return Cow::Borrowed(name);
@@ -25,7 +25,7 @@ pub fn demangle(name: &str) -> Cow<'_, str> {
 pub fn demangle_bounded(name: &str) -> Cow<'_, str> {
     match demangle(name) {
         Cow::Borrowed(name) if name.len() > MAX_BYTES => {
-            Bounded::collect(|text| text.write_str(name)).map_or(Cow::Borrowed(name), Cow::Owned)
+            BoundedText::collect(|text| text.write_str(name)).map_or(Cow::Borrowed(name), Cow::Owned)
         }
         name => name,
     }
@@ -33,32 +33,32 @@ pub fn demangle_bounded(name: &str) -> Cow<'_, str> {
 
 /// A mangled name in readable form.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Readable {
+pub struct ReadableName {
     /// As [`demangle`] gives it.
     pub full: String,
     /// As people write it: without parameters and return type, and `Type::method` for Rust's `<Type>::method`.
     pub short: String,
 }
 
-impl Readable {
+impl ReadableName {
     /// `None` for a name that is not mangled, or not validly.
-    pub fn new(name: &str) -> Option<Readable> {
+    pub fn new(name: &str) -> Option<ReadableName> {
         if !is_mangled(name) {
             return None;
         }
         if let Some(full) = rust(name) {
             let short = plain_method(&full).unwrap_or_else(|| full.clone());
-            return Some(Readable { full, short });
+            return Some(ReadableName { full, short });
         }
         let symbol = Symbol::new(name.as_bytes()).ok()?;
-        let write = |options| Bounded::collect(|text| symbol.structured_demangle(text, &options));
-        Some(Readable {
+        let write = |options| BoundedText::collect(|text| symbol.structured_demangle(text, &options));
+        Some(ReadableName {
             full: write(DemangleOptions::new())?,
             short: unqualified(write(DemangleOptions::new().no_params().no_return_type())?),
         })
     }
 
-    /// [`Readable::short`] without the arguments of a template or a generic function: `max` for `max<int>`.
+    /// [`ReadableName::short`] without the arguments of a template or a generic function: `max` for `max<int>`.
     pub fn bare(&self) -> &str {
         without_arguments(&self.short).unwrap_or(&self.short)
     }
@@ -118,25 +118,25 @@ fn is_mangled(name: &str) -> bool {
 
 fn rust(name: &str) -> Option<String> {
     let demangled = rustc_demangle::try_demangle(name).ok()?;
-    Bounded::collect(|text| write!(text, "{demangled:#}"))
+    BoundedText::collect(|text| write!(text, "{demangled:#}"))
 }
 
 fn cpp(name: &str) -> Option<String> {
     let symbol = Symbol::new(name.as_bytes()).ok()?;
-    Bounded::collect(|text| symbol.structured_demangle(text, &DemangleOptions::new()))
+    BoundedText::collect(|text| symbol.structured_demangle(text, &DemangleOptions::new()))
 }
 
 /// A string of at most `MAX_BYTES`, which makes writers stop when it is full.
 #[derive(Default)]
-struct Bounded {
+struct BoundedText {
     text: String,
     is_full: bool,
 }
 
-impl Bounded {
+impl BoundedText {
     /// `None` if the writer fails for another reason than the limit.
-    fn collect(write: impl FnOnce(&mut Bounded) -> fmt::Result) -> Option<String> {
-        let mut bounded = Bounded::default();
+    fn collect(write: impl FnOnce(&mut BoundedText) -> fmt::Result) -> Option<String> {
+        let mut bounded = BoundedText::default();
         let result = write(&mut bounded);
         if bounded.is_full {
             bounded.text.push_str("...");
@@ -146,7 +146,7 @@ impl Bounded {
     }
 }
 
-impl Write for Bounded {
+impl Write for BoundedText {
     fn write_str(&mut self, part: &str) -> fmt::Result {
         let room = MAX_BYTES.saturating_sub(self.text.len());
         self.is_full |= part.len() > room;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Addresses of traced processes as stack frames, also for processes that have exited.
 //!
-//! The cached memory map of the process gives the file and the offset of an address, and the cached file gives the symbol.
-//! A map is read from `/proc` when a process is first seen, and again when an address is not in it; a tool that follows
-//! processes through the kernel's records reports the changes instead. Files stay open, so that they can be read after
-//! they were removed or their mount namespace is gone.
+//! The cached memory map of the process gives the file and the offset of an address, and the cached file gives the
+//! symbol. A map is read from `/proc` when a process is first seen, and again when an address is not in it; a tool that
+//! follows processes through the kernel's records reports the changes instead. Files stay open, so that they can be
+//! read after they were removed or their mount namespace is gone.
 
+mod frame;
 mod memory;
 mod object;
 mod process;
@@ -16,53 +17,18 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use memory::{CodeBacking, CodeMap, CodeMapping, FileKey, MappedFile};
+use memory::{CodeBacking, CodeMap, CodeMapping, FileKey, MappedFile, TRAMPOLINE};
 use object::{ObjectCache, object_name, open_mapped};
-use process::{CachedProcess, ProcessIdentity};
+use process::{CachedProcess, PAGE_BYTES, ProcessIdentity};
+
+pub use frame::{StackFrame, is_complete};
 
 /// Exited processes whose maps are kept, for events that are read late.
 const MAX_EXITED: usize = 1024;
 /// When more processes than this are cached, all are dropped and read again as they occur.
 const MAX_PROCESSES: usize = 1 << 14;
-/// The name of the kernel's return probe page in a memory map, and of its frames.
-const TRAMPOLINE: &str = "[uprobes]";
-/// The usual addresses of that page: x86-64 with 4 and 5 levels of page tables, arm64.
+/// The usual addresses of the kernel's return probe page: x86-64 with 4 and 5 levels of page tables, arm64.
 const TRAMPOLINE_PAGES: [u64; 3] = [0x7fff_ffff_e000, 0xff_ffff_ffff_e000, 0xffff_ffff_f000];
-const PAGE_BYTES: u64 = 0x1000;
-
-/// One frame of a stack.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StackFrame {
-    /// `symbol+0x1f [object]`, `symbol [inlined]`, `0x1234 [object]` with an address in that file if there is no symbol,
-    /// `[vdso]`, `[uprobes]`, or the bare address. Names are untrusted and not escaped. Symbols longer than 4096 bytes
-    /// end in `...`.
-    pub text: Rc<str>,
-    /// The compiler inlined the function into that of the next frame.
-    pub inlined: bool,
-    /// In a file or a part of the kernel that the process has mapped. If not, the stack walk went wrong, and the frames
-    /// after this one mean nothing.
-    pub mapped: bool,
-    /// Threads begin in this function, so a stack that reaches it is complete.
-    bottom: bool,
-}
-
-impl StackFrame {
-    fn new(text: impl Into<Rc<str>>) -> StackFrame {
-        StackFrame {
-            text: text.into(),
-            inlined: false,
-            mapped: true,
-            bottom: false,
-        }
-    }
-}
-
-/// Whether a stack reaches the function where its thread began. If not, the walk was cut short, usually by a function
-/// without frame pointer.
-pub fn is_complete(frames: &[StackFrame]) -> bool {
-    // Frames after the bottom are leftovers of registers, so it need not be the last.
-    frames.iter().any(|frame| frame.bottom)
-}
 
 /// Turns addresses into stack frames.
 pub struct Symbolizer {
@@ -96,9 +62,9 @@ impl Symbolizer {
         }
     }
 
-    /// Appends the frames of a stack of process `pid` (a thread group ID), innermost first. Addresses are return addresses,
-    /// which belong to the call before them; with `starts_exact` the first is the address of an instruction. One address
-    /// gives several frames if functions are inlined there.
+    /// Appends the frames of a stack of process `pid` (a thread group ID), innermost first. Addresses are return
+    /// addresses, which belong to the call before them; with `starts_exact` the first is the address of an instruction.
+    /// One address gives several frames if functions are inlined there.
     pub fn frames(&mut self, pid: u32, addresses: &[u64], starts_exact: bool, out: &mut Vec<StackFrame>) {
         let is_return = |index: usize| index > 0 || !starts_exact;
         self.refresh(pid, addresses, is_return);

@@ -195,10 +195,10 @@ fn fast_paths_match_the_slow_path() {
                 bytes[at] = byte;
                 let (mut text, mut slow_text) = (Vec::new(), Vec::new());
                 push_text(&mut text, &bytes);
-                let valid = push_escaped(&mut slow_text, &bytes, Style::Text);
+                let valid = push_escaped(&mut slow_text, &bytes, EscapeStyle::Text);
                 assert_eq!(text, slow_text, "{bytes:x?}");
                 let mut slow_json = b"\"".to_vec();
-                push_escaped(&mut slow_json, &bytes, Style::Json);
+                push_escaped(&mut slow_json, &bytes, EscapeStyle::Json);
                 slow_json.push(b'"');
                 let slow_json = String::from_utf8(slow_json).unwrap();
                 assert_eq!(json(&bytes), (slow_json, valid), "{bytes:x?}");

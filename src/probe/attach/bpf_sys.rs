@@ -224,6 +224,7 @@ pub fn set_event_program(event: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     perf_ioctl(event, PERF_EVENT_IOC_SET_BPF, program.as_raw_fd())
 }
 
+/// Enables a perf event. Fails with the error of ioctl(2).
 pub fn enable_event(event: BorrowedFd<'_>) -> io::Result<()> {
     const PERF_EVENT_IOC_ENABLE: u64 = 0x2400; // linux/perf_event.h
     perf_ioctl(event, PERF_EVENT_IOC_ENABLE, 0)

@@ -51,6 +51,7 @@ impl AttachMode {
         Ok(mode)
     }
 
+    /// One link serves all points of a file.
     pub(super) fn has_multi_links(self) -> bool {
         matches!(self, AttachMode::Session | AttachMode::Multi)
     }

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Error, Result};
 
 use super::bpf_sys::{MultiLinkKind, MultiLinkPoints, create_multi_link};
-use super::destination::{Destination, ProbeKind, RefusedPoints, is_specific_to_point};
+use super::target::{AttachTarget, ProbeKind, RefusedPoints, is_specific_to_point};
 use crate::find::code::instructions::{BEGINNING, may_be_rejected};
 use crate::probe::point::ProbePoint;
 
@@ -19,7 +19,7 @@ use crate::probe::point::ProbePoint;
 /// link, and bisecting thousands of points takes the kernel half a minute.
 pub fn attach(
     program: BorrowedFd<'_>,
-    to: Destination<'_>,
+    to: AttachTarget<'_>,
     points: &[ProbePoint],
     links: &mut Vec<OwnedFd>,
     refused: &mut RefusedPoints,
@@ -43,7 +43,7 @@ fn is_refusal_possible(file: &File, point: &ProbePoint) -> bool {
 /// Attaches all points with one link, or bisects them if the kernel refuses one.
 fn bisect(
     program: BorrowedFd<'_>,
-    to: Destination<'_>,
+    to: AttachTarget<'_>,
     points: &[ProbePoint],
     links: &mut Vec<OwnedFd>,
     refused: &mut RefusedPoints,
@@ -68,7 +68,7 @@ fn bisect(
     Ok(())
 }
 
-fn link(program: BorrowedFd<'_>, to: Destination<'_>, points: &[ProbePoint]) -> io::Result<OwnedFd> {
+fn link(program: BorrowedFd<'_>, to: AttachTarget<'_>, points: &[ProbePoint]) -> io::Result<OwnedFd> {
     let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
     let cookies: Vec<u64> = points.iter().map(|point| point.cookie.bits()).collect();
     let semaphores: Vec<u64> = points.iter().map(|point| point.semaphore.unwrap_or(0)).collect();

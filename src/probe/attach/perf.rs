@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Error, Result};
 
 use super::bpf_sys::{UprobeEvent, create_perf_link, enable_event, open_uprobe_event, set_event_program};
-use super::destination::{Destination, ProbeKind, RefusedPoints, is_specific_to_point};
 use super::features::uprobe_pmu_type;
 use super::program::HeldProgram;
+use super::target::{AttachTarget, ProbeKind, RefusedPoints, is_specific_to_point};
 use crate::error::Failure;
 use crate::privileges;
 use crate::probe::point::{Cookie, ProbePoint};
@@ -17,7 +17,7 @@ use crate::probe::point::{Cookie, ProbePoint};
 /// Attaches a program to each of the points and adds the links to `links`.
 pub fn attach(
     program: &mut HeldProgram,
-    to: Destination<'_>,
+    to: AttachTarget<'_>,
     points: &[ProbePoint],
     links: &mut Vec<OwnedFd>,
     refused: &mut RefusedPoints,
@@ -33,7 +33,7 @@ pub fn attach(
 }
 
 /// Opens a disabled perf event at an instruction of a file.
-fn open(to: Destination<'_>, point: &ProbePoint) -> io::Result<OwnedFd> {
+fn open(to: AttachTarget<'_>, point: &ProbePoint) -> io::Result<OwnedFd> {
     open_uprobe_event(&UprobeEvent {
         pmu_type: uprobe_pmu_type().map_err(io::Error::other)?,
         path: to.path,

@@ -50,10 +50,12 @@ impl HeldProgram {
         }
     }
 
+    /// True if each cookie needs a copy of the program.
     pub fn needs_copies(&self) -> bool {
         self.source.is_some()
     }
 
+    /// How many copies are loaded.
     pub fn count_copies(&self) -> usize {
         self.copies.len()
     }
@@ -64,6 +66,9 @@ impl HeldProgram {
     }
 
     /// The copy for this cookie, loaded when it is first requested.
+    ///
+    /// # Errors
+    /// Those of `BPF_PROG_LOAD`; `Unsupported` if one program serves all cookies.
     pub fn copy_for(&mut self, cookie: Cookie) -> io::Result<BorrowedFd<'_>> {
         let copy: &OwnedFd = match self.copies.entry(cookie) {
             Entry::Occupied(entry) => entry.into_mut(),

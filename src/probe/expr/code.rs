@@ -180,7 +180,7 @@ struct PlanBuilder<'a> {
 
 /// At which end of a call operations run.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum CallEnd {
     Entry,
     Return,
 }
@@ -201,8 +201,8 @@ impl PlanBuilder<'_> {
             };
             late |= known_at(&ir) == KnownAt::Return;
             let stage = match late && (known_at(&ir) == KnownAt::Return || can_fault(&ir)) {
-                true => Stage::Return,
-                false => Stage::Entry,
+                true => CallEnd::Return,
+                false => CallEnd::Entry,
             };
             self.run(stage, part.at.start, &[&ir], op(OpCode::Test))?;
         }
@@ -322,7 +322,7 @@ impl PlanBuilder<'_> {
     /// Stores values into a slot: at the entry, unless they are known at the return only.
     fn store(&mut self, numbers: &[&Ir], code: OpCode, slot: u8, at: usize) -> Result<(), ExprError> {
         let late = numbers.iter().any(|ir| known_at(ir) == KnownAt::Return);
-        let stage = if late { Stage::Return } else { Stage::Entry };
+        let stage = if late { CallEnd::Return } else { CallEnd::Entry };
         self.run(stage, at, numbers, op(code).with(slot))
     }
 }

@@ -53,6 +53,7 @@ pub enum TaskField {
     Cpu = expr_task::TASK_CPU.0 as u8,
 }
 
+/// An operation on two 64-bit numbers. Signedness matters only where the result depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BinaryOp {
     Add,
@@ -115,6 +116,7 @@ pub enum Aggregate {
 }
 
 impl Ir {
+    /// The number in `bytes` bytes of memory at an address, extended to 64 bits.
     pub fn load(from: Ir, bytes: u8, signed: bool) -> Ir {
         Ir::Load {
             from: Box::new(from),
@@ -123,6 +125,7 @@ impl Ir {
         }
     }
 
+    /// The low `bytes` bytes of a number, extended to 64 bits.
     pub fn low(of: Ir, bytes: u8, signed: bool) -> Ir {
         if bytes >= 8 {
             return of;
@@ -134,6 +137,7 @@ impl Ir {
         }
     }
 
+    /// The result of an operation.
     pub fn binary(operation: BinaryOp, left: Ir, right: Ir) -> Ir {
         Ir::Binary(operation, Box::new(left), Box::new(right))
     }
@@ -154,6 +158,7 @@ impl Ir {
         }
     }
 
+    /// Plus a constant; wraps around.
     pub fn plus(self, offset: u64) -> Ir {
         match (self, offset) {
             (ir, 0) => ir,
@@ -162,6 +167,7 @@ impl Ir {
         }
     }
 
+    /// 1 if this is 0, else 0.
     pub fn not(self) -> Ir {
         Ir::Not(Box::new(self))
     }

@@ -31,7 +31,7 @@ pub struct NameScope<'a> {
 }
 
 /// A number and its type.
-type Number = (Ir, ValueType);
+type TypedNumber = (Ir, ValueType);
 
 impl NameScope<'_> {
     /// The value of an expression.
@@ -49,7 +49,7 @@ impl NameScope<'_> {
     }
 
     /// The value of an expression as a number.
-    fn scalar(&self, expr: &Expr) -> Result<Number, ExprError> {
+    fn scalar(&self, expr: &Expr) -> Result<TypedNumber, ExprError> {
         number(self.value(expr)?, expr)
     }
 
@@ -257,7 +257,7 @@ impl NameScope<'_> {
 }
 
 /// A value as a number. `expr` is where it comes from.
-fn number(value: ExprValue, expr: &Expr) -> Result<Number, ExprError> {
+fn number(value: ExprValue, expr: &Expr) -> Result<TypedNumber, ExprError> {
     let start = expr.at.start;
     match value {
         ExprValue::Scalar(_, ty) if ty.kind == TypeKind::Float => Err(ExprError::new(

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Operations of the interpreter in `src/bpf/expr.bpf.h`.
+//! Operations of the interpreter in the BPF programs.
+
+use std::mem::offset_of;
 
 use super::ir::BinaryOp;
-use crate::bpf::functrace::types::{expr_code, expr_limit};
+use crate::bpf::functrace::types::{self, expr_code, expr_limit};
 
 /// Operations for one function at one end of its calls.
 pub const MOST_OPS: usize = expr_limit::EXPR_STEPS.0 as usize;
@@ -67,7 +69,7 @@ const fn number(code: expr_code) -> u8 {
     code.0 as u8
 }
 
-/// One operation: `struct expr_op` of the header.
+/// One operation, as in the C `struct expr_op`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Op {
     pub code: OpCode,
@@ -79,17 +81,29 @@ pub struct Op {
     pub number: u64,
 }
 
+const _: () = {
+    assert!(size_of::<types::expr_op>() == 16);
+    assert!(offset_of!(types::expr_op, a) == 1);
+    assert!(offset_of!(types::expr_op, is_signed) == 2);
+    assert!(offset_of!(types::expr_op, skip) == 4);
+    assert!(offset_of!(types::expr_op, number) == 8);
+};
+
 impl Op {
+    /// The end of the operations of a function.
     pub const END: Op = op(OpCode::End);
 
+    /// With this field `a`.
     pub fn with(self, a: u8) -> Op {
         Op { a, ..self }
     }
 
+    /// With this field `number`.
     pub fn number(self, number: u64) -> Op {
         Op { number, ..self }
     }
 
+    /// With this field `signed`.
     pub fn signed(self, signed: bool) -> Op {
         Op { signed, ..self }
     }
@@ -114,9 +128,10 @@ impl Op {
     }
 }
 
-/// Stands for the distance to the last operation, which handles faults.
+/// Placeholder of the distance to the last operation, which handles faults.
 pub const TO_LAST: u16 = u16::MAX;
 
+/// An operation whose fields are 0.
 pub const fn op(code: OpCode) -> Op {
     Op {
         code,
@@ -127,6 +142,7 @@ pub const fn op(code: OpCode) -> Op {
     }
 }
 
+/// The operation for the two numbers on top of the stack.
 pub fn binary(operation: BinaryOp) -> Op {
     let (code, signed) = match operation {
         BinaryOp::Add => (OpCode::Add, false),

@@ -26,6 +26,7 @@ pub mod machine {
     pub const REGISTERS: u16 = 32;
 }
 
+/// The eight bytes of a piece of a value. The error says why they are not available.
 pub fn piece(piece: LocationPiece) -> Result<Ir, &'static str> {
     match piece {
         LocationPiece::Argument(number) => machine::ARGUMENTS
@@ -122,6 +123,7 @@ impl Aggregate {
     }
 }
 
+/// Whether numbers of this type have a sign.
 pub fn is_signed(ty: &ValueType) -> bool {
     match ty.kind {
         TypeKind::Int { signed } | TypeKind::Enum { signed, .. } => signed,
@@ -129,6 +131,7 @@ pub fn is_signed(ty: &ValueType) -> bool {
     }
 }
 
+/// An integer type: `i32`, `u64`.
 pub fn int(bytes: u64, signed: bool) -> ValueType {
     let name = format!("{}{}", if signed { 'i' } else { 'u' }, bytes * 8);
     ValueType {
@@ -138,6 +141,7 @@ pub fn int(bytes: u64, signed: bool) -> ValueType {
     }
 }
 
+/// The type `bool`.
 pub fn boolean() -> ValueType {
     ValueType {
         name: "bool".into(),

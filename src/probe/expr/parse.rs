@@ -68,6 +68,9 @@ fn type_named(name: &str) -> Option<(u8, bool)> {
 }
 
 /// Parses one expression.
+///
+/// # Errors
+/// A syntax error, with its place in the text.
 pub fn parse(text: &str) -> Result<Expr, ExprError> {
     let mut parser = Parser::new(text)?;
     let expr = parser.expr(0)?;
@@ -78,6 +81,9 @@ pub fn parse(text: &str) -> Result<Expr, ExprError> {
 }
 
 /// Parses comma-separated expressions.
+///
+/// # Errors
+/// A syntax error, with its place in the text.
 pub fn parse_list(text: &str) -> Result<Vec<Expr>, ExprError> {
     let mut parser = Parser::new(text)?;
     let mut list = vec![parser.expr(0)?];

@@ -2,6 +2,7 @@
 //! The plans of a run's functions, and the maps from which the interpreter reads their operations.
 
 use std::collections::HashMap;
+use std::mem::offset_of;
 
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -24,13 +25,21 @@ const USUAL_RING_BYTES: usize = 8 << 20;
 /// Texts of full length that a record has room for, besides the last one.
 const MORE_TEXTS: u32 = 3;
 
-/// As `struct trace_function` of src/bpf/functrace.bpf.c: entry, return, slots, flags.
+/// The fields of a `struct trace_function`, in order: entry, return, slots, flags.
 type FunctionEntry = [u32; 4];
+const _: () = {
+    assert!(size_of::<FunctionEntry>() == size_of::<types::trace_function>());
+    assert!(offset_of!(types::trace_function, return_pc) == size_of::<u32>());
+    assert!(offset_of!(types::trace_function, slots) == 2 * size_of::<u32>());
+    assert!(offset_of!(types::trace_function, flags) == 3 * size_of::<u32>());
+    assert!(size_of::<types::expr_literal>() == 2 * LITERAL_BYTES);
+    assert!(offset_of!(types::expr_literal, mask) == LITERAL_BYTES);
+};
 const ROW_AT_RETURN: u32 = trace_flags::ROW_AT_RETURN.0;
 const HAS_DEPTH: u32 = trace_flags::HAS_DEPTH.0;
 const RETURN_ALONE: u32 = trace_flags::RETURN_ALONE.0;
 
-/// Where the operations start that do nothing, and those of functions that are never shown.
+/// The indices of operations that do nothing, and of operations that never show a call.
 const NOTHING: u32 = 0;
 const NEVER: u32 = 1;
 
@@ -211,6 +220,9 @@ impl FunctionPrograms {
     }
 
     /// Writes all plans to the maps, and from now on each plan that is added.
+    ///
+    /// # Errors
+    /// A map cannot be written.
     pub fn load(&mut self, maps: ProgramMaps, machines: u32) -> Result<()> {
         for index in 0..machines {
             maps.free
@@ -243,7 +255,7 @@ impl FunctionPrograms {
     }
 }
 
-/// As `struct expr_literal` of src/bpf/expr.bpf.h: value and mask.
+/// The bytes of a `struct expr_literal`: value and mask.
 fn pattern(literal: &TextLiteral) -> [u8; 2 * LITERAL_BYTES] {
     let mut bytes = [0; 2 * LITERAL_BYTES];
     let (value, mask) = bytes.split_at_mut(LITERAL_BYTES);

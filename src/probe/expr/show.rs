@@ -9,10 +9,10 @@ use crate::output::Datum;
 
 /// Depth of nested structures that are shown.
 const MOST_NESTED: usize = 4;
-/// The content of a slot whose address was 0: `NO_TEXT` of src/bpf/expr_machine.bpf.h.
+/// The content of a slot whose address was 0, to distinguish it from empty text.
 const NO_TEXT: u64 = u64::MAX;
 
-/// What the kernel fetched of a call: `struct expr_record` of src/bpf/expr_machine.bpf.h.
+/// What the kernel fetched of a call: the C `struct expr_record`, checked and decoded.
 #[derive(Clone, Copy, Debug)]
 pub struct CallRecord<'a> {
     /// The slots, then the texts that they refer to.

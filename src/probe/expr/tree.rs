@@ -38,6 +38,7 @@ impl Expr {
     }
 }
 
+/// What a node is, with its operands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Node {
     Number(u64),
@@ -54,6 +55,7 @@ pub enum Node {
     Call(String, Vec<Expr>),
 }
 
+/// An operator before its operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnaryOperator {
     Negate,
@@ -64,6 +66,7 @@ pub enum UnaryOperator {
     Follow,
 }
 
+/// An operator between its operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BinaryOperator {
     Or,
@@ -89,6 +92,7 @@ pub enum BinaryOperator {
 }
 
 impl BinaryOperator {
+    /// True if the operands may be text.
     pub fn compares_text(self) -> bool {
         matches!(
             self,
@@ -113,7 +117,9 @@ impl BinaryOperator {
     }
 }
 
+/// Precedence of `==`, `!=` and `^=`.
 pub const EQUALITY: u8 = 6;
+/// Precedence of `<`, `<=`, `>` and `>=`.
 pub const RELATION: u8 = 7;
 
 /// `(u32)` and, with `pointer`, `(u32*)`.

@@ -19,8 +19,8 @@ pub enum Breakpoints {
 }
 
 impl Breakpoints {
-    /// Decides by `--scope`, or without it by the filter: the processes of `-p` and `--container` are known
-    /// at the start, those that match a name or a user are not, and may be many.
+    /// Decides by `--scope`, or without it by the filter: `-p` and `--container` name a few processes that
+    /// are known at the start. A thread name or a user can match many, at any time.
     ///
     /// # Errors
     /// The options contradict each other, or the kernel lacks what they need.
@@ -57,7 +57,7 @@ impl Breakpoints {
     }
 }
 
-/// src/bpf/watcher.bpf.c reads kernel types, and its PIDs are those of the initial PID namespace.
+/// Fails unless the watcher can work: its programs read kernel types, and report PIDs of the initial PID namespace.
 fn require_watcher() -> Result<()> {
     privileges::require_btf("--scope targeted")?;
     match privileges::pid_namespace() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Which threads a run shows: the filter options as constants and maps of filter.bpf.h.
+//! Which threads a run shows: the filter options as constants and maps of the BPF programs.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -136,7 +136,7 @@ impl ProcessFilter {
         if self.by_map() { MAX_PIDS } else { 1 }
     }
 
-    /// The constants of `filter.bpf.h`, with those of the ring and of attaching.
+    /// The constants of the BPF programs: the filter's, and the two given here.
     pub fn constants(&self, has_cookies: bool, wake_at: u64) -> RunConstants {
         let comms = self.comms.iter().map(|comm| CommConstant {
             value: comm.value,
@@ -155,6 +155,9 @@ impl ProcessFilter {
     }
 
     /// Fills the maps of a loaded object. Must be called before its programs are attached.
+    ///
+    /// # Errors
+    /// A map cannot be written, or a control group cannot be opened.
     pub fn fill(&self, pids: &impl MapCore, cgroups: &impl MapCore) -> Result<()> {
         if self.by_map() {
             for pid in &self.pids {

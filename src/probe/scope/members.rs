@@ -34,10 +34,12 @@ struct MemberLinks {
 }
 
 impl Members {
+    /// The PIDs of all members, in no order.
     pub fn pids(&self) -> Vec<u32> {
         self.links.keys().copied().collect()
     }
 
+    /// Whether the process is a member.
     pub fn contains(&self, pid: u32) -> bool {
         self.links.contains_key(&pid)
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Finds the processes that match a filter, from `/proc`.
 //!
-//! src/bpf/filter.bpf.h decides the same for the thread that calls a function. Here, a process matches when
-//! any of its threads does.
+//! The BPF programs apply the same filter to the thread that calls a function. Here, a process matches if any of its
+//! threads does.
 
 use std::fs;
 

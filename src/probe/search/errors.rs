@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::finder::Sought;
+use super::finder::SearchSubject;
 use crate::error::Failure;
 use crate::find::code::instructions::MISDECODED;
 use crate::find::elf::ElfFile;
@@ -39,6 +39,7 @@ pub fn no_such_file(name: &str) -> anyhow::Error {
     Failure::failed(message).hint(hint).into()
 }
 
+/// The command is not in PATH.
 pub fn no_such_program(name: &OsStr) -> anyhow::Error {
     let message = format!("failed to run {}: no such program", name.display());
     Failure::failed(message)
@@ -46,8 +47,9 @@ pub fn no_such_program(name: &OsStr) -> anyhow::Error {
         .into()
 }
 
-pub fn nothing_in_file(sought: &Sought, path: &Path) -> anyhow::Error {
-    let Sought { what, functions } = sought;
+/// The file has none of the functions.
+pub fn nothing_in_file(sought: &SearchSubject, path: &Path) -> anyhow::Error {
+    let SearchSubject { what, functions } = sought;
     let message = format!(
         "failed to find {what} in {}: no function {}",
         path.display(),
@@ -58,7 +60,8 @@ pub fn nothing_in_file(sought: &Sought, path: &Path) -> anyhow::Error {
         .into()
 }
 
-pub fn nothing_in_process(sought: &Sought, proc: &Proc, pid: u32, files: &[PathBuf]) -> anyhow::Error {
+/// No file of the process has any of the functions. `files` were searched.
+pub fn nothing_in_process(sought: &SearchSubject, proc: &Proc, pid: u32, files: &[PathBuf]) -> anyhow::Error {
     const LISTED: usize = 4;
     let listed: Vec<String> = files
         .iter()
@@ -70,7 +73,7 @@ pub fn nothing_in_process(sought: &Sought, proc: &Proc, pid: u32, files: &[PathB
         (false, 0) => listed.join(", "),
         (false, more) => format!("{} and {more} more", listed.join(", ")),
     };
-    let Sought { what, functions } = sought;
+    let SearchSubject { what, functions } = sought;
     let message = format!(
         "failed to find {what} in PID {pid}: no function {} in {place}",
         functions.join(", ")
@@ -94,7 +97,7 @@ pub fn mistaken(function: &str, path: &Path) -> Failure {
     Failure::failed(message).hint("trace a function that calls it")
 }
 
-fn similar_functions(path: &Path, sought: &Sought) -> String {
+fn similar_functions(path: &Path, sought: &SearchSubject) -> String {
     let elf = crate::find::host::object_file::ObjectFile::at(path)
         .ok()
         .and_then(|object| ElfFile::open(object.file, path).ok());

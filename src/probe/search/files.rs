@@ -1,41 +1,31 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Which files get probes: those in use when the run starts, and those that appear while it lasts.
+//! Which files get probes: files in use when the run starts, and files that are mapped later.
 //!
 //! Searching and attaching are two steps, because the maps of the BPF object are sized in between.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
 use super::errors::{mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process};
-use super::finder::{Finder, SearchPlace};
-use super::placing::{Placed, Placing};
+use super::finder::{Finder, SearchPlace, open_path};
+use super::placing::{PlacedProbe, PlacementPolicy};
 use crate::error::Failure;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
 use crate::find::host::object_file::{FileId, FileSet, ObjectFile};
 use crate::find::host::proc::{Proc, ProcMapping};
 use crate::probe::attach::Attacher;
-use crate::probe::mmap_events::MappedFile;
+use crate::probe::mmap_events::FileMapping;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
-
-/// Opens a file that the user named.
-///
-/// # Errors
-/// It cannot be opened, or is not an ELF file.
-pub fn open_named(path: &Path) -> Result<ObjectFile> {
-    let object = open_path(path)?;
-    object.elf()?;
-    Ok(object)
-}
 
 /// What has been attached so far.
 #[derive(Default, Debug)]
-pub struct Attached {
+pub struct AttachedProbes {
     /// Files, as their processes name them.
     pub files: Vec<PathBuf>,
     pub probes: usize,
@@ -47,8 +37,8 @@ pub struct Attached {
     pub stepped: usize,
 }
 
-impl Attached {
-    /// So many points turned out to be refused.
+impl AttachedProbes {
+    /// Counts points that the kernel refused after they were attached.
     pub fn refuse(&mut self, points: usize) {
         self.probes = self.probes.saturating_sub(points);
         self.refused += points;
@@ -61,47 +51,47 @@ type ChangeTime = (i64, i64);
 /// Finds files and the points in them, and remembers what it has examined.
 pub struct FileSearch<F> {
     pub finder: F,
-    pub attached: Attached,
+    pub attached: AttachedProbes,
     place: SearchPlace,
-    placing: Placing,
-    /// Children count as well, so files are looked for as everywhere.
+    placing: PlacementPolicy,
+    /// Children are traced too, so the files of all processes are examined.
     follow: bool,
     proc: Proc,
     /// Files with points, by what identifies them to the kernel.
     seen: FileSet,
-    examined: Examined,
+    examined: ExaminedFiles,
     /// Files with points but without probes.
     found: Vec<(ObjectFile, Vec<ProbePoint>)>,
     /// Processes whose object is already chosen ([`Finder::first_object_only`]).
     settled: HashSet<u32>,
     /// Where the probes of the files found last are.
-    placed: Vec<Placed>,
+    placed: Vec<PlacedProbe>,
     warnings: Vec<String>,
 }
 
 /// What is known of files that were looked at.
 #[derive(Default)]
-struct Examined {
+struct ExaminedFiles {
     /// Parsed by the plan: taken out when the search comes to them.
     opened: Vec<(FileId, Rc<ElfFile>)>,
     /// Whether a file has points, at the time of its last change.
     answers: HashMap<(FileId, ChangeTime), bool>,
-    /// Change times by the identity that mmap events report, so that neither a known file nor a rewritten one is
-    /// opened for nothing.
+    /// Change times by the identity that mmap events report, so that unchanged files are not opened
+    /// again.
     by_event: HashMap<ReportedId, ChangeTime>,
 }
 
 impl<F: Finder> FileSearch<F> {
-    pub fn new(finder: F, place: SearchPlace, placing: Placing, follow: bool) -> Self {
+    pub fn new(finder: F, place: SearchPlace, placing: PlacementPolicy, follow: bool) -> Self {
         Self {
             finder,
-            attached: Attached::default(),
+            attached: AttachedProbes::default(),
             place,
             placing,
             follow,
             proc: Proc::host(),
             seen: FileSet::default(),
-            examined: Examined::default(),
+            examined: ExaminedFiles::default(),
             found: Vec::new(),
             settled: HashSet::new(),
             placed: Vec::new(),
@@ -141,6 +131,9 @@ impl<F: Finder> FileSearch<F> {
 
     /// Places probes in the files that were found. Of many files of many owners, one that cannot be traced is reported
     /// and does not end the run.
+    ///
+    /// # Errors
+    /// No file can be traced; or one cannot, and only chosen files or processes are searched.
     pub fn attach(&mut self, attacher: &mut Attacher) -> Result<()> {
         let tolerant = matches!(self.place, SearchPlace::Everywhere) || self.follow;
         let mut last = None;
@@ -169,7 +162,7 @@ impl<F: Finder> FileSearch<F> {
     }
 
     /// Looks at a file that a process has just mapped. True if it is to get probes.
-    pub fn on_mapped(&mut self, mapped: &MappedFile) -> Result<bool> {
+    pub fn on_mapped(&mut self, mapped: &FileMapping) -> Result<bool> {
         if !self.concerns(mapped) {
             return Ok(false);
         }
@@ -227,7 +220,7 @@ impl<F: Finder> FileSearch<F> {
         }
     }
 
-    fn concerns(&self, mapped: &MappedFile) -> bool {
+    fn concerns(&self, mapped: &FileMapping) -> bool {
         let listed = match &self.place {
             SearchPlace::Processes(pids) => pids.contains(&mapped.pid),
             SearchPlace::Command(_, pid) => *pid == mapped.pid,
@@ -240,7 +233,7 @@ impl<F: Finder> FileSearch<F> {
         everywhere && self.finder.may_hold(&mapped.path) && !self.is_examined(mapped)
     }
 
-    fn is_examined(&self, mapped: &MappedFile) -> bool {
+    fn is_examined(&self, mapped: &FileMapping) -> bool {
         let known = self.examined.by_event.get(&reported_id(mapped));
         known.is_some_and(|known| {
             let now = self.proc.changed(mapped.pid, mapped.start, mapped.end);
@@ -344,7 +337,7 @@ impl<F: Finder> FileSearch<F> {
     fn drop_mistaken(
         &mut self,
         object: &ObjectFile,
-        placed: &[Placed],
+        placed: &[PlacedProbe],
         points: &mut Vec<ProbePoint>,
     ) -> Result<()> {
         let refused = placed.iter().filter(|placed| placed.placement.is_misdecoded());
@@ -366,7 +359,7 @@ impl<F: Finder> FileSearch<F> {
     }
 }
 
-impl Examined {
+impl ExaminedFiles {
     /// Beyond this many files, all are forgotten and examined once more.
     const MAX_FILES: usize = 1 << 16;
 
@@ -385,7 +378,7 @@ impl Examined {
         self.answers.insert(key, has_points);
     }
 
-    fn report(&mut self, mapped: &MappedFile, changed: ChangeTime) {
+    fn report(&mut self, mapped: &FileMapping, changed: ChangeTime) {
         if self.by_event.len() >= Self::MAX_FILES {
             self.by_event.clear();
         }
@@ -404,7 +397,7 @@ pub fn plural(count: usize, noun: &str) -> String {
 /// Device, inode and generation. The generation tells an inode from an earlier one with the same number.
 type ReportedId = ((u32, u32), u64, u64);
 
-fn reported_id(mapped: &MappedFile) -> ReportedId {
+fn reported_id(mapped: &FileMapping) -> ReportedId {
     (mapped.dev, mapped.inode, mapped.generation)
 }
 
@@ -426,8 +419,4 @@ fn count_functions(points: &[ProbePoint]) -> usize {
     let mut left: HashSet<u32> = points.iter().filter(is_leaving).map(function).collect();
     left.retain(|function| !entered.contains(function));
     points.iter().filter(|point| !is_leaving(point)).count() + left.len()
-}
-
-fn open_path(path: &Path) -> Result<ObjectFile> {
-    ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()))
 }

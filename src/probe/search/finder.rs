@@ -5,9 +5,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::files::open_named;
 use crate::find::elf::ElfFile;
 use crate::find::host::object_file::ObjectFile;
 use crate::probe::point::{Cookie, ProbePoint};
@@ -18,7 +17,7 @@ pub trait Finder {
     /// Where to look. Called once, before the search.
     ///
     /// # Errors
-    /// A name does not stand for a file.
+    /// A name matches no file.
     fn plan(&mut self, request: &SearchRequest<'_>) -> Result<SearchPlan>;
 
     /// Whether a file at this path could hold what is looked for. Spares opening every file of the host; the files of a
@@ -40,15 +39,15 @@ pub trait Finder {
         false
     }
 
-    /// ProbeSubject a search that found nothing failed to find. None if `finish` reports it.
-    fn sought(&self) -> Option<Sought> {
+    /// What the error names when a search found nothing. None if `finish` reports it.
+    fn sought(&self) -> Option<SearchSubject> {
         None
     }
 
     /// Called once, when the first search is over.
     ///
     /// # Errors
-    /// Something the user named was found nowhere.
+    /// Something that the user named was not found.
     fn finish(&mut self, _may_grow: bool) -> Result<()> {
         Ok(())
     }
@@ -60,7 +59,7 @@ pub trait Finder {
 }
 
 /// A description of what is looked for, for errors: "failed to find an allocator: no function malloc, calloc".
-pub struct Sought {
+pub struct SearchSubject {
     pub what: &'static str,
     pub functions: Vec<&'static str>,
 }
@@ -139,8 +138,27 @@ impl SearchPlan {
         })
     }
 
+    /// Adds files worth probing even if no process maps them yet.
     pub fn likely(mut self, files: impl IntoIterator<Item = PathBuf>) -> Self {
         self.likely.extend(files);
         self
     }
+}
+
+/// Opens a file that the user named.
+///
+/// # Errors
+/// It cannot be opened, or is not an ELF file.
+pub fn open_named(path: &Path) -> Result<ObjectFile> {
+    let object = open_path(path)?;
+    object.elf()?;
+    Ok(object)
+}
+
+/// Opens a file.
+///
+/// # Errors
+/// It cannot be opened; the error has its path.
+pub fn open_path(path: &Path) -> Result<ObjectFile> {
+    ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()))
 }

@@ -31,9 +31,9 @@ const MAX_SEARCHED: usize = 8;
 /// A function or USDT probe that is traced. Its index is the cookie.
 #[derive(Clone, Debug)]
 pub struct TracedFunction {
-    pub place: resolve::ResolvedProbe,
-    /// The file's name, without folders.
-    pub module: Rc<str>,
+    pub probe: resolve::ResolvedProbe,
+    /// The file name, without its directory.
+    pub file_name: Rc<str>,
     pub ends: Ends,
 }
 
@@ -41,13 +41,14 @@ impl TracedFunction {
     /// The name to show: `r:NAME` if only the return is traced.
     pub fn name(&self) -> Rc<str> {
         match self.ends {
-            Ends::Return => format!("r:{}", self.place.name).into(),
-            _ => Rc::clone(&self.place.name),
+            Ends::Return => format!("r:{}", self.probe.name).into(),
+            _ => Rc::clone(&self.probe.name),
         }
     }
 }
 
-/// What a tool does with each function when it is found. [`Needs`] are a tool's that treats all functions alike.
+/// What a tool does with each function when it is found. [`Needs`] serve a tool that reads the
+/// same of every function.
 pub trait OnFound {
     /// Returns what the probe reads at the start of the function.
     fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs;
@@ -59,8 +60,8 @@ impl OnFound for Needs {
     }
 }
 
-/// What was asked for, and what has been found of it.
-pub struct Functions<O = Needs> {
+/// Finds the functions that specs name.
+pub struct FunctionFinder<O = Needs> {
     specs: Vec<SpecSearch>,
     found: Vec<TracedFunction>,
     /// What each function's probe reads.
@@ -74,7 +75,7 @@ pub struct Functions<O = Needs> {
     pub on_found: O,
 }
 
-/// A spec and what came of it.
+/// A spec, and the results of its search.
 struct SpecSearch {
     spec: ProbeSpec,
     ends: Ends,
@@ -86,7 +87,7 @@ struct SpecSearch {
     problem: Option<Failure>,
 }
 
-impl<O: OnFound> Functions<O> {
+impl<O: OnFound> FunctionFinder<O> {
     /// `ends` says which ends of calls to watch for the moment that a spec names.
     pub fn new(specs: Vec<ProbeSpec>, ends: impl Fn(ProbeMoment) -> Ends, on_found: O) -> Self {
         let specs = specs.into_iter().map(|spec| SpecSearch {
@@ -97,7 +98,7 @@ impl<O: OnFound> Functions<O> {
             searched: Vec::new(),
             problem: None,
         });
-        Functions {
+        FunctionFinder {
             specs: specs.collect(),
             found: Vec::new(),
             needs: Vec::new(),
@@ -114,15 +115,17 @@ impl<O: OnFound> Functions<O> {
         self.capacity.unwrap_or(self.found.len()) as u32
     }
 
+    /// The function with this cookie.
     pub fn get(&self, cookie: usize) -> Option<&TracedFunction> {
         self.found.get(cookie)
     }
 
+    /// The functions found so far; the index is the cookie.
     pub fn all(&self) -> &[TracedFunction] {
         &self.found
     }
 
-    /// ProbeSubject the spec `index` means in a file.
+    /// What the spec `index` means in a file.
     fn resolve(
         &mut self,
         index: usize,
@@ -165,10 +168,10 @@ impl<O: OnFound> Functions<O> {
         &mut self,
         object: &ObjectFile,
         elf: &ElfFile,
-        place: resolve::ResolvedProbe,
+        probe: resolve::ResolvedProbe,
         ends: Ends,
     ) -> Result<usize> {
-        let key = (object.id, place.offset, ends);
+        let key = (object.id, probe.offset, ends);
         if let Some(&cookie) = self.cookies.get(&key) {
             return Ok(cookie);
         }
@@ -177,10 +180,10 @@ impl<O: OnFound> Functions<O> {
             let message = "too many functions in files that appeared later: some are not traced";
             return Err(Failure::failed(message).into());
         }
-        let module = object.path.file_name().unwrap_or_default().to_string_lossy();
+        let file_name = object.path.file_name().unwrap_or_default().to_string_lossy();
         let function = TracedFunction {
-            place,
-            module: module.as_ref().into(),
+            probe,
+            file_name: file_name.as_ref().into(),
             ends,
         };
         self.needs.push(self.on_found.on_found(&function, object, elf));
@@ -190,7 +193,7 @@ impl<O: OnFound> Functions<O> {
     }
 }
 
-impl<O: OnFound> Finder for Functions<O> {
+impl<O: OnFound> Finder for FunctionFinder<O> {
     fn plan(&mut self, request: &SearchRequest<'_>) -> Result<SearchPlan> {
         self.pids.clone_from(&request.filter.pids);
         let specs: Vec<&ProbeSpec> = self.specs.iter().map(|search| &search.spec).collect();
@@ -208,15 +211,15 @@ impl<O: OnFound> Finder for Functions<O> {
     fn points(&mut self, object: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
         let mut points: Vec<ProbePoint> = Vec::new();
         for index in 0..self.specs.len() {
-            for place in self.resolve(index, object, elf)? {
+            for probe in self.resolve(index, object, elf)? {
                 let ends = self.specs[index].ends;
-                let function = self.add(object, elf, place.clone(), ends)?;
+                let function = self.add(object, elf, probe.clone(), ends)?;
                 let (cookie, needs) = (Cookie::of_function(function as u32), self.needs[function]);
                 if points
                     .iter()
                     .all(|point| point.cookie.function() != cookie.function())
                 {
-                    points.extend(points_of(&place, ends, cookie, needs));
+                    points.extend(points_of(&probe, ends, cookie, needs));
                 }
             }
         }
@@ -231,7 +234,7 @@ impl<O: OnFound> Finder for Functions<O> {
     fn ends(&self, may_grow: bool) -> WatchedEnds {
         let any = |ends| self.found.iter().any(|function| function.ends == ends);
         let at_instructions =
-            |function: &TracedFunction| matches!(function.place.returns, ReturnMethod::Instructions(_));
+            |function: &TracedFunction| matches!(function.probe.returns, ReturnMethod::Instructions(_));
         let may_come = |search: &SpecSearch| !matches!(search.target, SpecTarget::File(_));
         WatchedEnds {
             entry: any(Ends::Entry),
@@ -337,20 +340,20 @@ impl SpecSearch {
 }
 
 /// Where programs are attached for a function or USDT probe.
-fn points_of(place: &resolve::ResolvedProbe, ends: Ends, cookie: Cookie, needs: Needs) -> Vec<ProbePoint> {
-    let semaphore = place.usdt.as_ref().and_then(|probe| probe.semaphore);
-    let cookie = match place.is_go {
+fn points_of(probe: &resolve::ResolvedProbe, ends: Ends, cookie: Cookie, needs: Needs) -> Vec<ProbePoint> {
+    let semaphore = probe.usdt.as_ref().and_then(|usdt| usdt.semaphore);
+    let cookie = match probe.is_go {
         true => cookie.in_goroutine(),
         false => cookie,
     };
     // Entries are matched with returns by the stack pointer.
-    let needs = match (ends, place.is_go) {
+    let needs = match (ends, probe.is_go) {
         (Ends::Entry, _) => needs,
         (_, false) => needs.and(Needs::STACK),
         (_, true) => needs.and(Needs::goroutine()),
     };
-    let start = place.symbol.is_some().then_some(MovableFunction {
-        size: place.size,
+    let start = probe.symbol.is_some().then_some(MovableFunction {
+        size: probe.size,
         needs,
     });
     let point = |offset, ends, cookie| ProbePoint {
@@ -358,12 +361,12 @@ fn points_of(place: &resolve::ResolvedProbe, ends: Ends, cookie: Cookie, needs: 
         cookie,
         ends,
         semaphore,
-        movable: start.filter(|_| offset == place.offset && ends != Ends::ReturnInstruction),
+        movable: start.filter(|_| offset == probe.offset && ends != Ends::ReturnInstruction),
         stepped: true,
     };
-    match &place.returns {
+    match &probe.returns {
         ReturnMethod::Instructions(exits) => {
-            let entry = (ends == Ends::Both).then(|| point(place.offset, Ends::Entry, cookie));
+            let entry = (ends == Ends::Both).then(|| point(probe.offset, Ends::Entry, cookie));
             let leaving = exits.iter().map(|exit| {
                 let cookie = match exit.jumps {
                     true => cookie.at_tail_jump(),
@@ -373,6 +376,6 @@ fn points_of(place: &resolve::ResolvedProbe, ends: Ends, cookie: Cookie, needs: 
             });
             entry.into_iter().chain(leaving).collect()
         }
-        ReturnMethod::Unwatched | ReturnMethod::ReturnProbe => vec![point(place.offset, ends, cookie)],
+        ReturnMethod::Unwatched | ReturnMethod::ReturnProbe => vec![point(probe.offset, ends, cookie)],
     }
 }

@@ -10,7 +10,7 @@ use crate::probe::point::{Cookie, ProbePoint};
 
 /// Where in a function its probe is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Placing {
+pub enum PlacementPolicy {
     /// At its first instruction
     Entry,
     /// At the first instruction that costs little and sees the same
@@ -19,15 +19,16 @@ pub enum Placing {
 
 /// Where the probe of a function went.
 #[derive(Clone, Copy, Debug)]
-pub struct Placed {
+pub struct PlacedProbe {
     pub cookie: Cookie,
     pub placement: ProbePlacement,
 }
 
-impl Placing {
-    /// Moves those points of `elf` that may move, and finds out which are on instructions to be stepped over. ReturnMethod where
-    /// functions have their probes. Those of functions that would make the program crash have to be left out.
-    pub fn place(self, elf: &ElfFile, points: &mut [ProbePoint]) -> Vec<Placed> {
+impl PlacementPolicy {
+    /// Moves the points of `elf` that may move, and marks those on instructions that the kernel single-steps. Returns
+    /// where the probes of functions are. The caller must drop the points that would crash the program:
+    /// [`ProbePlacement::is_misdecoded`].
+    pub fn place(self, elf: &ElfFile, points: &mut [ProbePoint]) -> Vec<PlacedProbe> {
         let (mut movable, mut subjects) = (Vec::new(), Vec::new());
         for point in points {
             let Some(addr) = elf.address_of(point.offset) else {
@@ -52,14 +53,14 @@ impl Placing {
             .collect()
     }
 
-    fn moved(self, point: &mut ProbePoint, placement: ProbePlacement) -> Placed {
+    fn moved(self, point: &mut ProbePoint, placement: ProbePlacement) -> PlacedProbe {
         let placement = match self {
-            Placing::Entry => placement.at_entry(),
-            Placing::Best => placement,
+            PlacementPolicy::Entry => placement.at_entry(),
+            PlacementPolicy::Best => placement,
         };
         point.offset += placement.distance;
         point.stepped = placement.is_stepped();
-        Placed {
+        PlacedProbe {
             cookie: point.cookie,
             placement,
         }

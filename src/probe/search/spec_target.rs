@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::errors::no_such_file;
-use super::files::open_named;
+use super::finder::open_named;
 use super::finder::{SearchPlace, SearchPlan, SearchRequest};
 use crate::error::Failure;
 use crate::find::host::loader;
@@ -24,6 +24,7 @@ pub enum SpecTarget {
 }
 
 impl SpecTarget {
+    /// Whether an opened file is a target.
     pub fn matches(&self, object: &ObjectFile) -> bool {
         match self {
             SpecTarget::File(id) => *id == object.id,
@@ -44,7 +45,7 @@ impl SpecTarget {
 /// The target of each spec, and where to look for all of them.
 ///
 /// # Errors
-/// A name stands for no file, or a spec without target has no processes to look in.
+/// A name matches no file, or a spec has no target and the options name no processes.
 pub fn plan_targets(
     specs: &[&ProbeSpec],
     request: &SearchRequest<'_>,
@@ -73,7 +74,7 @@ fn place(targets: &[SpecTarget], request: &SearchRequest<'_>) -> SearchPlace {
     }
 }
 
-/// The files that a spec is about. Adds to `named` those that are traced even if no process maps them yet.
+/// The files that a spec names. Adds to `named` the files to trace even if no process maps them yet.
 fn target_of(
     spec: &ProbeSpec,
     request: &SearchRequest<'_>,
@@ -100,7 +101,7 @@ fn target_of(
     match loader::find_library(name).or_else(|| program.clone()) {
         Some(path) => match open_named(&path) {
             Ok(file) => named.push(file),
-            // A script, such as pyenv's python3, does not stand for the program that it runs.
+            // A script, such as pyenv's python3, is not the program that it runs.
             Err(_) if is_running(name) => {}
             Err(error) => return Err(error),
         },
@@ -113,7 +114,7 @@ fn target_of(
     Ok(SpecTarget::Named(names))
 }
 
-/// The file that a path or name stands for: a path, else what the processes in `pids` map under that name, else what
+/// The file that a path or name means: a path, else what the processes in `pids` map under that name, else what
 /// the loader finds, else what PATH has.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use crate::probe::attach::AttachMode;
 use crate::probe::self_test::{ConfinedChild, DetachThreads};
 use crate::tools::Tool;
 
-pub struct Machine {
+pub struct MachineChecks {
     /// In the order of the output.
     pub checks: Vec<Check>,
     mode: Option<AttachMode>,
@@ -20,7 +20,7 @@ pub struct Machine {
     sees_other_users: bool,
 }
 
-impl Machine {
+impl MachineChecks {
     /// Runs all checks. The process must have a single thread.
     pub fn test() -> Self {
         let mut threads = DetachThreads::default();

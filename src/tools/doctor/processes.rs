@@ -71,7 +71,7 @@ impl ProcessAccess {
 }
 
 pub fn pid_namespace() -> Check {
-    let name = "pid namespace";
+    let name = "PID namespace";
     match privileges::pid_namespace() {
         None => Check::ok(name, "the initial one: PIDs are those of the host"),
         Some(_) => Check::limit(name, "not the initial one: PIDs outside of it are shown as 0")

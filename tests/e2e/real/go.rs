@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! A Go program, with and without symbols: tests/targets/hello.go. The Go runtime moves stacks and reads return addresses
-//! from them, so a return probe would crash the program.
+//! A Go program, with and without symbols: tests/targets/hello.go. The Go runtime moves stacks and reads return
+//! addresses from them, so a return probe would crash the program.
 
 use std::path::PathBuf;
 

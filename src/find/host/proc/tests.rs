@@ -232,13 +232,13 @@ fn objects_of_the_own_process() {
 
 #[test]
 fn tgid_of_a_thread() {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let (stay, leave) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
-        tell.send(nix::unistd::gettid().as_raw() as u32).unwrap();
+        sender.send(nix::unistd::gettid().as_raw() as u32).unwrap();
         let _ = leave.recv();
     });
-    let tid = told.recv().unwrap();
+    let tid = receiver.recv().unwrap();
     assert_ne!(tid, std::process::id());
     assert_eq!(Proc::host().tgid(tid).unwrap(), std::process::id());
     assert!(Proc::host().exists(tid));

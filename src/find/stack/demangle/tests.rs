@@ -55,14 +55,14 @@ fn readable_forms() {
             "app::max",
         ),
     ] {
-        let readable = Readable::new(mangled).unwrap();
+        let readable = ReadableName::new(mangled).unwrap();
         assert_eq!(
             (&*readable.full, &*readable.short, readable.bare()),
             (full, short, bare)
         );
     }
-    assert_eq!(Readable::new("main"), None);
-    assert_eq!(Readable::new("_Znonsense"), None);
+    assert_eq!(ReadableName::new("main"), None);
+    assert_eq!(ReadableName::new("_Znonsense"), None);
 }
 
 #[test]

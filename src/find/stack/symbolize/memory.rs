@@ -6,8 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// A file as memory maps identify it. On btrfs and overlayfs the device differs from that of `stat`, so keys are compared
-/// only with keys.
+/// The name of the kernel's return probe page in a memory map, and of its frames.
+pub const TRAMPOLINE: &str = "[uprobes]";
+
+/// A file as memory maps identify it. On btrfs and overlayfs the device differs from that of `stat`, so keys are
+/// compared only with keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileKey {
     pub dev: u64,
@@ -53,10 +56,12 @@ impl CodeMap {
         CodeMap(mappings)
     }
 
+    /// Whether there are no executable mappings.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// The mappings, by address.
     pub fn iter(&self) -> impl Iterator<Item = &CodeMapping> {
         self.0.iter()
     }
@@ -94,8 +99,8 @@ impl CodeMap {
         self.0.splice(first..last.max(first), replacement);
     }
 
-    /// Replaces the map by a newer one, but keeps unmapped files where nothing else was mapped: an event that is read late
-    /// may have addresses in a library that was unloaded.
+    /// Replaces the map by a newer one, but keeps unmapped files where nothing else was mapped: an event that is read
+    /// late may have addresses in a library that was unloaded.
     pub fn renew(&mut self, newer: CodeMap) {
         let unloaded =
             |old: &CodeMapping| matches!(old.backing, CodeBacking::File(_)) && !newer.overlaps(old);
@@ -116,7 +121,7 @@ pub fn backing(path: &Path, key: FileKey) -> CodeBacking {
     match path.as_os_str().as_bytes() {
         b"[vdso]" => CodeBacking::Kernel("[vdso]"),
         b"[vsyscall]" => CodeBacking::Kernel("[vsyscall]"),
-        b"[uprobes]" => CodeBacking::Kernel(super::TRAMPOLINE),
+        b"[uprobes]" => CodeBacking::Kernel(TRAMPOLINE),
         [b'/', ..] if key.inode != 0 => CodeBacking::File(Rc::new(MappedFile {
             key,
             path: path.to_owned(),

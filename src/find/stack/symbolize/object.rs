@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! ELF files from memory maps, kept open so that they can be read after the process has exited, and the functions at their
-//! offsets.
+//! ELF files from memory maps, kept open so that they can be read after the process has exited, and the functions at
+//! their offsets.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use object::{
     Object as _, ObjectSection, ObjectSegment, ObjectSymbol, ReadCache, SegmentFlags, SymbolKind, elf,
 };
 
-use super::StackFrame;
+use super::frame::StackFrame;
 use super::memory::{CodeMapping, FileKey, MappedFile};
 use crate::find::stack::demangle::demangle_bounded;
 
@@ -65,6 +65,7 @@ impl ObjectCache {
         }
     }
 
+    /// Whether the file is in the cache.
     pub fn is_open(&self, key: FileKey) -> bool {
         self.open.contains_key(&key)
     }
@@ -91,8 +92,8 @@ impl ObjectCache {
         self.open.insert(mapped.key, object);
     }
 
-    /// The frames at an offset of a file, innermost first: the functions that are inlined there, and the function itself.
-    /// `None` for a file that is not open. For a return address the offset is that of the byte before it.
+    /// The frames at an offset of a file, innermost first: the functions that are inlined there, and the function
+    /// itself. `None` for a file that is not open. For a return address the offset is that of the byte before it.
     pub fn frames(&mut self, key: FileKey, offset: u64, is_return: bool) -> Option<Rc<[StackFrame]>> {
         self.clock += 1;
         let object = self.open.get_mut(&key)?;
@@ -161,8 +162,8 @@ struct ObjectLayout {
     debug_file: Option<PathBuf>,
     /// Symbol tables, in order of preference.
     symbols: Vec<Source<'static>>,
-    /// Debug information, for inlined functions only: for functions in several parts, which compilers make often, blazesym
-    /// returns a wrong offset.
+    /// Debug information, for inlined functions only: for functions in several parts, which compilers make often,
+    /// blazesym returns a wrong offset.
     inlining: Option<Source<'static>>,
     /// Addresses without a symbol, in functions where threads begin.
     bottoms: Vec<Range<u64>>,
@@ -293,8 +294,8 @@ impl ObjectLayout {
 
 /// The name of the function at an address, and the offset into it.
 ///
-/// In blazesym a label inside a function hides the rest of it, such as `$x` and `$d`, which mark code and data on arm64. The
-/// function before the label is still found, and its size shows whether it has the address.
+/// In blazesym a label inside a function hides the rest of it, such as `$x` and `$d`, which mark code and data on
+/// arm64. The function before the label is still found, and its size shows whether it has the address.
 fn enclosing<'a>(symbolizer: &'a Symbolizer, source: &Source, address: u64) -> Option<(Cow<'a, str>, u64)> {
     let find = |at| {
         symbolizer
@@ -352,8 +353,8 @@ fn segments<'data>(elf: &impl object::Object<'data>) -> Vec<CodeSegment> {
     segment.collect()
 }
 
-/// Whether a file contains debug information that is small enough and does not refer to other files: a link could lead to
-/// a device, or to a pipe that never answers.
+/// Whether a file contains debug information that is small enough and does not refer to other files: a link could lead
+/// to a device, or to a pipe that never answers.
 fn has_safe_debug_info<'data>(elf: &impl object::Object<'data>) -> bool {
     let size = elf
         .section_by_name(".debug_info")
@@ -374,8 +375,8 @@ fn debug_file<'data>(elf: &impl object::Object<'data>, debug_dir: &Path) -> Opti
     path.is_file().then_some(path)
 }
 
-/// In a C library without symbols, the unnamed code before `__libc_start_main` and `pthread_create` calls `main` and the
-/// first function of a thread: glibc's `__libc_start_call_main` and `start_thread`.
+/// In a C library without symbols, the unnamed code before `__libc_start_main` and `pthread_create` calls `main` and
+/// the first function of a thread: glibc's `__libc_start_call_main` and `start_thread`.
 fn nameless_bottoms<'data>(elf: &impl object::Object<'data>) -> Vec<Range<u64>> {
     let functions: Vec<_> = elf
         .dynamic_symbols()
@@ -429,8 +430,8 @@ pub fn open_mapped(proc_root: &Path, pid: u32, mapping: &CodeMapping, mapped: &M
         .or_else(|| open_regular(&mapped.path, Some(mapped.key.inode)))
 }
 
-/// Opens a regular file, and nothing else: opening a device or a pipe may block or have effects. Only the inode identifies
-/// it, since memory maps and `stat` have different devices on some file systems.
+/// Opens a regular file, and nothing else: opening a device or a pipe may block or have effects. Only the inode
+/// identifies it, since memory maps and `stat` have different devices on some file systems.
 fn open_regular(path: &Path, inode: Option<u64>) -> Option<File> {
     let fits =
         |metadata: &fs::Metadata| metadata.is_file() && inode.is_none_or(|inode| metadata.ino() == inode);

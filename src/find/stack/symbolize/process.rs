@@ -6,11 +6,12 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::PAGE_BYTES;
 use super::memory::{CodeMap, CodeMapping};
 
-/// How often it is checked whether a PID still belongs to the same program. PIDs are assigned in turn, so none is reused
-/// within such a time.
+/// The smallest page size.
+pub const PAGE_BYTES: u64 = 0x1000;
+/// How often it is checked whether a PID still belongs to the same program. PIDs are assigned in turn, so none is
+/// reused within such a time.
 pub const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// How many times in a row the map of a process is read for addresses that are not in it, ...
 pub const MAX_READS: u32 = 16;
@@ -54,8 +55,8 @@ impl CachedProcess {
         }
     }
 
-    /// The mapping of an address. A return address belongs to the byte before it, except the one that return probes put on
-    /// the stack: it is the first in its page.
+    /// The mapping of an address. A return address belongs to the byte before it, except the one that return probes put
+    /// on the stack: it is the first in its page.
     pub fn find(&self, address: u64, is_return: bool) -> Option<&CodeMapping> {
         let before = address.checked_sub(u64::from(is_return))?;
         self.memory.find(before).or_else(|| self.memory.find(address))
@@ -93,8 +94,8 @@ impl CachedProcess {
     }
 }
 
-/// Tells a program from a later one with the same PID: when the process began, and where the kernel put its code and its
-/// stack, which changes with each exec.
+/// Tells a program from a later one with the same PID: when the process began, and where the kernel put its code and
+/// its stack, which changes with each exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessIdentity {
     started: u64,

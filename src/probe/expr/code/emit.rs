@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Operations that compute a value.
 
-use super::{KnownAt, PlanBuilder, Stage, known_at, reads_memory};
+use super::{CallEnd, KnownAt, PlanBuilder, known_at, reads_memory};
 use crate::probe::expr::ExprError;
 use crate::probe::expr::ir::{Ir, TextLiteral};
 use crate::probe::expr::op::{MOST_LITERALS, MOST_OPS, Op, OpCode, STACK, TO_LAST, binary, op};
 
 /// Operations in the making, which end in one that uses the values they push.
 struct OpList {
-    stage: Stage,
+    stage: CallEnd,
     /// Where in the text the expression is, bytes.
     at: usize,
     ops: Vec<Op>,
@@ -25,8 +25,14 @@ impl OpList {
 
 impl PlanBuilder<'_> {
     /// Adds operations that push these values, and `last`, which uses them and handles their faults.
-    pub(super) fn run(&mut self, stage: Stage, at: usize, values: &[&Ir], last: Op) -> Result<(), ExprError> {
-        if stage == Stage::Return && !self.returns {
+    pub(super) fn run(
+        &mut self,
+        stage: CallEnd,
+        at: usize,
+        values: &[&Ir],
+        last: Op,
+    ) -> Result<(), ExprError> {
+        if stage == CallEnd::Return && !self.returns {
             return Err(ExprError::new(at, "this is not known before the call returns"));
         }
         let mut list = OpList {
@@ -49,8 +55,8 @@ impl PlanBuilder<'_> {
         }
         ops.push(last);
         let all = match stage {
-            Stage::Entry => &mut self.plan.entry,
-            Stage::Return => &mut self.plan.at_return,
+            CallEnd::Entry => &mut self.plan.entry,
+            CallEnd::Return => &mut self.plan.at_return,
         };
         // One more ends it.
         if all.len() + ops.len() >= MOST_OPS {
@@ -65,7 +71,7 @@ impl PlanBuilder<'_> {
         if list.ops.len() >= MOST_OPS {
             return Err(too_many_operations(list.at));
         }
-        if list.stage == Stage::Return && known_at(ir) == KnownAt::Entry {
+        if list.stage == CallEnd::Return && known_at(ir) == KnownAt::Entry {
             let slot = self.keep(ir, list.at)?;
             list.add(op(OpCode::Slot).with(slot).faulting());
             return Ok(());
@@ -150,7 +156,7 @@ impl PlanBuilder<'_> {
             return Ok(*slot);
         }
         let slot = self.slot(at)?;
-        self.run(Stage::Entry, at, &[ir], op(OpCode::Store).with(slot))?;
+        self.run(CallEnd::Entry, at, &[ir], op(OpCode::Store).with(slot))?;
         self.kept.push((ir.clone(), slot));
         Ok(slot)
     }

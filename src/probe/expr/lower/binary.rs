@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::{NameScope, Number};
+use super::{NameScope, TypedNumber};
 use crate::find::debug::types::{TypeKind, ValueType};
 use crate::probe::expr::ExprError;
 use crate::probe::expr::ir::{BinaryOp, ExprValue, Ir, LITERAL_BYTES, TextLiteral, TextSource};
@@ -83,7 +83,7 @@ impl NameScope<'_> {
     }
 
     /// Both sides as numbers. An unknown name may be an enumerator of the other side's type.
-    fn operands(&self, left: &Expr, right: &Expr) -> Result<(Number, Number), ExprError> {
+    fn operands(&self, left: &Expr, right: &Expr) -> Result<(TypedNumber, TypedNumber), ExprError> {
         match (self.scalar(left), self.scalar(right)) {
             (Ok(left), Ok(right)) => Ok((left, right)),
             (Ok(left), Err(error)) => {
@@ -202,7 +202,7 @@ fn known_answer(operator: BinaryOperator, left: &Ir, right: &Ir, signed: bool) -
 }
 
 /// The number of an enumerator.
-fn enumerator(ty: &ValueType, expr: &Expr) -> Option<Number> {
+fn enumerator(ty: &ValueType, expr: &Expr) -> Option<TypedNumber> {
     let (TypeKind::Enum { values, .. }, Node::Name(name)) = (&ty.kind, &expr.node) else {
         return None;
     };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The interpreter of `src/bpf/expr.bpf.h` in Rust.
+//! The interpreter of the BPF programs, in Rust.
 
 use std::collections::BTreeMap;
 

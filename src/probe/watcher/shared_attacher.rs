@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::probe::attach::Attacher;
 
+/// A clone refers to the same attacher.
 #[derive(Clone)]
 pub struct SharedAttacher(Arc<Mutex<Attacher>>);
 
@@ -13,6 +14,7 @@ impl SharedAttacher {
         Self(Arc::new(Mutex::new(attacher)))
     }
 
+    /// Blocks while the other thread has it.
     pub fn lock(&self) -> MutexGuard<'_, Attacher> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

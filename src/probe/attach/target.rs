@@ -10,7 +10,7 @@ use crate::probe::point::ProbePoint;
 
 /// A file to probe, and how.
 #[derive(Clone, Copy)]
-pub struct Destination<'a> {
+pub struct AttachTarget<'a> {
     pub file: &'a File,
     /// A path to the same file.
     pub path: &'a CStr,
@@ -36,11 +36,13 @@ pub struct RefusedPoints {
 }
 
 impl RefusedPoints {
+    /// Adds a point, with the error that refused it.
     pub fn add(&mut self, point: &ProbePoint, error: io::Error) {
         self.offsets.insert(point.offset);
         self.first_error.get_or_insert(error);
     }
 
+    /// Whether the kernel refused the point.
     pub fn contains(&self, point: &ProbePoint) -> bool {
         self.offsets.contains(&point.offset)
     }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Watches for processes that start to match the filter, and attaches probes to them while the run lasts.
 //!
-//! src/bpf/watcher.bpf.c reports them. A thread attaches, so that no process gets its probes late, or stays
-//! stopped, because the session is busy with a burst of rows or blocked on its output.
+//! The watcher's BPF programs report them. A thread of this process attaches the probes. In the session's thread, a
+//! burst of rows or a blocked output would delay probes and keep processes stopped.
 
 mod attach_thread;
+mod hold_guard;
 mod object;
 mod pending;
+pub mod shared_attacher;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -20,11 +22,11 @@ use crate::error::Failure;
 use crate::privileges;
 use crate::probe::attach::{AttachMode, Attacher};
 use crate::probe::scope::filter::ProcessFilter;
-use crate::probe::scope::hold_guard::HoldGuard;
 use crate::probe::scope::proc_match::ProcessMatcher;
-use crate::probe::scope::shared_attacher::SharedAttacher;
+use crate::probe::watcher::hold_guard::HoldGuard;
+use crate::probe::watcher::shared_attacher::SharedAttacher;
 use attach_thread::AttachThread;
-pub use attach_thread::{JoinedProcess, Notice};
+pub use attach_thread::{JoinedProcess, WatcherNotice};
 use object::WatcherObject;
 
 /// Most processes that get links of their own unless `--scope targeted` is given. With more, the links cost
@@ -44,7 +46,7 @@ pub struct ProcessWatcher {
     matcher: Arc<ProcessMatcher>,
     guard: Option<HoldGuard>,
     thread: Option<JoinHandle<()>>,
-    notices: Option<Receiver<Notice>>,
+    notices: Option<Receiver<WatcherNotice>>,
     /// Readable when there are notices.
     notified: Arc<EventFd>,
     /// Written to end the thread.
@@ -54,6 +56,9 @@ pub struct ProcessWatcher {
 
 impl ProcessWatcher {
     /// Reports of the kernel are queued from now on. The process must have a single thread.
+    ///
+    /// # Errors
+    /// The watcher cannot be loaded or attached, or its watchdog cannot be forked.
     pub fn watch(filter: &ProcessFilter) -> Result<Self> {
         let event_fd = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let mut watcher = Self {
@@ -79,6 +84,9 @@ impl ProcessWatcher {
     /// Attaches probes to all processes that match now. Returns how many there are, or None when there are
     /// too many for links of their own and `--scope` was not given: then all processes should get breakpoints
     /// instead.
+    ///
+    /// # Errors
+    /// Probes cannot be attached to a process that has not exited.
     pub fn attach_present(&mut self, attacher: &mut Attacher) -> Result<Option<usize>> {
         let pids = self.matcher.processes();
         if pids.len() > MANY_PROCESSES {
@@ -137,6 +145,9 @@ impl ProcessWatcher {
     }
 
     /// Starts the thread that attaches probes. Privileges must be dropped before, as each thread has its own.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
     pub fn start(&mut self, attacher: &SharedAttacher) -> Result<()> {
         let (send, receive) = channel();
         let events = self.object.events().try_clone_to_owned()?;
@@ -167,7 +178,7 @@ impl ProcessWatcher {
     }
 
     /// Notices since the last call.
-    pub fn notices(&self) -> Vec<Notice> {
+    pub fn notices(&self) -> Vec<WatcherNotice> {
         let _ = self.notified.read();
         self.notices.iter().flat_map(Receiver::try_iter).collect()
     }
@@ -182,10 +193,9 @@ impl ProcessWatcher {
         self.filter.hold
     }
 
-    /// Stops watching and resumes all stopped processes. Those that start to match from now on get no probes.
+    /// Stops watching and resumes all stopped processes. Processes that start to match later get no probes.
     pub fn end(&mut self) {
-        // In this order: no process is stopped any more, then all are resumed, then the watchdog has nothing
-        // to do.
+        // In this order: no more processes are stopped, all are resumed, and the watchdog is not needed.
         self.object.detach();
         let _ = self.end.write(1);
         if let Some(thread) = self.thread.take() {

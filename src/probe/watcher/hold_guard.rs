@@ -19,8 +19,7 @@ use nix::unistd::{Pid, setsid};
 use crate::privileges::{self, Duties};
 use crate::probe::child::{StartPipe, WaitingChild};
 
-/// The processes that are stopped, and the switch that ends the stopping: `held` and `holding` of
-/// src/bpf/watcher.bpf.c.
+/// The watcher's map `held` of stopped processes, and its variable `holding`, which ends the stopping.
 pub struct HeldProcesses<'a> {
     pub pids: MapHandle,
     pub holding: &'a AtomicBool,
@@ -76,6 +75,9 @@ pub struct HoldGuard(WaitingChild);
 
 impl HoldGuard {
     /// Forks the watchdog. The process must have a single thread, and no process may be stopped yet.
+    ///
+    /// # Errors
+    /// The watchdog cannot be forked.
     pub fn start(held: &HeldProcesses<'_>) -> Result<Self> {
         WaitingChild::fork(|start| watch(start, held)).map(Self)
     }

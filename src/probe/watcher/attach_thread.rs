@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The thread that attaches probes to processes that start to match, and detaches them from those that stop
-//! to.
+//! The thread that attaches probes to processes when they start to match, and detaches them when they stop to.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,11 +15,11 @@ use nix::sys::eventfd::EventFd;
 
 use super::object::{MemberMap, RING_BYTES};
 use super::pending::{PendingChange, parse_report};
-use crate::probe::mmap_events::monotonic_ns;
+use crate::probe::clock::monotonic_ns;
 use crate::probe::ring::RingReader;
-use crate::probe::scope::hold_guard::HeldProcesses;
 use crate::probe::scope::proc_match::ProcessMatcher;
-use crate::probe::scope::shared_attacher::SharedAttacher;
+use crate::probe::watcher::hold_guard::HeldProcesses;
+use crate::probe::watcher::shared_attacher::SharedAttacher;
 
 /// A process that got its probes after the start.
 #[derive(Clone, Debug)]
@@ -31,12 +30,12 @@ pub struct JoinedProcess {
     pub since_ns: u64,
     /// Nanoseconds from then until its probes were attached.
     pub late_ns: u64,
-    /// It was stopped meanwhile.
+    /// It was stopped until then.
     pub held: bool,
 }
 
 /// What the thread reports to the session.
-pub enum Notice {
+pub enum WatcherNotice {
     Joined(JoinedProcess),
     /// A process exited, or no longer matched, before its probes were attached.
     Missed,
@@ -54,7 +53,7 @@ pub struct AttachThread {
     pub lost: &'static AtomicU64,
     /// Members stay members as long as they exist (--follow).
     pub follows: bool,
-    pub notices: Sender<Notice>,
+    pub notices: Sender<WatcherNotice>,
     /// Written after each notice.
     pub notified: Arc<EventFd>,
 }
@@ -131,7 +130,7 @@ impl AttachThread {
         let missed = change.matched && !is_wanted && !was_member;
         match joined {
             Some(joined) => self.notify(self.joined_notice(pid, joined, change, now_ns)),
-            None if missed => self.notify(Notice::Missed),
+            None if missed => self.notify(WatcherNotice::Missed),
             None => {}
         }
     }
@@ -147,7 +146,13 @@ impl AttachThread {
     }
 
     /// `joined` is the result of attaching to a process.
-    fn joined_notice(&self, pid: u32, joined: Result<bool>, change: PendingChange, now_ns: u64) -> Notice {
+    fn joined_notice(
+        &self,
+        pid: u32,
+        joined: Result<bool>,
+        change: PendingChange,
+        now_ns: u64,
+    ) -> WatcherNotice {
         match joined {
             Ok(true) => {
                 match change.wanted {
@@ -155,7 +160,7 @@ impl AttachThread {
                     Some(_) => self.members.set_ready(pid),
                     None => self.members.add_ready(pid),
                 }
-                Notice::Joined(JoinedProcess {
+                WatcherNotice::Joined(JoinedProcess {
                     pid,
                     comm: change.comm,
                     since_ns: change.since_ns,
@@ -163,12 +168,12 @@ impl AttachThread {
                     held: change.held,
                 })
             }
-            Ok(false) => Notice::Missed,
-            Err(error) => Notice::Failed(format!("{error:#}")),
+            Ok(false) => WatcherNotice::Missed,
+            Err(error) => WatcherNotice::Failed(format!("{error:#}")),
         }
     }
 
-    fn notify(&self, notice: Notice) {
+    fn notify(&self, notice: WatcherNotice) {
         // Fails at the end of the run, when the receiver is gone.
         let _ = self.notices.send(notice);
         let _ = self.notified.write(1);

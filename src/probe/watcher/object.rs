@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The BPF object `src/bpf/watcher.bpf.c`.
+//! The watcher's BPF object: opened, loaded, and its maps in use.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +14,7 @@ use crate::bpf::OpenToolSkel;
 use crate::bpf::watcher::types::member_state;
 use crate::bpf::watcher::{OpenWatcherSkel, WatcherSkel, WatcherSkelBuilder};
 use crate::probe::scope::filter::{MAX_PIDS, ProcessFilter};
-use crate::probe::scope::hold_guard::HeldProcesses;
+use crate::probe::watcher::hold_guard::HeldProcesses;
 
 /// Bytes of the ring: room for some five thousand reports.
 pub const RING_BYTES: u32 = 1 << 18;
@@ -54,6 +54,9 @@ impl UserHook {
 
 impl WatcherObject {
     /// Loads the programs that this filter needs.
+    ///
+    /// # Errors
+    /// The kernel cannot load the programs.
     pub fn load(filter: &ProcessFilter) -> Result<Self> {
         // Leaked, because the skeleton borrows it. There is one per run.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
@@ -80,6 +83,9 @@ impl WatcherObject {
     }
 
     /// Attaches the programs. Returns a warning for the user, if there is one.
+    ///
+    /// # Errors
+    /// The kernel cannot attach a program.
     pub fn attach(&mut self, filter: &ProcessFilter) -> Result<Option<&'static str>> {
         let progs = &self.skeleton.progs;
         let mut programs = vec![&progs.scope_exec, &progs.scope_fork, &progs.scope_exit];
@@ -112,11 +118,15 @@ impl WatcherObject {
         self.skeleton.maps.events.as_fd()
     }
 
+    /// The map of members.
     pub fn members(&self) -> Result<MemberMap> {
         Ok(MemberMap(MapHandle::try_from(&self.skeleton.maps.members)?))
     }
 
     /// The result must not be used once the object is dropped.
+    ///
+    /// # Errors
+    /// The object has no memory for its variables.
     pub fn held(&self) -> Result<HeldProcesses<'static>> {
         let data = self.skeleton.maps.data_data.as_ref();
         let holding = &raw const data.context("the BPF object has no data")?.holding;
@@ -131,6 +141,9 @@ impl WatcherObject {
 
     /// Reports that were lost because the ring was full. The result must not be used once the object is
     /// dropped.
+    ///
+    /// # Errors
+    /// The object has no memory for its variables.
     pub fn lost(&self) -> Result<&'static AtomicU64> {
         let counters = self.skeleton.maps.bss_data.as_ref();
         let lost = std::ptr::from_ref(&counters.context("the BPF object has no counters")?.lost);
@@ -161,6 +174,9 @@ impl MemberMap {
     const READY: [u8; 1] = [member_state::MEMBER_READY.0 as u8];
 
     /// Adds a process that is about to get its probes.
+    ///
+    /// # Errors
+    /// The map is full.
     pub fn add_waiting(&self, pid: u32) -> Result<()> {
         Ok(self.0.update(&pid.to_ne_bytes(), &Self::WAITING, MapFlags::ANY)?)
     }
@@ -176,6 +192,7 @@ impl MemberMap {
         let _ = self.0.update(&pid.to_ne_bytes(), &Self::READY, MapFlags::EXIST);
     }
 
+    /// Removes a process, if it is in the map.
     pub fn remove(&self, pid: u32) {
         // The kernel may have removed it.
         let _ = self.0.delete(&pid.to_ne_bytes());

@@ -4,7 +4,7 @@
 use crate::bpf::watcher::types::process_change;
 use crate::probe::event::{Header, decode};
 
-/// A change of a process, `enum process_change` of src/bpf/watcher.bpf.c.
+/// A change of a process: the C `enum process_change`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcessChange {
     Matches,
