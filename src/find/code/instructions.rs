@@ -2,8 +2,8 @@
 //! Where the instructions of a function begin. The kernel puts a breakpoint at any offset, and in the middle of an
 //! instruction it would change the program, so every offset from the command line is checked here.
 //!
-//! Instructions are decoded in order from the first byte of a function. Compilers put no data into functions on x86-64; an
-//! invalid instruction ends the decoding, because nothing after it can be trusted.
+//! Instructions are decoded in order from the first byte of a function. Compilers put no data into functions
+//! on x86-64; an invalid instruction ends the decoding, because nothing after it can be trusted.
 
 #[cfg(any(test, target_arch = "aarch64"))]
 mod arm64;
@@ -53,8 +53,9 @@ pub fn check_decodable(elf: &ElfFile, addr: u64) -> Result<()> {
 pub const MISDECODED: &str =
     "the kernel takes its first instruction (AVX) for another one, and the program would crash";
 
-/// Whether this is an AVX instruction whose opcode byte the x86 kernel takes for that of a push, jump, call, return or popf:
-/// it looks at the byte and ignores the VEX or EVEX prefix (seen on Linux 6.18 with memset for AVX-512).
+/// Whether this is an AVX instruction whose opcode byte the x86 kernel takes for that of a push, jump, call,
+/// return or popf: it looks at the byte and ignores the VEX or EVEX prefix (seen on Linux 6.18 with memset
+/// for AVX-512).
 pub fn is_misdecoded(code: &[u8]) -> bool {
     if cfg!(not(target_arch = "x86_64")) {
         return false;
@@ -118,17 +119,17 @@ fn check(function: &[u8], offset: u64) -> Result<(), BadOffset> {
 /// Bytes of an instruction that [`may_be_rejected`] needs.
 pub const BEGINNING: usize = 8;
 
-/// Whether the kernel may be unable to single-step this instruction out of line, and then refuses to probe it. Which ones
-/// it refuses differs between kernels. On x86-64 they are mostly instructions with a lock or segment prefix, and AVX
-/// (`is_prefix_bad` and `good_insns_64` in arch/x86/kernel/uprobes.c); on arm64, PC-relative and exclusive loads
-/// (arch/arm64/kernel/probes/decode-insn.c).
+/// Whether the kernel may be unable to single-step this instruction out of line, and then refuses to probe
+/// it. Which ones it refuses differs between kernels. On x86-64 they are mostly instructions with a lock or
+/// segment prefix, and AVX (`is_prefix_bad` and `good_insns_64` in arch/x86/kernel/uprobes.c); on arm64,
+/// PC-relative and exclusive loads (arch/arm64/kernel/probes/decode-insn.c).
 pub fn may_be_rejected(code: &[u8]) -> bool {
     machine::may_be_rejected(code)
 }
 
-/// Whether a function reads its return address, like setjmp and getcontext, which save it to return a second time. Under a
-/// return probe that is the address of the kernel's trampoline, which is invalid the second time. Not detected on arm64,
-/// where every function that calls others saves it.
+/// Whether a function reads its return address, like setjmp and getcontext, which save it to return a second
+/// time. Under a return probe that is the address of the kernel's trampoline, which is invalid the second
+/// time. Not detected on arm64, where every function that calls others saves it.
 pub fn reads_return_address(function: &[u8]) -> bool {
     machine::reads_return_address(function)
 }
@@ -142,9 +143,9 @@ pub struct FunctionExit {
     pub jumps: bool,
 }
 
-/// Where calls of a function end. A probe there needs no change of the return address on the stack. `is_own` says whether
-/// an address, in bytes from the start of the function, belongs to the function. Conditional and indirect jumps are not
-/// exits: they mostly stay inside.
+/// Where calls of a function end. A probe there needs no change of the return address on the stack. `is_own`
+/// says whether an address, in bytes from the start of the function, belongs to the function. Conditional and
+/// indirect jumps are not exits: they mostly stay inside.
 ///
 /// # Errors
 /// Part of the function cannot be decoded.

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Which instruction of a function to put a probe on.
 //!
-//! A breakpoint is cheap if the kernel emulates the instruction under it, and up to nine times as expensive if it has to
-//! single-step a copy out of line. Few functions begin with an instruction that is emulated, but most have one nearby. A
-//! probe may move to it if the difference cannot be observed:
+//! A breakpoint is cheap if the kernel emulates the instruction under it, and up to nine times as expensive
+//! if it has to single-step a copy out of line. Few functions begin with an instruction that is emulated, but
+//! most have one nearby. A probe may move to it if the difference cannot be observed:
 //!
-//! * every call that reaches the first instruction reaches the later one exactly once: control does not leave in between,
+//! * every call that reaches the first instruction reaches the later one exactly once: control does not leave
+//! in between,
 //!   no jump targets the code in between, and nothing there can end the program;
 //! * what the probe reads (its [`Needs`]) is unchanged.
 //!
@@ -36,8 +37,8 @@ const MOST_BYTES: u64 = 64;
 const LONGEST: u64 = 16;
 /// Longer functions are not examined.
 const MOST_CODE: u64 = 1 << 20;
-/// How far from a function jumps into it are looked for, in bytes. Code that jumps into the middle of another function is
-/// hand-written assembly nearby, or a part of the function that the compiler moved away.
+/// How far from a function jumps into it are looked for, in bytes. Code that jumps into the middle of another
+/// function is hand-written assembly nearby, or a part of the function that the compiler moved away.
 const REACH: u64 = 1 << 20;
 
 /// What a probe reads of the traced process.
@@ -299,8 +300,8 @@ fn tentative_placement(elf: &ElfFile, function: ProbedFunction) -> Option<ProbeP
     )
 }
 
-/// Checks that nothing else reaches the code up to `distance` bytes from the start of the function, as far as its symbols and
-/// its own code show.
+/// Checks that nothing else reaches the code up to `distance` bytes from the start of the function, as far as
+/// its symbols and its own code show.
 fn check_function(
     elf: &ElfFile,
     function: ProbedFunction,
@@ -371,8 +372,8 @@ fn windows(elf: &ElfFile, addrs: impl Iterator<Item = u64>) -> Vec<Range<u64>> {
     windows
 }
 
-/// The first instruction that the kernel emulates, if the code before it can run before the probe. Jumps into that code are
-/// not checked here. `None` without a valid first instruction.
+/// The first instruction that the kernel emulates, if the code before it can run before the probe. Jumps into
+/// that code are not checked here. `None` without a valid first instruction.
 fn nearest_emulated(code: &[u8], size: u64, needs: Needs) -> Option<ProbePlacement> {
     let mut instructions = machine::effects(code);
     let mut last = instructions.next()?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Where calling conventions put the arguments of a function: System V on x86-64, AAPCS64 on arm64, and what rustc does on
-//! both for functions with Rust's own convention.
+//! Where calling conventions put the arguments of a function: System V on x86-64, AAPCS64 on arm64, and what
+//! rustc does on both for functions with Rust's own convention.
 
 use super::types::{LocationPiece, ValueLocation};
 
@@ -184,8 +184,8 @@ impl ArgumentAllocator {
         }
     }
 
-    /// The location of the result at the return. To be called before the first argument: on x86-64 the address of a result
-    /// that does not fit in registers is passed like a first argument, and returned.
+    /// The location of the result at the return. To be called before the first argument: on x86-64 the
+    /// address of a result that does not fit in registers is passed like a first argument, and returned.
     pub fn result(&mut self, layout: &TypeLayout) -> ValueLocation {
         let in_memory = match self.machine {
             MachineAbi::Aarch64 => false,

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Functions in DWARF debug information, versions 4 and 5: their parameters, with types and locations.
 //!
-//! Only the units that a question leads to are read: the unit of a function by `.debug_aranges` or by the addresses that
-//! units give for themselves, and other units when a reference leads there. Split DWARF (`.dwo` files) and type units of
-//! DWARF 4 (`.debug_types`) are not supported, and a class that a unit only declares has no members.
+//! Only the units that a question leads to are read: the unit of a function by `.debug_aranges` or by the
+//! addresses that units give for themselves, and other units when a reference leads there. Split DWARF
+//! (`.dwo` files) and type units of DWARF 4 (`.debug_types`) are not supported, and a class that a unit only
+//! declares has no members.
 //!
 //! The file is untrusted: references are followed to a limited depth, and the number of bytes and entries that are read
 //! in total is limited by the size of the file.
@@ -47,13 +48,14 @@ pub struct DebugInfo {
 }
 
 impl DebugInfo {
-    /// Opens `file`: the program or library itself, or its separate debug file. `shared` is the supplementary file that
-    /// `.gnu_debugaltlink` names, in which `dwz` put what several debug files have in common; without it, types from there
-    /// are unknown. `None` if the file has no debug information. The files stay open and are read as needed.
+    /// Opens `file`: the program or library itself, or its separate debug file. `shared` is the supplementary
+    /// file that `.gnu_debugaltlink` names, in which `dwz` put what several debug files have in common;
+    /// without it, types from there are unknown. `None` if the file has no debug information. The files stay
+    /// open and are read as needed.
     ///
     /// # Errors
-    /// A file cannot be read, its sections are damaged or too large, or compressed with something other than zlib. Damage
-    /// inside a section is not an error: what it affects is missing.
+    /// A file cannot be read, its sections are damaged or too large, or compressed with something other than
+    /// zlib. Damage inside a section is not an error: what it affects is missing.
     pub fn open(file: &File, shared: Option<&File>) -> Result<Option<DebugInfo>> {
         let mut budget = MAX_BYTES;
         let main = open_units(file, &mut budget).context("failed to read debug information")?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The signatures of the functions of a file: from debug information in the file itself or in its debug file, else from the
-//! table of well-known prototypes.
+//! The signatures of the functions of a file: from debug information in the file itself or in its debug file,
+//! else from the table of well-known prototypes.
 
 use std::fs::File;
 use std::path::Path;
@@ -19,8 +19,8 @@ pub struct SignatureSource {
 }
 
 impl SignatureSource {
-    /// Opens the debug information of `file`, of which `elf` is the parsed form. `path` is where the search for debug files
-    /// starts. Damaged debug information counts as absent.
+    /// Opens the debug information of `file`, of which `elf` is the parsed form. `path` is where the search
+    /// for debug files starts. Damaged debug information counts as absent.
     pub fn open(file: &File, elf: &ElfFile, path: &Path) -> SignatureSource {
         let own = DebugInfo::open(file, shared_file(elf, path).as_ref());
         let debug = own.ok().flatten().or_else(|| {
@@ -34,8 +34,8 @@ impl SignatureSource {
         }
     }
 
-    /// `None` if nothing is known. Debug information describes the resolver of an IFUNC symbol, not the function that it
-    /// selects, so only prototypes are used for those.
+    /// `None` if nothing is known. Debug information describes the resolver of an IFUNC symbol, not the
+    /// function that it selects, so only prototypes are used for those.
     pub fn of(&self, function: &FunctionSymbol) -> Option<FunctionSignature> {
         match function.ifunc {
             true => prototypes::signature(&self.library, &function.name),

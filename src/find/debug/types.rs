@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! What is known about the parameters of a function: their types, and where they are when it is entered. Debug information
-//! and the table of well-known prototypes both produce these.
+//! What is known about the parameters of a function: their types, and where they are when it is entered.
+//! Debug information and the table of well-known prototypes both produce these.
 
 use std::rc::Rc;
 
@@ -84,8 +84,8 @@ pub enum TypeKind {
     Pointer(Option<Rc<ValueType>>),
     /// Structures, classes and unions.
     Struct(Rc<[StructMember]>),
-    /// Text that does not end with a NUL, such as `std::string`, `&str`, `String` and Go's `string`: the offsets, in the
-    /// value, of the address of the bytes and of their count.
+    /// Text that does not end with a NUL, such as `std::string`, `&str`, `String` and Go's `string`: the
+    /// offsets, in the value, of the address of the bytes and of their count.
     Text {
         pointer_at: u64,
         length_at: u64,

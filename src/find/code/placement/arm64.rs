@@ -57,8 +57,8 @@ fn is_simulated(word: u32) -> bool {
     branch(word).is_some() || word & 0x1f00_0000 == 0x1000_0000 || word & 0xff9f_fc1f == 0xd61f_0000
 }
 
-/// The register that an instruction without other effects writes: bti; cmp, cmn and tst; mov of a register or an immediate.
-/// `None` for any other instruction.
+/// The register that an instruction without other effects writes: bti; cmp, cmn and tst; mov of a register or
+/// an immediate. `None` for any other instruction.
 fn written(word: u32) -> Option<u32> {
     let is_bti = word & 0xffff_ff3f == 0xd503_241f;
     // cmp, cmn and tst with an immediate, then with a register that may be shifted.

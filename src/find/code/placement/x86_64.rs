@@ -116,9 +116,9 @@ fn dwarf_bit(register: Register) -> u32 {
         .map_or(0, |number| 1 << number)
 }
 
-/// Branches, calls, returns and system calls; instructions whose order other threads can observe, or that depend on the
-/// time: locked instructions, fences and waits; and repeated ones, which can be interrupted half-way. `pop` removes data
-/// from the stack that a probe may read.
+/// Branches, calls, returns and system calls; instructions whose order other threads can observe, or that
+/// depend on the time: locked instructions, fences and waits; and repeated ones, which can be interrupted
+/// half-way. `pop` removes data from the stack that a probe may read.
 fn leaves(instruction: &Instruction) -> bool {
     instruction.flow_control() != FlowControl::Next
         || instruction.has_lock_prefix()
@@ -142,9 +142,10 @@ fn leaves(instruction: &Instruction) -> bool {
         )
 }
 
-/// What `arch/x86/kernel/uprobes.c` emulates on every kernel from 5.10 to 7.2 (tested on 6.18): one-byte `nop`, `push` of a
-/// register, and direct jumps and calls, with or without `bnd`. Longer forms of `nop` are emulated by some kernels only,
-/// and 6.18 rewrites the one of five bytes to a call, which writes below the stack pointer.
+/// What `arch/x86/kernel/uprobes.c` emulates on every kernel from 5.10 to 7.2 (tested on 6.18): one-byte
+/// `nop`, `push` of a register, and direct jumps and calls, with or without `bnd`. Longer forms of `nop` are
+/// emulated by some kernels only, and 6.18 rewrites the one of five bytes to a call, which writes below the
+/// stack pointer.
 fn is_emulated(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(&[0xf2]).unwrap_or(bytes);
     matches!(
@@ -178,8 +179,8 @@ pub fn check_whole(function: &[u8]) -> Result<(), StayReason> {
     Ok(())
 }
 
-/// Calls `found` with the targets of direct jumps and calls, in bytes from the start of `code`. Any bytes that could be one
-/// count, because it is unknown where instructions begin.
+/// Calls `found` with the targets of direct jumps and calls, in bytes from the start of `code`. Any bytes
+/// that could be one count, because it is unknown where instructions begin.
 pub fn jumps(code: &[u8], mut found: impl FnMut(i64)) {
     for (at, byte) in code.iter().enumerate() {
         let (from, is_far) = match (byte, code.get(at + 1)) {

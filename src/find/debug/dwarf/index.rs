@@ -113,8 +113,8 @@ impl UnitWalk<'_> {
         Ok(())
     }
 
-    /// Whether an entry with this tag has no functions with an address below it. GCC puts the functions of a local class,
-    /// including lambdas, inside the class.
+    /// Whether an entry with this tag has no functions with an address below it. GCC puts the functions of a
+    /// local class, including lambdas, inside the class.
     fn is_skipped(&self, tag: gimli::DwTag) -> bool {
         match tag {
             dw::DW_TAG_structure_type | dw::DW_TAG_class_type | dw::DW_TAG_union_type => {

@@ -15,7 +15,8 @@ type ExpressionBytes<'e> = EndianSlice<'e, LittleEndian>;
 /// Operations of one description.
 const MAX_OPERATIONS: usize = 32;
 pub const OPTIMIZED_OUT: &str = "optimized out";
-/// The compiler moved some arguments away from where the calling convention has them, and gives no location for this one.
+/// The compiler moved some arguments away from where the calling convention has them, and gives no location
+/// for this one.
 pub const MOVED: &str = "moved by the optimizer";
 /// The debug information lacks its type, or that of a parameter before it.
 pub const UNKNOWN_TYPE: &str = "behind an unknown type";
@@ -103,8 +104,8 @@ type SizedPart = (PartLocation, u64);
 struct ExpressionContext<'f> {
     encoding: Encoding,
     frame: &'f FunctionFrame,
-    /// The description is for the whole function, so it applies to the first instruction only if it names a location that
-    /// the caller fills in.
+    /// The description is for the whole function, so it applies to the first instruction only if it names a
+    /// location that the caller fills in.
     is_for_all: bool,
 }
 

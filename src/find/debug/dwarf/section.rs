@@ -161,7 +161,8 @@ impl StoredPages {
     }
 }
 
-/// A compressed section, decompressed from its start up to the highest byte that was needed: deflate has no random access. With libc's `.debug_info` (5.8 MB) all of it takes 14 ms.
+/// A compressed section, decompressed from its start up to the highest byte that was needed: deflate has no
+/// random access. With libc's `.debug_info` (5.8 MB) all of it takes 14 ms.
 struct InflatedPrefix {
     file: Rc<SectionReader>,
     /// The part of the file that is not read yet.

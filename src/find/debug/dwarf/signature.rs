@@ -281,8 +281,9 @@ impl DebugDecoder {
         (parameters, variadic)
     }
 
-    /// The parameters with their locations. Where the debug information has none, the calling convention decides, unless
-    /// the compiler evidently did not keep to it. `arguments` is `None` if the arguments before are unknown.
+    /// The parameters with their locations. Where the debug information has none, the calling convention
+    /// decides, unless the compiler evidently did not keep to it. `arguments` is `None` if the arguments
+    /// before are unknown.
     fn located(
         &self,
         parameters: &[ParameterEntry],

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Text types of standard libraries, such as `std::string` and `String`: where an object has the address of its bytes, and
-//! where their count.
+//! Text types of standard libraries, such as `std::string` and `String`: where an object has the address of
+//! its bytes, and where their count.
 
 use std::ops::ControlFlow;
 

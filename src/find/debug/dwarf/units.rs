@@ -79,7 +79,8 @@ pub struct UnitTable {
     budget: Budget,
 }
 
-/// How much more is read. Every unit, table and header is read once at most, unless a file was made to have them overlap.
+/// How much more is read. Every unit, table and header is read once at most, unless a file was made to have
+/// them overlap.
 struct Budget {
     entries: Cell<usize>,
     unit_bytes: Cell<usize>,
