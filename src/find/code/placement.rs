@@ -335,6 +335,7 @@ fn check_jumps(elf: &ElfFile, functions: &[ProbedFunction], placements: &mut [Op
         .map(|(addr, placement)| (addr, addr + placement.distance, placement))
         .collect();
     stretches.sort_unstable_by_key(|&(start, ..)| start);
+    let last = stretches.iter().map(|&(_, last, _)| last).max().unwrap_or(0);
     for window in windows(elf, stretches.iter().map(|&(start, ..)| start)) {
         let Some(code) = elf.content_of(&window) else {
             stretches
@@ -342,7 +343,10 @@ fn check_jumps(elf: &ElfFile, functions: &[ProbedFunction], placements: &mut [Op
                 .for_each(|(.., placement)| **placement = placement.stays(StayReason::Unknown));
             return;
         };
-        machine::jumps(code.bytes(), |target| {
+        let from_window = |addr: u64| addr.wrapping_sub(window.start) as i64;
+        let first = stretches.first().map_or(0, |&(start, ..)| start);
+        let into = from_window(first)..from_window(last).saturating_add(1);
+        machine::jumps(code.bytes(), &into, |target| {
             let addr = window.start.wrapping_add_signed(target);
             let after = stretches.partition_point(|&(start, ..)| start < addr);
             if let Some((_, last, placement)) =

@@ -2,6 +2,8 @@
 //! arm64: which instructions the kernel simulates, and what instructions do. Only a few that functions begin with are
 //! known; a probe does not move over any other.
 
+use std::ops::Range;
+
 use super::{InstructionEffects, InstructionName, StayReason, StoreTarget};
 
 /// The stack pointer, the frame pointer and the return address.
@@ -104,11 +106,12 @@ pub fn check_whole(function: &[u8]) -> Result<(), StayReason> {
     }
 }
 
-/// Calls `found` with the targets of direct branches, in bytes from the start of `code`.
-pub fn jumps(code: &[u8], mut found: impl FnMut(i64)) {
+/// Calls `found` with the targets of direct branches that are in `into`, in bytes from the start of `code`.
+pub fn jumps(code: &[u8], into: &Range<i64>, mut found: impl FnMut(i64)) {
     for (start, word) in words(code) {
-        if let Some(distance) = branch(word) {
-            found(start as i64 + distance);
+        let target = branch(word).map(|distance| start as i64 + distance);
+        if let Some(target) = target.filter(|target| into.contains(target)) {
+            found(target);
         }
     }
 }

@@ -9,10 +9,8 @@ fn placed(code: &[u8], needs: Needs) -> ProbePlacement {
         return placement;
     }
     let mut checked = machine::check_whole(code);
-    machine::jumps(code, |target| {
-        if (1..=placement.distance as i64).contains(&target) {
-            checked = Err(StayReason::JumpedInto);
-        }
+    machine::jumps(code, &(1..placement.distance as i64 + 1), |_| {
+        checked = Err(StayReason::JumpedInto);
     });
     checked.map_or_else(|outcome| placement.stays(outcome), |()| placement)
 }
@@ -20,6 +18,33 @@ fn placed(code: &[u8], needs: Needs) -> ProbePlacement {
 #[cfg(target_arch = "x86_64")]
 mod on_x86_64 {
     use super::*;
+
+    #[test]
+    fn jumps_are_found_by_their_targets() {
+        let targets = |code: &[u8], into| {
+            let mut targets = Vec::new();
+            machine::jumps(code, &into, |target| targets.push(target));
+            targets
+        };
+        // jmp +1; call -7; jne -13; xbegin -19; loop -21, twice the same with other bytes before
+        let far = [
+            &[0xe9, 1, 0, 0, 0][..],
+            &[0xe8, 0xf9, 0xff, 0xff, 0xff],
+            &[0x0f, 0x85, 0xf3, 0xff, 0xff, 0xff],
+            &[0xc7, 0xf8, 0xed, 0xff, 0xff, 0xff],
+            &[0xe2, 0xeb],
+        ]
+        .concat();
+        assert_eq!(targets(&far, 0..7), [6, 3, 3, 3, 3]);
+        assert_eq!(targets(&far, 4..7), [6]);
+        assert!(targets(&far, 100..200).is_empty());
+        // A short jump reaches 127 bytes forwards and 128 backwards.
+        let mut short = vec![0x90; 400];
+        short[100..102].copy_from_slice(&[0xeb, 127]);
+        short[300..302].copy_from_slice(&[0x74, 0x80]);
+        assert_eq!(targets(&short, 229..230), [229]);
+        assert_eq!(targets(&short, 174..175), [174]);
+    }
 
     const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
     const PUSH_RBX: [u8; 1] = [0x53];
@@ -415,7 +440,9 @@ mod on_arm64 {
     fn jumps_have_their_targets() {
         let targets = |words: &[u32]| {
             let mut targets = Vec::new();
-            arm64::jumps(&bytes(words), |target| targets.push(target));
+            arm64::jumps(&bytes(words), &(i64::MIN..i64::MAX), |target| {
+                targets.push(target)
+            });
             targets
         };
         // bti c; cbz x0, +4; b -4; tbz w0, #5, -8; b.ne +4; bl -20; ret
