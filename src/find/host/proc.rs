@@ -23,6 +23,7 @@ pub use memory::ProcMemory;
 
 mod mapping;
 mod memory;
+mod query;
 #[cfg(test)]
 mod tests;
 
@@ -90,17 +91,21 @@ impl Proc {
         Ok(mappings)
     }
 
-    /// Reads line by line, because a hostile process can have tens of thousands of mappings with long names.
-    fn each_mapping(&self, pid: u32, mut visit: impl FnMut(ProcMapping)) -> io::Result<()> {
-        let mut maps = BufReader::with_capacity(64 * 1024, File::open(self.path(pid, "maps"))?);
-        let mut line = Vec::new();
-        while maps.read_until(b'\n', &mut line)? > 0 {
-            if let Some(mapping) = ProcMapping::parse(line.strip_suffix(b"\n").unwrap_or(&line)) {
+    fn each_mapping(&self, pid: u32, visit: impl FnMut(ProcMapping)) -> io::Result<()> {
+        read_mappings(File::open(self.path(pid, "maps"))?, visit)
+    }
+
+    /// Visits the mappings of files for execution, some possibly twice.
+    fn each_code_mapping(&self, pid: u32, mut visit: impl FnMut(ProcMapping)) -> io::Result<()> {
+        let maps = File::open(self.path(pid, "maps"))?;
+        if query::each_code_mapping(&maps, &mut visit) {
+            return Ok(());
+        }
+        read_mappings(maps, |mapping| {
+            if mapping.is_code() {
                 visit(mapping);
             }
-            line.clear();
-        }
-        Ok(())
+        })
     }
 
     /// Opens the mapped file itself.
@@ -156,8 +161,8 @@ impl Proc {
     pub fn objects(&self, pid: u32) -> io::Result<Vec<ObjectFile>> {
         let mut seen = HashSet::new();
         let mut mappings = Vec::new();
-        self.each_mapping(pid, |mapping| {
-            if mapping.is_code() && seen.insert(mapping.file_key()) {
+        self.each_code_mapping(pid, |mapping| {
+            if seen.insert(mapping.file_key()) {
                 mappings.push(mapping);
             }
         })?;
@@ -184,8 +189,8 @@ impl Proc {
             let namespace = std::fs::metadata(self.path(pid, "ns/mnt")).map_or(0, |meta| meta.ino());
             let mut new = Vec::new();
             // An error is a process that has exited.
-            let _ = self.each_mapping(pid, |mapping| {
-                if mapping.is_code() && wanted(&mapping) && seen.insert((namespace, mapping.file_key())) {
+            let _ = self.each_code_mapping(pid, |mapping| {
+                if wanted(&mapping) && seen.insert((namespace, mapping.file_key())) {
                     new.push(mapping);
                 }
             });
@@ -285,6 +290,19 @@ impl Proc {
     fn path(&self, pid: u32, entry: &str) -> PathBuf {
         self.root.join(format!("{pid}/{entry}"))
     }
+}
+
+/// Reads line by line, because a hostile process can have tens of thousands of mappings with long names.
+fn read_mappings(maps: File, mut visit: impl FnMut(ProcMapping)) -> io::Result<()> {
+    let mut maps = BufReader::with_capacity(64 * 1024, maps);
+    let mut line = Vec::new();
+    while maps.read_until(b'\n', &mut line)? > 0 {
+        if let Some(mapping) = ProcMapping::parse(line.strip_suffix(b"\n").unwrap_or(&line)) {
+            visit(mapping);
+        }
+        line.clear();
+    }
+    Ok(())
 }
 
 /// The first object of each identity.
