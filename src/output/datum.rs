@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Values whose type is known only at run time, such as the arguments of a traced function.
 
-use std::rc::Rc;
-
 use super::append::{push_bool, push_display, quoted};
 use super::escape::{push_hex_member, push_json, push_json_key, push_text};
 use super::number::{push_address, push_decimal, push_signed};
 
-/// A value of a traced program, with what it contains. Names and text are untrusted.
+/// A value of a traced program, with what it contains. Borrows its bytes from the record and its names from the types.
+/// Names and text are untrusted.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Datum {
+pub enum Datum<'a> {
     U64(u64),
     I64(i64),
     /// An address: `0x7f00`, in JSON a string.
@@ -17,22 +16,25 @@ pub enum Datum {
     F64(f64),
     Bool(bool),
     /// The name of a number: an enumerator, or flags.
-    Name(Rc<str>),
-    /// Text, shown in quotes. `cut` if it is truncated.
+    Name(&'a str),
+    /// A character, shown in quotes.
+    Char(char),
+    /// A character of one byte in an unknown encoding, shown in quotes.
+    Byte(u8),
+    /// Text, shown in quotes, followed by `...` if it is truncated.
     Text {
-        bytes: Vec<u8>,
-        cut: bool,
+        bytes: &'a [u8],
+        truncated: bool,
     },
-    Fields(Vec<(Rc<str>, Datum)>),
-    /// A null pointer.
-    Nothing,
+    Fields(Vec<(&'a str, Datum<'a>)>),
+    NullPointer,
     /// The memory could not be read.
     Fault,
     /// The value is not available, and why.
     Unknown(&'static str),
 }
 
-impl Datum {
+impl Datum<'_> {
     /// Appends the value as in text and CSV.
     pub(super) fn push_plain(&self, out: &mut Vec<u8>) {
         match self {
@@ -42,16 +44,18 @@ impl Datum {
             Self::F64(number) => push_display(out, number),
             Self::Bool(yes) => push_bool(out, *yes),
             Self::Name(name) => push_text(out, name.as_bytes()),
-            Self::Text { bytes, cut } => {
+            Self::Char(char) => push_quoted(out, char.encode_utf8(&mut [0; 4]).as_bytes()),
+            Self::Byte(byte) => push_quoted(out, &[*byte]),
+            Self::Text { bytes, truncated } => {
                 push_quoted(out, bytes);
-                out.extend_from_slice(if *cut { b"..." } else { b"" });
+                out.extend_from_slice(if *truncated { b"..." } else { b"" });
             }
             Self::Fields(fields) => {
                 out.push(b'{');
                 push_fields(out, fields);
                 out.push(b'}');
             }
-            Self::Nothing => out.extend_from_slice(b"NULL"),
+            Self::NullPointer => out.extend_from_slice(b"NULL"),
             Self::Fault => out.extend_from_slice(b"<fault>"),
             Self::Unknown(why) => push_display(out, format_args!("<{why}>")),
         }
@@ -65,19 +69,25 @@ impl Datum {
             Self::F64(number) if number.is_finite() => self.push_plain(out),
             Self::Hex(_) => quoted(out, |out| self.push_plain(out)),
             Self::Name(name) => _ = push_json(out, name.as_bytes()),
-            Self::Text { bytes, .. } => {
-                if !push_json(out, bytes) {
-                    push_hex_member(out, key, bytes);
-                }
-            }
+            Self::Char(char) => _ = push_json(out, char.encode_utf8(&mut [0; 4]).as_bytes()),
+            Self::Byte(byte) => push_json_bytes(out, key, &[*byte]),
+            Self::Text { bytes, .. } => push_json_bytes(out, key, bytes),
             Self::Fields(fields) => push_json_fields(out, fields),
-            Self::F64(_) | Self::Nothing | Self::Fault | Self::Unknown(_) => out.extend_from_slice(b"null"),
+            Self::F64(_) | Self::NullPointer | Self::Fault | Self::Unknown(_) => {
+                out.extend_from_slice(b"null")
+            }
         }
     }
 }
 
+fn push_json_bytes(out: &mut Vec<u8>, key: &str, bytes: &[u8]) {
+    if !push_json(out, bytes) {
+        push_hex_member(out, key, bytes);
+    }
+}
+
 /// Appends `name=value, ...`.
-pub(super) fn push_fields(out: &mut Vec<u8>, fields: &[(Rc<str>, Datum)]) {
+pub(super) fn push_fields(out: &mut Vec<u8>, fields: &[(&str, Datum<'_>)]) {
     for (index, (name, datum)) in fields.iter().enumerate() {
         if index > 0 {
             out.extend_from_slice(b", ");
@@ -89,7 +99,7 @@ pub(super) fn push_fields(out: &mut Vec<u8>, fields: &[(Rc<str>, Datum)]) {
 }
 
 /// Appends an object.
-pub(super) fn push_json_fields(out: &mut Vec<u8>, fields: &[(Rc<str>, Datum)]) {
+pub(super) fn push_json_fields(out: &mut Vec<u8>, fields: &[(&str, Datum<'_>)]) {
     let start = out.len();
     for (name, datum) in fields {
         push_json_key(out, name);
@@ -122,32 +132,29 @@ fn push_quoted(out: &mut Vec<u8>, bytes: &[u8]) {
 mod tests {
     use super::*;
 
-    fn text(bytes: &[u8], cut: bool) -> Datum {
-        Datum::Text {
-            bytes: bytes.to_vec(),
-            cut,
-        }
+    fn text(bytes: &[u8], truncated: bool) -> Datum<'_> {
+        Datum::Text { bytes, truncated }
     }
 
     #[test]
     fn each_variant_in_text_and_json() {
-        let fields = Datum::Fields(vec![
-            ("len".into(), Datum::U64(3)),
-            ("name".into(), text(b"x", false)),
-        ]);
+        let fields = Datum::Fields(vec![("len", Datum::U64(3)), ("name", text(b"x", false))]);
         let all = [
             (Datum::I64(-1), "-1", "-1"),
             (Datum::Hex(0x7f00), "0x7f00", "\"0x7f00\""),
             (Datum::F64(0.5), "0.5", "0.5"),
             (Datum::F64(f64::NAN), "NaN", "null"),
             (Datum::Bool(true), "true", "true"),
-            (Datum::Name("O_RDONLY\n".into()), "O_RDONLY\\n", "\"O_RDONLY\\n\""),
+            (Datum::Name("O_RDONLY\n"), "O_RDONLY\\n", "\"O_RDONLY\\n\""),
+            (Datum::Char('☃'), "\"☃\"", "\"☃\""),
+            (Datum::Byte(b'"'), r#""\"""#, r#""\"""#),
+            (Datum::Byte(0xff), r#""\xff""#, "\"\u{fffd}\",\"k_hex\":\"ff\""),
             (text(b"a\"b\\\x1b", false), r#""a\"b\\\x1b""#, r#""a\"b\\\u001b""#),
             (text(b"ab", true), "\"ab\"...", "\"ab\""),
             (text(b"\xff", false), "\"\\xff\"", "\"\u{fffd}\",\"k_hex\":\"ff\""),
             (fields, "{len=3, name=\"x\"}", r#"{"len":3,"name":"x"}"#),
             (Datum::Fields(Vec::new()), "{}", "{}"),
-            (Datum::Nothing, "NULL", "null"),
+            (Datum::NullPointer, "NULL", "null"),
             (Datum::Fault, "<fault>", "null"),
             (Datum::Unknown("optimized out"), "<optimized out>", "null"),
         ];

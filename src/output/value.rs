@@ -39,9 +39,9 @@ pub enum Value<'a> {
     /// `;`, in CSV and text.
     Buckets(&'a [Bucket]),
     /// A value whose type is known only at run time. Addresses are strings in JSON, unreadable values are `null`.
-    Datum(&'a Datum),
+    Datum(&'a Datum<'a>),
     /// Named values: `name=value, ...`; an object in JSON.
-    Fields(&'a [(Rc<str>, Datum)]),
+    Fields(&'a [(&'a str, Datum<'a>)]),
 }
 
 impl Value<'_> {

@@ -48,7 +48,8 @@ impl Header {
 
 /// The bytes before the first NUL, or all of them if there is none.
 pub fn until_nul(bytes: &[u8]) -> &[u8] {
-    bytes.split(|&b| b == 0).next().unwrap_or(bytes)
+    let end = bytes.iter().position(|&byte| byte == 0);
+    end.map_or(bytes, |end| &bytes[..end])
 }
 
 /// A record as `T`, borrowed from the ring. None if it is too short, which a record of another kind may be.
@@ -63,27 +64,37 @@ pub fn copied<T: Plain + Default>(bytes: &[u8]) -> Option<T> {
     Some(value)
 }
 
-/// The return addresses of a C `struct stack`, innermost first.
-///
-/// `caller` is 0 unless the stack was read at an entry. There, the kernel's frames start with the function itself and
-/// continue with its caller only if the kernel recognizes that the function's frame is not set up yet. Otherwise the
-/// caller is missing, and is inserted here.
-pub fn callers(caller: u64, bytes: i64, frames: &[u64]) -> Vec<u64> {
-    let count = usize::try_from(bytes)
-        .map_or(0, |bytes| bytes / size_of::<u64>())
-        .min(frames.len());
-    let frames = &frames[..count];
-    if caller == 0 {
-        return frames.to_vec();
+/// A C `struct stack`.
+#[derive(Clone, Copy, Debug)]
+pub struct RawStack<'a> {
+    /// Where the function returns to; 0 unless the stack was read at an entry.
+    pub caller: u64,
+    /// Length of the used part of `frames` in bytes, or a negative errno.
+    pub bytes: i64,
+    /// Return addresses, innermost first.
+    pub frames: &'a [u64],
+}
+
+impl RawStack<'_> {
+    /// Replaces the content of `out` with the return addresses, innermost first.
+    ///
+    /// At an entry, the kernel's frames start with the function itself and continue with its caller only if the kernel
+    /// recognizes that the function's frame is not set up yet. Otherwise the caller is missing, and is inserted here.
+    pub fn callers(&self, out: &mut Vec<u64>) {
+        out.clear();
+        let count = usize::try_from(self.bytes).map_or(0, |bytes| bytes / size_of::<u64>());
+        let frames = self.frames.get(..count).unwrap_or(self.frames);
+        if self.caller == 0 {
+            out.extend_from_slice(frames);
+            return;
+        }
+        let outer = frames.get(1..).unwrap_or_default();
+        // On arm64 it always is: an equal address is that of an outer call from the same place.
+        if cfg!(target_arch = "aarch64") || outer.first() != Some(&self.caller) {
+            out.push(self.caller);
+        }
+        out.extend_from_slice(outer);
     }
-    let outer = frames.get(1..).unwrap_or_default();
-    // On arm64 it always is: an equal address is that of an outer call from the same place.
-    let missing = cfg!(target_arch = "aarch64") || outer.first() != Some(&caller);
-    missing
-        .then_some(caller)
-        .into_iter()
-        .chain(outer.iter().copied())
-        .collect()
 }
 
 #[cfg(test)]
@@ -107,6 +118,16 @@ mod tests {
 
     #[test]
     fn missing_direct_caller_is_inserted() {
+        let callers = |caller, bytes, frames: &[u64]| {
+            let mut out = vec![77];
+            RawStack {
+                caller,
+                bytes,
+                frames,
+            }
+            .callers(&mut out);
+            out
+        };
         assert_eq!(callers(2, 24, &[1, 3, 4, 9]), [2, 3, 4]);
         let repaired: &[u64] = if cfg!(target_arch = "aarch64") {
             &[2, 2, 3]

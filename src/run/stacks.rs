@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use crate::find::stack::symbolize::{StackFrame, Symbolizer, is_complete};
+use crate::probe::event::RawStack;
 use crate::probe::mmap_events::MmapEvent;
 
 /// The last line of a stack whose walk did not reach the function where the thread started.
@@ -15,6 +16,7 @@ const UNREADABLE: &str = "[the kernel could not read the stack]";
 pub struct StackNamer {
     /// None if the run shows no stacks.
     symbolizer: Option<Symbolizer>,
+    addresses: Vec<u64>,
     frames: Vec<StackFrame>,
     lines: Vec<Rc<str>>,
     truncated: Rc<str>,
@@ -25,6 +27,7 @@ impl StackNamer {
     pub fn new(enabled: bool) -> Self {
         Self {
             symbolizer: enabled.then(Symbolizer::new),
+            addresses: Vec::new(),
             frames: Vec::new(),
             lines: Vec::new(),
             truncated: TRUNCATED.into(),
@@ -36,20 +39,20 @@ impl StackNamer {
         self.symbolizer.is_some()
     }
 
-    /// A stack of process `pid` as lines, from its return addresses, innermost first. A stack that ends too early says
-    /// so in its last line.
-    pub fn name(&mut self, pid: u32, addresses: &[u64]) -> &[Rc<str>] {
+    /// A stack of process `pid` as lines, innermost first. A stack that ends too early says so in its last line.
+    pub fn name(&mut self, pid: u32, stack: &RawStack<'_>) -> &[Rc<str>] {
         self.lines.clear();
         let Some(symbolizer) = &mut self.symbolizer else {
             return &self.lines;
         };
-        self.frames.clear();
-        symbolizer.frames(pid, addresses, false, &mut self.frames);
-        let mapped = self.frames.iter().take_while(|frame| frame.mapped);
-        self.lines.extend(mapped.map(|frame| Rc::clone(&frame.text)));
-        if addresses.is_empty() {
+        stack.callers(&mut self.addresses);
+        symbolizer.frames(pid, &self.addresses, false, &mut self.frames);
+        let is_complete = is_complete(&self.frames);
+        let mapped = self.frames.drain(..).take_while(|frame| frame.mapped);
+        self.lines.extend(mapped.map(|frame| frame.text));
+        if self.addresses.is_empty() {
             self.lines.push(Rc::clone(&self.unreadable));
-        } else if !is_complete(&self.frames) {
+        } else if !is_complete {
             self.lines.push(Rc::clone(&self.truncated));
         }
         &self.lines

@@ -149,7 +149,7 @@ impl<'a> CallCounts<'a> {
         let mut add = |group: u64, cookie: usize, count: u64| {
             if let Some(traced) = functions.get(cookie).filter(|_| count > 0) {
                 *counts
-                    .entry((group, traced.name(), Rc::clone(&traced.file_name)))
+                    .entry((group, Rc::clone(&traced.name), Rc::clone(&traced.file_name)))
                     .or_default() += count;
             }
         };

@@ -297,7 +297,7 @@ impl<'a> Latencies<'a> {
     fn function(&self, func: u32, functions: &FunctionFinder) -> Option<(Rc<str>, Rc<str>)> {
         let alone = self.args.per_function || functions.all().len() == 1;
         let traced = functions.get(func as usize).filter(|_| alone)?;
-        Some((traced.name(), Rc::clone(&traced.file_name)))
+        Some((Rc::clone(&traced.name), Rc::clone(&traced.file_name)))
     }
 
     fn print_one(&self, (group, function): &LatencyKey, latency: &Latency, time: u64, out: &mut Output) {

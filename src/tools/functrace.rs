@@ -18,7 +18,7 @@ use crate::find::spec::{ProbeMoment, ProbeSpec};
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges::return_memory;
 use crate::probe::counters::BpfCounter;
-use crate::probe::event::{Header, callers, decode};
+use crate::probe::event::{Header, RawStack, decode};
 use crate::probe::expr::programs::{FunctionPrograms, MapSizes, ProgramMaps};
 use crate::probe::expr::{CallRecord, CallValues, NameScope, TraceRequest};
 use crate::probe::point::Ends;
@@ -297,7 +297,7 @@ struct CallPrinter {
     undecided: BpfCounter<'static>,
     table: Table,
     indent: bool,
-    /// Those of the last record.
+    /// Buffers for the values of a record.
     values: CallValues,
     /// The name of the function, indented by its depth.
     indented: String,
@@ -325,29 +325,31 @@ impl CallPrinter {
         let functions = event.finder;
         let function = functions.get(record.function as usize)?;
         let plan = functions.on_found.plans.get(record.function as usize)?;
-        self.values.read(
-            plan,
-            &CallRecord {
-                words,
-                faulted: record.faulted,
-                truncated: record.truncated,
-                comm: header.comm(),
-                no_result: header.kind == KIND_CALL_JUMPED,
-            },
-        );
         let frames = match record.stack_at {
             NO_STACK => &[],
             at => {
                 let stack = decode::<types::stack>(words.get(at as usize..)?)?;
-                let callers = callers(stack.caller, stack.bytes, &stack.frames);
-                event.stacks.name(header.pid, &callers)
+                let stack = RawStack {
+                    caller: stack.caller,
+                    bytes: stack.bytes,
+                    frames: &stack.frames,
+                };
+                event.stacks.name(header.pid, &stack)
             }
         };
-        let name = function.name();
-        self.indented.clear();
-        let depth = if self.indent { record.depth } else { 0 };
-        self.indented.extend((0..depth).map(|_| INDENT));
-        self.indented.push_str(&name);
+        let call = CallRecord {
+            words,
+            faulted: record.faulted,
+            truncated: record.truncated,
+            comm: header.comm(),
+            no_result: header.kind == KIND_CALL_JUMPED,
+        };
+        let shown = self.values.read(plan, &call);
+        let name = function.name.as_bytes();
+        let shown_name = match self.indent {
+            true => indent(&mut self.indented, record.depth, &function.name),
+            false => name,
+        };
         let out = event.out;
         out.row(
             &self.table,
@@ -358,17 +360,18 @@ impl CallPrinter {
                 Value::U64(header.uid.into()),
                 Value::Bytes(header.comm()),
                 Value::Micros(record.lat_ns),
-                Value::Bytes(self.indented.as_bytes()),
-                Value::Bytes(name.as_bytes()),
+                Value::Bytes(shown_name),
+                Value::Bytes(name),
                 Value::Bytes(function.file_name.as_bytes()),
                 Value::U64(record.depth.into()),
-                self.values.result.as_ref().map_or(Value::Null, Value::Datum),
-                Value::Fields(&self.values.args),
+                shown.result.as_ref().map_or(Value::Null, Value::Datum),
+                Value::Fields(&shown.args),
                 Value::Lines(&self.values.faults),
                 Value::Lines(&self.values.truncated),
                 Value::Lines(frames),
             ],
         );
+        self.values.reuse(shown);
         Some(())
     }
 }
@@ -398,4 +401,10 @@ impl EventHandler<PlannedFunctions> for CallPrinter {
     }
 }
 
-const INDENT: &str = "  ";
+/// The name of a function behind two spaces for each call that it is nested in.
+fn indent<'a>(buffer: &'a mut String, depth: u32, name: &str) -> &'a [u8] {
+    buffer.clear();
+    buffer.extend((0..depth).map(|_| "  "));
+    buffer.push_str(name);
+    buffer.as_bytes()
+}

@@ -18,7 +18,7 @@ use crate::find::elf::ElfFile;
 use crate::find::host::loader;
 use crate::find::host::object_file::ObjectFile;
 use crate::output::{Column, Output, Table, Value, histogram};
-use crate::probe::event::{Header, callers, decode, until_nul};
+use crate::probe::event::{Header, RawStack, decode, until_nul};
 use crate::probe::point::{Cookie, ProbePoint};
 use crate::probe::search::finder::{Finder, SearchPlan, SearchRequest, SearchSubject, WatchedEnds};
 use crate::probe::search::spec_target::find_file;
@@ -366,8 +366,12 @@ impl EventHandler<Allocators> for AllocPrinter {
         };
         let stack = match decode::<types::alloc_stack_event>(event.record).filter(|_| self.with_stack) {
             Some(types::alloc_stack_event { stack, .. }) => {
-                let callers = callers(stack.caller, stack.bytes, &stack.frames);
-                event.stacks.name(header.pid, &callers)
+                let stack = RawStack {
+                    caller: stack.caller,
+                    bytes: stack.bytes,
+                    frames: &stack.frames,
+                };
+                event.stacks.name(header.pid, &stack)
             }
             None => &[],
         };

@@ -27,84 +27,112 @@ pub struct CallRecord<'a> {
 }
 
 /// The values to show of a call.
+#[derive(Debug)]
+pub struct ShownCall<'a> {
+    pub args: Vec<(&'a str, Datum<'a>)>,
+    pub result: Option<Datum<'a>>,
+}
+
+/// Decodes calls, in buffers that it keeps from one call to the next.
 #[derive(Debug, Default)]
 pub struct CallValues {
-    pub args: Vec<(Rc<str>, Datum)>,
-    pub result: Option<Datum>,
     /// Names of values that could not be read.
     pub faults: Vec<Rc<str>>,
     /// Names of truncated texts.
     pub truncated: Vec<Rc<str>>,
+    /// Empty: the memory for the arguments of the next call.
+    spare: Vec<(&'static str, Datum<'static>)>,
 }
 
 impl CallValues {
-    /// Decodes a call, in place of the last one.
-    pub fn read(&mut self, plan: &FunctionPlan, record: &CallRecord<'_>) {
-        self.args.clear();
+    /// Decodes a call. `faults` and `truncated` are about this one from then on.
+    pub fn read<'a>(&mut self, plan: &'a FunctionPlan, record: &CallRecord<'a>) -> ShownCall<'a> {
         self.faults.clear();
         self.truncated.clear();
+        let mut args: Vec<(&'a str, Datum<'a>)> = emptied(std::mem::take(&mut self.spare));
         for shown in &plan.shown {
-            let datum = self.value(&shown.name, &shown.fetched, record);
-            self.args.push((Rc::clone(&shown.name), datum));
+            let datum = record.value(&shown.fetched);
+            self.note(&datum, &shown.name);
+            args.push((&shown.name, datum));
         }
-        self.result = plan.result.as_ref().map(|fetched| match record.no_result {
+        let result = plan.result.as_ref().map(|fetched| match record.no_result {
             true => Datum::Unknown("of the function it jumped to"),
-            false => self.value(&"retval".into(), fetched, record),
+            false => record.value(fetched),
         });
+        if let Some(result) = &result {
+            self.note(result, "retval");
+        }
+        ShownCall { args, result }
     }
 
-    fn value(&mut self, name: &Rc<str>, fetched: &FetchedValue, record: &CallRecord<'_>) -> Datum {
-        let datum = record.value(fetched);
-        if datum == Datum::Fault {
-            self.faults.push(Rc::clone(name));
+    /// Takes back the memory of a call that was shown.
+    pub fn reuse(&mut self, shown: ShownCall<'_>) {
+        self.spare = emptied(shown.args);
+    }
+
+    fn note(&mut self, datum: &Datum<'_>, name: &str) {
+        match datum {
+            Datum::Fault => self.faults.push(name.into()),
+            Datum::Text { truncated: true, .. } => self.truncated.push(name.into()),
+            _ => {}
         }
-        if matches!(datum, Datum::Text { cut: true, .. }) {
-            self.truncated.push(Rc::clone(name));
-        }
-        datum
     }
 }
 
-impl CallRecord<'_> {
-    fn value(&self, fetched: &FetchedValue) -> Datum {
+/// The same memory without its values, for values with another lifetime: a collected iterator over a vector stays in
+/// the allocation of the vector if the items have the same layout.
+fn emptied<'a>(mut args: Vec<(&str, Datum<'_>)>) -> Vec<(&'a str, Datum<'a>)> {
+    args.clear();
+    args.into_iter().filter_map(|_| None).collect()
+}
+
+impl<'a> CallRecord<'a> {
+    fn value(&self, fetched: &'a FetchedValue) -> Datum<'a> {
         match fetched {
             FetchedValue::Number(slot, ty) => {
                 self.slot(*slot).map_or(Datum::Fault, |number| scalar(number, ty))
             }
-            FetchedValue::Text(slot) => match self.slot(*slot) {
-                Some(NO_TEXT) => Datum::Nothing,
-                Some(at) => self.bytes(at).map_or(Datum::Fault, |bytes| Datum::Text {
-                    bytes: bytes.to_vec(),
-                    cut: self.truncated & bit(*slot) != 0,
-                }),
-                None => Datum::Fault,
-            },
-            FetchedValue::Bytes(slot, ty) => match self.slot(*slot) {
-                Some(NO_TEXT) => Datum::Nothing,
-                Some(at) => self.bytes(at).map_or(Datum::Fault, |bytes| object(bytes, ty, 0)),
-                None => Datum::Fault,
-            },
-            FetchedValue::Slots(first, count, ty) => {
-                let numbers = (*first..first.saturating_add(*count)).map(|slot| self.slot(slot));
-                let bytes: Option<Vec<[u8; 8]>> = numbers.map(|number| Some(number?.to_ne_bytes())).collect();
-                bytes.map_or(Datum::Fault, |bytes| object(bytes.as_flattened(), ty, 0))
-            }
+            FetchedValue::Text(slot) => self.indirect(*slot, |bytes| Datum::Text {
+                bytes,
+                truncated: self.truncated & bit(*slot) != 0,
+            }),
+            FetchedValue::Bytes(slot, ty) => self.indirect(*slot, |bytes| object(bytes, ty, 0)),
+            FetchedValue::Slots(first, count, ty) => self
+                .slots(*first, *count)
+                .map_or(Datum::Fault, |bytes| object(bytes, ty, 0)),
             FetchedValue::Comm => Datum::Text {
-                bytes: self.comm.to_vec(),
-                cut: false,
+                bytes: self.comm,
+                truncated: false,
             },
             FetchedValue::Nowhere(why) => Datum::Unknown(why),
         }
     }
 
-    /// The number in a slot; None when it could not be read.
+    /// A value whose bytes a slot refers to.
+    fn indirect(&self, slot: u8, decode: impl FnOnce(&'a [u8]) -> Datum<'a>) -> Datum<'a> {
+        match self.slot(slot) {
+            Some(NO_TEXT) => Datum::NullPointer,
+            Some(at) => self.bytes(at).map_or(Datum::Fault, decode),
+            None => Datum::Fault,
+        }
+    }
+
+    /// The number in a slot; None if it could not be read.
     fn slot(&self, slot: u8) -> Option<u64> {
         let number = word(self.words, u64::from(slot) * 8, 8)?;
         (self.faulted & bit(slot) == 0).then_some(number)
     }
 
+    /// The bytes of consecutive slots; None if one of them could not be read.
+    fn slots(&self, first: u8, count: u8) -> Option<&'a [u8]> {
+        let end = first.saturating_add(count);
+        let readable = (first..end).all(|slot| self.faulted & bit(slot) == 0);
+        let bytes = self.words.get(usize::from(first) * 8..usize::from(end) * 8)?;
+        readable.then_some(bytes)
+    }
+
     /// The bytes that a slot refers to: offset in the upper half, length in the lower (`TEXT_AT`).
-    fn bytes(&self, at: u64) -> Option<&[u8]> {
+    fn bytes(&self, at: u64) -> Option<&'a [u8]> {
         let (start, length) = ((at >> 32) as usize, at as u32 as usize);
         self.words.get(start..start.checked_add(length)?)
     }
@@ -124,7 +152,7 @@ fn word(bytes: &[u8], offset: u64, length: u64) -> Option<u64> {
 }
 
 /// A number by its type.
-fn scalar(number: u64, ty: &ValueType) -> Datum {
+fn scalar(number: u64, ty: &ValueType) -> Datum<'_> {
     match &ty.kind {
         TypeKind::Int { signed: true } => Datum::I64(extended(number, ty.bytes)),
         TypeKind::Int { signed: false } => Datum::U64(number),
@@ -132,10 +160,7 @@ fn scalar(number: u64, ty: &ValueType) -> Datum {
             0 | 1 => Datum::Bool(number == 1),
             odd => Datum::U64(odd),
         },
-        TypeKind::Char => Datum::Text {
-            bytes: character(number, ty.bytes),
-            cut: false,
-        },
+        TypeKind::Char => character(number, ty.bytes),
         TypeKind::Float => match ty.bytes {
             4 => Datum::F64(f32::from_bits(number as u32).into()),
             _ => Datum::F64(f64::from_bits(number)),
@@ -147,21 +172,21 @@ fn scalar(number: u64, ty: &ValueType) -> Datum {
                 number as i64
             };
             match values.iter().find(|(value, _)| *value == number) {
-                Some((_, name)) => Datum::Name(Rc::clone(name)),
+                Some((_, name)) => Datum::Name(name),
                 None => Datum::I64(number),
             }
         }
-        TypeKind::CString | TypeKind::Pointer(_) if number == 0 => Datum::Nothing,
+        TypeKind::CString | TypeKind::Pointer(_) if number == 0 => Datum::NullPointer,
         _ => Datum::Hex(number),
     }
 }
 
 /// C's `char` is a byte; Rust's `char`, `char16_t` and `char32_t` are code points.
-fn character(number: u64, bytes: u64) -> Vec<u8> {
+fn character(number: u64, bytes: u64) -> Datum<'static> {
     let wide = u32::try_from(number).ok().and_then(char::from_u32);
     match wide.filter(|_| bytes > 1) {
-        Some(char) => char.to_string().into_bytes(),
-        None => vec![number as u8],
+        Some(char) => Datum::Char(char),
+        None => Datum::Byte(number as u8),
     }
 }
 
@@ -172,7 +197,7 @@ fn extended(number: u64, bytes: u64) -> i64 {
 }
 
 /// A structure. Members whose bytes were not read are unknown.
-fn object(bytes: &[u8], ty: &ValueType, nested: usize) -> Datum {
+fn object<'a>(bytes: &[u8], ty: &'a ValueType, nested: usize) -> Datum<'a> {
     match &ty.kind {
         TypeKind::Struct(members) if nested < MOST_NESTED => Datum::Fields(
             members
@@ -180,7 +205,7 @@ fn object(bytes: &[u8], ty: &ValueType, nested: usize) -> Datum {
                 .map(|member| {
                     let rest = usize::try_from(member.offset).ok().and_then(|at| bytes.get(at..));
                     let value = rest.map_or(NOT_READ, |rest| object(rest, &member.ty, nested + 1));
-                    (Rc::clone(&member.name), value)
+                    (&*member.name, value)
                 })
                 .collect(),
         ),
@@ -191,7 +216,7 @@ fn object(bytes: &[u8], ty: &ValueType, nested: usize) -> Datum {
     }
 }
 
-const NOT_READ: Datum = Datum::Unknown("not read");
+const NOT_READ: Datum<'static> = Datum::Unknown("not read");
 
 #[cfg(test)]
 mod tests;

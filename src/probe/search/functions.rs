@@ -31,20 +31,12 @@ const MAX_SEARCHED: usize = 8;
 /// A function or USDT probe that is traced. Its index is the cookie.
 #[derive(Clone, Debug)]
 pub struct TracedFunction {
+    /// The name to show: `r:NAME` if only the return is traced. Untrusted.
+    pub name: Rc<str>,
     pub probe: resolve::ResolvedProbe,
     /// The file name, without its directory.
     pub file_name: Rc<str>,
     pub ends: Ends,
-}
-
-impl TracedFunction {
-    /// The name to show: `r:NAME` if only the return is traced.
-    pub fn name(&self) -> Rc<str> {
-        match self.ends {
-            Ends::Return => format!("r:{}", self.probe.name).into(),
-            _ => Rc::clone(&self.probe.name),
-        }
-    }
 }
 
 /// What a tool does with each function when it is found. [`Needs`] serve a tool that reads the
@@ -181,7 +173,12 @@ impl<O: OnFound> FunctionFinder<O> {
             return Err(Failure::failed(message).into());
         }
         let file_name = object.path.file_name().unwrap_or_default().to_string_lossy();
+        let name = match ends {
+            Ends::Return => format!("r:{}", probe.name).into(),
+            _ => Rc::clone(&probe.name),
+        };
         let function = TracedFunction {
+            name,
             probe,
             file_name: file_name.as_ref().into(),
             ends,
@@ -228,7 +225,7 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
 
     fn name(&self, cookie: Cookie) -> Rc<str> {
         self.get(cookie.function() as usize)
-            .map_or_else(|| "?".into(), TracedFunction::name)
+            .map_or_else(|| "?".into(), |function| Rc::clone(&function.name))
     }
 
     fn ends(&self, may_grow: bool) -> WatchedEnds {
