@@ -4,7 +4,7 @@
 //! ```text
 //! let run = Run::begin(&args.common, &args.command)?;   // privileges, output, filter, command, attach mode
 //! let found = run.search(finder)?;                      // mmap events, then files and functions
-//! let mut open = found.open(SkelBuilder::default())?;   // the tool sets its own constants and map sizes
+//! let mut open = found.open::<SkelBuilder>()?;          // the tool sets its own constants and map sizes
 //! let session = open.attach(SessionOptions { .. })?;    // load, attach, start the command, drop privileges
 //! session.run(handler)                                  // rows; then detach, summary, exit status
 //! ```

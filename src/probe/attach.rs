@@ -59,15 +59,27 @@ impl Attacher {
         if matches!(breakpoints, Breakpoints::Matching(_)) {
             privileges::raise_file_limit();
         }
-        let programs = programs.iter().map(|program| HeldProgram::new(program, mode));
-        Ok(Self {
+        let mut attacher = Self {
             mode,
             breakpoints,
-            programs: programs.collect::<Result<_>>()?,
+            programs: Vec::new(),
             marks_traps: false,
             links: Vec::new(),
             members: Members::default(),
-        })
+        };
+        attacher.add_programs(&programs)?;
+        Ok(attacher)
+    }
+
+    /// Adds programs for points that are attached from now on, in the order of [`Attacher::new`].
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub fn add_programs(&mut self, programs: &[ProbeProgram<'_>]) -> Result<()> {
+        for program in programs {
+            self.programs.push(HeldProgram::new(program, self.mode)?);
+        }
+        Ok(())
     }
 
     /// Which processes get breakpoints.

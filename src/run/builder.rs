@@ -13,7 +13,7 @@ use libbpf_rs::{Link, MapCore, MapHandle, Object, OpenObject};
 
 use super::counters::LiveCounters;
 use super::probes::RunProbes;
-use super::programs::ProgramChoice;
+use super::programs::{DeferredPrograms, ProgramChoice};
 use super::report::Report;
 use super::schedule::{RunLimits, Schedule};
 use super::session::{Children, Session, SessionParts, Wakeups};
@@ -56,6 +56,8 @@ pub struct FoundFunctions<F> {
 pub struct OpenedObject<F, O> {
     /// The open object, for the tool's own maps.
     pub skel: O,
+    /// Opens the object once more.
+    reopen: fn() -> Result<O>,
     found: FoundFunctions<F>,
     ring_bytes: u32,
     may_sleep: bool,
@@ -142,12 +144,10 @@ impl<F: Finder> FoundFunctions<F> {
     ///
     /// # Errors
     /// libbpf refuses it.
-    pub fn open<B: ToolSkelBuilder>(self, builder: B) -> Result<OpenedObject<F, B::Open>> {
-        // The skeleton refers to its storage, and there is one a run.
-        let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
-        let skel = builder.open(storage).context("failed to open the BPF object")?;
+    pub fn open<B: ToolSkelBuilder>(self) -> Result<OpenedObject<F, B::Open>> {
         Ok(OpenedObject {
-            skel,
+            skel: open_skeleton::<B>()?,
+            reopen: open_skeleton::<B>,
             ring_bytes: self.run.options.ring_bytes(),
             found: self,
             may_sleep: false,
@@ -155,7 +155,7 @@ impl<F: Finder> FoundFunctions<F> {
     }
 }
 
-impl<F: Finder, O: OpenToolSkel> OpenedObject<F, O> {
+impl<F: Finder, O: OpenToolSkel + 'static> OpenedObject<F, O> {
     /// The tool's own constants.
     ///
     /// # Errors
@@ -190,7 +190,7 @@ impl<F: Finder, O: OpenToolSkel> OpenedObject<F, O> {
     /// The kernel refuses them.
     pub fn load(mut self) -> Result<LoadedObject<F, O::Loaded>> {
         let FoundFunctions { run, search, .. } = &self.found;
-        let choice = ProgramChoice::new(search.finder.ends(search.may_grow()), run.mode, self.may_sleep);
+        let choice = ProgramChoice::new(search.finder.ends(), run.mode, self.may_sleep);
         self.skel.set_run_constants(
             &run.filter
                 .constants(run.mode.has_cookies(), wake_at(self.ring_bytes)),
@@ -208,11 +208,18 @@ impl<F: Finder, O: OpenToolSkel> OpenedObject<F, O> {
             .follow
             .then(|| ChildFollower::start(&pids))
             .transpose()?;
+        let later = choice.for_instructions().filter(|_| search.may_grow());
+        let (mode, reopen) = (run.mode, self.reopen);
+        let deferred = later.map(|choice| DeferredPrograms {
+            choice,
+            load: Box::new(move || load_again(reopen, skel.object(), choice, mode)),
+        });
         Ok(LoadedObject {
             tracepoints: choice.attach_tracepoints(skel.object())?,
             found: self.found,
             ring_bytes: self.ring_bytes,
             choice,
+            deferred,
             skel,
             follow,
         })
@@ -232,6 +239,7 @@ pub struct LoadedObject<F, S: 'static> {
     pub skel: &'static S,
     found: FoundFunctions<F>,
     choice: ProgramChoice,
+    deferred: Option<DeferredPrograms>,
     ring_bytes: u32,
     follow: Option<ChildFollower>,
     tracepoints: Vec<Link>,
@@ -273,7 +281,7 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
             true => Some(Meter::new(&mut attacher, &counters.hits, limit)?),
             false => None,
         };
-        let probes = RunProbes::attach(search, attacher, &run.report)?;
+        let probes = RunProbes::attach(search, attacher, self.deferred, &run.report)?;
         if let Some(watcher) = probes.watcher() {
             wakeups.add_watcher(watcher.fd())?;
         }
@@ -304,6 +312,36 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
         };
         Session::start(parts, options.inspects, options.reads_maps)
     }
+}
+
+/// Opens the object of a tool. It stays open until the process exits.
+fn open_skeleton<B: ToolSkelBuilder>() -> Result<B::Open> {
+    let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
+    B::default()
+        .open(storage)
+        .context("failed to open the BPF object")
+}
+
+/// Loads other programs of a loaded object, with the same maps.
+fn load_again<O: OpenToolSkel>(
+    reopen: fn() -> Result<O>,
+    loaded: &Object,
+    choice: ProgramChoice,
+    mode: AttachMode,
+) -> Result<&'static Object>
+where
+    O::Loaded: 'static,
+{
+    let mut skel = reopen()?;
+    let object = skel.open_object_mut();
+    choice.select(object, mode);
+    for mut new in object.maps_mut() {
+        let shared = map(loaded, &new.name().to_string_lossy())?;
+        new.reuse_fd(shared.as_fd())
+            .context("failed to share a BPF map")?;
+    }
+    let skel: &'static O::Loaded = Box::leak(Box::new(load(skel)?));
+    Ok(skel.object())
 }
 
 /// The run works without mmap events, and says what it then misses.

@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 
 use anyhow::Result;
 
+use super::programs::DeferredPrograms;
 use super::report::{LateProcesses, Report};
 use crate::privileges::Duties;
 use crate::probe::attach::Attacher;
@@ -21,6 +22,8 @@ pub struct RunProbes<F> {
     /// Watches for processes that begin to match. Declared before the attacher, which its thread shares.
     watcher: Option<ProcessWatcher>,
     attacher: SharedAttacher,
+    /// For the first file with probes on return instructions.
+    deferred: Option<DeferredPrograms>,
     /// Members that were probed at the start.
     present: usize,
     late: LateProcesses,
@@ -28,7 +31,12 @@ pub struct RunProbes<F> {
 
 impl<F: Finder> RunProbes<F> {
     /// Attaches to the files that were found, in all processes that match.
-    pub fn attach(mut search: FileSearch<F>, mut attacher: Attacher, report: &Report) -> Result<Self> {
+    pub fn attach(
+        mut search: FileSearch<F>,
+        mut attacher: Attacher,
+        deferred: Option<DeferredPrograms>,
+        report: &Report,
+    ) -> Result<Self> {
         let mut watcher = match attacher.breakpoints() {
             Breakpoints::Matching(filter) => Some(ProcessWatcher::watch(filter)?),
             Breakpoints::AllProcesses | Breakpoints::Process(_) => None,
@@ -54,6 +62,7 @@ impl<F: Finder> RunProbes<F> {
             search,
             watcher,
             attacher: SharedAttacher::new(attacher),
+            deferred,
             present: present.unwrap_or(0),
             late: LateProcesses::default(),
         })
@@ -97,7 +106,14 @@ impl<F: Finder> RunProbes<F> {
     pub fn on_mapped(&mut self, mapped: &FileMapping, report: &Report) {
         let refused = self.search.attached.refused;
         let result = self.search.on_mapped(mapped).and_then(|found| {
-            self.search.attach(&mut self.attacher.lock())?;
+            let mut attacher = self.attacher.lock();
+            if found
+                && self.search.finder.ends().instructions
+                && let Some(deferred) = self.deferred.take()
+            {
+                deferred.add_to(&mut attacher)?;
+            }
+            self.search.attach(&mut attacher)?;
             Ok(found)
         });
         for warning in self.search.take_warnings() {

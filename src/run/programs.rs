@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use libbpf_rs::{Link, Object, OpenObject};
 
-use crate::probe::attach::{AttachMode, ProbeProgram};
+use crate::probe::attach::{AttachMode, Attacher, ProbeProgram};
 use crate::probe::point::Ends;
 use crate::probe::search::finder::WatchedEnds;
 
@@ -56,6 +56,19 @@ impl ProgramChoice {
             tracepoints: ends.both,
             sleeps,
         }
+    }
+
+    /// The programs that a file with probes on return instructions needs in addition, if these have a session program
+    /// instead.
+    pub fn for_instructions(self) -> Option<Self> {
+        let is_complete = !self.session || (self.entry && self.at_return);
+        (!is_complete).then_some(Self {
+            session: false,
+            at_return: true,
+            entry: true,
+            tracepoints: false,
+            sleeps: self.sleeps,
+        })
     }
 
     fn loads(self, role: ProgramRole) -> bool {
@@ -124,6 +137,26 @@ impl ProgramChoice {
     }
 }
 
+/// Programs that are loaded when the first file needs them: few runs come across one, and the verifier takes 11 ms for
+/// those of functrace.
+pub struct DeferredPrograms {
+    pub choice: ProgramChoice,
+    /// Loads an object with these programs and the maps of the run.
+    pub load: Box<dyn FnOnce() -> Result<&'static Object>>,
+}
+
+impl DeferredPrograms {
+    /// Loads the programs, for points that are attached from now on.
+    ///
+    /// # Errors
+    /// The kernel refuses them.
+    pub fn add_to(self, attacher: &mut Attacher) -> Result<()> {
+        let object = (self.load)().context("failed to load the programs for return instructions")?;
+        self.choice
+            .attach(object, |programs| attacher.add_programs(&programs))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +199,27 @@ mod tests {
         };
         let all = ["uprobe", "uretprobe", "uprobe.session", exit];
         assert_eq!(loaded(instructions, AttachMode::Session, false), all);
+    }
+
+    #[test]
+    fn return_instructions_need_the_pair_besides_a_session() {
+        let session = ProgramChoice::new(BOTH, AttachMode::Session, true);
+        let expected = ProgramChoice {
+            session: false,
+            at_return: true,
+            entry: true,
+            tracepoints: false,
+            sleeps: true,
+        };
+        assert_eq!(session.for_instructions(), Some(expected));
+        let pair = ProgramChoice::new(BOTH, AttachMode::Multi, true);
+        assert_eq!(pair.for_instructions(), None);
+        let instructions = WatchedEnds {
+            instructions: true,
+            ..BOTH
+        };
+        let all = ProgramChoice::new(instructions, AttachMode::Session, true);
+        assert_eq!(all.for_instructions(), None);
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub fn run(args: Args) -> Result<u8> {
     let run = Run::begin(&args.common, &CommandArgs::default())?;
     require_btf("bashreadline")?;
     let found = run.search(LineReaders::new(&args))?;
-    let open = found.open(BashreadlineSkelBuilder::default())?;
+    let open = found.open::<BashreadlineSkelBuilder>()?;
     let session = open.attach(SessionOptions {
         inspects: true,
         ..Default::default()
@@ -161,7 +161,7 @@ impl Finder for LineReaders {
         "readline".into()
     }
 
-    fn ends(&self, _: bool) -> WatchedEnds {
+    fn ends(&self) -> WatchedEnds {
         WatchedEnds {
             at_return: true,
             ..WatchedEnds::default()

@@ -80,7 +80,7 @@ pub fn run(args: Args) -> Result<u8> {
     let run = Run::begin(&args.common, &args.command)?;
     let mut found = run.search(FunctionFinder::new(args.functions.specs()?, ends, Needs::NOTHING))?;
     let functions = found.finder().capacity();
-    let mut open = found.open(FunccountSkelBuilder::default())?;
+    let mut open = found.open::<FunccountSkelBuilder>()?;
     open.rodata()?.group_by = GroupBy::constant(args.by);
     open.skel
         .maps

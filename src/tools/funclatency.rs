@@ -201,7 +201,7 @@ pub fn run(args: Args) -> Result<u8> {
         |_| Ends::Both,
         Needs::NOTHING,
     ))?;
-    let mut open = found.open(FunclatencySkelBuilder::default())?;
+    let mut open = found.open::<FunclatencySkelBuilder>()?;
     let one_histogram = args.by.is_none() && !args.per_function;
     let rodata = open.rodata()?;
     rodata.group_by = GroupBy::constant(args.by);

@@ -148,13 +148,13 @@ fn load(
 ) -> Result<LoadedObject<PlannedFunctions, FunctraceSkel<'static>>> {
     let may_grow = found.may_grow();
     let functions = found.finder().capacity();
-    let follows_calls = found.finder().ends(may_grow).both;
+    let follows_calls = found.finder().ends().both;
     let traced = &mut found.finder().on_found;
     traced.forget_file();
     let refused = traced.plans.take_problem()?;
     refused.iter().for_each(|problem| found.warn(problem));
 
-    let mut open = found.open(FunctraceSkelBuilder::default())?;
+    let mut open = found.open::<FunctraceSkelBuilder>()?;
     let ring_bytes = open.ring_bytes();
     let plans = &mut open.finder().on_found.plans;
     let reads = plans.reads();

@@ -167,7 +167,7 @@ unsafe impl Plain for types::alloc_usage {}
 pub fn run(args: Args) -> Result<u8> {
     let run = Run::begin(&args.common, &args.command)?;
     let found = run.search(Allocators::new(&args))?;
-    let mut open = found.open(MallocsnoopSkelBuilder::default())?;
+    let mut open = found.open::<MallocsnoopSkelBuilder>()?;
     let rodata = open.rodata()?;
     rodata.min_size = args.min_size.unwrap_or(0);
     rodata.max_size = args.max_size.unwrap_or(u64::MAX);
@@ -285,7 +285,7 @@ impl Finder for Allocators {
             .into()
     }
 
-    fn ends(&self, _: bool) -> WatchedEnds {
+    fn ends(&self) -> WatchedEnds {
         WatchedEnds {
             entry: !self.matches_returns,
             both: self.matches_returns,

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::bpftrace::Bpftrace;
 use crate::harness::{
-    AttachMode, Run, Target, Tool, best_mode, build_dir, each_mode, each_mode_with_session, kernel_version,
-    program, run_to_end, skip, tool_command,
+    AttachMode, Folder, Run, Target, Tool, best_mode, build_dir, each_mode, each_mode_with_session,
+    kernel_version, program, run_to_end, skip, tool_command,
 };
 use crate::pty::Shell;
 
@@ -58,6 +58,7 @@ each_mode! {
 each_mode_with_session! {
     results_and_durations_match_their_calls hidden_calls_do_not_affect_others
     indent_shows_nesting
+    later_file_with_exceptions_is_traced
 }
 
 fn arguments_are_shown_by_type(mode: AttachMode) {
@@ -275,6 +276,27 @@ fn hidden_calls_do_not_affect_others(mode: AttachMode) {
     assert_eq!(run.summary["unmatched"], 0);
     let returned: Vec<_> = run.rows.iter().map(|row| &row["retval"]).collect();
     assert_eq!(returned, [1, 4, 7, 10].repeat(13));
+}
+
+/// Returns in a file that throws are probed at instructions. Programs for them are loaded when the first such file
+/// appears.
+fn later_file_with_exceptions_is_traced(mode: AttachMode) {
+    let folders = [Folder::new(), Folder::new()];
+    let name = format!("late-{}", mode.name());
+    let plain = folders[0].copy_of(program("flow"), &name);
+    let throws = folders[1].copy_of(program("flow-throws"), &name);
+    let mut first = Target::start(Command::new(plain));
+    let mut tool = Tool::start("functrace", mode, [&format!("{name}:counted"), "--ret"]);
+    let mut second = Target::start(Command::new(throws));
+    tool.until_row(|| _ = second.ask("count 1"));
+    second.ask("count 7");
+    first.ask("count 5");
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!(run.with("pid", first.pid()).len(), 5);
+    let rows = run.with("pid", second.pid());
+    assert!(rows.len() >= 8, "{rows:?}");
+    assert!(rows.iter().all(|row| row["retval"].is_number()), "{rows:?}");
 }
 
 fn indent_shows_nesting(mode: AttachMode) {

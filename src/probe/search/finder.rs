@@ -30,9 +30,9 @@ pub trait Finder {
     /// The name of the function with this cookie, for messages.
     fn name(&self, cookie: Cookie) -> Rc<str>;
 
-    /// Which ends of calls the programs of this run watch. Valid once the first search is over; `may_grow`: files may
-    /// appear later.
-    fn ends(&self, may_grow: bool) -> WatchedEnds;
+    /// Which ends of calls are watched in the files found so far. Of these, a file that appears later can change only
+    /// `instructions`.
+    fn ends(&self) -> WatchedEnds;
 
     /// Whether a process calls only the first object that has points, in the loader's lookup order.
     fn first_object_only(&self) -> bool {

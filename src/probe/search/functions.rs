@@ -228,17 +228,15 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
             .map_or_else(|| "?".into(), |function| Rc::clone(&function.name))
     }
 
-    fn ends(&self, may_grow: bool) -> WatchedEnds {
+    fn ends(&self) -> WatchedEnds {
         let any = |ends| self.found.iter().any(|function| function.ends == ends);
         let at_instructions =
             |function: &TracedFunction| matches!(function.probe.returns, ReturnMethod::Instructions(_));
-        let may_come = |search: &SpecSearch| !matches!(search.target, SpecTarget::File(_));
         WatchedEnds {
             entry: any(Ends::Entry),
             at_return: any(Ends::Return),
             both: any(Ends::Both),
-            instructions: self.found.iter().any(at_instructions)
-                || (may_grow && self.specs.iter().any(may_come)),
+            instructions: self.found.iter().any(at_instructions),
         }
     }
 

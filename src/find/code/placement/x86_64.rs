@@ -181,8 +181,8 @@ pub fn check_whole(function: &[u8]) -> Result<(), StayReason> {
     Ok(())
 }
 
-/// Calls `found` with the targets of direct jumps and calls that are in `into`, in bytes from the start of `code`. Any bytes
-/// that could be one count, because it is unknown where instructions begin.
+/// Calls `found` with the targets of direct jumps and calls that are in `into`, in bytes from the start of
+/// `code`. Any bytes that could be one count, because it is unknown where instructions begin.
 pub fn jumps(code: &[u8], into: &Range<i64>, mut found: impl FnMut(i64)) {
     let length = into.end.wrapping_sub(into.start) as u64;
     let is_inside = |target: i64| (target.wrapping_sub(into.start) as u64) < length;
