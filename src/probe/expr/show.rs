@@ -83,7 +83,7 @@ impl CallValues {
 /// the allocation of the vector if the items have the same layout.
 fn emptied<'a>(mut args: Vec<(&str, Datum<'_>)>) -> Vec<(&'a str, Datum<'a>)> {
     args.clear();
-    args.into_iter().filter_map(|_| None).collect()
+    args.into_iter().map_while(|_| None).collect()
 }
 
 impl<'a> CallRecord<'a> {
