@@ -6,8 +6,7 @@
 //! most have one nearby. A probe may move to it if the difference cannot be observed:
 //!
 //! * every call that reaches the first instruction reaches the later one exactly once: control does not leave
-//! in between,
-//!   no jump targets the code in between, and nothing there can end the program;
+//!   in between, no jump targets the code in between, and nothing there can end the program;
 //! * what the probe reads (its [`Needs`]) is unchanged.
 //!
 //! In case of doubt about the code of the function or around it, the probe stays at the first instruction.
