@@ -12,6 +12,7 @@ mod privileges;
 mod probe;
 mod run;
 mod tools;
+mod wording;
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -83,7 +83,7 @@ impl Run {
     /// Missing privileges, an option that matches nothing, or a kernel without uprobes.
     pub fn begin(common: &CommonArgs, command: &CommandArgs) -> Result<Run> {
         require_privileges()?;
-        let report = Report::new(common.output.open()?, common.output.messages());
+        let report = Report::new(common.output.open()?, common.output.messages(), common.run.cost);
         let mut filter = common.filter.resolve()?;
         filter.follow = command.follow;
         let held = command.hold(&mut filter)?;

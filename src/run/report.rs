@@ -11,8 +11,9 @@ use super::cost_report;
 use crate::output::messages::{self, Messages};
 use crate::output::{Output, Value};
 use crate::probe::meter::{Meter, ProbeCost};
-use crate::probe::search::files::{AttachedProbes, plural};
+use crate::probe::search::files::AttachedProbes;
 use crate::probe::watcher::JoinedProcess;
+use crate::wording::counted;
 
 /// Losses are reported at most this often.
 const LOSS_REPORT: Duration = Duration::from_secs(1);
@@ -21,6 +22,7 @@ const LOSS_REPORT: Duration = Duration::from_secs(1);
 pub struct Report {
     pub out: Output,
     pub messages: Messages,
+    reports_cost: bool,
     /// Lost events that were reported, and when.
     lost: (u64, Option<Instant>),
 }
@@ -64,10 +66,12 @@ pub struct RunTotals<'a> {
 }
 
 impl Report {
-    pub fn new(out: Output, messages: Messages) -> Self {
+    /// `reports_cost`: `--cost` was given.
+    pub fn new(out: Output, messages: Messages, reports_cost: bool) -> Self {
         Self {
             out,
             messages,
+            reports_cost,
             lost: (0, None),
         }
     }
@@ -108,9 +112,9 @@ impl Report {
     /// Points that the kernel refused.
     pub fn refused(&self, functions: usize) {
         if functions > 0 {
-            let noun = plural(functions, "function");
+            let functions = counted(functions as u64, "function");
             self.messages.warn(&format!(
-                "the kernel cannot probe {functions} {noun}: their calls are not shown"
+                "the kernel cannot probe {functions}: calls are not shown"
             ));
         }
     }
@@ -201,6 +205,9 @@ impl Report {
 
     /// What the probes cost, with `--cost`.
     pub fn cost(&self, meter: &Meter) {
+        if !self.reports_cost {
+            return;
+        }
         self.messages
             .result(&format!("cost: {}", cost_report::cost_text(&meter.total())));
     }
@@ -208,18 +215,18 @@ impl Report {
     /// Calls that were seen to begin and not to return.
     pub fn unmatched(&self, calls: u64) {
         if calls > 0 {
-            let noun = plural(calls as usize, "call");
-            self.messages.note(&format!(
-                "{calls} {noun} did not return while traced, and are not shown"
-            ));
+            let calls = counted(calls, "call");
+            self.messages
+                .note(&format!("{calls} did not return while traced (not shown)"));
         }
     }
 
     /// Children that `--follow` had no room for.
     pub fn unfollowed(&self, children: u64) {
         if children > 0 {
+            let children = counted(children, "child");
             self.messages.warn(&format!(
-                "failed to follow {children} children: the filter has no room for more processes"
+                "failed to follow {children}: the filter has no room for more processes"
             ));
         }
     }
@@ -234,23 +241,23 @@ impl Report {
         let ms = |ns: u64| ns as f64 / 1e6;
         if late.held > 0 {
             self.messages.note(&format!(
-                "{} processes were held at exec until their probes were attached, for at most {:.1} ms",
-                late.held,
+                "held {} at exec until their probes were attached, for at most {:.1} ms",
+                counted(late.held, "process"),
                 ms(late.held_max_ns)
             ));
         }
         let joined_late = late.joined - late.held;
         if joined_late + late.missed > 0 {
             self.messages.note(&format!(
-                "{joined_late} processes were probed late, by at most {:.1} ms, and {} exited before; their earlier \
-                 calls are not shown",
+                "probed {} late, by at most {:.1} ms; {} exited before that; earlier calls are not shown",
+                counted(joined_late, "process"),
                 ms(late.late_max_ns),
-                late.missed
+                counted(late.missed, "process")
             ));
         }
         if late.failed > 0 {
             self.messages
-                .warn(&format!("{} matching processes could not be probed", late.failed));
+                .warn(&format!("failed to probe {}", counted(late.failed, "process")));
         }
     }
 }
@@ -263,11 +270,10 @@ fn tracing(functions: usize, files: &[Rc<str>], processes: Option<usize>) -> Str
         files => format!("{} files", files.len()),
     };
     let whose = processes.map_or(String::new(), |count| {
-        let noun = if count == 1 { "process" } else { "processes" };
-        format!(" of {count} {noun}")
+        format!(" of {}", counted(count as u64, "process"))
     });
-    let noun = plural(functions, "function");
-    format!("Tracing {functions} {noun} in {place}{whose}. Hit Ctrl-C to end.")
+    let functions = counted(functions as u64, "function");
+    format!("Tracing {functions} in {place}{whose}. Hit Ctrl-C to end.")
 }
 
 #[cfg(test)]

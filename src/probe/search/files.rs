@@ -22,6 +22,7 @@ use crate::find::host::proc::{Proc, ProcMapping};
 use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::FileMapping;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
+use crate::wording::counted;
 
 /// What has been attached so far.
 #[derive(Default, Debug)]
@@ -350,11 +351,8 @@ impl<F: Finder> FileSearch<F> {
         if points.is_empty() {
             return Err(failure.into());
         }
-        let count = refused.len();
-        self.warnings.push(format!(
-            "skipped {count} {}: {failure}",
-            plural(count, "function")
-        ));
+        let skipped = counted(refused.len() as u64, "function");
+        self.warnings.push(format!("skipped {skipped}: {failure}"));
         Ok(())
     }
 }
@@ -383,14 +381,6 @@ impl ExaminedFiles {
             self.by_event.clear();
         }
         self.by_event.insert(reported_id(mapped), changed);
-    }
-}
-
-/// `function` or `functions`.
-pub fn plural(count: usize, noun: &str) -> String {
-    match count {
-        1 => noun.to_owned(),
-        _ => format!("{noun}s"),
     }
 }
 

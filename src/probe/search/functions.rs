@@ -9,7 +9,6 @@ use std::rc::Rc;
 use anyhow::Result;
 
 use super::errors::MAX_SIMILAR;
-use super::files::plural;
 use super::finder::{Finder, SearchPlan, SearchRequest, WatchedEnds};
 use super::spec_target::{SpecTarget, plan_targets};
 use crate::error::Failure;
@@ -22,6 +21,7 @@ use crate::find::resolve::{self, ReturnMethod};
 use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
 use crate::probe::point::{Cookie, Ends, MovableFunction, ProbePoint};
+use crate::wording::counted;
 
 /// Room for functions of files that appear later.
 const LATER: usize = 4096;
@@ -137,11 +137,8 @@ impl<O: OnFound> FunctionFinder<O> {
             Ok(found) => {
                 search.found |= !found.probes.is_empty();
                 if let Some(first) = found.skipped.first() {
-                    let count = found.skipped.len();
-                    self.warnings.push(format!(
-                        "skipped {count} {}: {first:#}",
-                        plural(count, "function")
-                    ));
+                    let skipped = counted(found.skipped.len() as u64, "function");
+                    self.warnings.push(format!("skipped {skipped}: {first:#}"));
                 }
                 Ok(found.probes)
             }
