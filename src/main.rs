@@ -72,7 +72,11 @@ fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
         let text = error.render().to_string();
         let (message, advice) = text.split_once("\n\n").unwrap_or((&text, ""));
         let line: Vec<&str> = message.split_whitespace().collect();
-        let tip = advice.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+        let mut tips = advice
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("tip: "));
+        // What follows `--` is a command to run, not a value.
+        let tip = tips.find(|tip| !tip.contains("'-- "));
         let hint = tip.unwrap_or("--help lists the options, with examples");
         messages::usage_error(&line.join(" "), hint);
         error::USAGE

@@ -34,7 +34,7 @@ pub struct FilterArgs {
     /// Trace only this container
     #[arg(long, value_name = "NAME|ID")]
     pub container: Option<String>,
-    /// Which processes get breakpoints [default: by filter]
+    /// Set which processes get breakpoints [default: by filter]
     ///
     /// `all`: every process that maps the functions; the filter runs in BPF. Nothing is missed, but every process pays
     /// for each call. `targeted`: only processes with a thread that matches. A process that starts to match later

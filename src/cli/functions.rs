@@ -17,7 +17,7 @@ pub struct FunctionArgs {
     /// NAME+0x10 or 0xADDRESS. `r:TARGET:FUNCTION` traces only the return, `usdt:TARGET:PROVIDER:NAME` a USDT probe.
     #[arg(required = true, value_name = "TARGET:FUNCTION")]
     pub functions: Vec<String>,
-    /// Take FUNCTION as a regular expression
+    /// Treat FUNCTION as a regular expression
     #[arg(short, long)]
     pub regex: bool,
 }

@@ -33,7 +33,7 @@ pub struct RunArgs {
     /// Events that find the buffer full are lost, counted and reported. Rounded up to a power of two, at most 1G.
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_BUFFER_SIZE, value_parser = parse_size)]
     pub buffer_size: u64,
-    /// Which instruction of a function is probed [default: best]
+    /// Set which instruction of a function is probed [default: best]
     ///
     /// `entry`: the first. `best`: the first one that the kernel can emulate and at which arguments and stack are the
     /// same; single-stepped instructions cost several times as much.
@@ -48,7 +48,7 @@ pub struct RunArgs {
     /// Report what the probes cost the traced processes
     #[arg(long)]
     pub cost: bool,
-    /// Stop if probes take more of the traced CPU time: 5%
+    /// Stop if probes use more than PERCENT of the CPU time: 5%
     #[arg(long, value_name = "PERCENT", value_parser = parse_percentage)]
     pub max_overhead: Option<f64>,
     /// How to attach, for tests

@@ -78,7 +78,7 @@ pub struct Args {
         hide_possible_values = true
     )]
     steps: Steps,
-    /// Which recursive calls count [default: all]
+    /// Set which recursive calls count [default: all]
     #[arg(
         long,
         value_name = "all|outermost",

@@ -68,7 +68,7 @@ pub struct Args {
     /// Show only requests of at most SIZE bytes
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_size: Option<u64>,
-    /// Sum up per process: calls, bytes, and a size histogram
+    /// Summarize per process: calls, bytes, and a size histogram
     #[arg(long, conflicts_with_all = ["ret", "stack", "max_rows"])]
     summary: bool,
     /// Print the summary every INTERVAL

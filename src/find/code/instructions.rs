@@ -51,7 +51,7 @@ pub fn check_decodable(elf: &ElfFile, addr: u64) -> Result<()> {
 
 /// The error for a function that begins with an instruction that [`is_misdecoded`].
 pub const MISDECODED: &str =
-    "the kernel takes its first instruction (AVX) for another one, and the program would crash";
+    "the kernel mistakes its first instruction (AVX) for another, and the program would crash";
 
 /// Whether this is an AVX instruction whose opcode byte the x86 kernel takes for that of a push, jump, call,
 /// return or popf: it looks at the byte and ignores the VEX or EVEX prefix (seen on Linux 6.18 with memset

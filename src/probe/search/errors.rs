@@ -40,11 +40,15 @@ pub fn no_such_file(name: &str) -> anyhow::Error {
 }
 
 /// The command is not in PATH.
+/// `name` is not an executable file, nor the name of one in PATH.
 pub fn no_such_program(name: &OsStr) -> anyhow::Error {
-    let message = format!("failed to run {}: no such program", name.display());
-    Failure::failed(message)
-        .hint("give its path, or check PATH: sudo changes it")
-        .into()
+    let shown = name.display();
+    match Path::new(name).exists() {
+        true => Failure::failed(format!("failed to run {shown}: not an executable file")),
+        false => Failure::failed(format!("failed to run {shown}: no such program"))
+            .hint("give its path, or check PATH: sudo changes it"),
+    }
+    .into()
 }
 
 /// The file has none of the functions.

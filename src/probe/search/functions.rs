@@ -274,7 +274,7 @@ impl SpecSearch {
         let place = match &files[..] {
             [] => "any file".to_owned(),
             [file] => file.clone(),
-            [first, others @ ..] => format!("{first} and {} more files", others.len()),
+            [first, others @ ..] => format!("{first} and {}", counted(others.len() as u64, "other file")),
         };
         if self.is_inlined() {
             let message =
@@ -299,7 +299,10 @@ impl SpecSearch {
             ProbeSubject::Address(_) => Vec::new(),
         };
         match similar.is_empty() {
-            true => "funclist lists the functions of a file".to_owned(),
+            true => match self.spec.subject {
+                ProbeSubject::Usdt { .. } => "`funclist --usdt` lists the USDT probes of a file".to_owned(),
+                _ => "funclist lists the functions of a file".to_owned(),
+            },
             false => format!("similar names there: {}", similar.join(", ")),
         }
     }
