@@ -65,7 +65,7 @@ fn load(name: &str, mut open: OpenObject) {
     if kernel_version() < (6, 8) {
         return;
     }
-    for program in object.progs() {
+    for program in object.progs().filter(|program| program.autoload()) {
         let instructions = verified_instructions(program.as_fd());
         assert!(
             instructions < MOST_INSTRUCTIONS,
