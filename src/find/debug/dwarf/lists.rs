@@ -18,21 +18,18 @@ const MAX_BYTES: usize = 1 << 20;
 /// Entries of a location list in which that of the first instruction is looked for.
 const MAX_LOCATIONS: usize = 64;
 
-/// The bytes of a list, and maybe some after it.
-struct ListBytes {
-    bytes: Vec<u8>,
-    /// No more of them can be read.
-    is_all: bool,
-}
-
-/// Calls `parse` with more and more bytes of the list at `start`, until it finds what it needs or there are no more.
-fn with_list<T>(section: &LazySection, start: usize, parse: impl Fn(&ListBytes) -> Option<T>) -> Option<T> {
+/// Calls `parse` with more and more bytes from `start` on, until it finds what it needs or there are no more. `parse`
+/// must return `None` when the list does not end in the bytes it gets: part of a list would look like all of it.
+fn with_list<T>(
+    section: &LazySection,
+    start: usize,
+    parse: impl Fn(EndianSlice<'_, LittleEndian>) -> Option<T>,
+) -> Option<T> {
     let mut most = FIRST_BYTES;
     loop {
         let bytes = section.read_up_to(start, most)?;
         let is_all = bytes.len() < most || most >= MAX_BYTES;
-        let list = ListBytes { bytes, is_all };
-        match parse(&list) {
+        match parse(EndianSlice::new(&bytes, LittleEndian)) {
             None if !is_all => most *= 8,
             found => return found,
         }
@@ -53,7 +50,8 @@ fn list_at(section: &LazySection, unit: &Unit, base: Option<usize>, index: usize
 }
 
 impl UnitTable {
-    /// The first `most` ranges of addresses of an entry of `unit` that are not empty. `None` if the list is damaged.
+    /// The first `most` ranges of addresses of an entry of `unit` that are not empty. `None` if the list is damaged or
+    /// longer than [`MAX_BYTES`].
     pub fn ranges(&self, unit: &Unit, value: &EntryValue, most: usize) -> Option<Vec<Range<u64>>> {
         let (old, new) = (&self.sections.ranges, &self.sections.rnglists);
         let is_new = unit.encoding().version >= 5;
@@ -68,8 +66,7 @@ impl UnitTable {
         let addresses = DebugAddr::from(EndianSlice::new(self.address_bytes(), LittleEndian));
         let base = DebugAddrBase(unit.root.addr_base);
         let low = self.low_pc(unit);
-        with_list(section, start, |list| {
-            let bytes = EndianSlice::new(&list.bytes, LittleEndian);
+        with_list(section, start, |bytes| {
             let lists = RangeLists::new(DebugRanges::from(bytes), DebugRngLists::from(bytes));
             let mut ranges = lists
                 .ranges(RangeListsOffset(0), unit.encoding(), low, &addresses, base)
@@ -80,7 +77,6 @@ impl UnitTable {
                     Ok(Some(range)) if range.begin < range.end => found.push(range.begin..range.end),
                     Ok(Some(_)) => {}
                     Ok(None) => break,
-                    Err(_) if list.is_all => break,
                     Err(_) => return None,
                 }
             }
@@ -103,8 +99,7 @@ impl UnitTable {
         let addresses = DebugAddr::from(EndianSlice::new(self.address_bytes(), LittleEndian));
         let base = DebugAddrBase(unit.root.addr_base);
         let low = self.low_pc(unit);
-        with_list(section, start, |list| {
-            let bytes = EndianSlice::new(&list.bytes, LittleEndian);
+        with_list(section, start, |bytes| {
             let lists = LocationLists::new(DebugLoc::from(bytes), DebugLocLists::from(bytes));
             let mut locations = lists
                 .locations(LocationListsOffset(0), unit.encoding(), low, &addresses, base)
@@ -115,8 +110,8 @@ impl UnitTable {
                         return Some(Some(entry.data.0.slice().to_vec()));
                     }
                     Ok(Some(_)) => {}
-                    Err(_) if !list.is_all => return None,
-                    Ok(None) | Err(_) => break,
+                    Ok(None) => break,
+                    Err(_) => return None,
                 }
             }
             Some(None)

@@ -527,7 +527,7 @@ fn damaged_files_are_survived() {
         };
         let image = fs::read(&program).unwrap();
         let starts = addresses(&open(&program));
-        let start = debug_start(&program);
+        let start = usize::try_from(section_start(&program, ".debug_info")).unwrap();
         let file = File::options().read(true).write(true).open(&program).unwrap();
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut next = |below: usize| {
@@ -559,15 +559,37 @@ fn damaged_files_are_survived() {
     }
 }
 
+/// A unit whose range list cannot be read to its end may have code anywhere, so its functions are still found.
+#[test]
+fn functions_of_unit_with_damaged_ranges() {
+    let dir = TestDir::new("ranges");
+    let options = ["-O2", "-gdwarf-5", "-ffunction-sections"];
+    let Some(program) = dir.compile("clang", &options, C) else {
+        return;
+    };
+    let file = File::options().read(true).write(true).open(&program).unwrap();
+    let header = section_start(&program, ".debug_rnglists");
+    let read = |at: u64| {
+        let mut number = [0; 4];
+        file.read_exact_at(&mut number, at).unwrap();
+        u64::from(u32::from_le_bytes(number))
+    };
+    let lists = read(header + 8);
+    let offsets = header + 12;
+    // The last list is the unit's. The kind of its first entry becomes one that does not exist.
+    let list = offsets + read(offsets + 4 * (lists - 1));
+    file.write_all_at(&[0x7f], list).unwrap();
+    check_c(&program);
+}
+
 fn addresses(info: &DebugInfo) -> Vec<u64> {
     let units = &info.decoder.main;
     let functions = |unit: Rc<Unit>| units.index(&unit).functions.clone();
     units.all().flat_map(functions).map(|(addr, _)| addr).collect()
 }
 
-/// Where the debug information starts in the file.
-fn debug_start(program: &Path) -> usize {
+/// Where a section starts in the file.
+fn section_start(program: &Path, name: &str) -> u64 {
     let sections = SectionReader::open(File::open(program).unwrap()).unwrap();
-    let info = sections.find(".debug_info").unwrap().unwrap();
-    usize::try_from(info.extent.offset).unwrap()
+    sections.find(name).unwrap().unwrap().extent.offset
 }
