@@ -24,7 +24,7 @@ struct call {
 	__u64 args[CALL_ARGS]; /* for the tool */
 };
 
-/* The calls of one thread, outermost first. Only the thread itself writes to it, so there is no lock. */
+/* The calls of one thread, outermost first. Only the thread itself writes to it, so it needs no lock. */
 struct thread {
 	__u64 depth;
 	struct call calls[MAX_DEPTH];
@@ -39,7 +39,7 @@ struct stack_owner {
 /*
  * `owner_sets` is a hash table from owners to entries of `threads`, which is looked up without leaving the program. A
  * lookup in a kernel hash map costs a call a sixth of what an empty probe does (docs/performance.md). Once an entry is
- * claimed, only its owner reads and writes it, so there is no lock.
+ * claimed, only its owner reads and writes it, so it needs no lock.
  */
 enum call_layout {
 	OWNERS = 8, /* in a set */

@@ -16,7 +16,7 @@ struct bpf_pidns_info {
 const volatile __u64 pid_ns_dev = 0;
 const volatile __u64 pid_ns_ino = 0;
 
-/* The only process that has breakpoints; 0 if there is no such restriction. */
+/* The only process that has breakpoints, or 0 for any. */
 const volatile __u32 filter_pid = 0;
 
 /*

@@ -96,7 +96,7 @@ impl FilterArgs {
 /// The PID of the process that a PID or TID belongs to.
 ///
 /// # Errors
-/// There is no such process.
+/// The process does not exist.
 pub fn process_of(pid: u32) -> Result<u32> {
     privileges::require_own_proc()?;
     Proc::host()

@@ -81,7 +81,7 @@ impl Cgroups {
     /// cgroup2, with or without a leading slash.
     ///
     /// # Errors
-    /// There is no such control group; the hint suggests similar ones.
+    /// The control group does not exist; the hint suggests similar ones.
     pub fn resolve(&self, path: &str) -> Result<PathBuf> {
         let device = device(&self.root).with_context(|| format!("failed to read {}", self.root.display()))?;
         let candidates = [self.directory(path), PathBuf::from(path)];

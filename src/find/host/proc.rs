@@ -71,7 +71,7 @@ impl Proc {
     /// The PID of the process that a thread belongs to; for a PID, the PID itself.
     ///
     /// # Errors
-    /// There is no such thread.
+    /// The thread does not exist.
     pub fn tgid(&self, tid: u32) -> io::Result<u32> {
         let status = std::fs::read(self.path(tid, "status"))?;
         let line = status
@@ -84,7 +84,7 @@ impl Proc {
     /// All mappings of a process, in address order. Empty for kernel threads and zombies.
     ///
     /// # Errors
-    /// There is no such process, or it may not be inspected.
+    /// The process does not exist or may not be inspected.
     pub fn mappings(&self, pid: u32) -> io::Result<Vec<ProcMapping>> {
         let mut mappings = Vec::new();
         self.each_mapping(pid, |mapping| mappings.push(mapping))?;
@@ -157,7 +157,7 @@ impl Proc {
     /// are skipped.
     ///
     /// # Errors
-    /// There is no such process, or none of its files can be opened; the first error is returned.
+    /// The process does not exist, or none of its files can be opened; the first error is returned.
     pub fn objects(&self, pid: u32) -> io::Result<Vec<ObjectFile>> {
         let mut seen = HashSet::new();
         let mut mappings = Vec::new();
@@ -278,7 +278,7 @@ impl Proc {
     /// Opens the memory of a process for reading.
     ///
     /// # Errors
-    /// There is no such process, or it may not be inspected.
+    /// The process does not exist or may not be inspected.
     pub(in crate::find) fn memory(&self, pid: u32) -> io::Result<ProcMemory> {
         File::open(self.path(pid, "mem")).map(ProcMemory)
     }
