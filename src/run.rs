@@ -5,8 +5,8 @@
 //! let run = Run::begin(&args.common, &args.command)?;   // privileges, output, filter, command, attach mode
 //! let found = run.search(finder)?;                      // mmap events, then files and functions
 //! let mut open = found.open::<SkelBuilder>()?;          // the tool sets its own constants and map sizes
-//! let session = open.attach(SessionOptions { .. })?;    // load, attach, start the command, drop privileges
-//! session.run(handler)                                  // rows; then detach, summary, exit status
+//! open.run(|skel| handler)                              // load, attach, start the command, drop privileges; rows;
+//!                                                       // detach, summary, exit status
 //! ```
 
 mod builder;
@@ -19,5 +19,5 @@ mod schedule;
 mod session;
 mod stacks;
 
-pub use builder::{FoundFunctions, LoadedObject, Run, SessionOptions};
-pub use session::{Event, EventHandler, RunState};
+pub use builder::{FoundFunctions, LoadedObject, Run};
+pub use session::{Event, EventHandler, RunState, SessionNeeds};

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The order of a run, in types: [`Run`] -> [`FoundFunctions`] -> [`OpenedObject`] -> [`LoadedObject`] -> [`Session`].
+//! The order of a run, in types: [`Run`] -> [`FoundFunctions`] -> [`OpenedObject`] -> [`LoadedObject`], which runs.
 //! Each step consumes the one before, so none can be forgotten or come too early.
 
 use std::ffi::OsString;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use libbpf_rs::skel::Skel;
@@ -16,7 +16,7 @@ use super::probes::RunProbes;
 use super::programs::{DeferredPrograms, ProgramChoice};
 use super::report::Report;
 use super::schedule::{RunLimits, Schedule};
-use super::session::{Children, Session, SessionParts, Wakeups};
+use super::session::{Children, EventHandler, Phase, Session, Wakeups};
 use super::stacks::StackNamer;
 use crate::bpf::shared::types::call_layout;
 use crate::bpf::{OpenToolSkel, ToolSkel, ToolSkelBuilder, load};
@@ -61,19 +61,6 @@ pub struct OpenedObject<F, O> {
     found: FoundFunctions<F>,
     ring_bytes: u32,
     may_sleep: bool,
-}
-
-/// What a session does beside reading events. The privileges for the rest are dropped once probes are attached.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SessionOptions {
-    /// How often [`EventHandler::interval`](super::EventHandler::interval) is called.
-    pub interval: Option<Duration>,
-    /// Stacks are named.
-    pub stacks: bool,
-    /// The tool reads BPF maps.
-    pub reads_maps: bool,
-    /// The tool reads /proc of the processes that it shows.
-    pub inspects: bool,
 }
 
 impl Run {
@@ -225,12 +212,15 @@ impl<F: Finder, O: OpenToolSkel + 'static> OpenedObject<F, O> {
         })
     }
 
-    /// Loads the programs and attaches them: [`OpenedObject::load`] and [`LoadedObject::attach`].
+    /// Loads the programs and runs: [`OpenedObject::load`] and [`LoadedObject::run`]. `handler` gets the skeleton, for
+    /// its maps.
     ///
     /// # Errors
-    /// The kernel refuses the programs or all probes.
-    pub fn attach(self, options: SessionOptions) -> Result<Session<F, O::Loaded>> {
-        self.load()?.attach(options)
+    /// The kernel refuses the programs; or those of [`LoadedObject::run`].
+    pub fn run<H: EventHandler<F>>(self, handler: impl FnOnce(&'static O::Loaded) -> H) -> Result<u8> {
+        let loaded = self.load()?;
+        let handler = handler(loaded.skel);
+        loaded.run(handler)
     }
 }
 
@@ -250,11 +240,13 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
         self.found.finder()
     }
 
-    /// Attaches the probes, starts the command, and drops the privileges that are no longer needed.
+    /// Attaches the probes, starts the command, drops the privileges that are no longer needed, and passes events to
+    /// `handler` until the end. Returns the exit status.
     ///
     /// # Errors
-    /// The kernel refuses all probes.
-    pub fn attach(self, options: SessionOptions) -> Result<Session<F, S>> {
+    /// The kernel refuses all probes, rows cannot be written, or the handler's own errors.
+    pub fn run(self, handler: impl EventHandler<F>) -> Result<u8> {
+        let needs = handler.needs();
         let FoundFunctions {
             run,
             search,
@@ -264,9 +256,8 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
         let ring = RingReader::map(events.as_fd(), self.ring_bytes as usize)
             .context("failed to map the ring buffer")?;
         let wakeups = Wakeups::new(events.as_fd())?;
-        let mut stacks = StackNamer::new(options.stacks);
-        let mut mmap_events =
-            mmap_events.or_else(|| options.stacks.then(|| watch_mmap_events(&run.report))?);
+        let mut stacks = StackNamer::new(needs.stacks);
+        let mut mmap_events = mmap_events.or_else(|| needs.stacks.then(|| watch_mmap_events(&run.report))?);
         if let Some(events) = &mut mmap_events {
             wakeups.add_mmap_events(events)?;
             // Since the search, programs were loaded.
@@ -294,11 +285,10 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
         }
         let limits = RunLimits {
             duration: run.options.duration,
-            interval: options.interval,
+            interval: needs.interval,
             rows: run.options.max_rows,
         };
-        let parts = SessionParts {
-            skel: self.skel,
+        let session = Session {
             ring,
             wakeups,
             mmap_events,
@@ -309,8 +299,9 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
             meter,
             children: Children::new(run.command, self.follow, self.tracepoints),
             report: run.report,
+            phase: Phase::Running,
         };
-        Session::start(parts, options.inspects, options.reads_maps)
+        session.run(handler, needs)
     }
 }
 

@@ -19,7 +19,7 @@ use super::schedule::Schedule;
 use super::stacks::StackNamer;
 use crate::output::Output;
 use crate::output::messages::Messages;
-use crate::privileges::{Duties, drop_privileges};
+use crate::privileges::drop_privileges;
 use crate::probe::command::TracedCommand;
 use crate::probe::follow::ChildFollower;
 use crate::probe::meter::Meter;
@@ -32,8 +32,25 @@ use crate::probe::signals::SignalHandlers;
 /// batch is worth its wakeup.
 const REST: Duration = Duration::from_millis(5);
 
+/// What a session does for a tool beside reading events. The privileges for the rest are dropped once probes are
+/// attached.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SessionNeeds {
+    /// How often [`EventHandler::interval`] is called.
+    pub interval: Option<Duration>,
+    /// Stacks are named.
+    pub stacks: bool,
+    /// The tool reads BPF maps.
+    pub reads_maps: bool,
+    /// The tool reads /proc of the processes that it shows.
+    pub inspects: bool,
+}
+
 /// What a tool does with the events of its run.
 pub trait EventHandler<F> {
+    /// Asked once, before probes are attached.
+    fn needs(&self) -> SessionNeeds;
+
     /// Before the first event: for the header.
     fn begin(&mut self, _out: &mut Output) {}
 
@@ -79,25 +96,8 @@ pub struct Event<'s, F> {
     pub out: &'s mut Output,
 }
 
-/// A run in progress: `F` finds its functions, `S` is its BPF skeleton.
-pub struct Session<F, S: 'static> {
-    skel: &'static S,
-    ring: RingReader,
-    wakeups: Wakeups,
-    mmap_events: Option<MmapEvents>,
-    probes: RunProbes<F>,
-    stacks: StackNamer,
-    schedule: Schedule,
-    counters: LiveCounters,
-    meter: Option<Meter>,
-    children: Children,
-    report: Report,
-    phase: Phase,
-}
-
-/// What a session is made of, see [`Session`].
-pub(super) struct SessionParts<F, S: 'static> {
-    pub skel: &'static S,
+/// A run in progress: `F` finds its functions.
+pub(super) struct Session<F> {
     pub ring: RingReader,
     pub wakeups: Wakeups,
     pub mmap_events: Option<MmapEvents>,
@@ -108,6 +108,7 @@ pub(super) struct SessionParts<F, S: 'static> {
     pub meter: Option<Meter>,
     pub children: Children,
     pub report: Report,
+    pub phase: Phase,
 }
 
 /// Processes that the run started or follows.
@@ -135,7 +136,7 @@ impl Children {
     }
 }
 
-enum Phase {
+pub(super) enum Phase {
     Running,
     /// The probes are being removed while the ring is read.
     Detaching(JoinHandle<()>),
@@ -201,56 +202,14 @@ impl Wakeups {
     }
 }
 
-impl<F: Finder, S> Session<F, S> {
-    /// Reports that tracing has started, starts the command, and drops privileges. `inspects`: the tool reads /proc of
-    /// the processes that it shows; `reads_maps`: it reads BPF maps while it runs.
-    pub(super) fn start(parts: SessionParts<F, S>, inspects: bool, reads_maps: bool) -> Result<Self> {
-        let mut session = Self {
-            skel: parts.skel,
-            ring: parts.ring,
-            wakeups: parts.wakeups,
-            mmap_events: parts.mmap_events,
-            probes: parts.probes,
-            stacks: parts.stacks,
-            schedule: parts.schedule,
-            counters: parts.counters,
-            meter: parts.meter,
-            children: parts.children,
-            report: parts.report,
-            phase: Phase::Running,
-        };
-        let processes = session.probes.processes();
-        session
-            .report
-            .attached(&session.probes.search.attached, processes)?;
-        session.report.placed(&session.probes.search.take_placed());
-        if let Some(command) = &mut session.children.command {
-            command.start()?;
-        }
-        let duties = session.duties(inspects);
-        drop_privileges(duties, reads_maps || session.meter.is_some())?;
-        session.probes.start_watching()?;
-        // Files that were mapped while probes were attached.
-        session.on_mmap_events();
-        Ok(session)
-    }
-
-    fn duties(&self, inspects: bool) -> Duties {
-        let may_find_files = self.mmap_events.is_some() && self.probes.search.may_grow();
-        self.probes
-            .duties(may_find_files, inspects || self.stacks.enabled())
-    }
-
-    /// The BPF skeleton, for its maps.
-    pub fn skel(&self) -> &'static S {
-        self.skel
-    }
-
-    /// Runs until the end, with `handler` for the events. Returns the exit status.
+impl<F: Finder> Session<F> {
+    /// Reports that tracing has started, starts the command, drops privileges, and runs until the end. Returns the exit
+    /// status.
     ///
     /// # Errors
     /// Rows cannot be written, the kernel refuses a request, or the handler's own errors.
-    pub fn run(mut self, mut handler: impl EventHandler<F>) -> Result<u8> {
+    pub(super) fn run(mut self, mut handler: impl EventHandler<F>, needs: SessionNeeds) -> Result<u8> {
+        self.start(needs)?;
         handler.begin(&mut self.report.out);
         while let Some(step) = self.next()? {
             match step {
@@ -260,6 +219,22 @@ impl<F: Finder, S> Session<F, S> {
         }
         handler.end(self.state())?;
         self.finish()
+    }
+
+    fn start(&mut self, needs: SessionNeeds) -> Result<()> {
+        let processes = self.probes.processes();
+        self.report.attached(&self.probes.search.attached, processes)?;
+        self.report.placed(&self.probes.search.take_placed());
+        if let Some(command) = &mut self.children.command {
+            command.start()?;
+        }
+        let may_find_files = self.mmap_events.is_some() && self.probes.search.may_grow();
+        let duties = self.probes.duties(may_find_files, needs.inspects || needs.stacks);
+        drop_privileges(duties, needs.reads_maps || self.meter.is_some())?;
+        self.probes.start_watching()?;
+        // Files that were mapped while probes were attached.
+        self.on_mmap_events();
+        Ok(())
     }
 
     fn state(&mut self) -> RunState<'_, F> {

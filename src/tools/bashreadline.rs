@@ -29,7 +29,7 @@ use crate::probe::search::finder::{
     Finder, SearchPlace, SearchPlan, SearchRequest, SearchSubject, WatchedEnds,
 };
 use crate::probe::search::spec_target::find_file;
-use crate::run::{Event, EventHandler, Run, SessionOptions};
+use crate::run::{Event, EventHandler, Run, SessionNeeds};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -97,11 +97,7 @@ pub fn run(args: Args) -> Result<u8> {
     require_btf("bashreadline")?;
     let found = run.search(LineReaders::new(&args))?;
     let open = found.open::<BashreadlineSkelBuilder>()?;
-    let session = open.attach(SessionOptions {
-        inspects: true,
-        ..Default::default()
-    })?;
-    session.run(LinePrinter::new(&args))
+    open.run(|_| LinePrinter::new(&args))
 }
 
 /// Finds the functions that return lines, and remembers which programs are a bash.
@@ -210,6 +206,13 @@ impl LinePrinter {
 }
 
 impl EventHandler<LineReaders> for LinePrinter {
+    fn needs(&self) -> SessionNeeds {
+        SessionNeeds {
+            inspects: true,
+            ..SessionNeeds::default()
+        }
+    }
+
     fn begin(&mut self, out: &mut Output) {
         out.header(&self.table);
     }

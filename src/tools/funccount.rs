@@ -18,7 +18,7 @@ use crate::output::{Column, Table, Value};
 use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::point::Ends;
 use crate::probe::search::functions::FunctionFinder;
-use crate::run::{Event, EventHandler, Run, RunState, SessionOptions};
+use crate::run::{Event, EventHandler, Run, RunState, SessionNeeds};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -93,19 +93,10 @@ pub fn run(args: Args) -> Result<u8> {
             open.without_events();
         }
     }
-    let session = open.attach(SessionOptions {
-        interval: args.interval,
-        reads_maps: true,
-        inspects: args.by.is_some(),
-        ..Default::default()
-    })?;
-    let maps = &session.skel().maps;
-    let map = if args.by.is_some() {
-        &maps.group_counts
-    } else {
-        &maps.counts
-    };
-    session.run(CallCounts::new(&args, map))
+    open.run(|skel| match args.by {
+        Some(_) => CallCounts::new(&args, &skel.maps.group_counts),
+        None => CallCounts::new(&args, &skel.maps.counts),
+    })
 }
 
 fn ends(at: ProbeMoment) -> Ends {
@@ -123,8 +114,9 @@ fn table(args: &Args) -> Table {
 /// Group (0 without --by), function name and file name. Functions with equal names share a row.
 type CountKey = (u64, Rc<str>, Rc<str>);
 
-struct CallCounts<'a> {
-    map: &'a MapMut<'static>,
+struct CallCounts {
+    map: &'static MapMut<'static>,
+    interval: Option<Duration>,
     groups: Option<GroupLabels>,
     table: Table,
     top: usize,
@@ -132,10 +124,11 @@ struct CallCounts<'a> {
     before: HashMap<CountKey, u64>,
 }
 
-impl<'a> CallCounts<'a> {
-    fn new(args: &Args, map: &'a MapMut<'static>) -> Self {
+impl CallCounts {
+    fn new(args: &Args, map: &'static MapMut<'static>) -> Self {
         Self {
             map,
+            interval: args.interval,
             groups: args.by.map(GroupLabels::new),
             table: table(args),
             top: args.top.map_or(usize::MAX, |top| top as usize),
@@ -178,7 +171,16 @@ impl<'a> CallCounts<'a> {
     }
 }
 
-impl EventHandler<FunctionFinder> for CallCounts<'_> {
+impl EventHandler<FunctionFinder> for CallCounts {
+    fn needs(&self) -> SessionNeeds {
+        SessionNeeds {
+            interval: self.interval,
+            reads_maps: true,
+            inspects: self.groups.is_some(),
+            ..SessionNeeds::default()
+        }
+    }
+
     /// Describes a group.
     fn event(&mut self, event: Event<'_, FunctionFinder>) {
         if let Some(groups) = &mut self.groups {

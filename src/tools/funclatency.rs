@@ -24,7 +24,7 @@ use crate::probe::event::copied;
 use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::point::Ends;
 use crate::probe::search::functions::FunctionFinder;
-use crate::run::{Event, EventHandler, Run, RunState, SessionOptions};
+use crate::run::{Event, EventHandler, Run, RunState, SessionNeeds};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -219,14 +219,7 @@ pub fn run(args: Args) -> Result<u8> {
     if args.by.is_none() {
         open.without_events();
     }
-    let session = open.attach(SessionOptions {
-        interval: args.interval,
-        reads_maps: true,
-        inspects: args.by.is_some(),
-        ..Default::default()
-    })?;
-    let maps = &session.skel().maps;
-    session.run(Latencies::new(&args, maps))
+    open.run(|skel| Latencies::new(&args, &skel.maps))
 }
 
 /// How many slots fit in `SLOTS_BYTES` on this machine.
@@ -398,6 +391,15 @@ impl<'a> Latencies<'a> {
 }
 
 impl EventHandler<FunctionFinder> for Latencies<'_> {
+    fn needs(&self) -> SessionNeeds {
+        SessionNeeds {
+            interval: self.args.interval,
+            reads_maps: true,
+            inspects: self.groups.is_some(),
+            ..SessionNeeds::default()
+        }
+    }
+
     /// Describes a group.
     fn event(&mut self, event: Event<'_, FunctionFinder>) {
         if let Some(groups) = &mut self.groups {

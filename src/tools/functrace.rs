@@ -24,7 +24,7 @@ use crate::probe::expr::{CallRecord, CallValues, NameScope, TraceRequest};
 use crate::probe::point::Ends;
 use crate::probe::search::finder::Finder;
 use crate::probe::search::functions::{FunctionFinder, OnFound, TracedFunction};
-use crate::run::{Event, EventHandler, FoundFunctions, LoadedObject, Run, RunState, SessionOptions};
+use crate::run::{Event, EventHandler, FoundFunctions, LoadedObject, Run, RunState, SessionNeeds};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -134,11 +134,7 @@ pub fn run(args: Args) -> Result<u8> {
     ))?;
     let loaded = load(found, &args)?;
     let undecided = undecided_counter(loaded.skel)?;
-    let session = loaded.attach(SessionOptions {
-        stacks: args.stack,
-        ..Default::default()
-    })?;
-    session.run(CallPrinter::new(table, args.indent, undecided))
+    loaded.run(CallPrinter::new(&args, table, undecided))
 }
 
 /// Loads the programs, and the plan of each function into their maps.
@@ -296,6 +292,7 @@ struct CallPrinter {
     /// Calls for which `--where` could not be evaluated.
     undecided: BpfCounter<'static>,
     table: Table,
+    with_stack: bool,
     indent: bool,
     /// Buffers for the values of a record.
     values: CallValues,
@@ -304,11 +301,12 @@ struct CallPrinter {
 }
 
 impl CallPrinter {
-    fn new(table: Table, indent: bool, undecided: BpfCounter<'static>) -> Self {
+    fn new(args: &Args, table: Table, undecided: BpfCounter<'static>) -> Self {
         Self {
             undecided,
             table,
-            indent,
+            with_stack: args.stack,
+            indent: args.indent,
             values: CallValues::default(),
             indented: String::new(),
         }
@@ -377,6 +375,13 @@ impl CallPrinter {
 }
 
 impl EventHandler<PlannedFunctions> for CallPrinter {
+    fn needs(&self) -> SessionNeeds {
+        SessionNeeds {
+            stacks: self.with_stack,
+            ..SessionNeeds::default()
+        }
+    }
+
     fn begin(&mut self, out: &mut Output) {
         out.header(&self.table);
     }

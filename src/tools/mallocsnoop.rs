@@ -22,7 +22,7 @@ use crate::probe::event::{Header, RawStack, decode, until_nul};
 use crate::probe::point::{Cookie, ProbePoint};
 use crate::probe::search::finder::{Finder, SearchPlan, SearchRequest, SearchSubject, WatchedEnds};
 use crate::probe::search::spec_target::find_file;
-use crate::run::{Event, EventHandler, Run, RunState, SessionOptions};
+use crate::run::{Event, EventHandler, Run, RunState, SessionNeeds};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -177,18 +177,9 @@ pub fn run(args: Args) -> Result<u8> {
     if args.summary {
         open.skel.maps.usage.set_max_entries(USAGE_THREADS)?;
     }
-    let session = open.attach(SessionOptions {
-        interval: args.interval,
-        stacks: args.stack,
-        reads_maps: args.summary,
-        ..Default::default()
-    })?;
     match args.summary {
-        true => {
-            let threads = &session.skel().maps.usage;
-            session.run(UsageSummary::new(threads))
-        }
-        false => session.run(AllocPrinter::new(&args)),
+        true => open.run(|skel| UsageSummary::new(&args, &skel.maps.usage)),
+        false => open.run(|_| AllocPrinter::new(&args)),
     }
 }
 
@@ -353,6 +344,13 @@ impl AllocPrinter {
 }
 
 impl EventHandler<Allocators> for AllocPrinter {
+    fn needs(&self) -> SessionNeeds {
+        SessionNeeds {
+            stacks: self.with_stack,
+            ..SessionNeeds::default()
+        }
+    }
+
     fn begin(&mut self, out: &mut Output) {
         out.header(&self.table);
     }
@@ -452,16 +450,18 @@ impl Default for ProcessUsage {
 struct UsageSummary {
     table: Table,
     threads: &'static MapMut<'static>,
+    interval: Option<Duration>,
     exited: BTreeMap<u32, ProcessUsage>,
     /// Threads in the map.
     entries: u32,
 }
 
 impl UsageSummary {
-    fn new(threads: &'static MapMut<'static>) -> Self {
+    fn new(args: &Args, threads: &'static MapMut<'static>) -> Self {
         Self {
             table: Table::new("process", SUMMARY_COLUMNS),
             threads,
+            interval: args.interval,
             exited: BTreeMap::new(),
             entries: 0,
         }
@@ -469,6 +469,14 @@ impl UsageSummary {
 }
 
 impl EventHandler<Allocators> for UsageSummary {
+    fn needs(&self) -> SessionNeeds {
+        SessionNeeds {
+            interval: self.interval,
+            reads_maps: true,
+            ..SessionNeeds::default()
+        }
+    }
+
     /// A thread has its first entry in the map.
     fn event(&mut self, _: Event<'_, Allocators>) {
         self.entries += 1;
