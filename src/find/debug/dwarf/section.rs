@@ -23,6 +23,10 @@ const PAGE: usize = 16 << 10;
 const INPUT: u64 = 64 << 10;
 /// Bytes that are decompressed beyond the needed ones.
 const AHEAD: usize = 16 << 10;
+/// Bytes before those that are needed, decompressed at a time and not kept.
+const SKIPPED: usize = 256 << 10;
+/// How far back deflate refers, bytes.
+const WINDOW: usize = 32 << 10;
 /// Bytes in which the end of a string is looked for first. Most are shorter.
 const SHORT_TEXT: usize = 128;
 
@@ -34,7 +38,7 @@ pub struct LazySection {
 
 enum Content {
     Stored(StoredPages),
-    Compressed(Box<InflatedPrefix>),
+    Compressed(Box<InflatedSection>),
 }
 
 impl LazySection {
@@ -54,7 +58,7 @@ impl LazySection {
         Ok(LazySection {
             size: usize::try_from(stored.size)?,
             content: RefCell::new(match stored.is_compressed {
-                true => Content::Compressed(Box::new(InflatedPrefix::new(
+                true => Content::Compressed(Box::new(InflatedSection::new(
                     file,
                     stored.extent.offset..stored.extent.end(),
                 ))),
@@ -75,7 +79,7 @@ impl LazySection {
         }
         match &mut *self.content.borrow_mut() {
             Content::Stored(pages) => pages.read(range, self.size),
-            Content::Compressed(prefix) => prefix.get(range, self.size).map(<[u8]>::to_vec),
+            Content::Compressed(inflated) => inflated.get(range, self.size).map(<[u8]>::to_vec),
         }
     }
 
@@ -102,7 +106,7 @@ impl LazySection {
                 let rest = page.get(start % PAGE..)?;
                 until_nul(rest.get(..SHORT_TEXT).unwrap_or(rest))
             }),
-            Content::Compressed(prefix) => prefix.get(start..end, self.size).and_then(until_nul),
+            Content::Compressed(inflated) => inflated.get(start..end, self.size).and_then(until_nul),
         };
         short.or_else(|| {
             let text = self.read_up_to(start, most)?;
@@ -161,76 +165,150 @@ impl StoredPages {
     }
 }
 
-/// A compressed section, decompressed from its start up to the highest byte that was needed: deflate has no
-/// random access. With libc's `.debug_info` (5.8 MB) all of it takes 14 ms.
-struct InflatedPrefix {
-    file: Rc<SectionReader>,
-    /// The part of the file that is not read yet.
-    rest: Range<u64>,
-    input: Vec<u8>,
-    /// Bytes of `input` that are consumed.
-    consumed: usize,
-    state: DecompressorOxide,
-    /// As long as the whole section from the first use on; pages of memory that were never written cost nothing.
-    output: Vec<u8>,
-    /// Bytes of `output` that are valid.
+/// A compressed section. Deflate has no random access, so all bytes up to the highest needed one are decompressed: 14 ms
+/// for the 5.8 MB of libc's `.debug_info`. A first look-up far ahead, of one unit, keeps none of those before it: their
+/// page faults take as long again. If they are needed after all, decompression restarts and keeps everything.
+struct InflatedSection {
+    stream: DeflateStream,
+    /// Offset in the section of the first kept byte.
+    start: usize,
+    /// Long enough for the rest of the section; pages of memory that were never written cost nothing.
+    kept: Vec<u8>,
+    /// Bytes of `kept` that are decompressed.
     valid: usize,
+    keeps_all: bool,
     has_failed: bool,
 }
 
-impl InflatedPrefix {
-    fn new(file: &Rc<SectionReader>, rest: Range<u64>) -> InflatedPrefix {
-        InflatedPrefix {
-            file: Rc::clone(file),
-            rest,
-            input: Vec::new(),
-            consumed: 0,
-            state: DecompressorOxide::new(),
-            output: Vec::new(),
+impl InflatedSection {
+    fn new(file: &Rc<SectionReader>, stored: Range<u64>) -> InflatedSection {
+        InflatedSection {
+            stream: DeflateStream::new(file, stored),
+            start: 0,
+            kept: Vec::new(),
             valid: 0,
+            keeps_all: false,
             has_failed: false,
         }
     }
 
     fn get(&mut self, range: Range<usize>, size: usize) -> Option<&[u8]> {
-        if self.output.is_empty() {
-            self.output = vec![0; size];
+        if range.start > range.end {
+            return None;
         }
-        if range.end > self.valid && !self.has_failed {
-            let target = range.end.saturating_add(AHEAD).min(size);
-            self.has_failed = self.inflate(target).is_err();
+        if range.start < self.start {
+            let DeflateStream { file, stored, .. } = &self.stream;
+            *self = InflatedSection {
+                keeps_all: true,
+                ..InflatedSection::new(file, stored.clone())
+            };
         }
-        self.output.get(..self.valid)?.get(range)
+        if self.kept.is_empty() {
+            self.kept = vec![0; size];
+        }
+        if range.end > self.start + self.valid && !self.has_failed {
+            self.has_failed = self.inflate(range.clone(), size).is_err();
+        }
+        let kept = range.start - self.start..range.end - self.start;
+        self.kept.get(..self.valid)?.get(kept)
     }
 
-    fn inflate(&mut self, target: usize) -> Result<()> {
-        while self.valid < target {
-            if self.consumed == self.input.len() && !self.rest.is_empty() {
-                let next = self.rest.end.min(self.rest.start.saturating_add(INPUT));
-                self.input = self.file.read(self.rest.start, next - self.rest.start)?;
-                self.consumed = 0;
-                self.rest.start = next;
-            }
-            let more = match self.rest.is_empty() {
-                true => 0,
-                false => TINFL_FLAG_HAS_MORE_INPUT,
-            };
-            let flags = TINFL_FLAG_PARSE_ZLIB_HEADER
-                | TINFL_FLAG_IGNORE_ADLER32
-                | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF
-                | more;
-            let input = self.input.get(self.consumed..).unwrap_or_default();
-            let output = self.output.get_mut(..target).unwrap_or_default();
-            let (status, read, written) = decompress(&mut self.state, input, output, self.valid, flags);
-            self.consumed += read;
-            self.valid += written;
-            let is_going_on = matches!(
-                status,
-                TINFLStatus::Done | TINFLStatus::HasMoreOutput | TINFLStatus::NeedsMoreInput
-            );
-            ensure!(is_going_on && (read > 0 || written > 0), "damaged compression");
+    fn inflate(&mut self, range: Range<usize>, size: usize) -> Result<()> {
+        if !self.keeps_all && range.start > self.start + self.valid + SKIPPED {
+            self.skip_to(range.start, size)?;
+        }
+        let target = range.end.saturating_add(AHEAD).min(size);
+        let output = self.kept.get_mut(..target - self.start).unwrap_or_default();
+        while self.valid < output.len() {
+            self.valid += self.stream.inflate(output, self.valid)?;
         }
         Ok(())
+    }
+
+    /// Decompresses up to `goal` and keeps only the last bytes, to which those after them may refer.
+    fn skip_to(&mut self, goal: usize, size: usize) -> Result<()> {
+        let valid = self.kept.get(..self.valid).unwrap_or_default();
+        let last = valid
+            .get(valid.len().saturating_sub(WINDOW)..)
+            .unwrap_or_default();
+        let mut buffer = vec![0; WINDOW + SKIPPED];
+        let mut filled = last.len();
+        buffer[..filled].copy_from_slice(last);
+        let mut at = self.start + self.valid;
+        while at < goal {
+            if filled == buffer.len() {
+                buffer.copy_within(SKIPPED.., 0);
+                filled = WINDOW;
+            }
+            let end = buffer.len().min(filled + goal - at);
+            let written = self.stream.inflate(&mut buffer[..end], filled)?;
+            filled += written;
+            at += written;
+        }
+        let window = &buffer[filled.saturating_sub(WINDOW)..filled];
+        self.start = goal - window.len();
+        self.valid = window.len();
+        self.kept = vec![0; size - self.start];
+        self.kept[..window.len()].copy_from_slice(window);
+        Ok(())
+    }
+}
+
+/// The compressed bytes of a section, read and decompressed in order.
+struct DeflateStream {
+    file: Rc<SectionReader>,
+    /// Where they are in the file.
+    stored: Range<u64>,
+    /// The part that is not read yet.
+    rest: Range<u64>,
+    input: Vec<u8>,
+    /// Bytes of `input` that are consumed.
+    consumed: usize,
+    state: DecompressorOxide,
+}
+
+impl DeflateStream {
+    fn new(file: &Rc<SectionReader>, stored: Range<u64>) -> DeflateStream {
+        DeflateStream {
+            file: Rc::clone(file),
+            rest: stored.clone(),
+            stored,
+            input: Vec::new(),
+            consumed: 0,
+            state: DecompressorOxide::new(),
+        }
+    }
+
+    /// Decompresses into `output` from `at` on, behind the `WINDOW` bytes that come before, or all of them. Returns how
+    /// many bytes it wrote, which may be none while input remains.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the bytes are damaged or too few.
+    fn inflate(&mut self, output: &mut [u8], at: usize) -> Result<usize> {
+        if self.consumed == self.input.len() && !self.rest.is_empty() {
+            let next = self.rest.end.min(self.rest.start.saturating_add(INPUT));
+            self.input = self.file.read(self.rest.start, next - self.rest.start)?;
+            self.consumed = 0;
+            self.rest.start = next;
+        }
+        let more = match self.rest.is_empty() {
+            true => 0,
+            false => TINFL_FLAG_HAS_MORE_INPUT,
+        };
+        let flags = TINFL_FLAG_PARSE_ZLIB_HEADER
+            | TINFL_FLAG_IGNORE_ADLER32
+            | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF
+            | more;
+        let input = self.input.get(self.consumed..).unwrap_or_default();
+        let (status, read, written) = decompress(&mut self.state, input, output, at, flags);
+        self.consumed += read;
+        let is_going_on = matches!(
+            status,
+            TINFLStatus::Done | TINFLStatus::HasMoreOutput | TINFLStatus::NeedsMoreInput
+        );
+        // Bytes before the damage count. The next call then writes none.
+        ensure!(written > 0 || (is_going_on && read > 0), "damaged compression");
+        Ok(written)
     }
 }
 
@@ -255,7 +333,7 @@ mod tests {
         image.extend_from_slice(stored);
         let file = Rc::new(SectionReader::open(file_with(&image)).unwrap());
         let content = match is_compressed {
-            true => Content::Compressed(Box::new(InflatedPrefix::new(&file, start..image.len() as u64))),
+            true => Content::Compressed(Box::new(InflatedSection::new(&file, start..image.len() as u64))),
             false => Content::Stored(StoredPages::new(&file, start)),
         };
         LazySection {
@@ -303,10 +381,33 @@ mod tests {
         let content = content();
         let section = section(&compress_to_vec_zlib(&content, 6), content.len(), true);
         section.read(0..100).unwrap();
-        let Content::Compressed(prefix) = &*section.content.borrow() else {
+        let Content::Compressed(inflated) = &*section.content.borrow() else {
             panic!("not compressed");
         };
-        assert_eq!(prefix.valid, 100 + AHEAD);
+        assert_eq!(inflated.valid, 100 + AHEAD);
+    }
+
+    #[test]
+    fn bytes_far_before_the_needed_ones_are_not_kept() {
+        let content: Vec<u8> = content().into_iter().cycle().take(2_000_003).collect();
+        let compressed = compress_to_vec_zlib(&content, 6);
+        let section = section(&compressed, content.len(), true);
+        let kept = || match &*section.content.borrow() {
+            Content::Compressed(inflated) => inflated.start..inflated.start + inflated.valid,
+            Content::Stored(_) => panic!("not compressed"),
+        };
+        let read_alike =
+            |range: Range<usize>| section.read(range.clone()).as_deref() == Some(&content[range]);
+        assert_eq!(section.text(3_000_000, 4096), None);
+        assert!(read_alike(3..50));
+        assert!(read_alike(700_001..900_000));
+        assert_eq!(kept(), 700_001 - WINDOW..900_000 + AHEAD);
+        assert!(read_alike(1_999_000..2_000_003));
+        assert_eq!(kept(), 1_999_000 - WINDOW..2_000_003);
+        // Once an earlier byte was needed, everything is kept.
+        assert!(read_alike(5..900_000));
+        assert!(read_alike(1_999_000..2_000_003));
+        assert_eq!(kept(), 0..2_000_003);
     }
 
     #[test]
