@@ -20,7 +20,7 @@ use crate::probe::point::Ends;
 const LATER_OPS: usize = 16384;
 /// Memory for machines, bytes, for each 8 MiB of the ring. Calls that find no free machine are lost, as they
 /// are when the ring is full, so a larger ring brings more of both.
-const MACHINES_BYTES: usize = 32 << 20;
+const MACHINES_BYTES: usize = 16 << 20;
 const USUAL_RING_BYTES: usize = 8 << 20;
 /// Texts of full length that a record has room for, besides the last one.
 const MORE_TEXTS: u32 = 3;
@@ -207,7 +207,7 @@ impl FunctionPrograms {
         // program.
         let wanted = match self.entries.iter().any(|[.., flags]| flags & ROW_AT_RETURN != 0) {
             true => 4096,
-            false => 512,
+            false => 256,
         };
         let machines = times * wanted.min(MACHINES_BYTES / machine_bytes as usize);
         MapSizes {
