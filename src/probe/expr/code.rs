@@ -6,7 +6,7 @@ mod emit;
 
 use std::rc::Rc;
 
-use super::ExprError;
+use super::error::ExprError;
 use super::ir::{Aggregate, BinaryOp, ExprValue, Ir, TextLiteral, TextSource};
 use super::lower::NameScope;
 use super::op::{MOST_SLOTS, Op, OpCode, op};

@@ -5,7 +5,7 @@ mod binary;
 
 use std::rc::Rc;
 
-use super::ExprError;
+use super::error::ExprError;
 use super::ir::{Aggregate, BinaryOp, ExprValue, Ir, TaskField, TextSource};
 use super::operand::{boolean, int, is_signed, machine, parameter, piece, probe_argument, result};
 use super::tree::{CastType, Expr, Node, UnaryOperator};

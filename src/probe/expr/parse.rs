@@ -2,7 +2,7 @@
 //! Text to tree. The grammar and its precedence are those of C, as in bpftrace, without assignment; `^=` is
 //! "begins with".
 
-use super::ExprError;
+use super::error::ExprError;
 use super::tree::{BinaryOperator, CastType, EQUALITY, Expr, Node, RELATION, UnaryOperator};
 
 /// Bytes of the text.

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use super::ExprError;
 use super::code::{PlanError, PlanRequest};
+use super::error::ExprError;
 use super::parse::{parse, parse_list};
 use super::tree::Expr;
 use crate::error::Failure;
