@@ -14,6 +14,7 @@ use crate::find::elf::ElfFile;
 
 #[cfg(any(test, target_arch = "aarch64"))]
 mod arm64;
+mod operands;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, target_arch = "x86_64"))]
@@ -23,6 +24,8 @@ mod x86_64;
 use arm64::operand;
 #[cfg(target_arch = "x86_64")]
 use x86_64::operand;
+
+pub use operands::UsdtOperand;
 
 /// Most bytes of notes that are read: hundreds of times what real programs have.
 const MAX_NOTES: usize = 4 << 20;
@@ -64,25 +67,6 @@ pub enum NumberKind {
     Signed,
     Unsigned,
     Float,
-}
-
-/// The location of an argument. Registers are DWARF register numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UsdtOperand {
-    /// The low bytes of a register, after a right shift by `shift` bits: 8 for `%ah`, otherwise 0.
-    Register {
-        register: u16,
-        shift: u8,
-    },
-    /// Memory at `base + index * scale + offset`. `index` is the register and the scale.
-    Memory {
-        base: Option<u16>,
-        index: Option<(u16, u8)>,
-        offset: i64,
-    },
-    Constant(i64),
-    /// Not supported: relative to a symbol or a segment, or in a vector register.
-    Unknown,
 }
 
 /// At most `n` names of probes that are similar to `name`, best first. Empty if the probes cannot be read.
@@ -255,35 +239,4 @@ fn argument(text: &str) -> UsdtArgument {
         operand: operand.unwrap_or(UsdtOperand::Unknown),
         text: text.into(),
     }
-}
-
-/// Parses a number in assembler syntax, or a sum of numbers: `-16`, `0x10`, `40+8`.
-fn integer(text: &str) -> Option<i64> {
-    let mut sum = 0_i64;
-    let mut rest = text;
-    loop {
-        let (negative, unsigned) = match rest.strip_prefix('-') {
-            Some(rest) => (true, rest),
-            None => (false, rest.strip_prefix('+').unwrap_or(rest)),
-        };
-        let end = unsigned.find(['+', '-']).unwrap_or(unsigned.len());
-        let (term, after) = unsigned.split_at(end);
-        let (digits, radix) = match term.strip_prefix("0x") {
-            Some(digits) => (digits, 16),
-            None => (term, 10),
-        };
-        // Unsigned constants use all 64 bits.
-        let value = u64::from_str_radix(digits, radix).ok()? as i64;
-        sum = sum.wrapping_add(if negative { value.wrapping_neg() } else { value });
-        if after.is_empty() {
-            return Some(sum);
-        }
-        rest = after;
-    }
-}
-
-/// Parses the number in the name of a register, such as `r8` or `x29`.
-fn register_number(digits: &str) -> Option<u16> {
-    let plain = !digits.starts_with('+') && (digits.len() == 1 || !digits.starts_with('0'));
-    digits.parse().ok().filter(|_| plain)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Operands as the GNU assembler writes them on arm64.
 
-use super::{UsdtOperand, integer, register_number};
+use super::operands::{UsdtOperand, integer, register_number};
 
 /// The DWARF number of the stack pointer.
 const SP: u16 = 31;

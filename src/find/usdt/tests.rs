@@ -3,6 +3,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::operands::integer;
 use super::*;
 use crate::find::elf::image::file_with;
 use crate::find::host::object_file::open_regular;

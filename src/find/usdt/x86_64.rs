@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Operands as the GNU assembler writes them on x86-64.
 
-use super::{UsdtOperand, integer, register_number};
+use super::operands::{UsdtOperand, integer, register_number};
 
 /// The legacy registers, by DWARF register number: 64, 32, 16 and 8 bits.
 const NAMED: [[&str; 4]; 8] = [

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! Locations of arguments, and the numbers in their text that all machines write alike.
+
+/// The location of an argument. Registers are DWARF register numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsdtOperand {
+    /// The low bytes of a register, after a right shift by `shift` bits: 8 for `%ah`, otherwise 0.
+    Register {
+        register: u16,
+        shift: u8,
+    },
+    /// Memory at `base + index * scale + offset`. `index` is the register and the scale.
+    Memory {
+        base: Option<u16>,
+        index: Option<(u16, u8)>,
+        offset: i64,
+    },
+    Constant(i64),
+    /// Not supported: relative to a symbol or a segment, or in a vector register.
+    Unknown,
+}
+
+/// Parses a number in assembler syntax, or a sum of numbers: `-16`, `0x10`, `40+8`.
+pub fn integer(text: &str) -> Option<i64> {
+    let mut sum = 0_i64;
+    let mut rest = text;
+    loop {
+        let (negative, unsigned) = match rest.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, rest.strip_prefix('+').unwrap_or(rest)),
+        };
+        let end = unsigned.find(['+', '-']).unwrap_or(unsigned.len());
+        let (term, after) = unsigned.split_at(end);
+        let (digits, radix) = match term.strip_prefix("0x") {
+            Some(digits) => (digits, 16),
+            None => (term, 10),
+        };
+        // Unsigned constants use all 64 bits.
+        let value = u64::from_str_radix(digits, radix).ok()? as i64;
+        sum = sum.wrapping_add(if negative { value.wrapping_neg() } else { value });
+        if after.is_empty() {
+            return Some(sum);
+        }
+        rest = after;
+    }
+}
+
+/// Parses the number in the name of a register, such as `r8` or `x29`.
+pub fn register_number(digits: &str) -> Option<u16> {
+    let plain = !digits.starts_with('+') && (digits.len() == 1 || !digits.starts_with('0'));
+    digits.parse().ok().filter(|_| plain)
+}
