@@ -5,26 +5,20 @@
 //! privileges at start are treated like others, although the loader ignores the environment for them.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-
-use anyhow::{Context, Result};
 
 use super::object_file::ObjectFile;
-use crate::find::elf::ElfFile;
 use cache::{LibraryCandidate, LoaderCache};
 pub use closure::closure;
+use programs::{DEFAULT_PATH, find_program_in, is_program};
 
 mod arch;
 mod cache;
 mod closure;
+mod programs;
 mod search_path;
 #[cfg(test)]
 mod tests;
-
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The file of a library by its short name (`c`, `libc`, `libssl`) or its soname (`libc.so.6`). If there are
 /// several versions, the newest.
@@ -120,7 +114,7 @@ fn newest(stem: &str, mut candidates: Vec<LibraryCandidate>) -> Option<ObjectFil
     });
     candidates
         .iter()
-        .find_map(|candidate| Some(open_elf(&candidate.path).ok()?.0))
+        .find_map(|candidate| Some(ObjectFile::with_elf(&candidate.path).ok()?.0))
 }
 
 fn libraries_in(dir: &Path, stem: &str) -> Vec<LibraryCandidate> {
@@ -141,29 +135,5 @@ fn libraries_in(dir: &Path, stem: &str) -> Vec<LibraryCandidate> {
 /// musl's loader is its C library.
 fn musl_libc() -> Option<ObjectFile> {
     let path = format!("/lib/ld-musl-{}.so.1", arch::NAME);
-    Some(open_elf(Path::new(&path)).ok()?.0)
-}
-
-fn find_program_in(name: &OsStr, path: &OsStr) -> Option<PathBuf> {
-    if name.as_bytes().contains(&b'/') {
-        return Some(PathBuf::from(name)).filter(|file| is_program(file));
-    }
-    if name.is_empty() {
-        return None;
-    }
-    std::env::split_paths(path)
-        .map(|dir| dir.join(name))
-        .find(|file| is_program(file))
-}
-
-fn is_program(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-}
-
-/// Opens a file and parses its ELF headers.
-fn open_elf(path: &Path) -> Result<(ObjectFile, Rc<ElfFile>)> {
-    let object = ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()))?;
-    let elf = object.elf()?;
-    Ok((object, elf))
+    Some(ObjectFile::with_elf(Path::new(&path)).ok()?.0)
 }

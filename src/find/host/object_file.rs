@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs};
 
 use crate::find::elf::ElfFile;
@@ -53,6 +53,16 @@ impl ObjectFile {
     /// Those of [`open_regular`].
     pub fn at(path: &Path) -> io::Result<ObjectFile> {
         ObjectFile::new(open_regular(path)?, path.to_path_buf())
+    }
+
+    /// Opens a file by path, and parses its ELF headers.
+    ///
+    /// # Errors
+    /// It cannot be opened, or those of [`ElfFile::open`].
+    pub fn with_elf(path: &Path) -> Result<(ObjectFile, Rc<ElfFile>)> {
+        let object = ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()))?;
+        let elf = object.elf()?;
+        Ok((object, elf))
     }
 
     /// The file as an ELF file. Its headers are parsed on the first call only.

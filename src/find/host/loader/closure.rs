@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 
 use super::arch::{self, processor_levels};
 use super::cache::LoaderCache;
+use super::programs::{DEFAULT_PATH, find_program_in};
 use super::search_path::{expand, musl_dirs, preloads, split, variable};
-use super::{DEFAULT_PATH, find_program_in, open_elf};
 use crate::find::elf::ElfFile;
 use crate::find::host::object_file::{FileId, ObjectFile, open_regular};
 
@@ -106,7 +106,7 @@ struct LoaderSearch {
 
 impl LoaderSearch {
     fn new(exe: PathBuf, env: &[(OsString, OsString)]) -> Result<LoaderSearch> {
-        let (object, elf) = open_elf(&exe)?;
+        let (object, elf) = ObjectFile::with_elf(&exe)?;
         let interpreter = elf.interpreter();
         let is_musl = interpreter.as_deref().is_some_and(is_musl_loader);
         let library_path = variable(env, "LD_LIBRARY_PATH").unwrap_or_default();
@@ -143,7 +143,7 @@ impl LoaderSearch {
         let Some(interpreter) = self.interpreter.take() else {
             return Ok(self.objects(None));
         };
-        let (loader, elf) = open_elf(&interpreter)?;
+        let (loader, elf) = ObjectFile::with_elf(&interpreter)?;
         // The loader is already loaded when a library needs it. It comes last.
         self.ids.insert(loader.id);
         self.names.extend(elf.soname());
@@ -181,7 +181,7 @@ impl LoaderSearch {
         }
         let found = self
             .candidates(parent, name)
-            .find_map(|path| open_elf(&path).ok());
+            .find_map(|path| ObjectFile::with_elf(&path).ok());
         if let Some((object, elf)) = found {
             let real = object.path.clone();
             self.add(object, elf, &real, Some(parent));

@@ -104,7 +104,11 @@ fn newest_version_wins_and_linker_scripts_are_ignored() {
 #[test]
 fn finds_libc_by_each_of_its_names() {
     let libc = find_library("libc").unwrap();
-    assert!(open_elf(&libc).unwrap().1.defines("malloc"), "{}", libc.display());
+    assert!(
+        ObjectFile::with_elf(&libc).unwrap().1.defines("malloc"),
+        "{}",
+        libc.display()
+    );
     assert_eq!(find_library("c"), Some(libc.clone()));
     assert_eq!(
         find_library(libc.file_name().unwrap().to_str().unwrap()),
