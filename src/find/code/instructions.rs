@@ -7,12 +7,11 @@
 
 #[cfg(any(test, target_arch = "aarch64"))]
 mod arm64;
+mod decoded;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
-
-use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 
@@ -21,6 +20,8 @@ use self::arm64 as machine;
 #[cfg(target_arch = "x86_64")]
 use self::x86_64 as machine;
 use crate::find::elf::{ElfFile, FunctionSymbol};
+pub use decoded::BadOffset;
+use decoded::{ControlFlow, Instruction};
 use machine::decode;
 
 /// Checks that an instruction begins `offset` bytes after the start of a function.
@@ -68,35 +69,6 @@ pub fn is_misdecoded(code: &[u8]) -> bool {
         0x50..=0x57 | 0x70..=0x7f | 0x90 | 0x9a | 0x9d | 0xc2 | 0xc3 | 0xca | 0xcb | 0xe8..=0xeb | 0xff
     )
 }
-
-/// Why no probe can be at an offset. All offsets are in bytes from the start of the function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadOffset {
-    /// Inside an instruction that begins at `start`. The next one begins at `next`, unless the function ends there.
-    Inside { start: u64, next: Option<u64> },
-    /// Not known: the bytes at `at`, before or at the offset, are not a valid instruction.
-    Undecodable { at: u64 },
-    /// Past the end of the function.
-    Outside { size: u64 },
-}
-
-impl fmt::Display for BadOffset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            BadOffset::Inside { start, next } => {
-                write!(f, "not the start of an instruction: the nearest are +{start:#x}")?;
-                match next {
-                    Some(next) => write!(f, " and +{next:#x}"),
-                    None => f.write_str(" and the end of the function"),
-                }
-            }
-            BadOffset::Undecodable { at } => write!(f, "invalid instruction at +{at:#x}"),
-            BadOffset::Outside { size } => write!(f, "the function has only {size} bytes"),
-        }
-    }
-}
-
-impl std::error::Error for BadOffset {}
 
 fn check(function: &[u8], offset: u64) -> Result<(), BadOffset> {
     let size = function.len() as u64;
@@ -166,21 +138,4 @@ pub fn exits(function: &[u8], is_own: impl Fn(i64) -> bool) -> Result<Vec<Functi
         }
     }
     Ok(exits)
-}
-
-/// Where execution continues after an instruction.
-enum ControlFlow {
-    /// At the next instruction, or at an unknown one.
-    Next,
-    /// In the caller.
-    Return,
-    /// Always at this address, in bytes from the start of the function.
-    Jump(i64),
-}
-
-/// An instruction from `start` to before `end`, in bytes from the start of the function.
-struct Instruction {
-    start: u64,
-    end: u64,
-    flow: ControlFlow,
 }

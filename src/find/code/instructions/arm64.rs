@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Decoding of arm64 instructions. Also built for the tests on other machines.
 
-use super::{BadOffset, ControlFlow, Instruction};
+use super::decoded::{BadOffset, ControlFlow, Instruction};
 
 /// Bytes of every instruction.
 const SIZE: usize = 4;

@@ -3,7 +3,7 @@
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind, Register};
 
-use super::{BadOffset, ControlFlow, Instruction};
+use super::decoded::{BadOffset, ControlFlow, Instruction};
 
 /// The instructions in order. An error is the last item.
 pub fn decode(function: &[u8]) -> impl Iterator<Item = Result<Instruction, BadOffset>> {
