@@ -19,6 +19,7 @@ use crate::find::elf::ElfFile;
 
 #[cfg(any(test, target_arch = "aarch64"))]
 mod arm64;
+mod effects;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -28,6 +29,9 @@ mod x86_64;
 use arm64 as machine;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as machine;
+
+use effects::{InstructionEffects, StoreTarget};
+pub use effects::{InstructionName, StayReason};
 
 /// How far a probe may move, in instructions and in bytes. In a survey of real programs the median was 4 to 6 bytes.
 const MOST_STEPS: usize = 16;
@@ -97,16 +101,6 @@ impl Needs {
     }
 }
 
-/// The name of an instruction, in an encoding of the machine module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InstructionName(u32);
-
-impl fmt::Display for InstructionName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&machine::name(*self))
-    }
-}
-
 /// Where the probe of a function goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbePlacement {
@@ -128,29 +122,6 @@ pub enum PlacementOutcome {
     Moved,
     /// It has to single-step the first one.
     Stays(StayReason),
-}
-
-/// Why a probe cannot move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StayReason {
-    /// This instruction changes what the probe reads.
-    Changes(InstructionName),
-    /// Control may leave at this instruction.
-    Leaves(InstructionName),
-    /// The program can end at this instruction.
-    MayFault(InstructionName),
-    /// A jump targets the code in between.
-    JumpedInto,
-    /// The function has an indirect jump.
-    JumpsAnywhere,
-    /// Another function begins in between.
-    OtherFunction,
-    /// No instruction nearby is emulated.
-    NoneNear,
-    /// `--placement` says so.
-    Requested,
-    /// The end of the function, or some of its code, is unknown.
-    Unknown,
 }
 
 impl ProbePlacement {
@@ -191,49 +162,6 @@ impl fmt::Display for ProbePlacement {
             PlacementOutcome::Stays(reason) => write!(f, " ({first} is single-stepped; {reason})"),
         }
     }
-}
-
-impl fmt::Display for StayReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StayReason::Changes(name) => write!(f, "{name} changes what the probe reads"),
-            StayReason::Leaves(name) => write!(f, "{name} comes first"),
-            StayReason::MayFault(name) => write!(f, "{name} may fault"),
-            StayReason::JumpedInto => f.write_str("a jump targets the code in between"),
-            StayReason::JumpsAnywhere => f.write_str("the function has an indirect jump"),
-            StayReason::OtherFunction => f.write_str("another function begins in between"),
-            StayReason::Requested => f.write_str("as requested"),
-            StayReason::NoneNear => f.write_str("no instruction nearby is emulated"),
-            StayReason::Unknown => f.write_str("its code is not fully known"),
-        }
-    }
-}
-
-/// What an instruction does, as far as it matters here.
-struct InstructionEffects {
-    /// Bytes from the start of the function to the next instruction.
-    end: u64,
-    name: InstructionName,
-    /// The kernel emulates it under a probe.
-    emulated: bool,
-    /// Control may not reach the next instruction, or the instruction must not run before the probe.
-    leaves: bool,
-    /// Registers that it writes, by their DWARF numbers.
-    writes: u32,
-    stores: StoreTarget,
-    /// It accesses memory at an address that may be invalid.
-    may_fault: bool,
-}
-
-/// What an instruction writes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum StoreTarget {
-    Nothing,
-    /// Memory below the stack pointer, which the caller does not use.
-    BelowStack,
-    /// Memory at or above the stack pointer: the function's frame or its stack arguments.
-    Stack,
-    Anything,
 }
 
 /// A function whose probe may move.

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{InstructionEffects, InstructionName, StayReason, StoreTarget};
+use super::effects::{InstructionEffects, InstructionName, StayReason, StoreTarget};
 
 /// The stack pointer, the frame pointer and the return address.
 #[cfg(target_arch = "aarch64")]
@@ -21,10 +21,12 @@ const SIZE: usize = 4;
 /// Writes to this register are discarded.
 const ZERO_REGISTER: u32 = 31;
 
-/// The instruction as a hexadecimal number.
 #[cfg(target_arch = "aarch64")]
-pub fn name(name: InstructionName) -> String {
-    format!("{:#010x}", name.0)
+impl std::fmt::Display for InstructionName {
+    /// The instruction as a hexadecimal number.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#010x}", self.0)
+    }
 }
 
 fn words(code: &[u8]) -> impl Iterator<Item = (u64, u32)> {

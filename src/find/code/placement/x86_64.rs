@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! x86-64: which instructions the kernel emulates, and what instructions do.
 
+use std::fmt;
 use std::ops::Range;
 
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register,
 };
 
-use super::{InstructionEffects, InstructionName, StayReason, StoreTarget};
+use super::effects::{InstructionEffects, InstructionName, StayReason, StoreTarget};
 
 /// The stack pointer, and the frame pointer, which the kernel needs to walk the stack.
 pub const STACK: u32 = 1 << 7 | 1 << 6;
@@ -16,10 +17,12 @@ pub const GOROUTINE: u8 = 14;
 /// By their DWARF numbers: rdi, rsi, rdx, rcx, r8, r9.
 pub const ARGUMENTS: &[u8] = &[5, 4, 1, 2, 8, 9];
 
-/// The instruction's mnemonic.
-pub fn name(name: InstructionName) -> String {
-    let mnemonic = Mnemonic::try_from(name.0 as usize).unwrap_or_default();
-    format!("{mnemonic:?}").to_lowercase()
+impl fmt::Display for InstructionName {
+    /// The mnemonic.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mnemonic = Mnemonic::try_from(self.0 as usize).unwrap_or_default();
+        f.write_str(&format!("{mnemonic:?}").to_lowercase())
+    }
 }
 
 /// The instructions of a function in order, up to an invalid one.
