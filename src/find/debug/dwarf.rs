@@ -16,6 +16,7 @@ mod inlined;
 mod lists;
 mod location;
 mod section;
+mod sections;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ mod type_kinds;
 mod type_layouts;
 mod type_names;
 mod unit;
+mod unit_walk;
 mod units;
 
 use std::fs::File;
@@ -34,8 +36,9 @@ use gimli::SectionId;
 
 use super::types::FunctionSignature;
 use crate::find::elf::sections::SectionReader;
+use sections::DebugSections;
 use signature::DebugDecoder;
-use units::{DebugSections, UnitTable};
+use units::UnitTable;
 
 /// Most bytes of debug information, decompressed. Browsers have less.
 const MAX_BYTES: u64 = 1 << 30;

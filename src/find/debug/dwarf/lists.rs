@@ -9,8 +9,8 @@ use gimli::{
 };
 
 use super::section::LazySection;
+use super::sections::DebugSections;
 use super::unit::{EntryValue, Unit};
-use super::units::UnitTable;
 
 /// Bytes of a list that are read at first, and at most.
 const FIRST_BYTES: usize = 512;
@@ -49,11 +49,11 @@ fn list_at(section: &LazySection, unit: &Unit, base: Option<usize>, index: usize
     base.checked_add(offset)
 }
 
-impl UnitTable {
+impl DebugSections {
     /// The first `most` ranges of addresses of an entry of `unit` that are not empty. `None` if the list is damaged or
     /// longer than [`MAX_BYTES`].
-    pub fn ranges(&self, unit: &Unit, value: &EntryValue, most: usize) -> Option<Vec<Range<u64>>> {
-        let (old, new) = (&self.sections.ranges, &self.sections.rnglists);
+    pub fn address_ranges(&self, unit: &Unit, value: &EntryValue, most: usize) -> Option<Vec<Range<u64>>> {
+        let (old, new) = (&self.ranges, &self.rnglists);
         let is_new = unit.encoding().version >= 5;
         let section = if is_new { new } else { old };
         let start = match value {
@@ -86,7 +86,7 @@ impl UnitTable {
 
     /// The location description that a list has for the instruction at `addr`.
     pub fn location(&self, unit: &Unit, value: &EntryValue, addr: u64) -> Option<Vec<u8>> {
-        let (old, new) = (&self.sections.loc, &self.sections.loclists);
+        let (old, new) = (&self.loc, &self.loclists);
         let is_new = unit.encoding().version >= 5;
         let section = if is_new { new } else { old };
         let start = match value {

@@ -5,8 +5,8 @@ use gimli::constants as dw;
 use gimli::{Encoding, EndianSlice, Expression, LittleEndian, Operation};
 
 use super::entries::DebugEntry;
+use super::sections::DebugSections;
 use super::unit::EntryValue;
-use super::units::UnitTable;
 use crate::find::debug::abi::{IN_FLOAT, MAX_ON_STACK, NATIVE, SCATTERED, TOO_LARGE};
 use crate::find::debug::types::{LocationPiece, ValueLocation};
 
@@ -48,7 +48,7 @@ impl FunctionFrame {
 
 /// The location of a parameter of `bytes` bytes; `None` if the debug information has none for the first instruction.
 pub fn at_entry(
-    units: &UnitTable,
+    sections: &DebugSections,
     parameter: &DebugEntry,
     frame: &FunctionFrame,
     bytes: u64,
@@ -66,7 +66,7 @@ pub fn at_entry(
         return combine(&context.parts(expression.0.bytes())?, bytes);
     }
     context.is_for_all = false;
-    let expression = units.location(&parameter.unit, &value, frame.addr)?;
+    let expression = sections.location(&parameter.unit, &value, frame.addr)?;
     combine(&context.parts(&expression)?, bytes)
 }
 

@@ -309,7 +309,7 @@ impl DebugDecoder {
                 _ if bytes == Some(0) => Some(ValueLocation::Pieces(Vec::new())),
                 Some(own) if parameter.has_location() || (parameter.is_own && !any_location) => {
                     let bytes = bytes.unwrap_or(0);
-                    let described = location::at_entry(&self.main, own, frame, bytes);
+                    let described = location::at_entry(&self.main.sections, own, frame, bytes);
                     described.map(|described| completed(described, by_convention.as_ref(), bytes))
                 }
                 _ => Some(ValueLocation::Unavailable(OPTIMIZED_OUT)),

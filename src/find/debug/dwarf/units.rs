@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::rc::Rc;
 
-use anyhow::Result;
-use gimli::{Abbreviations, AttributeValue, SectionId};
+use gimli::{Abbreviations, AttributeValue};
 
 use super::addresses::AddressTable;
 use super::index::UnitIndex;
-use super::section::LazySection;
-use super::unit::{EntryValue, Unit, UnitHead, abbreviations_size, parse_abbreviations};
-use crate::find::elf::sections::SectionReader;
+use super::sections::DebugSections;
+use super::unit::{Unit, UnitHead, abbreviations_size, parse_abbreviations};
+use super::unit_walk::index_unit;
 
 /// Entries that may be read in addition to those that the size of the file allows.
 const MIN_READS: usize = 1 << 20;
@@ -21,42 +20,6 @@ const MIN_READS: usize = 1 << 20;
 const FIRST_ABBREVIATIONS: usize = 8 << 10;
 /// Ranges of one unit.
 const MAX_RANGES: usize = 1 << 20;
-
-/// The sections that describe functions. `.debug_line`, often half of the debug information, is not one of them.
-pub struct DebugSections {
-    pub abbrev: LazySection,
-    pub addr: LazySection,
-    pub aranges: LazySection,
-    pub info: LazySection,
-    pub line_str: LazySection,
-    pub loc: LazySection,
-    pub loclists: LazySection,
-    pub ranges: LazySection,
-    pub rnglists: LazySection,
-    pub str: LazySection,
-    pub str_offsets: LazySection,
-}
-
-impl DebugSections {
-    /// Subtracts the sizes of the sections from `budget`.
-    pub fn open(file: SectionReader, budget: &mut u64) -> Result<DebugSections> {
-        let file = Rc::new(file);
-        let mut open = |id: SectionId| LazySection::open(&file, id.name(), budget);
-        Ok(DebugSections {
-            abbrev: open(SectionId::DebugAbbrev)?,
-            addr: open(SectionId::DebugAddr)?,
-            aranges: open(SectionId::DebugAranges)?,
-            info: open(SectionId::DebugInfo)?,
-            line_str: open(SectionId::DebugLineStr)?,
-            loc: open(SectionId::DebugLoc)?,
-            loclists: open(SectionId::DebugLocLists)?,
-            ranges: open(SectionId::DebugRanges)?,
-            rnglists: open(SectionId::DebugRngLists)?,
-            str: open(SectionId::DebugStr)?,
-            str_offsets: open(SectionId::DebugStrOffsets)?,
-        })
-    }
-}
 
 /// All units of a file, by offset, address and signature.
 pub struct UnitTable {
@@ -69,8 +32,6 @@ pub struct UnitTable {
     spans: RefCell<BTreeMap<usize, usize>>,
     /// By offset; units may share a table.
     abbreviations: RefCell<HashMap<usize, Option<Rc<Abbreviations>>>>,
-    /// `.debug_addr`.
-    addresses: OnceCell<Vec<u8>>,
     /// Addresses by `.debug_aranges`, which compilers write for all of their units or for none.
     listed: OnceCell<AddressTable>,
     /// Addresses of the units that `.debug_aranges` does not have.
@@ -100,7 +61,6 @@ impl UnitTable {
             last: RefCell::default(),
             spans: RefCell::default(),
             abbreviations: RefCell::default(),
-            addresses: OnceCell::new(),
             listed: OnceCell::new(),
             unlisted: OnceCell::new(),
             types: OnceCell::new(),
@@ -234,7 +194,7 @@ impl UnitTable {
 
     /// The functions and namespaces of a unit.
     pub fn index<'u>(&self, unit: &'u Unit) -> &'u UnitIndex {
-        unit.index(|| UnitIndex::new(self, unit))
+        unit.index(|| index_unit(&self.sections, unit))
     }
 
     fn listed(&self) -> &AddressTable {
@@ -267,39 +227,15 @@ impl UnitTable {
     /// The addresses of a unit. `None` if it does not say.
     fn unit_ranges(&self, unit: &Unit) -> Option<Vec<Range<u64>>> {
         if let Some(value) = &unit.root.ranges {
-            return self.ranges(unit, value, MAX_RANGES);
+            return self.sections.address_ranges(unit, value, MAX_RANGES);
         }
-        let low = self.address(unit, unit.root.low_pc.as_ref()?)?;
+        let low = self.sections.address(unit, unit.root.low_pc.as_ref()?)?;
         let high = match unit.root.high_pc.as_ref()? {
             high @ (AttributeValue::Addr(_) | AttributeValue::DebugAddrIndex(_)) => {
-                self.address(unit, high)?
+                self.sections.address(unit, high)?
             }
             size => low.saturating_add(size.udata_value()?),
         };
         Some(std::iter::once(low..high).collect())
-    }
-
-    pub fn low_pc(&self, unit: &Unit) -> u64 {
-        let low = unit.root.low_pc.as_ref();
-        low.and_then(|value| self.address(unit, value)).unwrap_or(0)
-    }
-
-    pub fn address(&self, unit: &Unit, value: &EntryValue) -> Option<u64> {
-        match value {
-            AttributeValue::Addr(addr) => Some(*addr),
-            AttributeValue::DebugAddrIndex(index) => {
-                let at = unit.root.addr_base.checked_add(index.0.checked_mul(8)?)?;
-                let bytes = self.address_bytes().get(at..at.checked_add(8)?)?;
-                bytes.try_into().ok().map(u64::from_le_bytes)
-            }
-            _ => None,
-        }
-    }
-
-    /// The content of `.debug_addr`.
-    pub fn address_bytes(&self) -> &[u8] {
-        let size = self.sections.addr.size();
-        self.addresses
-            .get_or_init(|| self.sections.addr.read(0..size).unwrap_or_default())
     }
 }
