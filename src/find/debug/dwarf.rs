@@ -11,6 +11,7 @@
 
 mod addresses;
 mod entries;
+mod files;
 mod index;
 mod inlined;
 mod lists;
@@ -30,24 +31,25 @@ mod unit_walk;
 mod units;
 
 use std::fs::File;
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use gimli::SectionId;
 
 use super::types::FunctionSignature;
 use crate::find::elf::sections::SectionReader;
+use files::DebugFiles;
 use sections::DebugSections;
-use signature::DebugDecoder;
+use signature::SignatureDecoder;
 use units::UnitTable;
 
 /// Most bytes of debug information, decompressed. Browsers have less.
 const MAX_BYTES: u64 = 1 << 30;
-/// Bytes of a name that are read. Mangled names are long.
-const MAX_NAME: usize = 4096;
 
 /// The debug information of one file.
 pub struct DebugInfo {
-    decoder: DebugDecoder,
+    files: Rc<DebugFiles>,
+    signatures: SignatureDecoder,
 }
 
 impl DebugInfo {
@@ -69,20 +71,21 @@ impl DebugInfo {
             Some(file) => open_units(file, &mut budget).context("failed to read shared debug information")?,
             None => None,
         };
-        let decoder = DebugDecoder::new(main, shared);
-        Ok(Some(DebugInfo { decoder }))
+        let files = Rc::new(DebugFiles::new(main, shared));
+        let signatures = SignatureDecoder::new(Rc::clone(&files));
+        Ok(Some(DebugInfo { files, signatures }))
     }
 
     /// The signature of the function whose first instruction has the virtual address `addr` in the file. `None` if the
     /// debug information has no such function.
     pub fn signature(&self, addr: u64) -> Option<FunctionSignature> {
-        self.decoder.signature(addr)
+        self.signatures.signature(addr)
     }
 
     /// Whether a function of that name was inlined into all of its callers, and so has no address. `name` is the plain
     /// name, the name with its namespaces, or the mangled one. Reads all units.
     pub fn inlined(&self, name: &str) -> bool {
-        self.decoder.inlined(name)
+        self.files.inlined(name)
     }
 }
 

@@ -7,9 +7,11 @@ use std::rc::Rc;
 use gimli::constants as dw;
 use gimli::{AttributeValue, DebuggingInformationEntry, EntriesRaw, Format};
 
-use super::MAX_NAME;
 use super::unit::{EntryValue, Unit, UnitBytes};
 use super::units::UnitTable;
+
+/// Bytes of a name that are read. Mangled names are long.
+const MAX_NAME: usize = 4096;
 
 /// The position of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,10 +4,10 @@
 use gimli::constants as dw;
 
 use super::entries::{DebugEntry, EntryOffset};
-use super::signature::DebugDecoder;
+use super::files::DebugFiles;
 use crate::find::stack::demangle::demangle;
 
-impl DebugDecoder {
+impl DebugFiles {
     /// Whether a function of that name was inlined and has no address. Reads all units.
     pub fn inlined(&self, name: &str) -> bool {
         let is_named = |bytes| {

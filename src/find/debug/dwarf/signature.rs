@@ -1,40 +1,30 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The signature of a function, by its address.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
-use std::string::FromUtf8Error;
 
 use gimli::constants as dw;
 
 use super::entries::{DebugEntry, EntryOffset};
+use super::files::{DebugFiles, OriginChain};
 use super::location::{self, FunctionFrame, MOVED, OPTIMIZED_OUT, UNKNOWN_TYPE};
-use super::type_kinds::TypeCache;
-use super::units::UnitTable;
-use crate::find::debug::abi::{ArgumentAllocator, NATIVE, ON_STACK, TypeLayout, go_result};
+use super::type_kinds::TypeKinds;
+use super::type_layouts::TypeLayouts;
+use crate::find::debug::abi::{ArgumentAllocator, NATIVE, ON_STACK, go_result};
 use crate::find::debug::types::{
     FunctionParameter, FunctionResult, FunctionSignature, ValueLocation, ValueType,
 };
 
 /// Parameters of one function.
 const MAX_PARAMETERS: usize = 64;
-/// Steps from a function to its origin: the function that was inlined or cloned, and its declaration.
-const MAX_ORIGINS: usize = 8;
-/// Namespaces in a name.
-const MAX_NAMESPACES: usize = 8;
 
-/// The debug information of a file and of its supplementary file, with the types that were decoded already.
-pub struct DebugDecoder {
-    pub(super) main: UnitTable,
-    shared: Option<UnitTable>,
-    pub(super) types: RefCell<TypeCache>,
-    pub(super) layouts: RefCell<HashMap<EntryOffset, Rc<TypeLayout>>>,
+/// Decodes signatures, with the types that were decoded already.
+pub struct SignatureDecoder {
+    files: Rc<DebugFiles>,
+    kinds: TypeKinds,
+    layouts: TypeLayouts,
 }
-
-/// An entry, its origin, the origin of that, and so on.
-type OriginChain = Vec<DebugEntry>;
 
 /// A parameter that the function lists itself, or that only its origin lists.
 struct ParameterEntry {
@@ -84,94 +74,20 @@ impl LocatedParameter {
     }
 }
 
-impl DebugDecoder {
-    pub fn new(main: UnitTable, shared: Option<UnitTable>) -> DebugDecoder {
-        DebugDecoder {
-            main,
-            shared,
-            types: RefCell::default(),
-            layouts: RefCell::default(),
+impl SignatureDecoder {
+    pub fn new(files: Rc<DebugFiles>) -> SignatureDecoder {
+        SignatureDecoder {
+            kinds: TypeKinds::new(Rc::clone(&files)),
+            layouts: TypeLayouts::new(Rc::clone(&files)),
+            files,
         }
-    }
-
-    fn units(&self, at: EntryOffset) -> Option<&UnitTable> {
-        if at.shared {
-            self.shared.as_ref()
-        } else {
-            Some(&self.main)
-        }
-    }
-
-    pub fn entry(&self, at: EntryOffset) -> Option<DebugEntry> {
-        self.units(at)?.entry(at)
-    }
-
-    /// The entry that an attribute refers to.
-    pub fn reference(&self, entry: &DebugEntry, name: gimli::DwAt) -> Option<EntryOffset> {
-        self.units(entry.offset)?.reference(entry, name)
-    }
-
-    /// The text of an attribute, unless it is empty.
-    pub fn text(&self, entry: &DebugEntry, name: gimli::DwAt) -> Option<String> {
-        let units = self.units(entry.offset)?;
-        let text = units.text(self.shared.as_ref(), &entry.unit, &entry.value(name)?)?;
-        let lossy = |error: FromUtf8Error| String::from_utf8_lossy(error.as_bytes()).into_owned();
-        (!text.is_empty()).then(|| String::from_utf8(text).unwrap_or_else(lossy))
-    }
-
-    /// The names of the namespaces around an entry, outermost first.
-    pub fn namespaces(&self, entry: &DebugEntry) -> Vec<String> {
-        let offsets = self.units(entry.offset).map(|units| units.namespaces(entry));
-        let mut names: Vec<String> = offsets
-            .unwrap_or_default()
-            .into_iter()
-            .take(MAX_NAMESPACES)
-            .filter_map(|at| self.text(&self.entry(at)?, dw::DW_AT_name))
-            .collect();
-        names.reverse();
-        names
-    }
-
-    /// Calls `visit` with each child of an entry, until it breaks.
-    pub fn children(
-        &self,
-        parent: &DebugEntry,
-        visit: impl FnMut(DebugEntry) -> ControlFlow<()>,
-    ) -> Option<()> {
-        self.units(parent.offset)?.children(parent, visit)
-    }
-
-    pub(super) fn origin_chain(&self, at: EntryOffset) -> OriginChain {
-        self.entry(at)
-            .map(|entry| self.chain_from(entry))
-            .unwrap_or_default()
-    }
-
-    fn chain_from(&self, entry: DebugEntry) -> OriginChain {
-        let mut chain = Vec::new();
-        let mut next = Some(entry);
-        while let Some(entry) = next
-            && chain.len() < MAX_ORIGINS
-        {
-            let origin = self
-                .reference(&entry, dw::DW_AT_abstract_origin)
-                .or_else(|| self.reference(&entry, dw::DW_AT_specification));
-            next = origin.and_then(|at| self.entry(at));
-            chain.push(entry);
-        }
-        chain
-    }
-
-    /// The entry that the attribute refers to, in the first entry of the chain that has it.
-    fn inherited(&self, chain: &OriginChain, name: gimli::DwAt) -> Option<EntryOffset> {
-        chain.iter().find_map(|entry| self.reference(entry, name))
     }
 
     /// The signature of the function whose first instruction is at `addr`.
     pub fn signature(&self, addr: u64) -> Option<FunctionSignature> {
-        let function = self.origin_chain(EntryOffset {
+        let function = self.files.origin_chain(EntryOffset {
             shared: false,
-            bytes: self.main.function_at(addr)?,
+            bytes: self.files.main.function_at(addr)?,
         });
         let own = function.first().filter(|own| !own.is_assembly())?;
         let (parameters, variadic) = self.parameters(&function);
@@ -183,7 +99,7 @@ impl DebugDecoder {
             () if own.is_rust() => Some(ArgumentAllocator::rust(NATIVE)),
             () => Some(ArgumentAllocator::new(NATIVE)),
         };
-        let result = self.inherited(&function, dw::DW_AT_type);
+        let result = self.files.inherited(&function, dw::DW_AT_type);
         let returns = result.map(|result| self.result(result, &mut arguments));
         let frame = FunctionFrame::new(own, addr);
         Some(FunctionSignature {
@@ -195,7 +111,7 @@ impl DebugDecoder {
 
     /// A result of the type at `at`. `arguments` is `None` afterwards if its layout is unknown.
     fn result(&self, at: EntryOffset, arguments: &mut Option<ArgumentAllocator>) -> FunctionResult {
-        let layout = self.layout(at);
+        let layout = self.layouts.layout(at);
         let location = arguments
             .as_mut()
             .zip(layout)
@@ -204,18 +120,18 @@ impl DebugDecoder {
             *arguments = None;
         }
         FunctionResult {
-            ty: self.value_type(Some(at)),
+            ty: self.kinds.value_type(Some(at)),
             location: location.unwrap_or(ValueLocation::Unavailable(UNKNOWN_TYPE)),
         }
     }
 
     /// The first result of a Go function.
     fn go_result(&self, own: &DebugEntry, result: &ParameterEntry) -> Option<FunctionResult> {
-        let at = self.inherited(&result.chain, dw::DW_AT_type);
-        let layout = self.layout(at?)?;
+        let at = self.files.inherited(&result.chain, dw::DW_AT_type);
+        let layout = self.layouts.layout(at?)?;
         Some(FunctionResult {
-            ty: self.value_type(at),
-            location: match self.is_go_register_abi(own) {
+            ty: self.kinds.value_type(at),
+            location: match self.has_go_register_abi(own) {
                 true => go_result(NATIVE, &layout),
                 false => ValueLocation::Unavailable(ON_STACK),
             },
@@ -223,9 +139,8 @@ impl DebugDecoder {
     }
 
     /// Go passes values in registers since 1.17, on arm64 since 1.18; the compiler's name says so.
-    fn is_go_register_abi(&self, function: &DebugEntry) -> bool {
-        let producer = function.unit.root.producer.as_ref();
-        let producer = producer.and_then(|value| self.main.text(self.shared.as_ref(), &function.unit, value));
+    fn has_go_register_abi(&self, function: &DebugEntry) -> bool {
+        let producer = self.files.producer(function);
         producer.is_some_and(|producer| producer.ends_with(b"regabi"))
     }
 
@@ -259,10 +174,10 @@ impl DebugDecoder {
     fn listed(&self, function: &DebugEntry, is_own: bool) -> (Vec<ParameterEntry>, bool) {
         let mut parameters = Vec::new();
         let mut variadic = false;
-        self.children(function, |child| {
+        self.files.children(function, |child| {
             match child.tag() {
                 dw::DW_TAG_formal_parameter => parameters.push(ParameterEntry {
-                    chain: self.chain_from(child),
+                    chain: self.files.chain_from(child),
                     is_own,
                 }),
                 dw::DW_TAG_unspecified_parameters => variadic = true,
@@ -294,8 +209,8 @@ impl DebugDecoder {
         let mut is_regular = true;
         let mut located = Vec::new();
         for parameter in parameters {
-            let at = self.inherited(&parameter.chain, dw::DW_AT_type);
-            let layout = at.and_then(|at| self.layout(at));
+            let at = self.files.inherited(&parameter.chain, dw::DW_AT_type);
+            let layout = at.and_then(|at| self.layouts.layout(at));
             let bytes = layout.as_ref().map(|layout| layout.bytes);
             let by_convention = arguments
                 .as_mut()
@@ -309,7 +224,7 @@ impl DebugDecoder {
                 _ if bytes == Some(0) => Some(ValueLocation::Pieces(Vec::new())),
                 Some(own) if parameter.has_location() || (parameter.is_own && !any_location) => {
                     let bytes = bytes.unwrap_or(0);
-                    let described = location::at_entry(&self.main.sections, own, frame, bytes);
+                    let described = location::at_entry(&self.files.main.sections, own, frame, bytes);
                     described.map(|described| completed(described, by_convention.as_ref(), bytes))
                 }
                 _ => Some(ValueLocation::Unavailable(OPTIMIZED_OUT)),
@@ -319,8 +234,8 @@ impl DebugDecoder {
                 name: parameter
                     .chain
                     .iter()
-                    .find_map(|entry| self.text(entry, dw::DW_AT_name)),
-                ty: self.value_type(at),
+                    .find_map(|entry| self.files.text(entry, dw::DW_AT_name)),
+                ty: self.kinds.value_type(at),
                 by_convention,
                 described,
             });

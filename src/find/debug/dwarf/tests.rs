@@ -583,7 +583,7 @@ fn functions_of_unit_with_damaged_ranges() {
 }
 
 fn addresses(info: &DebugInfo) -> Vec<u64> {
-    let units = &info.decoder.main;
+    let units = &info.files.main;
     let functions = |unit: Rc<Unit>| units.index(&unit).functions.clone();
     units.all().flat_map(functions).map(|(addr, _)| addr).collect()
 }

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use gimli::constants as dw;
 
 use super::entries::DebugEntry;
-use super::signature::DebugDecoder;
+use super::files::DebugFiles;
 use super::type_entries::member_offset;
 use crate::find::debug::types::TypeKind;
 
@@ -30,7 +30,7 @@ impl TextLayout {
     }
 }
 
-impl DebugDecoder {
+impl DebugFiles {
     /// The kind of a class that holds text; `None` for any other.
     pub fn text_kind(&self, class: &DebugEntry) -> Option<TypeKind> {
         let name = self.text(class, dw::DW_AT_name)?;

@@ -7,12 +7,12 @@ use gimli::DwTag;
 use gimli::constants as dw;
 
 use super::entries::{DebugEntry, EntryOffset};
-use super::signature::DebugDecoder;
+use super::files::DebugFiles;
 
 /// Types inside each other, such as a pointer to a `const typedef`.
 pub const MAX_DEPTH: usize = 24;
 
-impl DebugDecoder {
+impl DebugFiles {
     /// The type without typedefs and qualifiers.
     pub fn underlying(&self, at: EntryOffset) -> Option<DebugEntry> {
         self.strip(at, |tag| is_qualifier(tag) || tag == dw::DW_TAG_typedef)

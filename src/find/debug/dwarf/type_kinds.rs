@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! How the values of a type are shown.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use gimli::AttributeValue;
 use gimli::constants as dw;
 
 use super::entries::{DebugEntry, EntryOffset};
-use super::signature::DebugDecoder;
+use super::files::DebugFiles;
 use super::type_entries::{MAX_DEPTH, is_structure, member_offset};
 use crate::find::debug::types::{StructMember, TypeKind, ValueType};
 
@@ -38,9 +39,11 @@ struct ResolvedType {
     parts: usize,
 }
 
-/// Types that were resolved already.
-#[derive(Default)]
-pub struct TypeCache(HashMap<(EntryOffset, ResolveDepth), ResolvedType>);
+/// Resolves types, each once.
+pub struct TypeKinds {
+    files: Rc<DebugFiles>,
+    known: RefCell<HashMap<(EntryOffset, ResolveDepth), ResolvedType>>,
+}
 
 /// The members of a structure while they are collected.
 struct MemberList {
@@ -49,7 +52,14 @@ struct MemberList {
     depth: ResolveDepth,
 }
 
-impl DebugDecoder {
+impl TypeKinds {
+    pub fn new(files: Rc<DebugFiles>) -> TypeKinds {
+        TypeKinds {
+            files,
+            known: RefCell::default(),
+        }
+    }
+
     /// The type at `at`; `None` is `void`.
     pub fn value_type(&self, at: Option<EntryOffset>) -> ValueType {
         self.resolve(at, FROM_PARAMETER).ty
@@ -64,23 +74,23 @@ impl DebugDecoder {
             };
             return ResolvedType { ty, parts: 1 };
         };
-        if let Some(known) = self.types.borrow().0.get(&(at, depth)) {
+        if let Some(known) = self.known.borrow().get(&(at, depth)) {
             return known.clone();
         }
-        let core = self.underlying(at);
+        let core = self.files.underlying(at);
         let (kind, parts) = match &core {
             Some(core) => self.kind(core, depth),
             None => (TypeKind::Other, 1),
         };
         let text = core.as_ref().filter(|_| matches!(kind, TypeKind::Text { .. }));
-        let well_known = text.and_then(|core| self.well_known_name(core));
+        let well_known = text.and_then(|core| self.files.well_known_name(core));
         let ty = ValueType {
-            name: well_known.unwrap_or_else(|| self.shown_name(at)).into(),
-            bytes: core.as_ref().map_or(0, |core| self.size(core)),
+            name: well_known.unwrap_or_else(|| self.files.shown_name(at)).into(),
+            bytes: core.as_ref().map_or(0, |core| self.files.size(core)),
             kind,
         };
         let resolved = ResolvedType { ty, parts };
-        self.types.borrow_mut().0.insert((at, depth), resolved.clone());
+        self.known.borrow_mut().insert((at, depth), resolved.clone());
         resolved
     }
 
@@ -102,7 +112,7 @@ impl DebugDecoder {
     fn base_kind(&self, core: &DebugEntry) -> TypeKind {
         let encoding = match core.value(dw::DW_AT_encoding) {
             // Rust describes `()` as an integer of 0 bytes.
-            Some(AttributeValue::Encoding(encoding)) if self.size(core) > 0 => encoding,
+            Some(AttributeValue::Encoding(encoding)) if self.files.size(core) > 0 => encoding,
             _ => return TypeKind::Other,
         };
         match encoding {
@@ -118,18 +128,17 @@ impl DebugDecoder {
         }
     }
 
-    pub fn is_char(&self, core: &DebugEntry) -> bool {
-        core.tag() == dw::DW_TAG_base_type
-            && !core.is_rust()
-            && self.text(core, dw::DW_AT_name).is_some_and(|name| name == "char")
+    fn is_char(&self, core: &DebugEntry) -> bool {
+        let name = || self.files.text(core, dw::DW_AT_name);
+        core.tag() == dw::DW_TAG_base_type && !core.is_rust() && name().is_some_and(|name| name == "char")
     }
 
     fn enumeration(&self, core: &DebugEntry) -> TypeKind {
         let mut values: Vec<(i64, Rc<str>)> = Vec::new();
-        self.children(core, |child| {
+        self.files.children(core, |child| {
             if child.tag() == dw::DW_TAG_enumerator
                 && let Some(value) = child.value(dw::DW_AT_const_value)
-                && let Some(name) = self.text(&child, dw::DW_AT_name)
+                && let Some(name) = self.files.text(&child, dw::DW_AT_name)
             {
                 // Unsigned values above i64::MAX keep their bits.
                 let number = value.sdata_value().or(value.udata_value().map(u64::cast_signed));
@@ -140,7 +149,8 @@ impl DebugDecoder {
                 _ => ControlFlow::Continue(()),
             }
         });
-        let signed = match self.target(core).map(|underlying| self.base_kind(&underlying)) {
+        let underlying = self.files.target(core);
+        let signed = match underlying.map(|underlying| self.base_kind(&underlying)) {
             Some(TypeKind::Int { signed }) => signed,
             _ => values.iter().any(|(value, _)| *value < 0),
         };
@@ -151,7 +161,7 @@ impl DebugDecoder {
     }
 
     fn pointer(&self, core: &DebugEntry, depth: ResolveDepth) -> (TypeKind, usize) {
-        match self.target(core) {
+        match self.files.target(core) {
             Some(target) if self.is_char(&target) => (TypeKind::CString, 1),
             // A pointer to an integer may point to an array, or to memory that the function fills in.
             Some(target) if core.is_rust() || is_structure(target.tag()) => {
@@ -163,6 +173,7 @@ impl DebugDecoder {
 
     fn pointer_to_shown(&self, core: &DebugEntry, depth: ResolveDepth) -> (TypeKind, usize) {
         let Some((at, pointers)) = self
+            .files
             .reference(core, dw::DW_AT_type)
             .zip(depth.pointers.checked_sub(1))
         else {
@@ -176,7 +187,7 @@ impl DebugDecoder {
     }
 
     fn structure(&self, core: &DebugEntry, depth: ResolveDepth) -> (TypeKind, usize) {
-        if let Some(text) = self.text_kind(core) {
+        if let Some(text) = self.files.text_kind(core) {
             return (text, 1);
         }
         let Some(structures) = depth.structures.checked_sub(1) else {
@@ -196,22 +207,22 @@ impl DebugDecoder {
 
     /// Adds the members of a structure that begins `start` bytes into the value.
     fn collect_members(&self, structure: &DebugEntry, start: u64, nesting: usize, members: &mut MemberList) {
-        self.children(structure, |child| {
+        self.files.children(structure, |child| {
             let is_base = child.tag() == dw::DW_TAG_inheritance;
             let is_member = child.tag() == dw::DW_TAG_member && is_shown(&child);
-            let at = self.reference(&child, dw::DW_AT_type);
+            let at = self.files.reference(&child, dw::DW_AT_type);
             let (true, Some(at), Some(offset)) = (is_base || is_member, at, member_offset(&child)) else {
                 return ControlFlow::Continue(());
             };
             let offset = start.saturating_add(offset);
-            match self.text(&child, dw::DW_AT_name) {
+            match self.files.text(&child, dw::DW_AT_name) {
                 Some(name) if !is_base => {
                     let member = self.resolve(Some(at), members.depth);
                     members.push(field_name(&name), offset, member);
                 }
                 // The members of an anonymous union or a base class are used like those of the structure.
                 _ if nesting < MAX_DEPTH => {
-                    if let Some(inner) = self.underlying(at) {
+                    if let Some(inner) = self.files.underlying(at) {
                         self.collect_members(&inner, offset, nesting + 1, members);
                     }
                 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Types as calling conventions see them: sizes, scalars, and whether objects are passed by reference.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
@@ -8,7 +10,7 @@ use gimli::AttributeValue;
 use gimli::constants as dw;
 
 use super::entries::{DebugEntry, EntryOffset};
-use super::signature::DebugDecoder;
+use super::files::DebugFiles;
 use super::type_entries::{MAX_DEPTH, is_structure, member_offset};
 use crate::find::debug::abi::{ScalarField, TypeLayout};
 
@@ -17,23 +19,36 @@ const MAX_IN_REGISTERS: u64 = 64;
 /// Nested classes that are examined for copy constructors.
 const MAX_CLASS_DEPTH: usize = 4;
 
-impl DebugDecoder {
+/// Finds the layouts of types, each once.
+pub struct TypeLayouts {
+    files: Rc<DebugFiles>,
+    known: RefCell<HashMap<EntryOffset, Rc<TypeLayout>>>,
+}
+
+impl TypeLayouts {
+    pub fn new(files: Rc<DebugFiles>) -> TypeLayouts {
+        TypeLayouts {
+            files,
+            known: RefCell::default(),
+        }
+    }
+
     /// `None` if the debug information does not have the type, or has its name only.
     pub fn layout(&self, at: EntryOffset) -> Option<Rc<TypeLayout>> {
-        if let Some(known) = self.layouts.borrow().get(&at) {
+        if let Some(known) = self.known.borrow().get(&at) {
             return Some(Rc::clone(known));
         }
-        let core = self.underlying(at)?;
+        let core = self.files.underlying(at)?;
         if core.is_set(dw::DW_AT_declaration) {
             return None;
         }
         let layout = Rc::new(self.layout_of(&core));
-        self.layouts.borrow_mut().insert(at, Rc::clone(&layout));
+        self.known.borrow_mut().insert(at, Rc::clone(&layout));
         Some(layout)
     }
 
     fn layout_of(&self, core: &DebugEntry) -> TypeLayout {
-        let bytes = self.size(core);
+        let bytes = self.files.size(core);
         let mut scalars = Vec::new();
         if bytes <= MAX_IN_REGISTERS {
             self.scalars(core, 0, 0, &mut scalars);
@@ -49,7 +64,7 @@ impl DebugDecoder {
 
     /// Adds the scalars of a type that begins `start` bytes into the value.
     fn scalars(&self, core: &DebugEntry, start: u64, depth: usize, scalars: &mut Vec<ScalarField>) {
-        let bytes = self.size(core);
+        let bytes = self.files.size(core);
         let mut scalar = |offset, bytes, float| {
             let scalar = ScalarField { offset, bytes, float };
             let is_inside = offset < MAX_IN_REGISTERS && (1..=MAX_IN_REGISTERS).contains(&bytes);
@@ -84,7 +99,7 @@ impl DebugDecoder {
         depth: usize,
         scalars: &mut Vec<ScalarField>,
     ) {
-        self.children(structure, |child| {
+        self.files.children(structure, |child| {
             match child.tag() {
                 // Rust enums with fields.
                 dw::DW_TAG_variant_part | dw::DW_TAG_variant => {
@@ -101,7 +116,7 @@ impl DebugDecoder {
                 dw::DW_TAG_member | dw::DW_TAG_inheritance
                     if !child.is_set(dw::DW_AT_external) && !child.is_set(dw::DW_AT_declaration) =>
                 {
-                    if let Some((inner, offset)) = self.target(&child).zip(member_offset(&child)) {
+                    if let Some((inner, offset)) = self.files.target(&child).zip(member_offset(&child)) {
                         self.scalars(&inner, start.saturating_add(offset), depth + 1, scalars);
                     }
                 }
@@ -115,10 +130,10 @@ impl DebugDecoder {
     }
 
     fn array_scalars(&self, array: &DebugEntry, start: u64, depth: usize, scalars: &mut Vec<ScalarField>) {
-        let Some((element, length)) = self.target(array).zip(self.array_length(array)) else {
+        let Some((element, length)) = self.files.target(array).zip(self.files.array_length(array)) else {
             return;
         };
-        let bytes = self.size(&element);
+        let bytes = self.files.size(&element);
         for index in 0..length.min(MAX_IN_REGISTERS) {
             let at = start.saturating_add(index.saturating_mul(bytes));
             if at >= MAX_IN_REGISTERS || scalars.len() as u64 >= MAX_IN_REGISTERS {
@@ -136,14 +151,14 @@ impl DebugDecoder {
             None => {}
         }
         let mut found = false;
-        self.children(class, |child| {
+        self.files.children(class, |child| {
             found = match child.tag() {
                 dw::DW_TAG_subprogram => {
-                    let name = self.text(&child, dw::DW_AT_name).unwrap_or_default();
+                    let name = self.files.text(&child, dw::DW_AT_name).unwrap_or_default();
                     name.starts_with('~') && !child.is_set(dw::DW_AT_artificial)
                 }
                 dw::DW_TAG_member | dw::DW_TAG_inheritance if depth < MAX_CLASS_DEPTH => {
-                    self.target(&child).is_some_and(|inner| {
+                    self.files.target(&child).is_some_and(|inner| {
                         is_structure(inner.tag()) && self.is_by_reference(&inner, depth + 1)
                     })
                 }

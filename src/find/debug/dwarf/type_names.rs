@@ -7,7 +7,7 @@ use gimli::DwTag;
 use gimli::constants as dw;
 
 use super::entries::{DebugEntry, EntryOffset};
-use super::signature::DebugDecoder;
+use super::files::DebugFiles;
 use super::type_entries::{MAX_DEPTH, is_pointer};
 
 /// Bytes of a type's name; longer ones end in `...`.
@@ -15,7 +15,7 @@ const MAX_NAME: usize = 256;
 /// Arguments in the name of a function type.
 const MAX_ARGUMENTS: usize = 8;
 
-impl DebugDecoder {
+impl DebugFiles {
     /// The name of a parameter's type, without the qualifiers of the parameter itself: they do not concern the caller.
     pub fn shown_name(&self, at: EntryOffset) -> String {
         let stripped = self.unqualified(at).map(|entry| entry.offset);
