@@ -15,16 +15,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use object::LittleEndian;
-use object::elf::{self, ProgramHeader64};
 
 use dynamic::DynamicSection;
-use segments::{LoadSegment, read_program_headers};
-use source::FileExtent;
-use symbols::RawSymbol;
+use segments::ExecutionView;
+use source::{FileExtent, LE};
 
 pub(super) use link_view::LinkView;
-pub use relocation::{PointerSlot, SlotBinding};
 pub(super) use source::{ElfBlock, ElfSource};
 pub use symbols::FunctionSymbol;
 pub(super) use symbols::SymbolTable;
@@ -35,7 +31,7 @@ mod gnu_hash;
 pub mod image;
 mod link_view;
 mod lookup;
-mod relocation;
+pub mod relocation;
 pub mod sections;
 mod segments;
 mod source;
@@ -43,10 +39,6 @@ mod symbols;
 #[cfg(test)]
 mod tests;
 
-const LE: LittleEndian = LittleEndian;
-
-/// Longest soname, run path or interpreter that is read, in bytes: the kernel's `PATH_MAX`.
-const MAX_STRING: u64 = 4096;
 /// Owner and type of a note that only Go programs have.
 const GO_NOTE: (&[u8], u32) = (b"Go\0\0", 4);
 /// Sections that only Go programs have.
@@ -55,19 +47,8 @@ const GO_SECTIONS: [&str; 2] = [".go.buildinfo", ".gopclntab"];
 /// An opened ELF file of this machine's architecture.
 #[derive(Debug)]
 pub struct ElfFile {
-    view: LinkView,
-    /// The path for messages.
-    shown: PathBuf,
-    /// Loadable segments, by address.
-    loads: Vec<LoadSegment>,
-    interpreter: Option<FileExtent>,
-    /// Virtual address of `PT_DYNAMIC`.
-    dynamic_addr: Option<u64>,
+    view: ExecutionView,
     dynamic: DynamicSection,
-    /// `PT_NOTE`.
-    notes: Vec<FileExtent>,
-    /// Virtual address of `PT_GNU_EH_FRAME`, the index of the unwind tables.
-    frame_index: Option<u64>,
 }
 
 impl ElfFile {
@@ -81,78 +62,48 @@ impl ElfFile {
     }
 
     fn read_headers(file: File, shown: &Path) -> Result<ElfFile> {
-        let mut this = ElfFile {
-            view: LinkView::open(ElfSource::new(file)?)?,
-            shown: shown.to_path_buf(),
-            loads: Vec::new(),
-            interpreter: None,
-            dynamic_addr: None,
-            dynamic: DynamicSection::default(),
-            notes: Vec::new(),
-            frame_index: None,
-        };
-        let mut dynamic = None;
-        for segment in read_program_headers(&this.view)?.table::<ProgramHeader64<LittleEndian>>() {
-            let extent = FileExtent {
-                offset: segment.p_offset.get(LE),
-                size: segment.p_filesz.get(LE),
-            };
-            match segment.p_type.get(LE) {
-                elf::PT_LOAD => this
-                    .loads
-                    .push(LoadSegment::new(segment, extent, this.view.source.len())?),
-                elf::PT_INTERP => this.interpreter = Some(extent),
-                elf::PT_DYNAMIC => {
-                    dynamic = Some(extent);
-                    this.dynamic_addr = Some(segment.p_vaddr.get(LE));
-                }
-                elf::PT_NOTE => this.notes.push(extent),
-                elf::PT_GNU_EH_FRAME => this.frame_index = Some(segment.p_vaddr.get(LE)),
-                _ => {}
+        let link = LinkView::open(ElfSource::new(file)?)?;
+        let view = ExecutionView::read(link, shown)?;
+        let dynamic = match view.dynamic {
+            Some((_, extent)) => {
+                DynamicSection::read(&view.link.source, extent).context("bad dynamic section")?
             }
-        }
-        this.loads.sort_by_key(|load| load.addr);
-        if let Some(extent) = dynamic {
-            this.dynamic = DynamicSection::read(&this.view.source, extent).context("bad dynamic section")?;
-        }
-        Ok(this)
+            None => DynamicSection::default(),
+        };
+        Ok(ElfFile { view, dynamic })
     }
 
     /// The dynamic loader that the kernel starts for this program.
     pub fn interpreter(&self) -> Option<PathBuf> {
-        let extent = self.interpreter?;
-        let text = self
-            .view
-            .source
-            .string(extent.offset, extent.size.min(MAX_STRING))?;
+        let text = self.view.string(self.view.interpreter?)?;
         (!text.is_empty()).then(|| PathBuf::from(OsString::from_vec(text)))
     }
 
     /// Whether the program runs without a dynamic loader.
     pub fn is_static(&self) -> bool {
-        self.interpreter.is_none() && self.dynamic.needed.is_empty()
+        self.view.interpreter.is_none() && self.dynamic.needed.is_empty()
     }
 
     /// Virtual address of the entry point, before relocation; 0 for most libraries.
     pub fn entry(&self) -> u64 {
-        self.view.header.e_entry.get(LE)
+        self.view.link.header.e_entry.get(LE)
     }
 
     /// Virtual address of the dynamic section, before relocation.
     pub fn dynamic_address(&self) -> Option<u64> {
-        self.dynamic_addr
+        self.view.dynamic.map(|(addr, _)| addr)
     }
 
     /// Whether the Go compiler built the program. Go moves stacks, so return probes crash Go programs.
     pub fn is_go(&self) -> bool {
         let has_go_note = |extent: &FileExtent| {
-            let notes = self.view.source.read(extent.offset, extent.size);
+            let notes = self.view.link.source.read(extent.offset, extent.size);
             notes.is_ok_and(|notes| link_view::note(notes.bytes(), GO_NOTE.0, GO_NOTE.1).is_some())
         };
-        self.notes.iter().any(has_go_note)
+        self.view.notes.iter().any(has_go_note)
             || GO_SECTIONS
                 .iter()
-                .any(|name| self.view.section_named(name).is_some())
+                .any(|name| self.view.link.section_named(name).is_some())
     }
 
     /// Whether exceptions or panics may unwind the stack through functions of this file, because it uses
@@ -160,33 +111,98 @@ impl ElfFile {
     /// tables of handlers.
     pub fn may_unwind(&self) -> bool {
         const NAMES: [&[u8]; 3] = [b"_Unwind_Resume", b"_Unwind_RaiseException", b"__cxa_throw"];
-        let strings = self.dynamic.strtab.and_then(|strtab| {
-            self.read_at_address(strtab, self.dynamic.strsz, "dynamic strings")
-                .ok()
-        });
-        match strings {
+        match self.dynamic.strings(&self.view).ok().flatten() {
             Some(strings) => strings
                 .bytes()
                 .split(|&byte| byte == 0)
                 .any(|name| NAMES.contains(&name)),
-            None => self.view.section_named(".gcc_except_table").is_some(),
+            None => self.view.link.section_named(".gcc_except_table").is_some(),
         }
+    }
+
+    /// `DT_SONAME`: the name under which other files need this library.
+    pub fn soname(&self) -> Option<String> {
+        self.dynamic.soname(&self.view)
+    }
+
+    /// `DT_NEEDED`: the sonames of the libraries that this file needs, in order.
+    pub fn needed(&self) -> Vec<String> {
+        self.dynamic.needed(&self.view)
+    }
+
+    /// `DT_RUNPATH`, split at colons. `$ORIGIN` and the like are not expanded.
+    pub fn runpath(&self) -> Vec<String> {
+        self.dynamic.runpath(&self.view)
+    }
+
+    /// `DT_RPATH`, split at colons. `$ORIGIN` and the like are not expanded.
+    pub fn rpath(&self) -> Vec<String> {
+        self.dynamic.rpath(&self.view)
+    }
+
+    /// File offset of the instruction at virtual address `addr`. `None` if `addr` is not in the part of an
+    /// executable segment that comes from the file.
+    pub fn offset_of(&self, addr: u64) -> Option<u64> {
+        self.view.offset_of(addr)
+    }
+
+    /// Virtual address of the byte at file offset `offset`, as executable segments map it. The inverse of
+    /// [`ElfFile::offset_of`], but for whole pages: any offset that a mapping can have.
+    pub fn address_of(&self, offset: u64) -> Option<u64> {
+        self.view.address_of(offset)
+    }
+
+    /// File offset of the byte at virtual address `addr`, code or data. `None` if it does not come from the
+    /// file.
+    pub fn data_offset_of(&self, addr: u64) -> Option<u64> {
+        self.view.content_at(addr).map(|extent| extent.offset)
+    }
+
+    /// The `size` bytes of code at virtual address `addr`, at most 1 MiB.
+    ///
+    /// # Errors
+    /// They are not in the part of an executable segment that comes from the file, are too many, or cannot be
+    /// read.
+    pub fn code(&self, addr: u64, size: u64) -> Result<Vec<u8>> {
+        self.view.code(addr, size)
+    }
+
+    /// The 8 bytes at virtual address `addr` as they are in the file, before relocation.
+    pub fn word(&self, addr: u64) -> Option<u64> {
+        let block = self.view.read_at_address(addr, 8, "data").ok()?;
+        block.bytes().try_into().ok().map(u64::from_le_bytes)
+    }
+
+    /// The virtual addresses of the executable segment around `addr`, as far as they come from the file.
+    pub(super) fn code_segment(&self, addr: u64) -> Option<Range<u64>> {
+        self.view.code_segment(addr)
+    }
+
+    /// The content of a range of virtual addresses within one segment. `None` if it cannot be read.
+    pub(super) fn content_of(&self, addrs: &Range<u64>) -> Option<ElfBlock> {
+        self.view.content_of(addrs)
+    }
+
+    /// The content from virtual address `addr` to the end of the segment. `None` if it cannot be read.
+    pub(super) fn content_from(&self, addr: u64) -> Option<ElfBlock> {
+        self.view.content_from(addr)
     }
 
     /// The build ID, which a separate debug file shares.
     pub fn build_id(&self) -> Option<Vec<u8>> {
-        let in_segment = self.notes.iter().find_map(|extent| {
-            let notes = self.view.source.read(extent.offset, extent.size).ok()?;
+        let in_segment = self.view.notes.iter().find_map(|extent| {
+            let notes = self.view.link.source.read(extent.offset, extent.size).ok()?;
             link_view::build_id(notes.bytes())
         });
-        in_segment.or_else(|| self.view.build_id())
+        in_segment.or_else(|| self.view.link.build_id())
     }
 
     /// Virtual address and content of the section of that name, if it has content.
     pub(super) fn section_named(&self, name: &str) -> Option<(u64, ElfBlock)> {
-        let section = self.view.section_named(name)?;
+        let section = self.view.link.section_named(name)?;
         let block = self
             .view
+            .link
             .source
             .read(section.extent.offset, section.extent.size)
             .ok()?;
@@ -195,17 +211,26 @@ impl ElfFile {
 
     /// The sections whose names start with `prefix`, as ranges of virtual addresses.
     pub(super) fn sections_starting(&self, prefix: &str) -> Vec<Range<u64>> {
-        self.view.sections_starting(prefix)
+        self.view.link.sections_starting(prefix)
     }
 
     /// Virtual address of the index of the unwind tables.
     pub(super) fn frame_index(&self) -> Option<u64> {
-        self.frame_index
+        self.view.frame_index
+    }
+
+    /// The dynamic symbols, or `None` if there are none.
+    ///
+    /// # Errors
+    /// A table cannot be read or lies outside of the file.
+    pub(super) fn dynamic_symbols(&self) -> Result<Option<SymbolTable>> {
+        self.dynamic.symbols(&self.view)
     }
 
     /// The symbols of `.symtab`, or `None` if the file is stripped.
     pub(super) fn static_symbols(&self) -> Result<Option<SymbolTable>> {
         self.view
+            .link
             .symbols()
             .with_context(|| self.damaged("cannot read the symbol table"))
     }
@@ -222,6 +247,6 @@ impl ElfFile {
 
     /// The message for a damaged symbol table.
     pub(super) fn damaged(&self, what: &str) -> String {
-        format!("failed to read symbols of {}: {what}", self.shown.display())
+        self.view.damaged(what)
     }
 }

@@ -9,7 +9,8 @@
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 
-use crate::find::elf::{ElfFile, FunctionSymbol, PointerSlot, SlotBinding};
+use crate::find::elf::relocation::{PointerSlot, SlotBinding};
+use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::host::proc::{Proc, ProcMapping, ProcMemory};
 

@@ -2,11 +2,13 @@
 //! The dynamic section: what the dynamic loader reads.
 
 use anyhow::{Result, ensure};
-use object::LittleEndian;
 use object::elf::{self, Dyn64};
+use object::{LittleEndian, U16};
 
-use super::source::{ElfSource, FileExtent};
-use super::{ElfFile, LE, MAX_STRING, RawSymbol, SymbolTable};
+use super::gnu_hash::GnuHash;
+use super::segments::ExecutionView;
+use super::source::{ElfBlock, ElfSource, FileExtent, LE};
+use super::symbols::{RankedFunction, RawSymbol, SymbolEntry, SymbolRank, SymbolTable, is_hidden};
 
 /// The entries of the dynamic section. Addresses are virtual, strings are offsets into the string table.
 #[derive(Debug, Default)]
@@ -58,51 +60,58 @@ impl DynamicSection {
         }
         Ok(dynamic)
     }
-}
 
-impl ElfFile {
-    /// `DT_SONAME`: the name under which other files need this library.
-    pub fn soname(&self) -> Option<String> {
-        self.dynamic_string(self.dynamic.soname?)
+    /// `DT_SONAME`.
+    pub fn soname(&self, view: &ExecutionView) -> Option<String> {
+        self.string(view, self.soname?)
     }
 
-    /// `DT_NEEDED`: the sonames of the libraries that this file needs, in order.
-    pub fn needed(&self) -> Vec<String> {
-        let needed = self.dynamic.needed.iter();
-        needed.filter_map(|&at| self.dynamic_string(at)).collect()
+    /// `DT_NEEDED`.
+    pub fn needed(&self, view: &ExecutionView) -> Vec<String> {
+        let needed = self.needed.iter();
+        needed.filter_map(|&at| self.string(view, at)).collect()
     }
 
-    /// `DT_RUNPATH`, split at colons. `$ORIGIN` and the like are not expanded.
-    pub fn runpath(&self) -> Vec<String> {
-        self.path_list(self.dynamic.runpath)
+    /// `DT_RUNPATH`, split at colons.
+    pub fn runpath(&self, view: &ExecutionView) -> Vec<String> {
+        self.path_list(view, self.runpath)
     }
 
-    /// `DT_RPATH`, split at colons. `$ORIGIN` and the like are not expanded.
-    pub fn rpath(&self) -> Vec<String> {
-        self.path_list(self.dynamic.rpath)
+    /// `DT_RPATH`, split at colons.
+    pub fn rpath(&self, view: &ExecutionView) -> Vec<String> {
+        self.path_list(view, self.rpath)
+    }
+
+    /// The string table, or `None` if there is none.
+    ///
+    /// # Errors
+    /// It cannot be read or lies outside of the file.
+    pub fn strings(&self, view: &ExecutionView) -> Result<Option<ElfBlock>> {
+        let read = |strtab| view.read_at_address(strtab, self.strsz, "dynamic strings");
+        self.strtab.map(read).transpose()
     }
 
     /// The dynamic symbols, or `None` if there are none.
     ///
     /// # Errors
     /// A table cannot be read or lies outside of the file.
-    pub(in crate::find) fn dynamic_symbols(&self) -> Result<Option<SymbolTable>> {
-        let (Some(symtab), Some(strtab)) = (self.dynamic.symtab, self.dynamic.strtab) else {
+    pub fn symbols(&self, view: &ExecutionView) -> Result<Option<SymbolTable>> {
+        let (Some(symtab), Some(strtab)) = (self.symtab, self.strtab) else {
             return Ok(None);
         };
-        let Some(count) = self.dynamic_symbol_count()? else {
+        let Some(count) = self.symbol_count(view)? else {
             return Ok(None);
         };
-        let file_len = self.view.source.len();
+        let file_len = view.link.source.len();
         let size = count.saturating_mul(size_of::<RawSymbol>() as u64);
         ensure!(
-            size.saturating_add(self.dynamic.strsz) <= file_len,
-            self.damaged("dynamic symbols are longer than the file")
+            size.saturating_add(self.strsz) <= file_len,
+            view.damaged("dynamic symbols are longer than the file")
         );
-        let table = self.read_at_address(symtab, size, "dynamic symbols")?;
-        let strings = self.read_at_address(strtab, self.dynamic.strsz, "dynamic strings")?;
-        let versions = match self.dynamic.versym {
-            Some(at) => Some(self.read_at_address(at, count.saturating_mul(2), "symbol versions")?),
+        let table = view.read_at_address(symtab, size, "dynamic symbols")?;
+        let strings = view.read_at_address(strtab, self.strsz, "dynamic strings")?;
+        let versions = match self.versym {
+            Some(at) => Some(view.read_at_address(at, count.saturating_mul(2), "symbol versions")?),
             None => None,
         };
         Ok(Some(SymbolTable::new(table, strings, versions, file_len)))
@@ -110,30 +119,76 @@ impl ElfFile {
 
     /// The number of dynamic symbols. No dynamic tag has it: it follows from a hash table or, in a file
     /// without one, from the section header.
-    fn dynamic_symbol_count(&self) -> Result<Option<u64>> {
-        if let Some(at) = self.dynamic.hash {
-            let header = self.read_at_address(at, 8, "symbol hash table")?;
+    fn symbol_count(&self, view: &ExecutionView) -> Result<Option<u64>> {
+        if let Some(at) = self.hash {
+            let header = view.read_at_address(at, 8, "symbol hash table")?;
             return Ok(Some(u64::from(header.u32_at(4))));
         }
-        if let Some(at) = self.dynamic.gnu_hash {
-            return self.gnu_hash_count(at).map(Some);
+        if let Some(at) = self.gnu_hash {
+            return GnuHash::read(view, at)?.symbol_count(view).map(Some);
         }
-        let section = self.view.section(elf::SHT_DYNSYM);
+        let section = view.link.section(elf::SHT_DYNSYM);
         Ok(section.map(|extent| extent.size / size_of::<RawSymbol>() as u64))
     }
 
-    fn dynamic_string(&self, at: u64) -> Option<String> {
-        let strings = self.content_at(self.dynamic.strtab?)?;
-        let room = strings.size.min(self.dynamic.strsz).checked_sub(at)?;
-        let text = self
-            .view
-            .source
-            .string(strings.offset + at, room.min(MAX_STRING))?;
+    /// The symbol at `index` if it is a function of that name.
+    ///
+    /// # Errors
+    /// The symbol, its version or its name lies outside of the file.
+    pub fn symbol_named(
+        &self,
+        view: &ExecutionView,
+        index: u64,
+        name: &str,
+    ) -> Result<Option<RankedFunction>> {
+        let (Some(symtab), Some(strtab)) = (self.symtab, self.strtab) else {
+            return Ok(None);
+        };
+        let size = size_of::<RawSymbol>() as u64;
+        let raw = view.read_at_address(symtab.saturating_add(index * size), size, "a dynamic symbol")?;
+        let hidden = match self.versym {
+            Some(at) => {
+                let version = view.read_at_address(at.saturating_add(index * 2), 2, "a symbol version")?;
+                version
+                    .table::<U16<LittleEndian>>()
+                    .iter()
+                    .any(|version| is_hidden(*version))
+            }
+            None => false,
+        };
+        let Some(symbol) = raw
+            .table::<RawSymbol>()
+            .first()
+            .and_then(|raw| SymbolEntry::new(raw, hidden))
+        else {
+            return Ok(None);
+        };
+        let text_at = strtab.saturating_add(symbol.name as u64);
+        let text = view.read_at_address(text_at, name.len() as u64 + 1, "a symbol name")?;
+        if text.bytes().strip_prefix(name.as_bytes()) != Some(&[0]) {
+            return Ok(None);
+        }
+        let rank = SymbolRank {
+            exported: !symbol.local,
+            default: !hidden,
+        };
+        Ok(view
+            .offset_of(symbol.addr)
+            .map(|offset| (rank, symbol.function(name, offset))))
+    }
+
+    fn string(&self, view: &ExecutionView, at: u64) -> Option<String> {
+        let strings = view.content_at(self.strtab?)?;
+        let room = strings.size.min(self.strsz).checked_sub(at)?;
+        let text = view.string(FileExtent {
+            offset: strings.offset + at,
+            size: room,
+        })?;
         String::from_utf8(text).ok().filter(|text| !text.is_empty())
     }
 
-    fn path_list(&self, at: Option<u64>) -> Vec<String> {
-        let list = at.and_then(|at| self.dynamic_string(at)).unwrap_or_default();
+    fn path_list(&self, view: &ExecutionView, at: Option<u64>) -> Vec<String> {
+        let list = at.and_then(|at| self.string(view, at)).unwrap_or_default();
         list.split(':')
             .filter(|part| !part.is_empty())
             .map(str::to_owned)

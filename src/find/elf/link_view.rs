@@ -11,11 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 use object::LittleEndian;
 use object::elf::{self, FileHeader64, SectionHeader64};
 
-use super::source::{ElfBlock, ElfSource, FileExtent};
+use super::source::{ElfBlock, ElfSource, FileExtent, LE};
 use super::symbols::SymbolTable;
 use crate::error::Failure;
 
-const LE: LittleEndian = LittleEndian;
 type SectionHeader = SectionHeader64<LittleEndian>;
 const HEADER_SIZE: u64 = size_of::<SectionHeader>() as u64;
 

@@ -3,14 +3,9 @@
 
 use anyhow::Result;
 
+use super::gnu_hash::GnuHash;
+use super::symbols::{RankedFunction, SymbolRank};
 use super::{ElfFile, FunctionSymbol, SymbolTable};
-
-/// Precedence among symbols of one name; greater wins.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SymbolRank {
-    pub exported: bool,
-    pub default: bool,
-}
 
 impl ElfFile {
     /// The function of each name, in the order of `names`. Dynamic symbols win over `.symtab`, default
@@ -57,9 +52,10 @@ impl ElfFile {
     /// small reads per name, however many symbols there are; otherwise all of them are read.
     fn search_dynamic(&self, search: &mut SymbolSearch) -> Result<()> {
         if let Some(at) = self.dynamic.gnu_hash {
-            let table = self.gnu_hash(at)?;
+            let table = GnuHash::read(&self.view, at)?;
             for (name, found) in search.names.iter().zip(&mut search.found) {
-                *found = self.hashed(&table, name)?;
+                let candidate = |index| self.dynamic.symbol_named(&self.view, index, name);
+                *found = table.find(&self.view, name, candidate)?;
             }
         } else if let Some(symbols) = self.dynamic_symbols()? {
             search.scan(self, &symbols);
@@ -73,7 +69,7 @@ struct SymbolSearch<'a> {
     names: &'a [&'a str],
     /// Indexes of the names by their first byte, which rules out nearly every symbol.
     by_first: Vec<Vec<usize>>,
-    found: Vec<Option<(SymbolRank, FunctionSymbol)>>,
+    found: Vec<Option<RankedFunction>>,
 }
 
 impl<'a> SymbolSearch<'a> {

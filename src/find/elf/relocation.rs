@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use object::LittleEndian;
 use object::elf::{self, Rela64};
 
-use super::{ElfFile, LE, RawSymbol};
+use super::ElfFile;
+use super::source::LE;
+use super::symbols::RawSymbol;
 
 type RelaEntry = Rela64<LittleEndian>;
 
@@ -60,7 +62,7 @@ impl ElfFile {
             .max();
         let names = self.dynamic_names(last_symbol)?;
         // A small file could have many slots that share one long name.
-        let mut budget = self.view.source.len();
+        let mut budget = self.view.link.source.len();
         let mut slots = Vec::new();
         for relocation in &relocations {
             let kind = relocation.r_type(LE, false);
@@ -94,7 +96,7 @@ impl ElfFile {
             return Ok(HashSet::new());
         };
         let mut names = HashSet::new();
-        let mut budget = self.view.source.len();
+        let mut budget = self.view.link.source.len();
         for symbol in symbols.functions().filter(|symbol| symbol.hidden) {
             let name = symbols.name(&symbol).map_or(&b""[..], |(name, _)| name);
             let left = budget.checked_sub(name.len() as u64);
@@ -110,14 +112,14 @@ impl ElfFile {
         let mut relocations = Vec::new();
         for (addr, size) in [self.dynamic.rela, self.dynamic.jmprel] {
             if let Some(addr) = addr {
-                let block = self.read_at_address(addr, size, WHAT)?;
+                let block = self.view.read_at_address(addr, size, WHAT)?;
                 relocations.extend_from_slice(block.table());
             }
         }
-        if self.dynamic_addr.is_none()
-            && let Some(extent) = self.view.section(elf::SHT_RELA)
+        if self.view.dynamic.is_none()
+            && let Some(extent) = self.view.link.section(elf::SHT_RELA)
         {
-            let block = self.view.source.read(extent.offset, extent.size);
+            let block = self.view.link.source.read(extent.offset, extent.size);
             relocations.extend_from_slice(block.with_context(|| self.damaged(WHAT))?.table());
         }
         Ok(relocations)
@@ -131,8 +133,10 @@ impl ElfFile {
             return Ok(DynamicNames::default());
         };
         let size = (u64::from(last) + 1) * size_of::<RawSymbol>() as u64;
-        let table = self.read_at_address(symtab, size, "dynamic symbols")?;
-        let strings = self.read_at_address(strtab, self.dynamic.strsz, "dynamic strings")?;
+        let table = self.view.read_at_address(symtab, size, "dynamic symbols")?;
+        let strings = self
+            .view
+            .read_at_address(strtab, self.dynamic.strsz, "dynamic strings")?;
         Ok(DynamicNames {
             starts: table
                 .table::<RawSymbol>()

@@ -7,6 +7,9 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result, ensure};
 use object::{LittleEndian, Pod, U32, pod};
 
+/// The byte order of all files that are read.
+pub const LE: LittleEndian = LittleEndian;
+
 /// Largest table that is read, in bytes. Browsers with all symbols need half of it; a sparse file can claim
 /// any size without using disk space.
 const MAX_TABLE: u64 = 1 << 30;
@@ -115,7 +118,7 @@ impl ElfBlock {
     pub fn u32_at(&self, at: usize) -> u32 {
         self.table::<U32<LittleEndian>>()
             .get(at / 4)
-            .map_or(0, |number| number.get(LittleEndian))
+            .map_or(0, |number| number.get(LE))
     }
 }
 

@@ -4,9 +4,8 @@
 use object::elf::{self, Sym64};
 use object::{LittleEndian, U16};
 
-use super::source::ElfBlock;
+use super::source::{ElfBlock, LE};
 
-const LE: LittleEndian = LittleEndian;
 /// An entry as it is in the file.
 pub type RawSymbol = Sym64<LittleEndian>;
 
@@ -24,6 +23,16 @@ pub struct FunctionSymbol {
     /// The code at `offset` is a resolver that chooses the implementation: callers do not call it.
     pub ifunc: bool,
 }
+
+/// Precedence among symbols of one name; greater wins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SymbolRank {
+    pub exported: bool,
+    pub default: bool,
+}
+
+/// A function among others of its name.
+pub type RankedFunction = (SymbolRank, FunctionSymbol);
 
 /// A symbol table with its strings.
 pub struct SymbolTable {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 use std::os::unix::fs::FileExt;
 
+use object::elf;
+
 use super::image::{CODE_SHIFT, CODE_SIZE, ElfImage, HashKind, ImageSymbol, file_with};
 use super::*;
 use crate::find::functions;
