@@ -12,6 +12,7 @@
 mod builder;
 mod cost_report;
 pub mod counters;
+mod maps;
 mod probes;
 mod programs;
 mod report;

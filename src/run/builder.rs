@@ -9,16 +9,16 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use libbpf_rs::skel::Skel;
-use libbpf_rs::{Link, MapCore, MapHandle, Object, OpenObject};
+use libbpf_rs::{Link, Object, OpenObject};
 
 use super::counters::LiveCounters;
+use super::maps::{create_large_maps, map, size_maps};
 use super::probes::RunProbes;
 use super::programs::{DeferredPrograms, ProgramChoice};
 use super::report::Report;
 use super::schedule::{RunLimits, Schedule};
 use super::session::{Children, EventHandler, Phase, Session, Wakeups};
 use super::stacks::StackNamer;
-use crate::bpf::shared::types::call_layout;
 use crate::bpf::{OpenToolSkel, ToolSkel, ToolSkelBuilder, load};
 use crate::cli::{CommandArgs, CommonArgs, RunArgs};
 use crate::privileges::require_privileges;
@@ -184,6 +184,7 @@ impl<F: Finder, O: OpenToolSkel + 'static> OpenedObject<F, O> {
         )?;
         let object = self.skel.open_object_mut();
         size_maps(object, &run.filter, self.ring_bytes, choice.matches_calls())?;
+        create_large_maps(object)?;
         choice.select(object, run.mode);
         let skel = load(self.skel)?;
         // Its counters are read until the process exits, which is also when the kernel frees it.
@@ -349,30 +350,4 @@ fn watch_mmap_events(report: &Report) -> Option<MmapEvents> {
 fn wake_at(ring_bytes: u32) -> u64 {
     const MAX: u32 = 256 << 10;
     (ring_bytes / 4).min(MAX).into()
-}
-
-/// Sizes the maps that tools share, by name. A tool has those whose headers it includes.
-fn size_maps(
-    object: &mut OpenObject,
-    filter: &ProcessFilter,
-    ring_bytes: u32,
-    matches_calls: bool,
-) -> Result<()> {
-    for mut map in object.maps_mut() {
-        let entries = match map.name().to_str() {
-            Some("events") => ring_bytes,
-            Some("pids") => filter.map_entries(),
-            Some("threads" | "claims") if matches_calls => call_layout::THREADS.0,
-            Some("owner_sets") if matches_calls => call_layout::OWNER_SETS.0,
-            _ => continue,
-        };
-        map.set_max_entries(entries).context("failed to size a BPF map")?;
-    }
-    Ok(())
-}
-
-fn map(object: &Object, name: &str) -> Result<MapHandle> {
-    let found = object.maps().find(|map| map.name() == name);
-    let map = found.with_context(|| format!("the BPF object has no map `{name}`"))?;
-    Ok(MapHandle::try_from(&map)?)
 }
