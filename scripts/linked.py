@@ -167,8 +167,8 @@ def crate_purl(package):
 def c_libraries(carrier):
     """Those whose sources are in the folder of libbpf-sys."""
     libbpf = version_in(
-        carrier / "libbpf/src/libbpf_version.h",
-        r"LIBBPF_MAJOR_VERSION (\d+)\n#define LIBBPF_MINOR_VERSION (\d+)",
+        carrier / "libbpf/src/Makefile",
+        r"LIBBPF_MAJOR_VERSION := (\d+)\nLIBBPF_MINOR_VERSION := (\d+)\nLIBBPF_PATCH_VERSION := (\d+)",
     )
     elfutils = version_in(carrier / "elfutils/configure.ac", r"^AC_INIT\(\[elfutils\],\[([\d.]+)\]")
     zlib = version_in(carrier / "zlib/zlib.h", r'^#define ZLIB_VERSION "([\d.]+)"')
