@@ -55,7 +55,7 @@ pages: setup-build ## write man pages and completions to target/pages
 	@# Only for the program: in cargo's environment it would make each commit rebuild the C libraries.
 	SOURCE_DATE_EPOCH=$$(scripts/version time) $(release)/ubpf-tools --pages target/pages
 
-notices: setup-build setup-package ## write third-party notices to target/ubpf-tools.NOTICES, for the image [ARCH=arm64]
+notices: setup-build setup-package $(if $(filter arm64,$(ARCH)),setup-arm64) ## write third-party notices to target/ubpf-tools.NOTICES, for the image [ARCH=arm64]
 	@mkdir -p target
 	scripts/licences notices $(if $(filter arm64,$(ARCH)),aarch64,x86_64)-unknown-linux-gnu >target/ubpf-tools$(if $(filter arm64,$(ARCH)),-arm64).NOTICES
 
@@ -122,7 +122,7 @@ install: ## install binary, links, man pages and completions below $(DESTDIR)$(P
 		[[ $$tool = ubpf-tools ]] || ln -sfn ubpf-tools "$(DESTDIR)$(PREFIX)/bin/$$tool"; \
 	done
 
-package: setup-build setup-package pages ## write .deb, .rpm, .tar.gz, notices and SBOM to target/package [ARCHES=x86_64]
+package: setup-build setup-package setup-arm64 pages ## write .deb, .rpm, .tar.gz, notices and SBOM to target/package [ARCHES=x86_64]
 	scripts/package $(ARCHES)
 
 clean: ## remove target
