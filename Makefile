@@ -122,8 +122,9 @@ install: ## install binary, links, man pages and completions below $(DESTDIR)$(P
 		[[ $$tool = ubpf-tools ]] || ln -sfn ubpf-tools "$(DESTDIR)$(PREFIX)/bin/$$tool"; \
 	done
 
-package: setup-build setup-package setup-arm64 pages ## write .deb, .rpm, .tar.gz, notices and SBOM to target/package [ARCHES=x86_64]
-	scripts/package $(ARCHES)
+package: setup-build setup-package setup-arm64 pages ## write .deb, .rpm, .tar.gz, notices and SBOM to target/package [ARCH=arm64]
+	@# Not with the default of ARCH, which is one architecture.
+	scripts/package $(if $(filter-out file,$(origin ARCH)),$(ARCH))
 
 clean: ## remove target
 	cargo clean
