@@ -2,8 +2,8 @@
 """What is linked into the binary, and under which licence: for scripts/sbom and scripts/licences.
 
 Crates are those that cargo links for a target, without those that only run during the build. The C libraries are those
-whose sources libbpf-sys carries, with the versions of these sources, and the C library of the compiler. It and Rust's
-library are those of this machine, or for arm64 on x86-64 those of scripts/arm64.
+whose sources libbpf-sys carries, with the versions of these sources, and the C library and libgcc of the compiler. They
+and Rust's library are those of this machine, or for arm64 on x86-64 those of scripts/arm64.
 """
 
 import functools
@@ -33,6 +33,7 @@ ALLOWED = [
     "Apache-2.0 WITH LLVM-exception",
     "LGPL-2.1-or-later",
     "LGPL-3.0-or-later",
+    "GPL-3.0-or-later WITH GCC-exception-3.1",
 ]
 
 
@@ -201,16 +202,18 @@ def is_cross(target):
 
 @functools.cache
 def toolchain(target):
-    """The versions of glibc and of Rust."""
+    """The versions of glibc, of GCC and of Rust."""
     if is_cross(target):
         # The program is the C library of x86-64, which is of the same Debian release as that of arm64.
         libc = output("scripts/arm64", "run", "/lib/x86_64-linux-gnu/libc.so.6").splitlines()[0]
         libc = re.search(r"version ([\d.]*\d)", libc)[1]
+        gcc = output("scripts/arm64", "run", "aarch64-linux-gnu-gcc", "-dumpfullversion")
         rust = output("scripts/arm64", "run", "rustc", "--version")
     else:
         libc = output("getconf", "GNU_LIBC_VERSION").split()[1]
+        gcc = output("gcc", "-dumpfullversion")
         rust = output("rustc", "--version")
-    return libc, rust.split()[1]
+    return libc, gcc.strip(), rust.split()[1]
 
 
 def rust_notices(target, licences):
@@ -229,7 +232,7 @@ def rust_notices(target, licences):
 
 def components(target):
     """Everything in the binary, ours first."""
-    libc_version, rust_version = toolchain(target)
+    libc_version, gcc_version, rust_version = toolchain(target)
     found = crates(target)
     carrier = next(c for c in found if c.name == "libbpf-sys")
     carried = c_libraries(carrier.folder)
@@ -241,6 +244,14 @@ def components(target):
         f"pkg:generic/glibc@{libc_version}",
         source="https://sourceware.org/glibc/",
     )
+    # Rust's library unwinds with its libgcc_eh, glibc calculates with its libgcc.
+    libgcc = Component(
+        "libgcc",
+        gcc_version,
+        "GPL-3.0-or-later WITH GCC-exception-3.1",
+        f"pkg:generic/gcc@{gcc_version}",
+        source="https://gcc.gnu.org/",
+    )
     rust = Component(
         "rust-std",
         rust_version,
@@ -249,5 +260,5 @@ def components(target):
         f"pkg:generic/rust-std@{rust_version}",
         source="https://github.com/rust-lang/rust",
     )
-    found[0].uses += [glibc.purl, rust.purl]
-    return [*found, *carried, glibc, rust]
+    found[0].uses += [glibc.purl, libgcc.purl, rust.purl]
+    return [*found, *carried, glibc, libgcc, rust]
