@@ -31,12 +31,13 @@ impl Terminal {
         let (master, slave, number) = open_pty().expect("a pseudo-terminal");
         let share = || slave.try_clone().expect("a descriptor");
         command.stdin(share()).stdout(share()).stderr(share());
-        // Independent of the user's environment: a UTF-8 locale, no key bindings, no history.
+        // Independent of the user's environment: a UTF-8 locale, no key bindings, no history. Without HISTFILE, bash
+        // would use ~/.bash_history.
         command
             .env("TERM", "xterm")
             .env("LC_ALL", "C.UTF-8")
             .env("INPUTRC", "/dev/null")
-            .env_remove("HISTFILE");
+            .env("HISTFILE", "");
         // SAFETY: `take_terminal` makes two system calls, and does not allocate between fork and exec.
         unsafe { command.pre_exec(take_terminal) };
         let child = command
