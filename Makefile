@@ -65,16 +65,20 @@ demo: build setup-demo ## trace a python3 and a bash that it starts
 test: setup-build setup-lint setup-test build lint ## run all tests; without root or sudo, those that need none
 	cargo test --release --no-fail-fast $(locked) --features pages --bins
 	cargo test --release --no-fail-fast $(locked) --test cli --test install
-	@# Built as this user, and run by cargo through sudo.
+	@# Built as this user, and run by cargo through sudo: with a HOME in which root may write, and the PATH to rustc.
 	@if ((EUID == 0)); then \
 		root=(env); \
 	elif sudo -n true 2>/dev/null || { [[ -t 0 ]] && sudo -v; }; then \
 		runner=$$(tr a-z- A-Z_ <<<"cargo_target_$(host)_runner"); \
-		root=(env "$$runner=sudo -E"); \
+		root=(env "$$runner=sudo -E -H env PATH=$$(rustc --print sysroot)/bin:$$PATH:/usr/sbin:/sbin"); \
+		trap 'sudo chown -R "$$(id -u):$$(id -g)" "$(or $(CARGO_TARGET_DIR),target)"' EXIT; \
 	else \
-		printf '\n%s\n' '*** NOT RUN, needs root: the tests load and e2e' >&2; exit 0; \
+		printf '\n%s\n' '*** NOT RUN, needs root: the tests load, e2e and new_tool' >&2; exit 0; \
 	fi; \
-	set -x; "$${root[@]}" cargo test --release --no-fail-fast $(locked) --test load --test e2e --test new_tool
+	set -x; status=0; \
+	"$${root[@]}" cargo test --release --no-fail-fast $(locked) --test load --test e2e || status=$$?; \
+	cargo test --release $(locked) --test new_tool || status=$$?; \
+	exit $$status
 
 vmtest: setup-build setup-test setup-$(vmtest) ## run load and e2e tests on kernels 5.10 to 7.2 in QEMU [ARCH=arm64] [WAYS=best]
 	scripts/vmtest -a $(ARCH) $(if $(filter best,$(WAYS)),-w)
