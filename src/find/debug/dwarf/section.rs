@@ -165,9 +165,9 @@ impl StoredPages {
     }
 }
 
-/// A compressed section. Deflate has no random access, so all bytes up to the highest needed one are decompressed: 14
-/// ms for the 5.8 MB of libc's `.debug_info`. A first look-up far ahead, of one unit, keeps none of those before it: their
-/// page faults take as long again. If they are needed after all, decompression restarts and keeps everything.
+/// A compressed section. Deflate has no random access, so all bytes up to the highest needed one are decompressed:
+/// 14 ms for the 5.8 MB of libc's `.debug_info`. A first look-up far ahead, of one unit, keeps none of the bytes before
+/// it: their page faults take as long again. If they are needed after all, decompression restarts and keeps everything.
 struct InflatedSection {
     stream: DeflateStream,
     /// Offset in the section of the first kept byte.
