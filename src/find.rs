@@ -8,6 +8,7 @@ pub mod functions;
 pub mod host;
 pub mod ifunc;
 pub mod resolve;
+pub mod returns;
 pub mod similar;
 pub mod spec;
 pub mod stack;

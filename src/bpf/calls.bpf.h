@@ -20,9 +20,15 @@
 struct call {
 	__u64 sp; /* where the return address is, or would be on arm64: unique among the live calls of a thread */
 	__u64 start_ns;
-	__u64 func;
+	__u64 func; /* index of the function, and CALL_* */
 	__u64 args[CALL_ARGS]; /* for the tool */
 };
+
+#define CALL_FUNCTION 0xffffffffULL
+/* It has jumped to another function, whose return is its own. */
+#define CALL_JUMPED (1ULL << 32)
+/* It has returned, but not as the innermost call. */
+#define CALL_RETURNED (1ULL << 33)
 
 /* The calls of one thread, outermost first. Only the thread itself writes to it, so it needs no lock. */
 struct thread {
@@ -275,6 +281,8 @@ __noinline int forget_call(__u32 index, __u64 sp, __u64 keep, __u64 again)
 	if (top->sp > sp || (top->sp == sp && top->func == keep))
 		return false;
 	thread->depth--;
+	if (top->func & CALL_RETURNED)
+		return true;
 	CALL_DROPPED(top);
 	if (top->sp != sp || top->func != again)
 		add_unmatched();
@@ -315,12 +323,12 @@ static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, __u32 inde
 {
 	__u64 sp = stack_pointer(ctx, cookie);
 	__u64 depth = thread->depth;
-	__u64 top;
+	struct call *top;
 
 	if (!depth)
 		return 0;
-	top = call_at(thread, depth - 1)->sp;
-	if (top > sp || (top == sp && is_tail_call(ctx)))
+	top = call_at(thread, depth - 1);
+	if (top->sp > sp || (top->sp == sp && (top->func & CALL_JUMPED || is_tail_call(ctx))))
 		return depth;
 	/* A Go function that has to grow its stack first restarts after that: it is the same call. */
 	return forget_calls(index, sp, NO_FUNCTION, cookie & COOKIE_GOROUTINE ? (__u32)cookie : NO_FUNCTION);
@@ -359,6 +367,78 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie
 }
 
 /*
+ * Functions that jump to one another return at once, all with the stack pointer of the first. Where return instructions
+ * are probed, the program of any of them may run first. Returns the index of the call of `func` among the innermost
+ * calls with this stack pointer, or -1.
+ */
+#define MOST_TAIL_CALLS 4
+__noinline int tail_caller(__u32 index, __u64 sp, __u64 func)
+{
+	struct thread *thread = thread_at(index);
+
+	if (!thread)
+		return -1;
+	for (__u64 i = 2; i <= MOST_TAIL_CALLS; i++) {
+		struct call *call;
+
+		if (i > thread->depth)
+			break;
+		call = call_at(thread, thread->depth - i);
+		if (call->sp != sp)
+			break;
+		if (call->func == (func | CALL_JUMPED))
+			return thread->depth - i;
+	}
+	return -1;
+}
+
+/* Drops the innermost calls that have returned. */
+__noinline int drop_returned(__u32 index)
+{
+	struct thread *thread = thread_at(index);
+
+	for (int i = 1; i < MOST_TAIL_CALLS && thread && thread->depth; i++) {
+		if (!(call_at(thread, thread->depth - 1)->func & CALL_RETURNED))
+			break;
+		thread->depth--;
+	}
+	return 0;
+}
+
+/* The call that returns at an instruction with this cookie, as above. Its thread has calls. */
+static __always_inline struct call *exit_call(struct thread *thread, __u32 index, __u64 sp, __u64 cookie, __u64 *depth)
+{
+	struct call *call = call_at(thread, thread->depth - 1);
+	__u64 func = (__u32)cookie;
+	int at;
+
+	if (call->sp < sp) {
+		/* Calls that it made ended without a return. */
+		if (!forget_calls(index, sp - 1, NO_FUNCTION, NO_FUNCTION))
+			return NULL;
+		call = call_at(thread, thread->depth - 1);
+	}
+	if (call->sp != sp)
+		return NULL;
+	if ((call->func & CALL_FUNCTION) == func) {
+		if (goes_on(cookie)) {
+			call->func |= CALL_JUMPED;
+			return NULL;
+		}
+		*depth = --thread->depth;
+		drop_returned(index);
+		return call;
+	}
+	at = tail_caller(index, sp, func);
+	if (at < 0)
+		return NULL;
+	*depth = at;
+	call = call_at(thread, at);
+	call->func |= CALL_RETURNED;
+	return call;
+}
+
+/*
  * Pops the call that returns here, valid until the next call of this thread, and sets `depth` as above. Returns NULL if
  * its entry was not seen: it was filtered, or happened before the probes were attached. That does not count as
  * unmatched: return probes are attached before entry probes, and sessions at once, so whenever an entry is seen its
@@ -367,14 +447,16 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie
 static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cookie, __u64 *depth)
 {
 	struct stack_owner owner = owner_of(ctx, cookie);
-	__u64 sp = stack_pointer(ctx, cookie) - (cookie & COOKIE_RETURN_INSN ? 0 : RETURN_ADDRESS_BYTES);
+	__u64 sp = stack_pointer(ctx, cookie) - (cookie & COOKIE_EXIT ? 0 : RETURN_ADDRESS_BYTES);
 	int index = thread_of(&owner);
 	struct thread *thread = thread_at(index);
 
 	struct call *top;
 
-	if (!thread || !thread->depth)
+	if (!thread || !thread->depth || !is_taken(ctx, cookie))
 		return NULL;
+	if (cookie & COOKIE_EXIT)
+		return exit_call(thread, index, sp, cookie, depth);
 	top = call_at(thread, thread->depth - 1);
 	if (top->sp < sp || (top->sp == sp && top->func != (__u32)cookie)) {
 		/* Calls that it made ended without a return. */
@@ -385,6 +467,7 @@ static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cooki
 	if (top->sp != sp || top->func != (__u32)cookie)
 		return NULL;
 	*depth = --thread->depth;
+	drop_returned(index);
 	return top;
 }
 
@@ -398,7 +481,7 @@ __noinline int has_call_of(__u32 index, __u64 func, __u64 depth)
 	for (__u64 i = 0; i < MAX_DEPTH; i++) {
 		if (i >= depth)
 			break;
-		if (call_at(thread, i)->func == func)
+		if ((call_at(thread, i)->func & CALL_FUNCTION) == func)
 			return 1;
 	}
 	return 0;

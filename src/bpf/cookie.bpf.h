@@ -8,16 +8,20 @@ enum cookie_layout {
 	/* The probe is on an instruction that returns, and stands in for a return probe: the return address is still on
 	   the stack. */
 	COOKIE_RETURN_INSN_BIT = 32,
-	/* Set as well if that instruction jumps to another function, whose result is not known yet. */
+	/* Set as well if that instruction jumps to another function, whose result is not known yet. Set alone if it
+	   does so on a condition only. */
 	COOKIE_TAIL_JUMP_BIT = 33,
 	/* A function of a Go program. Its calls belong to a goroutine, which moves between threads and whose stack
 	   moves when it grows. */
 	COOKIE_GOROUTINE_BIT = 34,
 	/* enum trap_kind */
-	COOKIE_TRAP_SHIFT = 36,
+	COOKIE_TRAP_SHIFT = 35,
 	COOKIE_TRAP_BITS = 3,
+	/* The condition, as the processor encodes it in the instruction (4 bits). 1 for an unconditional jump if the
+	   return instructions of that other function are probed with the same cookie. */
+	COOKIE_CONDITION_SHIFT = 38,
 	/* The only process that the probe is for, or 0. */
-	COOKIE_PROCESS_SHIFT = 40,
+	COOKIE_PROCESS_SHIFT = 42,
 };
 
 /* In place of a cookie, where the kernel has none: each copy of a program is loaded with its own constant. */
@@ -29,6 +33,8 @@ enum cookie_mark {
 #define COOKIE_RETURN_INSN (1ULL << COOKIE_RETURN_INSN_BIT)
 #define COOKIE_TAIL_JUMP (1ULL << COOKIE_TAIL_JUMP_BIT)
 #define COOKIE_GOROUTINE (1ULL << COOKIE_GOROUTINE_BIT)
+/* The probe is on an instruction that ends a call, or may. */
+#define COOKIE_EXIT (COOKIE_RETURN_INSN | COOKIE_TAIL_JUMP)
 #define COOKIE_TRAP_MASK (((1ULL << COOKIE_TRAP_BITS) - 1) << COOKIE_TRAP_SHIFT)
 #define COOKIE_MARK ((__u64)COOKIE_MARK_HIGH << 32 | COOKIE_MARK_LOW)
 

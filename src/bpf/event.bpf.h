@@ -119,6 +119,38 @@ static __always_inline bool is_own_probe(__u64 cookie)
 	return !process || process == current_ids() >> 32;
 }
 
+/* Would a conditional jump with this condition code be taken? An odd code is the opposite of the even one before it. */
+static __always_inline bool condition_holds(struct pt_regs *ctx, __u8 code)
+{
+#if defined(__TARGET_ARCH_x86)
+	__u64 flags = ctx->flags;
+	bool carry = flags & 1, parity = flags & 4, zero = flags & 0x40, sign = flags & 0x80, overflow = flags & 0x800;
+	/* In the order of the codes: o, b, e, be, s, p, l, le. */
+	__u8 holds = overflow | carry << 1 | zero << 2 | (carry | zero) << 3 | sign << 4 | parity << 5 |
+		     (sign ^ overflow) << 6 | (zero | (sign ^ overflow)) << 7;
+#else
+	__u64 flags = ((struct user_pt_regs *)ctx)->pstate >> 28;
+	bool overflow = flags & 1, carry = flags & 2, zero = flags & 4, sign = flags & 8;
+	bool below = sign ^ overflow;
+	/* In the order of the codes: eq, cs, mi, vs, hi, ge, gt, al. */
+	__u8 holds = zero | carry << 1 | sign << 2 | overflow << 3 | (carry & !zero) << 4 | !below << 5 |
+		     (!zero & !below) << 6 | 1 << 7;
+#endif
+	return (holds >> (code >> 1 & 7) & 1) ^ (code & 1);
+}
+
+/* True unless the probe is on a jump that leaves its function on a condition, which does not hold now. */
+static __always_inline bool is_taken(struct pt_regs *ctx, __u64 cookie)
+{
+	return (cookie & COOKIE_EXIT) != COOKIE_TAIL_JUMP || condition_holds(ctx, cookie >> COOKIE_CONDITION_SHIFT & 15);
+}
+
+/* True if the probe is on a jump to another function whose return instructions are probed as well. */
+static __always_inline bool goes_on(__u64 cookie)
+{
+	return (cookie & COOKIE_EXIT) == COOKIE_EXIT && cookie >> COOKIE_CONDITION_SHIFT & 1;
+}
+
 /* Reserves `size` bytes, a constant, in the ring. If it is full, counts a lost event and returns NULL. */
 static __always_inline void *event_reserve(__u64 size)
 {

@@ -49,7 +49,7 @@ static __always_inline int count_call(struct pt_regs *ctx)
 	__u32 func = cookie;
 	__u64 *count;
 
-	if (!is_own_probe(cookie) || !is_wanted())
+	if (!is_own_probe(cookie) || !is_taken(ctx, cookie) || !is_wanted())
 		return 0;
 	count = group_by ? group_count(func) : bpf_map_lookup_elem(&counts, &func);
 	__sync_fetch_and_add(count ?: &lost, 1);

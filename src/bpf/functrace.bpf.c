@@ -105,7 +105,7 @@ static __always_inline bool leave(struct pt_regs *ctx, __u64 cookie, __u32 flags
 	__u64 depth;
 
 	if (flags & RETURN_ALONE)
-		return is_own_probe(cookie) && wanted(may_sleep) && expr_take(index);
+		return is_own_probe(cookie) && is_taken(ctx, cookie) && wanted(may_sleep) && expr_take(index);
 	call = call_return(ctx, cookie, &depth);
 	if (!call || call->args[0] == NO_MACHINE)
 		return false;

@@ -229,10 +229,11 @@ static __always_inline __u64 returned_address(struct pt_regs *ctx, __u64 call, _
 	return addr;
 }
 
-static __always_inline void leave(struct pt_regs *ctx, __u64 call)
+static __always_inline void leave(struct pt_regs *ctx, __u64 cookie)
 {
+	__u32 call = cookie;
 	__u64 depth;
-	struct call *entry = call_return(ctx, call, &depth);
+	struct call *entry = call_return(ctx, cookie, &depth);
 
 	if (!entry)
 		return;

@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::units::{parse_duration, parse_percentage, parse_size};
 use crate::error::Failure;
+use crate::find::returns::ReturnPolicy;
 use crate::probe::attach::AttachMode;
 use crate::probe::command::TracedCommand;
 use crate::probe::ring::page_size;
@@ -45,6 +46,19 @@ pub struct RunArgs {
         hide_possible_values = true
     )]
     pub placement: PlacementPolicy,
+    /// Set how returns are observed [default: safe]
+    ///
+    /// `safe`: by the kernel's return probe where the code of the function proves that it cannot hurt, else by probes
+    /// on the instructions that return, which cost several times as much. `kernel`: by return probes, which crash
+    /// programs that unwind, switch stacks or cancel threads. `instructions`: never by return probes.
+    #[arg(
+        long,
+        value_name = "safe|kernel|instructions",
+        default_value = "safe",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    pub returns: ReturnPolicy,
     /// Report what the probes cost the traced processes
     #[arg(long)]
     pub cost: bool,

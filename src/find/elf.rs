@@ -120,6 +120,23 @@ impl ElfFile {
         }
     }
 
+    /// Whether functions of this file may run on several stacks in turn, or on that of a signal handler, because it
+    /// uses functions for that. Programs that do it in assembly are not detected.
+    pub fn may_switch_stacks(&self) -> bool {
+        const NAMES: [&str; 4] = ["makecontext", "sigaltstack", "sigstack", "swapcontext"];
+        let Ok(Some(strings)) = self.dynamic.strings(&self.view) else {
+            return NAMES.iter().any(|name| self.defines(name));
+        };
+        // The C library defines them.
+        let is_used = |name: &str| {
+            strings
+                .bytes()
+                .split(|&byte| byte == 0)
+                .any(|used| used == name.as_bytes())
+        };
+        NAMES.iter().any(|name| is_used(name) && !self.defines(name))
+    }
+
     /// `DT_SONAME`: the name under which other files need this library.
     pub fn soname(&self) -> Option<String> {
         self.dynamic.soname(&self.view)

@@ -26,7 +26,7 @@ use super::spec::NamePattern;
 use crate::find::elf::{ElfFile, FunctionSymbol, SymbolTable};
 use crate::find::stack::demangle::{ReadableName, demangle};
 use frames::FrameExtent;
-pub use frames::{called_starts, sizes};
+pub use frames::sizes;
 
 /// Prefix of the name of functions without a symbol, followed by their address.
 const NAMELESS_PREFIX: &str = "fn_";

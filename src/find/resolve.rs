@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Resolves a spec to instructions of one file.
 
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
+use super::returns::{EntryMatching, ReturnMethod, ReturnPolicy, ReturnWatcher};
 use super::spec::{NamePattern, ProbeSubject};
 use super::usdt::UsdtProbe;
 use super::{functions, ifunc, usdt};
 use crate::error::Failure;
 use crate::find::code::instructions;
-use crate::find::code::instructions::FunctionExit;
 use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::host::object_file::ObjectFile;
 use crate::find::host::proc::Proc;
@@ -53,20 +52,10 @@ impl From<Vec<ResolvedProbe>> for ResolvedSpec {
     }
 }
 
-/// How the returns of a function are observed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReturnMethod {
-    /// Not observed.
-    Unwatched,
-    /// By return probes: the kernel replaces the return address with the address of a trampoline.
-    ReturnProbe,
-    /// By probes on the instructions that end calls. Needed where the kernel's return address would crash the
-    /// program: exceptions and panics unwind by return addresses, Go moves stacks, and some functions keep
-    /// their return address to return a second time.
-    Instructions(Vec<FunctionExit>),
-}
+/// How returns are to be observed.
+pub type ReturnRequest = (ReturnPolicy, EntryMatching);
 
-/// The probes that `subject` means in a file. With `at_return` the returns of calls are observed too.
+/// The probes that `subject` means in a file. With `at_return` the returns of calls are observed too, as it says.
 /// `pids` are processes that use the file; they are searched first for the targets of IFUNC symbols.
 ///
 /// # Errors
@@ -75,11 +64,13 @@ pub fn resolve(
     object: &ObjectFile,
     elf: &ElfFile,
     subject: &ProbeSubject,
-    at_return: bool,
+    at_return: Option<ReturnRequest>,
     pids: &[u32],
 ) -> Result<ResolvedSpec> {
     match subject {
-        ProbeSubject::Usdt { provider, name } => Ok(usdt_probes(elf, provider, name, at_return)?.into()),
+        ProbeSubject::Usdt { provider, name } => {
+            Ok(usdt_probes(elf, provider, name, at_return.is_some())?.into())
+        }
         ProbeSubject::Address(addr) => probe_at_address(object, elf, *addr, at_return),
         ProbeSubject::Function { name, offset } => {
             let selected = functions::select(elf, &object.path, name)?;
@@ -87,7 +78,7 @@ pub fn resolve(
             if *offset == 0 {
                 return function_starts(object, elf, &found, at_return);
             }
-            reject_return_inside(at_return)?;
+            reject_return_inside(at_return.is_some())?;
             let probes: Result<Vec<ResolvedProbe>> = found
                 .iter()
                 .map(|function| probe_inside(elf, function, *offset))
@@ -103,30 +94,15 @@ fn function_starts(
     object: &ObjectFile,
     elf: &ElfFile,
     functions: &[FunctionSymbol],
-    at_return: bool,
+    at_return: Option<ReturnRequest>,
 ) -> Result<ResolvedSpec> {
     let is_go = elf.is_go();
-    let by_instructions = at_return && (is_go || elf.may_unwind());
-    let cold = match by_instructions {
-        true => functions::cold_parts(elf, &object.path)?,
-        false => HashMap::new(),
-    };
-    let called = match at_return && !by_instructions {
-        true => functions::called_starts(elf),
-        false => HashSet::new(),
-    };
+    let mut watcher = at_return.map(|(policy, matching)| (ReturnWatcher::new(object, elf, policy), matching));
     let mut found = ResolvedSpec::default();
     for function in functions {
-        let returns = match (at_return, by_instructions) {
-            (false, _) => Ok(ReturnMethod::Unwatched),
-            (true, false) if !called.contains(&function.addr) || keeps_return_address(elf, function) => {
-                return_instructions(elf, function, &[])
-            }
-            (true, false) => Ok(ReturnMethod::ReturnProbe),
-            (true, true) => {
-                let parts = cold.get(&function.name).map_or(&[][..], Vec::as_slice);
-                return_instructions(elf, function, parts)
-            }
+        let returns = match &mut watcher {
+            Some((watcher, matching)) => watcher.method(function, *matching),
+            None => Ok(ReturnMethod::Unwatched),
         };
         match returns {
             Ok(returns) => found.probes.push(probe_at_start(function, returns, is_go)),
@@ -140,58 +116,6 @@ fn function_starts(
             Ok(found)
         }
     }
-}
-
-/// Functions that return a second time, to the caller of their first call.
-const RETURN_TWICE: [&str; 10] = [
-    "setjmp",
-    "_setjmp",
-    "__setjmp",
-    "sigsetjmp",
-    "__sigsetjmp",
-    "getcontext",
-    "__getcontext",
-    "swapcontext",
-    "__swapcontext",
-    "savectx",
-];
-
-/// Whether the function may return twice to the same return address. The kernel's return probe supports one
-/// return only.
-fn keeps_return_address(elf: &ElfFile, function: &FunctionSymbol) -> bool {
-    /// Such functions are short.
-    const MAX_SIZE: u64 = 512;
-    RETURN_TWICE.contains(&function.name.as_str())
-        || elf
-            .code(function.addr, function.size.min(MAX_SIZE))
-            .is_ok_and(|code| instructions::reads_return_address(&code))
-}
-
-/// The instructions of a function and of its cold parts that return.
-fn return_instructions(
-    elf: &ElfFile,
-    function: &FunctionSymbol,
-    parts: &[FunctionSymbol],
-) -> Result<ReturnMethod> {
-    let failed = || format!("failed to trace returns of {}", function.demangled());
-    let refused = |why: &str| {
-        let message = format!("{}: {why}, and a return probe would crash the program", failed());
-        Failure::failed(message).hint("trace its entry only")
-    };
-    ensure!(function.size > 0, refused("its end is unknown"));
-    let parts: Vec<&FunctionSymbol> = std::iter::once(function).chain(parts).collect();
-    let is_own = |addr: u64| parts.iter().any(|part| addr.wrapping_sub(part.addr) < part.size);
-    let mut exits = Vec::new();
-    for part in &parts {
-        let code = elf.code(part.addr, part.size)?;
-        let found = instructions::exits(&code, |at| is_own(part.addr.wrapping_add_signed(at)));
-        exits.extend(found.with_context(failed)?.into_iter().map(|exit| FunctionExit {
-            at: part.offset + exit.at,
-            ..exit
-        }));
-    }
-    ensure!(!exits.is_empty(), refused("it has no return instruction"));
-    Ok(ReturnMethod::Instructions(exits))
 }
 
 fn probe_at_start(function: &FunctionSymbol, returns: ReturnMethod, is_go: bool) -> ResolvedProbe {
@@ -226,7 +150,12 @@ fn probe_inside(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result
 }
 
 /// The instruction at a virtual address. Empty if the file has no code there.
-fn probe_at_address(object: &ObjectFile, elf: &ElfFile, addr: u64, at_return: bool) -> Result<ResolvedSpec> {
+fn probe_at_address(
+    object: &ObjectFile,
+    elf: &ElfFile,
+    addr: u64,
+    at_return: Option<ReturnRequest>,
+) -> Result<ResolvedSpec> {
     if elf.offset_of(addr).is_none() {
         return Ok(ResolvedSpec::default());
     }
@@ -236,7 +165,7 @@ fn probe_at_address(object: &ObjectFile, elf: &ElfFile, addr: u64, at_return: bo
     if function.addr == addr {
         return function_starts(object, elf, &[function], at_return);
     }
-    reject_return_inside(at_return)?;
+    reject_return_inside(at_return.is_some())?;
     Ok(vec![probe_inside(elf, &function, addr - function.addr)?].into())
 }
 

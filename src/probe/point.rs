@@ -2,8 +2,10 @@
 //! Probe points: the instructions of a file that programs run at, and the cookies that identify them there.
 
 use crate::bpf::shared::types::cookie_layout;
+use crate::find::code::instructions::ExitKind;
 use crate::find::code::placement::Needs;
 use crate::find::elf::FunctionSymbol;
+use crate::find::returns::ReturnMethod;
 
 /// Which ends of a function's calls a probe point covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +27,7 @@ pub struct Cookie(u64);
 const RETURN_INSTRUCTION: u64 = 1 << cookie_layout::COOKIE_RETURN_INSN_BIT.0;
 const TAIL_JUMP: u64 = 1 << cookie_layout::COOKIE_TAIL_JUMP_BIT.0;
 const GOROUTINE: u64 = 1 << cookie_layout::COOKIE_GOROUTINE_BIT.0;
+const CONDITION_SHIFT: u32 = cookie_layout::COOKIE_CONDITION_SHIFT.0;
 const TRAP_SHIFT: u32 = cookie_layout::COOKIE_TRAP_SHIFT.0;
 const TRAP_BITS: u32 = cookie_layout::COOKIE_TRAP_BITS.0;
 const PROCESS_SHIFT: u32 = cookie_layout::COOKIE_PROCESS_SHIFT.0;
@@ -38,6 +41,7 @@ const _: () = {
         RETURN_INSTRUCTION,
         TAIL_JUMP,
         GOROUTINE,
+        15 << CONDITION_SHIFT,
         ((1 << TRAP_BITS) - 1) << TRAP_SHIFT,
         ((1 << PID_BITS) - 1) << PROCESS_SHIFT,
     ];
@@ -68,6 +72,16 @@ impl Cookie {
     /// For a probe on an instruction that jumps to another function, whose result is not known yet.
     pub const fn at_tail_jump(self) -> Cookie {
         Cookie(self.0 | RETURN_INSTRUCTION | TAIL_JUMP)
+    }
+
+    /// As above, where the return instructions of the other function are probed with the cookie of this one.
+    pub const fn at_followed_jump(self) -> Cookie {
+        Cookie(self.at_tail_jump().0 | 1 << CONDITION_SHIFT)
+    }
+
+    /// As above, if the flags match this condition code of the processor (4 bits).
+    pub const fn at_conditional_tail_jump(self, code: u8) -> Cookie {
+        Cookie(self.0 | TAIL_JUMP | ((code & 15) as u64) << CONDITION_SHIFT)
     }
 
     /// For a Go function: its calls belong to a goroutine, which moves between threads.
@@ -131,6 +145,32 @@ impl ProbePoint {
             }),
             stepped: true,
         }
+    }
+}
+
+impl ProbePoint {
+    /// The points for the ends of this one, with returns observed in this way.
+    pub fn with_returns(self, returns: &ReturnMethod) -> Vec<ProbePoint> {
+        let ReturnMethod::Instructions(exits) = returns else {
+            return vec![self];
+        };
+        let entry = (self.ends == Ends::Both).then_some(ProbePoint {
+            ends: Ends::Entry,
+            ..self
+        });
+        let leaving = exits.iter().map(|exit| ProbePoint {
+            offset: exit.at,
+            cookie: match exit.kind {
+                ExitKind::Return => self.cookie.at_return_instruction(),
+                ExitKind::Jump => self.cookie.at_tail_jump(),
+                ExitKind::FollowedJump => self.cookie.at_followed_jump(),
+                ExitKind::JumpIf(code) => self.cookie.at_conditional_tail_jump(code),
+            },
+            ends: Ends::ReturnInstruction,
+            movable: None,
+            ..self
+        });
+        entry.into_iter().chain(leaving).collect()
     }
 }
 

@@ -93,6 +93,7 @@ impl Run {
         let command = self.command.as_ref().map(|held| (&self.argv[..], held.pid()));
         let plan = finder.plan(&SearchRequest {
             filter: &self.filter,
+            returns: self.options.returns,
             command,
         })?;
         let mut search = FileSearch::new(finder, plan.place, self.options.placement, self.filter.follow);

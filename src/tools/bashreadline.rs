@@ -19,6 +19,7 @@ use crate::find::host::cgroups::Cgroups;
 use crate::find::host::containers::container_id;
 use crate::find::host::loader;
 use crate::find::host::object_file::ObjectFile;
+use crate::find::returns::{EntryMatching, ReturnMethod, ReturnPolicy, ReturnWatcher};
 use crate::find::host::proc::Proc;
 use crate::find::host::users::UserNames;
 use crate::output::{Column, Output, Table, Value};
@@ -106,6 +107,7 @@ struct LineReaders {
     readline: bool,
     /// Show only lines of bash.
     bash_only: bool,
+    returns: ReturnPolicy,
     programs: KnownPrograms,
 }
 
@@ -115,6 +117,7 @@ impl LineReaders {
             library: args.shared.clone(),
             readline: args.readline,
             bash_only: false,
+            returns: ReturnPolicy::default(),
             programs: KnownPrograms::default(),
         }
     }
@@ -122,6 +125,7 @@ impl LineReaders {
 
 impl Finder for LineReaders {
     fn plan(&mut self, request: &SearchRequest<'_>) -> Result<SearchPlan> {
+        self.returns = request.returns;
         let plan = match &self.library {
             Some(path) => SearchPlan::file(&find_file(path, &request.filter.pids)?)?,
             None => SearchPlan::new(request.place()),
@@ -144,13 +148,21 @@ impl Finder for LineReaders {
         }
         let found = elf.lookup(&FUNCTIONS)?.into_iter().flatten().next();
         let cookie = if bash { IN_BASH } else { IN_LIBRARY };
-        Ok(found
-            .map(|function| ProbePoint {
-                ends: Ends::Return,
-                ..ProbePoint::function(&function, Cookie::of_function(cookie), Needs::STACK)
-            })
-            .into_iter()
-            .collect())
+        let Some(function) = found else {
+            return Ok(Vec::new());
+        };
+        let returns = ReturnWatcher::new(object, elf, self.returns).method(&function, EntryMatching::ReturnsAlone)?;
+        // readline_internal_teardown ends with a jump to strcpy, before which its result is unknown. It runs no code of the
+        // program, so a return probe is safe.
+        let returns = match returns.has_results() {
+            true => returns,
+            false => ReturnMethod::ReturnProbe,
+        };
+        let point = ProbePoint {
+            ends: Ends::Return,
+            ..ProbePoint::function(&function, Cookie::of_function(cookie), Needs::STACK)
+        };
+        Ok(point.with_returns(&returns))
     }
 
     fn name(&self, _: Cookie) -> Rc<str> {

@@ -17,6 +17,7 @@ use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
 use crate::find::host::object_file::ObjectFile;
+use crate::find::returns::{EntryMatching, ReturnMethod, ReturnPolicy, ReturnWatcher};
 use crate::output::{Column, Output, Table, Value, histogram};
 use crate::probe::event::{Header, RawStack, decode, until_nul};
 use crate::probe::point::{Cookie, ProbePoint};
@@ -191,6 +192,10 @@ struct Allocators {
     /// What probes read beside the size.
     needs: Needs,
     matches_returns: bool,
+    returns: ReturnPolicy,
+    /// Some returns are observed at return instructions.
+    at_instructions: bool,
+    warnings: Vec<String>,
 }
 
 impl Allocators {
@@ -205,6 +210,9 @@ impl Allocators {
                 false => Needs::NOTHING,
             },
             matches_returns: args.ret,
+            returns: ReturnPolicy::default(),
+            at_instructions: false,
+            warnings: Vec::new(),
         }
     }
 
@@ -213,7 +221,12 @@ impl Allocators {
     }
 
     /// The chosen functions with this prefix in a file, each address once. None if it has no malloc with that prefix.
-    fn points_with(&self, prefix: &str, elf: &ElfFile) -> Result<Option<Vec<ProbePoint>>> {
+    fn points_with(
+        &mut self,
+        prefix: &str,
+        object: &ObjectFile,
+        elf: &ElfFile,
+    ) -> Result<Option<Vec<ProbePoint>>> {
         let names: Vec<String> = self
             .names()
             .iter()
@@ -226,6 +239,7 @@ impl Allocators {
         if found.pop().flatten().is_none() {
             return Ok(None);
         }
+        let mut watcher = ReturnWatcher::new(object, elf, self.returns);
         let mut points: Vec<ProbePoint> = Vec::new();
         for (function, &index) in found.iter().zip(&self.calls) {
             if let Some(function) = function
@@ -233,11 +247,24 @@ impl Allocators {
                 && points.iter().all(|point| point.offset != function.offset)
             {
                 let needs = needs(CALLS[index].0).and(self.needs);
-                points.push(ProbePoint::function(
-                    function,
-                    Cookie::of_function(index as u32),
-                    needs,
-                ));
+                let point = ProbePoint::function(function, Cookie::of_function(index as u32), needs);
+                let returns = match self.matches_returns {
+                    true => watcher.method(function, EntryMatching::Matched),
+                    false => Ok(ReturnMethod::Unwatched),
+                };
+                let returns = match returns {
+                    Ok(returns) if returns.has_results() => returns,
+                    Ok(_) => {
+                        self.warnings.push(jumps_away(&function.name));
+                        continue;
+                    }
+                    Err(error) => {
+                        self.warnings.push(format!("skipped 1 function: {error:#}"));
+                        continue;
+                    }
+                };
+                self.at_instructions |= matches!(returns, ReturnMethod::Instructions(_));
+                points.extend(point.with_returns(&returns));
             }
         }
         Ok(Some(points))
@@ -246,6 +273,7 @@ impl Allocators {
 
 impl Finder for Allocators {
     fn plan(&mut self, request: &SearchRequest<'_>) -> Result<SearchPlan> {
+        self.returns = request.returns;
         match &self.library {
             Some(name) => SearchPlan::file(&find_file(name, &request.filter.pids)?),
             None => Ok(SearchPlan::new(request.place()).likely(loader::find_library("libc"))),
@@ -256,13 +284,13 @@ impl Finder for Allocators {
         is_c_library(path)
     }
 
-    fn points(&mut self, _: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
+    fn points(&mut self, object: &ObjectFile, elf: &ElfFile) -> Result<Vec<ProbePoint>> {
         // Before 2.34, glibc's loader has a malloc for its own start, which no program calls.
         if elf.soname().is_some_and(|name| name.starts_with("ld-linux")) {
             return Ok(Vec::new());
         }
         for prefix in PREFIXES {
-            if let Some(points) = self.points_with(prefix, elf)? {
+            if let Some(points) = self.points_with(prefix, object, elf)? {
                 return Ok(points);
             }
         }
@@ -280,6 +308,7 @@ impl Finder for Allocators {
         WatchedEnds {
             entry: !self.matches_returns,
             both: self.matches_returns,
+            instructions: self.at_instructions,
             ..WatchedEnds::default()
         }
     }
@@ -288,12 +317,20 @@ impl Finder for Allocators {
         true
     }
 
+    fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
     fn sought(&self) -> Option<SearchSubject> {
         Some(SearchSubject {
             what: "an allocator",
             functions: self.names(),
         })
     }
+}
+
+fn jumps_away(name: &str) -> String {
+    format!("skipped 1 function: {name} ends with a jump to another file, before which its result is unknown")
 }
 
 /// glibc (`libc.so.6`, once `libc-2.31.so`), musl (`ld-musl-x86_64.so.1`, `libc.musl-...`), uClibc.

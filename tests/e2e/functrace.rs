@@ -386,15 +386,15 @@ fn bash_lines_are_shown(mode: AttachMode) {
         mode,
         ["r:bash:readline", "--args", "str(retval)", "--where", &condition],
     );
-    // The first line returns from a call that began before the probes were attached.
+    // The first line returns from a call that began before the probes were attached. Return instructions show it too.
     for line in [":", "echo one", "# two \u{202e}"] {
         shell.enter(line);
     }
-    tool.wait_rows(2);
+    tool.wait_rows(3);
     let run = tool.stop();
     run.assert_clean();
     let lines: Vec<&Value> = args(&run).iter().map(|args| &args["str(retval)"]).collect();
-    assert_eq!(lines, [&json!("echo one"), &json!("# two \u{202e}")]);
+    assert_eq!(lines, [&json!(":"), &json!("echo one"), &json!("# two \u{202e}")]);
 }
 
 /// bpftrace shows the same lines.

@@ -13,6 +13,7 @@ mod privileges;
 mod programs;
 mod pty;
 mod real;
+mod returns;
 mod scope;
 
 // Written by build.rs: the tests of each tool, `NAME.rs` beside this file.

@@ -112,7 +112,7 @@ fn return_programs_are_loaded_only_when_needed(mode: AttachMode) {
     let returns: [(&str, &[&str], [&str; 2], &str); 3] = [
         (
             "mallocsnoop",
-            &["--ret"],
+            &["--ret", "--calls", "malloc,free"],
             ["alloc_entry", "alloc_return"],
             "alloc_session",
         ),

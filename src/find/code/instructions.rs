@@ -13,6 +13,8 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+use std::fmt;
+
 use anyhow::{Context, Result, ensure};
 
 #[cfg(target_arch = "aarch64")]
@@ -20,9 +22,10 @@ use self::arm64 as machine;
 #[cfg(target_arch = "x86_64")]
 use self::x86_64 as machine;
 use crate::find::elf::{ElfFile, FunctionSymbol};
-pub use decoded::BadOffset;
-use decoded::{ControlFlow, Instruction};
-use machine::decode;
+pub use decoded::{ArrayAddress, BadOffset};
+use decoded::{BranchCondition, Instruction};
+pub use decoded::{ControlFlow, IndirectJump};
+pub use machine::decode;
 
 /// Checks that an instruction begins `offset` bytes after the start of a function.
 ///
@@ -111,31 +114,101 @@ pub fn reads_return_address(function: &[u8]) -> bool {
 pub struct FunctionExit {
     /// Bytes from the start of the function.
     pub at: u64,
-    /// A jump to another function, which returns to the caller of this one.
-    pub jumps: bool,
+    pub kind: ExitKind,
+    /// Where a jump leads, if that is fixed, in bytes from the start of the function.
+    pub target: Option<i64>,
 }
 
-/// Where calls of a function end. A probe there needs no change of the return address on the stack. `is_own`
-/// says whether an address, in bytes from the start of the function, belongs to the function. Conditional and
-/// indirect jumps are not exits: they mostly stay inside.
+/// How an instruction ends a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitKind {
+    Return,
+    /// A jump to another function, which returns to the caller of this one.
+    Jump,
+    /// As above, where the exits of the other function count as those of this one.
+    FollowedJump,
+    /// A jump, if the flags match a condition code of the processor (4 bits).
+    JumpIf(u8),
+}
+
+/// Why the exits of a function are not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownExit {
+    Undecodable(BadOffset),
+    /// A jump, by its offset in bytes, that may stay in the function or leave it.
+    Jump(u64),
+}
+
+impl fmt::Display for UnknownExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UnknownExit::Undecodable(error) => error.fmt(f),
+            UnknownExit::Jump(at) => write!(f, "the target of its jump at +{at:#x} is unknown"),
+        }
+    }
+}
+
+impl std::error::Error for UnknownExit {}
+
+/// Whether no instruction of a function returns, or jumps to where `stays` does not hold: it gets addresses in bytes
+/// from the start of the function.
+pub fn never_leaves(function: &[u8], mut stays: impl FnMut(i64) -> bool) -> bool {
+    decode(function).all(
+        |instruction| match instruction.map(|instruction| instruction.flow) {
+            Ok(ControlFlow::Next | ControlFlow::Indirect(IndirectJump::JumpTable)) => true,
+            Ok(ControlFlow::Jump(target) | ControlFlow::Branch(target, _)) => stays(target),
+            Ok(ControlFlow::Return | ControlFlow::Indirect(_)) | Err(_) => false,
+        },
+    )
+}
+
+/// What is known about the file around a function.
+pub trait FunctionContext {
+    /// Whether an address, in bytes from the start of the function, belongs to the function.
+    fn is_own(&self, at: i64) -> bool;
+
+    /// Whether the first pointer of an array leads into the function. None if it cannot be read.
+    fn array_is_own(&self, array: ArrayAddress) -> Option<bool>;
+}
+
+/// Where calls of a function end. A probe there needs no change of the return address on the stack.
+///
+/// Jumps that may lead elsewhere count as exits. A program tells by the stack pointer: the caller of a function that
+/// jumps to another one is the caller of both, so the stack pointer is what it was at the entry.
 ///
 /// # Errors
-/// Part of the function cannot be decoded.
-pub fn exits(function: &[u8], is_own: impl Fn(i64) -> bool) -> Result<Vec<FunctionExit>, BadOffset> {
+/// Part of the function cannot be decoded, or a jump cannot be followed.
+pub fn exits(function: &[u8], context: &impl FunctionContext) -> Result<Vec<FunctionExit>, UnknownExit> {
     let mut exits = Vec::new();
     for instruction in decode(function) {
-        let Instruction { start, flow, .. } = instruction?;
-        match flow {
-            ControlFlow::Return => exits.push(FunctionExit {
-                at: start,
-                jumps: false,
-            }),
-            ControlFlow::Jump(target) if !is_own(target) => exits.push(FunctionExit {
-                at: start,
-                jumps: true,
-            }),
-            ControlFlow::Jump(_) | ControlFlow::Next => {}
-        }
+        let Instruction { start, flow, .. } = instruction.map_err(UnknownExit::Undecodable)?;
+        let leaves = |jump| match jump {
+            IndirectJump::JumpTable => Some(false),
+            IndirectJump::Pointer => Some(true),
+            IndirectJump::Element(array) => context.array_is_own(array).map(|is_own| !is_own),
+            IndirectJump::Unknown => None,
+        };
+        let target = match flow {
+            ControlFlow::Jump(target) | ControlFlow::Branch(target, _) => Some(target),
+            _ => None,
+        };
+        let kind = match flow {
+            ControlFlow::Next => None,
+            ControlFlow::Return => Some(ExitKind::Return),
+            ControlFlow::Jump(target) | ControlFlow::Branch(target, _) if context.is_own(target) => None,
+            ControlFlow::Jump(_) => Some(ExitKind::Jump),
+            ControlFlow::Branch(_, BranchCondition::Flags(code)) => Some(ExitKind::JumpIf(code)),
+            ControlFlow::Branch(_, BranchCondition::Other) => return Err(UnknownExit::Jump(start)),
+            ControlFlow::Indirect(jump) => match leaves(jump) {
+                Some(leaves) => leaves.then_some(ExitKind::Jump),
+                None => return Err(UnknownExit::Jump(start)),
+            },
+        };
+        exits.extend(kind.map(|kind| FunctionExit {
+            at: start,
+            kind,
+            target,
+        }));
     }
     Ok(exits)
 }

@@ -30,6 +30,12 @@ const TYPES: (u32, [u32; 3]) = (
     ],
 );
 
+/// The relocation type of a pointer into the same file.
+#[cfg(target_arch = "x86_64")]
+const RELATIVE: u32 = elf::R_X86_64_RELATIVE;
+#[cfg(target_arch = "aarch64")]
+const RELATIVE: u32 = elf::R_AARCH64_RELATIVE;
+
 /// A pointer that the loader sets to the address of a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PointerSlot {
@@ -104,6 +110,17 @@ impl ElfFile {
             names.insert(String::from_utf8_lossy(name).into_owned());
         }
         Ok(names)
+    }
+
+    /// The pointer at virtual address `addr` before relocation: from the file, or from the entry that relocates it.
+    /// None if a symbol relocates it, or there is nothing.
+    pub fn pointer_at(&self, addr: u64) -> Option<u64> {
+        let relocations = self.relocations().ok()?;
+        match relocations.iter().find(|entry| entry.r_offset.get(LE) == addr) {
+            Some(entry) if entry.r_type(LE, false) == RELATIVE => Some(entry.r_addend.get(LE) as u64),
+            Some(_) => None,
+            None => self.word(addr).filter(|&word| word != 0),
+        }
     }
 
     /// Both tables of the dynamic section, or the only one of a static program, which relocates itself.

@@ -2,7 +2,7 @@
 //! Start and size of functions by the unwind tables (`.eh_frame`). Programs need them at run time, so they
 //! survive stripping.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use gimli::{
     BaseAddresses, CallFrameInstruction, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, Pointer,
@@ -31,14 +31,8 @@ pub struct FrameExtent {
     pub size: u64,
 }
 
-/// Virtual addresses that are certain to be called, so that the return address is on top of the stack, or on
-/// arm64 in the link register. Excludes entry points of programs, cold parts, and labels inside functions.
-pub fn called_starts(elf: &ElfFile) -> HashSet<u64> {
-    let starts = functions(elf).into_iter().map(|extent| extent.addr);
-    starts.filter(|&addr| addr != elf.entry()).collect()
-}
-
-/// Length in bytes of the functions in the unwind tables, by virtual address.
+/// Length in bytes of the functions in the unwind tables, by virtual address. They are certain to be called, except the
+/// entry point of a program: cold parts and labels inside functions are not among them.
 pub fn sizes(elf: &ElfFile) -> HashMap<u64, u64> {
     let sizes = functions(elf)
         .into_iter()

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::find::elf::ElfFile;
 use crate::find::host::object_file::ObjectFile;
+use crate::find::returns::ReturnPolicy;
 use crate::probe::point::{Cookie, ProbePoint};
 use crate::probe::scope::filter::ProcessFilter;
 
@@ -80,6 +81,7 @@ pub struct WatchedEnds {
 /// What the options say about where to look.
 pub struct SearchRequest<'a> {
     pub filter: &'a ProcessFilter,
+    pub returns: ReturnPolicy,
     /// The command to run, and the PID of the process that waits to become it.
     pub command: Option<(&'a [OsString], u32)>,
 }

@@ -17,7 +17,8 @@ use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
 use crate::find::host::object_file::{FileId, ObjectFile};
-use crate::find::resolve::{self, ReturnMethod};
+use crate::find::resolve;
+use crate::find::returns::{EntryMatching, ReturnMethod, ReturnPolicy};
 use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
 use crate::probe::point::{Cookie, Ends, MovableFunction, ProbePoint};
@@ -61,6 +62,7 @@ pub struct FunctionFinder<O = Needs> {
     cookies: HashMap<(FileId, u64, Ends), usize>,
     /// Processes that the user named.
     pids: Vec<u32>,
+    returns: ReturnPolicy,
     /// How many functions there may be; None until the first search is over.
     capacity: Option<usize>,
     warnings: Vec<String>,
@@ -96,6 +98,7 @@ impl<O: OnFound> FunctionFinder<O> {
             needs: Vec::new(),
             cookies: HashMap::new(),
             pids: Vec::new(),
+            returns: ReturnPolicy::default(),
             capacity: None,
             warnings: Vec::new(),
             on_found,
@@ -132,7 +135,11 @@ impl<O: OnFound> FunctionFinder<O> {
             let file = object.file.try_clone()?;
             search.searched.push((object.path.clone(), file));
         }
-        let at_return = search.ends != Ends::Entry;
+        let at_return = match search.ends {
+            Ends::Entry => None,
+            Ends::Both => Some((self.returns, EntryMatching::Matched)),
+            Ends::Return | Ends::ReturnInstruction => Some((self.returns, EntryMatching::ReturnsAlone)),
+        };
         match resolve::resolve(object, elf, &search.spec.subject, at_return, &self.pids) {
             Ok(found) => {
                 search.found |= !found.probes.is_empty();
@@ -190,6 +197,7 @@ impl<O: OnFound> FunctionFinder<O> {
 impl<O: OnFound> Finder for FunctionFinder<O> {
     fn plan(&mut self, request: &SearchRequest<'_>) -> Result<SearchPlan> {
         self.pids.clone_from(&request.filter.pids);
+        self.returns = request.returns;
         let specs: Vec<&ProbeSpec> = self.specs.iter().map(|search| &search.spec).collect();
         let (targets, plan) = plan_targets(&specs, request)?;
         for (search, target) in self.specs.iter_mut().zip(targets) {
@@ -347,30 +355,17 @@ fn points_of(probe: &resolve::ResolvedProbe, ends: Ends, cookie: Cookie, needs: 
         (_, false) => needs.and(Needs::STACK),
         (_, true) => needs.and(Needs::goroutine()),
     };
-    let start = probe.symbol.is_some().then_some(MovableFunction {
+    let movable = probe.symbol.is_some().then_some(MovableFunction {
         size: probe.size,
         needs,
     });
-    let point = |offset, ends, cookie| ProbePoint {
-        offset,
+    let start = ProbePoint {
+        offset: probe.offset,
         cookie,
         ends,
         semaphore,
-        movable: start.filter(|_| offset == probe.offset && ends != Ends::ReturnInstruction),
+        movable,
         stepped: true,
     };
-    match &probe.returns {
-        ReturnMethod::Instructions(exits) => {
-            let entry = (ends == Ends::Both).then(|| point(probe.offset, Ends::Entry, cookie));
-            let leaving = exits.iter().map(|exit| {
-                let cookie = match exit.jumps {
-                    true => cookie.at_tail_jump(),
-                    false => cookie.at_return_instruction(),
-                };
-                point(exit.at, Ends::ReturnInstruction, cookie)
-            });
-            entry.into_iter().chain(leaving).collect()
-        }
-        ReturnMethod::Unwatched | ReturnMethod::ReturnProbe => vec![point(probe.offset, ends, cookie)],
-    }
+    start.with_returns(&probe.returns)
 }

@@ -112,7 +112,7 @@ fn assert_leaves_nothing_behind(mode: AttachMode, signal: Signal) {
     let malloc = target.ask("where")[0].addresses[0].clone();
     let untouched = instructions(&target, &malloc);
 
-    let mut tool = trace_pid(mode, &target, &["--ret"]);
+    let mut tool = trace_pid(mode, &target, &["--ret", "--calls", "malloc"]);
     assert_ne!(
         instructions(&target, &malloc),
         untouched,

@@ -11,6 +11,40 @@ pub enum ControlFlow {
     Return,
     /// Always at this address, in bytes from the start of the function.
     Jump(i64),
+    /// At this address if the condition holds, else at the next instruction.
+    Branch(i64, BranchCondition),
+    /// At an address that is computed.
+    Indirect(IndirectJump),
+}
+
+/// When a conditional jump is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BranchCondition {
+    /// The flags match this condition code, in the processor's own encoding (4 bits).
+    Flags(u8),
+    /// It depends on other registers.
+    Other,
+}
+
+/// What an indirect jump reads its target from, as far as the instructions before it show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndirectJump {
+    /// A table of distances, as compilers write for `switch`: it stays inside the function.
+    JumpTable,
+    /// One pointer to a function: a tail call.
+    Pointer,
+    /// An element of an array of pointers, to labels or to functions.
+    Element(ArrayAddress),
+    Unknown,
+}
+
+/// Where an array begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArrayAddress {
+    /// Bytes from the start of the function.
+    Relative(i64),
+    Absolute(u64),
+    Unknown,
 }
 
 /// An instruction from `start` to before `end`, in bytes from the start of the function.

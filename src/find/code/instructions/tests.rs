@@ -46,10 +46,36 @@ mod on_x86_64 {
         }
     }
 
+    /// A function of which the whole code is given. The array at 0x1000 has pointers into it, the one at 0x2000 to
+    /// another function.
+    struct Alone(i64);
+
+    impl FunctionContext for Alone {
+        fn is_own(&self, at: i64) -> bool {
+            (0..self.0).contains(&at)
+        }
+
+        fn array_is_own(&self, array: ArrayAddress) -> Option<bool> {
+            match array {
+                ArrayAddress::Relative(0x1000) | ArrayAddress::Absolute(0x1000) => Some(true),
+                ArrayAddress::Relative(0x2000) | ArrayAddress::Absolute(0x2000) => Some(false),
+                _ => None,
+            }
+        }
+    }
+
+    fn exits_alone(code: &[u8]) -> Result<Vec<FunctionExit>, UnknownExit> {
+        exits(code, &Alone(code.len() as i64))
+    }
+
     #[test]
     fn returns_with_and_without_prefix() {
-        let returns = |code: &[u8]| exits(code, |_| true);
-        let at = |at| FunctionExit { at, jumps: false };
+        let returns = exits_alone;
+        let at = |at| FunctionExit {
+            at,
+            kind: ExitKind::Return,
+            target: None,
+        };
         assert_eq!(returns(FUNCTION), Ok(vec![at(12), at(18)]));
         // ret $16; far return and interrupt return are not those of functions
         assert_eq!(returns(&[0xc2, 16, 0, 0xcb, 0x48, 0xcf]), Ok(vec![at(0)]));
@@ -57,11 +83,76 @@ mod on_x86_64 {
 
     #[test]
     fn jumps_out_of_the_function_end_it() {
-        // je +2; jmp +0; jmp *%rax; jmp -7, before the first byte
-        let code = [0x74, 2, 0xeb, 0, 0xff, 0xe0, 0xeb, 0xf1];
-        let own = |target: i64| (0..code.len() as i64).contains(&target);
-        assert_eq!(exits(&code, own), Ok(vec![FunctionExit { at: 6, jumps: true }]));
-        assert_eq!(exits(&code, |_| true), Ok(vec![]));
+        // je +2; jmp +0; jmp -7, before the first byte; jle +100
+        let code = [0x74, 2, 0xeb, 0, 0xeb, 0xf1, 0x7e, 100];
+        let exit = |at, kind, target| FunctionExit {
+            at,
+            kind,
+            target: Some(target),
+        };
+        let back = exit(4, ExitKind::Jump, -9);
+        let left = vec![back, exit(6, ExitKind::JumpIf(14), 108)];
+        assert_eq!(exits_alone(&code), Ok(left));
+        assert_eq!(exits(&code, &Alone(1000)), Ok(vec![back]));
+        // jrcxz +100
+        assert_eq!(exits_alone(&[0xe3, 100]), Err(UnknownExit::Jump(0)));
+    }
+
+    #[test]
+    fn indirect_jumps_leave_or_stay() {
+        let leaves: [&[u8]; 8] = [
+            // jmp *%rdi; mov 8(%rdi),%rax, jmp *%rax; jmp *0x18(%rax); jmp *0x100(%rip)
+            &[0xff, 0xe7],
+            &[0x48, 0x8b, 0x47, 8, 0xff, 0xe0],
+            &[0xff, 0x60, 0x18],
+            &[0xff, 0x25, 0, 1, 0, 0],
+            // mov (%rdi),%rax, mov %rax,%rcx, jmp *%rcx
+            &[0x48, 0x8b, 0x07, 0x48, 0x89, 0xc1, 0xff, 0xe1],
+            // jmp *0x2000(,%rax,8); lea 0x1ff9(%rip),%rdx, jmp *(%rdx,%rax,8)
+            &[0xff, 0x24, 0xc5, 0, 0x20, 0, 0],
+            &[0x48, 0x8d, 0x15, 0xf9, 0x1f, 0, 0, 0xff, 0x24, 0xc2],
+            // the same, by mov (%rdx,%rax,8),%rax, jmp *%rax
+            &[
+                0x48, 0x8d, 0x15, 0xf9, 0x1f, 0, 0, 0x48, 0x8b, 0x04, 0xc2, 0xff, 0xe0,
+            ],
+        ];
+        for code in leaves {
+            let found = exits_alone(code).expect("it is known");
+            assert!(
+                matches!(
+                    found[..],
+                    [FunctionExit {
+                        kind: ExitKind::Jump,
+                        ..
+                    }]
+                ),
+                "{code:x?}"
+            );
+        }
+        let stays: [&[u8]; 4] = [
+            // notrack jmp *%rax
+            &[0x3e, 0xff, 0xe0],
+            // movslq (%rdx,%rax,4),%rax, add %rdx,%rax, jmp *%rax
+            &[0x48, 0x63, 0x04, 0x82, 0x48, 0x01, 0xd0, 0xff, 0xe0],
+            // jmp *0x1000(,%rax,8); lea 0xff9(%rip),%rdx, jmp *(%rdx,%rax,8)
+            &[0xff, 0x24, 0xc5, 0, 0x10, 0, 0],
+            &[0x48, 0x8d, 0x15, 0xf9, 0x0f, 0, 0, 0xff, 0x24, 0xc2],
+        ];
+        for code in stays {
+            assert_eq!(exits_alone(code), Ok(vec![]), "{code:x?}");
+        }
+        let unknown: [&[u8]; 3] = [
+            // xor %eax,%eax, jmp *%rax; mov (%rdi),%rax, pop %rax, jmp *%rax; jmp *(%rdi,%rax,8)
+            &[0x31, 0xc0, 0xff, 0xe0],
+            &[0x48, 0x8b, 0x07, 0x58, 0xff, 0xe0],
+            &[0xff, 0x24, 0xc7],
+        ];
+        for code in unknown {
+            assert!(
+                matches!(exits_alone(code), Err(UnknownExit::Jump(_))),
+                "{code:x?}"
+            );
+        }
     }
 
     #[test]
@@ -99,7 +190,7 @@ mod on_x86_64 {
         let error = BadOffset::Undecodable { at: 1 };
         assert_eq!(check(&code, 0), Ok(()));
         assert_eq!(check(&code, 2), Err(error));
-        assert_eq!(exits(&code, |_| true), Err(error));
+        assert_eq!(exits_alone(&code), Err(UnknownExit::Undecodable(error)));
         // truncated instruction
         assert_eq!(check(&FUNCTION[..7], 6), Err(BadOffset::Undecodable { at: 5 }));
     }
@@ -114,6 +205,36 @@ fn arm64_branches_have_their_targets() {
     // b .+8; b .-4; bl .+8; b.ne .+8
     assert_eq!([to(0x1400_0002, 16), to(0x17ff_ffff, 16)], [Some(24), Some(12)]);
     assert_eq!([to(0x9400_0002, 16), to(0x5400_0041, 16)], [None, None]);
+    let branch = |word, start| match arm64::flow(word, start) {
+        ControlFlow::Branch(target, condition) => Some((target, condition)),
+        _ => None,
+    };
+    // b.ne .+8; b.ge .-8; cbz x0, .+8; tbnz w3, #5, .-4; add
+    let (flags, other) = (BranchCondition::Flags, BranchCondition::Other);
+    assert_eq!(branch(0x5400_0041, 16), Some((24, flags(1))));
+    assert_eq!(branch(0x54ff_ffca, 16), Some((8, flags(10))));
+    assert_eq!(branch(0xb400_0040, 16), Some((24, other)));
+    assert_eq!(branch(0x372f_ffe3, 16), Some((12, other)));
+    assert_eq!(branch(0x9100_0000, 16), None);
+}
+
+#[test]
+fn arm64_indirect_jumps_leave_or_stay() {
+    let last = |words: &[u32]| {
+        let code: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let last = arm64::decode(&code).last();
+        match last.expect("the code is not empty").expect("it is valid").flow {
+            ControlFlow::Indirect(jump) => Some(jump),
+            _ => None,
+        }
+    };
+    // br x1; ldr x1, [x0, #8] before it; add x1, x0, w1, sxtb #2; braaz x1; movz x1, #0; ret
+    assert_eq!(last(&[0xd61f_0020]), Some(IndirectJump::Pointer));
+    assert_eq!(last(&[0xf940_0401, 0xd61f_0020]), Some(IndirectJump::Pointer));
+    assert_eq!(last(&[0x8b21_8801, 0xd61f_0020]), Some(IndirectJump::JumpTable));
+    assert_eq!(last(&[0xd61f_083f]), Some(IndirectJump::Pointer));
+    assert_eq!(last(&[0xd280_0001, 0xd61f_0020]), Some(IndirectJump::Unknown));
+    assert_eq!(last(&[0xd65f_03c0]), None);
 }
 
 #[test]
@@ -167,6 +288,18 @@ fn arm64_instructions_have_four_bytes() {
     assert!(matches!(cut, Some(Err(BadOffset::Undecodable { at: 4 }))));
 }
 
+struct Nothing;
+
+impl FunctionContext for Nothing {
+    fn is_own(&self, _: i64) -> bool {
+        false
+    }
+
+    fn array_is_own(&self, _: ArrayAddress) -> Option<bool> {
+        None
+    }
+}
+
 #[test]
 fn decoding_of_random_bytes_ends() {
     let mut state = 1_u64;
@@ -178,7 +311,7 @@ fn decoding_of_random_bytes_ends() {
     };
     for _ in 0..2000 {
         let code: Vec<u8> = (0..64).map(|_| random()).collect();
-        let _ = exits(&code, |_| false);
+        let _ = exits(&code, &Nothing);
         let instructions: Vec<_> = decode(&code).collect();
         assert!(!instructions.is_empty() && instructions.len() <= code.len());
         let bounds: Vec<(u64, u64)> = instructions.iter().flatten().map(|i| (i.start, i.end)).collect();

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Decoding of x86-64 instructions.
 
-use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+};
 
-use super::decoded::{BadOffset, ControlFlow, Instruction};
+use super::decoded::{ArrayAddress, BadOffset, BranchCondition, ControlFlow, IndirectJump, Instruction};
 
 /// The instructions in order. An error is the last item.
 pub fn decode(function: &[u8]) -> impl Iterator<Item = Result<Instruction, BadOffset>> {
     let mut decoder = Decoder::new(64, function, DecoderOptions::NONE);
+    let mut sources = RegisterSources::default();
     let mut failed = false;
     std::iter::from_fn(move || {
         if failed || !decoder.can_decode() {
@@ -21,16 +24,148 @@ pub fn decode(function: &[u8]) -> impl Iterator<Item = Result<Instruction, BadOf
             false => Ok(Instruction {
                 start,
                 end: instruction.next_ip(),
-                flow: match (instruction.mnemonic(), instruction.op0_kind()) {
-                    (Mnemonic::Ret, _) => ControlFlow::Return,
-                    (Mnemonic::Jmp, OpKind::NearBranch64) => {
-                        ControlFlow::Jump(instruction.near_branch64() as i64)
-                    }
-                    _ => ControlFlow::Next,
-                },
+                flow: flow(&instruction, &mut sources),
             }),
         })
     })
+}
+
+fn flow(instruction: &iced_x86::Instruction, sources: &mut RegisterSources) -> ControlFlow {
+    let target = instruction.near_branch64() as i64;
+    match (instruction.flow_control(), instruction.mnemonic()) {
+        (FlowControl::Return, Mnemonic::Ret) => ControlFlow::Return,
+        (FlowControl::UnconditionalBranch, Mnemonic::Jmp) => ControlFlow::Jump(target),
+        (FlowControl::ConditionalBranch, _) if instruction.is_jcc_short_or_near() => {
+            ControlFlow::Branch(target, BranchCondition::Flags(condition_code(instruction)))
+        }
+        (FlowControl::ConditionalBranch, _) => ControlFlow::Branch(target, BranchCondition::Other),
+        (FlowControl::IndirectBranch, Mnemonic::Jmp) => ControlFlow::Indirect(sources.jump(instruction)),
+        _ => {
+            sources.follow(instruction);
+            ControlFlow::Next
+        }
+    }
+}
+
+/// The low four bits of the opcode.
+fn condition_code(instruction: &iced_x86::Instruction) -> u8 {
+    use iced_x86::ConditionCode::*;
+    match instruction.condition_code() {
+        None | o => 0,
+        no => 1,
+        b => 2,
+        ae => 3,
+        e => 4,
+        ne => 5,
+        be => 6,
+        a => 7,
+        s => 8,
+        ns => 9,
+        p => 10,
+        np => 11,
+        l => 12,
+        ge => 13,
+        le => 14,
+        g => 15,
+    }
+}
+
+/// What the general registers hold, from the last instruction that wrote each, in the order of the code.
+struct RegisterSources {
+    sources: [RegisterSource; 16],
+    info: InstructionInfoFactory,
+}
+
+#[derive(Clone, Copy)]
+enum RegisterSource {
+    /// The caller: nothing wrote it.
+    Caller,
+    /// The address of something at a fixed place.
+    Address(i64),
+    /// A sum, as of the address of a jump table and a distance in it.
+    Sum,
+    /// A word of memory.
+    Jump(IndirectJump),
+    Other,
+}
+
+impl Default for RegisterSources {
+    fn default() -> Self {
+        RegisterSources {
+            sources: [RegisterSource::Caller; 16],
+            info: InstructionInfoFactory::new(),
+        }
+    }
+}
+
+impl RegisterSources {
+    /// Where an indirect jump leads.
+    fn jump(&self, jump: &iced_x86::Instruction) -> IndirectJump {
+        // `notrack`: with -fcf-protection, only jump tables are exempt from checks of their targets.
+        if jump.segment_prefix() == Register::DS {
+            return IndirectJump::JumpTable;
+        }
+        match jump.op0_kind() {
+            OpKind::Memory => self.load(jump),
+            _ => match self.of(jump.op0_register()) {
+                RegisterSource::Caller => IndirectJump::Pointer,
+                RegisterSource::Sum => IndirectJump::JumpTable,
+                RegisterSource::Jump(jump) => jump,
+                RegisterSource::Address(_) | RegisterSource::Other => IndirectJump::Unknown,
+            },
+        }
+    }
+
+    /// Where a jump to the word leads that an instruction reads from memory.
+    fn load(&self, load: &iced_x86::Instruction) -> IndirectJump {
+        let base = load.memory_base();
+        if load.memory_index() == Register::None {
+            return IndirectJump::Pointer;
+        }
+        let displacement = load.memory_displacement64();
+        IndirectJump::Element(match (base, self.of(base)) {
+            (Register::None, _) => ArrayAddress::Absolute(displacement),
+            (_, RegisterSource::Address(addr)) => {
+                ArrayAddress::Relative(addr.wrapping_add_unsigned(displacement))
+            }
+            _ => ArrayAddress::Unknown,
+        })
+    }
+
+    fn of(&self, register: Register) -> RegisterSource {
+        let number = register.is_gpr().then(|| register.full_register().number());
+        let source = number.and_then(|number| self.sources.get(number));
+        source.copied().unwrap_or(RegisterSource::Other)
+    }
+
+    fn follow(&mut self, instruction: &iced_x86::Instruction) {
+        let written = instruction.op0_register();
+        let source = match (instruction.code(), instruction.op1_kind()) {
+            (Code::Lea_r64_m, _) if instruction.is_ip_rel_memory_operand() => {
+                RegisterSource::Address(instruction.ip_rel_memory_address() as i64)
+            }
+            (Code::Mov_r64_rm64, OpKind::Memory) => RegisterSource::Jump(self.load(instruction)),
+            (Code::Mov_r64_rm64 | Code::Mov_rm64_r64, OpKind::Register) => {
+                self.of(instruction.op1_register())
+            }
+            (Code::Add_r64_rm64 | Code::Add_rm64_r64, OpKind::Register) => RegisterSource::Sum,
+            _ => RegisterSource::Other,
+        };
+        for used in self.info.info(instruction).used_registers() {
+            let is_written = matches!(
+                used.access(),
+                OpAccess::Write | OpAccess::ReadWrite | OpAccess::CondWrite | OpAccess::ReadCondWrite
+            );
+            let register = used.register();
+            if !is_written || !register.is_gpr() {
+                continue;
+            }
+            let is_result = register.full_register() == written.full_register();
+            if let Some(slot) = self.sources.get_mut(register.full_register().number()) {
+                *slot = if is_result { source } else { RegisterSource::Other };
+            }
+        }
+    }
 }
 
 pub fn may_be_rejected(code: &[u8]) -> bool {

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! How the returns of a function are observed without harm to the program.
+//!
+//! The kernel's return probe replaces the return address, which kills programs that unwind, switch stacks or look at
+//! return addresses. It is used where the code proves that nobody can (`find::code::closed`). Elsewhere, probes are put
+//! on the instructions that end a call: they change nothing, but the kernel single-steps `ret`, which costs several
+//! times as much.
+
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+
+use super::functions;
+use crate::error::Failure;
+use crate::find::code::closed::{ClosedFunctions, OpenReason};
+use crate::find::code::instructions::{
+    self, ArrayAddress, ExitKind, FunctionContext, FunctionExit, UnknownExit,
+};
+use crate::find::elf::{ElfFile, FunctionSymbol};
+use crate::find::host::object_file::ObjectFile;
+
+/// How to choose between the kernel's return probes and return instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ReturnPolicy {
+    /// Return probes where they are proven to be harmless
+    #[default]
+    Safe,
+    /// Return probes unless the file itself unwinds or moves stacks
+    Kernel,
+    /// Return instructions only
+    Instructions,
+}
+
+/// Whether returns are matched with entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryMatching {
+    Matched,
+    ReturnsAlone,
+}
+
+/// How the returns of a function are observed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReturnMethod {
+    /// Not observed.
+    Unwatched,
+    /// By return probes: the kernel replaces the return address with the address of a trampoline.
+    ReturnProbe,
+    /// By probes on the instructions that end calls.
+    Instructions(Vec<FunctionExit>),
+}
+
+impl ReturnMethod {
+    /// Whether the result of every call is known when its return is observed.
+    pub fn has_results(&self) -> bool {
+        match self {
+            ReturnMethod::Unwatched | ReturnMethod::ReturnProbe => true,
+            ReturnMethod::Instructions(exits) => exits
+                .iter()
+                .all(|exit| matches!(exit.kind, ExitKind::Return | ExitKind::FollowedJump)),
+        }
+    }
+}
+
+/// Exits of a function, with those of functions that it jumps to.
+const MOST_EXITS: usize = 64;
+
+/// Functions that return a second time, to the caller of their first call.
+const RETURN_TWICE: [&str; 10] = [
+    "setjmp",
+    "_setjmp",
+    "__setjmp",
+    "sigsetjmp",
+    "__sigsetjmp",
+    "getcontext",
+    "__getcontext",
+    "swapcontext",
+    "__swapcontext",
+    "savectx",
+];
+
+/// Chooses how returns are observed, for the functions of one file.
+pub struct ReturnWatcher<'e> {
+    object: &'e ObjectFile,
+    elf: &'e ElfFile,
+    policy: ReturnPolicy,
+    /// Go moves stacks, exceptions and panics unwind them: return probes would crash the program.
+    needs_instructions: bool,
+    /// The functions that are certain to be called: the return address is on top of the stack, or on arm64 in the link
+    /// register.
+    closed: OnceCell<ClosedFunctions<'e>>,
+    cold: OnceCell<HashMap<String, Vec<FunctionSymbol>>>,
+}
+
+impl<'e> ReturnWatcher<'e> {
+    pub fn new(object: &'e ObjectFile, elf: &'e ElfFile, policy: ReturnPolicy) -> Self {
+        let needs_instructions = match policy {
+            ReturnPolicy::Instructions => true,
+            ReturnPolicy::Kernel => elf.is_go() || elf.may_unwind(),
+            ReturnPolicy::Safe => elf.is_go() || elf.may_unwind() || elf.may_switch_stacks(),
+        };
+        ReturnWatcher {
+            object,
+            elf,
+            policy,
+            needs_instructions,
+            closed: OnceCell::new(),
+            cold: OnceCell::new(),
+        }
+    }
+
+    /// How to observe the returns of a function.
+    ///
+    /// # Errors
+    /// Its returns cannot be observed without harm.
+    pub fn method(&mut self, function: &FunctionSymbol, matches: EntryMatching) -> Result<ReturnMethod> {
+        if self.needs_instructions {
+            return self.instructions(function, matches, None);
+        }
+        match self.check_return_probe(function) {
+            Ok(()) => Ok(ReturnMethod::ReturnProbe),
+            Err(reason) => self.instructions(function, matches, Some(&reason)),
+        }
+    }
+
+    /// Checks that a return probe cannot hurt, as far as the policy wants to know.
+    fn check_return_probe(&mut self, function: &FunctionSymbol) -> Result<(), OpenReason> {
+        self.closed.get_or_init(|| self.closed_functions());
+        let closed = self.closed.get_mut().ok_or(OpenReason::Unknown)?;
+        if !closed.is_function(function.addr) || function.addr == self.elf.entry() {
+            return Err(OpenReason::Unknown);
+        }
+        if self.policy == ReturnPolicy::Safe {
+            return closed.check(function.addr);
+        }
+        match keeps_return_address(self.elf, function) {
+            true => Err(OpenReason::ReadsReturnAddress),
+            false => Ok(()),
+        }
+    }
+
+    /// The instructions of a function and of its cold parts that end calls. `reason`: why a return probe is not used.
+    fn instructions(
+        &self,
+        function: &FunctionSymbol,
+        matches: EntryMatching,
+        reason: Option<&OpenReason>,
+    ) -> Result<ReturnMethod> {
+        let failed = |why: &dyn fmt::Display| {
+            let name = function.demangled();
+            let message = match reason {
+                Some(reason) => format!("failed to trace returns of {name} safely: {why}, and {reason}"),
+                None => format!(
+                    "failed to trace returns of {name}: {why}, and a return probe would crash the program"
+                ),
+            };
+            Failure::failed(message).hint(match reason {
+                Some(_) => "trace its entry only, or use --returns kernel if the program can be lost",
+                None => "trace its entry only",
+            })
+        };
+        ensure!(function.size > 0, failed(&"its end is unknown"));
+        let cold = self.cold.get_or_init(|| {
+            let parts = functions::cold_parts(self.elf, &self.object.path);
+            parts.unwrap_or_default()
+        });
+        let own = cold.get(&function.name).map_or(&[][..], Vec::as_slice);
+        let parts: Vec<&FunctionSymbol> = std::iter::once(function).chain(own).collect();
+        let parts: Vec<Range<u64>> = parts
+            .iter()
+            .map(|part| part.addr..part.addr + part.size)
+            .collect();
+        let mut exits = Vec::new();
+        for part in &parts {
+            let found = self.exits_of(part, &parts).map_err(|error| failed(&error))?;
+            exits.extend(found);
+        }
+        if matches == EntryMatching::Matched {
+            self.follow_tail_jumps(&mut exits, &parts);
+        }
+        let offset_of = |addr| {
+            self.elf
+                .offset_of(addr)
+                .ok_or_else(|| failed(&UnknownExit::Jump(addr)))
+        };
+        let exits = exits.into_iter().map(|exit| {
+            Ok(FunctionExit {
+                at: offset_of(exit.at)?,
+                ..exit
+            })
+        });
+        let exits: Vec<FunctionExit> = exits.collect::<Result<_>>()?;
+        // A function that is known never to return is traced at its entry.
+        let is_known = self
+            .closed
+            .get()
+            .is_some_and(|closed| closed.is_function(function.addr));
+        let may_be_endless = is_known && function.addr != self.elf.entry();
+        ensure!(
+            may_be_endless || !exits.is_empty(),
+            failed(&"it has no return instruction")
+        );
+        Ok(ReturnMethod::Instructions(exits))
+    }
+
+    /// The exits of one part of a function, with virtual addresses.
+    fn exits_of(&self, part: &Range<u64>, parts: &[Range<u64>]) -> Result<Vec<FunctionExit>> {
+        let code = self.elf.code(part.start, part.end - part.start)?;
+        let context = PartContext {
+            elf: self.elf,
+            addr: part.start,
+            parts,
+        };
+        let found = instructions::exits(&code, &context)?.into_iter();
+        Ok(found
+            .map(|exit| FunctionExit {
+                at: part.start + exit.at,
+                target: exit
+                    .target
+                    .map(|target| part.start.wrapping_add_signed(target) as i64),
+                ..exit
+            })
+            .collect())
+    }
+
+    /// Replaces jumps to other functions of the file with the exits of those: they return to the caller of this one. A
+    /// program tells by the stack pointer whether it was this function that jumped there.
+    fn follow_tail_jumps(&self, exits: &mut Vec<FunctionExit>, parts: &[Range<u64>]) {
+        let functions = self.closed.get_or_init(|| self.closed_functions());
+        let mut seen: HashSet<u64> = parts.iter().map(|part| part.start).collect();
+        let mut next = 0;
+        while let Some(&exit) = exits.get(next) {
+            let body = exit.target.and_then(|target| functions.body_at(target as u64));
+            next += 1;
+            let Some(body) = body.filter(|_| exit.kind == ExitKind::Jump) else {
+                continue;
+            };
+            if !seen.contains(&body.start) {
+                match self.exits_of(&body, std::slice::from_ref(&body)) {
+                    Ok(found) if exits.len() + found.len() <= MOST_EXITS => exits.extend(found),
+                    _ => continue,
+                }
+                seen.insert(body.start);
+            }
+            exits[next - 1].kind = ExitKind::FollowedJump;
+        }
+        // In the other functions, the call has jumped already.
+        let is_own = |at: u64| parts.iter().any(|part| part.contains(&at));
+        exits.retain(|exit| exit.kind != ExitKind::FollowedJump || is_own(exit.at));
+    }
+
+    fn closed_functions(&self) -> ClosedFunctions<'e> {
+        ClosedFunctions::new(self.elf, functions::sizes(self.elf))
+    }
+}
+
+/// Whether the function may return twice to the same return address. The kernel's return probe supports one
+/// return only.
+fn keeps_return_address(elf: &ElfFile, function: &FunctionSymbol) -> bool {
+    /// Such functions are short.
+    const MAX_SIZE: u64 = 512;
+    RETURN_TWICE.contains(&function.name.as_str())
+        || elf
+            .code(function.addr, function.size.min(MAX_SIZE))
+            .is_ok_and(|code| instructions::reads_return_address(&code))
+}
+
+/// One of the parts of a function.
+struct PartContext<'a> {
+    elf: &'a ElfFile,
+    /// Where this part starts.
+    addr: u64,
+    parts: &'a [Range<u64>],
+}
+
+impl PartContext<'_> {
+    fn has(&self, addr: u64) -> bool {
+        self.parts.iter().any(|part| part.contains(&addr))
+    }
+}
+
+impl FunctionContext for PartContext<'_> {
+    fn is_own(&self, at: i64) -> bool {
+        self.has(self.addr.wrapping_add_signed(at))
+    }
+
+    fn array_is_own(&self, array: ArrayAddress) -> Option<bool> {
+        if self.elf.is_go() {
+            // Go has no tail calls through pointers: such an array is a jump table.
+            return Some(true);
+        }
+        let addr = match array {
+            ArrayAddress::Relative(at) => self.addr.wrapping_add_signed(at),
+            ArrayAddress::Absolute(addr) => addr,
+            ArrayAddress::Unknown => return None,
+        };
+        let first = self
+            .elf
+            .pointer_at(addr)
+            .filter(|&first| self.elf.code_segment(first).is_some())?;
+        Some(self.has(first))
+    }
+}

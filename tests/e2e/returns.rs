@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! Returns are observed without harm: programs whose return addresses others read, or that switch stacks, do the same
+//! under each tool as without one. tests/targets/hazards.cc dies, hangs or prints something else under return probes.
+
+use serde_json::Value;
+
+use crate::harness::{AttachMode, each_mode_with_session, program, run_to_end, tool_command};
+
+each_mode_with_session! {
+    exceptions_pass_a_c_function
+    cancelled_threads_run_their_destructors
+    caller_of_dlsym_is_recognized
+    coroutines_take_turns
+}
+
+/// Runs `hazards` with these arguments under tools that observe the returns of `spec`. It must print `expected`.
+/// Returns how many calls funclatency saw return, and how many it did not.
+fn run_traced(mode: AttachMode, spec: &str, arguments: &[&str], expected: &str) -> (u64, u64) {
+    let traced = |tool: &str, options: &[&str]| {
+        let mut command = tool_command(tool, mode, options.iter().copied().chain([spec, "--"]));
+        let ended = run_to_end(command.arg(program("hazards")).args(arguments));
+        let (rows, printed): (Vec<&str>, Vec<&str>) =
+            ended.stdout.lines().partition(|line| line.starts_with('{'));
+        assert_eq!(printed, [expected], "{tool} {spec}: {}", ended.stderr);
+        assert_eq!(ended.status.code(), Some(0), "{tool} {spec}: {}", ended.stderr);
+        rows.into_iter()
+            .map(|row| serde_json::from_str(row).expect("a record"))
+            .collect::<Vec<Value>>()
+    };
+    traced("functrace", &["--ret"]);
+    let rows = traced("funclatency", &[]);
+    let number = |kind: &str, key: &str| {
+        let row = rows.iter().find(|row| row["type"] == kind);
+        row.and_then(|row| row[key].as_u64()).unwrap_or(0)
+    };
+    (number("latency", "count"), number("summary", "unmatched"))
+}
+
+fn exceptions_pass_a_c_function(mode: AttachMode) {
+    let (returned, unmatched) = run_traced(mode, "libc:qsort", &["throw", "31"], "caught 31");
+    // The last call is still on the list when the program ends.
+    assert_eq!(returned, 0);
+    assert_eq!(unmatched, 31);
+}
+
+fn cancelled_threads_run_their_destructors(mode: AttachMode) {
+    let (returned, unmatched) = run_traced(mode, "libc:read", &["cancel", "13"], "destroyed 13");
+    assert_eq!(unmatched, 13);
+    // Those of the loader are not calls of libc's read.
+    assert_eq!(returned, 0);
+}
+
+fn caller_of_dlsym_is_recognized(mode: AttachMode) {
+    let (returned, unmatched) = run_traced(mode, "libc:dlsym", &["next"], "found 1");
+    assert_eq!(returned + unmatched, 1);
+}
+
+fn coroutines_take_turns(mode: AttachMode) {
+    let spec = format!("{}:take_turns", program("hazards").display());
+    run_traced(mode, &spec, &["switch", "7"], "returned 7");
+}
