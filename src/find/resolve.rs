@@ -11,6 +11,7 @@ use super::usdt::UsdtProbe;
 use super::{functions, ifunc, usdt};
 use crate::error::Failure;
 use crate::find::code::instructions;
+use crate::find::code::placement::inner_address;
 use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::host::object_file::ObjectFile;
 use crate::find::host::proc::Proc;
@@ -68,9 +69,7 @@ pub fn resolve(
     pids: &[u32],
 ) -> Result<ResolvedSpec> {
     match subject {
-        ProbeSubject::Usdt { provider, name } => {
-            Ok(usdt_probes(elf, provider, name, at_return.is_some())?.into())
-        }
+        ProbeSubject::Usdt { provider, name } => Ok(usdt_probes(elf, provider, name, at_return.is_some())?),
         ProbeSubject::Address(addr) => probe_at_address(object, elf, *addr, at_return),
         ProbeSubject::Function { name, offset } => {
             let selected = functions::select(elf, &object.path, name)?;
@@ -135,12 +134,14 @@ fn probe_at_start(function: &FunctionSymbol, returns: ReturnMethod, is_go: bool)
 fn probe_inside(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<ResolvedProbe> {
     let name = function.demangled();
     instructions::check_function(elf, function, offset)?;
-    instructions::check_decodable(elf, function.addr + offset)
-        .with_context(|| format!("failed to probe {name}+{offset:#x}"))?;
+    let failed = || format!("failed to probe {name}+{offset:#x}");
+    let addr = inner_address(elf, function.addr + offset);
+    let addr = addr.with_context(|| format!("{}: {REWRITTEN}", failed()))?;
+    instructions::check_decodable(elf, addr).with_context(failed)?;
     Ok(ResolvedProbe {
         name: format!("{name}+{offset:#x}").into(),
-        offset: function.offset + offset,
-        addr: function.addr + offset,
+        offset: function.offset + (addr - function.addr),
+        addr,
         symbol: None,
         size: 0,
         returns: ReturnMethod::Unwatched,
@@ -148,6 +149,8 @@ fn probe_inside(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result
         usdt: None,
     })
 }
+
+const REWRITTEN: &str = "kernels since 6.18 replace a five-byte nop by a call, which overwrites the stack";
 
 /// The instruction at a virtual address. Empty if the file has no code there.
 fn probe_at_address(
@@ -227,24 +230,43 @@ fn usdt_probes(
     provider: &NamePattern,
     name: &NamePattern,
     at_return: bool,
-) -> Result<Vec<ResolvedProbe>> {
+) -> Result<ResolvedSpec> {
     let wanted = usdt::probes(elf)?
         .into_iter()
         .filter(|probe| provider.matches(&probe.provider) && name.matches(&probe.name));
-    let probes: Vec<ResolvedProbe> = wanted
-        .map(|probe| ResolvedProbe {
-            name: format!("{}:{}", probe.provider, probe.name).into(),
-            offset: probe.offset,
-            addr: probe.addr,
-            symbol: None,
-            size: 0,
-            returns: ReturnMethod::Unwatched,
-            is_go: false,
-            usdt: Some(Rc::new(probe)),
-        })
-        .collect();
+    let mut skipped = Vec::new();
+    let mut probes = Vec::new();
+    for probe in wanted {
+        match usdt_probe(elf, probe) {
+            Ok(probe) => probes.push(probe),
+            Err(error) => skipped.push(error),
+        }
+    }
     if at_return && !probes.is_empty() {
         bail!("failed to trace {}: USDT probes have no return", probes[0].name);
     }
-    Ok(probes)
+    match skipped.pop() {
+        Some(error) if probes.is_empty() => Err(error),
+        last => {
+            skipped.extend(last);
+            Ok(ResolvedSpec { probes, skipped })
+        }
+    }
+}
+
+fn usdt_probe(elf: &ElfFile, probe: UsdtProbe) -> Result<ResolvedProbe> {
+    let name = format!("{}:{}", probe.provider, probe.name);
+    let addr = inner_address(elf, probe.addr);
+    let addr = addr.with_context(|| format!("failed to probe {name}: {REWRITTEN}"))?;
+    instructions::check_decodable(elf, addr).with_context(|| format!("failed to probe {name}"))?;
+    Ok(ResolvedProbe {
+        name: name.into(),
+        offset: probe.offset + (addr - probe.addr),
+        addr,
+        symbol: None,
+        size: 0,
+        returns: ReturnMethod::Unwatched,
+        is_go: false,
+        usdt: Some(Rc::new(probe)),
+    })
 }

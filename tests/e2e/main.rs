@@ -6,6 +6,7 @@ mod bpftrace;
 mod caller;
 mod cost;
 mod docs;
+mod harm;
 mod harness;
 mod namespaces;
 mod placement;
@@ -13,7 +14,7 @@ mod privileges;
 mod programs;
 mod pty;
 mod real;
-mod returns;
+
 mod scope;
 
 // Written by build.rs: the tests of each tool, `NAME.rs` beside this file.

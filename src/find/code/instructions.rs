@@ -54,15 +54,25 @@ pub fn check_decodable(elf: &ElfFile, addr: u64) -> Result<()> {
 }
 
 /// The error for a function that begins with an instruction that [`is_misdecoded`].
-pub const MISDECODED: &str =
-    "the kernel mistakes its first instruction (AVX) for another, and the program would crash";
+pub const MISDECODED: &str = "the kernel mistakes its first instruction (AVX, or xchg with r8) for another, and the program would crash";
 
-/// Whether this is an AVX instruction whose opcode byte the x86 kernel takes for that of a push, jump, call,
-/// return or popf: it looks at the byte and ignores the VEX or EVEX prefix (seen on Linux 6.18 with memset
-/// for AVX-512).
+/// Whether the x86 kernel takes this for another instruction: it looks at the opcode byte and ignores what prefixes
+/// mean. With VEX or EVEX (AVX) it sees a push, jump, call, return or popf (seen on Linux 6.18 with memset for
+/// AVX-512). Of `xchg %rax,%r8`, which is `nop` with REX.B, it executes the `nop` (seen with Go's
+/// runtime.gcWriteBarrierR8). REX2 selects further registers in the same way.
 pub fn is_misdecoded(code: &[u8]) -> bool {
     if cfg!(not(target_arch = "x86_64")) {
         return false;
+    }
+    const LEGACY_PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+    let prefixes = code.iter().take_while(|byte| LEGACY_PREFIXES.contains(byte));
+    let unprefixed = code.get(prefixes.count()..).unwrap_or_default();
+    // Bit 0 of a REX prefix is REX.B.
+    if let [rex @ 0x40..=0x4f, 0x90, ..] = unprefixed {
+        return rex & 1 != 0;
+    }
+    if let [0xd5, ..] = unprefixed {
+        return true;
     }
     let ([0xc5, _, opcode, ..] | [0xc4, _, _, opcode, ..] | [0x62, _, _, _, opcode, ..]) = code else {
         return false;

@@ -120,6 +120,8 @@ pub enum PlacementOutcome {
     Emulated,
     /// It emulates a later one, which gets the probe.
     Moved,
+    /// It takes the first instruction for another one. A later one gets the probe, which it has to single-step.
+    Evaded,
     /// It has to single-step the first one.
     Stays(StayReason),
 }
@@ -127,7 +129,14 @@ pub enum PlacementOutcome {
 impl ProbePlacement {
     /// Whether the kernel has to single-step the instruction.
     pub fn is_stepped(&self) -> bool {
-        matches!(self.outcome, PlacementOutcome::Stays(_))
+        matches!(
+            self.outcome,
+            PlacementOutcome::Stays(_) | PlacementOutcome::Evaded
+        )
+    }
+
+    fn is_moved(&self) -> bool {
+        matches!(self.outcome, PlacementOutcome::Moved | PlacementOutcome::Evaded)
     }
 
     /// Whether the program would crash because the kernel takes the instruction for another one.
@@ -137,9 +146,9 @@ impl ProbePlacement {
 
     /// The placement at the first instruction.
     pub fn at_entry(self) -> ProbePlacement {
-        match self.outcome {
-            PlacementOutcome::Moved => self.stays(StayReason::Requested),
-            _ => self,
+        match self.is_moved() {
+            true => self.stays(StayReason::Requested),
+            false => self,
         }
     }
 
@@ -159,6 +168,7 @@ impl fmt::Display for ProbePlacement {
         match self.outcome {
             PlacementOutcome::Emulated => write!(f, " ({first} is emulated)"),
             PlacementOutcome::Moved => write!(f, "+{} ({first} is single-stepped)", self.distance),
+            PlacementOutcome::Evaded => write!(f, "+{} ({first} cannot be probed)", self.distance),
             PlacementOutcome::Stays(reason) => write!(f, " ({first} is single-stepped; {reason})"),
         }
     }
@@ -181,16 +191,14 @@ pub fn place_probes(elf: &ElfFile, functions: &[ProbedFunction]) -> Vec<Option<P
         .iter()
         .map(|function| tentative_placement(elf, *function))
         .collect();
-    let moved = |placement: &Option<ProbePlacement>| {
-        placement.is_some_and(|placement| placement.outcome == PlacementOutcome::Moved)
-    };
+    let moved = |placement: &Option<ProbePlacement>| placement.is_some_and(|placement| placement.is_moved());
     if !placements.iter().any(moved) {
         return placements;
     }
     let symbols = elf.symbol_addresses();
     for (function, placement) in functions.iter().zip(&mut placements) {
         if let Some(found) = placement
-            && found.outcome == PlacementOutcome::Moved
+            && found.is_moved()
             && let Err(reason) = check_function(elf, *function, found.distance, &symbols)
         {
             *found = found.stays(reason);
@@ -258,7 +266,7 @@ fn check_jumps(elf: &ElfFile, functions: &[ProbedFunction], placements: &mut [Op
         .iter()
         .zip(placements)
         .filter_map(|(function, placement)| placement.as_mut().map(|placement| (function.addr, placement)))
-        .filter(|(_, placement)| placement.outcome == PlacementOutcome::Moved)
+        .filter(|(_, placement)| placement.is_moved())
         .map(|(addr, placement)| (addr, addr + placement.distance, placement))
         .collect();
     stretches.sort_unstable_by_key(|&(start, ..)| start);
@@ -284,6 +292,26 @@ fn check_jumps(elf: &ElfFile, functions: &[ProbedFunction], placements: &mut [Op
             }
         });
     }
+}
+
+/// Where to put a probe that is wanted at `addr`, inside a function. Kernels from 6.18 to 7.1 replace a five-byte `nop`
+/// by a call, which overwrites what the function keeps below its stack pointer; the instruction after it sees the same.
+/// None if that one may be reached without the `nop`.
+pub fn inner_address(elf: &ElfFile, addr: u64) -> Option<u64> {
+    let nop = machine::REWRITTEN_NOP;
+    let size = nop.len() as u64;
+    if nop.is_empty() || elf.code(addr, size).is_ok_and(|code| code != nop) {
+        return Some(addr);
+    }
+    let next = addr + size;
+    let window = windows(elf, std::iter::once(next)).pop()?;
+    let code = elf.content_of(&window)?;
+    let next_in_window = (next - window.start) as i64;
+    let mut is_target = false;
+    machine::jumps(code.bytes(), &(next_in_window..next_in_window + 1), |_| {
+        is_target = true
+    });
+    (!is_target).then_some(next)
 }
 
 /// The address ranges in which jumps to `addrs` are looked for, each inside one segment. `addrs` is sorted.
@@ -324,17 +352,21 @@ fn nearest_emulated(code: &[u8], size: u64, needs: Needs) -> Option<ProbePlaceme
     if size == 0 {
         return placement(0, PlacementOutcome::Stays(StayReason::Unknown));
     }
+    let mut evaded = None;
     for instruction in instructions.take(MOST_STEPS) {
-        if let Err(reason) = check_movable(&last, needs) {
-            return placement(0, PlacementOutcome::Stays(reason));
-        }
-        if last.end > MOST_BYTES {
+        if last.end > MOST_BYTES || check_movable(&last, needs).is_err() {
             break;
         }
         if instruction.emulated {
             return placement(last.end, PlacementOutcome::Moved);
         }
+        if evaded.is_none() && !code.get(last.end as usize..).is_none_or(is_misdecoded) {
+            evaded = Some(last.end);
+        }
         last = instruction;
+    }
+    if let Some(distance) = evaded.filter(|_| misdecoded) {
+        return placement(distance, PlacementOutcome::Evaded);
     }
     let reason = check_movable(&last, needs).err().unwrap_or(StayReason::NoneNear);
     placement(0, PlacementOutcome::Stays(reason))

@@ -9,6 +9,9 @@ use super::effects::{InstructionEffects, InstructionName, StayReason, StoreTarge
 /// The stack pointer, the frame pointer and the return address.
 #[cfg(target_arch = "aarch64")]
 pub const STACK: u32 = 1 << 31 | 1 << 29 | 1 << 30;
+/// No instruction is rewritten.
+#[cfg(target_arch = "aarch64")]
+pub const REWRITTEN_NOP: &[u8] = &[];
 /// Go keeps `g` in x28.
 #[cfg(target_arch = "aarch64")]
 pub const GOROUTINE: u8 = 28;

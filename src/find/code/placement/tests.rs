@@ -260,8 +260,15 @@ mod on_x86_64 {
             "{placement}"
         );
         assert!(placement.at_entry().is_misdecoded());
-        // There is only a ret to move to.
-        assert!(placed(&code(&[&BROADCAST, &RET]), Needs::NOTHING).is_misdecoded());
+        // There is only a ret to move to, which is single-stepped.
+        let placement = placed(&code(&[&BROADCAST, &RET]), Needs::NOTHING);
+        assert_eq!((placement.distance, placement.is_misdecoded()), (6, false));
+        assert!(placement.is_stepped() && placement.at_entry().is_misdecoded());
+        // xchg %rax,%r8; ret
+        const EXCHANGE: [u8; 2] = [0x49, 0x90];
+        assert_eq!(placed(&code(&[&EXCHANGE, &RET]), Needs::NOTHING).distance, 2);
+        assert!(placed(&code(&[&EXCHANGE, &RET]), Needs::register(8)).is_misdecoded());
+        assert!(placed(&code(&[&EXCHANGE, &EXCHANGE]), Needs::NOTHING).is_misdecoded());
         assert!(!placed(&code(&[&ENDBR, &RET]), Needs::NOTHING).is_misdecoded());
     }
 
@@ -325,6 +332,27 @@ fn place_alpha(beginning: &[u8], others: impl FnOnce(&mut [u8])) -> (u64, Placem
     };
     let placement = place_probes(&elf, &[function]).remove(0).expect("a placement");
     (placement.distance, placement.outcome)
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn probe_moves_behind_rewritten_nop_unless_it_is_jumped_over() {
+    use crate::find::elf::image::{CODE_SIZE, ElfImage, file_with};
+    let address = |jump: &[u8]| {
+        let mut image = ElfImage::default().bytes();
+        let nops = image.windows(64).position(|window| window == [0x90; 64]);
+        let code = &mut image[nops.expect("the code")..][..CODE_SIZE as usize];
+        code[..jump.len()].copy_from_slice(jump);
+        code[4..9].copy_from_slice(machine::REWRITTEN_NOP);
+        let elf = ElfFile::open(file_with(&image), "image".as_ref()).expect("an ELF file");
+        let alpha = elf.lookup(&["alpha"]).expect("symbols").remove(0).expect("alpha");
+        let moved = |addr| inner_address(&elf, alpha.addr + addr).map(|addr| addr - alpha.addr);
+        (moved(4), moved(9))
+    };
+    assert_eq!(address(&[]), (Some(9), Some(9)));
+    // je +7, behind the nop; je +8
+    assert_eq!(address(&[0x74, 7]), (None, Some(9)));
+    assert_eq!(address(&[0x74, 8]), (Some(9), Some(9)));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::fmt;
 use std::ops::Range;
 
 use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register,
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register,
 };
 
 use super::effects::{InstructionEffects, InstructionName, StayReason, StoreTarget};
@@ -14,6 +15,8 @@ use super::effects::{InstructionEffects, InstructionName, StayReason, StoreTarge
 pub const STACK: u32 = 1 << 7 | 1 << 6;
 /// Go keeps `g` in r14.
 pub const GOROUTINE: u8 = 14;
+/// `nopl 0(%rax,%rax,1)`.
+pub const REWRITTEN_NOP: &[u8] = &[0x0f, 0x1f, 0x44, 0, 0];
 /// By their DWARF numbers: rdi, rsi, rdx, rcx, r8, r9.
 pub const ARGUMENTS: &[u8] = &[5, 4, 1, 2, 8, 9];
 
@@ -143,8 +146,9 @@ fn leaves(instruction: &Instruction) -> bool {
                 | Mnemonic::Cpuid
                 | Mnemonic::Rdtsc
                 | Mnemonic::Rdtscp
-                | Mnemonic::Xchg
         )
+        // With memory, it is locked.
+        || instruction.mnemonic() == Mnemonic::Xchg && (0..2).any(|operand| instruction.op_kind(operand) == OpKind::Memory)
 }
 
 /// What `arch/x86/kernel/uprobes.c` emulates on every kernel from 5.10 to 7.2 (tested on 6.18): one-byte

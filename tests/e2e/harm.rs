@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Returns are observed without harm: programs whose return addresses others read, or that switch stacks, do the same
+//! Probes without harm: programs whose return addresses others read, or that switch stacks, do the same
 //! under each tool as without one. tests/targets/hazards.cc dies, hangs or prints something else under return probes.
 
 use serde_json::Value;
 
-use crate::harness::{AttachMode, each_mode_with_session, program, run_to_end, tool_command};
+use crate::harness::{
+    AttachMode, best_mode, each_mode_with_session, program, program_if_built, run_to_end, skip, tool_command,
+};
 
 each_mode_with_session! {
     exceptions_pass_a_c_function
@@ -58,4 +60,23 @@ fn caller_of_dlsym_is_recognized(mode: AttachMode) {
 fn coroutines_take_turns(mode: AttachMode) {
     let spec = format!("{}:take_turns", program("hazards").display());
     run_traced(mode, &spec, &["switch", "7"], "returned 7");
+}
+
+best_mode! {
+    instructions_that_kernels_mistake_keep_their_meaning
+}
+
+fn instructions_that_kernels_mistake_keep_their_meaning(mode: AttachMode) {
+    let Some(opcodes) = program_if_built("opcodes") else {
+        skip("the instructions are those of x86-64");
+        return;
+    };
+    for function in ["exchange", "swap_r8", "keep_below", "keep_below+0xa"] {
+        let spec = format!("{}:{function}", opcodes.display());
+        let mut command = tool_command("funccount", mode, [&spec, "--"]);
+        let ended = run_to_end(command.arg(&opcodes).arg("997"));
+        assert_eq!(ended.status.code(), Some(0), "{function}: {}", ended.stderr);
+        let counted = format!("\"function\":\"{function}\",\"file\":\"opcodes\",\"count\":997}}");
+        assert!(ended.stdout.contains(&counted), "{function}: {}", ended.stdout);
+    }
 }
