@@ -142,7 +142,8 @@ static __always_inline bool condition_holds(struct pt_regs *ctx, __u8 code)
 /* True unless the probe is on a jump that leaves its function on a condition, which does not hold now. */
 static __always_inline bool is_taken(struct pt_regs *ctx, __u64 cookie)
 {
-	return (cookie & COOKIE_EXIT) != COOKIE_TAIL_JUMP || condition_holds(ctx, cookie >> COOKIE_CONDITION_SHIFT & 15);
+	return (cookie & COOKIE_EXIT) != COOKIE_TAIL_JUMP ||
+	       condition_holds(ctx, cookie >> COOKIE_CONDITION_SHIFT & 15);
 }
 
 /* True if the probe is on a jump to another function whose return instructions are probed as well. */

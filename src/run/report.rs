@@ -91,7 +91,7 @@ impl Report {
         fields.extend(processes.map(|count| ("processes", Value::U64(count as u64))));
         self.out.record("attached", &fields);
         self.out.flush()?;
-        self.messages.note(&tracing(attached.probes, &files, processes));
+        self.messages.note(&tracing(attached, &files, processes));
         if files.len() > 1 {
             files.iter().for_each(|file| self.messages.detail(file));
         }
@@ -262,8 +262,8 @@ impl Report {
     }
 }
 
-/// `Tracing 2 functions in /bin/bash of 3 processes. Hit Ctrl-C to end.`
-fn tracing(functions: usize, files: &[Rc<str>], processes: Option<usize>) -> String {
+/// `Tracing 2 functions in /bin/bash of 3 processes. Hit Ctrl-C to end.` What makes it slow is said as well.
+fn tracing(attached: &AttachedProbes, files: &[Rc<str>], processes: Option<usize>) -> String {
     let place = match files {
         [] => return "Waiting for a matching file to be mapped. Hit Ctrl-C to end.".to_owned(),
         [file] => file.to_string(),
@@ -272,8 +272,12 @@ fn tracing(functions: usize, files: &[Rc<str>], processes: Option<usize>) -> Str
     let whose = processes.map_or(String::new(), |count| {
         format!(" of {}", counted(count as u64, "process"))
     });
-    let functions = counted(functions as u64, "function");
-    format!("Tracing {functions} in {place}{whose}. Hit Ctrl-C to end.")
+    let functions = counted(attached.probes as u64, "function");
+    let slow = match attached.stepped_returns {
+        0 => String::new(),
+        count => format!(", {count} with slow returns (docs/overhead.md)"),
+    };
+    format!("Tracing {functions} in {place}{whose}{slow}. Hit Ctrl-C to end.")
 }
 
 #[cfg(test)]
@@ -283,14 +287,19 @@ mod tests {
     #[test]
     fn first_message_counts_functions_and_processes() {
         let file = [Rc::from("/bin/bash")];
+        let attached = |probes, stepped_returns| AttachedProbes {
+            probes,
+            stepped_returns,
+            ..AttachedProbes::default()
+        };
         assert_eq!(
-            tracing(1, &file, None),
+            tracing(&attached(1, 0), &file, None),
             "Tracing 1 function in /bin/bash. Hit Ctrl-C to end."
         );
         assert_eq!(
-            tracing(2, &file, Some(1)),
-            "Tracing 2 functions in /bin/bash of 1 process. Hit Ctrl-C to end."
+            tracing(&attached(2, 1), &file, Some(1)),
+            "Tracing 2 functions in /bin/bash of 1 process, 1 with slow returns (docs/overhead.md). Hit Ctrl-C to end."
         );
-        assert!(tracing(0, &[], None).starts_with("Waiting"));
+        assert!(tracing(&attached(0, 0), &[], None).starts_with("Waiting"));
     }
 }

@@ -152,8 +152,8 @@ impl Finder for LineReaders {
             return Ok(Vec::new());
         };
         let returns = ReturnWatcher::new(object, elf, self.returns).method(&function, EntryMatching::ReturnsAlone)?;
-        // readline_internal_teardown ends with a jump to strcpy, before which its result is unknown. It runs no code of the
-        // program, so a return probe is safe.
+        // readline_internal_teardown ends with a jump to strcpy, before which its result is unknown. It runs no code of
+        // the program, so a return probe is safe.
         let returns = match returns.has_results() {
             true => returns,
             false => ReturnMethod::ReturnProbe,

@@ -14,7 +14,6 @@ mod privileges;
 mod programs;
 mod pty;
 mod real;
-
 mod scope;
 
 // Written by build.rs: the tests of each tool, `NAME.rs` beside this file.

@@ -36,6 +36,8 @@ pub struct AttachedProbes {
     pub failed: Vec<String>,
     /// Probes on instructions that the kernel single-steps.
     pub stepped: usize,
+    /// Functions whose returns are observed at such instructions.
+    pub stepped_returns: usize,
 }
 
 impl AttachedProbes {
@@ -148,6 +150,7 @@ impl<F: Finder> FileSearch<F> {
                     self.attached.probes += count_functions(&points).saturating_sub(refused);
                     self.attached.refused += refused;
                     self.attached.stepped += points.iter().filter(|point| point.stepped).count();
+                    self.attached.stepped_returns += count_stepped_returns(&points);
                 }
                 Err(error) if tolerant && is_about_one_file(&error) => {
                     self.attached.failed.push(format!("{error:#}"));
@@ -394,6 +397,15 @@ fn reported_id(mapped: &FileMapping) -> ReportedId {
 /// Whether the error concerns one file only, so that others may work.
 fn is_about_one_file(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Failure>().is_none()
+}
+
+fn count_stepped_returns(points: &[ProbePoint]) -> usize {
+    let slow = points
+        .iter()
+        .filter(|point| point.ends == Ends::ReturnInstruction && point.stepped);
+    slow.map(|point| point.cookie.function())
+        .collect::<HashSet<u32>>()
+        .len()
 }
 
 /// How many functions the points belong to. A function of which only returns are watched can have several points, one
