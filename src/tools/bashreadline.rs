@@ -19,9 +19,9 @@ use crate::find::host::cgroups::Cgroups;
 use crate::find::host::containers::container_id;
 use crate::find::host::loader;
 use crate::find::host::object_file::ObjectFile;
-use crate::find::returns::{EntryMatching, ReturnMethod, ReturnPolicy, ReturnWatcher};
 use crate::find::host::proc::Proc;
 use crate::find::host::users::UserNames;
+use crate::find::returns::{EntryMatching, ReturnMethod, ReturnPolicy, ReturnWatcher};
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges::require_btf;
 use crate::probe::event::{Header, decode, until_nul};
@@ -151,7 +151,8 @@ impl Finder for LineReaders {
         let Some(function) = found else {
             return Ok(Vec::new());
         };
-        let returns = ReturnWatcher::new(object, elf, self.returns).method(&function, EntryMatching::ReturnsAlone)?;
+        let returns =
+            ReturnWatcher::new(object, elf, self.returns).method(&function, EntryMatching::ReturnsAlone)?;
         // readline_internal_teardown ends with a jump to strcpy, before which its result is unknown. It runs no code of
         // the program, so a return probe is safe.
         let returns = match returns.has_results() {
