@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Options of the output.
 
-use std::fs::File;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -52,9 +53,14 @@ impl OutputArgs {
         let format = if self.json { Format::Json } else { self.format };
         let destination = match &self.output {
             Some(path) => {
-                let file =
-                    File::create(path).with_context(|| format!("failed to create {}", path.display()))?;
-                Destination::File(file)
+                // Rows may hold passwords, and other users are not to read them.
+                let file = OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o600)
+                    .open(path);
+                Destination::File(file.with_context(|| format!("failed to create {}", path.display()))?)
             }
             None => Destination::Stdout,
         };

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,8 @@ fn output_option_writes_rows_to_the_file(mode: AttachMode) {
         "malloc 97 4099",
     ];
     let ended = run_to_end(&mut tool_command("mallocsnoop", mode, args));
+    let permissions = fs::metadata(&file).expect("the file").permissions();
+    assert_eq!(permissions.mode() & 0o777, 0o600);
     assert!(ended.status.success(), "{}", ended.stderr);
     assert_eq!(
         ended.stdout.lines().count(),
