@@ -39,6 +39,9 @@ const volatile bool hold = false;
 /* True until the run ends. Not a constant: the watchdog clears it if the tool dies. */
 bool holding = true;
 
+/* Counted up by user space several times a second, to show the watchdog that it is not stopped itself. */
+__u32 heartbeat = 1;
+
 /* Processes that have probes, or are about to get them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -3,9 +3,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
 /// A child process, and the parent's end of the pipe that it waits on.
@@ -24,6 +28,16 @@ impl StartPipe {
     /// Blocks until the parent sends its byte (true) or closes its end without one (false).
     pub fn wait(mut self) -> bool {
         self.0.read_exact(&mut [0]).is_ok()
+    }
+
+    /// As [`StartPipe::wait`], for at most `time`. None if nothing has happened by then.
+    pub fn wait_for(&mut self, time: Duration) -> Option<bool> {
+        let mut ready = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::NONE);
+        match poll(&mut ready, timeout) {
+            Ok(0) | Err(Errno::EINTR) => None,
+            _ => Some(self.0.read_exact(&mut [0]).is_ok()),
+        }
     }
 
     /// The read end of the pipe.

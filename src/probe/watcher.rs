@@ -45,7 +45,7 @@ pub struct ProcessWatcher {
     filter: ProcessFilter,
     matcher: Arc<ProcessMatcher>,
     guard: Option<HoldGuard>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
     notices: Option<Receiver<WatcherNotice>>,
     /// Readable when there are notices.
     notified: Arc<EventFd>,
@@ -66,7 +66,7 @@ impl ProcessWatcher {
             filter: filter.clone(),
             matcher: Arc::new(ProcessMatcher::new(filter.clone())),
             guard: None,
-            thread: None,
+            threads: Vec::new(),
             notices: None,
             notified: Arc::new(event_fd()?),
             end: Arc::new(event_fd()?),
@@ -167,7 +167,14 @@ impl ProcessWatcher {
         };
         let end = Arc::clone(&self.end);
         let thread = Builder::new().spawn(move || attach_thread.run(events, &end));
-        self.thread = Some(thread.context("failed to spawn the process watcher thread")?);
+        self.threads
+            .push(thread.context("failed to spawn the process watcher thread")?);
+        if self.filter.hold {
+            let held = self.object.held()?;
+            let end = Arc::clone(&self.end);
+            let thread = Builder::new().spawn(move || held.beat(&end));
+            self.threads.push(thread.context("failed to spawn a thread")?);
+        }
         self.notices = Some(receive);
         Ok(())
     }
@@ -198,7 +205,7 @@ impl ProcessWatcher {
         // In this order: no more processes are stopped, all are resumed, and the watchdog is not needed.
         self.object.detach();
         let _ = self.end.write(1);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
         if let (Some(guard), Ok(held)) = (self.guard.take(), self.object.held()) {

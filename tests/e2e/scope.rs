@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -37,6 +38,7 @@ best_mode! {
     exec_by_a_thread_keeps_probes
     links_of_exited_processes_are_closed
     held_program_resumes_when_the_tool_is_killed
+    held_program_resumes_while_the_tool_is_stopped
     scope_all_traces_all_processes
     many_processes_are_targeted_with_multi_links
 }
@@ -439,6 +441,26 @@ fn held_program_resumes_when_the_tool_is_killed(mode: AttachMode) {
     let run = tool.finish();
     assert!(run.summary.is_null());
     assert!(held.wait().success());
+}
+
+fn held_program_resumes_while_the_tool_is_stopped(mode: AttachMode) {
+    let stage = Stage::new();
+    let (program, name) = stage.program();
+    let tool = stage.trace(mode, &["--comm", &name, "--scope", "targeted", "--hold"]);
+    tool.signal(Signal::SIGSTOP);
+    let run_one = || {
+        let mut command = stage.command(&program);
+        command.arg(format!("malloc 97 {BLOCK}")).stdout(Stdio::null());
+        let mut held = Owned(command.spawn().expect("a program"));
+        assert!(held.wait().success());
+    };
+    run_one();
+    // Until the tool is back, no other is stopped.
+    let start = Instant::now();
+    run_one();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    tool.signal(Signal::SIGCONT);
+    assert!(tool.stop().status.success());
 }
 
 fn scope_all_traces_all_processes(mode: AttachMode) {

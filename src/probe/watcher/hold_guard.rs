@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Watchdog for `--hold`: resumes stopped processes if the tool dies.
+//! Watchdog for `--hold`: resumes stopped processes if the tool dies, or does not do so in time because it is stopped
+//! itself.
 //!
 //! A child process that waits on a pipe, which the kernel closes however the tool ends, a kill included. It
 //! finds the stopped processes in the map `held`, which the BPF program writes before it stops one.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use libbpf_rs::{MapCore, MapHandle};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
@@ -19,10 +22,11 @@ use nix::unistd::{Pid, setsid};
 use crate::privileges::{self, Duties};
 use crate::probe::child::{StartPipe, WaitingChild};
 
-/// The watcher's map `held` of stopped processes, and its variable `holding`, which ends the stopping.
+/// The watcher's map `held` of stopped processes, its variable `holding`, which ends the stopping, and `heartbeat`.
 pub struct HeldProcesses<'a> {
     pub pids: MapHandle,
     pub holding: &'a AtomicBool,
+    pub heartbeat: &'a AtomicU32,
 }
 
 impl HeldProcesses<'_> {
@@ -31,6 +35,27 @@ impl HeldProcesses<'_> {
         // It may have exited. SIGCONT also discards a SIGSTOP that is still pending.
         let _ = kill(Pid::from_raw(pid as i32), Signal::SIGCONT);
         let _ = self.pids.delete(&pid.to_ne_bytes());
+    }
+
+    /// Shows the watchdog that this process runs, until `end` is written.
+    pub fn beat(&self, end: &EventFd) {
+        loop {
+            self.heartbeat.fetch_add(1, Ordering::SeqCst);
+            self.holding.store(true, Ordering::SeqCst);
+            let mut ready = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+            let timeout = PollTimeout::try_from(BEAT).unwrap_or(PollTimeout::NONE);
+            if matches!(poll(&mut ready, timeout), Ok(1..)) {
+                return;
+            }
+        }
+    }
+
+    /// Resumes what is stopped now. No more processes are stopped until the tool is back.
+    fn resume_for_now(&self) {
+        self.holding.store(false, Ordering::SeqCst);
+        for pid in self.pids().into_iter().filter(|&pid| is_stopped_or_gone(pid)) {
+            self.resume(pid);
+        }
     }
 
     /// Resumes all processes, and ends the stopping.
@@ -63,6 +88,15 @@ impl HeldProcesses<'_> {
     }
 }
 
+/// Without a heartbeat for so long, the tool is stopped itself, by Ctrl-Z, a debugger or a frozen control group.
+const LONGEST_SILENCE: Duration = Duration::from_secs(1);
+/// The same before the first heartbeat, while probes are attached to the processes that are there.
+const LONGEST_START: Duration = Duration::from_secs(10);
+/// The heartbeat when it is loaded.
+const FIRST_BEAT: u32 = 1;
+/// Between heartbeats, and between looks at them.
+const BEAT: Duration = Duration::from_millis(200);
+
 fn is_stopped_or_gone(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name in parentheses can contain anything.
@@ -91,7 +125,7 @@ impl Drop for HoldGuard {
 }
 
 /// Runs in the watchdog. Its parent sends a byte when no process is left to resume.
-fn watch(parent: StartPipe, held: &HeldProcesses<'_>) -> i32 {
+fn watch(mut parent: StartPipe, held: &HeldProcesses<'_>) -> i32 {
     // Ctrl-C signals the whole process group, and the watchdog has to outlive it.
     let _ = setsid();
     for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -103,10 +137,31 @@ fn watch(parent: StartPipe, held: &HeldProcesses<'_>) -> i32 {
     // attached.
     close_all_except([parent.as_file().as_raw_fd(), held.pids.as_fd().as_raw_fd()]);
     let _ = privileges::drop_privileges(Duties::Release, false);
-    if !parent.wait() {
-        held.resume_all();
+    let (mut last, mut heard) = (0, Instant::now());
+    loop {
+        match parent.wait_for(BEAT) {
+            None => {
+                let beat = held.heartbeat.load(Ordering::SeqCst);
+                if beat != last {
+                    (last, heard) = (beat, Instant::now());
+                } else if heard.elapsed()
+                    >= if beat == FIRST_BEAT {
+                        LONGEST_START
+                    } else {
+                        LONGEST_SILENCE
+                    }
+                {
+                    held.resume_for_now();
+                }
+            }
+            Some(is_done) => {
+                if !is_done {
+                    held.resume_all();
+                }
+                return 0;
+            }
+        }
     }
-    0
 }
 
 fn close_all_except<const N: usize>(mut kept: [RawFd; N]) {

@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use anyhow::{Context, Result};
 use libbpf_rs::skel::{OpenSkel as _, SkelBuilder as _};
@@ -129,13 +129,16 @@ impl WatcherObject {
     /// The object has no memory for its variables.
     pub fn held(&self) -> Result<HeldProcesses<'static>> {
         let data = self.skeleton.maps.data_data.as_ref();
-        let holding = &raw const data.context("the BPF object has no data")?.holding;
+        let data = data.context("the BPF object has no data")?;
+        let (holding, heartbeat) = (&raw const data.holding, &raw const data.heartbeat);
         Ok(HeldProcesses {
             pids: MapHandle::try_from(&self.skeleton.maps.held)?,
             // SAFETY: a byte in memory that the skeleton has mapped. The kernel and the watchdog change it
             // concurrently, so it is only accessed through this atomic. The thread ends before the skeleton
             // is dropped, and the watchdog has its own mapping.
             holding: unsafe { AtomicBool::from_ptr(holding.cast_mut()) },
+            // SAFETY: as above; four bytes, aligned.
+            heartbeat: unsafe { AtomicU32::from_ptr(heartbeat.cast_mut()) },
         })
     }
 
