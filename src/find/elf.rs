@@ -2,12 +2,14 @@
 //! One ELF file: headers, symbols, dynamic section, code and data.
 //!
 //! The file belongs to the user who runs the traced program and is not trusted: the size of every table is
-//! checked against the length of the file before memory is allocated for it, and every walk is bounded. The
-//! file is read with `pread` and never mapped, because truncating a mapped file kills the reader with SIGBUS.
+//! checked against what the file has on disk before memory is allocated for it, and every walk and the sum of
+//! all reads are bounded (`budget`). The file is read with `pread` and never mapped, because truncating a
+//! mapped file kills the reader with SIGBUS.
 //!
 //! Dynamic symbols are found through `PT_DYNAMIC`, as the loader finds them, so that files without section
 //! headers work too. Only `.symtab`, which the loader does not use, needs section headers.
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::fs::File;
 use std::ops::Range;
@@ -17,6 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use dynamic::DynamicSection;
+use relocation::RelocatedPointers;
 use segments::ExecutionView;
 use source::{FileExtent, LE};
 
@@ -25,6 +28,7 @@ pub(super) use source::{ElfBlock, ElfSource};
 pub use symbols::FunctionSymbol;
 pub(super) use symbols::SymbolTable;
 
+mod budget;
 mod dynamic;
 mod gnu_hash;
 #[cfg(test)]
@@ -49,6 +53,7 @@ const GO_SECTIONS: [&str; 2] = [".go.buildinfo", ".gopclntab"];
 pub struct ElfFile {
     view: ExecutionView,
     dynamic: DynamicSection,
+    pointers: OnceCell<Option<RelocatedPointers>>,
 }
 
 impl ElfFile {
@@ -70,7 +75,25 @@ impl ElfFile {
             }
             None => DynamicSection::default(),
         };
-        Ok(ElfFile { view, dynamic })
+        Ok(ElfFile {
+            view,
+            dynamic,
+            pointers: OnceCell::new(),
+        })
+    }
+
+    /// Allows as much reading again as when the file was opened: for the next question of the user.
+    pub fn renew_budget(&self) {
+        self.view.link.source.budget.renew();
+    }
+
+    /// Checks that nothing is missing because reading it would have taken too long.
+    ///
+    /// # Errors
+    /// The file has tables or functions that overlap so much that they were not all read.
+    pub fn check_budget(&self) -> Result<()> {
+        let checked = self.view.link.source.budget.check();
+        checked.with_context(|| format!("failed to read {}", self.view.shown.display()))
     }
 
     /// The dynamic loader that the kernel starts for this program.

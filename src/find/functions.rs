@@ -188,7 +188,7 @@ impl<'e> SymbolTables<'e> {
             let Some(table) = table else {
                 continue;
             };
-            let mut budget = NameBudget::new(self.elf, table.file_len);
+            let mut budget = NameBudget::new(self.elf, table.most_text);
             for symbol in table.functions() {
                 let Some((name, default)) = table.name(&symbol) else {
                     continue;

@@ -102,10 +102,10 @@ impl DynamicSection {
         let Some(count) = self.symbol_count(view)? else {
             return Ok(None);
         };
-        let file_len = view.link.source.len();
+        let most = view.link.source.budget.most_at_once();
         let size = count.saturating_mul(size_of::<RawSymbol>() as u64);
         ensure!(
-            size.saturating_add(self.strsz) <= file_len,
+            size.saturating_add(self.strsz) <= most,
             view.damaged("dynamic symbols are longer than the file")
         );
         let table = view.read_at_address(symtab, size, "dynamic symbols")?;
@@ -114,7 +114,7 @@ impl DynamicSection {
             Some(at) => Some(view.read_at_address(at, count.saturating_mul(2), "symbol versions")?),
             None => None,
         };
-        Ok(Some(SymbolTable::new(table, strings, versions, file_len)))
+        Ok(Some(SymbolTable::new(table, strings, versions, most)))
     }
 
     /// The number of dynamic symbols. No dynamic tag has it: it follows from a hash table or, in a file
@@ -125,7 +125,12 @@ impl DynamicSection {
             return Ok(Some(u64::from(header.u32_at(4))));
         }
         if let Some(at) = self.gnu_hash {
-            return GnuHash::read(view, at)?.symbol_count(view).map(Some);
+            let room = self.symtab.and_then(|at| view.content_at(at));
+            let room = room.map_or(0, |extent| {
+                extent.size.min(view.link.source.budget.most_at_once())
+            });
+            let most = room / size_of::<RawSymbol>() as u64;
+            return GnuHash::read(view, at)?.symbol_count(view, most).map(Some);
         }
         let section = view.link.section(elf::SHT_DYNSYM);
         Ok(section.map(|extent| extent.size / size_of::<RawSymbol>() as u64))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The GNU hash table of dynamic symbols.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use object::elf;
 use object::{LittleEndian, U32};
 
@@ -45,11 +45,11 @@ impl GnuHash {
         })
     }
 
-    /// The number of dynamic symbols: the end of the chain that starts last.
+    /// The number of dynamic symbols: the end of the chain that starts last. The file has room for `most`.
     ///
     /// # Errors
     /// The table lies outside of the file, or the chain has no end.
-    pub fn symbol_count(&self, view: &ExecutionView) -> Result<u64> {
+    pub fn symbol_count(&self, view: &ExecutionView, most: u64) -> Result<u64> {
         let heads = view.read_at_address(self.buckets_at, self.buckets * 4, GNU_HASH)?;
         let last = heads
             .table::<U32<LittleEndian>>()
@@ -60,7 +60,7 @@ impl GnuHash {
         if index < self.first {
             return Ok(self.first);
         }
-        loop {
+        while index < most {
             let links = self.links(view, index, CHAIN_CHUNK)?;
             let links = links.table::<U32<LittleEndian>>();
             if let Some(end) = links.iter().position(|link| link.get(LE) & 1 == 1) {
@@ -68,6 +68,7 @@ impl GnuHash {
             }
             index += links.len() as u64;
         }
+        bail!(view.damaged("a hash chain has no end"))
     }
 
     /// Looks up one name as the loader does; of several versions, the default one. `candidate` reads the symbol at

@@ -14,6 +14,8 @@ pub const BASE: u64 = 0x40_0000;
 pub const CODE_SHIFT: u64 = 0x1_0000;
 /// Buckets of GNU hash tables.
 const BUCKETS: u32 = 2;
+/// File offset of the code in [`image_with_functions`].
+pub const CODE_AT: u64 = 0x100;
 /// Bytes of code.
 pub const CODE_SIZE: u64 = 256;
 
@@ -255,24 +257,29 @@ impl ElfImage {
         let table_size = out.len() as u64 - table_at;
         let strings_at = align(out);
         out.extend(&strings.0);
-        let at = align(out);
-        let sections = [
-            (elf::SHT_NULL, 0, 0, 0),
-            (elf::SHT_SYMTAB, table_at, table_size, 2),
-            (elf::SHT_STRTAB, strings_at, strings.0.len() as u64, 0),
-        ];
-        for (kind, offset, size, link) in sections {
-            put32(out, 0);
-            put32(out, kind);
-            [0, 0, offset, size]
-                .into_iter()
-                .for_each(|number| put64(out, number));
-            put32(out, link);
-            put32(out, 0);
-            [8, 24].into_iter().for_each(|number| put64(out, number));
-        }
-        at
+        append_section_headers(out, (table_at, table_size), (strings_at, strings.0.len()))
     }
+}
+
+/// Appends the headers of `.symtab` and `.strtab`, which have an offset and a size each.
+fn append_section_headers(out: &mut Vec<u8>, table: (u64, u64), strings: (u64, usize)) -> u64 {
+    let at = align(out);
+    let sections = [
+        (elf::SHT_NULL, 0, 0, 0),
+        (elf::SHT_SYMTAB, table.0, table.1, 2),
+        (elf::SHT_STRTAB, strings.0, strings.1 as u64, 0),
+    ];
+    for (kind, offset, size, link) in sections {
+        put32(out, 0);
+        put32(out, kind);
+        [0, 0, offset, size]
+            .into_iter()
+            .for_each(|number| put64(out, number));
+        put32(out, link);
+        put32(out, 0);
+        [8, 24].into_iter().for_each(|number| put64(out, number));
+    }
+    at
 }
 
 fn hash_of(symbol: &ImageSymbol) -> u32 {
@@ -298,6 +305,33 @@ fn segment(kind: u32, flags: u32, at: u64, shift: u64, size: u64) -> Vec<u8> {
         put64(&mut header, number);
     }
     header
+}
+
+/// A file with `count` functions of `size` bytes, one every `distance` bytes of `code`, which begins at
+/// [`CODE_AT`]. They have symbols in `.symtab`, and the names `f0`, `f1` and so on.
+pub fn image_with_functions(code: &[u8], count: u64, distance: u64, size: u64) -> Vec<u8> {
+    let mut out = vec![0; CODE_AT as usize];
+    out.extend(code);
+    let table_at = align(&mut out);
+    out.extend([0; 24]);
+    let mut strings = vec![0];
+    for index in 0..count {
+        put32(&mut out, strings.len() as u32);
+        out.extend([elf::STB_GLOBAL << 4 | elf::STT_FUNC, 0]);
+        put16(&mut out, 1);
+        put64(&mut out, BASE + CODE_AT + index * distance);
+        put64(&mut out, size);
+        strings.extend(format!("f{index}\0").bytes());
+    }
+    let table_size = out.len() as u64 - table_at;
+    let strings_at = align(&mut out);
+    out.extend(&strings);
+    let sections_at = append_section_headers(&mut out, (table_at, table_size), (strings_at, strings.len()));
+    let end = out.len() as u64;
+    out[..64].copy_from_slice(&file_header(0, 1, sections_at));
+    let load = segment(elf::PT_LOAD, elf::PF_R | elf::PF_X, 0, 0, end);
+    out[64..64 + load.len()].copy_from_slice(&load);
+    out
 }
 
 /// An anonymous file with these bytes.

@@ -5,6 +5,7 @@
 //! Programs run without section headers, and some packers leave garbage there. Headers that lie outside of
 //! the file are therefore treated as absent.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,6 +26,10 @@ pub const MACHINE: (u16, &str) = (elf::EM_X86_64, "x86_64");
 #[cfg(target_arch = "aarch64")]
 pub const MACHINE: (u16, &str) = (elf::EM_AARCH64, "aarch64");
 
+/// Most section headers that are read. Programs have some dozens.
+const MOST_SECTIONS: u64 = 1 << 16;
+/// Most sections with names that start alike. Programs have four that start with `.plt`.
+const MOST_ALIKE: usize = 64;
 /// Longest build ID that is accepted, in bytes; linkers make 8, 16 or 20.
 const MAX_BUILD_ID: usize = 64;
 
@@ -33,6 +38,8 @@ const MAX_BUILD_ID: usize = 64;
 pub struct LinkView {
     pub source: ElfSource,
     pub header: FileHeader64<LittleEndian>,
+    /// Read on first use; `None` if there are none.
+    sections: OnceCell<Option<SectionHeaders>>,
 }
 
 impl LinkView {
@@ -40,7 +47,11 @@ impl LinkView {
     /// The file is not ELF, or is of another class or machine.
     pub fn open(source: ElfSource) -> Result<LinkView> {
         let header = read_file_header(&source)?;
-        Ok(LinkView { source, header })
+        Ok(LinkView {
+            source,
+            header,
+            sections: OnceCell::new(),
+        })
     }
 
     /// The symbols of `.symtab`, or `None` if the file is stripped.
@@ -60,7 +71,12 @@ impl LinkView {
             return Ok(None);
         };
         let read = |extent: FileExtent| self.source.read(extent.offset, extent.size);
-        let symbols = SymbolTable::new(read(table)?, read(strings)?, None, self.source.len());
+        let symbols = SymbolTable::new(
+            read(table)?,
+            read(strings)?,
+            None,
+            self.source.budget.most_at_once(),
+        );
         Ok(Some(symbols))
     }
 
@@ -78,7 +94,9 @@ impl LinkView {
     pub fn section_named(&self, name: &str) -> Option<SectionExtent> {
         let sections = self.sections()?;
         let is_wanted = |section: &&SectionHeader| {
-            kind(section) != elf::SHT_NOBITS && sections.name(section) == Some(name.as_bytes())
+            let rest = sections.name_onwards(section);
+            let after = rest.and_then(|rest| rest.strip_prefix(name.as_bytes()));
+            kind(section) != elf::SHT_NOBITS && after.is_some_and(|after| after.first() == Some(&0))
         };
         sections
             .table()
@@ -97,15 +115,15 @@ impl LinkView {
             return Vec::new();
         };
         let is_wanted = |section: &&SectionHeader| {
-            sections
-                .name(section)
-                .is_some_and(|name| name.starts_with(prefix.as_bytes()))
+            let rest = sections.name_onwards(section);
+            rest.is_some_and(|rest| rest.starts_with(prefix.as_bytes()))
         };
         let range = |section: &SectionHeader| {
             let start = section.sh_addr.get(LE);
             start..start.saturating_add(section.sh_size.get(LE))
         };
-        sections.table().iter().filter(is_wanted).map(range).collect()
+        let found = sections.table().iter().filter(is_wanted);
+        found.map(range).take(MOST_ALIKE).collect()
     }
 
     /// The build ID, which a separate debug file shares.
@@ -114,7 +132,11 @@ impl LinkView {
         build_id(self.source.read(extent.offset, extent.size).ok()?.bytes())
     }
 
-    fn sections(&self) -> Option<SectionHeaders> {
+    fn sections(&self) -> Option<&SectionHeaders> {
+        self.sections.get_or_init(|| self.read_sections()).as_ref()
+    }
+
+    fn read_sections(&self) -> Option<SectionHeaders> {
         let offset = self.header.e_shoff.get(LE);
         if offset == 0 || u64::from(self.header.e_shentsize.get(LE)) != HEADER_SIZE {
             return None;
@@ -130,6 +152,9 @@ impl LinkView {
             elf::SHN_XINDEX => first.sh_link.get(LE) as usize,
             index => usize::from(index),
         };
+        if count > MOST_SECTIONS {
+            return None;
+        }
         let headers = self.source.read(offset, count.checked_mul(HEADER_SIZE)?).ok()?;
         let names = headers.table::<SectionHeader>().get(names).map(extent);
         let names = names.and_then(|names| self.source.read(names.offset, names.size).ok());
@@ -145,6 +170,7 @@ pub struct SectionExtent {
     pub compressed: bool,
 }
 
+#[derive(Debug)]
 struct SectionHeaders {
     headers: ElfBlock,
     names: Option<ElfBlock>,
@@ -155,13 +181,10 @@ impl SectionHeaders {
         self.headers.table()
     }
 
-    fn name(&self, section: &SectionHeader) -> Option<&[u8]> {
-        let rest = self
-            .names
-            .as_ref()?
-            .bytes()
-            .get(section.sh_name.get(LE) as usize..)?;
-        rest.split(|&byte| byte == 0).next()
+    /// The name of a section and all names after it: looking for the end of a long one again and again takes too long.
+    fn name_onwards(&self, section: &SectionHeader) -> Option<&[u8]> {
+        let names = self.names.as_ref()?.bytes();
+        names.get(section.sh_name.get(LE) as usize..)
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Slots that the dynamic loader fills with addresses of functions.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, Result};
 use object::LittleEndian;
@@ -11,6 +11,8 @@ use super::ElfFile;
 use super::source::LE;
 use super::symbols::RawSymbol;
 
+/// Pointers that are relocated, by virtual address.
+pub type RelocatedPointers = HashMap<u64, Option<u64>>;
 type RelaEntry = Rela64<LittleEndian>;
 
 /// Relocation types: the result of a resolver (IRELATIVE), and the address of a symbol in the PLT, in the GOT
@@ -68,7 +70,7 @@ impl ElfFile {
             .max();
         let names = self.dynamic_names(last_symbol)?;
         // A small file could have many slots that share one long name.
-        let mut budget = self.view.link.source.len();
+        let mut budget = self.view.link.source.budget.most_at_once();
         let mut slots = Vec::new();
         for relocation in &relocations {
             let kind = relocation.r_type(LE, false);
@@ -102,7 +104,7 @@ impl ElfFile {
             return Ok(HashSet::new());
         };
         let mut names = HashSet::new();
-        let mut budget = self.view.link.source.len();
+        let mut budget = self.view.link.source.budget.most_at_once();
         for symbol in symbols.functions().filter(|symbol| symbol.hidden) {
             let name = symbols.name(&symbol).map_or(&b""[..], |(name, _)| name);
             let left = budget.checked_sub(name.len() as u64);
@@ -115,12 +117,23 @@ impl ElfFile {
     /// The pointer at virtual address `addr` before relocation: from the file, or from the entry that relocates it.
     /// None if a symbol relocates it, or there is nothing.
     pub fn pointer_at(&self, addr: u64) -> Option<u64> {
-        let relocations = self.relocations().ok()?;
-        match relocations.iter().find(|entry| entry.r_offset.get(LE) == addr) {
-            Some(entry) if entry.r_type(LE, false) == RELATIVE => Some(entry.r_addend.get(LE) as u64),
-            Some(_) => None,
+        // Asked for each jump table of the file.
+        let pointers = self.pointers.get_or_init(|| self.relocated_pointers()).as_ref()?;
+        match pointers.get(&addr) {
+            Some(pointer) => *pointer,
             None => self.word(addr).filter(|&word| word != 0),
         }
+    }
+
+    /// What relocation makes of pointers, by their address: None if a symbol says.
+    fn relocated_pointers(&self) -> Option<RelocatedPointers> {
+        let mut pointers = HashMap::new();
+        for entry in self.relocations().ok()? {
+            let is_relative = entry.r_type(LE, false) == RELATIVE;
+            let pointer = is_relative.then(|| entry.r_addend.get(LE) as u64);
+            pointers.entry(entry.r_offset.get(LE)).or_insert(pointer);
+        }
+        Some(pointers)
     }
 
     /// Both tables of the dynamic section, or the only one of a static program, which relocates itself.

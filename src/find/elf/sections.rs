@@ -11,8 +11,11 @@ use object::elf::{self, CompressionHeader64};
 use super::source::FileExtent;
 use super::{ElfSource, LinkView};
 
-/// Deflate expands one byte to at most this many.
-const MAX_EXPANSION: u64 = 1032;
+/// How much larger a section is than its compressed form, at most: 2 to 6 times with real debug information. Deflate
+/// could expand a file of 4 MB to 4 GB.
+const MOST_EXPANSION: u64 = 16;
+/// Expanded in any case, in bytes.
+const SMALL: u64 = 4 << 20;
 
 /// Reads the sections of a file, which stays open.
 pub struct SectionReader(LinkView);
@@ -74,7 +77,9 @@ impl SectionReader {
             other => bail!("unknown compression {other}"),
         }
         let size = header.ch_size.get(LittleEndian);
-        ensure!(size / MAX_EXPANSION <= stored, "damaged compression");
+        let most = stored.min(self.0.source.budget.most_at_once());
+        let most = most.saturating_mul(MOST_EXPANSION).saturating_add(SMALL);
+        ensure!(size <= most, "its compression claims an unlikely size");
         let extent = FileExtent {
             offset: extent.offset.saturating_add(header_size),
             size: stored,

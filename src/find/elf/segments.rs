@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use object::LittleEndian;
 use object::elf::{self, ProgramHeader64};
 
+use super::budget::DECODING_COST;
 use super::link_view::LinkView;
 use super::source::{ElfBlock, FileExtent, LE};
 
@@ -26,7 +27,7 @@ const PAGE: u64 = 4096;
 pub struct ExecutionView {
     pub link: LinkView,
     /// The path for messages.
-    shown: PathBuf,
+    pub shown: PathBuf,
     /// Loadable segments, by address.
     loads: Vec<LoadSegment>,
     /// `PT_INTERP`.
@@ -153,6 +154,9 @@ impl ExecutionView {
             "{}: there is none in the file",
             failed()
         );
+        // Functions may overlap, so that each byte is decoded many times.
+        let cost = size.saturating_mul(DECODING_COST);
+        self.link.source.budget.spend(cost).with_context(failed)?;
         Ok(self.read_at_address(addr, size, "code")?.bytes().to_vec())
     }
 

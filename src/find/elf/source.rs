@@ -7,18 +7,17 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result, ensure};
 use object::{LittleEndian, Pod, U32, pod};
 
+use super::budget::ReadBudget;
+
 /// The byte order of all files that are read.
 pub const LE: LittleEndian = LittleEndian;
-
-/// Largest table that is read, in bytes. Browsers with all symbols need half of it; a sparse file can claim
-/// any size without using disk space.
-const MAX_TABLE: u64 = 1 << 30;
 
 /// A file with its length at the time of opening, or a file decompressed into memory.
 #[derive(Debug)]
 pub struct ElfSource {
     content: SourceBytes,
     len: u64,
+    pub budget: ReadBudget,
 }
 
 #[derive(Debug)]
@@ -33,10 +32,11 @@ impl ElfSource {
     /// # Errors
     /// Its length cannot be read.
     pub fn new(file: File) -> Result<ElfSource> {
-        let len = file.metadata()?.len();
+        let meta = file.metadata()?;
         Ok(ElfSource {
             content: SourceBytes::File(file),
-            len,
+            len: meta.len(),
+            budget: ReadBudget::of_file(&meta),
         })
     }
 
@@ -46,6 +46,7 @@ impl ElfSource {
         ElfSource {
             content: SourceBytes::Memory(bytes),
             len,
+            budget: ReadBudget::new(len),
         }
     }
 
@@ -54,7 +55,8 @@ impl ElfSource {
         self.len
     }
 
-    /// `size` bytes from `offset` on. Fails before allocating memory if the file is shorter.
+    /// `size` bytes from `offset` on. Fails before allocating memory if the file is shorter, or its [`ReadBudget`] does
+    /// not allow it.
     pub fn read(&self, offset: u64, size: u64) -> Result<ElfBlock> {
         let len = self.checked_len(offset, size)?;
         let mut words = vec![0_u64; len.div_ceil(8)];
@@ -72,7 +74,7 @@ impl ElfSource {
     fn checked_len(&self, offset: u64, size: u64) -> Result<usize> {
         let end = offset.checked_add(size).filter(|&end| end <= self.len);
         ensure!(end.is_some(), "truncated ELF file");
-        ensure!(size <= MAX_TABLE, "a table of {size} bytes is too large");
+        self.budget.take(size)?;
         Ok(usize::try_from(size)?)
     }
 
@@ -97,6 +99,7 @@ impl ElfSource {
 }
 
 /// A part of the file, aligned in memory for the 8-byte fields of ELF tables.
+#[derive(Debug)]
 pub struct ElfBlock {
     words: Vec<u64>,
     len: usize,

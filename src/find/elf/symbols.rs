@@ -6,6 +6,9 @@ use object::{LittleEndian, U16};
 
 use super::source::{ElfBlock, LE};
 
+/// Longest name that is read, in bytes. Templates make names of some ten thousand.
+const MAX_NAME: usize = 1 << 20;
+
 /// An entry as it is in the file.
 pub type RawSymbol = Sym64<LittleEndian>;
 
@@ -43,8 +46,8 @@ pub struct SymbolTable {
     terminated: usize,
     /// One number per symbol; dynamic symbols only.
     versions: Option<ElfBlock>,
-    /// Length of the file, in bytes.
-    pub file_len: u64,
+    /// Most bytes that the names have together, as far as the file has real content.
+    pub most_text: u64,
 }
 
 /// A defined function symbol.
@@ -89,14 +92,19 @@ impl SymbolEntry {
 }
 
 impl SymbolTable {
-    pub fn new(table: ElfBlock, strings: ElfBlock, versions: Option<ElfBlock>, file_len: u64) -> SymbolTable {
+    pub fn new(
+        table: ElfBlock,
+        strings: ElfBlock,
+        versions: Option<ElfBlock>,
+        most_text: u64,
+    ) -> SymbolTable {
         let last = strings.bytes().iter().rposition(|&byte| byte == 0);
         SymbolTable {
             terminated: last.map_or(0, |last| last + 1),
             table,
             strings,
             versions,
-            file_len,
+            most_text,
         }
     }
 
@@ -127,6 +135,7 @@ impl SymbolTable {
     /// The name without its version, and whether this is the default version.
     pub fn name(&self, symbol: &SymbolEntry) -> Option<(&[u8], bool)> {
         let rest = self.strings.bytes().get(symbol.name..self.terminated)?;
+        let rest = rest.get(..MAX_NAME).unwrap_or(rest);
         let full = &rest[..rest.iter().position(|&byte| byte == 0)?];
         let (name, default) = match full.iter().position(|&byte| byte == b'@') {
             Some(at) if at > 0 => (&full[..at], full.get(at + 1) == Some(&b'@')),

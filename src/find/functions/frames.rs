@@ -14,6 +14,9 @@ use crate::find::elf::{ElfBlock, ElfFile};
 /// Prefixes of sections whose code is not functions: PLT stubs, and code that BOLT has replaced.
 const NOT_CALLED: [&str; 2] = [".plt", ".bolt.org"];
 
+/// Most common rules of unwind table entries that are looked at. Many entries may share them; real tables have a few.
+const MOST_RULES: usize = 256;
+
 /// Bytes that a call pushes on the stack.
 #[cfg(target_arch = "x86_64")]
 const CALLED_FRAME: u64 = 8;
@@ -109,7 +112,10 @@ fn is_function(
     }
     // The common initial rules: in functions, the frame has only the return address.
     let mut common = entry.cie().instructions(table, bases);
-    while let Ok(Some(instruction)) = common.next() {
+    for _ in 0..MOST_RULES {
+        let Ok(Some(instruction)) = common.next() else {
+            break;
+        };
         if matches!(instruction, DefCfa { offset, .. } | DefCfaOffset { offset } if offset != CALLED_FRAME) {
             return false;
         }

@@ -24,8 +24,12 @@ const SHARED_LINK: &str = ".gnu_debugaltlink";
 const MAX_CHECKED: u64 = 4 << 30;
 /// Buffer size for checksums and decompression, in bytes.
 const CHUNK: usize = 1 << 16;
+/// How much larger MiniDebugInfo is than its compressed form, at most: 4 to 8 times with real programs.
+const MOST_EXPANSION: u64 = 32;
 /// Largest decompressed MiniDebugInfo, and largest window of its compression, in bytes. `xz -9` uses 64 MiB.
 const MAX_DECOMPRESSED: u64 = 256 << 20;
+/// Expanded in any case, in bytes.
+const SMALL: u64 = 1 << 20;
 const MAX_WINDOW: usize = 64 << 20;
 
 /// The symbols that were stripped from `elf`, which was opened at `path`. Damaged sources are treated as
@@ -226,6 +230,7 @@ pub fn decompressed(xz: &[u8]) -> Option<Vec<u8>> {
     let buffer = NonZeroUsize::new(CHUNK)?;
     let reader = XzReader::new_with_buffer_size_and_decoder(Cursor::new(xz.to_vec()), buffer, decoder);
     let mut bytes = Vec::new();
-    reader.take(MAX_DECOMPRESSED + 1).read_to_end(&mut bytes).ok()?;
-    (bytes.len() as u64 <= MAX_DECOMPRESSED).then_some(bytes)
+    let most = (xz.len() as u64 * MOST_EXPANSION + SMALL).min(MAX_DECOMPRESSED);
+    reader.take(most + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 <= most).then_some(bytes)
 }

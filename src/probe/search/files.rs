@@ -322,13 +322,17 @@ impl<F: Finder> FileSearch<F> {
             Err(error) if matches!(self.place, SearchPlace::Files) => return Err(error),
             Err(_) => return Ok(false),
         };
-        let mut points = self.finder.points(&object, &elf)?;
+        let points = self.finder.points(&object, &elf);
+        // Code that was not read is missing from the proofs that probes are harmless.
+        elf.check_budget()?;
+        let mut points = points?;
         self.examined.answer(key, !points.is_empty());
         if points.is_empty() {
             return Ok(false);
         }
         if self.seen.insert(&object)? {
             let placed = self.placing.place(&elf, &mut points);
+            elf.check_budget()?;
             self.drop_mistaken(&object, &placed, &mut points)?;
             self.placed.extend(placed);
             self.found.push((object, points));

@@ -140,6 +140,7 @@ impl<O: OnFound> FunctionFinder<O> {
             Ends::Both => Some((self.returns, EntryMatching::Matched)),
             Ends::Return | Ends::ReturnInstruction => Some((self.returns, EntryMatching::ReturnsAlone)),
         };
+        elf.renew_budget();
         match resolve::resolve(object, elf, &search.spec.subject, at_return, &self.pids) {
             Ok(found) => {
                 search.found |= !found.probes.is_empty();
