@@ -9,6 +9,7 @@
 //! Functions that never return, such as `abort`, are followed only to see whether they end in unwinding, as those that
 //! cancel a thread do. Otherwise no frame below them is used again.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
@@ -25,6 +26,9 @@ use x86_64 as machine;
 
 /// Instructions that are decoded for one function with all that it calls.
 const MOST_INSTRUCTIONS: usize = 200_000;
+/// Functions of a file that are looked at for all that call them. Each call chain is followed once, so that only call
+/// graphs made for the purpose need more.
+const MOST_VISITS: usize = 4_000_000;
 /// Longer functions are not examined, bytes.
 const MOST_CODE: u64 = 256 << 10;
 
@@ -116,6 +120,15 @@ pub struct ClosedFunctions<'e> {
     scans: HashMap<u64, Rc<Result<FunctionScan, OpenReason>>>,
     /// Whether calls to an address never return.
     endless: HashMap<u64, bool>,
+    /// Whether they end in unwinding.
+    unwinding: HashMap<u64, bool>,
+    /// Functions that are closed with all that they call, and why others are not.
+    closed: HashSet<u64>,
+    open: HashMap<u64, OpenReason>,
+    /// Functions that may still be looked at, each once for every function that calls it, directly or not.
+    visits: usize,
+    /// Where jumps to the functions of these names lead.
+    bodies: RefCell<HashMap<String, Option<u64>>>,
 }
 
 impl<'e> ClosedFunctions<'e> {
@@ -139,6 +152,11 @@ impl<'e> ClosedFunctions<'e> {
             unwinders: addresses(&UNWINDERS),
             scans: HashMap::new(),
             endless: HashMap::new(),
+            unwinding: HashMap::new(),
+            closed: HashSet::new(),
+            open: HashMap::new(),
+            visits: MOST_VISITS,
+            bodies: RefCell::default(),
         }
     }
 
@@ -153,14 +171,44 @@ impl<'e> ClosedFunctions<'e> {
         if self.is_endless(addr, MOST_JUMPS) {
             return Err(OpenReason::NeverReturns);
         }
-        let mut seen = HashSet::from([addr]);
-        let mut waiting = vec![addr];
+        let mut callers = HashMap::from([(addr, addr)]);
+        let mut last = addr;
+        let result = self.check_called(&mut callers, &mut last);
+        match &result {
+            Ok(()) => self.closed.extend(callers.into_keys()),
+            // What is in the way of a function is in the way of all between it and the first.
+            Err(reason) => loop {
+                self.open.insert(last, reason.clone());
+                match callers.get(&last) {
+                    Some(&caller) if caller != last => last = caller,
+                    _ => break,
+                }
+            },
+        }
+        result
+    }
+
+    /// Checks the function `last` and all that it calls: `callers` gets one caller of each. After an error, `last` is
+    /// where it was found.
+    fn check_called(&mut self, callers: &mut HashMap<u64, u64>, last: &mut u64) -> Result<(), OpenReason> {
+        let mut waiting = vec![*last];
+        let first = *last;
         let mut instructions = 0;
         while let Some(addr) = waiting.pop() {
+            *last = addr;
+            if let Some(reason) = self.open.get(&addr) {
+                return Err(reason.clone());
+            }
+            if self.closed.contains(&addr) {
+                continue;
+            }
             let scan = self.scan(addr);
             let scan = scan.as_ref().as_ref().map_err(OpenReason::clone)?;
             instructions += scan.instructions;
-            if instructions > MOST_INSTRUCTIONS {
+            self.visits = self.visits.saturating_sub(1);
+            if instructions > MOST_INSTRUCTIONS || self.visits == 0 {
+                // It is all of them together that are too large.
+                *last = first;
                 return Err(OpenReason::TooLarge);
             }
             if self.is_set_up(scan) {
@@ -168,9 +216,10 @@ impl<'e> ClosedFunctions<'e> {
             }
             scan.slots.iter().try_for_each(|&slot| self.check_slot(slot))?;
             for &called in &scan.calls {
-                if !seen.insert(called) || self.vdso_callers.contains(&called) {
+                if callers.contains_key(&called) || self.vdso_callers.contains(&called) {
                     continue;
                 }
+                callers.insert(called, addr);
                 match self.slot_of_stub(called) {
                     Some(slot) => self.check_slot(slot)?,
                     None => waiting.push(called),
@@ -229,11 +278,22 @@ impl<'e> ClosedFunctions<'e> {
     /// that this file defines. Where another file replaces that one, the jump leads elsewhere.
     pub fn body_at(&self, target: u64) -> Option<Range<u64>> {
         let addr = match self.slot_of_stub(target).and_then(|slot| self.slots.get(&slot)) {
-            Some(SlotBinding::Named(name)) => self.elf.lookup(&[name]).ok()?.pop()??.addr,
+            Some(SlotBinding::Named(name)) => self.body_named(name)?,
             Some(SlotBinding::Resolver(_)) => return None,
             None => target,
         };
-        Some(addr..addr + self.sizes.get(&addr)?)
+        Some(addr..addr.checked_add(*self.sizes.get(&addr)?)?)
+    }
+
+    /// The address of the function of that name. It takes time to learn that another file defines it.
+    fn body_named(&self, name: &str) -> Option<u64> {
+        if let Some(&known) = self.bodies.borrow().get(name) {
+            return known;
+        }
+        let found = self.elf.dynamic_function(name).ok().flatten();
+        let addr = found.map(|function| function.addr);
+        self.bodies.borrow_mut().insert(name.to_owned(), addr);
+        addr
     }
 
     /// Whether a function is known to begin at an address.
@@ -258,6 +318,15 @@ impl<'e> ClosedFunctions<'e> {
         let CallTarget::Function(addr) = called else {
             return false;
         };
+        if let Some(&known) = self.unwinding.get(&addr) {
+            return known;
+        }
+        let unwinds = self.ends_in_unwinder(addr);
+        self.unwinding.insert(addr, unwinds);
+        unwinds
+    }
+
+    fn ends_in_unwinder(&mut self, addr: u64) -> bool {
         let mut seen = HashSet::from([addr]);
         let mut waiting = vec![addr];
         while let Some(addr) = waiting.pop() {

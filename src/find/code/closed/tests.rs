@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::*;
+use crate::find::elf::image::{BASE, CODE_AT, file_with, image_with_functions};
 use crate::find::functions;
 
 /// A library with functions of each kind. `__attribute__((noipa))` keeps the compiler from looking through calls.
@@ -145,5 +146,33 @@ fn functions_of_libc_are_closed_or_open() {
         "tsearch",
     ] {
         assert!(check(name).is_err(), "{name}");
+    }
+}
+
+/// Functions that each call the next one, with `last` as the last one, and its address.
+fn call_chain(count: u64, last: &[u8]) -> (ElfFile, Vec<u64>) {
+    let mut code = [0xe8, 1, 0, 0, 0, 0xc3].repeat(count as usize - 1);
+    code.extend(last);
+    code.resize(count as usize * 6, 0x90);
+    let image = file_with(&image_with_functions(&code, count, 6, 6));
+    let addrs = (0..count).map(|index| BASE + CODE_AT + index * 6).collect();
+    (ElfFile::open(image, Path::new("made-up")).unwrap(), addrs)
+}
+
+#[test]
+fn chains_of_calls_are_followed_once() {
+    const COUNT: u64 = 2000;
+    for (last, expected) in [
+        (&[0xc3][..], Ok(())),
+        (&[0xff, 0xd0, 0xc3], Err(OpenReason::CallsPointer)),
+    ] {
+        let (elf, addrs) = call_chain(COUNT, last);
+        let sizes = addrs.iter().map(|&addr| (addr, 6)).collect();
+        let mut closed = ClosedFunctions::new(&elf, sizes);
+        for &addr in &addrs {
+            assert_eq!(closed.check(addr), expected);
+        }
+        let visits = MOST_VISITS - closed.visits;
+        assert!(visits <= 2 * COUNT as usize, "{visits}");
     }
 }

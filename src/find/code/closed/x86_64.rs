@@ -35,6 +35,7 @@ pub fn scan(code: &[u8], addr: u64, functions: &mut ClosedFunctions<'_>) -> Resu
     let mut walk = FunctionWalk {
         functions,
         parts: 0,
+        start: addr,
         end: addr + code.len() as u64,
         code: decoded(code, addr)?,
         jump_tables: jump_tables(code, addr),
@@ -131,7 +132,8 @@ struct FunctionWalk<'w, 'e> {
     functions: &'w mut ClosedFunctions<'e>,
     /// Instructions by address: those of the function, and those of parts that the compiler moved away.
     code: HashMap<u64, Instruction>,
-    /// Where the function ends.
+    /// Where the function begins and ends.
+    start: u64,
     end: u64,
     /// How many instructions are in such parts.
     parts: usize,
@@ -238,17 +240,13 @@ impl FunctionWalk<'_, '_> {
 
     fn called(&self, instruction: &Instruction, target: u64) -> Result<CallTarget, OpenReason> {
         match (instruction.op0_kind(), instruction.is_ip_rel_memory_operand()) {
-            (OpKind::NearBranch64, _) if self.code.contains_key(&target) && !self.is_start(target) => {
+            (OpKind::NearBranch64, _) if self.code.contains_key(&target) && target != self.start => {
                 Err(OpenReason::ReadsReturnAddress)
             }
             (OpKind::NearBranch64, _) => Ok(CallTarget::Function(target)),
             (OpKind::Memory, true) => Ok(CallTarget::Slot(instruction.ip_rel_memory_address())),
             _ => Err(OpenReason::CallsPointer),
         }
-    }
-
-    fn is_start(&self, addr: u64) -> bool {
-        self.code.keys().min() == Some(&addr)
     }
 
     /// A jump table may lead to any code that nothing else leads to.
