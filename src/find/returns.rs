@@ -6,10 +6,11 @@
 //! on the instructions that end a call: they change nothing, but the kernel single-steps `ret`, which costs several
 //! times as much.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
@@ -93,6 +94,8 @@ pub struct ReturnWatcher<'e> {
     /// register.
     closed: OnceCell<ClosedFunctions<'e>>,
     cold: OnceCell<HashMap<String, Vec<FunctionSymbol>>>,
+    /// The exits of functions that others jump to, by address. None if they are not known.
+    followed: RefCell<HashMap<u64, Option<Rc<[FunctionExit]>>>>,
 }
 
 impl<'e> ReturnWatcher<'e> {
@@ -109,6 +112,7 @@ impl<'e> ReturnWatcher<'e> {
             needs_instructions,
             closed: OnceCell::new(),
             cold: OnceCell::new(),
+            followed: RefCell::default(),
         }
     }
 
@@ -171,7 +175,7 @@ impl<'e> ReturnWatcher<'e> {
         let parts: Vec<&FunctionSymbol> = std::iter::once(function).chain(own).collect();
         let parts: Vec<Range<u64>> = parts
             .iter()
-            .map(|part| part.addr..part.addr + part.size)
+            .map(|part| part.addr..part.addr.saturating_add(part.size))
             .collect();
         let mut exits = Vec::new();
         for part in &parts {
@@ -239,8 +243,8 @@ impl<'e> ReturnWatcher<'e> {
                 continue;
             };
             if !seen.contains(&body.start) {
-                match self.exits_of(&body, std::slice::from_ref(&body)) {
-                    Ok(found) if exits.len() + found.len() <= MOST_EXITS => exits.extend(found),
+                match self.exits_of_followed(&body) {
+                    Some(found) if exits.len() + found.len() <= MOST_EXITS => exits.extend(&*found),
                     _ => continue,
                 }
                 seen.insert(body.start);
@@ -250,6 +254,17 @@ impl<'e> ReturnWatcher<'e> {
         // In the other functions, the call has jumped already.
         let is_own = |at: u64| parts.iter().any(|part| part.contains(&at));
         exits.retain(|exit| exit.kind != ExitKind::FollowedJump || is_own(exit.at));
+    }
+
+    /// The exits of a function that others jump to, often many.
+    fn exits_of_followed(&self, body: &Range<u64>) -> Option<Rc<[FunctionExit]>> {
+        if let Some(known) = self.followed.borrow().get(&body.start) {
+            return known.clone();
+        }
+        let found = self.exits_of(body, std::slice::from_ref(body)).ok();
+        let found = found.map(Rc::from);
+        self.followed.borrow_mut().insert(body.start, found.clone());
+        found
     }
 
     fn closed_functions(&self) -> ClosedFunctions<'e> {
