@@ -644,3 +644,18 @@ fn required_text_misses_no_demangled_name() {
     assert_eq!(missed, [""; 0]);
     assert!(count > 1000, "{count}");
 }
+
+#[test]
+fn compressed_zeros_are_not_expanded() {
+    // 16 MiB of zeros take 2.5 KiB.
+    let pack = "head -c 16777216 /dev/zero | xz";
+    let Ok(packed) = std::process::Command::new("sh").args(["-c", pack]).output() else {
+        eprintln!("skipped: no shell");
+        return;
+    };
+    if packed.stdout.is_empty() {
+        eprintln!("skipped: no xz");
+        return;
+    }
+    assert_eq!(stripped::decompressed(&packed.stdout), None);
+}

@@ -178,3 +178,17 @@ fn hash_chains_are_as_long_as_the_symbol_table() {
     assert!(total(&elf) - left(&elf) < 1 << 20);
     elf.check_budget().unwrap();
 }
+
+#[test]
+fn names_of_megabytes_are_skipped() {
+    let long: &'static str = "x".repeat((1 << 20) + 1).leak();
+    let image = ElfImage {
+        local: vec![ImageSymbol::new(long, 64), ImageSymbol::new("short", 80)],
+        sections: true,
+        ..ElfImage::default()
+    };
+    let found = functions::all(&opened(&image.file()), Path::new("made-up")).unwrap();
+    let mut lengths = found.iter().map(|function| function.name.len());
+    assert!(lengths.all(|length| length < 100));
+    assert!(found.iter().any(|function| function.name == "short"));
+}
