@@ -46,14 +46,14 @@ pub struct RunArgs {
         hide_possible_values = true
     )]
     pub placement: PlacementPolicy,
-    /// Set how returns are observed [default: safe]
+    /// Observe returns: safe, kernel or instructions [default: safe]
     ///
     /// `safe`: by the kernel's return probe where the code of the function proves that it cannot hurt, else by probes
     /// on the instructions that return, which cost several times as much. `kernel`: by return probes, which crash
     /// programs that unwind, switch stacks or cancel threads. `instructions`: never by return probes.
     #[arg(
         long,
-        value_name = "safe|kernel|instructions",
+        value_name = "HOW",
         default_value = "safe",
         hide_default_value = true,
         hide_possible_values = true

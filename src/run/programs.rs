@@ -46,7 +46,7 @@ pub struct ProgramChoice {
 impl ProgramChoice {
     /// `sleeps`: programs may wait for pages that are not in memory.
     pub fn new(ends: WatchedEnds, mode: AttachMode, sleeps: bool) -> Self {
-        let session = ends.both && mode.has_sessions();
+        let session = ends.both && mode.has_sessions() && !ends.only_instructions;
         // Sessions replace return probes, not probes on return instructions.
         let pair = ends.both && (!session || ends.instructions);
         Self {
@@ -166,6 +166,7 @@ mod tests {
         at_return: false,
         both: true,
         instructions: false,
+        only_instructions: false,
     };
 
     fn loaded(ends: WatchedEnds, mode: AttachMode, sleeps: bool) -> Vec<&'static str> {
@@ -199,6 +200,14 @@ mod tests {
         };
         let all = ["uprobe", "uretprobe", "uprobe.session", exit];
         assert_eq!(loaded(instructions, AttachMode::Session, false), all);
+        let only = WatchedEnds {
+            only_instructions: true,
+            ..instructions
+        };
+        assert_eq!(
+            loaded(only, AttachMode::Session, false),
+            ["uprobe", "uretprobe", exit]
+        );
     }
 
     #[test]

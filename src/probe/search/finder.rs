@@ -76,6 +76,8 @@ pub struct WatchedEnds {
     pub both: bool,
     /// Of these, some have their returns watched at return instructions, where session links do not serve.
     pub instructions: bool,
+    /// All of them have.
+    pub only_instructions: bool,
 }
 
 /// What the options say about where to look.

@@ -237,11 +237,13 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
         let any = |ends| self.found.iter().any(|function| function.ends == ends);
         let at_instructions =
             |function: &TracedFunction| matches!(function.probe.returns, ReturnMethod::Instructions(_));
+        let mut both = self.found.iter().filter(|function| function.ends == Ends::Both);
         WatchedEnds {
             entry: any(Ends::Entry),
             at_return: any(Ends::Return),
             both: any(Ends::Both),
             instructions: self.found.iter().any(at_instructions),
+            only_instructions: any(Ends::Both) && both.all(at_instructions),
         }
     }
 
