@@ -79,9 +79,18 @@ fn return_address_is_replaced_only_for_traced_returns(mode: AttachMode) {
     };
     assert_eq!(replaced("funccount", &[], "look 97 7"), 0);
     assert_eq!(replaced("functrace", &["--where", "arg0 == 7"], "look 97 7"), 0);
-    assert_eq!(replaced("functrace", &["--ret"], "look 97 7"), 97);
-    assert_eq!(replaced("funclatency", &[], "look 97 7"), 97);
-    let condition = ["--ret", "--where", "arg0 == 7"];
+    // By default, arm64 has no return probes.
+    let kernel = ["--returns", "kernel"];
+    assert_eq!(
+        replaced("functrace", &["--ret", kernel[0], kernel[1]], "look 97 7"),
+        97
+    );
+    assert_eq!(replaced("funclatency", &kernel, "look 97 7"), 97);
+    assert_eq!(
+        replaced("funclatency", &["--returns", "instructions"], "look 97 7"),
+        0
+    );
+    let condition = ["--ret", "--where", "arg0 == 7", "--returns", "kernel"];
     assert_eq!(replaced("functrace", &condition, "look 97 7"), 97);
     // Only a session program can skip the return of a call whose condition is false.
     let unwanted = if mode == AttachMode::Session { 0 } else { 89 };
@@ -112,19 +121,19 @@ fn return_programs_are_loaded_only_when_needed(mode: AttachMode) {
     let returns: [(&str, &[&str], [&str; 2], &str); 3] = [
         (
             "mallocsnoop",
-            &["--ret", "--calls", "malloc,free"],
+            &["--ret", "--calls", "malloc,free", "--returns", "kernel"],
             ["alloc_entry", "alloc_return"],
             "alloc_session",
         ),
         (
             "funclatency",
-            &[&spec],
+            &[&spec, "--returns", "kernel"],
             ["latency_entry", "latency_return"],
             "latency_session",
         ),
         (
             "functrace",
-            &[&spec, "--ret"],
+            &[&spec, "--ret", "--returns", "kernel"],
             ["trace_entry", "trace_return"],
             "trace_session",
         ),
