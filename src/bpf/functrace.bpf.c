@@ -138,7 +138,7 @@ static __always_inline void finish(struct pt_regs *ctx, __u64 cookie, bool may_s
 		m->record.header.kind = KIND_CALL_JUMPED;
 	}
 	if (m->record.lat_ns >= min_latency && expr_run(ctx, m, index, function->return_pc, may_sleep) == EXPR_YES)
-		emit(ctx, m, false);
+		emit(ctx, m, cookie & COOKIE_EXIT);
 	expr_give_back(index);
 }
 

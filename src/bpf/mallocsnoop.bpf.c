@@ -238,7 +238,7 @@ static __always_inline void leave(struct pt_regs *ctx, __u64 cookie)
 	if (!entry)
 		return;
 	alloc_emit(ctx, call, entry->args[0], returned_address(ctx, call, entry->args[1]), entry->start_ns,
-		   bpf_ktime_get_ns() - entry->start_ns, false);
+		   bpf_ktime_get_ns() - entry->start_ns, cookie & COOKIE_EXIT);
 }
 
 SEC("uprobe")

@@ -48,9 +48,10 @@ pub struct RunArgs {
     pub placement: PlacementPolicy,
     /// Observe returns: safe, kernel or instructions [default: safe]
     ///
-    /// `safe`: by the kernel's return probe where the code of the function proves that it cannot hurt, else by probes
-    /// on the instructions that return, which cost several times as much. `kernel`: by return probes, which crash
-    /// programs that unwind, switch stacks or cancel threads. `instructions`: never by return probes.
+    /// `safe`: by the kernel's return probe where the code of the function shows that it can hurt signal handlers only,
+    /// else by probes on the instructions that return, which cost several times as much. `kernel`: by return probes,
+    /// which crash programs that unwind, switch stacks or cancel threads. `instructions`: never by return probes, for
+    /// programs whose signal handlers run on stacks of their own, throw, cancel threads or look at stacks.
     #[arg(
         long,
         value_name = "HOW",

@@ -2,9 +2,9 @@
 //! How the returns of a function are observed without harm to the program.
 //!
 //! The kernel's return probe replaces the return address, which kills programs that unwind, switch stacks or look at
-//! return addresses. It is used where the code proves that nobody can (`find::code::closed`). Elsewhere, probes are put
-//! on the instructions that end a call: they change nothing, but the kernel single-steps `ret`, which costs several
-//! times as much.
+//! return addresses. It is used where the code shows that only a signal handler can (`find::code::closed`). Elsewhere,
+//! probes are put on the instructions that end a call: they change nothing, but the kernel single-steps `ret`, which
+//! costs several times as much.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -27,7 +27,7 @@ use crate::find::host::object_file::ObjectFile;
 /// How to choose between the kernel's return probes and return instructions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ReturnPolicy {
-    /// Return probes where they are proven to be harmless
+    /// Return probes where only a signal handler could be hurt
     #[default]
     Safe,
     /// Return probes unless the file itself unwinds or moves stacks
@@ -231,10 +231,13 @@ impl<'e> ReturnWatcher<'e> {
     }
 
     /// Replaces jumps to other functions of the file with the exits of those: they return to the caller of this one. A
-    /// program tells by the stack pointer whether it was this function that jumped there.
+    /// program tells by the stack pointer whether it was this function that jumped there. Of functions that jump to one
+    /// another in turn, each call would count as one that did not return, so a cycle is not followed.
     fn follow_tail_jumps(&self, exits: &mut Vec<FunctionExit>, parts: &[Range<u64>]) {
         let functions = self.closed.get_or_init(|| self.closed_functions());
-        let mut seen: HashSet<u64> = parts.iter().map(|part| part.start).collect();
+        let own: HashSet<u64> = parts.iter().map(|part| part.start).collect();
+        let own_exits = exits.clone();
+        let mut seen = HashSet::new();
         let mut next = 0;
         while let Some(&exit) = exits.get(next) {
             let body = exit.target.and_then(|target| functions.body_at(target as u64));
@@ -242,6 +245,10 @@ impl<'e> ReturnWatcher<'e> {
             let Some(body) = body.filter(|_| exit.kind == ExitKind::Jump) else {
                 continue;
             };
+            if own.contains(&body.start) {
+                *exits = own_exits;
+                return;
+            }
             if !seen.contains(&body.start) {
                 match self.exits_of_followed(&body) {
                     Some(found) if exits.len() + found.len() <= MOST_EXITS => exits.extend(&*found),

@@ -35,8 +35,8 @@ EXAMPLES:
 
 const LONG_HELP: &str = "\
 A call that does not return (longjmp, an exception, exit) is counted as unmatched and is in no histogram. \
-Where return probes would break exceptions, panics or Go, the return instructions are probed instead; a call that ends \
-with a jump to another function is then timed up to that jump. Percentiles are exact to 1.6 %.
+Where return probes could hurt the program, the return instructions are probed instead; a call that ends with a jump \
+to a function of another file, or through a pointer, is then timed up to that jump. Percentiles are exact to 1.6 %.
 
 EXAMPLES:
     funclatency libc:getaddrinfo                # lookups of every process

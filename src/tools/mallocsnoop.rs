@@ -254,6 +254,8 @@ impl Allocators {
                 };
                 let returns = match returns {
                     Ok(returns) if returns.has_results() => returns,
+                    // glibc's calloc ends with a jump to memset. Allocators in C do not unwind.
+                    Ok(_) if !elf.may_unwind() => ReturnMethod::ReturnProbe,
                     Ok(_) => {
                         self.warnings.push(jumps_away(&function.name));
                         continue;

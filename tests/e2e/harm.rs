@@ -12,6 +12,7 @@ each_mode_with_session! {
     exceptions_pass_a_c_function
     cancelled_threads_run_their_destructors
     caller_of_dlsym_is_recognized
+    cycles_of_tail_calls_are_counted
     coroutines_take_turns
 }
 
@@ -55,6 +56,13 @@ fn cancelled_threads_run_their_destructors(mode: AttachMode) {
 fn caller_of_dlsym_is_recognized(mode: AttachMode) {
     let (returned, unmatched) = run_traced(mode, "libc:dlsym", &["next"], "found 1");
     assert_eq!(returned + unmatched, 1);
+}
+
+fn cycles_of_tail_calls_are_counted(mode: AttachMode) {
+    let spec = format!("{}:is_even", program("hazards").display());
+    // is_even(i) is entered i / 2 + 1 times.
+    let (returned, unmatched) = run_traced(mode, &spec, &["cycle", "17"], "even 9");
+    assert_eq!((returned, unmatched), (81, 0));
 }
 
 fn coroutines_take_turns(mode: AttachMode) {

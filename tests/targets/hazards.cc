@@ -4,6 +4,7 @@
 // throw N       N times, a comparison throws through libc's qsort
 // cancel N      N threads are cancelled while they wait in read, and run their destructors
 // next          finds the next getpid after that of this program, by the caller of dlsym
+// cycle N       two functions end with calls of each other, for 0 to N - 1
 // switch N      N coroutines take turns in a function, each on a stack of its own
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -135,6 +136,28 @@ static int switch_stacks(int count)
 	return right != count;
 }
 
+extern "C" int is_odd(int number);
+
+extern "C" __attribute__((noipa)) int is_even(int number)
+{
+	return number ? is_odd(number - 1) : 1;
+}
+
+extern "C" __attribute__((noipa)) int is_odd(int number)
+{
+	return number ? is_even(number - 1) : 0;
+}
+
+static int call_in_turns(int times)
+{
+	int even = 0;
+
+	for (int i = 0; i < times; i++)
+		even += is_even(i);
+	printf("even %d\n", even);
+	return even != (times + 1) / 2;
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "";
@@ -146,8 +169,10 @@ int main(int argc, char **argv)
 		return cancel_readers(times);
 	if (!strcmp(mode, "next"))
 		return find_next();
+	if (!strcmp(mode, "cycle"))
+		return call_in_turns(times);
 	if (!strcmp(mode, "switch"))
 		return switch_stacks(times);
-	fprintf(stderr, "usage: hazards throw|cancel|next|switch [N]\n");
+	fprintf(stderr, "usage: hazards throw|cancel|next|cycle|switch [N]\n");
 	return 2;
 }

@@ -166,9 +166,8 @@ fn failed_call_has_no_address(mode: AttachMode) {
 
 fn nested_calls_are_matched_with_their_own_returns(mode: AttachMode) {
     let mut target = bump_target();
-    // valloc ends with a jump through a pointer, before which its result is unknown.
-    let options = ["--ret", "--min-size", "4000", "--returns", "kernel"];
-    let tool = trace_pid(mode, &target, &options);
+    // valloc ends with a jump through a pointer, before which its result is unknown: it gets a return probe.
+    let tool = trace_pid(mode, &target, &["--ret", "--min-size", "4000"]);
     let outermost = target.ask("malloc 31 7004").remove(0).addresses;
     let jumped = target.ask("valloc 29 4139").remove(0).addresses;
     let run = tool.stop();
