@@ -9,9 +9,9 @@
 
 struct stack {
 	/*
-	 * Return address of the probed function, read at its entry; 0 at a return. At the entry the function's frame is
-	 * not set up yet, so the kernel's walk skips the direct caller, unless the function begins with `push %rbp`
-	 * (x86-64, since 6.0; never on arm64). User space inserts it.
+	 * Return address of the probed function, read at its entry, or at an instruction that returns; 0 after the
+	 * return. At the entry the function's frame is not set up yet, so the kernel's walk skips the direct caller,
+	 * unless the function begins with `push %rbp` (x86-64, since 6.0; never on arm64). User space inserts it.
 	 */
 	__u64 caller;
 	__s64 bytes; /* used part of `frames`, or a negative errno */
