@@ -182,8 +182,10 @@ impl<'e> ReturnWatcher<'e> {
             let found = self.exits_of(part, &parts).map_err(|error| failed(&error))?;
             exits.extend(found);
         }
-        if matches == EntryMatching::Matched {
-            self.follow_tail_jumps(&mut exits, &parts);
+        match matches {
+            EntryMatching::Matched => self.follow_tail_jumps(&mut exits, &parts),
+            // Without the entry, only the target tells a jump to another function from one to a part of this one.
+            EntryMatching::ReturnsAlone => exits.retain(|exit| self.is_certain(exit)),
         }
         let offset_of = |addr| {
             self.elf
@@ -228,6 +230,13 @@ impl<'e> ReturnWatcher<'e> {
                 ..exit
             })
             .collect())
+    }
+
+    /// Whether an exit is certain to end the call if it is taken.
+    fn is_certain(&self, exit: &FunctionExit) -> bool {
+        let functions = self.closed.get_or_init(|| self.closed_functions());
+        let is_called = |target: i64| functions.is_called(target as u64);
+        !matches!(exit.kind, ExitKind::JumpIf(_)) || exit.target.is_some_and(is_called)
     }
 
     /// Replaces jumps to other functions of the file with the exits of those: they return to the caller of this one. A

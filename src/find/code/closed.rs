@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Whether the kernel's return probe on a function can hurt a program.
 //!
-//! A return probe replaces the return address with that of a trampoline. Whoever reads it, unwinds through the frame or
-//! switches stacks then meets the trampoline. Nobody can if the function is *closed*: neither it nor anything that it
+//! A return probe replaces the return address with that of a trampoline. Code that reads it, unwinds through the frame or
+//! switches stacks then meets the trampoline. That cannot happen in a *closed* function: neither it nor anything that it
 //! calls leaves its file, calls through a pointer, reads its return address, or moves the stack pointer elsewhere. All
 //! code that runs between entry and return is then known, apart from signal handlers.
 //!
@@ -211,7 +211,9 @@ impl<'e> ClosedFunctions<'e> {
                 *last = first;
                 return Err(OpenReason::TooLarge);
             }
-            if self.is_set_up(scan) {
+            if addr != first && self.is_set_up(scan) {
+                // Not closed itself.
+                callers.remove(&addr);
                 continue;
             }
             scan.slots.iter().try_for_each(|&slot| self.check_slot(slot))?;
@@ -302,7 +304,7 @@ impl<'e> ClosedFunctions<'e> {
     }
 
     /// Whether an address begins a function or a PLT stub.
-    fn is_called(&self, addr: u64) -> bool {
+    pub fn is_called(&self, addr: u64) -> bool {
         self.is_function(addr) || self.slot_of_stub(addr).is_some()
     }
 

@@ -182,15 +182,15 @@ fn kept_results_are_those_of_a_new_check() {
     let path = Path::new("/lib/x86_64-linux-gnu/libc.so.6");
     let elf = ElfFile::open(File::open(path).unwrap(), path).unwrap();
     let sizes = functions::sizes(&elf);
-    let mut anew = ClosedFunctions::new(&elf, sizes.clone());
+    let mut fresh = ClosedFunctions::new(&elf, sizes.clone());
     let mut kept = ClosedFunctions::new(&elf, sizes.clone());
     let mut numbers = [0, 0];
     for &addr in sizes.keys() {
-        anew.closed.clear();
-        anew.open.clear();
-        anew.visits = MOST_VISITS;
+        fresh.closed.clear();
+        fresh.open.clear();
+        fresh.visits = MOST_VISITS;
         let is_closed = kept.check(addr).is_ok();
-        assert_eq!(is_closed, anew.check(addr).is_ok(), "{addr:#x}");
+        assert_eq!(is_closed, fresh.check(addr).is_ok(), "{addr:#x}");
         numbers[usize::from(is_closed)] += 1;
     }
     assert!(numbers.iter().all(|&number| number > 100), "{numbers:?}");

@@ -109,7 +109,7 @@ fn overlapping_functions_are_not_all_decoded() {
     assert!((32 << 20..=64 << 20).contains(&total), "{total}");
     let error = elf.check_budget().unwrap_err();
     assert!(format!("{error:#}").contains("overlap"), "{error:#}");
-    // What was left out stays left out.
+    // What was not read stays unread.
     elf.renew_budget();
     assert!(elf.check_budget().is_err() && elf.code(BASE + CODE_AT, 1).is_err());
 }
