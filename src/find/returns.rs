@@ -184,7 +184,6 @@ impl<'e> ReturnWatcher<'e> {
         }
         match matches {
             EntryMatching::Matched => self.follow_tail_jumps(&mut exits, &parts),
-            // Without the entry, only the target tells a jump to another function from one to a part of this one.
             EntryMatching::ReturnsAlone => exits.retain(|exit| self.is_certain(exit)),
         }
         let offset_of = |addr| {
@@ -200,11 +199,7 @@ impl<'e> ReturnWatcher<'e> {
         });
         let exits: Vec<FunctionExit> = exits.collect::<Result<_>>()?;
         // A function that is known never to return is traced at its entry.
-        let is_known = self
-            .closed
-            .get()
-            .is_some_and(|closed| closed.is_function(function.addr));
-        let may_be_endless = is_known && function.addr != self.elf.entry();
+        let may_be_endless = function.addr != self.elf.entry() && self.is_known(function);
         ensure!(
             may_be_endless || !exits.is_empty(),
             failed(&"it has no return instruction")
@@ -232,7 +227,13 @@ impl<'e> ReturnWatcher<'e> {
             .collect())
     }
 
-    /// Whether an exit is certain to end the call if it is taken.
+    fn is_known(&self, function: &FunctionSymbol) -> bool {
+        let closed = self.closed.get();
+        closed.is_some_and(|closed| closed.is_function(function.addr))
+    }
+
+    /// Whether an exit ends the call if it is taken. Without the stack pointer at the entry, only the target tells a
+    /// jump to another function from one to a part of this one.
     fn is_certain(&self, exit: &FunctionExit) -> bool {
         let functions = self.closed.get_or_init(|| self.closed_functions());
         let is_called = |target: i64| functions.is_called(target as u64);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Whether the kernel's return probe on a function can hurt a program.
 //!
-//! A return probe replaces the return address with that of a trampoline. Code that reads it, unwinds through the frame or
-//! switches stacks then meets the trampoline. That cannot happen in a *closed* function: neither it nor anything that it
-//! calls leaves its file, calls through a pointer, reads its return address, or moves the stack pointer elsewhere. All
-//! code that runs between entry and return is then known, apart from signal handlers.
+//! A return probe replaces the return address with that of a trampoline. Code that reads it, unwinds through the
+//! frame or switches stacks then meets the trampoline. That cannot happen in a *closed* function: neither it nor
+//! anything that it calls leaves its file, calls through a pointer, reads its return address, or moves the stack
+//! pointer elsewhere. All code that runs between entry and return is then known, apart from signal handlers.
 //!
 //! Functions that never return, such as `abort`, are followed only to see whether they end in unwinding, as those that
 //! cancel a thread do. Otherwise no frame below them is used again.
