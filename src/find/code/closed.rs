@@ -171,6 +171,9 @@ impl<'e> ClosedFunctions<'e> {
         if self.is_endless(addr, MOST_JUMPS) {
             return Err(OpenReason::NeverReturns);
         }
+        if matches!(&*self.scan(addr), Ok(scan) if self.is_set_up(scan)) {
+            return Err(OpenReason::CallsOther(READS_SETTING.to_owned()));
+        }
         let mut callers = HashMap::from([(addr, addr)]);
         let mut last = addr;
         let result = self.check_called(&mut callers, &mut last);
@@ -211,7 +214,7 @@ impl<'e> ClosedFunctions<'e> {
                 *last = first;
                 return Err(OpenReason::TooLarge);
             }
-            if addr != first && self.is_set_up(scan) {
+            if self.is_set_up(scan) {
                 // Not closed itself.
                 callers.remove(&addr);
                 continue;
