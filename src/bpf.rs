@@ -39,6 +39,12 @@ macro_rules! impl_tool_skeleton {
                 rodata.filter_cgroups = constants.cgroups;
                 rodata.has_cookies = constants.has_cookies;
                 rodata.wake_at = constants.wake_at;
+                let task = constants.task_offsets.unwrap_or_default();
+                rodata.task_offsets.alt_stack = task.alt_stack;
+                rodata.task_offsets.utask = task.utask;
+                rodata.task_offsets.return_probes = task.return_probes;
+                rodata.task_offsets.stack = task.stack;
+                rodata.task_offsets.next = task.next;
                 Ok(())
             }
         }
@@ -112,6 +118,18 @@ pub struct RunConstants {
     pub has_cookies: bool,
     /// Bytes in the ring that wake the reader.
     pub wake_at: u64,
+    /// For programs that match returns with entries.
+    pub task_offsets: Option<TaskOffsets>,
+}
+
+/// Offsets of members of the kernel's structs, in bytes. `task.bpf.h` says which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskOffsets {
+    pub alt_stack: u32,
+    pub utask: u32,
+    pub return_probes: u32,
+    pub stack: u32,
+    pub next: u32,
 }
 
 /// A pattern of thread names: `(comm & mask) == value`.

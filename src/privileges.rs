@@ -146,15 +146,20 @@ pub fn return_memory() {
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// Whether the kernel describes its types.
+pub fn has_btf() -> bool {
+    // Only the magic number: the file has megabytes.
+    let mut magic = [0; 2];
+    let read = File::open(KERNEL_BTF).and_then(|mut btf| btf.read_exact(&mut magic));
+    read.is_ok() && magic == [0x9f, 0xeb]
+}
+
 /// Checks for kernel BTF, which programs that read kernel types need. `what` is the subject of the message.
 ///
 /// # Errors
 /// The kernel has none.
 pub fn require_btf(what: &str) -> Result<()> {
-    // Only the magic number: the file has megabytes.
-    let mut magic = [0; 2];
-    let read = File::open(KERNEL_BTF).and_then(|mut btf| btf.read_exact(&mut magic));
-    if read.is_ok() && magic == [0x9f, 0xeb] {
+    if has_btf() {
         return Ok(());
     }
     Err(

@@ -22,4 +22,5 @@ pub mod scope;
 pub mod search;
 pub mod self_test;
 pub mod signals;
+pub mod task_offsets;
 pub mod watcher;

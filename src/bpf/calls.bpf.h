@@ -3,10 +3,10 @@
 #ifndef CALLS_BPF_H
 #define CALLS_BPF_H
 
-#include "event.bpf.h"
+#include "owners.bpf.h"
+#include "task.bpf.h"
 
-/* The kernel has at most this many return probes pending in a thread: MAX_URETPROBE_DEPTH of linux/uprobes.h. */
-#define MAX_DEPTH 64
+#define MAX_DEPTH MAX_RETURN_PROBES
 
 #ifndef CALL_ARGS
 #define CALL_ARGS 1
@@ -18,7 +18,8 @@
 #endif
 
 struct call {
-	__u64 sp; /* where the return address is, or would be on arm64: unique among the live calls of a thread */
+	/* Position of the return address, or of where it would be on arm64: unique among the live calls of a thread. */
+	__u64 sp;
 	__u64 start_ns;
 	__u64 func; /* index of the function, and CALL_* */
 	__u64 args[CALL_ARGS]; /* for the tool */
@@ -36,64 +37,13 @@ struct thread {
 	struct call calls[MAX_DEPTH];
 };
 
-/* The owner of a shadow stack: a thread, or a goroutine, which moves between threads. */
-struct stack_owner {
-	__u64 thread; /* PID << 32 | TID; only PID << 32 for a goroutine */
-	__u64 goroutine; /* address of Go's `struct g`, or 0 */
-};
-
-/*
- * `owner_sets` is a hash table from owners to entries of `threads`, which is looked up without leaving the program. A
- * lookup in a kernel hash map costs a call a sixth of what an empty probe does (docs/performance.md). Once an entry is
- * claimed, only its owner reads and writes it, so it needs no lock.
- */
-enum call_layout {
-	OWNERS = 8, /* in a set */
-	OWNER_SETS_LOG2 = 10,
-	OWNER_SETS = 1 << OWNER_SETS_LOG2,
-	THREADS = OWNERS * OWNER_SETS,
-};
-
-/* The maps below have one entry in tools that do not match returns to entries: user space sets the sizes. */
+/* One entry in tools that do not match returns with entries: user space sets the size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1); /* THREADS */
 	__type(key, __u32);
 	__type(value, struct thread);
 } threads SEC(".maps");
-
-/*
- * The set that the hash selects, and those after it. With 8192 entries, 4096 threads all found room in these; of 6144
- * threads with random TIDs, one in 300 did not.
- */
-#define SETS_TRIED 4
-
-struct owner {
-	struct stack_owner id;
-	__u64 index; /* in `threads`; stored, because if it were computed the verifier would follow a path per owner */
-};
-
-struct owner_set {
-	struct owner owners[OWNERS];
-	__u64 spilled; /* was full once, so owners that hash here may be in the next set */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* OWNER_SETS */
-	__type(key, __u32);
-	__type(value, struct owner_set);
-} owner_sets SEC(".maps");
-
-/* Entries of `threads` in use. Inserting the index here claims it: the map lets only one insertion succeed. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1); /* THREADS */
-	__type(key, __u32);
-	__type(value, __u8);
-} claims SEC(".maps");
-
-#define NO_THREAD (-1)
 
 /* On x86-64, `ret` has popped the return address when a return probe runs. arm64 keeps it in a register. */
 #if defined(__TARGET_ARCH_x86)
@@ -103,34 +53,18 @@ struct {
 #endif
 
 /*
- * Go's register ABI (since 1.17) reserves a register for the current `struct g`, whose second word is the end of the
- * stack (runtime/runtime2.go).
+ * The stack position of the current call, of whose frame `popped` bytes are gone. For a goroutine, relative to the end
+ * of its stack: that does not change when the stack moves.
  */
-#if defined(__TARGET_ARCH_x86)
-#define CURRENT_G(ctx) ((ctx)->r14)
-#else
-#define CURRENT_G(ctx) (((struct user_pt_regs *)(ctx))->regs[28])
-#endif
-
-static __always_inline struct stack_owner owner_of(struct pt_regs *ctx, __u64 cookie)
+static __always_inline __u64 call_position(struct pt_regs *ctx, __u64 cookie, __u32 popped)
 {
-	struct stack_owner owner = { bpf_get_current_pid_tgid(), 0 };
-
-	if (cookie & COOKIE_GOROUTINE) {
-		owner.thread &= ~0xffffffffULL;
-		owner.goroutine = CURRENT_G(ctx);
-	}
-	return owner;
-}
-
-/* The stack pointer. For a goroutine, relative to the end of its stack: that does not change when the stack moves. */
-static __always_inline __u64 stack_pointer(struct pt_regs *ctx, __u64 cookie)
-{
+	__u64 sp = PT_REGS_SP(ctx) - popped;
 	__u64 end = 0;
 
-	if (cookie & COOKIE_GOROUTINE)
-		bpf_probe_read_user(&end, sizeof(end), (void *)CURRENT_G(ctx) + sizeof(end));
-	return PT_REGS_SP(ctx) - end;
+	if (!(cookie & COOKIE_GOROUTINE))
+		return stack_position(sp);
+	bpf_probe_read_user(&end, sizeof(end), (void *)CURRENT_G(ctx) + sizeof(end));
+	return sp - end;
 }
 
 static __always_inline void add_unmatched(void)
@@ -164,108 +98,6 @@ static __always_inline struct call *call_at(struct thread *thread, __u64 index)
 static __always_inline struct thread *thread_at(__u32 index)
 {
 	return bpf_map_lookup_elem(&threads, &index);
-}
-
-/* The index in `threads` of an owner, or NO_THREAD if it is not in this set. */
-static __always_inline int thread_in(struct owner_set *set, struct stack_owner *id)
-{
-	for (int i = 0; i < OWNERS; i++) {
-		struct owner *owner = &set->owners[i];
-
-		if (owner->id.thread == id->thread && owner->id.goroutine == id->goroutine)
-			return owner->index;
-	}
-	return NO_THREAD;
-}
-
-static __always_inline __u32 first_set(struct stack_owner *owner)
-{
-	/* Fibonacci hashing, 2^32 / golden ratio: spreads consecutive IDs. */
-	return ((__u32)(owner->thread ^ owner->goroutine) * 0x9e3779b1) >> (32 - OWNER_SETS_LOG2);
-}
-
-/*
- * Global functions, here and below: the verifier follows each of them once per program, instead of once per path that
- * leads to it. With its loops split in two, this file costs it 1,000 instructions per program; inlined, 7.2 took
- * seconds. On 5.10 such functions take numbers only, so they look up what they work on.
- */
-__noinline int thread_in_set(__u32 in_set, __u64 of_thread, __u64 of_goroutine)
-{
-	struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &in_set);
-	struct stack_owner owner = { of_thread, of_goroutine };
-
-	return set ? thread_in(set, &owner) : NO_THREAD;
-}
-
-/* The index in `threads` of an owner in one of the sets after its first, or NO_THREAD. */
-__noinline int spilled_thread(__u64 of_thread, __u64 of_goroutine)
-{
-	struct stack_owner owner = { of_thread, of_goroutine };
-	__u32 first = first_set(&owner);
-
-	for (__u32 i = 1; i < SETS_TRIED; i++) {
-		__u32 index = (first + i) & (OWNER_SETS - 1);
-		struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &index);
-		int found = thread_in_set(index, of_thread, of_goroutine);
-
-		if (found != NO_THREAD)
-			return found;
-		if (!set || !set->spilled)
-			break;
-	}
-	return NO_THREAD;
-}
-
-/* Claims an entry of a set for an owner. Returns its index in `threads`, or NO_THREAD if the set is full. */
-__noinline int claim_in_set(__u32 in_set, __u64 of_thread, __u64 of_goroutine)
-{
-	struct owner owner = { { of_thread, of_goroutine }, 0 };
-	struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &in_set);
-	__u8 one = 1;
-
-	if (!set)
-		return NO_THREAD;
-	for (__u32 i = 0; i < OWNERS; i++) {
-		__u32 index = in_set * OWNERS + i;
-
-		if (!set->owners[i].id.thread && !bpf_map_update_elem(&claims, &index, &one, BPF_NOEXIST)) {
-			owner.index = index;
-			set->owners[i] = owner;
-			return index;
-		}
-	}
-	set->spilled = 1;
-	return NO_THREAD;
-}
-
-/* Claims an entry for an owner, in the first set with room. Returns its index in `threads`, or NO_THREAD. */
-__noinline int claim_thread(__u64 of_thread, __u64 of_goroutine)
-{
-	struct stack_owner owner = { of_thread, of_goroutine };
-	__u32 first = first_set(&owner);
-
-	for (__u32 i = 0; i < SETS_TRIED; i++) {
-		int index = claim_in_set((first + i) & (OWNER_SETS - 1), of_thread, of_goroutine);
-
-		if (index != NO_THREAD)
-			return index;
-	}
-	return NO_THREAD;
-}
-
-/* The index in `threads` of an owner, or NO_THREAD. */
-static __always_inline int thread_of(struct stack_owner *owner)
-{
-	__u32 index = first_set(owner);
-	struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &index);
-	int found;
-
-	if (!set)
-		return NO_THREAD;
-	found = thread_in(set, owner);
-	if (found == NO_THREAD && set->spilled)
-		found = spilled_thread(owner->thread, owner->goroutine);
-	return found;
 }
 
 /* Forgets the innermost call of a thread, under the conditions of `forget_calls`. False if it is kept. */
@@ -321,7 +153,7 @@ __noinline int forget_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)
  */
 static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, __u32 index, struct thread *thread)
 {
-	__u64 sp = stack_pointer(ctx, cookie);
+	__u64 sp = call_position(ctx, cookie, 0);
 	__u64 depth = thread->depth;
 	struct call *top;
 
@@ -336,9 +168,11 @@ static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, __u32 inde
 
 /*
  * Pushes a call, for the tool to fill in `args` and for `call_return` to find, and sets `depth` to the number of calls
- * that it is nested in. Returns NULL and counts an unmatched call if there are too many nested calls or threads.
+ * that it is nested in. `in_session`: the caller is a session program, and the kernel replaces the return address
+ * unless that program returns NO_RETURN. Returns NULL and counts an unmatched call if this is not safe, or if there are
+ * too many nested calls or threads.
  */
-static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie, __u64 *depth)
+static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie, bool in_session, __u64 *depth)
 {
 	struct stack_owner owner = owner_of(ctx, cookie);
 	int index = thread_of(&owner);
@@ -352,6 +186,11 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie
 		add_unmatched();
 		return NULL;
 	}
+	if (in_session && !may_replace_return(PT_REGS_SP(ctx))) {
+		*depth = thread->depth;
+		add_unmatched();
+		return NULL;
+	}
 	*depth = alive(ctx, cookie, index, thread);
 	if (*depth >= MAX_DEPTH) {
 		thread->depth = MAX_DEPTH;
@@ -359,7 +198,7 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie
 		return NULL;
 	}
 	call = call_at(thread, *depth);
-	call->sp = stack_pointer(ctx, cookie);
+	call->sp = call_position(ctx, cookie, 0);
 	call->start_ns = bpf_ktime_get_ns();
 	call->func = (__u32)cookie;
 	thread->depth = *depth + 1;
@@ -447,7 +286,7 @@ static __always_inline struct call *exit_call(struct thread *thread, __u32 index
 static __always_inline struct call *call_return(struct pt_regs *ctx, __u64 cookie, __u64 *depth)
 {
 	struct stack_owner owner = owner_of(ctx, cookie);
-	__u64 sp = stack_pointer(ctx, cookie) - (cookie & COOKIE_EXIT ? 0 : RETURN_ADDRESS_BYTES);
+	__u64 sp = call_position(ctx, cookie, cookie & COOKIE_EXIT ? 0 : RETURN_ADDRESS_BYTES);
 	int index = thread_of(&owner);
 	struct thread *thread = thread_at(index);
 

@@ -48,6 +48,20 @@ const volatile __u64 wake_at = 1 << 16;
 const volatile bool has_cookies = true;
 
 /*
+ * Offsets of members of kernel structs; all 0 if the kernel has no BTF. User space reads them from there: for CO-RE,
+ * libbpf loads and searches all of the kernel's BTF at each start, which takes four times as long.
+ */
+struct task_offsets {
+	__u32 alt_stack; /* task_struct.sas_ss_sp, which sas_ss_size follows */
+	__u32 utask; /* task_struct.utask */
+	__u32 return_probes; /* uprobe_task.return_instances: pending return probes, innermost first */
+	__u32 stack; /* return_instance.stack: where the return address is */
+	__u32 next; /* return_instance.next */
+};
+
+const volatile struct task_offsets task_offsets = {};
+
+/*
  * Since 6.13, a tracing program with more than 64 bytes of stack gets a stack per CPU instead of its task's, although
  * at a uprobe another task can preempt it and run the same program. Both then overwrite each other's stack (seen on 7.2
  * as lookups that miss). Programs with a tail call are exempt. This one is never made and needs no map: the verifier

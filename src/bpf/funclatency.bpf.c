@@ -105,14 +105,14 @@ static __always_inline __u32 drawn_slot(__u64 value)
 }
 
 /* Returns true if the return of the call is needed. */
-static __always_inline bool enter(struct pt_regs *ctx, __u64 cookie)
+static __always_inline bool enter(struct pt_regs *ctx, __u64 cookie, bool in_session)
 {
 	struct call *call;
 	__u64 depth;
 
 	if (!is_wanted())
 		return false;
-	call = call_enter(ctx, cookie, &depth);
+	call = call_enter(ctx, cookie, in_session, &depth);
 	if (call && outermost)
 		call->args[0] = is_under_way(ctx, cookie, depth);
 	return call;
@@ -143,7 +143,7 @@ static __always_inline void leave(struct pt_regs *ctx, __u64 cookie)
 SEC("uprobe")
 int latency_entry(struct pt_regs *ctx)
 {
-	enter(ctx, probe_cookie(ctx));
+	enter(ctx, probe_cookie(ctx), false);
 	return 0;
 }
 
@@ -161,7 +161,7 @@ int latency_session(struct pt_regs *ctx)
 	__u64 cookie = hit_cookie(ctx, at_return);
 
 	if (!at_return)
-		return enter(ctx, cookie) ? 0 : NO_RETURN;
+		return enter(ctx, cookie, true) ? 0 : NO_RETURN;
 	leave(ctx, cookie);
 	return 0;
 }

@@ -50,11 +50,11 @@ static __always_inline void emit(struct pt_regs *ctx, struct expr_machine *m, bo
  * to know what is nested in the call.
  */
 static __always_inline bool enter(struct pt_regs *ctx, struct expr_machine *m, __u64 cookie, __u32 index, __u32 flags,
-				  bool *follows)
+				  bool in_session, bool *follows)
 {
 	bool waits = flags & ROW_AT_RETURN;
 	__u64 depth = 0;
-	struct call *call = call_enter(ctx, cookie, &depth);
+	struct call *call = call_enter(ctx, cookie, in_session, &depth);
 
 	m->record.depth = depth;
 	*follows = call;
@@ -74,7 +74,7 @@ static __always_inline bool wanted(bool may_sleep)
 }
 
 /* True if the return is to be seen. */
-static __always_inline bool entry(struct pt_regs *ctx, __u64 cookie, bool may_sleep)
+static __always_inline bool entry(struct pt_regs *ctx, __u64 cookie, bool in_session, bool may_sleep)
 {
 	__u32 id = cookie;
 	struct trace_function *function = bpf_map_lookup_elem(&functions, &id);
@@ -91,7 +91,7 @@ static __always_inline bool entry(struct pt_regs *ctx, __u64 cookie, bool may_sl
 		event_header(&m->record.header, KIND_CALL, id, bpf_ktime_get_ns());
 		if (!follows_calls || !function->flags)
 			emit(ctx, m, true);
-		else if (enter(ctx, m, cookie, index, function->flags, &follows))
+		else if (enter(ctx, m, cookie, index, function->flags, in_session, &follows))
 			return true;
 	}
 	expr_give_back(index);
@@ -148,7 +148,7 @@ static __always_inline int session(struct pt_regs *ctx, bool may_sleep)
 	__u64 cookie = hit_cookie(ctx, at_return);
 
 	if (!at_return)
-		return entry(ctx, cookie, may_sleep) ? 0 : NO_RETURN;
+		return entry(ctx, cookie, true, may_sleep) ? 0 : NO_RETURN;
 	finish(ctx, cookie, may_sleep);
 	return 0;
 }
@@ -156,7 +156,7 @@ static __always_inline int session(struct pt_regs *ctx, bool may_sleep)
 SEC("uprobe")
 int trace_entry(struct pt_regs *ctx)
 {
-	entry(ctx, probe_cookie(ctx), false);
+	entry(ctx, probe_cookie(ctx), false, false);
 	return 0;
 }
 
@@ -177,7 +177,7 @@ int trace_session(struct pt_regs *ctx)
 SEC("uprobe.s")
 int trace_entry_sleepable(struct pt_regs *ctx)
 {
-	entry(ctx, probe_cookie(ctx), true);
+	entry(ctx, probe_cookie(ctx), false, true);
 	return 0;
 }
 

@@ -183,10 +183,10 @@ static __always_inline void alloc_emit(struct pt_regs *ctx, __u16 call, __u64 si
 }
 
 /* Returns true if the return of the call is needed. */
-static __always_inline bool remember(struct pt_regs *ctx, __u64 call, __u64 size, __u64 pointer)
+static __always_inline bool remember(struct pt_regs *ctx, __u64 call, __u64 size, __u64 pointer, bool in_session)
 {
 	__u64 depth;
-	struct call *entry = call_enter(ctx, call, &depth);
+	struct call *entry = call_enter(ctx, call, in_session, &depth);
 
 	if (!entry)
 		return false;
@@ -196,7 +196,7 @@ static __always_inline bool remember(struct pt_regs *ctx, __u64 call, __u64 size
 }
 
 /* Returns true if the return of the call is needed. */
-static __always_inline bool enter(struct pt_regs *ctx, __u64 call)
+static __always_inline bool enter(struct pt_regs *ctx, __u64 call, bool in_session)
 {
 	__u64 size = requested_size(ctx, call);
 	/* free: the block; posix_memalign: where it stores the address; else unused */
@@ -207,7 +207,7 @@ static __always_inline bool enter(struct pt_regs *ctx, __u64 call)
 	if (!is_wanted())
 		return false;
 	if (with_return)
-		return remember(ctx, call, size, pointer);
+		return remember(ctx, call, size, pointer, in_session);
 	if (summary)
 		add_to_usage(size);
 	else
@@ -244,7 +244,7 @@ static __always_inline void leave(struct pt_regs *ctx, __u64 cookie)
 SEC("uprobe")
 int alloc_entry(struct pt_regs *ctx)
 {
-	enter(ctx, probe_cookie(ctx));
+	enter(ctx, probe_cookie(ctx), false);
 	return 0;
 }
 
@@ -262,7 +262,7 @@ int alloc_session(struct pt_regs *ctx)
 	__u64 cookie = hit_cookie(ctx, at_return);
 
 	if (!at_return)
-		return enter(ctx, cookie) ? 0 : NO_RETURN;
+		return enter(ctx, cookie, true) ? 0 : NO_RETURN;
 	leave(ctx, cookie);
 	return 0;
 }

@@ -121,7 +121,9 @@ impl<'e> ReturnWatcher<'e> {
     /// # Errors
     /// Its returns cannot be observed without harm.
     pub fn method(&mut self, function: &FunctionSymbol, matches: EntryMatching) -> Result<ReturnMethod> {
-        if self.needs_instructions {
+        // Only a program that also runs at entries can refuse return probes in signal handlers.
+        let runs_at_returns_alone = matches == EntryMatching::ReturnsAlone && self.policy == ReturnPolicy::Safe;
+        if self.needs_instructions || runs_at_returns_alone {
             return self.instructions(function, matches, None);
         }
         match self.check_return_probe(function) {

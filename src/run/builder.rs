@@ -21,7 +21,8 @@ use super::session::{Children, EventHandler, Phase, Session, Wakeups};
 use super::stacks::StackNamer;
 use crate::bpf::{OpenToolSkel, ToolSkel, ToolSkelBuilder, load};
 use crate::cli::{CommandArgs, CommonArgs, RunArgs};
-use crate::privileges::require_privileges;
+use crate::find::returns::ReturnPolicy;
+use crate::privileges::{has_btf, require_privileges};
 use crate::probe::attach::{AttachMode, Attacher};
 use crate::probe::command::TracedCommand;
 use crate::probe::follow::ChildFollower;
@@ -31,6 +32,7 @@ use crate::probe::ring::RingReader;
 use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::search::files::FileSearch;
 use crate::probe::search::finder::{Finder, SearchRequest};
+use crate::probe::task_offsets::task_offsets;
 
 /// Bytes of the ring if a run sends no events.
 const SMALL_RING_BYTES: u32 = 1 << 16;
@@ -93,7 +95,7 @@ impl Run {
         let command = self.command.as_ref().map(|held| (&self.argv[..], held.pid()));
         let plan = finder.plan(&SearchRequest {
             filter: &self.filter,
-            returns: self.options.returns,
+            returns: self.return_policy(),
             command,
         })?;
         let mut search = FileSearch::new(finder, plan.place, self.options.placement, self.filter.follow);
@@ -110,6 +112,14 @@ impl Run {
             search,
             mmap_events,
         })
+    }
+
+    /// Without BTF, a session program cannot tell where a return probe is safe.
+    fn return_policy(&self) -> ReturnPolicy {
+        match self.options.returns {
+            ReturnPolicy::Safe if self.mode.has_sessions() && !has_btf() => ReturnPolicy::Instructions,
+            policy => policy,
+        }
     }
 }
 
@@ -179,10 +189,13 @@ impl<F: Finder, O: OpenToolSkel + 'static> OpenedObject<F, O> {
     pub fn load(mut self) -> Result<LoadedObject<F, O::Loaded>> {
         let FoundFunctions { run, search, .. } = &self.found;
         let choice = ProgramChoice::new(search.finder.ends(), run.mode, self.may_sleep);
-        self.skel.set_run_constants(
-            &run.filter
-                .constants(run.mode.has_cookies(), wake_at(self.ring_bytes)),
-        )?;
+        let mut constants = run
+            .filter
+            .constants(run.mode.has_cookies(), wake_at(self.ring_bytes));
+        if choice.matches_calls() && has_btf() {
+            constants.task_offsets = Some(task_offsets()?);
+        }
+        self.skel.set_run_constants(&constants)?;
         let object = self.skel.open_object_mut();
         size_maps(object, &run.filter, self.ring_bytes, choice.matches_calls())?;
         create_large_maps(object)?;

@@ -151,6 +151,7 @@ impl ProcessFilter {
             cgroups: self.cgroups.len() as u32,
             has_cookies,
             wake_at,
+            task_offsets: None,
         }
     }
 
