@@ -51,7 +51,30 @@ pub enum ReturnMethod {
     /// By return probes: the kernel replaces the return address with the address of a trampoline.
     ReturnProbe,
     /// By probes on the instructions that end calls.
-    Instructions(Vec<FunctionExit>),
+    Instructions(Vec<FunctionExit>, NoReturnProbe),
+}
+
+/// Why a function gets no return probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoReturnProbe {
+    /// `--returns instructions`.
+    NotWanted,
+    /// All functions of the file.
+    File,
+    /// Only a program that also runs at entries can refuse return probes in signal handlers.
+    ReturnsAlone,
+    Function(OpenReason),
+}
+
+impl fmt::Display for NoReturnProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoReturnProbe::NotWanted => f.write_str("as asked"),
+            NoReturnProbe::File => f.write_str("the file may unwind or switch stacks"),
+            NoReturnProbe::ReturnsAlone => f.write_str("its entry is not traced"),
+            NoReturnProbe::Function(reason) => reason.fmt(f),
+        }
+    }
 }
 
 impl ReturnMethod {
@@ -59,7 +82,7 @@ impl ReturnMethod {
     pub fn has_results(&self) -> bool {
         match self {
             ReturnMethod::Unwatched | ReturnMethod::ReturnProbe => true,
-            ReturnMethod::Instructions(exits) => exits
+            ReturnMethod::Instructions(exits, _) => exits
                 .iter()
                 .all(|exit| matches!(exit.kind, ExitKind::Return | ExitKind::FollowedJump)),
         }
@@ -88,8 +111,9 @@ pub struct ReturnWatcher<'e> {
     object: &'e ObjectFile,
     elf: &'e ElfFile,
     policy: ReturnPolicy,
-    /// Go moves stacks, exceptions and panics unwind them: return probes would crash the program.
-    needs_instructions: bool,
+    /// Why no function gets a return probe. Go moves stacks, exceptions and panics unwind them: return probes would
+    /// crash the program.
+    no_return_probes: Option<NoReturnProbe>,
     /// The functions that are certain to be called: the return address is on top of the stack, or on arm64 in the link
     /// register.
     closed: OnceCell<ClosedFunctions<'e>>,
@@ -100,16 +124,17 @@ pub struct ReturnWatcher<'e> {
 
 impl<'e> ReturnWatcher<'e> {
     pub fn new(object: &'e ObjectFile, elf: &'e ElfFile, policy: ReturnPolicy) -> Self {
-        let needs_instructions = match policy {
-            ReturnPolicy::Instructions => true,
-            ReturnPolicy::Kernel => elf.is_go() || elf.may_unwind(),
-            ReturnPolicy::Safe => elf.is_go() || elf.may_unwind() || elf.may_switch_stacks(),
+        let moves_stacks = || elf.is_go() || elf.may_unwind();
+        let no_return_probes = match policy {
+            ReturnPolicy::Instructions => Some(NoReturnProbe::NotWanted),
+            ReturnPolicy::Kernel => moves_stacks().then_some(NoReturnProbe::File),
+            ReturnPolicy::Safe => (moves_stacks() || elf.may_switch_stacks()).then_some(NoReturnProbe::File),
         };
         ReturnWatcher {
             object,
             elf,
             policy,
-            needs_instructions,
+            no_return_probes,
             closed: OnceCell::new(),
             cold: OnceCell::new(),
             followed: RefCell::default(),
@@ -121,14 +146,19 @@ impl<'e> ReturnWatcher<'e> {
     /// # Errors
     /// Its returns cannot be observed without harm.
     pub fn method(&mut self, function: &FunctionSymbol, matches: EntryMatching) -> Result<ReturnMethod> {
-        // Only a program that also runs at entries can refuse return probes in signal handlers.
-        let runs_at_returns_alone = matches == EntryMatching::ReturnsAlone && self.policy == ReturnPolicy::Safe;
-        if self.needs_instructions || runs_at_returns_alone {
-            return self.instructions(function, matches, None);
+        let mut reason = self.no_return_probes.clone();
+        if matches == EntryMatching::ReturnsAlone && self.policy == ReturnPolicy::Safe {
+            reason.get_or_insert(NoReturnProbe::ReturnsAlone);
         }
-        match self.check_return_probe(function) {
-            Ok(()) => Ok(ReturnMethod::ReturnProbe),
-            Err(reason) => self.instructions(function, matches, Some(&reason)),
+        if reason.is_none() {
+            reason = self
+                .check_return_probe(function)
+                .err()
+                .map(NoReturnProbe::Function);
+        }
+        match reason {
+            Some(reason) => self.instructions(function, matches, reason),
+            None => Ok(ReturnMethod::ReturnProbe),
         }
     }
 
@@ -148,24 +178,28 @@ impl<'e> ReturnWatcher<'e> {
         }
     }
 
-    /// The instructions of a function and of its cold parts that end calls. `reason`: why a return probe is not used.
+    /// The instructions of a function and of its cold parts that end calls.
     fn instructions(
         &self,
         function: &FunctionSymbol,
         matches: EntryMatching,
-        reason: Option<&OpenReason>,
+        reason: NoReturnProbe,
     ) -> Result<ReturnMethod> {
         let failed = |why: &dyn fmt::Display| {
             let name = function.demangled();
-            let message = match reason {
-                Some(reason) => format!("failed to trace returns of {name} safely: {why}, and {reason}"),
-                None => format!(
+            let message = match &reason {
+                NoReturnProbe::Function(reason) => {
+                    format!("failed to trace returns of {name} safely: {why}, and {reason}")
+                }
+                _ => format!(
                     "failed to trace returns of {name}: {why}, and a return probe would crash the program"
                 ),
             };
             Failure::failed(message).hint(match reason {
-                Some(_) => "trace its entry only, or use --returns kernel if the program can be lost",
-                None => "trace its entry only",
+                NoReturnProbe::Function(_) => {
+                    "trace its entry only, or use --returns kernel if the program can be lost"
+                }
+                _ => "trace its entry only",
             })
         };
         ensure!(function.size > 0, failed(&"its end is unknown"));
@@ -206,7 +240,7 @@ impl<'e> ReturnWatcher<'e> {
             may_be_endless || !exits.is_empty(),
             failed(&"it has no return instruction")
         );
-        Ok(ReturnMethod::Instructions(exits))
+        Ok(ReturnMethod::Instructions(exits, reason))
     }
 
     /// The exits of one part of a function, with virtual addresses.

@@ -151,7 +151,7 @@ impl ProbePoint {
 impl ProbePoint {
     /// The points for the ends of this one, with returns observed in this way.
     pub fn with_returns(self, returns: &ReturnMethod) -> Vec<ProbePoint> {
-        let ReturnMethod::Instructions(exits) = returns else {
+        let ReturnMethod::Instructions(exits, _) = returns else {
             return vec![self];
         };
         let entry = (self.ends == Ends::Both).then_some(ProbePoint {

@@ -125,7 +125,7 @@ impl<F: Finder> RunProbes<F> {
             Err(error) => report.messages.warn(&format!("{error:#}")),
         }
         report.refused(self.search.attached.refused - refused);
-        report.placed(&self.search.take_placed());
+        report.details(&self.search.take_details());
     }
 
     /// Reports the processes that were probed since the last call.

@@ -102,11 +102,9 @@ impl Report {
         Ok(())
     }
 
-    /// Where probes were placed.
-    pub fn placed(&self, lines: &[String]) {
-        for line in lines {
-            self.messages.detail(&format!("probe at {line}"));
-        }
+    /// Lines for `--verbose`.
+    pub fn details(&self, lines: &[String]) {
+        lines.iter().for_each(|line| self.messages.detail(line));
     }
 
     /// Points that the kernel refused.

@@ -224,7 +224,7 @@ impl<F: Finder> Session<F> {
     fn start(&mut self, needs: SessionNeeds) -> Result<()> {
         let processes = self.probes.processes();
         self.report.attached(&self.probes.search.attached, processes)?;
-        self.report.placed(&self.probes.search.take_placed());
+        self.report.details(&self.probes.search.take_details());
         if let Some(command) = &mut self.children.command {
             command.start()?;
         }

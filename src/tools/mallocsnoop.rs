@@ -265,7 +265,7 @@ impl Allocators {
                         continue;
                     }
                 };
-                self.at_instructions |= matches!(returns, ReturnMethod::Instructions(_));
+                self.at_instructions |= matches!(returns, ReturnMethod::Instructions(..));
                 points.extend(point.with_returns(&returns));
             }
         }

@@ -138,7 +138,26 @@ fn coroutines_take_turns(mode: AttachMode) {
 }
 
 best_mode! {
+    details_say_how_returns_are_observed
     instructions_that_kernels_mistake_keep_their_meaning
+}
+
+fn details_say_how_returns_are_observed(mode: AttachMode) {
+    let interrupted = program("libinterrupted.so");
+    let inner = format!("{}:inner", interrupted.display());
+    let args = ["-v", &inner, "libc:qsort", "--", "true"];
+    let ended = run_to_end(&mut tool_command("funclatency", mode, args));
+    let closed = match cfg!(target_arch = "x86_64") {
+        true => "returns of inner: return probe\n",
+        false => "returns of inner: 1 return instruction (code is not followed on this machine)\n",
+    };
+    assert!(ended.stderr.contains(closed), "{}", ended.stderr);
+    assert!(ended.stderr.contains("returns of qsort: "), "{}", ended.stderr);
+    assert!(
+        !ended.stderr.contains("returns of qsort: return probe"),
+        "{}",
+        ended.stderr
+    );
 }
 
 fn instructions_that_kernels_mistake_keep_their_meaning(mode: AttachMode) {

@@ -196,12 +196,14 @@ impl<F: Finder> FileSearch<F> {
         Ok(!self.found.is_empty())
     }
 
-    /// Where probes were placed since the last call, as lines of text.
-    pub fn take_placed(&mut self) -> Vec<String> {
+    /// Where probes were placed since the last call, and the details of the finder, as lines of text.
+    pub fn take_details(&mut self) -> Vec<String> {
         let placed = std::mem::take(&mut self.placed).into_iter();
-        placed
-            .map(|placed| format!("{}{}", self.finder.name(placed.cookie), placed.placement))
-            .collect()
+        let placed =
+            placed.map(|placed| format!("probe at {}{}", self.finder.name(placed.cookie), placed.placement));
+        let mut details: Vec<String> = placed.collect();
+        details.extend(self.finder.take_details());
+        details
     }
 
     /// Warnings since the last call.

@@ -53,6 +53,11 @@ pub trait Finder {
         Ok(())
     }
 
+    /// Details about the functions found since the last call, for `--verbose`.
+    fn take_details(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Warnings since the last call.
     fn take_warnings(&mut self) -> Vec<String> {
         Vec::new()

@@ -66,6 +66,8 @@ pub struct FunctionFinder<O = Needs> {
     /// How many functions there may be; None until the first search is over.
     capacity: Option<usize>,
     warnings: Vec<String>,
+    /// Functions whose details were taken.
+    detailed: usize,
     pub on_found: O,
 }
 
@@ -101,6 +103,7 @@ impl<O: OnFound> FunctionFinder<O> {
             returns: ReturnPolicy::default(),
             capacity: None,
             warnings: Vec::new(),
+            detailed: 0,
             on_found,
         }
     }
@@ -236,7 +239,7 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
     fn ends(&self) -> WatchedEnds {
         let any = |ends| self.found.iter().any(|function| function.ends == ends);
         let at_instructions =
-            |function: &TracedFunction| matches!(function.probe.returns, ReturnMethod::Instructions(_));
+            |function: &TracedFunction| matches!(function.probe.returns, ReturnMethod::Instructions(..));
         let mut both = self.found.iter().filter(|function| function.ends == Ends::Both);
         WatchedEnds {
             entry: any(Ends::Entry),
@@ -254,6 +257,22 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
         let spare = if may_grow { LATER } else { 0 };
         self.capacity = Some(self.found.len() + spare);
         Ok(())
+    }
+
+    fn take_details(&mut self) -> Vec<String> {
+        let new = std::mem::replace(&mut self.detailed, self.found.len());
+        let returns = self.found[new..].iter().filter_map(|function| {
+            let name = &function.name;
+            match &function.probe.returns {
+                ReturnMethod::Unwatched => None,
+                ReturnMethod::ReturnProbe => Some(format!("returns of {name}: return probe")),
+                ReturnMethod::Instructions(exits, reason) => {
+                    let exits = counted(exits.len() as u64, "return instruction");
+                    Some(format!("returns of {name}: {exits} ({reason})"))
+                }
+            }
+        });
+        returns.collect()
     }
 
     fn take_warnings(&mut self) -> Vec<String> {
