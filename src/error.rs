@@ -111,6 +111,18 @@ impl fmt::Display for MissingFeature {
 
 impl std::error::Error for MissingFeature {}
 
+/// A signal ended the run before it began.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedBySignal;
+
+impl fmt::Display for EndedBySignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a signal ended the run before it began")
+    }
+}
+
+impl std::error::Error for EndedBySignal {}
+
 /// True if the kernel refused something for lack of privileges.
 pub fn is_refused(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
@@ -131,6 +143,11 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
             .downcast_ref::<io::Error>()
             .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     })
+}
+
+/// True if a signal ended the run before it began. Callers treat that as success, as they do later.
+pub fn is_ended_by_signal(error: &anyhow::Error) -> bool {
+    cause::<EndedBySignal>(error).is_some()
 }
 
 pub fn permission_hint() -> String {

@@ -15,13 +15,14 @@ mod tools;
 mod wording;
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
 use crate::error::Failure;
-use crate::output::messages;
+use crate::output::{messages, require_stdout};
 use crate::tools::{TOOLS, Tool};
 
 fn main() -> ExitCode {
@@ -65,9 +66,11 @@ fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
         if !error.use_stderr()
             || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         {
-            // A closed pipe is success.
-            let _ = error.print();
-            return if error.use_stderr() { error::USAGE } else { 0 };
+            let printed = require_stdout().and_then(|()| error.print());
+            return match error.use_stderr() {
+                true => error::USAGE,
+                false => print_status(printed),
+            };
         }
         let text = error.render().to_string();
         let (message, advice) = text.split_once("\n\n").unwrap_or((&text, ""));
@@ -83,12 +86,21 @@ fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
     })
 }
 
+/// The exit status after text was printed. A closed pipe is success.
+fn print_status(printed: io::Result<()>) -> u8 {
+    let error = printed.and_then(|()| io::stdout().flush()).err();
+    let error = error.filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
+    error.map_or(0, |error| {
+        report(&anyhow::Error::new(error).context("failed to write to standard output"))
+    })
+}
+
 fn run_chosen(matches: &ArgMatches) -> Result<u8, u8> {
     if matches.get_flag("list") {
-        use std::io::Write;
         let names: String = TOOLS.iter().map(|tool| format!("{}\n", tool.name)).collect();
-        let _ = std::io::stdout().write_all(names.as_bytes());
-        return Ok(0);
+        return Ok(print_status(
+            require_stdout().and_then(|()| io::stdout().write_all(names.as_bytes())),
+        ));
     }
     let Some((name, matches)) = matches.subcommand() else {
         return Err(error::USAGE);
@@ -102,7 +114,7 @@ fn run(tool: &Tool, matches: &ArgMatches) -> Result<u8, u8> {
         libbpf_rs::set_print(None); // errors are one line
     }
     (tool.run)(matches).or_else(|error| {
-        if error::is_broken_pipe(&error) {
+        if error::is_broken_pipe(&error) || error::is_ended_by_signal(&error) {
             return Ok(0);
         }
         Err(report(&error))

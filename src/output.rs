@@ -8,6 +8,7 @@
 //! short pieces are copied with constant length, and what was just written is not read back.
 
 mod append;
+mod create;
 mod csv;
 mod datum;
 pub mod distribution;
@@ -17,6 +18,7 @@ mod json_key;
 pub mod messages;
 mod number;
 mod sink;
+mod stdout;
 mod table;
 mod time;
 mod value;
@@ -25,8 +27,10 @@ use std::cell::Cell;
 use std::io;
 use std::sync::atomic::AtomicBool;
 
+pub use create::create;
 pub use datum::Datum;
 pub use sink::Destination;
+pub use stdout::require_stdout;
 pub use table::{Column, Table};
 pub use value::Value;
 

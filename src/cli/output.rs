@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Options of the output.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use clap::Args;
 
+use crate::error::EndedBySignal;
 use crate::output::messages::Messages;
-use crate::output::{Destination, Format, Output};
+use crate::output::{self, Destination, Format, Output, require_stdout};
 use crate::probe::signals::SignalHandlers;
 
 /// What is printed, and where.
@@ -45,24 +47,18 @@ impl OutputArgs {
         Messages::new(self.quiet, self.verbose)
     }
 
-    /// Opens the destination of rows.
+    /// Opens the destination of rows. If it is a FIFO, waits for a reader, at most for `patience`.
     ///
     /// # Errors
-    /// The file cannot be created.
-    pub fn open(&self) -> Result<Output> {
+    /// The file cannot be created, or standard output is closed.
+    pub fn open(&self, patience: Option<Duration>) -> Result<Output> {
         let format = if self.json { Format::Json } else { self.format };
         let destination = match &self.output {
-            Some(path) => {
-                // Rows may hold passwords, and other users are not to read them.
-                let file = OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .truncate(true)
-                    .mode(0o600)
-                    .open(path);
-                Destination::File(file.with_context(|| format!("failed to create {}", path.display()))?)
+            Some(path) => Destination::File(create(path, patience)?),
+            None => {
+                require_stdout().context("failed to write to standard output")?;
+                Destination::Stdout
             }
-            None => Destination::Stdout,
         };
         Ok(Output::new(
             format,
@@ -71,4 +67,11 @@ impl OutputArgs {
             SignalHandlers::ending(),
         ))
     }
+}
+
+fn create(path: &Path, patience: Option<Duration>) -> Result<File> {
+    output::create(path, patience).map_err(|error| match error.kind() {
+        ErrorKind::Interrupted => Error::new(EndedBySignal),
+        _ => Error::new(error).context(format!("failed to create {}", path.display())),
+    })
 }

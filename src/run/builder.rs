@@ -23,6 +23,7 @@ use crate::bpf::{OpenToolSkel, ToolSkel, ToolSkelBuilder, load};
 use crate::cli::{CommandArgs, CommonArgs, RunArgs};
 use crate::find::returns::ReturnPolicy;
 use crate::privileges::{has_btf, require_privileges};
+use crate::error::Failure;
 use crate::probe::attach::{AttachMode, Attacher};
 use crate::probe::command::TracedCommand;
 use crate::probe::follow::ChildFollower;
@@ -72,7 +73,13 @@ impl Run {
     /// Missing privileges, an option that matches nothing, or a kernel without uprobes.
     pub fn begin(common: &CommonArgs, command: &CommandArgs) -> Result<Run> {
         require_privileges()?;
-        let report = Report::new(common.output.open()?, common.output.messages(), common.run.cost);
+        let out = common.output.open(common.run.duration);
+        let out = match command.command.is_empty() {
+            true => out?,
+            // The status is that of the command, which does not run.
+            false => out.map_err(|error| Failure::of(&error))?,
+        };
+        let report = Report::new(out, common.output.messages(), common.run.cost);
         let mut filter = common.filter.resolve()?;
         filter.follow = command.follow;
         let held = command.hold(&mut filter)?;

@@ -47,7 +47,7 @@ const TOOL_COLUMNS: &[Column] = &[
 ];
 
 pub fn run(args: Args) -> Result<u8> {
-    let mut out = args.output.open()?;
+    let mut out = args.output.open(None)?;
     let machine = MachineChecks::test();
     let mut shown_hints = Vec::new();
     let checks = Table::new("check", CHECK_COLUMNS);

@@ -88,7 +88,7 @@ pub fn run(args: Args) -> Result<u8> {
     let specs = args.parsed(!pids.is_empty())?;
     let many = specs.len() > 1 || specs.iter().any(|spec| spec.target.is_none());
     let mut list = FunctionList {
-        out: args.output.open()?,
+        out: args.output.open(None)?,
         functions: Table::new("function", FUNCTIONS).in_text("file", many),
         probes: Table::new("usdt", PROBES).in_text("file", many),
         headed: None,
