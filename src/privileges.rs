@@ -83,6 +83,8 @@ pub enum Duties {
     Hold,
     /// Only resume stopped processes.
     Release,
+    /// Only send signals.
+    Signal,
 }
 
 /// Irrevocably drops the privileges that `duties` do not need. With `asks_kernel`, bpf(2) stays usable: to
@@ -110,6 +112,7 @@ pub fn drop_privileges(duties: Duties, asks_kernel: bool) -> Result<()> {
         Duties::Attach => &[&INSPECT, &ATTACH],
         Duties::Hold => &[&INSPECT, &ATTACH, &RELEASE],
         Duties::Release => &[&RELEASE],
+        Duties::Signal => &[&RELEASE[1..]],
     };
     let had = caps::read(None, CapSet::Permitted).context("failed to read the capabilities")?;
     let kept: CapsHashSet = wanted

@@ -21,6 +21,7 @@ pub mod ring;
 pub mod scope;
 pub mod search;
 pub mod self_test;
+mod signal_forwarder;
 pub mod signals;
 pub mod task_offsets;
 pub mod watcher;

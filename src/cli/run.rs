@@ -88,6 +88,8 @@ pub struct CommandArgs {
     #[arg(long, help_heading = "Filters (all must match)")]
     pub follow: bool,
     /// Run COMMAND and trace it from its first call
+    ///
+    /// The exit status is that of COMMAND. Signals that end the tool are passed on to it.
     #[arg(last = true, value_name = "COMMAND", help_heading = "Run")]
     pub command: Vec<OsString>,
 }

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -93,6 +93,26 @@ impl WaitingChild {
     pub fn cancel(&mut self) {
         self.start = None;
     }
+}
+
+/// Closes all other descriptors in a child that runs on beside the tool: an inherited pipe would keep its readers
+/// waiting, and inherited BPF links would keep their programs attached.
+pub fn close_all_except<const N: usize>(mut kept: [RawFd; N]) {
+    kept.sort_unstable();
+    let mut from = 0;
+    for fd in kept.map(|fd| fd as u32) {
+        if from < fd {
+            close_range(from, fd - 1);
+        }
+        from = fd + 1;
+    }
+    close_range(from, u32::MAX);
+}
+
+/// Closes the descriptors from `first` to `last`, both included.
+fn close_range(first: u32, last: u32) {
+    // SAFETY: closes descriptors whose owners do not run in this process.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
 #[cfg(test)]

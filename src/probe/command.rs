@@ -2,10 +2,11 @@
 //! `-- COMMAND`: a child process that waits until the probes are attached, so that its first call is traced.
 
 use std::ffi::{CString, OsString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
@@ -15,6 +16,8 @@ use nix::unistd::{execvp, pipe2};
 
 use crate::error::Failure;
 use crate::probe::child::{StartPipe, WaitingChild};
+use crate::probe::signal_forwarder::{GROUP_DELAY, SignalForwarder};
+use crate::probe::signals::SignalHandlers;
 
 /// Exit status of a child that did not execute its program, as of a shell.
 const NOT_EXECUTED: i32 = 127;
@@ -25,6 +28,7 @@ pub struct TracedCommand {
     name: String,
     /// The child writes the errno of a failed exec to it; a successful exec closes it.
     exec_error: File,
+    signals: SignalForwarder,
 }
 
 impl TracedCommand {
@@ -46,6 +50,7 @@ impl TracedCommand {
         let (exec_error, report) = pipe2(OFlag::O_CLOEXEC).context("failed to create a pipe")?;
         let child = WaitingChild::fork(|start| execute(&argv, start, report))?;
         Ok(Self {
+            signals: SignalForwarder::start(child.pid())?,
             child,
             name,
             exec_error: exec_error.into(),
@@ -62,13 +67,49 @@ impl TracedCommand {
     /// # Errors
     /// The program cannot be executed.
     pub fn start(&mut self) -> Result<()> {
-        self.child.start().context("failed to start the command")?;
+        if self.child.start().is_err() {
+            return Ok(()); // A signal has ended it. Its exit status says which.
+        }
         let mut errno = [0; 4];
         if self.exec_error.read_exact(&mut errno).is_err() {
             return Ok(());
         }
         let cause = std::io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
         Err(Failure::failed(format!("failed to run {}: {cause}", self.name)).into())
+    }
+
+    /// Passes on the signal that has ended the run, and waits until the child exits. Returns its exit status; None if
+    /// it continues, because it ignores the signal or another one has come.
+    pub fn end(&mut self, signal: Signal, handlers: &SignalHandlers) -> Option<u8> {
+        let mut count = SignalHandlers::count();
+        self.signals.forward(signal);
+        let settled = Instant::now() + GROUP_DELAY;
+        loop {
+            handlers.clear();
+            if let Some(status) = self.exit_status() {
+                return Some(status);
+            }
+            if self.ignores(signal) {
+                return None;
+            }
+            let new_count = SignalHandlers::count();
+            // timeout(1) signals the tool, and then the group with the tool once more.
+            if new_count != count && Instant::now() > settled {
+                self.signals.forward(SignalHandlers::last().unwrap_or(signal));
+                return self.exit_status();
+            }
+            count = new_count;
+            handlers.wait();
+        }
+    }
+
+    /// Whether the child ignores a signal, as a shell has its background jobs ignore SIGINT.
+    fn ignores(&self, signal: Signal) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        ignored
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask >> (signal as u32 - 1) & 1 == 1)
     }
 
     /// Exit status of the child once it has exited, or 128 plus the signal that killed it.

@@ -8,16 +8,25 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
+/// The signals that end a run.
+pub const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
 static ENDING: AtomicBool = AtomicBool::new(false);
+/// The last signal that ended the run, and the number of such signals.
+static LAST: AtomicI32 = AtomicI32::new(0);
+static COUNT: AtomicU32 = AtomicU32::new(0);
 static WAKE: OnceLock<EventFd> = OnceLock::new();
 
-extern "C" fn on_end(_: i32) {
+extern "C" fn on_end(signal: i32) {
+    LAST.store(signal, Ordering::Relaxed);
+    COUNT.fetch_add(1, Ordering::Relaxed);
     ENDING.store(true, Ordering::Relaxed);
     on_child(0);
 }
@@ -33,7 +42,7 @@ extern "C" fn on_child(_: i32) {
 pub struct SignalHandlers(&'static EventFd);
 
 impl SignalHandlers {
-    /// Installs handlers for SIGINT, SIGTERM, SIGHUP and SIGCHLD.
+    /// Installs handlers for SIGINT, SIGTERM, SIGHUP and SIGCHLD. SIGHUP stays ignored if it is, as under nohup(1).
     ///
     /// # Errors
     /// The eventfd cannot be created, or a handler cannot be installed.
@@ -46,8 +55,11 @@ impl SignalHandlers {
                 WAKE.get_or_init(|| new)
             }
         };
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            install(signal, on_end)?;
+        for signal in ENDING_SIGNALS {
+            let before = install(signal, on_end)?;
+            if signal == Signal::SIGHUP && matches!(before.handler(), SigHandler::SigIgn) {
+                set_action(signal, &before)?;
+            }
         }
         install(Signal::SIGCHLD, on_child)?;
         Ok(Self(wake))
@@ -63,17 +75,40 @@ impl SignalHandlers {
         let _ = self.0.read();
     }
 
+    /// The last signal that ended the run, if any.
+    pub fn last() -> Option<Signal> {
+        Signal::try_from(LAST.load(Ordering::Relaxed)).ok()
+    }
+
+    /// How many such signals have arrived.
+    pub fn count() -> u32 {
+        COUNT.load(Ordering::Relaxed)
+    }
+
+    /// Sleeps until a signal arrives, or has arrived since [`SignalHandlers::clear`].
+    pub fn wait(&self) {
+        // An error is EINTR: a signal has arrived.
+        let _ = poll(
+            &mut [PollFd::new(self.fd(), PollFlags::POLLIN)],
+            PollTimeout::NONE,
+        );
+    }
+
     /// Set by SIGINT, SIGTERM and SIGHUP.
     pub fn ending() -> &'static AtomicBool {
         &ENDING
     }
 }
 
-fn install(signal: Signal, handler: extern "C" fn(i32)) -> Result<()> {
+fn install(signal: Signal, handler: extern "C" fn(i32)) -> Result<SigAction> {
     let action = SigAction::new(SigHandler::Handler(handler), SaFlags::empty(), SigSet::empty());
-    // SAFETY: the handlers only store to an atomic and call write(2).
-    unsafe { sigaction(signal, &action) }
+    set_action(signal, &action)
+}
+
+/// Returns the action before.
+fn set_action(signal: Signal, action: &SigAction) -> Result<SigAction> {
+    // SAFETY: the handlers of this file only store to atomics and call write(2), and the others were installed before.
+    unsafe { sigaction(signal, action) }
         .map_err(io::Error::from)
-        .context("failed to install a signal handler")?;
-    Ok(())
+        .context("failed to install a signal handler")
 }

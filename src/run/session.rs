@@ -305,11 +305,28 @@ impl<F: Finder> Session<F> {
         self.report.unmatched(unmatched);
         let follow = self.children.follow.as_ref();
         self.report.unfollowed(follow.map_or(0, ChildFollower::missed));
-        if let (Some(command), None) = (&self.children.command, self.children.status) {
-            self.report.command_continues(command.pid());
-        }
         self.probes.detach();
-        Ok(self.children.status.unwrap_or(0))
+        Ok(self.end_command())
+    }
+
+    /// If a signal has ended the run, the command gets it, too. Returns the exit status of the run.
+    fn end_command(&mut self) -> u8 {
+        let signal = SignalHandlers::last();
+        let Children {
+            command: Some(command),
+            status,
+            ..
+        } = &mut self.children
+        else {
+            return 0;
+        };
+        if let (None, Some(signal)) = (*status, signal) {
+            *status = command.end(signal, &self.wakeups.signals);
+        }
+        status.unwrap_or_else(|| {
+            self.report.command_continues(command.pid());
+            0
+        })
     }
 
     fn is_running(&self) -> bool {

@@ -6,6 +6,7 @@ mod bpftrace;
 mod caller;
 mod cost;
 mod docs;
+mod ending;
 mod harm;
 mod harness;
 mod namespaces;

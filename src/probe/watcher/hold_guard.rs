@@ -6,7 +6,7 @@
 //! finds the stopped processes in the map `held`, which the BPF program writes before it stops one.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
 
 use crate::privileges::{self, Duties};
-use crate::probe::child::{StartPipe, WaitingChild};
+use crate::probe::child::{StartPipe, WaitingChild, close_all_except};
 
 /// The watcher's map `held` of stopped processes, its variable `holding`, which ends the stopping, and `heartbeat`.
 pub struct HeldProcesses<'a> {
@@ -133,8 +133,6 @@ fn watch(mut parent: StartPipe, held: &HeldProcesses<'_>) -> i32 {
         let _ = unsafe { signal(ignored, SigHandler::SigIgn) };
     }
     let _ = nix::sys::prctl::set_name(c"ubpf-guard");
-    // An inherited pipe would keep its readers waiting, and inherited BPF links would keep their programs
-    // attached.
     close_all_except([parent.as_file().as_raw_fd(), held.pids.as_fd().as_raw_fd()]);
     let _ = privileges::drop_privileges(Duties::Release, false);
     let (mut last, mut heard) = (0, Instant::now());
@@ -162,22 +160,4 @@ fn watch(mut parent: StartPipe, held: &HeldProcesses<'_>) -> i32 {
             }
         }
     }
-}
-
-fn close_all_except<const N: usize>(mut kept: [RawFd; N]) {
-    kept.sort_unstable();
-    let mut from = 0;
-    for fd in kept.map(|fd| fd as u32) {
-        if from < fd {
-            close_range(from, fd - 1);
-        }
-        from = fd + 1;
-    }
-    close_range(from, u32::MAX);
-}
-
-/// Closes the descriptors from `first` to `last`, both included.
-fn close_range(first: u32, last: u32) {
-    // SAFETY: closes descriptors whose owners do not run in this process.
-    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }

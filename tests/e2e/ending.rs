@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! How runs end before they begin, and what becomes of the command when a signal ends a run.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+
+use crate::harness::{
+    AttachMode, Folder, Owned, TOOLS, Tool, in_guest, program, run_to_end, tool_command, wait_until,
+};
+
+/// Counts the SIGTERMs that it gets. It ends half a second after the first, with a status that has the number.
+const COUNTS_SIGNALS: &str = "
+import os, signal, sys, time
+got = []
+signal.signal(signal.SIGTERM, lambda *_: got.append(time.monotonic()))
+open(sys.argv[1], 'w').write(str(os.getpid()))
+while not got or time.monotonic() < got[0] + 0.5: time.sleep(0.01)
+sys.exit(40 + len(got))
+";
+
+fn counting_command(folder: &Folder) -> (Vec<String>, std::path::PathBuf) {
+    let ready = folder.path.join("ready");
+    let main = format!("{}:main", program("calls").display());
+    let words = [
+        &main,
+        "--",
+        "python3",
+        "-c",
+        COUNTS_SIGNALS,
+        &ready.display().to_string(),
+    ]
+    .map(str::to_owned);
+    (words.to_vec(), ready)
+}
+
+/// The PID that the command writes once it is ready.
+fn wait_for_pid(file: &Path) -> i32 {
+    wait_until("the command", || fs::read_to_string(file).ok()?.parse().ok())
+}
+
+#[test]
+fn signal_for_the_tool_alone_reaches_the_command_once() {
+    let folder = Folder::new();
+    let (args, ready) = counting_command(&folder);
+    let tool = Tool::start("functrace", AttachMode::best(), &args);
+    wait_for_pid(&ready);
+    tool.signal(Signal::SIGTERM);
+    let run = tool.finish();
+    assert_eq!(run.status.code(), Some(41), "{}", run.stderr);
+    assert_eq!(run.summary["type"], "summary");
+}
+
+#[test]
+fn signal_for_the_group_reaches_the_command_once() {
+    use std::os::unix::process::CommandExt;
+    let folder = Folder::new();
+    let (args, ready) = counting_command(&folder);
+    let mut command = tool_command("functrace", AttachMode::best(), &args);
+    command.process_group(0);
+    let tool = Tool::start_as(command);
+    wait_for_pid(&ready);
+    killpg(Pid::from_raw(tool.pid() as i32), Signal::SIGTERM).expect("a process group");
+    let run = tool.finish();
+    assert_eq!(run.status.code(), Some(41), "{}", run.stderr);
+}
+
+#[test]
+fn timeout_ends_the_command_once() {
+    let folder = Folder::new();
+    let (args, _) = counting_command(&folder);
+    // More than the start takes: the command has to be ready.
+    let mut command = Command::new("timeout");
+    command.args(["--preserve-status", if in_guest() { "60" } else { "3" }]);
+    let tool = tool_command("functrace", AttachMode::best(), &args);
+    let ended = run_to_end(command.arg(tool.get_program()).args(tool.get_args()));
+    assert_eq!(ended.status.code(), Some(41), "{ended:?}");
+}
+
+#[test]
+fn status_is_that_of_a_command_killed_by_the_signal() {
+    let main = format!("{}:main", program("calls").display());
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let folder = Folder::new();
+        let ready = folder.path.join("ready");
+        let script = format!("echo $$ >{}; exec sleep 1000", ready.display());
+        let tool = Tool::start(
+            "functrace",
+            AttachMode::best(),
+            [&main, "--", "sh", "-c", &script],
+        );
+        let pid = wait_until("the command", || {
+            fs::read_to_string(&ready).ok()?.trim().parse().ok()
+        });
+        tool.signal(signal);
+        let run = tool.finish();
+        assert_eq!(run.status.code(), Some(128 + signal as i32), "{}", run.stderr);
+        assert!(
+            kill(Pid::from_raw(pid), None).is_err(),
+            "PID {pid} is left behind"
+        );
+    }
+}
+
+#[test]
+fn command_that_ignores_the_signal_is_not_waited_for() {
+    let main = format!("{}:main", program("calls").display());
+    let folder = Folder::new();
+    let ready = folder.path.join("ready");
+    let script = format!("trap '' TERM; echo $$ >{}; exec sleep 1000", ready.display());
+    let tool = Tool::start(
+        "functrace",
+        AttachMode::best(),
+        [&main, "--", "sh", "-c", &script],
+    );
+    let pid = wait_until("the command", || {
+        fs::read_to_string(&ready).ok()?.trim().parse().ok()
+    });
+    tool.signal(Signal::SIGTERM);
+    // Its standard output is still open: only the tool is waited for.
+    wait_until("the tool to end", || {
+        (!Path::new(&format!("/proc/{}/exe", tool.pid())).exists()).then_some(())
+    });
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the command to continue");
+    let run = tool.finish();
+    assert_eq!(run.status.code(), Some(0), "{}", run.stderr);
+    assert!(
+        run.stderr
+            .contains(&format!("the command continues as PID {pid}\n")),
+        "{}",
+        run.stderr
+    );
+}
+
+fn unread_fifo(folder: &Folder) -> std::path::PathBuf {
+    let fifo = folder.path.join("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).expect("a FIFO");
+    fifo
+}
+
+#[test]
+fn fifo_without_a_reader_ends_with_the_duration() {
+    let folder = Folder::new();
+    let fifo = unread_fifo(&folder);
+    let start = Instant::now();
+    let ended = run_to_end(
+        tool_command(
+            "functrace",
+            AttachMode::best(),
+            ["libc:malloc", "-d", "50ms", "-o"],
+        )
+        .arg(&fifo),
+    );
+    assert!(start.elapsed().as_millis() >= 50);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let expected = format!(
+        "error: failed to create {}: no process reads it\n",
+        fifo.display()
+    );
+    assert_eq!(ended.stderr, expected);
+}
+
+#[test]
+fn fifo_without_a_reader_ends_with_a_signal() {
+    let folder = Folder::new();
+    let fifo = unread_fifo(&folder);
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let mut command = tool_command("functrace", AttachMode::best(), ["libc:malloc", "-o"]);
+        let mut tool = Owned(
+            command
+                .arg(&fifo)
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("the tool"),
+        );
+        // Blocked only while it waits.
+        wait_until("the tool to wait for a reader", || {
+            let status = fs::read_to_string(format!("/proc/{}/status", tool.0.id())).ok()?;
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
+            (u64::from_str_radix(blocked.trim(), 16).ok()? != 0).then_some(())
+        });
+        tool.signal(signal);
+        let status = tool.wait();
+        assert_eq!((status.code(), status.signal()), (Some(0), None));
+    }
+}
+
+#[test]
+fn closed_standard_output_is_an_error() {
+    for args in [
+        "--list",
+        "--help",
+        "functrace --help",
+        "funclist libc:malloc",
+        "functrace libc:malloc -d 1",
+    ] {
+        let script = format!("exec {} {args} >&-", TOOLS.display());
+        let ended = run_to_end(Command::new("sh").args(["-c", &script]));
+        assert_eq!(ended.status.code(), Some(1), "{args}: {ended:?}");
+        assert!(
+            ended
+                .stderr
+                .starts_with("error: failed to write to standard output: Bad file descriptor"),
+            "{ended:?}"
+        );
+    }
+    let folder = Folder::new();
+    let script = format!(
+        "exec {} funclist libc:malloc -o {}/out >&-",
+        TOOLS.display(),
+        folder.path.display()
+    );
+    let ended = run_to_end(Command::new("sh").args(["-c", &script]));
+    assert!(ended.status.success(), "{ended:?}");
+}
