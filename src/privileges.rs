@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Capabilities, namespaces and limits of this process.
 
+mod landlock;
+
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -8,8 +10,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::prctl::set_keepcaps;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{getegid, geteuid, getgid, getuid};
+use nix::unistd::{Gid, Uid, getegid, geteuid, getgid, getuid, setgroups, setresgid, setresuid};
 
 use crate::error::{Failure, permission_hint};
 
@@ -87,8 +90,11 @@ pub enum Duties {
     Signal,
 }
 
-/// Irrevocably drops the privileges that `duties` do not need. With `asks_kernel`, bpf(2) stays usable: to
-/// read maps, or the run time of programs.
+/// Irrevocably drops the privileges that `duties` do not need, for this thread and those that it creates. With
+/// `asks_kernel`, bpf(2) stays usable: to read maps, or the run time of programs.
+///
+/// Root without capabilities still owns most files. So root becomes a user who owns nothing, and if no other process is
+/// to be inspected, which Landlock would deny, nothing can be written at all. Open files stay usable.
 ///
 /// # Errors
 /// The kernel refuses to change capabilities.
@@ -121,10 +127,34 @@ pub fn drop_privileges(duties: Duties, asks_kernel: bool) -> Result<()> {
         .chain(ASK.into_iter().filter(|_| asks_kernel))
         .filter(|capability| had.contains(capability))
         .collect();
+    leave_root();
     caps::clear(None, CapSet::Inheritable).context("failed to drop privileges")?;
     caps::set(None, CapSet::Effective, &kept).context("failed to drop privileges")?;
     caps::set(None, CapSet::Permitted, &kept).context("failed to drop privileges")?;
-    nix::sys::prctl::set_no_new_privs().context("failed to drop privileges")
+    nix::sys::prctl::set_no_new_privs().context("failed to drop privileges")?;
+    if duties == Duties::Read {
+        landlock::deny_all_but_reading().context("failed to drop privileges")?;
+    }
+    Ok(())
+}
+
+/// Changes to a user and a group that own no files, if this is root, and keeps the permitted capabilities. Without
+/// CAP_SETUID, or in a user namespace without that user, the process stays root.
+///
+/// Not `nobody`: other processes may run as nobody, and could signal this one.
+fn leave_root() {
+    // systemd reserves this range for nothing (UIDS-GIDS.md), and lower ones for containers. Each process has its own.
+    const UNUSED: u32 = 0x7000_0000;
+    let id = UNUSED + std::process::id();
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    if !geteuid().is_root() || set_keepcaps(true).is_err() {
+        return;
+    }
+    // The groups first: a user other than root may not change them.
+    let _ = setgroups(&[])
+        .and_then(|()| setresgid(gid, gid, gid))
+        .and_then(|()| setresuid(uid, uid, uid));
+    let _ = set_keepcaps(false);
 }
 
 /// Raises the limit of open files to the maximum: single probes need one each. A command to trace must be
@@ -170,4 +200,130 @@ pub fn require_btf(what: &str) -> Result<()> {
             .hint("the kernel must be built with CONFIG_DEBUG_INFO_BTF=y, and /sys must be mounted")
             .into(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions, Permissions};
+    use std::io::ErrorKind;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+    use std::process::Command;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// Names a file of root that only root may read.
+    const SECRET: &str = "UBPF_TOOLS_TEST_SECRET";
+
+    fn secret() -> PathBuf {
+        std::env::var_os(SECRET).expect("the path of a file").into()
+    }
+
+    /// Privileges cannot be regained, so a copy of the test binary drops them.
+    fn run_in_own_process(name: &str) {
+        if !geteuid().is_root() {
+            return eprintln!("SKIPPED: {name}: needs root");
+        }
+        let file = secret_of_root();
+        let output = Command::new("/proc/self/exe")
+            .args(["--exact", name, "--ignored", "--test-threads=1"])
+            .env(SECRET, &file)
+            .output()
+            .expect("the test binary");
+        fs::remove_dir_all(file.parent().expect("a folder")).expect("no more folder");
+        assert!(output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+    }
+
+    #[test]
+    fn root_without_duties_can_write_nothing() {
+        run_in_own_process("privileges::tests::write_after_dropping_for_read");
+    }
+
+    #[test]
+    fn root_that_inspects_or_attaches_can_read_everything_and_write_nothing_of_root() {
+        run_in_own_process("privileges::tests::write_after_dropping_for_inspect");
+        run_in_own_process("privileges::tests::write_after_dropping_for_attach");
+    }
+
+    /// Tries it on this thread and on a new one.
+    fn on_both_threads(attempt: impl Fn() -> Option<ErrorKind> + Sync) {
+        assert_eq!(attempt(), Some(ErrorKind::PermissionDenied));
+        let on_other = std::thread::scope(|scope| scope.spawn(&attempt).join());
+        assert_eq!(on_other.expect("no panic"), Some(ErrorKind::PermissionDenied));
+    }
+
+    /// The file, in a folder that is open to all users.
+    fn secret_of_root() -> PathBuf {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("ubpf-tools-secret-{}-{number}", std::process::id()));
+        fs::create_dir(&folder).expect("a new folder");
+        fs::set_permissions(&folder, Permissions::from_mode(0o777)).expect("an open folder");
+        let file = folder.join("secret");
+        fs::write(&file, "secret").expect("a new file");
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("a secret file");
+        file
+    }
+
+    fn assert_nothing_of_root_is_writable(file: &Path) {
+        on_both_threads(|| {
+            OpenOptions::new()
+                .write(true)
+                .open(file)
+                .err()
+                .map(|error| error.kind())
+        });
+        on_both_threads(|| {
+            let mode = Permissions::from_mode(0o666);
+            fs::set_permissions(file, mode).err().map(|error| error.kind())
+        });
+        on_both_threads(|| {
+            let setting = OpenOptions::new()
+                .write(true)
+                .open("/proc/sys/kernel/core_pattern");
+            setting.err().map(|error| error.kind())
+        });
+    }
+
+    #[test]
+    #[ignore = "drops privileges, and is run by another test in its own process"]
+    fn write_after_dropping_for_read() {
+        let file = secret();
+        drop_privileges(Duties::Read, false).expect("dropped privileges");
+        assert_nothing_of_root_is_writable(&file);
+        on_both_threads(|| fs::read(&file).err().map(|error| error.kind()));
+        // The folder is open to all users, but not to Landlock.
+        if landlock::deny_all_but_reading().expect("Landlock") {
+            on_both_threads(|| {
+                fs::write(file.with_file_name("new"), "")
+                    .err()
+                    .map(|error| error.kind())
+            });
+        }
+    }
+
+    fn write_after_dropping(duties: Duties) {
+        let file = secret();
+        drop_privileges(duties, false).expect("dropped privileges");
+        assert_nothing_of_root_is_writable(&file);
+        assert_eq!(fs::read(&file).expect("a readable file"), b"secret");
+        let parent = std::os::unix::process::parent_id();
+        let maps = fs::read(format!("/proc/{parent}/maps")).expect("readable mappings");
+        assert!(!maps.is_empty());
+        assert!(fs::read(format!("/proc/{parent}/root/proc/self/comm")).is_ok());
+    }
+
+    #[test]
+    #[ignore = "drops privileges, and is run by another test in its own process"]
+    fn write_after_dropping_for_inspect() {
+        write_after_dropping(Duties::Inspect);
+    }
+
+    #[test]
+    #[ignore = "drops privileges, and is run by another test in its own process"]
+    fn write_after_dropping_for_attach() {
+        write_after_dropping(Duties::Attach);
+    }
 }

@@ -54,7 +54,20 @@ fn assert_keeps(expected: u64, tool: &str, args: &[&str]) {
     });
     let kept = ["CapEff", "CapPrm", "CapInh"].map(|set| status(tool.pid(), set));
     assert_eq!(kept, [expected, expected, 0], "{kept:x?}");
+    assert_threads_are_not_root(tool.pid());
     assert!(tool.stop().status.success());
+}
+
+/// Root without capabilities still owns most files.
+#[track_caller]
+fn assert_threads_are_not_root(pid: u32) {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
+    for thread in threads.flatten() {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let ids = |name| status.lines().find_map(|line| line.strip_prefix(name));
+        let ids = [ids("Uid:"), ids("Gid:")].map(|ids| ids.unwrap_or_default().split_whitespace());
+        assert!(ids.into_iter().flatten().all(|id| id != "0"), "{status}");
+    }
 }
 
 #[test]
@@ -69,6 +82,12 @@ fn only_capabilities_still_needed_are_kept() {
     let target = Target::start(Command::new(program("calls")));
     let attaches = inspects | CAP_SYS_ADMIN | CAP_BPF | CAP_PERFMON;
     assert_keeps(attaches, "mallocsnoop", &["-p", &target.pid().to_string()]);
+    // Another thread attaches to processes that begin to match.
+    assert_keeps(
+        attaches,
+        "functrace",
+        &["--scope", "targeted", "--comm", "calls", &main],
+    );
 }
 
 #[test]
