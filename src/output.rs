@@ -35,7 +35,7 @@ pub use table::{Column, Table};
 pub use value::Value;
 
 use append::{push_prefix, push_spaces};
-use csv::CsvWriter;
+use csv::{Content, CsvWriter};
 use escape::ShortText;
 use json_key::JsonKey;
 use table::{Align, TextColumn};
@@ -224,8 +224,9 @@ impl Output {
     fn csv_header(&mut self, table: &Table) {
         for column in table.data_columns() {
             let key = column.key.name.as_bytes();
-            self.csv
-                .field(&mut self.buffer, false, |out| out.extend_from_slice(key));
+            self.csv.field(&mut self.buffer, Content::Trusted, |out| {
+                out.extend_from_slice(key)
+            });
         }
         self.csv.end_row(&mut self.buffer);
         self.headed = Some(table.kind());
@@ -234,7 +235,7 @@ impl Output {
     fn csv_row(&mut self, table: &Table, values: &[Value]) {
         for column in table.data_columns() {
             let value = &values[column.index];
-            self.csv.field(&mut self.buffer, value.is_plain_in_csv(), |out| {
+            self.csv.field(&mut self.buffer, value.csv_content(), |out| {
                 value.push_plain(out, &mut self.times)
             });
         }

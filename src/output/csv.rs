@@ -1,5 +1,26 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! CSV as in RFC 4180, but with LF as the line end, as Unix tools expect.
+//! CSV as in RFC 4180, but with LF as the line end, as Unix tools expect, and with text that is not a formula.
+
+/// What a field may contain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Nothing that needs quotes, and no text.
+    Plain,
+    /// A number, perhaps negative, or text of the tool.
+    Trusted,
+    /// Anything.
+    Untrusted,
+}
+
+/// Whether a spreadsheet evaluates text, which a traced program may have chosen to run a command. The wide forms of the
+/// characters count as well.
+fn is_formula(text: &[u8]) -> bool {
+    const WIDE: [&str; 4] = ["\u{ff1d}", "\u{ff0b}", "\u{ff0d}", "\u{ff20}"];
+    matches!(
+        text.first(),
+        Some(b'=' | b'+' | b'-' | b'@' | b'\t' | b'\r' | b'\n')
+    ) || WIDE.iter().any(|sign| text.starts_with(sign.as_bytes()))
+}
 
 /// Writes rows field by field.
 #[derive(Default)]
@@ -11,9 +32,9 @@ pub(super) struct CsvWriter {
 }
 
 impl CsvWriter {
-    /// Appends one field. `push` writes it without quotes; `plain` if it never needs them.
+    /// Appends one field. `push` writes it without quotes.
     #[inline]
-    pub fn field(&mut self, out: &mut Vec<u8>, plain: bool, push: impl FnOnce(&mut Vec<u8>)) {
+    pub fn field(&mut self, out: &mut Vec<u8>, content: Content, push: impl FnOnce(&mut Vec<u8>)) {
         match self.fields {
             0 => self.row_start = out.len(),
             _ => out.push(b','),
@@ -21,7 +42,10 @@ impl CsvWriter {
         self.fields += 1;
         let start = out.len();
         push(out);
-        if !plain
+        if content == Content::Untrusted && is_formula(&out[start..]) {
+            out.insert(start, b'\'');
+        }
+        if content != Content::Plain
             && out[start..]
                 .iter()
                 .any(|byte| matches!(byte, b'"' | b',' | b'\n' | b'\r'))

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use super::append::{push_bool, push_display, quoted};
+use super::csv::Content;
 use super::datum::{Datum, push_fields, push_json_fields};
 use super::escape::{push_json, push_text};
 use super::histogram::Bucket;
@@ -64,8 +65,8 @@ impl Value<'_> {
         }
     }
 
-    /// Whether [`Value::push_plain`] never appends anything that CSV has to quote.
-    pub(super) fn is_plain_in_csv(&self) -> bool {
+    /// What [`Value::push_plain`] appends to a CSV field.
+    pub(super) fn csv_content(&self) -> Content {
         match self {
             Self::U64(_)
             | Self::Hex(_)
@@ -73,13 +74,11 @@ impl Value<'_> {
             | Self::Null
             | Self::Time(_)
             | Self::Micros(_)
-            | Self::Share(_) => true,
-            Self::Str(_)
-            | Self::Bytes(_)
-            | Self::Lines(_)
-            | Self::Buckets(_)
-            | Self::Datum(_)
-            | Self::Fields(_) => false,
+            | Self::Share(_) => Content::Plain,
+            Self::Str(_) | Self::Datum(Datum::U64(_) | Datum::I64(_) | Datum::F64(_)) => Content::Trusted,
+            Self::Bytes(_) | Self::Lines(_) | Self::Buckets(_) | Self::Datum(_) | Self::Fields(_) => {
+                Content::Untrusted
+            }
         }
     }
 
