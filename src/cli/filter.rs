@@ -96,10 +96,18 @@ impl FilterArgs {
 /// The PID of the process that a PID or TID belongs to.
 ///
 /// # Errors
-/// The process does not exist.
+/// The process does not exist, or runs a 32-bit program.
 pub fn process_of(pid: u32) -> Result<u32> {
     privileges::require_own_proc()?;
-    Proc::host()
+    let proc = Proc::host();
+    let tgid = proc
         .tgid(pid)
-        .map_err(|_| Failure::failed(format!("failed to trace PID {pid}: no such process")).into())
+        .map_err(|_| Failure::failed(format!("failed to trace PID {pid}: no such process")))?;
+    if proc.is_32_bit(tgid) {
+        let message = format!("failed to trace PID {pid}: a 32-bit program");
+        return Err(Failure::failed(message)
+            .hint("only 64-bit programs can be traced")
+            .into());
+    }
+    Ok(tgid)
 }

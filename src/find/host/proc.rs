@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, ErrorKind};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -140,6 +140,13 @@ impl Proc {
             ));
         }
         Ok(file)
+    }
+
+    /// Whether a process runs a 32-bit program. False if its executable cannot be read, or is not ELF.
+    pub fn is_32_bit(&self, pid: u32) -> bool {
+        let mut ident = [0; 5];
+        let read = open_regular(&self.path(pid, "exe")).and_then(|mut exe| exe.read_exact(&mut ident));
+        read.is_ok() && ident == *b"\x7fELF\x01"
     }
 
     /// The executable of a process.
