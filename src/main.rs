@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! `ubpf-tools TOOL`, or a link named after a tool: parse, run, exit status.
 
+mod allocator;
 mod bpf;
 mod cli;
 mod error;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     if let Err(error) = privileges::refuse_setuid() {
         return ExitCode::from(report(&error));
     }
+    privileges::ignore_file_size_signal();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     #[cfg(feature = "pages")]
     if let [_, option, folder] = &arguments[..]

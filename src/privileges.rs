@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl::set_keepcaps;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{Gid, Uid, getegid, geteuid, getgid, getuid, setgroups, setresgid, setresuid};
 
 use crate::error::{Failure, permission_hint};
@@ -164,6 +165,12 @@ pub fn raise_file_limit() {
         // If this fails, attaching reports the limit when it is reached.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
+}
+
+/// Makes a write beyond the limit of file sizes (`ulimit -f`) an error. By default, SIGXFSZ kills the process.
+pub fn ignore_file_size_signal() {
+    // SAFETY: installs no handler. If it fails, the default stays.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
 }
 
 /// The limit of open files of this process.

@@ -124,9 +124,11 @@ impl TracedCommand {
 
 /// Runs in the child. Returns only when nothing was executed.
 fn execute(argv: &[CString], start: StartPipe, report: OwnedFd) -> i32 {
-    // Rust ignores SIGPIPE, which the command would inherit. Handlers are reset by the exec.
-    // SAFETY: restores the default action, installs no handler.
-    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    // The tool ignores these, which the command would inherit. Handlers are reset by the exec.
+    for ignored in [Signal::SIGPIPE, Signal::SIGXFSZ] {
+        // SAFETY: restores the default action, installs no handler.
+        let _ = unsafe { signal(ignored, SigHandler::SigDfl) };
+    }
     if start.wait()
         && let Some(program) = argv.first()
         && let Err(errno) = execvp(program, argv)

@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
 use crate::harness::{
-    AttachMode, Folder, Owned, TOOLS, Tool, in_guest, program, run_to_end, tool_command, wait_until,
+    AttachMode, Folder, Owned, TOOLS, Tool, in_guest, program, run_to_end, skip, tool_command, wait_until,
 };
 
 /// Counts the SIGTERMs that it gets. It ends half a second after the first, with a status that has the number.
@@ -218,4 +218,84 @@ fn closed_standard_output_is_an_error() {
     );
     let ended = run_to_end(Command::new("sh").args(["-c", &script]));
     assert!(ended.status.success(), "{ended:?}");
+}
+
+/// `ulimit OPTION`, and the tool with these arguments.
+fn run_limited(option: &str, args: &str) -> crate::harness::Ended {
+    let script = format!("ulimit {option}; exec {} {args}", TOOLS.display());
+    run_to_end(Command::new("bash").args(["-c", &script]))
+}
+
+#[test]
+fn file_that_may_not_grow_is_an_error() {
+    let folder = Folder::new();
+    let ended = run_limited("-f 1", &format!("funclist libc -o {}/out", folder.path.display()));
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(
+        ended
+            .stderr
+            .starts_with("error: failed to write to the output file: File too large"),
+        "{ended:?}"
+    );
+    // The command may die of the signal, as it would alone.
+    let script = "head -c 9999 /dev/zero >$0/big; test $? = 153";
+    let args = format!(
+        "functrace libc:malloc -q -o /dev/null -- sh -c '{script}' {}",
+        folder.path.display()
+    );
+    let ended = run_limited("-f 1", &args);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+#[test]
+fn too_little_memory_is_an_error() {
+    let mut errors = 0;
+    for megabytes in 4..200 {
+        let ended = run_limited(&format!("-v {megabytes}000"), "funclist libc");
+        if ended.status.success() {
+            break;
+        }
+        // With less, the C library cannot even start the program.
+        if ended.status.signal() != Some(Signal::SIGSEGV as i32) {
+            assert_eq!(ended.status.code(), Some(1), "{megabytes} MB: {ended:?}");
+            assert_eq!(ended.stderr, "error: out of memory\n");
+            errors += 1;
+        }
+    }
+    assert!(errors > 0);
+}
+
+#[test]
+fn process_of_32_bits_is_refused() {
+    let folder = Folder::new();
+    let source = folder.path.join("loop.c");
+    fs::write(
+        &source,
+        "void _start(void) { for (;;) __asm__ volatile(\"int $0x80\" : : \"a\"(29)); }",
+    )
+    .expect("a file");
+    let program = folder.path.join("loop");
+    let built = Command::new("gcc")
+        .args(["-m32", "-nostdlib", "-static", "-fno-pic", "-no-pie", "-o"])
+        .args([&program, &source])
+        .output();
+    if !built.is_ok_and(|built| built.status.success()) {
+        return skip("gcc cannot build 32-bit programs");
+    }
+    let Ok(process) = Command::new(&program).spawn() else {
+        return skip("this kernel runs no 32-bit programs");
+    };
+    let process = Owned(process);
+    let pid = process.0.id().to_string();
+    for args in [
+        ["funccount", "libc:malloc"],
+        ["functrace", ":main"],
+        ["mallocsnoop", "-q"],
+        ["funclist", "libc"],
+    ] {
+        let ended = run_to_end(Command::new(&*TOOLS).args(args).args(["-p", &pid]));
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        let expected = format!("error: failed to trace PID {pid}: a 32-bit program\n");
+        assert!(ended.stderr.starts_with(&expected), "{ended:?}");
+    }
 }
