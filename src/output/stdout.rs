@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Whether standard output was closed when the program started. The standard library opens /dev/null in its place before
-//! `main`, so that everything printed would be lost without an error.
+//! Whether standard output was closed when the program started. The standard library opens /dev/null in its place
+//! before `main`, so that everything printed would be lost without an error.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

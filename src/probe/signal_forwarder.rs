@@ -2,8 +2,8 @@
 //! Passes signals that end the tool on to its command, unless they reached the command already: Ctrl-C and timeout(1)
 //! signal the whole process group, and a program that gets a second signal often gives up its orderly shutdown.
 //!
-//! Whether a signal was for the tool alone is not part of it. So a child process in the same process group waits for the
-//! same signals: what it gets, the command got. It keeps only the capability to send signals, which the tool drops.
+//! Whether a signal was for the tool alone is not part of it. So a child process in the same process group waits for
+//! the same signals: what it gets, the command got. It keeps only the capability to send signals, which the tool drops.
 
 use std::fs::File;
 use std::io::{Read, Write};
