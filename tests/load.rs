@@ -88,12 +88,14 @@ fn verified_instructions(program: BorrowedFd<'_>) -> u32 {
     info.verified_insns
 }
 
-/// Skips the programs that the tools do not load on this kernel: of session links before 6.13, and sleepable
+/// Skips the programs that the tools do not load on this kernel: of --hold before 6.16, of session
+/// links before 6.13, and sleepable
 /// uprobe programs, which pop free indices from a map, before 6.9.
 fn skip_unsupported(name: &str, open: &mut OpenObject) {
     for mut program in open.progs_mut() {
         let section = program.section().to_string_lossy().into_owned();
         let since = match section.ends_with(".s") {
+            _ if section.starts_with("tp_btf/") => (6, 16),
             _ if is_for_sessions(&program) => (6, 13),
             true => (6, 9),
             false => (0, 0),

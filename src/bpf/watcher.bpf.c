@@ -11,10 +11,9 @@
  * A separate object, because it reads kernel types.
  */
 #include "filter.bpf.h"
+#include "hold.bpf.h"
 
-#define SIGSTOP 19
 #define PF_KTHREAD 0x00200000
-#define MAX_HELD 4096
 
 /* Kinds of records. A record is a header alone. */
 enum process_change {
@@ -36,12 +35,6 @@ EXPORT_ENUM(member_state);
 const volatile bool follow = false; /* children of members are members */
 const volatile bool hold = false;
 
-/* True until the run ends. Not a constant: the watchdog clears it if the tool dies. */
-bool holding = true;
-
-/* Counted up by user space several times a second, to show the watchdog that it is not stopped itself. */
-__u32 heartbeat = 1;
-
 /* Processes that have probes, or are about to get them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -49,14 +42,6 @@ struct {
 	__type(key, __u32);
 	__type(value, __u8);
 } members SEC(".maps");
-
-/* Processes that were stopped here and not resumed yet. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_HELD);
-	__type(key, __u32);
-	__type(value, __u8);
-} held SEC(".maps");
 
 static __always_inline struct event_header *reserve_report(__u16 kind, __u32 pid)
 {
@@ -75,19 +60,6 @@ static __always_inline void report(__u16 kind, __u32 pid)
 
 	if (event)
 		event_submit(event, sizeof(*event));
-}
-
-/* Stops the current process. The map is written first, so that the watchdog knows of every process that is stopped. */
-static __always_inline bool stop_current(__u32 pid)
-{
-	__u8 one = 1;
-
-	if (!holding || bpf_map_update_elem(&held, &pid, &one, BPF_ANY))
-		return false;
-	if (!bpf_send_signal(SIGSTOP))
-		return true;
-	bpf_map_delete_elem(&held, &pid);
-	return false;
 }
 
 static __always_inline void report_match(__u16 kind, __u32 pid, const __u64 *name, bool may_stop)

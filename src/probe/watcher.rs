@@ -74,7 +74,9 @@ impl ProcessWatcher {
         };
         if filter.hold {
             // Before the first process can be stopped.
-            watcher.guard = Some(HoldGuard::start(&watcher.object.held()?)?);
+            let guard = HoldGuard::start(&watcher.object.held()?)?;
+            watcher.object.set_holders(guard.pid())?;
+            watcher.guard = Some(guard);
         }
         let warning = watcher.object.attach(filter)?;
         watcher.warnings.extend(warning.map(str::to_owned));
@@ -162,7 +164,7 @@ impl ProcessWatcher {
             held,
             lost: self.object.lost()?,
             follows: self.filter.follow,
-            notices: send,
+            notices: send.clone(),
             notified: Arc::clone(&self.notified),
         };
         let end = Arc::clone(&self.end);
@@ -172,7 +174,12 @@ impl ProcessWatcher {
         if self.filter.hold {
             let held = self.object.held()?;
             let end = Arc::clone(&self.end);
-            let thread = Builder::new().spawn(move || held.beat(&end));
+            let notified = Arc::clone(&self.notified);
+            let thread = Builder::new().spawn(move || {
+                if !held.beat(&end) && send.send(WatcherNotice::Unguarded).is_ok() {
+                    let _ = notified.write(1);
+                }
+            });
             self.threads.push(thread.context("failed to spawn a thread")?);
         }
         self.notices = Some(receive);

@@ -135,6 +135,9 @@ impl<F: Finder> RunProbes<F> {
             match notice {
                 WatcherNotice::Joined(joined) => report.process_joined(&mut self.late, &joined),
                 WatcherNotice::Missed => self.late.missed += 1,
+                WatcherNotice::Unguarded => report
+                    .messages
+                    .warn("the watchdog of --hold was killed: new programs are no longer stopped"),
                 WatcherNotice::Failed(reason) => report.process_failed(&mut self.late, &reason),
             }
         }

@@ -9,6 +9,7 @@ mod docs;
 mod ending;
 mod harm;
 mod harness;
+mod hold;
 mod namespaces;
 mod placement;
 mod privileges;

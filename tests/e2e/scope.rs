@@ -24,7 +24,6 @@ each_mode! {
     several_pids_are_targeted_by_default
     renamed_process_joins
     forked_child_joins
-    held_programs_are_traced_from_their_first_call
     returns_are_counted_per_process
     many_perf_events_fall_back_to_all_processes
 }
@@ -37,32 +36,30 @@ best_mode! {
     process_that_rejoins_is_counted_once
     exec_by_a_thread_keeps_probes
     links_of_exited_processes_are_closed
-    held_program_resumes_when_the_tool_is_killed
-    held_program_resumes_while_the_tool_is_stopped
     scope_all_traces_all_processes
     many_processes_are_targeted_with_multi_links
 }
 
 /// A copy of the allocator, and unique names.
-struct Stage {
-    folder: Folder,
-    library: PathBuf,
+pub struct Stage {
+    pub folder: Folder,
+    pub library: PathBuf,
 }
 
 impl Stage {
-    fn new() -> Stage {
+    pub fn new() -> Stage {
         let folder = Folder::new();
         let library = folder.copy_of(bump_library(), "libbump.so");
         Stage { folder, library }
     }
 
-    fn command(&self, program: impl AsRef<Path>) -> Command {
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
         command.env("LD_PRELOAD", &self.library);
         command
     }
 
-    fn actor(&self) -> Actor {
+    pub fn actor(&self) -> Actor {
         Actor::new(Target::start(self.command(calls_program())))
     }
 
@@ -73,19 +70,19 @@ impl Stage {
     }
 
     /// A copy of the program with a unique name.
-    fn program(&self) -> (PathBuf, String) {
+    pub fn program(&self) -> (PathBuf, String) {
         let name = unique("scope");
         (self.folder.copy_of(calls_program(), &name), name)
     }
 
-    fn trace(&self, mode: AttachMode, args: &[&str]) -> Tool {
+    pub fn trace(&self, mode: AttachMode, args: &[&str]) -> Tool {
         let library = self.library.to_str().expect("a path in UTF-8");
         Tool::start("mallocsnoop", mode, [&["-l", library], args].concat())
     }
 }
 
 /// A target, and the code of its malloc before it was traced.
-struct Actor {
+pub struct Actor {
     target: Target,
     malloc: String,
     untouched: Code,
@@ -110,7 +107,7 @@ impl Actor {
         instructions(&self.target, &self.malloc) != self.untouched
     }
 
-    fn call(&mut self, times: usize) {
+    pub fn call(&mut self, times: usize) {
         self.target.ask(&format!("malloc {times} {BLOCK}"));
     }
 }
@@ -211,40 +208,6 @@ fn forked_child_joins(mode: AttachMode) {
     let run = tool.stop();
     run.assert_clean();
     assert_eq!((rows_of(&run, child), rows_of(&run, actor.pid())), (97, 89));
-}
-
-fn held_programs_are_traced_from_their_first_call(mode: AttachMode) {
-    const RUNS: usize = 5;
-    let stage = Stage::new();
-    let (program, name) = stage.program();
-    let mut other = stage.actor();
-    let tool = stage.trace(
-        mode,
-        &["--comm", &name, "--scope", "targeted", "--hold", "--free"],
-    );
-    for _ in 0..RUNS {
-        let mut command = stage.command(&program);
-        let ended = run_to_end(command.args([
-            &format!("malloc 97 {BLOCK}"),
-            "calloc 89 1 5003",
-            "realloc 83 6007",
-        ]));
-        assert!(ended.status.success(), "{}", ended.stderr);
-    }
-    other.call(79);
-    let run = tool.stop();
-    run.assert_clean();
-    let found = [FIRST_CALL_BYTES, BLOCK, 5003, 6007].map(|size| count(&run, size));
-    assert_eq!(found, [1, 97, 89, 83].map(|calls| calls * RUNS));
-    // The blocks that realloc enlarges are freed by realloc, not by free.
-    assert_eq!(run.with("call", "free").len(), (1 + 97 + 89 + 83) * RUNS);
-    assert!(
-        run.joined.iter().all(|joined| joined["held"] == true),
-        "{:?}",
-        run.joined
-    );
-    assert_eq!((run.joined.len(), &run.summary["held"]), (RUNS, &RUNS.into()));
-    assert_eq!(run.summary["missed"], 0);
 }
 
 fn returns_are_counted_per_process(mode: AttachMode) {
@@ -419,48 +382,6 @@ fn links_of_exited_processes_are_closed(mode: AttachMode) {
     assert!(last.end().success());
     wait_until("the end of all links", || (links(&tool) == none).then_some(()));
     tool.stop().assert_clean();
-}
-
-fn state(pid: u32) -> char {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    let (_, rest) = stat.rsplit_once(") ").expect("a state");
-    rest.chars().next().expect("a state")
-}
-
-fn held_program_resumes_when_the_tool_is_killed(mode: AttachMode) {
-    let stage = Stage::new();
-    let (program, name) = stage.program();
-    let tool = stage.trace(mode, &["--comm", &name, "--scope", "targeted", "--hold"]);
-    // The tool itself can no longer resume the program.
-    tool.signal(Signal::SIGSTOP);
-    let mut command = stage.command(&program);
-    command.arg(format!("malloc 97 {BLOCK}")).stdout(Stdio::null());
-    let mut held = Owned(command.spawn().expect("a program"));
-    wait_until("the stop", || (state(held.0.id()) == 'T').then_some(()));
-    tool.signal(Signal::SIGKILL);
-    let run = tool.finish();
-    assert!(run.summary.is_null());
-    assert!(held.wait().success());
-}
-
-fn held_program_resumes_while_the_tool_is_stopped(mode: AttachMode) {
-    let stage = Stage::new();
-    let (program, name) = stage.program();
-    let tool = stage.trace(mode, &["--comm", &name, "--scope", "targeted", "--hold"]);
-    tool.signal(Signal::SIGSTOP);
-    let run_one = || {
-        let mut command = stage.command(&program);
-        command.arg(format!("malloc 97 {BLOCK}")).stdout(Stdio::null());
-        let mut held = Owned(command.spawn().expect("a program"));
-        assert!(held.wait().success());
-    };
-    run_one();
-    // Until the tool is back, no other is stopped.
-    let start = Instant::now();
-    run_one();
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    tool.signal(Signal::SIGCONT);
-    assert!(tool.stop().status.success());
 }
 
 fn scope_all_traces_all_processes(mode: AttachMode) {

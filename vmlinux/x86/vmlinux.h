@@ -128,6 +128,14 @@ enum {
 	BPF_RB_PROD_POS = 3,
 };
 
+enum pid_type {
+	PIDTYPE_PID = 0,
+	PIDTYPE_TGID = 1,
+	PIDTYPE_PGID = 2,
+	PIDTYPE_SID = 3,
+	PIDTYPE_MAX = 4,
+};
+
 struct fred_cs {
 	u64 cs : 16;
 	u64 sl : 2;
@@ -215,9 +223,19 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+typedef struct {
+	long unsigned int sig[1];
+} sigset_t;
+
+struct sigpending {
+	sigset_t signal;
+};
+
 struct signal_struct {
 	struct tty_struct *tty;
 	atomic_t live;
+	unsigned int flags;
+	struct sigpending shared_pending;
 };
 
 struct tty_driver;

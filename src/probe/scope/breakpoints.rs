@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Decides which processes get breakpoints.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use libbpf_rs::btf::ReferencesType as _;
+use libbpf_rs::btf::{Btf, types};
 
 use crate::error::Failure;
 use crate::privileges;
@@ -53,6 +55,9 @@ impl Breakpoints {
             .hint("use it with --container, or with --scope targeted and --comm, -u or --cgroup")
             .into());
         }
+        if filter.hold {
+            require_release()?;
+        }
         Ok(breakpoints)
     }
 }
@@ -68,6 +73,26 @@ fn require_watcher() -> Result<()> {
                 .into(),
         ),
     }
+}
+
+/// Fails unless the kernel itself can resume stopped programs when nobody is left to (`hold.bpf.h`). That takes a
+/// function to signal another process (6.13), and a tracepoint for the exit of a process that still has its memory,
+/// whose third parameter was added with that (6.16).
+fn require_release() -> Result<()> {
+    let kernel = Btf::from_vmlinux().context("failed to read the kernel's BTF")?;
+    let exit = kernel
+        .type_by_name::<types::Typedef<'_>>("btf_trace_sched_process_exit")
+        .and_then(|typedef| types::Ptr::try_from(typedef.referenced_type()).ok())
+        .and_then(|pointer| types::FuncProto::try_from(pointer.referenced_type()).ok());
+    let signals = kernel.type_by_name::<types::Func<'_>>("bpf_send_signal_task");
+    if exit.is_some_and(|exit| exit.len() >= 3) && signals.is_some() {
+        return Ok(());
+    }
+    Err(Failure::denied(
+        "--hold needs Linux 6.16: this kernel cannot resume programs after a kill of their tracer",
+    )
+    .hint("without --hold, new programs get their probes some milliseconds late, and the delay is reported")
+    .into())
 }
 
 #[cfg(test)]

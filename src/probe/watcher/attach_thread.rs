@@ -41,6 +41,8 @@ pub enum WatcherNotice {
     Missed,
     /// Attaching to a process failed, for this reason.
     Failed(String),
+    /// The watchdog was killed: no more programs are stopped.
+    Unguarded,
 }
 
 /// What the thread works with.
@@ -119,17 +121,16 @@ impl AttachThread {
         let joined = (is_wanted && !attacher.members().contains(pid)).then(|| attacher.join(pid));
         let now_ns = monotonic_ns();
         drop(attacher);
-        if change.held
-            && let Some(held) = &self.held
-        {
-            held.resume(pid);
-        }
+        // Not if it was resumed before it had its probes.
+        let held = change.held && self.held.as_ref().is_some_and(|held| held.resume(pid));
         if is_wanted && change.wanted.is_none() {
             self.add_checked(pid, &change);
         }
         let missed = change.matched && !is_wanted && !was_member;
         match joined {
-            Some(joined) => self.notify(self.joined_notice(pid, joined, change, now_ns)),
+            Some(joined) => {
+                self.notify(self.joined_notice(pid, joined, PendingChange { held, ..change }, now_ns))
+            }
             None if missed => self.notify(WatcherNotice::Missed),
             None => {}
         }

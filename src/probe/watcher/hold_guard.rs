@@ -3,11 +3,12 @@
 //! itself.
 //!
 //! A child process that waits on a pipe, which the kernel closes however the tool ends, a kill included. It
-//! finds the stopped processes in the map `held`, which the BPF program writes before it stops one.
+//! finds the stopped processes in the map `held`, which the BPF program writes before it stops one. If the
+//! watchdog itself is killed, stopped or frozen, BPF programs resume them: see `hold.bpf.h`.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -21,33 +22,37 @@ use nix::unistd::{Pid, setsid};
 
 use crate::privileges::{self, Duties};
 use crate::probe::child::{StartPipe, WaitingChild, close_all_except};
+use crate::probe::clock::monotonic_ns;
 
-/// The watcher's map `held` of stopped processes, its variable `holding`, which ends the stopping, and `heartbeat`.
+/// The watcher's map `held` of stopped processes, and its variables of the same names, for which see `hold.bpf.h`.
 pub struct HeldProcesses<'a> {
     pub pids: MapHandle,
     pub holding: &'a AtomicBool,
+    pub guarded_ns: &'a AtomicU64,
+    pub abandoned: &'a AtomicBool,
     pub heartbeat: &'a AtomicU32,
 }
 
 impl HeldProcesses<'_> {
-    /// Resumes one process.
-    pub fn resume(&self, pid: u32) {
+    /// Resumes one process. False if another has done so before.
+    pub fn resume(&self, pid: u32) -> bool {
         // It may have exited. SIGCONT also discards a SIGSTOP that is still pending.
         let _ = kill(Pid::from_raw(pid as i32), Signal::SIGCONT);
-        let _ = self.pids.delete(&pid.to_ne_bytes());
+        self.pids.delete(&pid.to_ne_bytes()).is_ok()
     }
 
-    /// Shows the watchdog that this process runs, until `end` is written.
-    pub fn beat(&self, end: &EventFd) {
-        loop {
+    /// Shows the watchdog that this process runs, until `end` is written. False if the watchdog has died.
+    pub fn beat(&self, end: &EventFd) -> bool {
+        while !self.abandoned.load(Ordering::SeqCst) {
             self.heartbeat.fetch_add(1, Ordering::SeqCst);
             self.holding.store(true, Ordering::SeqCst);
             let mut ready = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
             let timeout = PollTimeout::try_from(BEAT).unwrap_or(PollTimeout::NONE);
             if matches!(poll(&mut ready, timeout), Ok(1..)) {
-                return;
+                break;
             }
         }
+        !self.abandoned.load(Ordering::SeqCst)
     }
 
     /// Resumes what is stopped now. No more processes are stopped until the tool is back.
@@ -113,7 +118,13 @@ impl HoldGuard {
     /// # Errors
     /// The watchdog cannot be forked.
     pub fn start(held: &HeldProcesses<'_>) -> Result<Self> {
+        held.guarded_ns.store(monotonic_ns(), Ordering::SeqCst);
         WaitingChild::fork(|start| watch(start, held)).map(Self)
+    }
+
+    /// The watchdog process.
+    pub fn pid(&self) -> Pid {
+        self.0.pid()
     }
 }
 
@@ -137,27 +148,23 @@ fn watch(mut parent: StartPipe, held: &HeldProcesses<'_>) -> i32 {
     let _ = privileges::drop_privileges(Duties::Release, false);
     let (mut last, mut heard) = (0, Instant::now());
     loop {
-        match parent.wait_for(BEAT) {
-            None => {
-                let beat = held.heartbeat.load(Ordering::SeqCst);
-                if beat != last {
-                    (last, heard) = (beat, Instant::now());
-                } else if heard.elapsed()
-                    >= if beat == FIRST_BEAT {
-                        LONGEST_START
-                    } else {
-                        LONGEST_SILENCE
-                    }
-                {
-                    held.resume_for_now();
-                }
+        held.guarded_ns.store(monotonic_ns(), Ordering::SeqCst);
+        if let Some(is_done) = parent.wait_for(BEAT) {
+            if !is_done {
+                held.resume_all();
             }
-            Some(is_done) => {
-                if !is_done {
-                    held.resume_all();
-                }
-                return 0;
-            }
+            return 0;
+        }
+        let beat = held.heartbeat.load(Ordering::SeqCst);
+        let longest = if beat == FIRST_BEAT {
+            LONGEST_START
+        } else {
+            LONGEST_SILENCE
+        };
+        if beat != last {
+            (last, heard) = (beat, Instant::now());
+        } else if heard.elapsed() >= longest {
+            held.resume_for_now();
         }
     }
 }

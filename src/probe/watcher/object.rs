@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use anyhow::{Context, Result};
 use libbpf_rs::skel::{OpenSkel as _, SkelBuilder as _};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
+use nix::unistd::Pid;
 
 use crate::bpf::OpenToolSkel;
 use crate::bpf::watcher::types::member_state;
@@ -21,11 +22,15 @@ pub const RING_BYTES: u32 = 1 << 18;
 /// Bytes in the ring that wake the reader.
 const WAKE_AT: u64 = 1 << 16;
 
+const NO_VARIABLES: &str = "the BPF object has no memory for its variables";
+
 const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe/type";
 
 /// The loaded object, and the links of its programs.
 pub struct WatcherObject {
     links: Vec<Link>,
+    /// With --hold: those that resume the stopped processes. Kept until the object is dropped.
+    release_links: Vec<Link>,
     skeleton: WatcherSkel<'static>,
     user_hook: UserHook,
 }
@@ -77,6 +82,7 @@ impl WatcherObject {
         filter.fill(&skeleton.maps.pids, &skeleton.maps.cgroups)?;
         Ok(Self {
             links: Vec::new(),
+            release_links: Vec::new(),
             skeleton,
             user_hook,
         })
@@ -88,6 +94,13 @@ impl WatcherObject {
     /// The kernel cannot attach a program.
     pub fn attach(&mut self, filter: &ProcessFilter) -> Result<Option<&'static str>> {
         let progs = &self.skeleton.progs;
+        if filter.hold {
+            for program in [&progs.hold_exit, &progs.hold_switch] {
+                let link = program.attach();
+                self.release_links
+                    .push(link.context("failed to attach the programs that resume held processes")?);
+            }
+        }
         let mut programs = vec![&progs.scope_exec, &progs.scope_fork, &progs.scope_exit];
         programs.extend((!filter.comms.is_empty()).then_some(&progs.scope_rename));
         programs.extend((!filter.cgroups.is_empty()).then_some(&progs.scope_cgroup));
@@ -123,14 +136,28 @@ impl WatcherObject {
         Ok(MemberMap(MapHandle::try_from(&self.skeleton.maps.members)?))
     }
 
+    /// Names the two processes that resume what is stopped: this one and its watchdog.
+    ///
+    /// # Errors
+    /// The object has no memory for its variables.
+    pub fn set_holders(&mut self, watchdog: Pid) -> Result<()> {
+        let data = self.skeleton.maps.bss_data.as_mut();
+        let data = data.context(NO_VARIABLES)?;
+        (data.tool_pid, data.guard_pid) = (std::process::id(), watchdog.as_raw() as u32);
+        Ok(())
+    }
+
     /// The result must not be used once the object is dropped.
     ///
     /// # Errors
     /// The object has no memory for its variables.
     pub fn held(&self) -> Result<HeldProcesses<'static>> {
         let data = self.skeleton.maps.data_data.as_ref();
-        let data = data.context("the BPF object has no data")?;
+        let data = data.context(NO_VARIABLES)?;
         let (holding, heartbeat) = (&raw const data.holding, &raw const data.heartbeat);
+        let guarded_ns = &raw const data.guarded_ns;
+        let zeroed = self.skeleton.maps.bss_data.as_ref();
+        let abandoned = &raw const zeroed.context(NO_VARIABLES)?.abandoned;
         Ok(HeldProcesses {
             pids: MapHandle::try_from(&self.skeleton.maps.held)?,
             // SAFETY: a byte in memory that the skeleton has mapped. The kernel and the watchdog change it
@@ -139,6 +166,10 @@ impl WatcherObject {
             holding: unsafe { AtomicBool::from_ptr(holding.cast_mut()) },
             // SAFETY: as above; four bytes, aligned.
             heartbeat: unsafe { AtomicU32::from_ptr(heartbeat.cast_mut()) },
+            // SAFETY: as above; eight bytes, aligned.
+            guarded_ns: unsafe { AtomicU64::from_ptr(guarded_ns.cast_mut()) },
+            // SAFETY: as above; a byte.
+            abandoned: unsafe { AtomicBool::from_ptr(abandoned.cast_mut()) },
         })
     }
 
@@ -149,7 +180,7 @@ impl WatcherObject {
     /// The object has no memory for its variables.
     pub fn lost(&self) -> Result<&'static AtomicU64> {
         let counters = self.skeleton.maps.bss_data.as_ref();
-        let lost = std::ptr::from_ref(&counters.context("the BPF object has no counters")?.lost);
+        let lost = std::ptr::from_ref(&counters.context(NO_VARIABLES)?.lost);
         // SAFETY: as in `held`.
         Ok(unsafe { AtomicU64::from_ptr(lost.cast_mut()) })
     }
@@ -160,6 +191,8 @@ fn select_programs(open: &mut OpenWatcherSkel<'_>, filter: &ProcessFilter, user_
     progs.scope_rename.set_autoload(!filter.comms.is_empty());
     progs.scope_cgroup.set_autoload(!filter.cgroups.is_empty());
     progs.scope_user.set_autoload(user_hook == UserHook::Kprobe);
+    progs.hold_exit.set_autoload(filter.hold);
+    progs.hold_switch.set_autoload(filter.hold);
     for program in [
         &mut progs.scope_setuid,
         &mut progs.scope_setreuid,

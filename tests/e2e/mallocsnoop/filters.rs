@@ -171,7 +171,16 @@ impl Cgroup {
     }
 
     pub fn take(&self, target: &Target) {
-        fs::write(self.0.join("cgroup.procs"), target.pid().to_string()).expect("failed to move a process");
+        self.take_pid(target.pid());
+    }
+
+    pub fn take_pid(&self, pid: u32) {
+        self.write("cgroup.procs", &pid.to_string());
+    }
+
+    /// Writes to a file of the group.
+    pub fn write(&self, file: &str, value: &str) {
+        fs::write(self.0.join(file), value).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
 }
 
