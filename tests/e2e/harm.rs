@@ -2,6 +2,9 @@
 //! Probes without harm: programs whose return addresses others read, or that switch stacks, do the same
 //! under each tool as without one. tests/targets/hazards.cc dies, hangs or prints something else under return probes.
 
+use std::collections::{HashMap, HashSet};
+use std::process::Command;
+
 use serde_json::Value;
 
 use crate::harness::{
@@ -139,6 +142,7 @@ fn coroutines_take_turns(mode: AttachMode) {
 
 best_mode! {
     details_say_how_returns_are_observed
+    instructions_do_the_same_under_probes
     instructions_that_kernels_mistake_keep_their_meaning
 }
 
@@ -172,5 +176,51 @@ fn instructions_that_kernels_mistake_keep_their_meaning(mode: AttachMode) {
         assert_eq!(ended.status.code(), Some(0), "{function}: {}", ended.stderr);
         let counted = format!("\"function\":\"{function}\",\"file\":\"opcodes\",\"count\":997}}");
         assert!(ended.stdout.contains(&counted), "{function}: {}", ended.stdout);
+    }
+}
+
+/// A function for each of thousands of instructions, each called once. The target prints what it changes.
+fn instructions_do_the_same_under_probes(mode: AttachMode) {
+    let Some(target) = program_if_built("instructions") else {
+        return skip("the instructions are those of x86-64, and python3 writes them");
+    };
+    if !mode.has_multi_links() {
+        return skip("without multi-uprobe links, so many probes take minutes to attach");
+    }
+    let untraced = run_to_end(&mut Command::new(&target)).stdout;
+    let results: HashMap<&str, &str> = untraced.lines().filter_map(|line| line.split_once(' ')).collect();
+    assert!(results.len() > 4000, "{untraced}");
+    for tool in ["funccount", "funclatency"] {
+        let spec = format!("{}:i_*", target.display());
+        let ended = run_to_end(tool_command(tool, mode, [&spec, "--"]).arg(&target));
+        let (records, printed): (Vec<&str>, Vec<&str>) =
+            ended.stdout.lines().partition(|line| line.starts_with('{'));
+        let differs = printed
+            .iter()
+            .zip(untraced.lines())
+            .find(|(one, other)| *one != other);
+        assert_eq!(differs, None, "{tool}: {}", ended.stderr);
+        assert_eq!(printed.len(), results.len(), "{tool}: {}", ended.stderr);
+        let records = records
+            .into_iter()
+            .map(|record| serde_json::from_str(record).expect("a record"));
+        let (counts, others): (Vec<Value>, Vec<Value>) =
+            records.partition(|record: &Value| record["type"] == "count");
+        if tool == "funclatency" {
+            continue;
+        }
+        assert!(counts.iter().all(|row| row["count"] == 1), "{counts:?}");
+        // All but invalid instructions are counted, or the tool says that it skipped them.
+        let counted: HashSet<&str> = counts.iter().filter_map(|row| row["function"].as_str()).collect();
+        let missing = results
+            .iter()
+            .filter(|(name, result)| !counted.contains(*name) && !result.starts_with("signal"));
+        let skipped = results.len() as u64 - others[0]["probes"].as_u64().expect("a number");
+        assert_eq!(missing.count() as u64, skipped, "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains(&format!("skipped {skipped} functions")),
+            "{}",
+            ended.stderr
+        );
     }
 }

@@ -59,14 +59,31 @@ pub const MISDECODED: &str = "the kernel mistakes its first instruction (AVX, or
 /// Whether the x86 kernel takes this for another instruction: it looks at the opcode byte and ignores what prefixes
 /// mean. With VEX or EVEX (AVX) it sees a push, jump, call, return or popf (seen on Linux 6.18 with memset for
 /// AVX-512). Of `xchg %rax,%r8`, which is `nop` with REX.B, it executes the `nop` (seen with Go's
-/// runtime.gcWriteBarrierR8). REX2 selects further registers in the same way.
+/// runtime.gcWriteBarrierR8). REX2 selects further registers in the same way. Behind a prefix F2 or F3, it does not see
+/// the operand of opcodes that some AVX-512 instructions share, cmov and setcc among them, and does not adapt an address
+/// relative to the instruction pointer to the copy that it steps.
 pub fn is_misdecoded(code: &[u8]) -> bool {
     if cfg!(not(target_arch = "x86_64")) {
         return false;
     }
     const LEGACY_PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
     let prefixes = code.iter().take_while(|byte| LEGACY_PREFIXES.contains(byte));
-    let unprefixed = code.get(prefixes.count()..).unwrap_or_default();
+    let (prefixes, unprefixed) = code.split_at(prefixes.count());
+    let opcode = match unprefixed {
+        [0x40..=0x4f, opcode @ ..] => opcode,
+        opcode => opcode,
+    };
+    if let [
+        0x0f,
+        0x41 | 0x42 | 0x44..=0x47 | 0x4a | 0x4b | 0x90..=0x93 | 0x98 | 0x99,
+        operand,
+        ..,
+    ] = opcode
+        && prefixes.iter().any(|prefix| matches!(prefix, 0xf2 | 0xf3))
+    {
+        // Relative to the instruction pointer.
+        return operand & 0xc7 == 0x05;
+    }
     // Bit 0 of a REX prefix is REX.B.
     if let [rex @ 0x40..=0x4f, 0x90, ..] = unprefixed {
         return rex & 1 != 0;

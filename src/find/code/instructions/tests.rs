@@ -5,7 +5,7 @@ use super::*;
 fn instructions_that_the_kernel_mistakes_are_recognized() {
     // vpbroadcastb %esi,%zmm16; vpbroadcastd %esi,%ymm17; vpcmpeqb %ymm0,%ymm1,%ymm2
     // xchg %rax,%r8; xchg %ax,%r8w; rep xchg %eax,%r8d; xchg %rax,%r16 (REX2)
-    let misdecoded: [&[u8]; 7] = [
+    let misdecoded: [&[u8]; 9] = [
         &[0x49, 0x90],
         &[0x66, 0x41, 0x90],
         &[0xf3, 0x4f, 0x90],
@@ -13,14 +13,18 @@ fn instructions_that_the_kernel_mistakes_are_recognized() {
         &[0x62, 0xe2, 0x7d, 0x48, 0x7a, 0xc6],
         &[0x62, 0xe2, 0x7d, 0x28, 0x7c, 0xce],
         &[0xc5, 0xf5, 0x74, 0xd0],
+        &[0xf2, 0x0f, 0x41, 0x15, 0, 0, 0, 0],
+        &[0xf3, 0x4f, 0x0f, 0x98, 0x15, 0, 0, 0, 0],
     ];
     // vmovd %esi,%xmm0; a real jump; a real push; nothing
-    // nop; pause; rex.w nop; xchg %eax,%eax with a size prefix
-    let others: [&[u8]; 8] = [
+    // nop; pause; rex.w nop; xchg %eax,%eax with a size prefix; cmov with a prefix or rip-relative
+    let others: [&[u8]; 10] = [
         &[0x90],
         &[0xf3, 0x90],
         &[0x48, 0x90],
         &[0x66, 0x90],
+        &[0xf2, 0x0f, 0x41, 0xd1],
+        &[0x0f, 0x41, 0x15, 0, 0, 0, 0],
         &[0xc5, 0xf9, 0x6e, 0xc6],
         &[0x7c, 0xce, 0, 0, 0],
         &[0x55, 0x48, 0x89, 0xe5],
