@@ -304,7 +304,8 @@ impl Tool {
         self.until(|record| is_row(record) && record["pid"] == pid, action);
     }
 
-    fn until(&mut self, is_expected: impl Fn(&Value) -> bool, mut action: impl FnMut()) {
+    /// Repeats `action` until the tool has printed such a record; gives up at the deadline.
+    pub fn until(&mut self, is_expected: impl Fn(&Value) -> bool, mut action: impl FnMut()) {
         let start = Instant::now();
         while !self.seen.iter().any(&is_expected) {
             assert!(start.elapsed() < DEADLINE, "no such record after {DEADLINE:?}");

@@ -3,7 +3,7 @@
 //! its watchdog.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -81,9 +81,7 @@ impl Hold {
     }
 
     fn spawn(&self) -> Owned {
-        let mut command = self.stage.command(&self.program);
-        command.arg(format!("malloc 97 {BLOCK}")).stdout(Stdio::null());
-        Owned(command.spawn().expect("a program"))
+        spawn(&self.stage, &self.program)
     }
 
     /// Programs that are stopped, as the tool itself is. Tries again if the watchdog was faster.
@@ -118,20 +116,25 @@ impl Hold {
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     }
 
-    /// The tool is back: it holds programs again, and misses none of their calls.
-    fn assert_holds_again(mut self) {
-        let mut runs = 0;
-        while !self.tool.seen.iter().any(|record| record["held"] == true) {
-            runs += 1;
-            let mut program = self.spawn();
-            let pid = program.0.id();
-            self.tool
-                .wait_for(|record| record["type"] == "joined" && record["pid"] == pid);
-            assert!(program.wait().success());
-            assert!(runs < 1009, "no program was held");
-        }
-        assert!(self.tool.stop().status.success());
+    /// The tool is back: it holds programs again.
+    fn assert_holds_again(self) {
+        let Hold {
+            stage,
+            program,
+            mut tool,
+        } = self;
+        tool.until(
+            |record| record["held"] == true,
+            || assert!(spawn(&stage, &program).wait().success()),
+        );
+        assert!(tool.stop().status.success());
     }
+}
+
+fn spawn(stage: &Stage, program: &Path) -> Owned {
+    let mut command = stage.command(program);
+    command.arg(format!("malloc 97 {BLOCK}")).stdout(Stdio::null());
+    Owned(command.spawn().expect("a program"))
 }
 
 fn signal(pid: Pid, signal: Signal) {
@@ -205,7 +208,9 @@ fn held_programs_resume_when_tool_and_watchdog_are_killed(mode: AttachMode) {
             true => [watchdog, tool],
             false => [tool, watchdog],
         };
-        both.map(|process| signal(process, Signal::SIGKILL));
+        for process in both {
+            signal(process, Signal::SIGKILL);
+        }
         assert_all_end(held);
         assert!(hold.tool.finish().summary.is_null());
     }

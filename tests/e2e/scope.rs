@@ -6,18 +6,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{
-    AttachMode, Folder, Owned, Run, Target, Tool, best_mode, each_mode, run_to_end, wait_until,
-};
+use crate::harness::{AttachMode, Folder, Run, Target, Tool, best_mode, each_mode, wait_until};
 use crate::mallocsnoop::ends::{Code, Held, instructions};
 use crate::mallocsnoop::filters::Cgroup;
-use crate::mallocsnoop::{BLOCK, FIRST_CALL_BYTES, bump_library, calls_program, count, unique};
+use crate::mallocsnoop::{BLOCK, bump_library, calls_program, unique};
 
 each_mode! {
     process_that_does_not_match_has_no_breakpoint
