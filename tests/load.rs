@@ -88,9 +88,8 @@ fn verified_instructions(program: BorrowedFd<'_>) -> u32 {
     info.verified_insns
 }
 
-/// Skips the programs that the tools do not load on this kernel: of --hold before 6.16, of session
-/// links before 6.13, and sleepable
-/// uprobe programs, which pop free indices from a map, before 6.9.
+/// Skips the programs that the tools do not load on this kernel: of --hold before 6.16, of session links before 6.13,
+/// and sleepable uprobe programs, which pop free indices from a map, before 6.9.
 fn skip_unsupported(name: &str, open: &mut OpenObject) {
     for mut program in open.progs_mut() {
         let section = program.section().to_string_lossy().into_owned();

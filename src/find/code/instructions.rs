@@ -59,9 +59,9 @@ pub const MISDECODED: &str = "the kernel mistakes its first instruction (AVX, or
 /// Whether the x86 kernel takes this for another instruction: it looks at the opcode byte and ignores what prefixes
 /// mean. With VEX or EVEX (AVX) it sees a push, jump, call, return or popf (seen on Linux 6.18 with memset for
 /// AVX-512). Of `xchg %rax,%r8`, which is `nop` with REX.B, it executes the `nop` (seen with Go's
-/// runtime.gcWriteBarrierR8). REX2 selects further registers in the same way. Behind a prefix F2 or F3, it does not see
-/// the operand of opcodes that some AVX-512 instructions share, cmov and setcc among them, and does not adapt an address
-/// relative to the instruction pointer to the copy that it steps.
+/// runtime.gcWriteBarrierR8). REX2 selects further registers in the same way. Behind a prefix F2 or F3, it does not
+/// see the operand of opcodes that some AVX-512 instructions share, cmov and setcc among them, and does not adapt an
+/// address relative to the instruction pointer to the copy that it steps.
 pub fn is_misdecoded(code: &[u8]) -> bool {
     if cfg!(not(target_arch = "x86_64")) {
         return false;
