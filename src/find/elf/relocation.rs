@@ -125,6 +125,18 @@ impl ElfFile {
         }
     }
 
+    /// The virtual addresses of the pointers that relocation sets to `addr`, sorted.
+    pub fn pointers_to(&self, addr: u64) -> Vec<u64> {
+        let pointers = self.pointers.get_or_init(|| self.relocated_pointers());
+        let entries = pointers.iter().flatten();
+        let mut found: Vec<u64> = entries
+            .filter(|(_, pointer)| **pointer == Some(addr))
+            .map(|(at, _)| *at)
+            .collect();
+        found.sort_unstable();
+        found
+    }
+
     /// What relocation makes of pointers, by their address: None if a symbol says.
     fn relocated_pointers(&self) -> Option<RelocatedPointers> {
         let mut pointers = HashMap::new();

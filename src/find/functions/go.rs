@@ -4,12 +4,20 @@
 //!
 //! Its header has the offsets of the names and of the list of functions. The list has pairs of an address and
 //! the offset of a record, which starts with the address and the offset of the name. Since Go 1.18, addresses
-//! are relative to the start of the code; before, they were absolute.
+//! are relative to the start of the Go code; before, they were absolute.
+//!
+//! Where the Go code starts is in the runtime's description of the module. Since Go 1.26 it is nowhere else: `.text`
+//! starts earlier if a C linker made the program. In a table that does not agree with the module, every name could be
+//! at the wrong address, so it is not used.
+
+use std::ops::Range;
 
 use crate::find::elf::{ElfBlock, ElfFile};
 
 /// Sections with the table; position-independent programs have the second one.
 const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
+/// Sections with the description of the module: the first since Go 1.26.
+const MODULE_SECTIONS: [&str; 4] = [".go.module", ".noptrdata", ".data", ".data.rel.ro"];
 /// Magic numbers of the table, by the first version of Go that used them.
 const GO_1_16: u64 = 0xffff_fffa;
 const GO_1_18: u64 = 0xffff_fff0;
@@ -42,14 +50,12 @@ pub struct GoTableLayout {
 }
 
 impl GoTable {
-    /// `None` if the file has no table, or its version is unknown.
+    /// `None` if the file has no table, its version is unknown, or it does not agree with the module.
     pub fn read(elf: &ElfFile) -> Option<GoTable> {
-        let (_, bytes) = SECTIONS.iter().find_map(|name| elf.section_named(name))?;
-        let mut layout = GoTableLayout::parse(bytes.bytes())?;
-        // The dynamic loader fills it in.
-        if layout.width == 4 && layout.text == 0 {
-            layout.text = elf.sections_starting(".text").first()?.start;
-        }
+        let (addr, bytes) = SECTIONS.iter().find_map(|name| elf.section_named(name))?;
+        let layout = GoTableLayout::parse(bytes.bytes())?;
+        let module = GoModule::find(elf, addr, addr.checked_add(layout.names_at as u64)?)?;
+        let layout = layout.in_module(bytes.bytes(), &module)?;
         Some(GoTable { bytes, layout })
     }
 
@@ -62,6 +68,50 @@ impl GoTable {
     pub fn len(&self) -> u64 {
         self.bytes.bytes().len() as u64
     }
+}
+
+/// What the Go runtime knows of its code (`moduledata`).
+#[derive(Debug)]
+pub struct GoModule {
+    /// The virtual address that those in the table are relative to.
+    pub text: u64,
+    /// The virtual addresses of the functions in the table.
+    pub functions: Range<u64>,
+}
+
+impl GoModule {
+    /// Where the fields are, in bytes from the first one, in all versions since Go 1.16. The first is a pointer to the
+    /// table, and the second one to its names.
+    const NAMES: u64 = 8;
+    const FIRST: u64 = 160;
+    const END: u64 = 168;
+    const TEXT: u64 = 176;
+
+    /// The module whose table and names are at these virtual addresses.
+    fn find(elf: &ElfFile, table: u64, names: u64) -> Option<GoModule> {
+        let relocated = elf.pointers_to(table).into_iter();
+        let mut places = relocated.chain(
+            MODULE_SECTIONS
+                .iter()
+                .flat_map(|name| words_with(elf, name, table)),
+        );
+        let field = |module: u64, at: u64| elf.pointer_at(module.checked_add(at)?);
+        let module = places.find(|&module| field(module, Self::NAMES) == Some(names))?;
+        Some(GoModule {
+            text: field(module, Self::TEXT)?,
+            functions: field(module, Self::FIRST)?..field(module, Self::END)?,
+        })
+    }
+}
+
+/// The virtual addresses of the aligned words in a section that have this value.
+fn words_with(elf: &ElfFile, section: &str, value: u64) -> Vec<u64> {
+    let Some((addr, content)) = elf.section_named(section) else {
+        return Vec::new();
+    };
+    let words = content.bytes().chunks_exact(8).zip((addr..).step_by(8));
+    let found = words.filter(|(word, _)| **word == value.to_le_bytes());
+    found.map(|(_, addr)| addr).collect()
 }
 
 impl GoTableLayout {
@@ -80,6 +130,22 @@ impl GoTableLayout {
             width,
             text,
         })
+    }
+
+    /// The layout with the start of the code. `None` if the module has other functions than the table, or another start.
+    pub fn in_module(self, table: &[u8], module: &GoModule) -> Option<GoTableLayout> {
+        let text = match self.width {
+            4 => module.text,
+            _ => 0,
+        };
+        let is_same = self.text == 0 || self.text == text;
+        let layout = GoTableLayout { text, ..self };
+        let end = self
+            .list_at
+            .checked_add(self.count.checked_mul(2 * self.width)?)?;
+        let start = |entry| text.checked_add(number(table, entry, self.width)?);
+        let functions = start(self.list_at)?..start(end)?;
+        (is_same && functions == module.functions).then_some(layout)
     }
 
     pub fn functions<'t>(&self, table: &'t [u8]) -> impl Iterator<Item = GoFunction<'t>> {

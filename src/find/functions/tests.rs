@@ -570,6 +570,34 @@ fn go_table(is_old: bool) -> Vec<u8> {
 }
 
 #[test]
+fn go_table_is_used_only_if_the_module_has_its_functions() {
+    let module = |text, functions| go::GoModule { text, functions };
+    let functions = |is_old, module: go::GoModule, text: u64| {
+        let mut table = go_table(is_old);
+        if !is_old {
+            table[24..32].copy_from_slice(&text.to_le_bytes());
+        }
+        let layout = go::GoTableLayout::parse(&table)?.in_module(&table, &module)?;
+        layout.functions(&table).next().map(|function| function.addr)
+    };
+    let range = 0x40_1000..0x40_1030;
+    let agreed = || module(0x40_1000, range.clone());
+    assert_eq!(functions(true, agreed(), 0), Some(0x40_1000));
+    assert_eq!(functions(false, agreed(), 0x40_1000), Some(0x40_1000));
+    assert_eq!(
+        functions(false, agreed(), 0),
+        Some(0x40_1000),
+        "as Go 1.26 writes it"
+    );
+    assert_eq!(functions(false, agreed(), 0x40_0f00), None, "another start");
+    let shifted = || module(0x40_0f00, range.clone());
+    assert_eq!(functions(false, shifted(), 0), None, "other functions");
+    let longer = || module(0x40_1000, 0x40_1000..0x40_1040);
+    assert_eq!(functions(false, longer(), 0), None, "another end");
+    assert_eq!(functions(true, longer(), 0), None, "another end");
+}
+
+#[test]
 fn go_function_tables() {
     for is_old in [false, true] {
         let table = go_table(is_old);
