@@ -12,4 +12,5 @@ pub mod returns;
 pub mod similar;
 pub mod spec;
 pub mod stack;
+pub mod starts;
 pub mod usdt;

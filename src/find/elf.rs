@@ -218,6 +218,15 @@ impl ElfFile {
         self.view.code_segment(addr)
     }
 
+    /// The virtual addresses of the code around `addr`: its section, or without section headers its segment.
+    pub(super) fn code_around(&self, addr: u64) -> Option<Range<u64>> {
+        let segment = self.view.code_segment(addr)?;
+        Some(match self.view.link.section_around(addr) {
+            Some(section) => section.start.max(segment.start)..section.end.min(segment.end),
+            None => segment,
+        })
+    }
+
     /// The content of a range of virtual addresses within one segment. `None` if it cannot be read.
     pub(super) fn content_of(&self, addrs: &Range<u64>) -> Option<ElfBlock> {
         self.view.content_of(addrs)

@@ -25,8 +25,8 @@ use super::similar::similar;
 use super::spec::NamePattern;
 use crate::find::elf::{ElfFile, FunctionSymbol, SymbolTable};
 use crate::find::stack::demangle::{ReadableName, demangle};
-use frames::FrameExtent;
-pub use frames::sizes;
+pub use frames::FrameExtent;
+pub use frames::{described, sizes};
 
 /// Prefix of the name of functions without a symbol, followed by their address.
 const NAMELESS_PREFIX: &str = "fn_";
@@ -68,7 +68,8 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
     let frames = frames::functions(elf);
     add_sizes(&mut found, &frames);
     let nameless = nameless(elf, &names, &frames);
-    found.extend(nameless.filter(|function| pattern.matches(&function.name)));
+    let wanted = nameless.filter(|function| pattern.matches(&function.name));
+    found.extend(wanted);
     found.sort_unstable_by_key(|function| function.addr);
     Ok(found)
 }

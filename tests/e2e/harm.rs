@@ -144,6 +144,7 @@ best_mode! {
     details_say_how_returns_are_observed
     instructions_do_the_same_under_probes
     instructions_that_kernels_mistake_keep_their_meaning
+    addresses_inside_instructions_are_refused
 }
 
 fn details_say_how_returns_are_observed(mode: AttachMode) {
@@ -223,4 +224,38 @@ fn instructions_do_the_same_under_probes(mode: AttachMode) {
             ended.stderr
         );
     }
+
+fn addresses_inside_instructions_are_refused(mode: AttachMode) {
+    let Some(opcodes) = program_if_built("opcodes") else {
+        skip("the instructions are those of x86-64");
+        return;
+    };
+    let run = |spec: String| {
+        let mut command = tool_command("funccount", mode, [&spec, "--"]);
+        run_to_end(command.arg(&opcodes).arg("997"))
+    };
+    let path = opcodes.display();
+    for (spec, name) in [
+        (format!("{path}:inside_keep_below"), "inside_keep_below"),
+        (format!("usdt:{path}:opcodes:inside"), "opcodes:inside"),
+    ] {
+        let ended = run(spec);
+        let begin = format!("error: failed to trace {name} in {path}: ");
+        let explained =
+            ended.stderr.starts_with(&begin) && ended.stderr.contains(": inside the instruction at 0x");
+        assert!(explained && ended.status.code() == Some(1), "{ended:?}");
+        assert!(ended.stdout.is_empty(), "the command was run: {}", ended.stdout);
+    }
+    // Other functions that match are counted.
+    let ended = run(format!("{path}:*keep_below"));
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    assert!(
+        ended
+            .stderr
+            .contains("skipped 1 function: failed to trace inside_keep_below"),
+        "{}",
+        ended.stderr
+    );
+    let counted = "\"function\":\"keep_below\",\"file\":\"opcodes\",\"count\":997}";
+    assert!(ended.stdout.contains(counted), "{}", ended.stdout);
 }

@@ -17,6 +17,14 @@ __asm__(".globl keep_below; .type keep_below, @function; keep_below:\n"
 	".byte 0x0f, 0x1f, 0x44, 0x00, 0x00\n" // keep_below+0xa
 	"mov -8(%rsp), %rax\n add -16(%rsp), %rax\n ret\n .cfi_endproc\n .size keep_below, . - keep_below\n");
 
+// A symbol and a USDT note that are wrong: no instruction starts there.
+__asm__(".globl inside_keep_below; .type inside_keep_below, @function\n"
+	".set inside_keep_below, keep_below + 1; .size inside_keep_below, 2\n"
+	".pushsection .note.stapsdt, \"\", \"note\"\n .balign 4\n"
+	".4byte 8, 2f - 1f, 3\n .asciz \"stapsdt\"\n"
+	"1: .8byte keep_below + 1, 0, 0\n .asciz \"opcodes\"\n .asciz \"inside\"\n .asciz \"\"\n"
+	"2: .balign 4\n .popsection\n");
+
 int main(int argc, char **argv)
 {
 	long times = argc > 1 ? atol(argv[1]) : 1;

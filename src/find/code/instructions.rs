@@ -25,7 +25,7 @@ use crate::find::elf::{ElfFile, FunctionSymbol};
 pub use decoded::{ArrayAddress, BadOffset};
 use decoded::{BranchCondition, Instruction};
 pub use decoded::{ControlFlow, IndirectJump};
-pub use machine::decode;
+pub use machine::{decode, starts};
 
 /// Checks that an instruction begins `offset` bytes after the start of a function.
 ///

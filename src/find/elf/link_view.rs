@@ -118,12 +118,19 @@ impl LinkView {
             let rest = sections.name_onwards(section);
             rest.is_some_and(|rest| rest.starts_with(prefix.as_bytes()))
         };
-        let range = |section: &SectionHeader| {
-            let start = section.sh_addr.get(LE);
-            start..start.saturating_add(section.sh_size.get(LE))
-        };
         let found = sections.table().iter().filter(is_wanted);
         found.map(range).take(MOST_ALIKE).collect()
+    }
+
+    /// The section with code that contains `addr`, as a range of virtual addresses.
+    pub fn section_around(&self, addr: u64) -> Option<Range<u64>> {
+        let sections = self.sections()?.table().iter();
+        let code = u64::from(elf::SHF_ALLOC | elf::SHF_EXECINSTR);
+        let is_code = |section: &&SectionHeader| section.sh_flags.get(LE) & code == code;
+        sections
+            .filter(is_code)
+            .map(range)
+            .find(|range| range.contains(&addr))
     }
 
     /// The build ID, which a separate debug file shares.
@@ -190,6 +197,12 @@ impl SectionHeaders {
 
 fn kind(section: &SectionHeader) -> u32 {
     section.sh_type.get(LE)
+}
+
+/// Its virtual addresses, before relocation.
+fn range(section: &SectionHeader) -> Range<u64> {
+    let start = section.sh_addr.get(LE);
+    start..start.saturating_add(section.sh_size.get(LE))
 }
 
 fn extent(section: &SectionHeader) -> FileExtent {

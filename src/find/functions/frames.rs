@@ -24,6 +24,7 @@ const CALLED_FRAME: u64 = 8;
 const CALLED_FRAME: u64 = 0;
 
 type UnwindBytes<'b> = EndianSlice<'b, LittleEndian>;
+type Entry<'b> = FrameDescriptionEntry<UnwindBytes<'b>>;
 
 /// The code range of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +42,18 @@ pub fn sizes(elf: &ElfFile) -> HashMap<u64, u64> {
         .into_iter()
         .map(|extent| (extent.addr, extent.size));
     sizes.collect()
+}
+
+/// All code in the unwind tables, by address, each once: functions, parts of them, and stubs.
+pub fn described(elf: &ElfFile) -> Vec<FrameExtent> {
+    let Some((addr, block)) = unwind_table(elf) else {
+        return Vec::new();
+    };
+    // The description of a signal trampoline starts one byte early, since unwinders look before the return address.
+    let mut found = read_if(addr, block.bytes(), |entry, _, _| !entry.is_signal_trampoline());
+    found.sort_unstable();
+    found.dedup_by_key(|extent| extent.addr);
+    found
 }
 
 /// The functions in the unwind tables, by address, each once. Damaged entries are skipped.
@@ -75,7 +88,16 @@ fn unwind_table(elf: &ElfFile) -> Option<(u64, ElfBlock)> {
     })
 }
 
+/// The functions in an unwind table at a virtual address.
 pub fn read(addr: u64, bytes: &[u8]) -> Vec<FrameExtent> {
+    read_if(addr, bytes, is_function)
+}
+
+fn read_if(
+    addr: u64,
+    bytes: &[u8],
+    is_wanted: impl Fn(&Entry<'_>, &EhFrame<UnwindBytes>, &BaseAddresses) -> bool,
+) -> Vec<FrameExtent> {
     let table = EhFrame::new(bytes, LittleEndian);
     let bases = BaseAddresses::default().set_eh_frame(addr);
     let mut entries = table.entries(&bases);
@@ -86,7 +108,7 @@ pub fn read(addr: u64, bytes: &[u8]) -> Vec<FrameExtent> {
         };
         let entry = entry.parse(EhFrame::cie_from_offset);
         if let Ok(entry) = entry
-            && is_function(&entry, &table, &bases)
+            && is_wanted(&entry, &table, &bases)
         {
             found.push(FrameExtent {
                 addr: entry.initial_address(),
@@ -99,11 +121,7 @@ pub fn read(addr: u64, bytes: &[u8]) -> Vec<FrameExtent> {
 
 /// Whether the entry describes a function from its start. Code that starts with a complete frame is the cold
 /// part of another function, or `.plt`. Signal trampolines are not called.
-fn is_function(
-    entry: &FrameDescriptionEntry<UnwindBytes>,
-    table: &EhFrame<UnwindBytes>,
-    bases: &BaseAddresses,
-) -> bool {
+fn is_function(entry: &Entry<'_>, table: &EhFrame<UnwindBytes>, bases: &BaseAddresses) -> bool {
     use CallFrameInstruction::{
         AdvanceLoc, DefCfa, DefCfaExpression, DefCfaOffset, DefCfaRegister, SetLoc, Undefined,
     };

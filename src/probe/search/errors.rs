@@ -12,6 +12,7 @@ use crate::find::functions;
 use crate::find::host::loader;
 use crate::find::host::proc::Proc;
 use crate::find::similar::similar;
+use crate::find::starts::UnknownStart;
 
 /// How many similar names a hint lists.
 pub const MAX_SIMILAR: usize = 3;
@@ -93,6 +94,15 @@ pub fn nothing_in_process(sought: &SearchSubject, proc: &Proc, pid: u32, files: 
         },
     };
     Failure::failed(message).hint(hint).into()
+}
+
+/// It is not shown that an instruction starts at the address.
+pub fn unknown_start(function: &str, path: &Path, addr: u64, reason: UnknownStart) -> Failure {
+    Failure::failed(format!(
+        "failed to trace {function} in {}: {addr:#x} is not known to be the start of an instruction: {reason}",
+        path.display()
+    ))
+    .hint("the symbols or USDT notes may belong to another version of the file")
 }
 
 /// The kernel would mistake the instruction for another one.

@@ -3,7 +3,7 @@
 //!
 //! Searching and attaching are two steps, because the maps of the BPF object are sized in between.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -11,7 +11,9 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
-use super::errors::{mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process};
+use super::errors::{
+    mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process, unknown_start,
+};
 use super::finder::{Finder, SearchPlace, open_path};
 use super::placing::{PlacedProbe, PlacementPolicy};
 use crate::error::Failure;
@@ -19,6 +21,7 @@ use crate::find::elf::ElfFile;
 use crate::find::host::loader;
 use crate::find::host::object_file::{FileId, FileSet, ObjectFile};
 use crate::find::host::proc::{Proc, ProcMapping};
+use crate::find::starts::{InstructionStarts, UnknownStart};
 use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::FileMapping;
 use crate::probe::point::{Cookie, Ends, ProbePoint};
@@ -333,6 +336,7 @@ impl<F: Finder> FileSearch<F> {
             return Ok(false);
         }
         if self.seen.insert(&object)? {
+            self.drop_unknown_starts(&object, &elf, &mut points)?;
             let placed = self.placing.place(&elf, &mut points);
             elf.check_budget()?;
             self.drop_mistaken(&object, &placed, &mut points)?;
@@ -340,6 +344,36 @@ impl<F: Finder> FileSearch<F> {
             self.found.push((object, points));
         }
         Ok(true)
+    }
+
+    /// Drops functions and USDT probes of which it is not shown that an instruction starts where a probe is wanted. An
+    /// error if these are all.
+    fn drop_unknown_starts(
+        &mut self,
+        object: &ObjectFile,
+        elf: &ElfFile,
+        points: &mut Vec<ProbePoint>,
+    ) -> Result<()> {
+        let starts = InstructionStarts::of(elf);
+        let mut refused = BTreeMap::new();
+        for point in &*points {
+            let addr = elf.address_of(point.offset);
+            let checked = addr.map_or(Err(UnknownStart::NoInstruction), |addr| starts.check(addr));
+            if let Err(reason) = checked {
+                refused
+                    .entry(point.cookie.function())
+                    .or_insert((addr.unwrap_or(0), reason));
+            }
+        }
+        self.drop_functions(points, refused.keys().copied().collect(), |finder, function| {
+            let (addr, reason) = refused[&function];
+            unknown_start(
+                &finder.name(Cookie::of_function(function)),
+                &object.path,
+                addr,
+                reason,
+            )
+        })
     }
 
     /// Drops functions whose first instruction the kernel would mistake for another and whose probe cannot be moved. An
@@ -351,12 +385,24 @@ impl<F: Finder> FileSearch<F> {
         points: &mut Vec<ProbePoint>,
     ) -> Result<()> {
         let refused = placed.iter().filter(|placed| placed.placement.is_misdecoded());
-        let refused: HashSet<u32> = refused.map(|placed| placed.cookie.function()).collect();
-        let Some(&first) = refused.iter().min() else {
+        let refused = refused.map(|placed| placed.cookie.function()).collect();
+        self.drop_functions(points, refused, |finder, function| {
+            mistaken(&finder.name(Cookie::of_function(function)), &object.path)
+        })
+    }
+
+    /// Drops functions, with a warning that says why the first one cannot be traced, or an error if these are all.
+    fn drop_functions(
+        &mut self,
+        points: &mut Vec<ProbePoint>,
+        refused: BTreeSet<u32>,
+        reason: impl Fn(&F, u32) -> Failure,
+    ) -> Result<()> {
+        let Some(&first) = refused.first() else {
             return Ok(());
         };
         points.retain(|point| !refused.contains(&point.cookie.function()));
-        let failure = mistaken(&self.finder.name(Cookie::of_function(first)), &object.path);
+        let failure = reason(&self.finder, first);
         if points.is_empty() {
             return Err(failure.into());
         }

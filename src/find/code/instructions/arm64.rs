@@ -27,6 +27,12 @@ pub fn decode(function: &[u8]) -> impl Iterator<Item = Result<Instruction, BadOf
         })
 }
 
+/// Where instructions start, in bytes.
+#[cfg(target_arch = "aarch64")]
+pub fn starts(code: &[u8]) -> impl Iterator<Item = Result<u64, u64>> {
+    (0..code.len() as u64).step_by(SIZE).map(Ok)
+}
+
 /// Recognizes `br` and its forms with pointer authentication. `writers` has, for each register, the last instruction
 /// whose low bits name it, which are those of the result in nearly all instructions.
 fn indirect_jump(word: u32, writers: &[Option<u32>; 32]) -> Option<IndirectJump> {

@@ -30,6 +30,23 @@ pub fn decode(function: &[u8]) -> impl Iterator<Item = Result<Instruction, BadOf
     })
 }
 
+/// Where instructions start, in bytes; an error for a byte at which none does. Decoding goes on after it: in data between
+/// functions, it agrees with the real instructions again after a few of them.
+pub fn starts(code: &[u8]) -> impl Iterator<Item = Result<u64, u64>> {
+    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    std::iter::from_fn(move || {
+        if !decoder.can_decode() {
+            return None;
+        }
+        let start = decoder.position();
+        if !decoder.decode().is_invalid() {
+            return Some(Ok(start as u64));
+        }
+        decoder.set_position(start + 1).ok()?;
+        Some(Err(start as u64))
+    })
+}
+
 fn flow(instruction: &iced_x86::Instruction, sources: &mut RegisterSources) -> ControlFlow {
     let target = instruction.near_branch64() as i64;
     match (instruction.flow_control(), instruction.mnemonic()) {
