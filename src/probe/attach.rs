@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
 
@@ -316,6 +317,15 @@ impl Attacher {
             {
                 point.cookie = point.cookie.for_process(pid);
             }
+        }
+    }
+
+    /// About how long it takes to remove all probes.
+    pub fn removal_time(&self) -> Duration {
+        match self.mode.has_multi_links() {
+            // They are removed at the same time.
+            true => perf::REMOVAL,
+            false => perf::REMOVAL * (self.links.len() + self.members.count_links()) as u32,
         }
     }
 

@@ -2,6 +2,7 @@
 //! The probes of a run: attached to files and processes at the start, and to more while it lasts.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -30,6 +31,11 @@ pub struct RunProbes<F> {
 }
 
 impl<F: Finder> RunProbes<F> {
+    /// If it takes as long to remove the probes, the results are printed before.
+    const SLOW: Duration = Duration::from_secs(1);
+    /// If it takes as long, that is said at the start.
+    const VERY_SLOW: Duration = Duration::from_secs(10);
+
     /// Attaches to the files that were found, in all processes that match.
     pub fn attach(
         mut search: FileSearch<F>,
@@ -58,6 +64,10 @@ impl<F: Finder> RunProbes<F> {
         for warning in search.take_warnings() {
             report.messages.warn(&warning);
         }
+        let removal = attacher.removal_time();
+        if removal >= Self::VERY_SLOW {
+            report.slow_removal(removal);
+        }
         Ok(Self {
             search,
             watcher,
@@ -79,6 +89,11 @@ impl<F: Finder> RunProbes<F> {
 
     pub fn watcher(&self) -> Option<&ProcessWatcher> {
         self.watcher.as_ref()
+    }
+
+    /// Whether removing the probes takes seconds: links of many processes, or perf events of many points.
+    pub fn are_removed_slowly(&self) -> bool {
+        self.watcher.is_some() || self.with_attacher(Attacher::removal_time) >= Self::SLOW
     }
 
     /// Starts to probe processes that begin to match. Privileges must have been dropped before, as each thread has its

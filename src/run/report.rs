@@ -122,6 +122,15 @@ impl Report {
         self.messages.detail(&format!("also tracing {}", path.display()));
     }
 
+    /// It takes long to remove the probes.
+    pub fn slow_removal(&self, time: Duration) {
+        self.messages.warn(&format!(
+            "at the end, the kernel takes about {} s to remove the probes, one by one (before Linux 6.10); processes \
+             that call these functions are slowed down until then",
+            time.as_secs()
+        ));
+    }
+
     /// Another process is traced.
     pub fn process_joined(&mut self, late: &mut LateProcesses, joined: &JoinedProcess) {
         late.add(joined);

@@ -142,7 +142,7 @@ pub(super) enum Phase {
     Detaching(JoinHandle<()>),
     /// What is in the ring now is all there will be.
     Draining,
-    /// As above with probes still attached: removing many links takes seconds, which a summary need not wait for.
+    /// As above with probes still attached: removing them takes seconds, which results need not wait for.
     Leaving {
         looked: bool,
     },
@@ -397,9 +397,9 @@ impl<F: Finder> Session<F> {
             return Ok(());
         }
         self.read_meter()?;
-        self.phase = match self.probes.watcher() {
-            Some(_) => Phase::Leaving { looked: false },
-            None => match self.probes.detach_in_background() {
+        self.phase = match self.probes.are_removed_slowly() {
+            true => Phase::Leaving { looked: false },
+            false => match self.probes.detach_in_background() {
                 Some(thread) => Phase::Detaching(thread),
                 None => Phase::Draining,
             },

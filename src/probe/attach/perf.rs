@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use anyhow::{Error, Result};
 
@@ -13,6 +14,10 @@ use super::target::{AttachTarget, ProbeKind, RefusedPoints, is_specific_to_point
 use crate::error::Failure;
 use crate::privileges;
 use crate::probe::point::{Cookie, ProbePoint};
+
+/// How long the kernel takes to remove a perf event with a probe. It removes one at a time, whatever number of threads
+/// closes them.
+pub const REMOVAL: Duration = Duration::from_millis(100);
 
 /// Attaches a program to each of the points and adds the links to `links`.
 pub fn attach(
