@@ -132,7 +132,8 @@ impl GoTableLayout {
         })
     }
 
-    /// The layout with the start of the code. `None` if the module has other functions than the table, or another start.
+    /// The layout with the start of the code. `None` if the module has other functions than the table, or another
+    /// start.
     pub fn in_module(self, table: &[u8], module: &GoModule) -> Option<GoTableLayout> {
         let text = match self.width {
             4 => module.text,

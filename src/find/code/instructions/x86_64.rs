@@ -30,8 +30,8 @@ pub fn decode(function: &[u8]) -> impl Iterator<Item = Result<Instruction, BadOf
     })
 }
 
-/// Where instructions start, in bytes; an error for a byte at which none does. Decoding goes on after it: in data between
-/// functions, it agrees with the real instructions again after a few of them.
+/// Where instructions start, in bytes; an error for a byte at which none does. Decoding goes on after it: in data
+/// between functions, it agrees with the real instructions again after a few of them.
 pub fn starts(code: &[u8]) -> impl Iterator<Item = Result<u64, u64>> {
     let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
     std::iter::from_fn(move || {
