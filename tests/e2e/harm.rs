@@ -224,6 +224,7 @@ fn instructions_do_the_same_under_probes(mode: AttachMode) {
             ended.stderr
         );
     }
+}
 
 fn addresses_inside_instructions_are_refused(mode: AttachMode) {
     let Some(opcodes) = program_if_built("opcodes") else {
