@@ -20,6 +20,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+pub use crate::targets::{build_dir, program_if_built};
+
 /// The binary under test: `UBPF_TOOLS_BINARY`, or the one built with the tests.
 pub static TOOLS: LazyLock<PathBuf> = LazyLock::new(|| {
     env::var_os("UBPF_TOOLS_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_ubpf-tools").into(), PathBuf::from)
@@ -552,17 +554,6 @@ impl Target {
     }
 }
 
-/// The folder for files that tests build.
-pub fn build_dir() -> &'static Path {
-    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        // It does not exist in a guest of `make vmtest`.
-        fs::create_dir_all(&folder).expect("a folder");
-        folder
-    });
-    &FOLDER
-}
-
 /// A new temporary folder that every user can read, removed on drop.
 pub struct Folder {
     pub path: PathBuf,
@@ -600,34 +591,8 @@ pub fn copy(from: &Path, to: &Path) {
     assert!(copied.status.success(), "{}", copied.stderr);
 }
 
-/// A program built by tests/targets/Makefile, or `None` if its compiler is missing.
-///
-/// The first call builds all of them, unless `UBPF_TOOLS_TARGETS` names a folder of built programs: guests of `make
-/// vmtest` have no compilers.
-pub fn program_if_built(name: &str) -> Option<PathBuf> {
-    static FOLDER: LazyLock<PathBuf> =
-        LazyLock::new(|| env::var_os("UBPF_TOOLS_TARGETS").map_or_else(build_programs, PathBuf::from));
-    Some(FOLDER.join(name)).filter(|program| program.exists())
-}
-
 /// A program of tests/targets/Makefile that does not need an optional compiler.
 #[track_caller]
 pub fn program(name: &str) -> PathBuf {
     program_if_built(name).unwrap_or_else(|| panic!("tests/targets/Makefile did not build {name}"))
-}
-
-fn build_programs() -> PathBuf {
-    let folder = build_dir().join("targets");
-    let built = run_to_end(
-        Command::new("make")
-            .args(["--silent", "-j2", "-C"])
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets"))
-            .arg(format!("OUT={}", folder.display()))
-            // Independent of the make that may be running the tests.
-            .env_remove("MAKEFLAGS")
-            .env_remove("MFLAGS")
-            .env_remove("MAKELEVEL"),
-    );
-    assert!(built.status.success(), "make -C tests/targets: {}", built.stderr);
-    folder
 }

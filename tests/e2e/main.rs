@@ -17,6 +17,8 @@ mod programs;
 mod pty;
 mod real;
 mod scope;
+#[path = "../targets/build.rs"]
+mod targets;
 
 // Written by build.rs: the tests of each tool, `NAME.rs` beside this file.
 include!(concat!(env!("OUT_DIR"), "/tool_tests.rs"));
