@@ -36,7 +36,7 @@ fi
 if ((bytes > $(max_bytes))); then echo "target/$(2) is larger than $(max_bytes) bytes" >&2; exit 1; fi
 endef
 
-.PHONY: help build build-arm64 pages notices demo test vmtest lint bench new-tool bless vmlinux install package clean
+.PHONY: help build build-arm64 pages notices demo test harm vmtest lint bench new-tool bless vmlinux install package clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -73,14 +73,17 @@ test: setup-build setup-lint setup-test build lint ## run all tests; without roo
 		root=(env "$$runner=sudo -E -H env PATH=$$(rustc --print sysroot)/bin:$$PATH:/usr/sbin:/sbin"); \
 		trap 'sudo chown -R "$$(id -u):$$(id -g)" "$(or $(CARGO_TARGET_DIR),target)"' EXIT; \
 	else \
-		printf '\n%s\n' '*** NOT RUN, needs root: the tests load, e2e and new_tool' >&2; exit 0; \
+		printf '\n%s\n' '*** NOT RUN, needs root: the tests load, e2e, harm and new_tool' >&2; exit 0; \
 	fi; \
 	set -x; status=0; \
-	"$${root[@]}" cargo test --release --no-fail-fast $(locked) --test load --test e2e || status=$$?; \
+	"$${root[@]}" cargo test --release --no-fail-fast $(locked) --test load --test e2e --test harm || status=$$?; \
 	cargo test --release $(locked) --test new_tool || status=$$?; \
 	exit $$status
 
-vmtest: setup-build setup-test setup-$(vmtest) ## run load and e2e tests on kernels 5.10 to 7.2 in QEMU [ARCH=arm64] [WAYS=best]
+harm: setup-build setup-test setup-harm ## check that programs do the same under every tool as without; ten minutes, as root
+	cargo test --release $(locked) --test harm -- --full $(FILTER)
+
+vmtest: setup-build setup-test setup-$(vmtest) ## run load, e2e and harm tests on kernels 5.10 to 7.2 in QEMU [ARCH=arm64] [WAYS=best]
 	scripts/vmtest -a $(ARCH) $(if $(filter best,$(WAYS)),-w)
 
 # cargo fmt misses modules that a macro declares, and other packages.
