@@ -218,9 +218,12 @@ static int timer(int times)
 	return times;
 }
 
+// Read after each call, so that the compiler does not make a loop of a recursion.
+static volatile int one = 1;
+
 NOIPA int descend(int levels)
 {
-	return levels ? descend(levels - 1) + 1 : 0;
+	return levels ? descend(levels - 1) + one : 0;
 }
 
 static int recursion(int times)
@@ -245,7 +248,7 @@ NOIPA int count_frames(void)
 
 NOIPA int count_below(int levels)
 {
-	return levels ? count_below(levels - 1) + 0 * levels : count_frames();
+	return levels ? count_below(levels - 1) + one - one : count_frames();
 }
 
 static int find_frames(int times)
