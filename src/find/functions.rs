@@ -5,6 +5,7 @@
 //! function table; and for code that no symbol covers, the unwind tables. Functions from unwind tables are
 //! named `fn_0x1234`, after their virtual address.
 
+mod frame_depths;
 mod frames;
 mod go;
 mod mangling;
@@ -25,8 +26,9 @@ use super::similar::similar;
 use super::spec::NamePattern;
 use crate::find::elf::{ElfFile, FunctionSymbol, SymbolTable};
 use crate::find::stack::demangle::{ReadableName, demangle};
+pub use frame_depths::FrameDepths;
 pub use frames::FrameExtent;
-pub use frames::{described, sizes};
+pub use frames::{described, moved_parts, sizes};
 
 /// Prefix of the name of functions without a symbol, followed by their address.
 const NAMELESS_PREFIX: &str = "fn_";

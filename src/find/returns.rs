@@ -22,6 +22,7 @@ use crate::find::code::instructions::{
     self, ArrayAddress, ExitKind, FunctionContext, FunctionExit, UnknownExit,
 };
 use crate::find::elf::{ElfFile, FunctionSymbol};
+use crate::find::functions::{FrameDepths, FrameExtent};
 use crate::find::host::object_file::ObjectFile;
 
 /// How to choose between the kernel's return probes and return instructions.
@@ -118,6 +119,9 @@ pub struct ReturnWatcher<'e> {
     /// register.
     closed: OnceCell<ClosedFunctions<'e>>,
     cold: OnceCell<HashMap<String, Vec<FunctionSymbol>>>,
+    /// Parts of functions by the unwind tables: those that have no symbols.
+    moved: OnceCell<Vec<FrameExtent>>,
+    depths: OnceCell<FrameDepths>,
     /// The exits of functions that others jump to, by address. None if they are not known.
     followed: RefCell<HashMap<u64, Option<Rc<[FunctionExit]>>>>,
 }
@@ -137,6 +141,8 @@ impl<'e> ReturnWatcher<'e> {
             no_return_probes,
             closed: OnceCell::new(),
             cold: OnceCell::new(),
+            moved: OnceCell::new(),
+            depths: OnceCell::new(),
             followed: RefCell::default(),
         }
     }
@@ -209,7 +215,7 @@ impl<'e> ReturnWatcher<'e> {
         });
         let own = cold.get(&function.name).map_or(&[][..], Vec::as_slice);
         let parts: Vec<&FunctionSymbol> = std::iter::once(function).chain(own).collect();
-        let parts: Vec<Range<u64>> = parts
+        let mut parts: Vec<Range<u64>> = parts
             .iter()
             .map(|part| part.addr..part.addr.saturating_add(part.size))
             .collect();
@@ -218,6 +224,8 @@ impl<'e> ReturnWatcher<'e> {
             let found = self.exits_of(part, &parts).map_err(|error| failed(&error))?;
             exits.extend(found);
         }
+        self.add_moved_parts(&mut exits, &mut parts);
+        self.drop_inner_jumps(&mut exits);
         match matches {
             EntryMatching::Matched => self.follow_tail_jumps(&mut exits, &parts),
             EntryMatching::ReturnsAlone => exits.retain(|exit| self.is_certain(exit)),
@@ -241,6 +249,57 @@ impl<'e> ReturnWatcher<'e> {
             failed(&"it has no return instruction")
         );
         Ok(ReturnMethod::Instructions(exits, reason))
+    }
+
+    /// Follows jumps to parts of the function that have no symbols: the exits of these replace the jumps.
+    fn add_moved_parts(&self, exits: &mut Vec<FunctionExit>, parts: &mut Vec<Range<u64>>) {
+        let first = parts.len();
+        let mut refused = HashSet::new();
+        let mut next = 0;
+        while let Some(exit) = exits.get(next) {
+            let part = exit.target.and_then(|target| self.moved_part_at(target as u64));
+            next += 1;
+            let Some(part) = part.filter(|part| !parts.contains(part) && !refused.contains(&part.start))
+            else {
+                continue;
+            };
+            parts.push(part.clone());
+            match self.exits_of(&part, parts) {
+                Ok(found) if exits.len() + found.len() <= MOST_EXITS => exits.extend(found),
+                _ => {
+                    parts.pop();
+                    refused.insert(part.start);
+                }
+            }
+        }
+        let is_inside = |target: i64| parts[first..].iter().any(|part| part.contains(&(target as u64)));
+        exits.retain(|exit| !exit.target.is_some_and(is_inside));
+    }
+
+    /// Drops jumps that cannot leave the function, since its frame is still on the stack. Some compilers describe the
+    /// frame only up to the first end of a function: the tables count if they are right for all returns.
+    fn drop_inner_jumps(&self, exits: &mut Vec<FunctionExit>) {
+        if exits.iter().all(|exit| exit.kind == ExitKind::Return) {
+            return;
+        }
+        let depths = self.depths.get_or_init(|| FrameDepths::of(self.elf));
+        let at_entry_depth = |exit: &FunctionExit| depths.is_at_entry_depth(exit.at);
+        let mut returns = exits
+            .iter()
+            .filter(|exit| exit.kind == ExitKind::Return)
+            .peekable();
+        if returns.peek().is_some() && returns.all(|exit| at_entry_depth(exit) == Some(true)) {
+            exits.retain(|exit| exit.kind == ExitKind::Return || at_entry_depth(exit) != Some(false));
+        }
+    }
+
+    /// The part of a function, without a symbol, that contains this address.
+    fn moved_part_at(&self, addr: u64) -> Option<Range<u64>> {
+        let moved = self.moved.get_or_init(|| functions::moved_parts(self.elf));
+        let after = moved.partition_point(|extent| extent.addr <= addr);
+        let extent = moved[..after].last()?;
+        let range = extent.addr..extent.addr.checked_add(extent.size)?;
+        range.contains(&addr).then_some(range)
     }
 
     /// The exits of one part of a function, with virtual addresses.

@@ -19,9 +19,9 @@ const MOST_RULES: usize = 256;
 
 /// Bytes that a call pushes on the stack.
 #[cfg(target_arch = "x86_64")]
-const CALLED_FRAME: u64 = 8;
+pub const CALLED_FRAME: u64 = 8;
 #[cfg(target_arch = "aarch64")]
-const CALLED_FRAME: u64 = 0;
+pub const CALLED_FRAME: u64 = 0;
 
 type UnwindBytes<'b> = EndianSlice<'b, LittleEndian>;
 type Entry<'b> = FrameDescriptionEntry<UnwindBytes<'b>>;
@@ -61,11 +61,26 @@ pub fn functions(elf: &ElfFile) -> Vec<FrameExtent> {
     let Some((addr, block)) = unwind_table(elf) else {
         return Vec::new();
     };
+    without_stubs(elf, read(addr, block.bytes()))
+}
+
+/// Parts that compilers have moved out of functions, by address.
+pub fn moved_parts(elf: &ElfFile) -> Vec<FrameExtent> {
+    let Some((addr, block)) = unwind_table(elf) else {
+        return Vec::new();
+    };
+    let found = read_if(addr, block.bytes(), |entry, table, bases| {
+        !entry.is_signal_trampoline() && !is_function(entry, table, bases)
+    });
+    without_stubs(elf, found)
+}
+
+/// Sorts code by address, each once. Without stubs.
+fn without_stubs(elf: &ElfFile, mut found: Vec<FrameExtent>) -> Vec<FrameExtent> {
     let not_called: Vec<_> = NOT_CALLED
         .iter()
         .flat_map(|name| elf.sections_starting(name))
         .collect();
-    let mut found = read(addr, block.bytes());
     found.retain(|extent| !not_called.iter().any(|range| range.contains(&extent.addr)));
     found.sort_unstable();
     found.dedup_by_key(|extent| extent.addr);
@@ -73,7 +88,7 @@ pub fn functions(elf: &ElfFile) -> Vec<FrameExtent> {
 }
 
 /// Virtual address and content of `.eh_frame`. Without section headers, the content may extend past its end.
-fn unwind_table(elf: &ElfFile) -> Option<(u64, ElfBlock)> {
+pub fn unwind_table(elf: &ElfFile) -> Option<(u64, ElfBlock)> {
     elf.section_named(".eh_frame").or_else(|| {
         let addr = elf.frame_index()?;
         let index = elf.content_from(addr)?;
@@ -98,25 +113,47 @@ fn read_if(
     bytes: &[u8],
     is_wanted: impl Fn(&Entry<'_>, &EhFrame<UnwindBytes>, &BaseAddresses) -> bool,
 ) -> Vec<FrameExtent> {
+    let mut found = Vec::new();
+    for_each_entry(addr, bytes, |entry, table, bases| {
+        if is_wanted(entry, table, bases) {
+            found.push(extent_of(entry));
+        }
+    });
+    found
+}
+
+/// All code in an unwind table at a virtual address, with the offsets of its entries.
+pub fn read_with_offsets(addr: u64, bytes: &[u8]) -> Vec<(FrameExtent, usize)> {
+    let mut found = Vec::new();
+    for_each_entry(addr, bytes, |entry, _, _| {
+        found.push((extent_of(entry), entry.offset()))
+    });
+    found
+}
+
+fn extent_of(entry: &Entry<'_>) -> FrameExtent {
+    FrameExtent {
+        addr: entry.initial_address(),
+        size: entry.len(),
+    }
+}
+
+fn for_each_entry(
+    addr: u64,
+    bytes: &[u8],
+    mut visit: impl FnMut(&Entry<'_>, &EhFrame<UnwindBytes>, &BaseAddresses),
+) {
     let table = EhFrame::new(bytes, LittleEndian);
     let bases = BaseAddresses::default().set_eh_frame(addr);
     let mut entries = table.entries(&bases);
-    let mut found = Vec::new();
     while let Ok(Some(entry)) = entries.next() {
         let CieOrFde::Fde(entry) = entry else {
             continue;
         };
-        let entry = entry.parse(EhFrame::cie_from_offset);
-        if let Ok(entry) = entry
-            && is_wanted(&entry, &table, &bases)
-        {
-            found.push(FrameExtent {
-                addr: entry.initial_address(),
-                size: entry.len(),
-            });
+        if let Ok(entry) = entry.parse(EhFrame::cie_from_offset) {
+            visit(&entry, &table, &bases);
         }
     }
-    found
 }
 
 /// Whether the entry describes a function from its start. Code that starts with a complete frame is the cold
