@@ -88,6 +88,12 @@ static __always_inline bool is_tail_call(struct pt_regs *ctx)
 	return to > PT_REGS_SP(ctx) && !(to & 0xfff);
 }
 
+/* The index of the function that was called. At a return it is not always that of the cookie. */
+static __always_inline __u32 call_function(struct call *call)
+{
+	return call->func;
+}
+
 static __always_inline struct call *call_at(struct thread *thread, __u64 index)
 {
 	/* Keeps clang, which knows the bound, from dropping the mask: the verifier of 5.10 needs it. */
@@ -206,18 +212,18 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie
 }
 
 /*
- * Functions that jump to one another return at once, all with the stack pointer of the first. Where return instructions
- * are probed, the program of any of them may run first. Returns the index of the call of `func` among the innermost
- * calls with this stack pointer, or -1.
+ * Functions that jump to one another return at once, all with the stack pointer of the first. The program of any of
+ * them may run first. Returns the index of a call that returns with `func`, among the innermost calls with this stack
+ * pointer, or -1.
  */
-#define MOST_TAIL_CALLS 4
-__noinline int tail_caller(__u32 index, __u64 sp, __u64 func)
+#define MOST_TAIL_CALLS (COOKIE_MOST_JUMPED + 1)
+__noinline int returning_call(__u32 index, __u64 sp, __u64 func)
 {
 	struct thread *thread = thread_at(index);
 
 	if (!thread)
 		return -1;
-	for (__u64 i = 2; i <= MOST_TAIL_CALLS; i++) {
+	for (__u64 i = 1; i <= MOST_TAIL_CALLS; i++) {
 		struct call *call;
 
 		if (i > thread->depth)
@@ -226,6 +232,8 @@ __noinline int tail_caller(__u32 index, __u64 sp, __u64 func)
 		if (call->sp != sp)
 			break;
 		if (call->func == (func | CALL_JUMPED))
+			return thread->depth - i;
+		if (func >= COOKIE_JUMPED && (call->func & (CALL_JUMPED | CALL_RETURNED)) == CALL_JUMPED)
 			return thread->depth - i;
 	}
 	return -1;
@@ -236,7 +244,7 @@ __noinline int drop_returned(__u32 index)
 {
 	struct thread *thread = thread_at(index);
 
-	for (int i = 1; i < MOST_TAIL_CALLS && thread && thread->depth; i++) {
+	for (int i = 0; i < MOST_TAIL_CALLS && thread && thread->depth; i++) {
 		if (!(call_at(thread, thread->depth - 1)->func & CALL_RETURNED))
 			break;
 		thread->depth--;
@@ -268,12 +276,13 @@ static __always_inline struct call *exit_call(struct thread *thread, __u32 index
 		drop_returned(index);
 		return call;
 	}
-	at = tail_caller(index, sp, func);
+	at = returning_call(index, sp, func);
 	if (at < 0)
 		return NULL;
 	*depth = at;
 	call = call_at(thread, at);
 	call->func |= CALL_RETURNED;
+	drop_returned(index);
 	return call;
 }
 

@@ -30,6 +30,15 @@ enum cookie_mark {
 	COOKIE_MARK_HIGH = 0x75627066,
 };
 
+/*
+ * In place of the index of a function, at exits of one that others jump to: an exit of a call that has jumped here. The
+ * calls on the way, at most so many, end together, and each program ends one of them.
+ */
+enum cookie_jumped {
+	COOKIE_MOST_JUMPED = 3,
+	COOKIE_JUMPED = 0xffffffff - COOKIE_MOST_JUMPED + 1, /* the first of them */
+};
+
 #define COOKIE_RETURN_INSN (1ULL << COOKIE_RETURN_INSN_BIT)
 #define COOKIE_TAIL_JUMP (1ULL << COOKIE_TAIL_JUMP_BIT)
 #define COOKIE_GOROUTINE (1ULL << COOKIE_GOROUTINE_BIT)

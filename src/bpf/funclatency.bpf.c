@@ -131,7 +131,7 @@ static __always_inline void leave(struct pt_regs *ctx, __u64 cookie)
 		return;
 	lat_ns = now - call->start_ns;
 	key.group = group_of_current();
-	key.func = per_function ? (__u32)cookie : 0;
+	key.func = per_function ? call_function(call) : 0;
 	key.slot = fine_slot(lat_ns);
 	add_to_slot(&key, lat_ns);
 	if (unit_ns == 1 && !linear_width)

@@ -98,30 +98,38 @@ static __always_inline bool entry(struct pt_regs *ctx, __u64 cookie, bool in_ses
 	return follows;
 }
 
-/* The machine of the call that returns here; false if there is none. */
-static __always_inline bool leave(struct pt_regs *ctx, __u64 cookie, __u32 flags, __u32 *index, bool may_sleep)
+/* The function of the call that returns here, and its machine. Returns NULL if there is none. */
+static __always_inline struct trace_function *leave(struct pt_regs *ctx, __u64 cookie, __u32 *id, __u32 *index,
+						    bool may_sleep)
 {
+	struct trace_function *function;
 	struct call *call;
 	__u64 depth;
 
-	if (flags & RETURN_ALONE)
-		return is_own_probe(cookie) && is_taken(ctx, cookie) && wanted(may_sleep) && expr_take(index);
+	*id = cookie;
+	function = bpf_map_lookup_elem(&functions, id);
+	if (function && function->flags & RETURN_ALONE) {
+		bool taken = is_own_probe(cookie) && is_taken(ctx, cookie) && wanted(may_sleep) && expr_take(index);
+
+		return taken ? function : NULL;
+	}
 	call = call_return(ctx, cookie, &depth);
 	if (!call || call->args[0] == NO_MACHINE)
-		return false;
+		return NULL;
+	*id = call_function(call);
 	*index = call->args[0];
-	return true;
+	return bpf_map_lookup_elem(&functions, id);
 }
 
 static __always_inline void finish(struct pt_regs *ctx, __u64 cookie, bool may_sleep)
 {
-	__u32 id = cookie;
-	struct trace_function *function = bpf_map_lookup_elem(&functions, &id);
-	struct expr_machine *m;
 	__u64 now = bpf_ktime_get_ns();
-	__u32 index;
+	struct trace_function *function;
+	struct expr_machine *m;
+	__u32 id, index;
 
-	if (!function || !leave(ctx, cookie, function->flags, &index, may_sleep))
+	function = leave(ctx, cookie, &id, &index, may_sleep);
+	if (!function)
 		return;
 	if (function->flags & RETURN_ALONE) {
 		m = expr_begin(index, id, function->slots);

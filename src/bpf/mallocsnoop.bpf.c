@@ -231,12 +231,13 @@ static __always_inline __u64 returned_address(struct pt_regs *ctx, __u64 call, _
 
 static __always_inline void leave(struct pt_regs *ctx, __u64 cookie)
 {
-	__u32 call = cookie;
 	__u64 depth;
 	struct call *entry = call_return(ctx, cookie, &depth);
+	__u32 call;
 
 	if (!entry)
 		return;
+	call = call_function(entry);
 	alloc_emit(ctx, call, entry->args[0], returned_address(ctx, call, entry->args[1]), entry->start_ns,
 		   bpf_ktime_get_ns() - entry->start_ns, cookie & COOKIE_EXIT);
 }

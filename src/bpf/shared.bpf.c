@@ -11,6 +11,7 @@
 #include "stack.bpf.h"
 
 EXPORT_ENUM(call_layout);
+EXPORT_ENUM(cookie_jumped);
 EXPORT_ENUM(cookie_layout);
 EXPORT_ENUM(cookie_mark);
 EXPORT_ENUM(filter_limits);

@@ -356,7 +356,13 @@ impl<'e> ReturnWatcher<'e> {
             }
             if !seen.contains(&body.start) {
                 match self.exits_of_followed(&body) {
-                    Some(found) if exits.len() + found.len() <= MOST_EXITS => exits.extend(&*found),
+                    Some(found) if exits.len() + found.len() <= MOST_EXITS => {
+                        let followed = |exit: &FunctionExit| FunctionExit {
+                            followed: true,
+                            ..*exit
+                        };
+                        exits.extend(found.iter().map(followed));
+                    }
                     _ => continue,
                 }
                 seen.insert(body.start);

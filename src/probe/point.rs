@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Probe points: the instructions of a file that programs run at, and the cookies that identify them there.
 
-use crate::bpf::shared::types::cookie_layout;
+use std::collections::HashMap;
+
+use crate::bpf::shared::types::{cookie_jumped, cookie_layout};
 use crate::find::code::instructions::ExitKind;
 use crate::find::code::placement::Needs;
 use crate::find::elf::FunctionSymbol;
@@ -32,6 +34,10 @@ const TRAP_SHIFT: u32 = cookie_layout::COOKIE_TRAP_SHIFT.0;
 const TRAP_BITS: u32 = cookie_layout::COOKIE_TRAP_BITS.0;
 const PROCESS_SHIFT: u32 = cookie_layout::COOKIE_PROCESS_SHIFT.0;
 
+/// How many calls that have jumped to one function end together, at most.
+pub const MOST_JUMPED: u32 = cookie_jumped::COOKIE_MOST_JUMPED.0;
+const COOKIE_JUMPED: u32 = cookie_jumped::COOKIE_JUMPED.0;
+
 /// PIDs are below 2^22 (`PID_MAX_LIMIT`).
 const PID_BITS: u32 = 22;
 
@@ -59,9 +65,25 @@ impl Cookie {
         Cookie(index as u64)
     }
 
-    /// Index of the function.
+    /// The cookie of an exit of a function to which others jump, for the `nth` of the calls that end there together.
+    pub const fn of_jumped(nth: u32) -> Cookie {
+        assert!(nth < MOST_JUMPED);
+        Cookie((COOKIE_JUMPED + nth) as u64)
+    }
+
+    /// Index of the function, unless there is none.
     pub const fn function(self) -> u32 {
         self.0 as u32
+    }
+
+    /// Whether it is for calls of any function that has jumped there.
+    pub const fn is_jumped(self) -> bool {
+        self.function() >= COOKIE_JUMPED
+    }
+
+    /// The same flags for the `nth` of the calls that end together.
+    pub const fn with_jumped(self, nth: u32) -> Cookie {
+        Cookie(self.0 & !(u32::MAX as u64) | Cookie::of_jumped(nth).0)
     }
 
     /// For a probe on an instruction that returns: the return address is still on the stack there.
@@ -158,20 +180,44 @@ impl ProbePoint {
             ends: Ends::Entry,
             ..self
         });
-        let leaving = exits.iter().map(|exit| ProbePoint {
-            offset: exit.at,
-            cookie: match exit.kind {
-                ExitKind::Return => self.cookie.at_return_instruction(),
-                ExitKind::Jump => self.cookie.at_tail_jump(),
-                ExitKind::FollowedJump => self.cookie.at_followed_jump(),
-                ExitKind::JumpIf(code) => self.cookie.at_conditional_tail_jump(code),
-            },
-            ends: Ends::ReturnInstruction,
-            movable: None,
-            ..self
+        let leaving = exits.iter().map(|exit| {
+            let cookie = match exit.followed {
+                true => self.cookie.with_jumped(0),
+                false => self.cookie,
+            };
+            ProbePoint {
+                offset: exit.at,
+                cookie: match exit.kind {
+                    ExitKind::Return => cookie.at_return_instruction(),
+                    ExitKind::Jump => cookie.at_tail_jump(),
+                    ExitKind::FollowedJump => cookie.at_followed_jump(),
+                    ExitKind::JumpIf(code) => cookie.at_conditional_tail_jump(code),
+                },
+                ends: Ends::ReturnInstruction,
+                movable: None,
+                ..self
+            }
         });
         entry.into_iter().chain(leaving).collect()
     }
+}
+
+/// Lets functions share the exits of those that they jump to. Many jump to the same few, and each probe runs a program;
+/// one for each call that can end there is enough.
+pub fn share_exits(points: &mut Vec<ProbePoint>) {
+    let mut counts: HashMap<(u64, Cookie), u32> = HashMap::new();
+    points.retain_mut(|point| {
+        if !point.cookie.is_jumped() {
+            return true;
+        }
+        let count = counts.entry((point.offset, point.cookie)).or_default();
+        let nth = *count;
+        *count += 1;
+        if nth < MOST_JUMPED {
+            point.cookie = point.cookie.with_jumped(nth);
+        }
+        nth < MOST_JUMPED
+    });
 }
 
 #[cfg(test)]
@@ -187,6 +233,30 @@ mod tests {
             .for_process((1 << PID_BITS) - 1);
         assert_eq!(cookie.function(), u32::MAX);
         assert_eq!(cookie.bits() >> PROCESS_SHIFT, (1 << PID_BITS) - 1);
+    }
+
+    #[test]
+    fn exits_are_shared_by_the_functions_that_jump_there() {
+        let exit = |offset, cookie: Cookie| ProbePoint {
+            offset,
+            cookie: cookie.at_return_instruction(),
+            ends: Ends::ReturnInstruction,
+            semaphore: None,
+            movable: None,
+            stepped: true,
+        };
+        let own = exit(8, Cookie::of_function(4));
+        let mut points = vec![own];
+        points.extend([8; 40].map(|offset| exit(offset, Cookie::of_jumped(0))));
+        points.push(exit(9, Cookie::of_jumped(0)));
+        share_exits(&mut points);
+        let jumped = |offset, nth| exit(offset, Cookie::of_jumped(nth));
+        assert_eq!(
+            points,
+            [own, jumped(8, 0), jumped(8, 1), jumped(8, 2), jumped(9, 0)]
+        );
+        assert!(points[1..].iter().all(|point| point.cookie.is_jumped()));
+        assert!(!own.cookie.is_jumped());
     }
 
     #[test]

@@ -17,6 +17,7 @@ each_mode_with_session! {
     cancelled_threads_run_their_destructors
     caller_of_dlsym_is_recognized
     cycles_of_tail_calls_are_counted
+    calls_that_end_together_all_return
     coroutines_take_turns
     handlers_below_are_inner_calls
     handlers_that_are_left_end
@@ -133,6 +134,27 @@ fn cycles_of_tail_calls_are_counted(mode: AttachMode) {
     // is_even(i) is entered i / 2 + 1 times.
     let (returned, unmatched) = run_traced(mode, &spec, &["cycle", "17"], "even 9");
     assert_eq!((returned, unmatched), (81, 0));
+}
+
+fn calls_that_end_together_all_return(mode: AttachMode) {
+    let jumpers = program("jumpers");
+    for (functions, calls) in [
+        (&["*jumper*"][..], 6),
+        (&["outer_jumper"], 1),
+        (&["*jumper*", "last"], 11),
+    ] {
+        let specs = functions
+            .iter()
+            .map(|name| format!("{}:{name}", jumpers.display()));
+        let specs: Vec<String> = specs.collect();
+        let args = ["--ret", "--returns", "instructions"].into_iter();
+        let args = args.chain(specs.iter().map(String::as_str)).chain(["--"]);
+        let ended = run_to_end(tool_command("functrace", mode, args).arg(&jumpers).arg("101"));
+        assert!(ended.stdout.contains("sum 51712\n"), "{}", ended.stdout);
+        let rows = ended.stdout.lines().filter(|line| line.contains("\"lat_ns\""));
+        assert_eq!(rows.count(), calls * 101, "{specs:?}: {}", ended.stderr);
+        assert!(ended.stdout.contains("\"unmatched\":0"), "{}", ended.stdout);
+    }
 }
 
 fn coroutines_take_turns(mode: AttachMode) {

@@ -144,6 +144,8 @@ pub struct FunctionExit {
     pub kind: ExitKind,
     /// Where a jump leads, if that is fixed, in bytes from the start of the function.
     pub target: Option<i64>,
+    /// It belongs to another function, to which this one jumps.
+    pub followed: bool,
 }
 
 /// How an instruction ends a call.
@@ -235,6 +237,7 @@ pub fn exits(function: &[u8], context: &impl FunctionContext) -> Result<Vec<Func
             at: start,
             kind,
             target,
+            followed: false,
         }));
     }
     Ok(exits)

@@ -24,7 +24,7 @@ use crate::find::host::proc::{Proc, ProcMapping};
 use crate::find::starts::{InstructionStarts, UnknownStart};
 use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::FileMapping;
-use crate::probe::point::{Cookie, Ends, ProbePoint};
+use crate::probe::point::{Cookie, Ends, ProbePoint, share_exits};
 use crate::wording::counted;
 
 /// What has been attached so far.
@@ -331,6 +331,7 @@ impl<F: Finder> FileSearch<F> {
         // Code that was not read is missing from the proofs that probes are harmless.
         elf.check_budget()?;
         let mut points = points?;
+        share_exits(&mut points);
         self.examined.answer(key, !points.is_empty());
         if points.is_empty() {
             return Ok(false);
@@ -356,15 +357,19 @@ impl<F: Finder> FileSearch<F> {
     ) -> Result<()> {
         let starts = InstructionStarts::of(elf);
         let mut refused = BTreeMap::new();
-        for point in &*points {
+        points.retain(|point| {
             let addr = elf.address_of(point.offset);
             let checked = addr.map_or(Err(UnknownStart::NoInstruction), |addr| starts.check(addr));
-            if let Err(reason) = checked {
+            let Err(reason) = checked else {
+                return true;
+            };
+            if !point.cookie.is_jumped() {
                 refused
                     .entry(point.cookie.function())
                     .or_insert((addr.unwrap_or(0), reason));
             }
-        }
+            false
+        });
         self.drop_functions(points, refused.keys().copied().collect(), |finder, function| {
             let (addr, reason) = refused[&function];
             unknown_start(
@@ -454,7 +459,7 @@ fn is_about_one_file(error: &anyhow::Error) -> bool {
 fn count_stepped_returns(points: &[ProbePoint]) -> usize {
     let slow = points
         .iter()
-        .filter(|point| point.ends == Ends::ReturnInstruction && point.stepped);
+        .filter(|point| point.ends == Ends::ReturnInstruction && point.stepped && !point.cookie.is_jumped());
     slow.map(|point| point.cookie.function())
         .collect::<HashSet<u32>>()
         .len()
@@ -470,7 +475,11 @@ fn count_functions(points: &[ProbePoint]) -> usize {
         .filter(|point| !is_leaving(point))
         .map(function)
         .collect();
-    let mut left: HashSet<u32> = points.iter().filter(is_leaving).map(function).collect();
+    let mut left: HashSet<u32> = points
+        .iter()
+        .filter(|point| is_leaving(point) && !point.cookie.is_jumped())
+        .map(function)
+        .collect();
     left.retain(|function| !entered.contains(function));
     points.iter().filter(|point| !is_leaving(point)).count() + left.len()
 }

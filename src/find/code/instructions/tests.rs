@@ -89,6 +89,7 @@ mod on_x86_64 {
             at,
             kind: ExitKind::Return,
             target: None,
+            followed: false,
         };
         assert_eq!(returns(FUNCTION), Ok(vec![at(12), at(18)]));
         // ret $16; far return and interrupt return are not those of functions
@@ -103,6 +104,7 @@ mod on_x86_64 {
             at,
             kind,
             target: Some(target),
+            followed: false,
         };
         let back = exit(4, ExitKind::Jump, -9);
         let left = vec![back, exit(6, ExitKind::JumpIf(14), 108)];
