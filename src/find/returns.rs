@@ -191,23 +191,7 @@ impl<'e> ReturnWatcher<'e> {
         matches: EntryMatching,
         reason: NoReturnProbe,
     ) -> Result<ReturnMethod> {
-        let failed = |why: &dyn fmt::Display| {
-            let name = function.demangled();
-            let message = match &reason {
-                NoReturnProbe::Function(reason) => {
-                    format!("failed to trace returns of {name} safely: {why}, and {reason}")
-                }
-                _ => format!(
-                    "failed to trace returns of {name}: {why}, and a return probe would crash the program"
-                ),
-            };
-            Failure::failed(message).hint(match reason {
-                NoReturnProbe::Function(_) => {
-                    "trace its entry only, or use --returns kernel if the program can be lost"
-                }
-                _ => "trace its entry only",
-            })
-        };
+        let failed = |why: &dyn fmt::Display| cannot_trace(function, why, &reason);
         ensure!(function.size > 0, failed(&"its end is unknown"));
         let cold = self.cold.get_or_init(|| {
             let parts = functions::cold_parts(self.elf, &self.object.path);
@@ -387,6 +371,20 @@ impl<'e> ReturnWatcher<'e> {
 
     fn closed_functions(&self) -> ClosedFunctions<'e> {
         ClosedFunctions::new(self.elf, functions::sizes(self.elf))
+    }
+}
+
+fn cannot_trace(function: &FunctionSymbol, why: &dyn fmt::Display, reason: &NoReturnProbe) -> Failure {
+    let name = function.demangled();
+    match reason {
+        NoReturnProbe::Function(reason) => Failure::failed(format!(
+            "failed to trace returns of {name} safely: {why}, and {reason}"
+        ))
+        .hint("trace its entry only, or use --returns kernel if the program can be lost"),
+        _ => Failure::failed(format!(
+            "failed to trace returns of {name}: {why}, and a return probe would crash the program"
+        ))
+        .hint("trace its entry only"),
     }
 }
 
