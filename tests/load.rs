@@ -49,9 +49,11 @@ fn open(name: &str, object: &[u8]) -> OpenObject {
         nix::unistd::geteuid().is_root(),
         "loading BPF programs needs root"
     );
-    ObjectBuilder::default()
+    let mut open = ObjectBuilder::default()
         .open_memory(object)
-        .unwrap_or_else(|error| panic!("failed to open {name}: {error}"))
+        .unwrap_or_else(|error| panic!("failed to open {name}: {error}"));
+    with_task_offsets(name, object, &mut open);
+    open
 }
 
 /// libbpf prints the verifier's log to stderr.
@@ -123,12 +125,37 @@ fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// Clears the constant `has_cookies`, if the object has it. Its offset is that of the symbol.
+/// Clears the constant `has_cookies`, if the object has it.
 fn without_cookies(name: &str, object: &[u8], open: &mut OpenObject) {
+    change_constant(name, object, open, "has_cookies", |bytes| {
+        assert_eq!(bytes[0], 1, "{name}: has_cookies is not true by default");
+        bytes[0] = 0;
+    });
+}
+
+/// Sets offsets in kernel structs, as user space does where the kernel has BTF. Their values do not matter to the
+/// verifier.
+fn with_task_offsets(name: &str, object: &[u8], open: &mut OpenObject) {
+    change_constant(name, object, open, "task_offsets", |bytes| {
+        bytes[..TASK_OFFSETS * size_of::<u32>()].fill(1);
+    });
+}
+
+/// Members of `struct task_offsets`.
+const TASK_OFFSETS: usize = 5;
+
+/// Changes the initial value of a constant, if the object has it. Its offset is that of the symbol.
+fn change_constant(
+    name: &str,
+    object: &[u8],
+    open: &mut OpenObject,
+    constant: &str,
+    change: impl FnOnce(&mut [u8]),
+) {
     // Copied to the heap for its alignment.
     let copy = object.to_vec();
     let elf = object::File::parse(&copy[..]).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let symbol = elf.symbols().find(|symbol| symbol.name() == Ok("has_cookies"));
+    let symbol = elf.symbols().find(|symbol| symbol.name() == Ok(constant));
     let Some(offset) = symbol.map(|symbol| symbol.address() as usize) else {
         return;
     };
@@ -139,8 +166,7 @@ fn without_cookies(name: &str, object: &[u8], open: &mut OpenObject) {
     let constants = constants
         .initial_value_mut()
         .unwrap_or_else(|| panic!("{name} has no constants"));
-    assert_eq!(constants[offset], 1, "{name}: has_cookies is not true by default");
-    constants[offset] = 0;
+    change(&mut constants[offset..]);
 }
 
 /// Since 5.15. libbpf loads a program that calls the helper.

@@ -81,6 +81,24 @@ static __always_inline bool may_return_to(__u64 slot, __u64 sp)
 /* The kernel has at most this many return probes pending in a thread: MAX_URETPROBE_DEPTH of linux/uprobes.h. */
 #define MAX_RETURN_PROBES 64
 
+struct pending_check {
+	__u64 sp;
+	__u64 probe; /* the pending return probe to look at next */
+	bool refused;
+};
+
+/* A callback instead of a loop: the verifier follows it once. */
+static long check_pending(__u64 index, struct pending_check *check)
+{
+	__u64 slot = kernel_word(check->probe, task_offsets.stack);
+
+	if (!check->probe || slot >= check->sp)
+		return 1;
+	check->refused = may_return_to(slot, check->sp);
+	check->probe = kernel_word(check->probe, task_offsets.next);
+	return check->refused;
+}
+
 /*
  * True if the kernel may replace the return address at `sp`. It then forgets its pending return probes below, as if
  * longjmp had ended those calls (cleanup_return_instances). If such a call is on another stack and returns later, the
@@ -88,22 +106,19 @@ static __always_inline bool may_return_to(__u64 slot, __u64 sp)
  */
 __noinline int may_replace_return(__u64 sp)
 {
-	__u64 utask, probe;
+	struct pending_check check = { .sp = sp };
+	__u64 utask;
 
 	if (!task_offsets.utask)
 		return true;
 	utask = kernel_word(bpf_get_current_task(), task_offsets.utask);
-	probe = utask ? kernel_word(utask, task_offsets.return_probes) : 0;
-	for (int i = 0; i < MAX_RETURN_PROBES && probe; i++) {
-		__u64 slot = kernel_word(probe, task_offsets.stack);
-
-		if (slot >= sp)
-			return true;
-		if (may_return_to(slot, sp))
-			return false;
-		probe = kernel_word(probe, task_offsets.next);
-	}
-	return true;
+	if (!utask)
+		return true;
+	check.probe = kernel_word(utask, task_offsets.return_probes);
+	if (!check.probe || kernel_word(check.probe, task_offsets.stack) >= sp)
+		return true;
+	bpf_loop(MAX_RETURN_PROBES, check_pending, &check, 0);
+	return !check.refused;
 }
 
 #endif
