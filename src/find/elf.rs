@@ -87,6 +87,11 @@ impl ElfFile {
         self.view.link.source.budget.renew();
     }
 
+    /// Whether functions may be missing because their names are too long.
+    pub fn has_skipped_names(&self) -> bool {
+        self.view.link.source.has_skipped_texts()
+    }
+
     /// Checks that nothing is missing because reading it would have taken too long.
     ///
     /// # Errors

@@ -24,8 +24,9 @@ use crate::find::ifunc;
 use crate::find::spec::{NamePattern, ProbeSpec, ProbeSubject, parse_list};
 use crate::find::stack::demangle::ReadableName;
 use crate::find::usdt::{self, NumberKind, UsdtArgument, UsdtProbe};
+use crate::output::messages::Messages;
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::search::errors::no_process;
+use crate::probe::search::errors::{no_process, skipped_names};
 use crate::probe::search::spec_target::find_file;
 
 const EXAMPLES: &str = "\
@@ -89,6 +90,7 @@ pub fn run(args: Args) -> Result<u8> {
     let many = specs.len() > 1 || specs.iter().any(|spec| spec.target.is_none());
     let mut list = FunctionList {
         out: args.output.open(None)?,
+        messages: args.output.messages(),
         functions: Table::new("function", FUNCTIONS).in_text("file", many),
         probes: Table::new("usdt", PROBES).in_text("file", many),
         headed: None,
@@ -160,6 +162,7 @@ impl ListedFile {
 
 struct FunctionList {
     out: Output,
+    messages: Messages,
     functions: Table,
     probes: Table,
     /// Whether the last header was that of probes.
@@ -185,6 +188,9 @@ impl FunctionList {
                 Err(error) if spec.target.is_none() => _ = failed.get_or_insert(error),
                 Err(error) => return Err(error),
             }
+        }
+        for file in files.iter().filter(|file| file.elf.has_skipped_names()) {
+            self.messages.warn(&skipped_names(&file.object.path));
         }
         match self.out.rows() == rows {
             true => Err(failed.unwrap_or_else(|| nothing(spec, &files).into())),

@@ -87,7 +87,7 @@ impl DynamicSection {
     /// # Errors
     /// It cannot be read or lies outside of the file.
     pub fn strings(&self, view: &ExecutionView) -> Result<Option<ElfBlock>> {
-        let read = |strtab| view.read_at_address(strtab, self.strsz, "dynamic strings");
+        let read = |strtab| view.dynamic_strings(strtab, self.strsz);
         self.strtab.map(read).transpose()
     }
 
@@ -109,7 +109,7 @@ impl DynamicSection {
             view.damaged("dynamic symbols are longer than the file")
         );
         let table = view.read_at_address(symtab, size, "dynamic symbols")?;
-        let strings = view.read_at_address(strtab, self.strsz, "dynamic strings")?;
+        let strings = view.dynamic_strings(strtab, self.strsz)?;
         let versions = match self.versym {
             Some(at) => Some(view.read_at_address(at, count.saturating_mul(2), "symbol versions")?),
             None => None,

@@ -70,10 +70,9 @@ impl LinkView {
         let Some((table, strings)) = found else {
             return Ok(None);
         };
-        let read = |extent: FileExtent| self.source.read(extent.offset, extent.size);
         let symbols = SymbolTable::new(
-            read(table)?,
-            read(strings)?,
+            self.source.read(table.offset, table.size)?,
+            self.source.read_texts(strings.offset, strings.size)?,
             None,
             self.source.budget.most_at_once(),
         );

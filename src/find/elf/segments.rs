@@ -191,12 +191,23 @@ impl ExecutionView {
 
     /// `size` bytes from virtual address `addr` on. `what` names them in errors.
     pub fn read_at_address(&self, addr: u64, size: u64, what: &str) -> Result<ElfBlock> {
+        let offset = self.offset_of_table(addr, size, what)?;
+        let read = self.link.source.read(offset, size);
+        read.with_context(|| self.damaged(&format!("cannot read {what}")))
+    }
+
+    /// The dynamic strings, `size` bytes at virtual address `addr`.
+    pub fn dynamic_strings(&self, addr: u64, size: u64) -> Result<ElfBlock> {
+        const WHAT: &str = "dynamic strings";
+        let offset = self.offset_of_table(addr, size, WHAT)?;
+        let read = self.link.source.read_texts(offset, size);
+        read.with_context(|| self.damaged(&format!("cannot read {WHAT}")))
+    }
+
+    fn offset_of_table(&self, addr: u64, size: u64, what: &str) -> Result<u64> {
         let extent = self.content_at(addr).filter(|extent| size <= extent.size);
         let extent = extent.with_context(|| self.damaged(&format!("{what} outside of the file")))?;
-        self.link
-            .source
-            .read(extent.offset, size)
-            .with_context(|| self.damaged(&format!("cannot read {what}")))
+        Ok(extent.offset)
     }
 
     /// The bytes of a part of the file up to the first NUL. `None` if there is none within `PATH_MAX` bytes.

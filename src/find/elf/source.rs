@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The bytes of an ELF file, read on demand.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -12,12 +13,17 @@ use super::budget::ReadBudget;
 /// The byte order of all files that are read.
 pub const LE: LittleEndian = LittleEndian;
 
+/// Texts of twice as many bytes are not read from string tables, and shorter ones are only if they do not fill an
+/// aligned part of this size. Templates make names of some ten thousand bytes.
+const TEXT_PART: usize = 64 << 10;
+
 /// A file with its length at the time of opening, or a file decompressed into memory.
 #[derive(Debug)]
 pub struct ElfSource {
     content: SourceBytes,
     len: u64,
     pub budget: ReadBudget,
+    skipped_texts: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -37,6 +43,7 @@ impl ElfSource {
             content: SourceBytes::File(file),
             len: meta.len(),
             budget: ReadBudget::of_file(&meta),
+            skipped_texts: Cell::new(false),
         })
     }
 
@@ -47,6 +54,7 @@ impl ElfSource {
             content: SourceBytes::Memory(bytes),
             len,
             budget: ReadBudget::new(len),
+            skipped_texts: Cell::new(false),
         }
     }
 
@@ -62,6 +70,42 @@ impl ElfSource {
         let mut words = vec![0_u64; len.div_ceil(8)];
         self.read_into(&mut pod::bytes_of_slice_mut(&mut words)[..len], offset)?;
         Ok(ElfBlock { words, len })
+    }
+
+    /// As [`ElfSource::read`], for a table of texts that end with NUL. Very long texts are left out: in their place are
+    /// zeros, which take no memory.
+    pub fn read_texts(&self, offset: u64, size: u64) -> Result<ElfBlock> {
+        let len = self.checked_len(offset, size)?;
+        let mut words = vec![0_u64; len.div_ceil(8)];
+        let bytes = &mut pod::bytes_of_slice_mut(&mut words)[..len];
+        let mut part = vec![0; TEXT_PART.min(len)];
+        // Where the text begins that goes on in the next part. None in a text that is left out.
+        let mut begun = Some(0);
+        for start in (0..len).step_by(TEXT_PART) {
+            let part = &mut part[..TEXT_PART.min(len - start)];
+            self.read_into(part, offset + start as u64)?;
+            let end = part.iter().position(|&byte| byte == 0);
+            match (end, begun) {
+                (None, text) if part.len() == TEXT_PART => {
+                    bytes[text.unwrap_or(start)..start].fill(0);
+                    begun = None;
+                    self.skipped_texts.set(true);
+                    continue;
+                }
+                (_, Some(_)) => bytes[start..start + part.len()].copy_from_slice(part),
+                (Some(end), None) => bytes[start + end..start + part.len()].copy_from_slice(&part[end..]),
+                (None, None) => {}
+            }
+            if let Some(last) = part.iter().rposition(|&byte| byte == 0) {
+                begun = Some(start + last + 1);
+            }
+        }
+        Ok(ElfBlock { words, len })
+    }
+
+    /// Whether texts were left out by [`ElfSource::read_texts`].
+    pub fn has_skipped_texts(&self) -> bool {
+        self.skipped_texts.get()
     }
 
     /// As [`ElfSource::read`], as bytes.

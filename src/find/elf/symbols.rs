@@ -6,9 +6,6 @@ use object::{LittleEndian, U16};
 
 use super::source::{ElfBlock, LE};
 
-/// Longest name that is read, in bytes. Templates make names of some ten thousand.
-const MAX_NAME: usize = 1 << 20;
-
 /// An entry as it is in the file.
 pub type RawSymbol = Sym64<LittleEndian>;
 
@@ -135,7 +132,6 @@ impl SymbolTable {
     /// The name without its version, and whether this is the default version.
     pub fn name(&self, symbol: &SymbolEntry) -> Option<(&[u8], bool)> {
         let rest = self.strings.bytes().get(symbol.name..self.terminated)?;
-        let rest = rest.get(..MAX_NAME).unwrap_or(rest);
         let full = &rest[..rest.iter().position(|&byte| byte == 0)?];
         let (name, default) = match full.iter().position(|&byte| byte == b'@') {
             Some(at) if at > 0 => (&full[..at], full.get(at + 1) == Some(&b'@')),

@@ -29,6 +29,14 @@ pub fn no_process(proc: &Proc, pid: u32, error: std::io::Error) -> anyhow::Error
     anyhow::Error::new(error).context(format!("failed to read the memory map of PID {pid}"))
 }
 
+/// A warning about a file that has very long names.
+pub fn skipped_names(path: &Path) -> String {
+    format!(
+        "{}: functions whose names are longer than 64 KiB are left out",
+        path.display()
+    )
+}
+
 /// Neither a library nor a program has this name.
 pub fn no_such_file(name: &str) -> anyhow::Error {
     let message =

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 
 use super::errors::{
-    mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process, unknown_start,
+    mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process, skipped_names, unknown_start,
 };
 use super::finder::{Finder, SearchPlace, open_path};
 use super::placing::{PlacedProbe, PlacementPolicy};
@@ -333,6 +333,9 @@ impl<F: Finder> FileSearch<F> {
         let mut points = points?;
         share_exits(&mut points);
         self.examined.answer(key, !points.is_empty());
+        if elf.has_skipped_names() {
+            self.warnings.push(skipped_names(&object.path));
+        }
         if points.is_empty() {
             return Ok(false);
         }

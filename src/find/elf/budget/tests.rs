@@ -4,8 +4,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::*;
-use crate::find::elf::ElfFile;
 use crate::find::elf::image::{BASE, CODE_AT, ElfImage, ImageSymbol, file_with, image_with_functions};
+use crate::find::elf::{ElfFile, ElfSource};
 use crate::find::elf::sections::SectionReader;
 use crate::find::functions;
 
@@ -133,9 +133,9 @@ fn each_question_has_a_budget() {
 #[test]
 fn names_that_overlap_are_limited_by_the_blocks_on_disk() {
     let (file, sections) = file_with_sections();
-    // One name of 512 KiB, whose ends are the names of 1000 symbols.
+    // One name of 60 KiB, whose ends are the names of 1000 symbols.
     let strings = 1 << 20;
-    let mut text = vec![b'x'; 1 << 19];
+    let mut text = vec![b'x'; 60 << 10];
     text.push(0);
     file.write_all_at(&text, strings).unwrap();
     let table = 8 << 20;
@@ -187,8 +187,41 @@ fn names_of_megabytes_are_skipped() {
         sections: true,
         ..ElfImage::default()
     };
-    let found = functions::all(&opened(&image.file()), Path::new("made-up")).unwrap();
-    let mut lengths = found.iter().map(|function| function.name.len());
-    assert!(lengths.all(|length| length < 100));
-    assert!(found.iter().any(|function| function.name == "short"));
+    let elf = opened(&image.file());
+    let found = functions::all(&elf, Path::new("made-up")).unwrap();
+    assert!(found.iter().all(|function| function.name.len() < 100));
+    assert!(found.iter().any(|function| &*function.name == "short"));
+    assert!(elf.has_skipped_names());
+}
+
+/// A hostile file has as many symbols as it likes within one long name.
+#[test]
+fn long_texts_are_left_out_of_string_tables() {
+    const PART: usize = 64 << 10;
+    let text = |length: usize| [&vec![b'x'; length][..], b"\0"].concat();
+    let read = |bytes: &[u8]| {
+        let source = ElfSource::in_memory(bytes.to_vec());
+        let read = source.read_texts(0, bytes.len() as u64).unwrap();
+        (read.bytes().to_vec(), source.has_skipped_texts())
+    };
+    for length in [PART - 1, PART, 2 * PART - 2, 2 * PART - 1, 2 * PART, 7 * PART + 5] {
+        for before in [1, 5, PART - 2, PART - 1, PART, PART + 1] {
+            let mut first = text(before.min(PART) - 1);
+            first.resize(before, 0);
+            let parts = [first, text(length), text(3)];
+            let all = parts.concat();
+            let without = [&parts[0], &vec![0; length + 1], &parts[2]]
+                .map(Vec::as_slice)
+                .concat();
+            let fills_part = before.next_multiple_of(PART) + PART <= before + length;
+            let expected = if fills_part { without } else { all.clone() };
+            assert!(
+                read(&all) == (expected, fills_part),
+                "{before} bytes, then {length}"
+            );
+            // The end of a text is missing: no name is made of the rest.
+            let cut = &all[..all.len() - 1];
+            assert_eq!(read(cut).0.last(), Some(&b'x'));
+        }
+    }
 }
