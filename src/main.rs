@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         return ExitCode::from(report(&error));
     }
     privileges::ignore_file_size_signal();
+    allocator::map_large_blocks();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     #[cfg(feature = "pages")]
     if let [_, option, folder] = &arguments[..]
