@@ -238,7 +238,7 @@ impl Attacher {
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let mut refused = RefusedPoints::default();
         let sessions = self.programs.iter().any(|program| program.runs == Ends::Both);
-        let entered = self.entered(points, sessions);
+        let entered = self.marks_traps.then(|| self.entered(points, sessions));
         for index in 0..self.programs.len() {
             let program = &self.programs[index];
             // Points whose return probe was refused get no entry probe either.
@@ -259,8 +259,8 @@ impl Attacher {
                     kind,
                     pid,
                 };
-                self.complete_cookies(to, &mut points, &entered);
-                self.attach_program(index, to, &points, links, &mut refused)?;
+                self.complete_cookies(to, &mut points, entered.as_ref());
+                self.attach_program(index, to, points, links, &mut refused)?;
             }
         }
         Ok(refused)
@@ -270,7 +270,7 @@ impl Attacher {
         &mut self,
         index: usize,
         to: AttachTarget<'_>,
-        points: &[ProbePoint],
+        points: Vec<ProbePoint>,
         links: &mut Vec<OwnedFd>,
         refused: &mut RefusedPoints,
     ) -> Result<()> {
@@ -282,7 +282,7 @@ impl Attacher {
         let open_files = self.links.len() + links.len() + self.members.count_links() + copies;
         let program = &mut self.programs[index];
         perf::require_files(points.len(), program.needs_copies(), open_files)?;
-        perf::attach(program, to, points, links, refused)
+        perf::attach(program, to, &points, links, refused)
     }
 
     /// Offsets at which a program runs when the instruction there is executed.
@@ -301,11 +301,16 @@ impl Attacher {
     /// Adds to the cookies the kind of trap, if hits are counted per kind, and the process, where only the
     /// cookie identifies it: return probes of perf events run in every process that has one at that function,
     /// and no program runs at the entry that would distinguish them.
-    fn complete_cookies(&self, to: AttachTarget<'_>, points: &mut [ProbePoint], entered: &HashSet<u64>) {
+    fn complete_cookies(
+        &self,
+        to: AttachTarget<'_>,
+        points: &mut [ProbePoint],
+        entered: Option<&HashSet<u64>>,
+    ) {
         let is_return = to.kind == ProbeKind::ReturnProbe;
         let return_only = self.programs.iter().all(|program| program.runs == Ends::Return);
         for point in points {
-            if self.marks_traps {
+            if let Some(entered) = entered {
                 let is_entered = entered.contains(&point.offset);
                 let trap = TrapKind::at(to.file, point.offset, is_return, is_entered);
                 point.cookie = trap.mark(point.cookie);

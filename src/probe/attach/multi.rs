@@ -20,17 +20,14 @@ use crate::probe::point::ProbePoint;
 pub fn attach(
     program: BorrowedFd<'_>,
     to: AttachTarget<'_>,
-    points: &[ProbePoint],
+    mut points: Vec<ProbePoint>,
     links: &mut Vec<OwnedFd>,
     refused: &mut RefusedPoints,
 ) -> Result<()> {
-    let (doubtful, others): (Vec<ProbePoint>, Vec<ProbePoint>) = points
-        .iter()
-        .partition(|point| is_refusal_possible(to.file, point));
-    for point in doubtful {
+    for point in points.extract_if(.., |point| is_refusal_possible(to.file, point)) {
         bisect(program, to, &[point], links, refused)?;
     }
-    bisect(program, to, &others, links, refused)
+    bisect(program, to, &points, links, refused)
 }
 
 /// True if the kernel may refuse to probe the instruction at this point.
@@ -71,13 +68,14 @@ fn bisect(
 fn link(program: BorrowedFd<'_>, to: AttachTarget<'_>, points: &[ProbePoint]) -> io::Result<OwnedFd> {
     let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
     let cookies: Vec<u64> = points.iter().map(|point| point.cookie.bits()).collect();
-    let semaphores: Vec<u64> = points.iter().map(|point| point.semaphore.unwrap_or(0)).collect();
     let has_semaphores = points.iter().any(|point| point.semaphore.is_some());
+    let semaphores: Option<Vec<u64>> =
+        has_semaphores.then(|| points.iter().map(|point| point.semaphore.unwrap_or(0)).collect());
     let points = MultiLinkPoints {
         path: to.path,
         offsets: &offsets,
         cookies: &cookies,
-        semaphores: has_semaphores.then_some(&semaphores[..]),
+        semaphores: semaphores.as_deref(),
         kind: match to.kind {
             ProbeKind::Probe => MultiLinkKind::Entry,
             ProbeKind::ReturnProbe => MultiLinkKind::Return,
