@@ -43,7 +43,7 @@ pub enum FetchedValue {
 }
 
 /// What the kernel does at the calls of one function, and what it then finds in the record.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct FunctionPlan {
     pub entry: Vec<Op>,
     /// Empty if the row does not wait for the return.

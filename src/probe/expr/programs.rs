@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::mem::offset_of;
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -79,7 +80,8 @@ impl MapSizes {
 /// The plans of a run's functions, by cookie.
 pub struct FunctionPrograms {
     request: TraceRequest,
-    plans: Vec<FunctionPlan>,
+    /// Functions of which nothing is known share one.
+    plans: Vec<Rc<FunctionPlan>>,
     entries: Vec<FunctionEntry>,
     literals: Vec<TextLiteral>,
     ops: Vec<Op>,
@@ -114,7 +116,7 @@ impl FunctionPrograms {
 
     /// The plan of a function.
     pub fn get(&self, cookie: usize) -> Option<&FunctionPlan> {
-        self.plans.get(cookie)
+        self.plans.get(cookie).map(Rc::as_ref)
     }
 
     /// Plans the next function and returns what its entry reads. A function that does not fit the request is
@@ -140,7 +142,10 @@ impl FunctionPrograms {
         let return_pc = self.start_of(&plan.at_return);
         let needs = plan.needs();
         self.entries.push([entry_pc, return_pc, plan.slots.into(), flags]);
-        self.plans.push(plan);
+        self.plans.push(match self.plans.last() {
+            Some(last) if **last == plan => Rc::clone(last),
+            _ => Rc::new(plan),
+        });
         if let Err(error) = self.write(known, self.entries.len() - 1) {
             self.problem.get_or_insert(error);
         }

@@ -58,7 +58,7 @@ fn a_request_that_fits_no_function_is_an_error() {
     let failure = programs.take_problem().expect_err("no such name");
     assert_eq!(failure.to_string(), "--where, column 1: f has no `size`");
     programs.add(SCOPE, Ends::Entry);
-    programs.plans.push(FunctionPlan::default());
+    programs.plans.push(FunctionPlan::default().into());
     let warning = programs
         .take_problem()
         .expect("another function is traced")
