@@ -295,7 +295,7 @@ fn functions(elf: &ElfFile, mut names: Vec<SymbolName>) -> Vec<FunctionSymbol> {
     });
     let function = |name: SymbolName| {
         Some(FunctionSymbol {
-            name: name.text.to_owned(),
+            name: name.text.into(),
             offset: elf.offset_of(name.addr)?,
             addr: name.addr,
             size: name.size,
@@ -349,7 +349,7 @@ fn nameless(
         }
         let offset = elf.offset_of(extent.addr).filter(|_| extent.addr >= reach)?;
         Some(FunctionSymbol {
-            name: format!("{NAMELESS_PREFIX}{:#x}", extent.addr),
+            name: format!("{NAMELESS_PREFIX}{:#x}", extent.addr).into(),
             offset,
             addr: extent.addr,
             size: extent.size,

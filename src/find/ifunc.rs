@@ -84,7 +84,7 @@ impl<'a> IfuncSearch<'a> {
             slots: elf.slots().unwrap_or_default(),
             resolvers: ifuncs().map(|function| function.addr).collect(),
             by_name: ifuncs()
-                .map(|function| (function.name.as_str(), function.addr))
+                .map(|function| (&*function.name, function.addr))
                 .filter(|(name, _)| !versioned.contains(*name))
                 .collect(),
             found: HashMap::new(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Resolves a spec to instructions of one file.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
@@ -35,20 +36,25 @@ pub struct ResolvedProbe {
     pub usdt: Option<Rc<UsdtProbe>>,
 }
 
-/// The meaning of a spec in one file.
+/// Functions and USDT probes that a spec means in a file but that cannot be probed.
 #[derive(Debug, Default)]
-pub struct ResolvedSpec {
-    /// By address; empty if nothing matches.
-    pub probes: Vec<ResolvedProbe>,
-    /// Why other matching functions cannot be probed.
-    pub skipped: Vec<anyhow::Error>,
+pub struct SkippedProbes {
+    pub count: u64,
+    /// Why the first one cannot be probed.
+    pub reason: Option<anyhow::Error>,
 }
 
-impl From<Vec<ResolvedProbe>> for ResolvedSpec {
-    fn from(probes: Vec<ResolvedProbe>) -> ResolvedSpec {
-        ResolvedSpec {
-            probes,
-            skipped: Vec::new(),
+impl SkippedProbes {
+    fn add(&mut self, error: anyhow::Error) {
+        self.count += 1;
+        self.reason.get_or_insert(error);
+    }
+
+    /// The reason as an error if no other probe was `found`.
+    fn unless_all(mut self, found: bool) -> Result<SkippedProbes> {
+        match self.reason.take_if(|_| !found) {
+            Some(reason) => Err(reason),
+            None => Ok(self),
         }
     }
 }
@@ -56,8 +62,9 @@ impl From<Vec<ResolvedProbe>> for ResolvedSpec {
 /// How returns are to be observed.
 pub type ReturnRequest = (ReturnPolicy, EntryMatching);
 
-/// The probes that `subject` means in a file. With `at_return` the returns of calls are observed too, as it says.
-/// `pids` are processes that use the file; they are searched first for the targets of IFUNC symbols.
+/// Passes the probes that `subject` means in a file to `on_found`, by address: large programs have hundreds of
+/// thousands, too many to be kept twice. With `at_return` the returns of calls are observed too, as it says. `pids` are
+/// processes that use the file; they are searched first for the targets of IFUNC symbols.
 ///
 /// # Errors
 /// The file cannot be read, or nothing that matches can be probed.
@@ -67,62 +74,70 @@ pub fn resolve(
     subject: &ProbeSubject,
     at_return: Option<ReturnRequest>,
     pids: &[u32],
-) -> Result<ResolvedSpec> {
+    on_found: &mut dyn FnMut(ResolvedProbe),
+) -> Result<SkippedProbes> {
     match subject {
-        ProbeSubject::Usdt { provider, name } => Ok(usdt_probes(elf, provider, name, at_return.is_some())?),
-        ProbeSubject::Address(addr) => probe_at_address(object, elf, *addr, at_return),
+        ProbeSubject::Usdt { provider, name } => {
+            usdt_probes(elf, provider, name, at_return.is_some(), on_found)
+        }
+        ProbeSubject::Address(addr) => probe_at_address(object, elf, *addr, at_return, on_found),
         ProbeSubject::Function { name, offset } => {
             let selected = functions::select(elf, &object.path, name)?;
             let found = without_ifuncs(object, elf, name, selected, pids)?;
             if *offset == 0 {
-                return function_starts(object, elf, &found, at_return);
+                return function_starts(object, elf, found, at_return, on_found);
             }
             reject_return_inside(at_return.is_some())?;
             let probes: Result<Vec<ResolvedProbe>> = found
                 .iter()
                 .map(|function| probe_inside(elf, function, *offset))
                 .collect();
-            Ok(probes?.into())
+            probes?.into_iter().for_each(on_found);
+            Ok(SkippedProbes::default())
         }
     }
 }
 
-/// The starts of functions. Functions that cannot be probed are skipped; if none is left, the last error is
+/// The starts of functions. Functions that cannot be probed are skipped; if none is left, the first error is
 /// returned.
 fn function_starts(
     object: &ObjectFile,
     elf: &ElfFile,
-    functions: &[FunctionSymbol],
+    functions: Vec<FunctionSymbol>,
     at_return: Option<ReturnRequest>,
-) -> Result<ResolvedSpec> {
+    on_found: &mut dyn FnMut(ResolvedProbe),
+) -> Result<SkippedProbes> {
     let is_go = elf.is_go();
     let mut watcher = at_return.map(|(policy, matching)| (ReturnWatcher::new(object, elf, policy), matching));
-    let mut found = ResolvedSpec::default();
+    let mut skipped = SkippedProbes::default();
+    let mut found = false;
     for function in functions {
         let returns = match &mut watcher {
-            Some((watcher, matching)) => watcher.method(function, *matching),
+            Some((watcher, matching)) => watcher.method(&function, *matching),
             None => Ok(ReturnMethod::Unwatched),
         };
         match returns {
-            Ok(returns) => found.probes.push(probe_at_start(function, returns, is_go)),
-            Err(error) => found.skipped.push(error),
+            Ok(returns) => on_found(probe_at_start(function, returns, is_go)),
+            Err(error) => {
+                skipped.add(error);
+                continue;
+            }
         }
+        found = true;
     }
-    match found.skipped.pop() {
-        Some(error) if found.probes.is_empty() => Err(error),
-        last => {
-            found.skipped.extend(last);
-            Ok(found)
-        }
-    }
+    skipped.unless_all(found)
 }
 
-fn probe_at_start(function: &FunctionSymbol, returns: ReturnMethod, is_go: bool) -> ResolvedProbe {
+fn probe_at_start(function: FunctionSymbol, returns: ReturnMethod, is_go: bool) -> ResolvedProbe {
+    let name = match function.demangled() {
+        Cow::Borrowed(_) => Rc::clone(&function.name),
+        Cow::Owned(demangled) => demangled.into(),
+    };
     ResolvedProbe {
-        name: function.demangled().as_ref().into(),
+        name,
         offset: function.offset,
         addr: function.addr,
-        symbol: Some(function.name.as_str().into()),
+        symbol: Some(function.name),
         size: function.size,
         returns,
         is_go,
@@ -152,24 +167,26 @@ fn probe_inside(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result
 
 const REWRITTEN: &str = "kernels since 6.18 replace a five-byte nop by a call, which overwrites the stack";
 
-/// The instruction at a virtual address. Empty if the file has no code there.
+/// The instruction at a virtual address. None if the file has no code there.
 fn probe_at_address(
     object: &ObjectFile,
     elf: &ElfFile,
     addr: u64,
     at_return: Option<ReturnRequest>,
-) -> Result<ResolvedSpec> {
+    on_found: &mut dyn FnMut(ResolvedProbe),
+) -> Result<SkippedProbes> {
     if elf.offset_of(addr).is_none() {
-        return Ok(ResolvedSpec::default());
+        return Ok(SkippedProbes::default());
     }
     let function = functions::containing(elf, &object.path, addr)?.with_context(|| {
         format!("failed to probe {addr:#x}: it is in no known function, so the start of its instruction cannot be verified")
     })?;
     if function.addr == addr {
-        return function_starts(object, elf, &[function], at_return);
+        return function_starts(object, elf, vec![function], at_return, on_found);
     }
     reject_return_inside(at_return.is_some())?;
-    Ok(vec![probe_inside(elf, &function, addr - function.addr)?].into())
+    on_found(probe_inside(elf, &function, addr - function.addr)?);
+    Ok(SkippedProbes::default())
 }
 
 fn reject_return_inside(at_return: bool) -> Result<()> {
@@ -230,28 +247,25 @@ fn usdt_probes(
     provider: &NamePattern,
     name: &NamePattern,
     at_return: bool,
-) -> Result<ResolvedSpec> {
+    on_found: &mut dyn FnMut(ResolvedProbe),
+) -> Result<SkippedProbes> {
     let wanted = usdt::probes(elf)?
         .into_iter()
         .filter(|probe| provider.matches(&probe.provider) && name.matches(&probe.name));
-    let mut skipped = Vec::new();
-    let mut probes = Vec::new();
+    let mut skipped = SkippedProbes::default();
+    let mut found = false;
     for probe in wanted {
         match usdt_probe(elf, probe) {
-            Ok(probe) => probes.push(probe),
-            Err(error) => skipped.push(error),
+            Ok(probe) if at_return => bail!("failed to trace {}: USDT probes have no return", probe.name),
+            Ok(probe) => on_found(probe),
+            Err(error) => {
+                skipped.add(error);
+                continue;
+            }
         }
+        found = true;
     }
-    if at_return && !probes.is_empty() {
-        bail!("failed to trace {}: USDT probes have no return", probes[0].name);
-    }
-    match skipped.pop() {
-        Some(error) if probes.is_empty() => Err(error),
-        last => {
-            skipped.extend(last);
-            Ok(ResolvedSpec { probes, skipped })
-        }
-    }
+    skipped.unless_all(found)
 }
 
 fn usdt_probe(elf: &ElfFile, probe: UsdtProbe) -> Result<ResolvedProbe> {

@@ -197,7 +197,7 @@ impl<'e> ReturnWatcher<'e> {
             let parts = functions::cold_parts(self.elf, &self.object.path);
             parts.unwrap_or_default()
         });
-        let own = cold.get(&function.name).map_or(&[][..], Vec::as_slice);
+        let own = cold.get(&*function.name).map_or(&[][..], Vec::as_slice);
         let parts: Vec<&FunctionSymbol> = std::iter::once(function).chain(own).collect();
         let mut parts: Vec<Range<u64>> = parts
             .iter()
@@ -393,7 +393,7 @@ fn cannot_trace(function: &FunctionSymbol, why: &dyn fmt::Display, reason: &NoRe
 fn keeps_return_address(elf: &ElfFile, function: &FunctionSymbol) -> bool {
     /// Such functions are short.
     const MAX_SIZE: u64 = 512;
-    RETURN_TWICE.contains(&function.name.as_str())
+    RETURN_TWICE.contains(&&*function.name)
         || elf
             .code(function.addr, function.size.min(MAX_SIZE))
             .is_ok_and(|code| instructions::reads_return_address(&code))

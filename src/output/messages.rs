@@ -33,6 +33,11 @@ impl Messages {
         }
     }
 
+    /// Whether details are printed.
+    pub fn shows_details(self) -> bool {
+        self.verbose
+    }
+
     /// Details for `--verbose`.
     pub fn detail(self, text: &str) {
         if self.verbose {

@@ -7,3 +7,4 @@ pub mod finder;
 pub mod functions;
 pub mod placing;
 pub mod spec_target;
+pub mod traced;

@@ -100,12 +100,17 @@ impl Run {
     /// Nothing was found, and nothing may appear later; or the finder's own errors.
     pub fn search<F: Finder>(self, mut finder: F) -> Result<FoundFunctions<F>> {
         let command = self.command.as_ref().map(|held| (&self.argv[..], held.pid()));
+        let details = self.report.messages.shows_details();
         let plan = finder.plan(&SearchRequest {
             filter: &self.filter,
             returns: self.return_policy(),
+            details,
             command,
         })?;
         let mut search = FileSearch::new(finder, plan.place, self.options.placement, self.filter.follow);
+        if details {
+            search.keep_details();
+        }
         let mmap_events = match search.may_grow() {
             true => watch_mmap_events(&self.report),
             false => None,

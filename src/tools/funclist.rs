@@ -346,7 +346,7 @@ impl SpecMatch {
 fn place(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<FunctionSymbol> {
     instructions::check_function(elf, function, offset)?;
     Ok(FunctionSymbol {
-        name: format!("{}+{offset:#x}", function.demangled()),
+        name: format!("{}+{offset:#x}", function.demangled()).into(),
         offset: function.offset + offset,
         addr: function.addr + offset,
         size: function.size - offset,

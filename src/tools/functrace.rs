@@ -14,6 +14,7 @@ use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
 use crate::find::host::object_file::{FileId, ObjectFile};
+use crate::find::resolve::ResolvedProbe;
 use crate::find::spec::{ProbeMoment, ProbeSpec};
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges::return_memory;
@@ -23,7 +24,8 @@ use crate::probe::expr::programs::{FunctionPrograms, MapSizes, ProgramMaps};
 use crate::probe::expr::{CallRecord, CallValues, NameScope, TraceRequest};
 use crate::probe::point::Ends;
 use crate::probe::search::finder::Finder;
-use crate::probe::search::functions::{FunctionFinder, OnFound, TracedFunction};
+use crate::probe::search::functions::FunctionFinder;
+use crate::probe::search::traced::OnFound;
 use crate::run::{Event, EventHandler, FoundFunctions, LoadedObject, Run, RunState, SessionNeeds};
 
 const EXAMPLES: &str = "\
@@ -145,14 +147,14 @@ fn load(
     let may_grow = found.may_grow();
     let functions = found.finder().capacity();
     let follows_calls = found.finder().ends().both;
-    let traced = &mut found.finder().on_found;
+    let traced = &mut found.finder().traced.on_found;
     traced.forget_file();
     let refused = traced.plans.take_problem()?;
     refused.iter().for_each(|problem| found.warn(problem));
 
     let mut open = found.open::<FunctraceSkelBuilder>()?;
     let ring_bytes = open.ring_bytes();
-    let plans = &mut open.finder().on_found.plans;
+    let plans = &mut open.finder().traced.on_found.plans;
     let reads = plans.reads();
     let sizes = plans.sizes(args.str_len, ring_bytes, may_grow);
     if reads {
@@ -173,7 +175,7 @@ fn load(
         literals: MapHandle::try_from(&maps.expr_literals)?,
         free: MapHandle::try_from(&maps.expr_free)?,
     };
-    loaded.finder().on_found.plans.load(maps, sizes.machines)?;
+    loaded.finder().traced.on_found.plans.load(maps, sizes.machines)?;
     Ok(loaded)
 }
 
@@ -231,8 +233,7 @@ impl CallPlans {
 }
 
 impl OnFound for CallPlans {
-    fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs {
-        let probe = &function.probe;
+    fn on_found(&mut self, probe: &ResolvedProbe, ends: Ends, object: &ObjectFile, elf: &ElfFile) -> Needs {
         let signature = probe.symbol.as_ref().and_then(|symbol| {
             if self.file.as_ref().is_none_or(|(id, _)| *id != object.id) {
                 let signatures = SignatureSource::open(&object.file, elf, &object.path);
@@ -247,7 +248,7 @@ impl OnFound for CallPlans {
             probe: probe.usdt.as_deref(),
             is_go: probe.is_go,
         };
-        self.plans.add(scope, function.ends).and(self.needs)
+        self.plans.add(scope, ends).and(self.needs)
     }
 }
 
@@ -322,7 +323,7 @@ impl CallPrinter {
             .get(..record.used as usize)?;
         let functions = event.finder;
         let function = functions.get(record.function as usize)?;
-        let plan = functions.on_found.plans.get(record.function as usize)?;
+        let plan = functions.traced.on_found.plans.get(record.function as usize)?;
         let frames = match record.stack_at {
             NO_STACK => &[],
             at => {
@@ -399,7 +400,7 @@ impl EventHandler<PlannedFunctions> for CallPrinter {
                  divisor was 0"
             ));
         }
-        if let Some(problem) = state.finder.on_found.plans.take_problem()? {
+        if let Some(problem) = state.finder.traced.on_found.plans.take_problem()? {
             state.messages.warn(&problem);
         }
         Ok(())

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Symbol tables.
 
+use std::rc::Rc;
+
 use object::elf::{self, Sym64};
 use object::{LittleEndian, U16};
 
@@ -13,7 +15,7 @@ pub type RawSymbol = Sym64<LittleEndian>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionSymbol {
     /// The symbol without its version.
-    pub name: String,
+    pub name: Rc<str>,
     /// File offset of the first instruction.
     pub offset: u64,
     /// Virtual address of the first instruction, before relocation.
@@ -79,7 +81,7 @@ impl SymbolEntry {
     /// The function by this name, whose code is at a file offset.
     pub fn function(&self, name: &str, offset: u64) -> FunctionSymbol {
         FunctionSymbol {
-            name: name.to_owned(),
+            name: name.into(),
             offset,
             addr: self.addr,
             size: self.size,

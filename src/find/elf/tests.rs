@@ -121,16 +121,13 @@ fn lookup_by_each_kind_of_hash_table() {
         let names: Vec<String> = functions(&elf)
             .unwrap()
             .into_iter()
-            .map(|function| function.name)
+            .map(|function| function.name.to_string())
             .collect();
         assert_eq!(names, ["alpha", "beta", "gamma_long_name"]);
         let found = elf
             .lookup(&["gamma_long_name", "delta", "alpha", "alph", "alphaa", ""])
             .unwrap();
-        let names: Vec<Option<&str>> = found
-            .iter()
-            .map(|f| f.as_ref().map(|f| f.name.as_str()))
-            .collect();
+        let names: Vec<Option<&str>> = found.iter().map(|f| f.as_ref().map(|f| &*f.name)).collect();
         assert_eq!(
             names,
             [Some("gamma_long_name"), None, Some("alpha"), None, None, None]
@@ -263,7 +260,7 @@ fn symtab_adds_local_functions() {
     let names: Vec<String> = functions(&elf)
         .unwrap()
         .into_iter()
-        .map(|function| function.name)
+        .map(|function| function.name.to_string())
         .collect();
     assert_eq!(
         names,
@@ -288,7 +285,7 @@ fn versions_in_symtab_are_stripped() {
     let found: Vec<(String, u64)> = functions(&elf)
         .unwrap()
         .into_iter()
-        .map(|f| (f.name, f.addr - elf.entry()))
+        .map(|f| (f.name.to_string(), f.addr - elf.entry()))
         .collect();
     assert_eq!(found, [("f".to_owned(), 16), ("fg".to_owned(), 32)]);
 }
@@ -315,7 +312,7 @@ fn local_functions_of_one_name_are_all_listed_and_aliases_once() {
     let found: Vec<(String, u64)> = functions(&elf)
         .unwrap()
         .into_iter()
-        .map(|f| (f.name, f.addr - elf.entry()))
+        .map(|f| (f.name.to_string(), f.addr - elf.entry()))
         .collect();
     let expected = [("init", 0), ("alias", 16), ("init", 32)];
     assert_eq!(found, expected.map(|(name, at)| (name.to_owned(), at)));

@@ -32,7 +32,10 @@ fn names(elf: &ElfFile, path: &Path, text: &str) -> Vec<String> {
         found.windows(2).all(|pair| pair[0].addr < pair[1].addr),
         "{found:?}"
     );
-    found.into_iter().map(|function| function.name).collect()
+    found
+        .into_iter()
+        .map(|function| function.name.to_string())
+        .collect()
 }
 
 fn near(elf: &ElfFile, name: &str, n: usize) -> Vec<String> {
@@ -247,10 +250,7 @@ fn old_versions_are_dropped_if_there_is_a_default() {
     let versions = vec![local("f@OLD", 0), local("f@@NEW", 16), local("g@OLD", 32)];
     let elf = image(vec![], versions);
     let found = all(&elf, Path::new("made-up")).unwrap();
-    let found: Vec<_> = found
-        .iter()
-        .map(|f| (f.name.as_str(), f.addr - elf.entry()))
-        .collect();
+    let found: Vec<_> = found.iter().map(|f| (&*f.name, f.addr - elf.entry())).collect();
     assert_eq!(found, [("f", 16), ("g", 32)]);
 }
 
@@ -328,7 +328,7 @@ fn stripped_program_has_functions_from_unwind_tables() {
         assert_eq!(
             found,
             [FunctionSymbol {
-                name,
+                name: name.into(),
                 ..function.clone()
             }],
             "{}",

@@ -139,9 +139,9 @@ fn names_with_an_old_version_are_ambiguous() {
     let (object, elf, mut functions) = libc();
     let versioned = elf.versioned_names().unwrap();
     let name = versioned.iter().next().unwrap().clone();
-    functions[0].name = name.clone();
+    functions[0].name = name.as_str().into();
     let proc = Proc::host();
     let search = IfuncSearch::new(&proc, &object, &elf, &functions);
     assert!(!search.by_name.contains_key(name.as_str()));
-    assert!(search.by_name.contains_key(functions[1].name.as_str()));
+    assert!(search.by_name.contains_key(&*functions[1].name));
 }

@@ -15,7 +15,7 @@ use super::errors::{
     mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process, skipped_names, unknown_start,
 };
 use super::finder::{Finder, SearchPlace, open_path};
-use super::placing::{PlacedProbe, PlacementPolicy};
+use super::placing::PlacementPolicy;
 use crate::error::Failure;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
@@ -70,8 +70,8 @@ pub struct FileSearch<F> {
     found: Vec<(ObjectFile, Vec<ProbePoint>)>,
     /// Processes whose object is already chosen ([`Finder::first_object_only`]).
     settled: HashSet<u32>,
-    /// Where the probes of the files found last are.
-    placed: Vec<PlacedProbe>,
+    /// Where probes were placed, as text for `--verbose`, if it is wanted.
+    details: Option<Vec<String>>,
     warnings: Vec<String>,
 }
 
@@ -100,9 +100,14 @@ impl<F: Finder> FileSearch<F> {
             examined: ExaminedFiles::default(),
             found: Vec::new(),
             settled: HashSet::new(),
-            placed: Vec::new(),
+            details: None,
             warnings: Vec::new(),
         }
+    }
+
+    /// Keeps details of files that are searched from now on.
+    pub fn keep_details(&mut self) {
+        self.details.get_or_insert_default();
     }
 
     /// Whether files may appear later.
@@ -201,10 +206,7 @@ impl<F: Finder> FileSearch<F> {
 
     /// Where probes were placed since the last call, and the details of the finder, as lines of text.
     pub fn take_details(&mut self) -> Vec<String> {
-        let placed = std::mem::take(&mut self.placed).into_iter();
-        let placed =
-            placed.map(|placed| format!("probe at {}{}", self.finder.name(placed.cookie), placed.placement));
-        let mut details: Vec<String> = placed.collect();
+        let mut details = self.details.as_mut().map(std::mem::take).unwrap_or_default();
         details.extend(self.finder.take_details());
         details
     }
@@ -330,21 +332,20 @@ impl<F: Finder> FileSearch<F> {
         let points = self.finder.points(&object, &elf);
         // Code that was not read is missing from the proofs that probes are harmless.
         elf.check_budget()?;
-        let mut points = points?;
-        share_exits(&mut points);
-        self.examined.answer(key, !points.is_empty());
         if elf.has_skipped_names() {
             self.warnings.push(skipped_names(&object.path));
         }
+        let mut points = points?;
+        share_exits(&mut points);
+        self.examined.answer(key, !points.is_empty());
         if points.is_empty() {
             return Ok(false);
         }
         if self.seen.insert(&object)? {
             self.drop_unknown_starts(&object, &elf, &mut points)?;
-            let placed = self.placing.place(&elf, &mut points);
+            let mistaken = self.place(&elf, &mut points);
             elf.check_budget()?;
-            self.drop_mistaken(&object, &placed, &mut points)?;
-            self.placed.extend(placed);
+            self.drop_mistaken(&object, mistaken, &mut points)?;
             self.found.push((object, points));
         }
         Ok(true)
@@ -384,16 +385,28 @@ impl<F: Finder> FileSearch<F> {
         })
     }
 
-    /// Drops functions whose first instruction the kernel would mistake for another and whose probe cannot be moved. An
-    /// error if these are all.
+    /// Places the points of a file. Returns the functions whose first instruction the kernel would mistake for another
+    /// and whose probe cannot be moved.
+    fn place(&mut self, elf: &ElfFile, points: &mut [ProbePoint]) -> BTreeSet<u32> {
+        let mut mistaken = BTreeSet::new();
+        self.placing.place(elf, points, |cookie, placement| {
+            if placement.is_misdecoded() {
+                mistaken.insert(cookie.function());
+            }
+            if let Some(details) = &mut self.details {
+                details.push(format!("probe at {}{placement}", self.finder.name(cookie)));
+            }
+        });
+        mistaken
+    }
+
+    /// Drops the functions that [`FileSearch::place`] returned. An error if these are all.
     fn drop_mistaken(
         &mut self,
         object: &ObjectFile,
-        placed: &[PlacedProbe],
+        refused: BTreeSet<u32>,
         points: &mut Vec<ProbePoint>,
     ) -> Result<()> {
-        let refused = placed.iter().filter(|placed| placed.placement.is_misdecoded());
-        let refused = refused.map(|placed| placed.cookie.function()).collect();
         self.drop_functions(points, refused, |finder, function| {
             mistaken(&finder.name(Cookie::of_function(function)), &object.path)
         })

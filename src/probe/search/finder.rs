@@ -89,6 +89,8 @@ pub struct WatchedEnds {
 pub struct SearchRequest<'a> {
     pub filter: &'a ProcessFilter,
     pub returns: ReturnPolicy,
+    /// Details for `--verbose` are wanted.
+    pub details: bool,
     /// The command to run, and the PID of the process that waits to become it.
     pub command: Option<(&'a [OsString], u32)>,
 }

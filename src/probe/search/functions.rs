@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The functions of a run: from specs to probe points, and from cookies back to names.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -11,14 +11,15 @@ use anyhow::Result;
 use super::errors::MAX_SIMILAR;
 use super::finder::{Finder, SearchPlan, SearchRequest, WatchedEnds};
 use super::spec_target::{SpecTarget, plan_targets};
+use super::traced::{OnFound, TracedFunction, TracedFunctions};
 use crate::error::Failure;
 use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
 use crate::find::functions;
-use crate::find::host::object_file::{FileId, ObjectFile};
-use crate::find::resolve;
-use crate::find::returns::{EntryMatching, ReturnMethod, ReturnPolicy};
+use crate::find::host::object_file::ObjectFile;
+use crate::find::resolve::{self, ResolvedProbe};
+use crate::find::returns::{EntryMatching, ReturnPolicy};
 use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
 use crate::probe::point::{Cookie, Ends, MovableFunction, ProbePoint};
@@ -29,46 +30,14 @@ const LATER: usize = 4096;
 /// How many files are searched for names similar to one that was not found.
 const MAX_SEARCHED: usize = 8;
 
-/// A function or USDT probe that is traced. Its index is the cookie.
-#[derive(Clone, Debug)]
-pub struct TracedFunction {
-    /// The name to show: `r:NAME` if only the return is traced. Untrusted.
-    pub name: Rc<str>,
-    pub probe: resolve::ResolvedProbe,
-    /// The file name, without its directory.
-    pub file_name: Rc<str>,
-    pub ends: Ends,
-}
-
-/// What a tool does with each function when it is found. [`Needs`] serve a tool that reads the
-/// same of every function.
-pub trait OnFound {
-    /// Returns what the probe reads at the start of the function.
-    fn on_found(&mut self, function: &TracedFunction, object: &ObjectFile, elf: &ElfFile) -> Needs;
-}
-
-impl OnFound for Needs {
-    fn on_found(&mut self, _: &TracedFunction, _: &ObjectFile, _: &ElfFile) -> Needs {
-        *self
-    }
-}
-
 /// Finds the functions that specs name.
 pub struct FunctionFinder<O = Needs> {
     specs: Vec<SpecSearch>,
-    found: Vec<TracedFunction>,
-    /// What each function's probe reads.
-    needs: Vec<Needs>,
-    cookies: HashMap<(FileId, u64, Ends), usize>,
+    pub traced: TracedFunctions<O>,
     /// Processes that the user named.
     pids: Vec<u32>,
     returns: ReturnPolicy,
-    /// How many functions there may be; None until the first search is over.
-    capacity: Option<usize>,
     warnings: Vec<String>,
-    /// Functions whose details were taken.
-    detailed: usize,
-    pub on_found: O,
 }
 
 /// A spec, and the results of its search.
@@ -96,105 +65,87 @@ impl<O: OnFound> FunctionFinder<O> {
         });
         FunctionFinder {
             specs: specs.collect(),
-            found: Vec::new(),
-            needs: Vec::new(),
-            cookies: HashMap::new(),
+            traced: TracedFunctions::new(on_found),
             pids: Vec::new(),
             returns: ReturnPolicy::default(),
-            capacity: None,
             warnings: Vec::new(),
-            detailed: 0,
-            on_found,
         }
     }
 
     /// How many functions there may be: the entries of a map with one for each.
     pub fn capacity(&self) -> u32 {
-        self.capacity.unwrap_or(self.found.len()) as u32
+        self.traced.capacity() as u32
     }
 
     /// The function with this cookie.
     pub fn get(&self, cookie: usize) -> Option<&TracedFunction> {
-        self.found.get(cookie)
+        self.traced.all().get(cookie)
     }
 
     /// The functions found so far; the index is the cookie.
     pub fn all(&self) -> &[TracedFunction] {
-        &self.found
+        self.traced.all()
     }
 
-    /// What the spec `index` means in a file.
-    fn resolve(
+    /// Adds the points of the spec `index` in a file. `placed` has the functions that have points already.
+    fn add_points(
         &mut self,
         index: usize,
         object: &ObjectFile,
         elf: &ElfFile,
-    ) -> Result<Vec<resolve::ResolvedProbe>> {
+        placed: &mut HashSet<u32>,
+        points: &mut Vec<ProbePoint>,
+    ) -> Result<()> {
         let search = &mut self.specs[index];
         if !search.target.matches(object) {
-            return Ok(Vec::new());
+            return Ok(());
         }
         if search.searched.len() < MAX_SEARCHED {
             let file = object.file.try_clone()?;
             search.searched.push((object.path.clone(), file));
         }
-        let at_return = match search.ends {
+        let ends = search.ends;
+        let at_return = match ends {
             Ends::Entry => None,
             Ends::Both => Some((self.returns, EntryMatching::Matched)),
             Ends::Return | Ends::ReturnInstruction => Some((self.returns, EntryMatching::ReturnsAlone)),
         };
         elf.renew_budget();
-        match resolve::resolve(object, elf, &search.spec.subject, at_return, &self.pids) {
-            Ok(found) => {
-                search.found |= !found.probes.is_empty();
-                if let Some(first) = found.skipped.first() {
-                    let skipped = counted(found.skipped.len() as u64, "function");
-                    self.warnings.push(format!("skipped {skipped}: {first:#}"));
+        let file_name = object.path.file_name().unwrap_or_default().to_string_lossy();
+        let file_name = Rc::from(&*file_name);
+        let mut added = Ok(());
+        let mut on_found = |probe: ResolvedProbe| {
+            search.found = true;
+            if added.is_ok() {
+                added = self
+                    .traced
+                    .add(&probe, ends, &file_name, object, elf)
+                    .map(|function| {
+                        if placed.insert(function) {
+                            let needs = self.traced.all()[function as usize].needs;
+                            points.extend(points_of(&probe, ends, Cookie::of_function(function), needs));
+                        }
+                    });
+            }
+        };
+        let subject = &search.spec.subject;
+        match resolve::resolve(object, elf, subject, at_return, &self.pids, &mut on_found) {
+            Ok(skipped) => {
+                if let Some(first) = skipped.reason {
+                    let functions = counted(skipped.count, "function");
+                    self.warnings.push(format!("skipped {functions}: {first:#}"));
                 }
-                Ok(found.probes)
+                added
             }
             Err(error) => {
                 search.problem.get_or_insert_with(|| Failure::of(&error));
                 match search.target {
                     // One of many files that a process happens to map.
-                    SpecTarget::Any => Ok(Vec::new()),
+                    SpecTarget::Any => Ok(()),
                     _ => Err(error),
                 }
             }
         }
-    }
-
-    fn add(
-        &mut self,
-        object: &ObjectFile,
-        elf: &ElfFile,
-        probe: resolve::ResolvedProbe,
-        ends: Ends,
-    ) -> Result<usize> {
-        let key = (object.id, probe.offset, ends);
-        if let Some(&cookie) = self.cookies.get(&key) {
-            return Ok(cookie);
-        }
-        let cookie = self.found.len();
-        if self.capacity.is_some_and(|capacity| cookie >= capacity) {
-            let message = "too many functions in files that appeared later: some are not traced";
-            return Err(Failure::failed(message).into());
-        }
-        let file_name = object.path.file_name().unwrap_or_default().to_string_lossy();
-        let name = match ends {
-            Ends::Return => format!("r:{}", probe.name).into(),
-            _ => Rc::clone(&probe.name),
-        };
-        let function = TracedFunction {
-            name,
-            probe,
-            file_name: file_name.as_ref().into(),
-            ends,
-        };
-        self.needs.push(self.on_found.on_found(&function, object, elf));
-        self.found.push(function);
-        self.cookies.insert(key, cookie);
-        Ok(cookie)
     }
 }
 
@@ -202,6 +153,9 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
     fn plan(&mut self, request: &SearchRequest<'_>) -> Result<SearchPlan> {
         self.pids.clone_from(&request.filter.pids);
         self.returns = request.returns;
+        if request.details {
+            self.traced.keep_details();
+        }
         let specs: Vec<&ProbeSpec> = self.specs.iter().map(|search| &search.spec).collect();
         let (targets, plan) = plan_targets(&specs, request)?;
         for (search, target) in self.specs.iter_mut().zip(targets) {
@@ -219,14 +173,7 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
         // Several specs may name one function. Large programs have hundreds of thousands of functions.
         let mut placed = HashSet::new();
         for index in 0..self.specs.len() {
-            for probe in self.resolve(index, object, elf)? {
-                let ends = self.specs[index].ends;
-                let function = self.add(object, elf, probe.clone(), ends)?;
-                let (cookie, needs) = (Cookie::of_function(function as u32), self.needs[function]);
-                if placed.insert(function) {
-                    points.extend(points_of(&probe, ends, cookie, needs));
-                }
-            }
+            self.add_points(index, object, elf, &mut placed, &mut points)?;
         }
         Ok(points)
     }
@@ -237,16 +184,15 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
     }
 
     fn ends(&self) -> WatchedEnds {
-        let any = |ends| self.found.iter().any(|function| function.ends == ends);
-        let at_instructions =
-            |function: &TracedFunction| matches!(function.probe.returns, ReturnMethod::Instructions(..));
-        let mut both = self.found.iter().filter(|function| function.ends == Ends::Both);
+        let all = self.traced.all();
+        let any = |ends| all.iter().any(|function| function.ends == ends);
+        let mut both = all.iter().filter(|function| function.ends == Ends::Both);
         WatchedEnds {
             entry: any(Ends::Entry),
             at_return: any(Ends::Return),
             both: any(Ends::Both),
-            instructions: self.found.iter().any(at_instructions),
-            only_instructions: any(Ends::Both) && both.all(at_instructions),
+            instructions: all.iter().any(|function| function.at_instructions),
+            only_instructions: any(Ends::Both) && both.all(|function| function.at_instructions),
         }
     }
 
@@ -254,25 +200,12 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
         if let Some(search) = self.specs.iter().find(|search| !search.found) {
             return Err(search.not_found());
         }
-        let spare = if may_grow { LATER } else { 0 };
-        self.capacity = Some(self.found.len() + spare);
+        self.traced.limit(if may_grow { LATER } else { 0 });
         Ok(())
     }
 
     fn take_details(&mut self) -> Vec<String> {
-        let new = std::mem::replace(&mut self.detailed, self.found.len());
-        let returns = self.found[new..].iter().filter_map(|function| {
-            let name = &function.name;
-            match &function.probe.returns {
-                ReturnMethod::Unwatched => None,
-                ReturnMethod::ReturnProbe => Some(format!("returns of {name}: return probe")),
-                ReturnMethod::Instructions(exits, reason) => {
-                    let exits = counted(exits.len() as u64, "return instruction");
-                    Some(format!("returns of {name}: {exits} ({reason})"))
-                }
-            }
-        });
-        returns.collect()
+        self.traced.take_details()
     }
 
     fn take_warnings(&mut self) -> Vec<String> {
@@ -364,7 +297,7 @@ impl SpecSearch {
 }
 
 /// Where programs are attached for a function or USDT probe.
-fn points_of(probe: &resolve::ResolvedProbe, ends: Ends, cookie: Cookie, needs: Needs) -> Vec<ProbePoint> {
+fn points_of(probe: &ResolvedProbe, ends: Ends, cookie: Cookie, needs: Needs) -> Vec<ProbePoint> {
     let semaphore = probe.usdt.as_ref().and_then(|usdt| usdt.semaphore);
     let cookie = match probe.is_go {
         true => cookie.in_goroutine(),

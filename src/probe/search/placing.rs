@@ -17,18 +17,16 @@ pub enum PlacementPolicy {
     Best,
 }
 
-/// Where the probe of a function went.
-#[derive(Clone, Copy, Debug)]
-pub struct PlacedProbe {
-    pub cookie: Cookie,
-    pub placement: ProbePlacement,
-}
-
 impl PlacementPolicy {
-    /// Moves the points of `elf` that may move, and marks those on instructions that the kernel single-steps. Returns
-    /// where the probes of functions are. The caller must drop the points that would crash the program:
-    /// [`ProbePlacement::is_misdecoded`].
-    pub fn place(self, elf: &ElfFile, points: &mut [ProbePoint]) -> Vec<PlacedProbe> {
+    /// Moves the points of `elf` that may move, and marks those on instructions that the kernel single-steps.
+    /// `on_placed` gets the place of each function's probe. The caller must drop the points that would crash the
+    /// program: [`ProbePlacement::is_misdecoded`].
+    pub fn place(
+        self,
+        elf: &ElfFile,
+        points: &mut [ProbePoint],
+        mut on_placed: impl FnMut(Cookie, ProbePlacement),
+    ) {
         let (mut movable, mut subjects) = (Vec::new(), Vec::new());
         for point in points {
             let Some(addr) = elf.address_of(point.offset) else {
@@ -46,23 +44,20 @@ impl PlacementPolicy {
                 None => point.stepped = is_stepped(elf, addr),
             }
         }
-        let placements = place_probes(elf, &subjects).into_iter().zip(movable);
-        let found = placements.filter_map(|(placement, point)| Some((placement?, point)));
-        found
-            .map(|(placement, point)| self.moved(point, placement))
-            .collect()
+        for (placement, point) in place_probes(elf, &subjects).into_iter().zip(movable) {
+            if let Some(placement) = placement {
+                on_placed(point.cookie, self.moved(point, placement));
+            }
+        }
     }
 
-    fn moved(self, point: &mut ProbePoint, placement: ProbePlacement) -> PlacedProbe {
+    fn moved(self, point: &mut ProbePoint, placement: ProbePlacement) -> ProbePlacement {
         let placement = match self {
             PlacementPolicy::Entry => placement.at_entry(),
             PlacementPolicy::Best => placement,
         };
         point.offset += placement.distance;
         point.stepped = placement.is_stepped();
-        PlacedProbe {
-            cookie: point.cookie,
-            placement,
-        }
+        placement
     }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::*;
 use crate::find::elf::image::{BASE, CODE_AT, ElfImage, ImageSymbol, file_with, image_with_functions};
-use crate::find::elf::{ElfFile, ElfSource};
 use crate::find::elf::sections::SectionReader;
+use crate::find::elf::{ElfFile, ElfSource};
 use crate::find::functions;
 
 const SHOFF: u64 = 40;

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! The functions that a run traces, by cookie. There can be hundreds of thousands, so what only the search of their file
+//! needs is not kept.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use crate::error::Failure;
+use crate::find::code::placement::Needs;
+use crate::find::elf::ElfFile;
+use crate::find::host::object_file::{FileId, ObjectFile};
+use crate::find::resolve::ResolvedProbe;
+use crate::find::returns::ReturnMethod;
+use crate::probe::point::Ends;
+use crate::wording::counted;
+
+/// A function or USDT probe that is traced. Its index is the cookie.
+#[derive(Clone, Debug)]
+pub struct TracedFunction {
+    /// The name to show: `r:NAME` if only the return is traced. Untrusted.
+    pub name: Rc<str>,
+    /// The file name, without its directory.
+    pub file_name: Rc<str>,
+    pub ends: Ends,
+    /// Its returns are observed at the instructions that end calls.
+    pub at_instructions: bool,
+    /// What its probe reads.
+    pub needs: Needs,
+}
+
+/// What a tool does with each function when it is found. [`Needs`] serve a tool that reads the
+/// same of every function.
+pub trait OnFound {
+    /// Returns what the probe reads at the start of the function.
+    fn on_found(&mut self, probe: &ResolvedProbe, ends: Ends, object: &ObjectFile, elf: &ElfFile) -> Needs;
+}
+
+impl OnFound for Needs {
+    fn on_found(&mut self, _: &ResolvedProbe, _: Ends, _: &ObjectFile, _: &ElfFile) -> Needs {
+        *self
+    }
+}
+
+/// The functions of a run.
+pub struct TracedFunctions<O> {
+    all: Vec<TracedFunction>,
+    /// The cookies of a file's functions, by file offset.
+    cookies: HashMap<FileId, HashMap<(u64, Ends), u32>>,
+    /// How many functions there may be; None until the first search is over.
+    capacity: Option<usize>,
+    /// Text for `--verbose`, if it is wanted.
+    details: Option<Vec<String>>,
+    pub on_found: O,
+}
+
+impl<O: OnFound> TracedFunctions<O> {
+    pub fn new(on_found: O) -> Self {
+        TracedFunctions {
+            all: Vec::new(),
+            cookies: HashMap::new(),
+            capacity: None,
+            details: None,
+            on_found,
+        }
+    }
+
+    /// All of them; the index is the cookie.
+    pub fn all(&self) -> &[TracedFunction] {
+        &self.all
+    }
+
+    /// How many functions there may be.
+    pub fn capacity(&self) -> usize {
+        self.capacity.unwrap_or(self.all.len())
+    }
+
+    /// From now on, only so many more are accepted.
+    pub fn limit(&mut self, spare: usize) {
+        self.capacity = Some(self.all.len() + spare);
+    }
+
+    /// Keeps details of functions that are added from now on.
+    pub fn keep_details(&mut self) {
+        self.details.get_or_insert_default();
+    }
+
+    /// Details since the last call.
+    pub fn take_details(&mut self) -> Vec<String> {
+        self.details.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The cookie of a function in a file, which is added unless it is known. `file_name` is shown.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn add(
+        &mut self,
+        probe: &ResolvedProbe,
+        ends: Ends,
+        file_name: &Rc<str>,
+        object: &ObjectFile,
+        elf: &ElfFile,
+    ) -> Result<u32> {
+        let of_file = self.cookies.entry(object.id).or_default();
+        if let Some(&cookie) = of_file.get(&(probe.offset, ends)) {
+            return Ok(cookie);
+        }
+        let cookie = self.all.len();
+        if self.capacity.is_some_and(|capacity| cookie >= capacity) {
+            let message = "too many functions in files that appeared later: some are not traced";
+            return Err(Failure::failed(message).into());
+        }
+        of_file.insert((probe.offset, ends), cookie as u32);
+        let function = TracedFunction {
+            name: match ends {
+                Ends::Return => format!("r:{}", probe.name).into(),
+                _ => Rc::clone(&probe.name),
+            },
+            file_name: Rc::clone(file_name),
+            ends,
+            at_instructions: matches!(probe.returns, ReturnMethod::Instructions(..)),
+            needs: self.on_found.on_found(probe, ends, object, elf),
+        };
+        if let Some(details) = &mut self.details {
+            details.extend(describe_returns(&function.name, &probe.returns));
+        }
+        self.all.push(function);
+        Ok(cookie as u32)
+    }
+}
+
+fn describe_returns(name: &str, returns: &ReturnMethod) -> Option<String> {
+    match returns {
+        ReturnMethod::Unwatched => None,
+        ReturnMethod::ReturnProbe => Some(format!("returns of {name}: return probe")),
+        ReturnMethod::Instructions(exits, reason) => {
+            let exits = counted(exits.len() as u64, "return instruction");
+            Some(format!("returns of {name}: {exits} ({reason})"))
+        }
+    }
+}
