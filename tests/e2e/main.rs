@@ -10,6 +10,7 @@ mod ending;
 mod harm;
 mod harness;
 mod hold;
+mod large;
 mod namespaces;
 mod placement;
 mod privileges;

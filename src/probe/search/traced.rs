@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The functions that a run traces, by cookie. There can be hundreds of thousands, so what only the search of their file
-//! needs is not kept.
+//! The functions that a run traces, by cookie. There can be hundreds of thousands, so what only the search of their
+//! file needs is not kept.
 
 use std::collections::HashMap;
 use std::rc::Rc;
