@@ -43,6 +43,8 @@ const MOST_CODE: u64 = 1 << 20;
 /// How far from a function jumps into it are looked for, in bytes. Code that jumps into the middle of another
 /// function is hand-written assembly nearby, or a part of the function that the compiler moved away.
 const REACH: u64 = 1 << 20;
+/// How much code is read at a time to look for jumps, in bytes: programs have hundreds of megabytes.
+const PART: u64 = 512 << 10;
 
 /// What a probe reads of the traced process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -271,7 +273,8 @@ fn check_jumps(elf: &ElfFile, functions: &[ProbedFunction], placements: &mut [Op
         .collect();
     stretches.sort_unstable_by_key(|&(start, ..)| start);
     let last = stretches.iter().map(|&(_, last, _)| last).max().unwrap_or(0);
-    for window in windows(elf, stretches.iter().map(|&(start, ..)| start)) {
+    let windows = windows(elf, stretches.iter().map(|&(start, ..)| start));
+    for window in windows.into_iter().flat_map(parts) {
         let Some(code) = elf.content_of(&window) else {
             stretches
                 .iter_mut()
@@ -329,6 +332,12 @@ fn windows(elf: &ElfFile, addrs: impl Iterator<Item = u64>) -> Vec<Range<u64>> {
         }
     }
     windows
+}
+
+/// The parts of a window. They overlap, so that each jump is complete in one of them.
+fn parts(window: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let starts = window.clone().step_by(PART as usize);
+    starts.map(move |start| start..start.saturating_add(PART + LONGEST).min(window.end))
 }
 
 /// The first instruction that the kernel emulates, if the code before it can run before the probe. Jumps into

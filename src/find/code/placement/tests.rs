@@ -394,6 +394,35 @@ fn jumps_from_other_functions_are_found() {
     assert_eq!(short, (0, PlacementOutcome::Stays(StayReason::JumpedInto)));
 }
 
+/// Code is read in parts, and a jump may begin in one and end in the next.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn jumps_between_parts_are_found() {
+    use crate::find::elf::image::{BASE, CODE_AT, file_with, image_with_functions};
+    let beginning = [0x89, 0xc0, 0x89, 0xc0, 0x53];
+    let outcome = |jump_at: u64| {
+        let mut code = vec![0x90; PART as usize];
+        code[..beginning.len()].copy_from_slice(&beginning);
+        let jump = (jump_at - CODE_AT) as usize;
+        code[jump] = 0xe9;
+        code[jump + 1..jump + 5].copy_from_slice(&(2 - (jump as i32 + 5)).to_le_bytes());
+        let image = file_with(&image_with_functions(&code, 1, 0, 64));
+        let elf = ElfFile::open(image, "image".as_ref()).expect("an ELF file");
+        let function = ProbedFunction {
+            addr: BASE + CODE_AT,
+            size: 64,
+            needs: Needs::NOTHING,
+        };
+        place_probes(&elf, &[function])
+            .remove(0)
+            .map(|placement| placement.outcome)
+    };
+    for jump_at in PART - 7..PART + 3 {
+        let expected = PlacementOutcome::Stays(StayReason::JumpedInto);
+        assert_eq!(outcome(jump_at), Some(expected), "{jump_at:#x}");
+    }
+}
+
 /// The rules for arm64, tested on all machines.
 mod on_arm64 {
     use super::*;
