@@ -54,14 +54,16 @@ pub fn check_decodable(elf: &ElfFile, addr: u64) -> Result<()> {
 }
 
 /// The error for a function that begins with an instruction that [`is_misdecoded`].
-pub const MISDECODED: &str = "the kernel mistakes its first instruction (AVX, or xchg with r8) for another, and the program would crash";
+pub const MISDECODED: &str = "under a probe, the kernel does not run its first instruction (AVX, pushf, rep movs, or xchg with r8) as the processor does";
 
 /// Whether the x86 kernel takes this for another instruction: it looks at the opcode byte and ignores what prefixes
 /// mean. With VEX or EVEX (AVX) it sees a push, jump, call, return or popf (seen on Linux 6.18 with memset for
 /// AVX-512). Of `xchg %rax,%r8`, which is `nop` with REX.B, it executes the `nop` (seen with Go's
 /// runtime.gcWriteBarrierR8). REX2 selects further registers in the same way. Behind a prefix F2 or F3, it does not
 /// see the operand of opcodes that some AVX-512 instructions share, cmov and setcc among them, and does not adapt an
-/// address relative to the instruction pointer to the copy that it steps.
+/// address relative to the instruction pointer to the copy that it steps. Flags that `pushf` stores have the trap flag
+/// of the step: the program is killed when it restores them (OpenSSL's padlock_reload_key). An instruction with a
+/// repeat prefix hits the probe at each repetition.
 pub fn is_misdecoded(code: &[u8]) -> bool {
     if cfg!(not(target_arch = "x86_64")) {
         return false;
@@ -73,13 +75,14 @@ pub fn is_misdecoded(code: &[u8]) -> bool {
         [0x40..=0x4f, opcode @ ..] => opcode,
         opcode => opcode,
     };
+    let repeats = prefixes.iter().any(|prefix| matches!(prefix, 0xf2 | 0xf3));
     if let [
         0x0f,
         0x41 | 0x42 | 0x44..=0x47 | 0x4a | 0x4b | 0x90..=0x93 | 0x98 | 0x99,
         operand,
         ..,
     ] = opcode
-        && prefixes.iter().any(|prefix| matches!(prefix, 0xf2 | 0xf3))
+        && repeats
     {
         // Relative to the instruction pointer.
         return operand & 0xc7 == 0x05;
@@ -90,6 +93,12 @@ pub fn is_misdecoded(code: &[u8]) -> bool {
     }
     if let [0xd5, ..] = unprefixed {
         return true;
+    }
+    if let [0x9c, ..] = opcode {
+        return true;
+    }
+    if let [0xa4..=0xa7 | 0xaa..=0xaf, ..] = opcode {
+        return repeats;
     }
     let ([0xc5, _, opcode, ..] | [0xc4, _, _, opcode, ..] | [0x62, _, _, _, opcode, ..]) = code else {
         return false;

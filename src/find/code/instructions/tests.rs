@@ -2,10 +2,14 @@
 use super::*;
 
 #[test]
-fn instructions_that_the_kernel_mistakes_are_recognized() {
+fn instructions_that_the_kernel_changes_are_recognized() {
     // vpbroadcastb %esi,%zmm16; vpbroadcastd %esi,%ymm17; vpcmpeqb %ymm0,%ymm1,%ymm2
-    // xchg %rax,%r8; xchg %ax,%r8w; rep xchg %eax,%r8d; xchg %rax,%r16 (REX2)
-    let misdecoded: [&[u8]; 9] = [
+    // xchg %rax,%r8; xchg %ax,%r8w; rep xchg %eax,%r8d; xchg %rax,%r16 (REX2); pushf; pushfw; rep movsb; repne scasq
+    let misdecoded: [&[u8]; 13] = [
+        &[0xf3, 0xa4],
+        &[0xf2, 0x48, 0xaf],
+        &[0x9c],
+        &[0x66, 0x41, 0x9c],
         &[0x49, 0x90],
         &[0x66, 0x41, 0x90],
         &[0xf3, 0x4f, 0x90],
@@ -17,8 +21,10 @@ fn instructions_that_the_kernel_mistakes_are_recognized() {
         &[0xf3, 0x4f, 0x0f, 0x98, 0x15, 0, 0, 0, 0],
     ];
     // vmovd %esi,%xmm0; a real jump; a real push; nothing
-    // nop; pause; rex.w nop; xchg %eax,%eax with a size prefix; cmov with a prefix or rip-relative
-    let others: [&[u8]; 10] = [
+    // movsb; popf; nop; pause; rex.w nop; xchg %eax,%eax with a size prefix; cmov with a prefix or rip-relative
+    let others: [&[u8]; 12] = [
+        &[0xa4],
+        &[0x9d],
         &[0x90],
         &[0xf3, 0x90],
         &[0x48, 0x90],
