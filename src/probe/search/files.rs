@@ -392,8 +392,7 @@ impl<F: Finder> FileSearch<F> {
         self.placing.place(elf, points, |cookie, placement| {
             if placement.is_misdecoded() {
                 mistaken.insert(cookie.function());
-            }
-            if let Some(details) = &mut self.details {
+            } else if let Some(details) = &mut self.details {
                 details.push(format!("probe at {}{placement}", self.finder.name(cookie)));
             }
         });
