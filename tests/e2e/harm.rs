@@ -212,40 +212,54 @@ fn instructions_do_the_same_under_probes(mode: AttachMode) {
     }
     let untraced = run_to_end(&mut Command::new(&target)).stdout;
     let results: HashMap<&str, &str> = untraced.lines().filter_map(|line| line.split_once(' ')).collect();
-    assert!(results.len() > 4000, "{untraced}");
+    assert_eq!(results.len(), untraced.lines().count(), "names repeat");
+    let is_valid = |name: &str| !results[name].starts_with("signal");
+    assert!(results.keys().filter(|name| is_valid(name)).count() > 10_000);
     for tool in ["funccount", "funclatency"] {
-        let spec = format!("{}:i_*", target.display());
-        let ended = run_to_end(tool_command(tool, mode, [&spec, "--"]).arg(&target));
+        let specs = ["i_*", "x_*"].map(|names| format!("{}:{names}", target.display()));
+        let args = ["-v", &specs[0], &specs[1], "--"];
+        let ended = run_to_end(tool_command(tool, mode, args).arg(&target));
         let (records, printed): (Vec<&str>, Vec<&str>) =
             ended.stdout.lines().partition(|line| line.starts_with('{'));
         let differs = printed
             .iter()
             .zip(untraced.lines())
             .find(|(one, other)| *one != other);
-        assert_eq!(differs, None, "{tool}: {}", ended.stderr);
-        assert_eq!(printed.len(), results.len(), "{tool}: {}", ended.stderr);
-        let records = records
-            .into_iter()
-            .map(|record| serde_json::from_str(record).expect("a record"));
-        let (counts, others): (Vec<Value>, Vec<Value>) =
-            records.partition(|record: &Value| record["type"] == "count");
-        if tool == "funclatency" {
-            continue;
+        assert_eq!((differs, printed.len()), (None, results.len()), "{tool}");
+        if tool == "funccount" {
+            let valid = results.keys().copied().filter(|name| is_valid(name)).collect();
+            assert_counted_or_skipped(&records, &ended.stderr, &valid);
         }
-        assert!(counts.iter().all(|row| row["count"] == 1), "{counts:?}");
-        // All but invalid instructions are counted, or the tool says that it skipped them.
-        let counted: HashSet<&str> = counts.iter().filter_map(|row| row["function"].as_str()).collect();
-        let missing = results
-            .iter()
-            .filter(|(name, result)| !counted.contains(*name) && !result.starts_with("signal"));
-        let skipped = results.len() as u64 - others[0]["probes"].as_u64().expect("a number");
-        assert_eq!(missing.count() as u64, skipped, "{}", ended.stderr);
-        assert!(
-            ended.stderr.contains(&format!("skipped {skipped} functions")),
-            "{}",
-            ended.stderr
-        );
     }
+}
+
+/// Asserts that each instruction was counted once, but for those that the kernel changes, whose names begin with `x_`:
+/// no probe is on them. Kernels refuse some of AVX, and for a file that no process maps yet they do not say so.
+fn assert_counted_or_skipped(records: &[&str], details: &str, valid: &HashSet<&str>) {
+    let records = records.iter().map(|record| serde_json::from_str(record));
+    let counts: Vec<Value> = records
+        .map(|record| record.expect("a record"))
+        .filter(|record: &Value| record["type"] == "count")
+        .collect();
+    assert!(counts.iter().all(|row| row["count"] == 1), "{counts:?}");
+    let counted: HashSet<&str> = counts.iter().filter_map(|row| row["function"].as_str()).collect();
+    let is_changed = |name: &str| name.starts_with("x_");
+    let is_vector = |name: &str| {
+        ["i_62", "i_c4", "i_c5"]
+            .iter()
+            .any(|start| name.starts_with(start))
+    };
+    let missing = valid.difference(&counted);
+    let missing: Vec<&&str> = missing
+        .filter(|name| !is_changed(name) && !is_vector(name))
+        .collect();
+    assert!(missing.is_empty(), "not counted: {missing:?}");
+    let placed = details.lines().filter_map(|line| line.strip_prefix("probe at "));
+    let on_changed: Vec<&str> = placed
+        .filter(|place| is_changed(place) && !place.contains("cannot be probed)"))
+        .collect();
+    assert!(on_changed.is_empty(), "probed: {on_changed:?}");
+    assert!(valid.iter().any(|name| is_changed(name)), "none of them is valid");
 }
 
 fn addresses_inside_instructions_are_refused(mode: AttachMode) {

@@ -10,6 +10,8 @@
 struct instruction {
 	void *function;
 	const char *name;
+	// For a string instruction: how many elements a repeat prefix stands for.
+	uint64_t count;
 };
 
 extern const struct instruction instructions[];
@@ -64,7 +66,9 @@ static void run(const struct instruction *instruction)
 	for (size_t i = 0; i < sizeof(memory); i++)
 		memory[i] = (char)(i * 7);
 	for (int i = 0; i < REGISTERS; i++)
-		before[i] = (uint64_t)memory + 1024 + 16 * i;
+		before[i] = (uint64_t)memory + 1024 + 64 * i;
+	if (instruction->count)
+		before[1] = instruction->count;
 	for (size_t i = 0; i < sizeof(vectors_before); i++)
 		vectors_before[i / 16][i % 16] = (char)(i * 5);
 	called = instruction->function;
