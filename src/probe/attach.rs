@@ -17,10 +17,12 @@ use anyhow::{Context, Error, Result};
 
 use self::program::HeldProgram;
 use self::target::{AttachTarget, ProbeKind, RefusedPoints};
+use self::watched_files::{WatchedFile, WatchedFiles};
+use crate::find::host::object_file::ObjectFile;
 use crate::privileges;
 use crate::probe::clock::monotonic_ns;
 use crate::probe::hits::TrapKind;
-use crate::probe::links::{close_all, close_in_background};
+use crate::probe::links::{FileKey, ProbeLink, close_all, close_in_background};
 use crate::probe::point::{Ends, ProbePoint};
 use crate::probe::scope::breakpoints::Breakpoints;
 use crate::probe::scope::filter::ProcessFilter;
@@ -33,6 +35,8 @@ mod multi;
 mod perf;
 mod program;
 mod target;
+mod watched_files;
+pub mod write_watch;
 
 pub use self::mode::AttachMode;
 pub use self::program::ProbeProgram;
@@ -44,7 +48,8 @@ pub struct Attacher {
     programs: Vec<HeldProgram>,
     /// Hits are counted per kind of trap.
     marks_traps: bool,
-    links: Vec<OwnedFd>,
+    links: Vec<ProbeLink>,
+    watched: WatchedFiles,
     /// With `Breakpoints::Matching`: the processes that match, each with separate links.
     members: Members,
 }
@@ -66,6 +71,7 @@ impl Attacher {
             programs: Vec::new(),
             marks_traps: false,
             links: Vec::new(),
+            watched: WatchedFiles::default(),
             members: Members::default(),
         };
         attacher.add_programs(&programs)?;
@@ -99,11 +105,39 @@ impl Attacher {
     /// # Errors
     /// All points were refused, or attaching failed for another reason.
     pub fn attach(&mut self, file: &File, points: &[ProbePoint]) -> Result<usize> {
+        let key = self.watched.new_key();
+        self.attach_file(key, file, points)
+    }
+
+    /// Like [`Attacher::attach`], for a file that can change: [`Attacher::take_written`] returns it then.
+    ///
+    /// # Errors
+    /// The file was changed since it was opened; or those of [`Attacher::attach`].
+    pub fn attach_watched(&mut self, object: &ObjectFile, points: &[ProbePoint]) -> Result<usize> {
+        let key = self.watched.add(object)?;
+        self.attach_file(key, &object.file, points)
+    }
+
+    fn attach_file(&mut self, key: FileKey, file: &File, points: &[ProbePoint]) -> Result<usize> {
         match self.breakpoints {
-            Breakpoints::AllProcesses => self.attach_for(None, file, points),
-            Breakpoints::Process(pid) => self.attach_for(Some(pid), file, points),
-            Breakpoints::Matching(_) => self.attach_for_members(file, points),
+            Breakpoints::AllProcesses => self.attach_for(None, key, file, points),
+            Breakpoints::Process(pid) => self.attach_for(Some(pid), key, file, points),
+            Breakpoints::Matching(_) => self.attach_for_members(key, file, points),
         }
+    }
+
+    /// Takes a file out that was written, or that somebody waits to write. The caller closes the links, and then drops
+    /// the file, so that the writer can go on.
+    pub fn take_written(&mut self) -> Option<(WatchedFile, Vec<ProbeLink>)> {
+        let file = self.watched.take_written()?;
+        let mut links = self.members.take_file(file.key);
+        links.extend(self.links.extract_if(.., |link| link.file == file.key));
+        Some((file, links))
+    }
+
+    /// Whether probes are attached, or are attached to processes that start to match.
+    pub fn has_files(&self) -> bool {
+        !self.links.is_empty() || !self.members.files.is_empty()
     }
 
     /// The PID of the one process that gets breakpoints. None if all processes or all that match do.
@@ -135,8 +169,9 @@ impl Attacher {
     }
 
     /// Attaches to the points of a file in all members, and remembers them for future members.
-    fn attach_for_members(&mut self, file: &File, points: &[ProbePoint]) -> Result<usize> {
+    fn attach_for_members(&mut self, key: FileKey, file: &File, points: &[ProbePoint]) -> Result<usize> {
         let mut of_file = FilePoints {
+            key,
             file: file
                 .try_clone()
                 .context("failed to duplicate the descriptor of a file")?,
@@ -180,7 +215,7 @@ impl Attacher {
         self.breakpoints = Breakpoints::AllProcesses;
         close_all(self.members.take_links());
         for of_file in std::mem::take(&mut self.members.files) {
-            self.attach_for(None, &of_file.file, &of_file.points)?;
+            self.attach_for(None, of_file.key, &of_file.file, &of_file.points)?;
         }
         Ok(())
     }
@@ -197,10 +232,11 @@ impl Attacher {
 
     /// Attaches to these points in one process and returns the links. Points that the kernel refuses are
     /// removed from `files`. None if the process has exited.
-    fn links_for(&mut self, pid: u32, files: &mut [FilePoints]) -> Result<Option<Vec<OwnedFd>>> {
+    fn links_for(&mut self, pid: u32, files: &mut [FilePoints]) -> Result<Option<Vec<ProbeLink>>> {
         let mut links = Vec::new();
         let result = files.iter_mut().try_for_each(|of_file| {
-            let refused = self.attach_points(Some(pid), &of_file.file, &of_file.points, &mut links)?;
+            let refused =
+                self.attach_points(Some(pid), of_file.key, &of_file.file, &of_file.points, &mut links)?;
             of_file.points.retain(|point| !refused.contains(point));
             Ok(())
         });
@@ -215,9 +251,15 @@ impl Attacher {
         }
     }
 
-    fn attach_for(&mut self, pid: Option<u32>, file: &File, points: &[ProbePoint]) -> Result<usize> {
+    fn attach_for(
+        &mut self,
+        pid: Option<u32>,
+        key: FileKey,
+        file: &File,
+        points: &[ProbePoint],
+    ) -> Result<usize> {
         let mut links = std::mem::take(&mut self.links);
-        let result = self.attach_points(pid, file, points, &mut links);
+        let result = self.attach_points(pid, key, file, points, &mut links);
         self.links = links;
         let refused = result?;
         match refused.first_error {
@@ -231,9 +273,10 @@ impl Attacher {
     fn attach_points(
         &mut self,
         pid: Option<u32>,
+        key: FileKey,
         file: &File,
         points: &[ProbePoint],
-        links: &mut Vec<OwnedFd>,
+        links: &mut Vec<ProbeLink>,
     ) -> Result<RefusedPoints> {
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let mut refused = RefusedPoints::default();
@@ -260,7 +303,10 @@ impl Attacher {
                     pid,
                 };
                 self.complete_cookies(to, &mut points, entered.as_ref());
-                self.attach_program(index, to, points, links, &mut refused)?;
+                let mut fds = Vec::new();
+                let result = self.attach_program(index, to, points, links.len(), &mut fds, &mut refused);
+                links.extend(fds.into_iter().map(|fd| ProbeLink::new(key, fd)));
+                result?;
             }
         }
         Ok(refused)
@@ -271,6 +317,7 @@ impl Attacher {
         index: usize,
         to: AttachTarget<'_>,
         points: Vec<ProbePoint>,
+        more_files: usize,
         links: &mut Vec<OwnedFd>,
         refused: &mut RefusedPoints,
     ) -> Result<()> {
@@ -279,7 +326,7 @@ impl Attacher {
             return multi::attach(program, to, points, links, refused);
         }
         let copies = self.programs.iter().map(HeldProgram::count_copies).sum::<usize>();
-        let open_files = self.links.len() + links.len() + self.members.count_links() + copies;
+        let open_files = self.links.len() + more_files + self.members.count_links() + copies;
         let program = &mut self.programs[index];
         perf::require_files(points.len(), program.needs_copies(), open_files)?;
         perf::attach(program, to, &points, links, refused)
@@ -337,9 +384,10 @@ impl Attacher {
     /// Removes all probes.
     pub fn detach(&mut self) {
         close_all(self.take_links());
+        self.watched.take_all();
     }
 
-    fn take_links(&mut self) -> Vec<OwnedFd> {
+    fn take_links(&mut self) -> Vec<ProbeLink> {
         let mut links = self.members.take_links();
         links.append(&mut self.links);
         links
@@ -348,7 +396,8 @@ impl Attacher {
     /// Removes all probes in a background thread. None if it could not be spawned: then they are removed
     /// already.
     pub fn detach_in_background(&mut self) -> Option<JoinHandle<()>> {
-        close_in_background(self.take_links())
+        let links = self.take_links();
+        close_in_background(links, self.watched.take_all())
     }
 }
 

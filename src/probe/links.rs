@@ -7,10 +7,27 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
+/// Identifies a probed file within a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileKey(pub u32);
+
+/// An open link. The kernel removes its probes when it is closed.
+pub struct ProbeLink {
+    /// The file of its probes.
+    pub file: FileKey,
+    _fd: OwnedFd,
+}
+
+impl ProbeLink {
+    pub fn new(file: FileKey, fd: OwnedFd) -> ProbeLink {
+        ProbeLink { file, _fd: fd }
+    }
+}
+
 /// Closes links in parallel, and returns when all are closed.
-pub fn close_all(links: Vec<OwnedFd>) {
+pub fn close_all(links: Vec<ProbeLink>) {
     const THREADS: usize = 64;
-    let mut shares: Vec<Vec<OwnedFd>> = Vec::new();
+    let mut shares: Vec<Vec<ProbeLink>> = Vec::new();
     shares.resize_with(links.len().min(THREADS), Vec::new);
     for (index, link) in links.into_iter().enumerate() {
         shares[index % THREADS].push(link);
@@ -25,9 +42,14 @@ pub fn close_all(links: Vec<OwnedFd>) {
     });
 }
 
-/// Closes links in a background thread. None if it could not be spawned: then the links are closed already.
-pub fn close_in_background(links: Vec<OwnedFd>) -> Option<JoinHandle<()>> {
-    Builder::new().spawn(move || close_all(links)).ok()
+/// Closes links in a background thread, and then drops `after`. None if the thread could not be spawned: then the links
+/// are closed already.
+pub fn close_in_background<T: Send + 'static>(links: Vec<ProbeLink>, after: T) -> Option<JoinHandle<()>> {
+    let close = move || {
+        close_all(links);
+        drop(after);
+    };
+    Builder::new().spawn(close).ok()
 }
 
 /// Closes the links of processes on a thread. Links that are handed over while it is busy are closed together.
@@ -38,7 +60,7 @@ pub struct LinkCloser {
 }
 
 /// A PID and the links of that process.
-type ProcessLinks = (u32, Vec<OwnedFd>);
+type ProcessLinks = (u32, Vec<ProbeLink>);
 
 /// The processes whose links are not closed yet.
 #[derive(Default)]
@@ -55,7 +77,7 @@ impl ClosingPids {
 
 impl LinkCloser {
     /// Closes the links of a process in the background, or before it returns if no thread can be created.
-    pub fn close(&mut self, pid: u32, links: Vec<OwnedFd>) {
+    pub fn close(&mut self, pid: u32, links: Vec<ProbeLink>) {
         if self.thread.is_none() {
             let (send, receive) = channel();
             let closing = Arc::clone(&self.closing);
@@ -87,7 +109,7 @@ impl LinkCloser {
 
 fn close_received(receive: &Receiver<ProcessLinks>, closing: &ClosingPids) {
     while let Ok(first) = receive.recv() {
-        let (pids, links): (Vec<u32>, Vec<Vec<OwnedFd>>) =
+        let (pids, links): (Vec<u32>, Vec<Vec<ProbeLink>>) =
             std::iter::once(first).chain(receive.try_iter()).unzip();
         close_all(links.into_iter().flatten().collect());
         closing.lock().retain(|pid| !pids.contains(pid));
@@ -102,9 +124,9 @@ mod tests {
     use super::*;
 
     /// The read end sees the end of file once the write end is closed.
-    fn link() -> (PipeReader, OwnedFd) {
+    fn link() -> (PipeReader, ProbeLink) {
         let (reader, writer) = pipe().expect("a pipe");
-        (reader, writer.into())
+        (reader, ProbeLink::new(FileKey(0), writer.into()))
     }
 
     #[test]

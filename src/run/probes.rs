@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The probes of a run: attached to files and processes at the start, and to more while it lasts.
 
+use std::os::fd::BorrowedFd;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::programs::DeferredPrograms;
 use super::report::{LateProcesses, Report};
 use crate::privileges::Duties;
 use crate::probe::attach::Attacher;
+use crate::probe::change_watcher::ChangeWatcher;
 use crate::probe::mmap_events::FileMapping;
 use crate::probe::scope::breakpoints::Breakpoints;
 use crate::probe::search::files::FileSearch;
@@ -22,6 +24,8 @@ pub struct RunProbes<F> {
     pub search: FileSearch<F>,
     /// Watches for processes that begin to match. Declared before the attacher, which its thread shares.
     watcher: Option<ProcessWatcher>,
+    /// Watches for files that are written. Once privileges are dropped.
+    changes: Option<ChangeWatcher>,
     attacher: SharedAttacher,
     /// For the first file with probes on return instructions.
     deferred: Option<DeferredPrograms>,
@@ -71,6 +75,7 @@ impl<F: Finder> RunProbes<F> {
         Ok(Self {
             search,
             watcher,
+            changes: None,
             attacher: SharedAttacher::new(attacher),
             deferred,
             present: present.unwrap_or(0),
@@ -96,13 +101,23 @@ impl<F: Finder> RunProbes<F> {
         self.watcher.is_some() || self.with_attacher(Attacher::removal_time) >= Self::SLOW
     }
 
-    /// Starts to probe processes that begin to match. Privileges must have been dropped before, as each thread has its
-    /// own.
-    pub fn start_watching(&mut self) -> Result<()> {
-        match &mut self.watcher {
-            Some(watcher) => watcher.start(&self.attacher),
-            None => Ok(()),
+    /// Starts to remove the probes of files that are written, and to probe processes that begin to match. Privileges must
+    /// have been dropped before, as each thread has its own. Returns what is readable when files were written.
+    pub fn start_watching(&mut self) -> Result<BorrowedFd<'_>> {
+        if let Some(watcher) = &mut self.watcher {
+            watcher.start(&self.attacher)?;
         }
+        let changes = ChangeWatcher::start(&self.attacher)?;
+        Ok(self.changes.insert(changes).fd())
+    }
+
+    /// Reports files that were written. False if nothing is left to trace.
+    pub fn on_written(&mut self, report: &mut Report) -> bool {
+        let written = self.changes.as_ref().map(ChangeWatcher::take_written);
+        for path in written.unwrap_or_default() {
+            report.file_written(&path);
+        }
+        self.search.may_grow() || self.with_attacher(Attacher::has_files)
     }
 
     /// What the run still has to do, which decides the privileges that it keeps. `inspects`: it reads memory maps of

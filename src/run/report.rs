@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What a run reports beside its rows: JSON records on stdout, messages on stderr.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ pub struct Report {
     reports_cost: bool,
     /// Lost events that were reported, and when.
     lost: (u64, Option<Instant>),
+    /// What to do about files that are written was said.
+    explained_write: bool,
 }
 
 /// Processes that matched after the start.
@@ -73,6 +76,7 @@ impl Report {
             messages,
             reports_cost,
             lost: (0, None),
+            explained_write: false,
         }
     }
 
@@ -120,6 +124,24 @@ impl Report {
     /// Another file is traced.
     pub fn file_joined(&self, path: &Path) {
         self.messages.detail(&format!("also tracing {}", path.display()));
+    }
+
+    /// A file is being written, so its probes were removed.
+    pub fn file_written(&mut self, path: &Path) {
+        let fields = [
+            ("time", Value::Time(self.out.wall_now())),
+            ("file", Value::Bytes(path.as_os_str().as_bytes())),
+        ];
+        self.out.record("detached", &fields);
+        self.messages.warn(&format!(
+            "removed the probes of {}, which is being written: later calls are not shown",
+            path.display()
+        ));
+        if !std::mem::replace(&mut self.explained_write, true) {
+            messages::hint(
+                "trace it again once it is complete; to replace a file in use, rename a new one over it",
+            );
+        }
     }
 
     /// It takes long to remove the probes.

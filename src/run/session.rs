@@ -162,6 +162,7 @@ const SIGNALS: u64 = 1;
 const MMAP_EVENTS: u64 = 2;
 const STDOUT: u64 = 3;
 const WATCHER: u64 = 4;
+const WRITTEN: u64 = 5;
 
 impl Wakeups {
     pub fn new(ring: BorrowedFd<'_>) -> Result<Self> {
@@ -231,7 +232,8 @@ impl<F: Finder> Session<F> {
         let may_find_files = self.mmap_events.is_some() && self.probes.search.may_grow();
         let duties = self.probes.duties(may_find_files, needs.inspects || needs.stacks);
         drop_privileges(duties, needs.reads_maps || self.meter.is_some())?;
-        self.probes.start_watching()?;
+        let written = self.probes.start_watching()?;
+        self.wakeups.add(written, EpollFlags::EPOLLIN, WRITTEN)?;
         // Files that were mapped while probes were attached.
         self.on_mmap_events();
         Ok(())
@@ -346,6 +348,7 @@ impl<F: Finder> Session<F> {
                 SIGNALS => self.on_signal()?,
                 MMAP_EVENTS => self.on_mmap_events(),
                 WATCHER => self.probes.on_notices(&mut self.report),
+                WRITTEN => self.on_written()?,
                 STDOUT => return Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
                 _ => {}
             }
@@ -446,6 +449,14 @@ impl<F: Finder> Session<F> {
             self.end()?;
         }
         Ok(())
+    }
+
+    /// Without a command, a run ends when no file is left.
+    fn on_written(&mut self) -> Result<()> {
+        match self.probes.on_written(&mut self.report) || self.children.command.is_some() {
+            true => Ok(()),
+            false => self.end(),
+        }
     }
 
     fn on_mmap_events(&mut self) {

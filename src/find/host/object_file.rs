@@ -20,6 +20,9 @@ use crate::find::elf::ElfFile;
 /// Bytes of a file on overlayfs that are compared: ELF header, segments and build id.
 const HEAD: usize = 4096;
 
+/// When a file last changed: seconds and nanoseconds.
+pub type ChangeTime = (i64, i64);
+
 /// An opened file that some process maps or could map.
 #[derive(Debug)]
 pub struct ObjectFile {
@@ -27,6 +30,8 @@ pub struct ObjectFile {
     pub file: File,
     /// Which inode it is.
     pub id: FileId,
+    /// When it had last changed as it was opened.
+    pub changed: ChangeTime,
     /// The path in the mount namespace of its process, for messages.
     pub path: PathBuf,
     elf: OnceCell<Rc<ElfFile>>,
@@ -39,12 +44,22 @@ impl ObjectFile {
     /// It cannot be read.
     pub fn new(file: File, path: PathBuf) -> io::Result<ObjectFile> {
         let id = FileId::of(&file)?;
+        let changed = change_time(&file)?;
         Ok(ObjectFile {
             file,
             id,
+            changed,
             path,
             elf: OnceCell::new(),
         })
+    }
+
+    /// Whether the file is as it was when it was opened.
+    ///
+    /// # Errors
+    /// It can no longer be read.
+    pub fn is_unchanged(&self) -> io::Result<bool> {
+        Ok(change_time(&self.file)? == self.changed)
     }
 
     /// Opens a file by path.
@@ -186,6 +201,11 @@ pub(super) fn reopen(handle: &File) -> io::Result<File> {
         .read(true)
         .custom_flags(flags)
         .open(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+}
+
+fn change_time(file: &File) -> io::Result<ChangeTime> {
+    let meta = file.metadata()?;
+    Ok((meta.ctime(), meta.ctime_nsec()))
 }
 
 fn hash_of_head(file: &File) -> io::Result<u64> {

@@ -6,13 +6,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 
-use crate::probe::links::LinkCloser;
+use crate::probe::links::{FileKey, LinkCloser, ProbeLink};
 use crate::probe::point::ProbePoint;
 
 /// A file, and the points in it that every member gets.
 pub struct FilePoints {
+    pub key: FileKey,
     pub file: File,
     pub points: Vec<ProbePoint>,
 }
@@ -28,7 +28,7 @@ pub struct Members {
 }
 
 struct MemberLinks {
-    fds: Vec<OwnedFd>,
+    links: Vec<ProbeLink>,
     /// When attaching began, CLOCK_MONOTONIC nanoseconds.
     since_ns: u64,
 }
@@ -51,23 +51,23 @@ impl Members {
 
     /// Links of all members.
     pub fn count_links(&self) -> usize {
-        self.links.values().map(|links| links.fds.len()).sum()
+        self.links.values().map(|of_member| of_member.links.len()).sum()
     }
 
     /// Adds links to a process, and makes it a member if it is not one. `since_ns`: when attaching began,
     /// CLOCK_MONOTONIC nanoseconds.
-    pub fn add(&mut self, pid: u32, fds: Vec<OwnedFd>, since_ns: u64) {
-        let links = self.links.entry(pid).or_insert(MemberLinks {
-            fds: Vec::new(),
+    pub fn add(&mut self, pid: u32, links: Vec<ProbeLink>, since_ns: u64) {
+        let of_member = self.links.entry(pid).or_insert(MemberLinks {
+            links: Vec::new(),
             since_ns,
         });
-        links.fds.extend(fds);
+        of_member.links.extend(links);
     }
 
     /// Removes a member. Its links are closed in the background.
     pub fn remove(&mut self, pid: u32) {
-        if let Some(links) = self.links.remove(&pid) {
-            self.closer.close(pid, links.fds);
+        if let Some(of_member) = self.links.remove(&pid) {
+            self.closer.close(pid, of_member.links);
         }
     }
 
@@ -78,8 +78,21 @@ impl Members {
     }
 
     /// All links, for the caller to close. Returns when links that were being closed already are closed.
-    pub fn take_links(&mut self) -> Vec<OwnedFd> {
+    pub fn take_links(&mut self) -> Vec<ProbeLink> {
         self.closer.finish();
-        self.links.drain().flat_map(|(_, links)| links.fds).collect()
+        self.links
+            .drain()
+            .flat_map(|(_, of_member)| of_member.links)
+            .collect()
+    }
+
+    /// Forgets a file. Returns its links, for the caller to close, when links that were being closed already are closed.
+    pub fn take_file(&mut self, key: FileKey) -> Vec<ProbeLink> {
+        self.closer.finish();
+        self.files.retain(|of_file| of_file.key != key);
+        self.links
+            .values_mut()
+            .flat_map(|of_member| of_member.links.extract_if(.., |link| link.file == key))
+            .collect()
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -19,7 +18,7 @@ use super::placing::PlacementPolicy;
 use crate::error::Failure;
 use crate::find::elf::ElfFile;
 use crate::find::host::loader;
-use crate::find::host::object_file::{FileId, FileSet, ObjectFile};
+use crate::find::host::object_file::{ChangeTime, FileId, FileSet, ObjectFile};
 use crate::find::host::proc::{Proc, ProcMapping};
 use crate::find::starts::{InstructionStarts, UnknownStart};
 use crate::probe::attach::Attacher;
@@ -50,9 +49,6 @@ impl AttachedProbes {
         self.refused += points;
     }
 }
-
-/// When a file last changed: seconds and nanoseconds.
-type ChangeTime = (i64, i64);
 
 /// Finds files and the points in them, and remembers what it has examined.
 pub struct FileSearch<F> {
@@ -150,7 +146,7 @@ impl<F: Finder> FileSearch<F> {
         let mut last = None;
         for (object, points) in std::mem::take(&mut self.found) {
             let result = attacher
-                .attach(&object.file, &points)
+                .attach_watched(&object, &points)
                 .with_context(|| format!("failed to trace {}", object.path.display()));
             match result {
                 Ok(refused) => {
@@ -195,9 +191,7 @@ impl<F: Finder> FileSearch<F> {
         let Ok(object) = ObjectFile::new(file, mapped.path.clone()) else {
             return Ok(false);
         };
-        if let Ok(meta) = object.file.metadata() {
-            self.examined.report(mapped, (meta.ctime(), meta.ctime_nsec()));
-        }
+        self.examined.report(mapped, object.changed);
         if self.examine(object)? {
             self.settled.insert(mapped.pid);
         }
@@ -319,8 +313,7 @@ impl<F: Finder> FileSearch<F> {
 
     /// True if the file has points, whether or not it was examined before.
     fn examine(&mut self, object: ObjectFile) -> Result<bool> {
-        let meta = object.file.metadata()?;
-        let key = (object.id, (meta.ctime(), meta.ctime_nsec()));
+        let key = (object.id, object.changed);
         if let Some(&answer) = self.examined.answers.get(&key) {
             return Ok(answer);
         }

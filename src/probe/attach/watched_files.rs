@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! The probed files, each watched for writers.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+
+use super::write_watch::WriteWatch;
+use crate::find::host::object_file::ObjectFile;
+use crate::probe::links::FileKey;
+
+/// A probed file.
+pub struct WatchedFile {
+    pub key: FileKey,
+    /// The path in the mount namespace of its process, for messages.
+    path: PathBuf,
+    /// Lets writers go on when it is dropped: after the links of the file.
+    watch: WriteWatch,
+}
+
+impl WatchedFile {
+    /// Lets writers go on. To be called when the links of the file are closed.
+    pub fn into_path(self) -> PathBuf {
+        drop(self.watch);
+        self.path
+    }
+}
+
+/// The probed files.
+#[derive(Default)]
+pub struct WatchedFiles {
+    files: Vec<WatchedFile>,
+    keys: u32,
+}
+
+impl WatchedFiles {
+    /// Starts to watch a file that was examined.
+    ///
+    /// # Errors
+    /// It was changed since it was opened, or cannot be watched.
+    pub fn add(&mut self, object: &ObjectFile) -> Result<FileKey> {
+        let watch = WriteWatch::start(&object.file)?;
+        ensure!(
+            object.is_unchanged()? && !watch.is_written(),
+            "the file was changed while it was examined"
+        );
+        let key = self.new_key();
+        let path = object.path.clone();
+        self.files.push(WatchedFile { key, path, watch });
+        Ok(key)
+    }
+
+    /// A key for a file that is not watched.
+    pub fn new_key(&mut self) -> FileKey {
+        self.keys += 1;
+        FileKey(self.keys)
+    }
+
+    /// Takes a file out that was written, or is about to be.
+    pub fn take_written(&mut self) -> Option<WatchedFile> {
+        let index = self.files.iter().position(|file| file.watch.is_written())?;
+        Some(self.files.swap_remove(index))
+    }
+
+    /// Takes all files out.
+    pub fn take_all(&mut self) -> Vec<WatchedFile> {
+        std::mem::take(&mut self.files)
+    }
+}
