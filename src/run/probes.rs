@@ -101,8 +101,8 @@ impl<F: Finder> RunProbes<F> {
         self.watcher.is_some() || self.with_attacher(Attacher::removal_time) >= Self::SLOW
     }
 
-    /// Starts to remove the probes of files that are written, and to probe processes that begin to match. Privileges must
-    /// have been dropped before, as each thread has its own. Returns what is readable when files were written.
+    /// Starts to remove the probes of files that are written, and to probe processes that begin to match. Privileges
+    /// must have been dropped before, as each thread has its own. Returns what is readable when files were written.
     pub fn start_watching(&mut self) -> Result<BorrowedFd<'_>> {
         if let Some(watcher) = &mut self.watcher {
             watcher.start(&self.attacher)?;

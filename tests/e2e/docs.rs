@@ -97,7 +97,16 @@ fn the_records_of_every_tool_are_described() {
     let stopped = tool.wait_for(|record| record["type"] == "stopped");
     tool.finish();
     let (targeted, later) = crate::scope::run_with_joined_process();
-    let records = [&attached, &targeted, &run.summary, &later.summary, &stopped].into_iter();
+    let detached = crate::written::detached_record();
+    let records = [
+        &attached,
+        &detached,
+        &targeted,
+        &run.summary,
+        &later.summary,
+        &stopped,
+    ]
+    .into_iter();
     assert_eq!(
         written(records.chain(&run.lost).chain(&later.joined)),
         described(COMMON, "Every tool")

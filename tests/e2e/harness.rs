@@ -188,7 +188,7 @@ pub struct Tool {
 /// Output and exit status of a finished run.
 #[derive(Debug)]
 pub struct Run {
-    /// Events and aggregates: all records except `attached`, `joined`, `lost`, `stopped` and `summary`.
+    /// Events and aggregates: all records except `attached`, `detached`, `joined`, `lost`, `stopped` and `summary`.
     pub rows: Vec<Value>,
     pub joined: Vec<Value>,
     pub lost: Vec<Value>,
@@ -366,7 +366,7 @@ pub fn tool_command<S: AsRef<OsStr>>(
 
 fn is_row(record: &Value) -> bool {
     record.is_object()
-        && !["attached", "joined", "lost", "stopped", "summary"]
+        && !["attached", "detached", "joined", "lost", "stopped", "summary"]
             .iter()
             .any(|kind| record["type"] == *kind)
 }

@@ -20,6 +20,7 @@ mod real;
 mod scope;
 #[path = "../targets/build.rs"]
 mod targets;
+mod written;
 
 // Written by build.rs: the tests of each tool, `NAME.rs` beside this file.
 include!(concat!(env!("OUT_DIR"), "/tool_tests.rs"));

@@ -67,3 +67,28 @@ impl WatchedFiles {
         std::mem::take(&mut self.files)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn file_that_changed_since_it_was_opened_is_refused() {
+        let path = std::env::temp_dir().join(format!("watched-files-{}", std::process::id()));
+        fs::write(&path, "old").expect("a new file");
+        let object = ObjectFile::at(&path).expect("an open file");
+        let mut files = WatchedFiles::default();
+        files.add(&object).expect("an unchanged file");
+        files.take_all();
+        // The clock of the file system ticks every few milliseconds.
+        while object.is_unchanged().expect("a readable file") {
+            fs::write(&path, "new").expect("a written file");
+        }
+        let error = files.add(&object).expect_err("a changed file");
+        fs::remove_file(&path).expect("no more file");
+        assert_eq!(error.to_string(), "the file was changed while it was examined");
+        assert!(files.take_all().is_empty());
+    }
+}

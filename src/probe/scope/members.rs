@@ -86,7 +86,8 @@ impl Members {
             .collect()
     }
 
-    /// Forgets a file. Returns its links, for the caller to close, when links that were being closed already are closed.
+    /// Forgets a file, and returns its links for the caller to close. Before that, links that were being closed already
+    /// are closed.
     pub fn take_file(&mut self, key: FileKey) -> Vec<ProbeLink> {
         self.closer.finish();
         self.files.retain(|of_file| of_file.key != key);
