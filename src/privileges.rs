@@ -105,10 +105,12 @@ pub fn drop_privileges(duties: Duties, asks_kernel: bool) -> Result<()> {
         Capability::CAP_DAC_READ_SEARCH,
         Capability::CAP_CHECKPOINT_RESTORE,
     ];
-    const ATTACH: [Capability; 3] = [
+    // The last one for leases of the files.
+    const ATTACH: [Capability; 4] = [
         Capability::CAP_SYS_ADMIN,
         Capability::CAP_BPF,
         Capability::CAP_PERFMON,
+        Capability::CAP_LEASE,
     ];
     // Before 5.19, all of bpf(2) needs CAP_BPF if kernel.unprivileged_bpf_disabled is set.
     const ASK: [Capability; 1] = [Capability::CAP_BPF];

@@ -41,6 +41,7 @@ fn status(pid: u32, field: &str) -> u64 {
 const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
 const CAP_SYS_PTRACE: u64 = 1 << 19;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_LEASE: u64 = 1 << 28;
 const CAP_PERFMON: u64 = 1 << 38;
 const CAP_BPF: u64 = 1 << 39;
 const CAP_CHECKPOINT_RESTORE: u64 = 1 << 40;
@@ -80,7 +81,7 @@ fn only_capabilities_still_needed_are_kept() {
     assert_keeps(inspects, "functrace", &["--stack", &main]);
     // Probes are attached to libraries that the process loads later.
     let target = Target::start(Command::new(program("calls")));
-    let attaches = inspects | CAP_SYS_ADMIN | CAP_BPF | CAP_PERFMON;
+    let attaches = inspects | CAP_SYS_ADMIN | CAP_BPF | CAP_PERFMON | CAP_LEASE;
     assert_keeps(attaches, "mallocsnoop", &["-p", &target.pid().to_string()]);
     // Another thread attaches to processes that begin to match.
     assert_keeps(

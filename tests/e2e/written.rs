@@ -3,6 +3,7 @@
 //! stay traced.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -151,6 +152,7 @@ best_mode! {
     writer_goes_on_when_the_tool_is_killed
     file_that_was_open_for_writing_is_noticed
     command_is_waited_for
+    program_that_is_started_later_is_leased
 }
 
 fn other_files_stay_traced(mode: AttachMode) {
@@ -175,7 +177,9 @@ fn other_files_stay_traced(mode: AttachMode) {
 /// A stopped tool cannot remove its probes.
 fn writer_goes_on_when_the_tool_is_killed(mode: AttachMode) {
     let library = Library::new();
+    let mut old = library.caller();
     let tool = Tool::start("funccount", mode, [library.spec()]);
+    old.ask("7");
     tool.signal(Signal::SIGSTOP);
     wait_until("the tool to stop", || is_in_state(tool.pid(), 'T'));
     let mut writer = Command::new("cp");
@@ -209,12 +213,54 @@ fn file_that_was_open_for_writing_is_noticed(mode: AttachMode) {
         .args(["-c", script, "sh"])
         .args([&library.path, &library.new]);
     let mut writer = Target::start(command);
+    // The kernel reads the instruction once a process has mapped it.
+    let mut old = library.caller();
     let mut tool = Tool::start("funccount", mode, [library.spec()]);
+    old.ask("7");
     writer.tell("write");
     tool.wait_for(is_detached);
     writer.answer();
     assert_new_code(&mut library.caller(), 5);
-    assert!(tool.finish().status.success());
+    let run = tool.finish();
+    assert!(run.status.success(), "{}", run.stderr);
+    assert_eq!(count(&run), 7, "{:?}", run.rows);
+    // Nor does another run get the old instruction.
+    let tool = Tool::start("funccount", mode, [library.spec()]);
+    assert_new_code(&mut library.caller(), 5);
+    assert_eq!(count(&tool.stop()), 5);
+}
+
+/// Most privileges are dropped by then.
+fn program_that_is_started_later_is_leased(mode: AttachMode) {
+    let folder = Folder::new();
+    let bash = folder.copy_of("/bin/bash", "bash");
+    let mut tool = Tool::start(
+        "funccount",
+        mode,
+        ["bash:times_builtin", "--by", "process", "-i", "0.1"],
+    );
+    let mut command = Command::new(&bash);
+    command.args(["-c", "while read -r line; do times >/dev/null; echo .; done"]);
+    let mut shell = Target::start(command);
+    tool.until_row_of(shell.pid(), || {
+        shell.ask("call");
+    });
+    shell.end();
+    let inode = format!(":{}", fs::metadata(&bash).expect("a file").ino());
+    let locks = fs::read_to_string("/proc/locks").expect("the locks of all files");
+    let is_of_file = |line: &str| line.split_whitespace().any(|word| word.ends_with(&inode));
+    assert!(
+        locks
+            .lines()
+            .any(|line| line.contains("LEASE") && is_of_file(line)),
+        "{locks}"
+    );
+    copy(&program("calls"), &bash);
+    let detached = tool.wait_for(is_detached);
+    assert_eq!(detached["file"], bash.display().to_string());
+    // Another program may match.
+    let run = tool.stop();
+    assert!(run.status.success(), "{}", run.stderr);
 }
 
 fn command_is_waited_for(mode: AttachMode) {

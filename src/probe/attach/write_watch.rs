@@ -54,8 +54,16 @@ pub fn wakeup() -> Result<&'static EventFd> {
 pub enum WriteWatch {
     /// The lease belongs to this open file and ends when it is closed. Writers wait until then.
     Lease(File),
-    /// Has an event once the file was written.
-    Events(Inotify),
+    /// Has events once the file was written.
+    Events(ModifyEvents),
+}
+
+/// inotify events of a file.
+pub struct ModifyEvents {
+    inotify: Inotify,
+    file: File,
+    /// Bytes of the file at the start.
+    len: u64,
 }
 
 impl WriteWatch {
@@ -65,7 +73,7 @@ impl WriteWatch {
         wakeup()?;
         lease(file)
             .map(WriteWatch::Lease)
-            .or_else(|_| watch(file).map(WriteWatch::Events))
+            .or_else(|_| ModifyEvents::start(file).map(WriteWatch::Events))
             .context("failed to watch for changes")
     }
 
@@ -76,8 +84,39 @@ impl WriteWatch {
             WriteWatch::Lease(file) => unsafe {
                 libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) != libc::F_RDLCK
             },
-            WriteWatch::Events(inotify) => {
-                !matches!(inotify.read_events(), Err(Errno::EAGAIN | Errno::EINTR))
+            WriteWatch::Events(events) => events.is_due(),
+        }
+    }
+}
+
+impl ModifyEvents {
+    fn start(file: &File) -> io::Result<ModifyEvents> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        // Events raise SIGIO.
+        let flags = OFlag::O_ASYNC | OFlag::O_NONBLOCK;
+        fcntl(inotify.as_fd(), FcntlArg::F_SETFL(flags))?;
+        // SAFETY: takes no pointers.
+        Errno::result(unsafe { libc::fcntl(inotify.as_fd().as_raw_fd(), libc::F_SETOWN, libc::getpid()) })?;
+        let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE;
+        inotify.add_watch(own_path(file.as_fd()).as_str(), events)?;
+        Ok(ModifyEvents {
+            inotify,
+            file: file.try_clone()?,
+            len: file.metadata()?.len(),
+        })
+    }
+
+    /// Whether the file was written, and is complete enough for its probes to be removed. While it is truncated, the
+    /// kernel fails to remove probes from processes that map it, and keeps their instructions for later tracers.
+    fn is_due(&self) -> bool {
+        match self.inotify.read_events() {
+            Err(Errno::EAGAIN | Errno::EINTR) => false,
+            Err(_) => true,
+            Ok(events) => {
+                let is_closed = events
+                    .iter()
+                    .any(|event| event.mask.contains(AddWatchFlags::IN_CLOSE_WRITE));
+                is_closed || self.file.metadata().is_ok_and(|meta| meta.len() >= self.len)
             }
         }
     }
@@ -92,16 +131,6 @@ fn lease(file: &File) -> io::Result<File> {
         0 => Ok(own),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-fn watch(file: &File) -> nix::Result<Inotify> {
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    let flags = OFlag::O_ASYNC | OFlag::O_NONBLOCK;
-    fcntl(inotify.as_fd(), FcntlArg::F_SETFL(flags))?;
-    // SAFETY: takes no pointers.
-    Errno::result(unsafe { libc::fcntl(inotify.as_fd().as_raw_fd(), libc::F_SETOWN, libc::getpid()) })?;
-    inotify.add_watch(own_path(file.as_fd()).as_str(), AddWatchFlags::IN_MODIFY)?;
-    Ok(inotify)
 }
 
 fn own_path(file: BorrowedFd<'_>) -> String {
@@ -164,7 +193,9 @@ mod tests {
             .expect("an open file");
         let watch = WriteWatch::start(&path.open()).expect("a watch");
         assert!(matches!(watch, WriteWatch::Events(_)) && !watch.is_written());
-        writer.write_all(b"more").expect("a written file");
+        writer.set_len(0).expect("an empty file");
+        assert!(!watch.is_written());
+        writer.write_all(b"new").expect("a written file");
         assert!(watch.is_written());
     }
 }
