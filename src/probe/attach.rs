@@ -126,6 +126,32 @@ impl Attacher {
         }
     }
 
+    /// Checks before the first probe is placed that there are not too many.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn require_few<'a>(&self, points: impl Iterator<Item = &'a ProbePoint> + Clone) -> Result<()> {
+        if self.mode.has_multi_links() {
+            return Ok(());
+        }
+        let sessions = self.has_session_program();
+        let served = |program: &HeldProgram| {
+            let points = points.clone();
+            points
+                .filter(|point| program.serves(point.ends, sessions))
+                .count()
+        };
+        perf::require_few(self.count_links() + self.programs.iter().map(served).sum::<usize>())
+    }
+
+    fn has_session_program(&self) -> bool {
+        self.programs.iter().any(|program| program.runs == Ends::Both)
+    }
+
+    fn count_links(&self) -> usize {
+        self.links.len() + self.members.count_links()
+    }
+
     /// Takes a file out that was written, or that somebody waits to write. The caller closes the links, and then drops
     /// the file, so that the writer can go on.
     pub fn take_written(&mut self) -> Option<(WatchedFile, Vec<ProbeLink>)> {
@@ -280,7 +306,7 @@ impl Attacher {
     ) -> Result<RefusedPoints> {
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let mut refused = RefusedPoints::default();
-        let sessions = self.programs.iter().any(|program| program.runs == Ends::Both);
+        let sessions = self.has_session_program();
         let entered = self.marks_traps.then(|| self.entered(points, sessions));
         for index in 0..self.programs.len() {
             let program = &self.programs[index];
@@ -317,7 +343,7 @@ impl Attacher {
         index: usize,
         to: AttachTarget<'_>,
         points: Vec<ProbePoint>,
-        more_files: usize,
+        more_links: usize,
         links: &mut Vec<OwnedFd>,
         refused: &mut RefusedPoints,
     ) -> Result<()> {
@@ -326,9 +352,10 @@ impl Attacher {
             return multi::attach(program, to, points, links, refused);
         }
         let copies = self.programs.iter().map(HeldProgram::count_copies).sum::<usize>();
-        let open_files = self.links.len() + more_files + self.members.count_links() + copies;
+        let placed = self.count_links() + more_links;
         let program = &mut self.programs[index];
-        perf::require_files(points.len(), program.needs_copies(), open_files)?;
+        perf::require_few(placed + points.len())?;
+        perf::require_files(points.len(), program.needs_copies(), placed + copies)?;
         perf::attach(program, to, &points, links, refused)
     }
 
@@ -377,7 +404,7 @@ impl Attacher {
         match self.mode.has_multi_links() {
             // They are removed at the same time.
             true => perf::REMOVAL,
-            false => perf::REMOVAL * (self.links.len() + self.members.count_links()) as u32,
+            false => perf::REMOVAL * self.count_links() as u32,
         }
     }
 

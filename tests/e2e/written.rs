@@ -14,8 +14,8 @@ use crate::harness::{
     AttachMode, Folder, Owned, Run, Target, Tool, best_mode, copy, each_mode, program, wait_until,
 };
 
-/// The function that is traced. Without a probe, its new code returns 42; with the old first instruction, it returns the
-/// number of calls.
+/// The function that is traced. Without a probe, its new code returns 42; with the old first instruction, it returns
+/// the number of calls.
 const FUNCTION: &str = "bump_calls";
 const NEW_RESULT: &str = "0x2a";
 

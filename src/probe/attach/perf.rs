@@ -19,6 +19,10 @@ use crate::probe::point::{Cookie, ProbePoint};
 /// closes them.
 pub const REMOVAL: Duration = Duration::from_millis(100);
 
+/// Most perf events of a run. To remove them takes the kernel half a minute, during which they slow programs down and
+/// which nothing can interrupt.
+const MAX_EVENTS: usize = 256;
+
 /// Attaches a program to each of the points and adds the links to `links`.
 pub fn attach(
     program: &mut HeldProgram,
@@ -59,6 +63,21 @@ fn bind(program: &mut HeldProgram, event: OwnedFd, cookie: Cookie) -> io::Result
     let link = create_perf_link(program.as_fd(), event.as_fd(), cookie.bits())?;
     enable_event(event.as_fd())?;
     Ok(link)
+}
+
+/// Checks that a run may have so many probes.
+pub fn require_few(probes: usize) -> Result<()> {
+    if probes <= MAX_EVENTS {
+        return Ok(());
+    }
+    let removal = REMOVAL * probes as u32;
+    let message = format!(
+        "{probes} probes exceed the limit of {MAX_EVENTS}: without multi-uprobe links (since 6.10), the kernel would take \
+         {} s to remove them at the end",
+        removal.as_secs()
+    );
+    let hint = "name fewer functions; a function with both ends takes two probes or more";
+    Err(Failure::failed(message).hint(hint).into())
 }
 
 /// Checks that `probes` more probes fit into the limit of descriptors. Each takes one, and a second one for

@@ -143,8 +143,10 @@ impl<F: Finder> FileSearch<F> {
     /// No file can be traced; or one cannot, and only chosen files or processes are searched.
     pub fn attach(&mut self, attacher: &mut Attacher) -> Result<()> {
         let tolerant = matches!(self.place, SearchPlace::Everywhere) || self.follow;
+        let found = std::mem::take(&mut self.found);
+        attacher.require_few(found.iter().flat_map(|(_, points)| points))?;
         let mut last = None;
-        for (object, points) in std::mem::take(&mut self.found) {
+        for (object, points) in found {
             let result = attacher
                 .attach_watched(&object, &points)
                 .with_context(|| format!("failed to trace {}", object.path.display()));
