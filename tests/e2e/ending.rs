@@ -138,6 +138,44 @@ fn command_that_ignores_the_signal_is_not_waited_for() {
     );
 }
 
+/// The kernel removes perf events one after the other.
+#[test]
+fn results_do_not_wait_for_perf_events_to_be_removed() {
+    AttachMode::Single.run(|mode| {
+        let mut tool = Tool::start("funccount", mode, ["libc:/^is[a-z]*$/"]);
+        let probes = tool.attached["probes"].as_u64().expect("a number");
+        assert!(probes >= 11, "removed in less than a second: {probes} probes");
+        let start = Instant::now();
+        tool.signal(Signal::SIGINT);
+        tool.wait_for(|record| record["type"] == "summary");
+        let shown = start.elapsed();
+        let run = tool.finish();
+        assert!(run.status.success(), "{}", run.stderr);
+        let ended = start.elapsed();
+        assert!(
+            shown < ended - shown,
+            "results after {shown:?}, end after {ended:?}"
+        );
+    });
+}
+
+#[test]
+fn too_many_perf_events_are_refused() {
+    for mode in [AttachMode::Single, AttachMode::Plain] {
+        mode.run(|mode| {
+            let start = Instant::now();
+            let ended = run_to_end(&mut tool_command("funccount", mode, ["libc:*"]));
+            assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+            assert!(
+                ended.stderr.contains(" probes exceed the limit of 256: "),
+                "{ended:?}"
+            );
+            // Had some been placed, their removal would take half a minute.
+            assert!(in_guest() || start.elapsed().as_secs() < 10);
+        });
+    }
+}
+
 fn unread_fifo(folder: &Folder) -> std::path::PathBuf {
     let fifo = folder.path.join("fifo");
     mkfifo(&fifo, Mode::S_IRWXU).expect("a FIFO");
