@@ -116,6 +116,7 @@ impl Run {
             false => None,
         };
         search.search(plan.named, &plan.likely)?;
+        search.refuse_copying(&self.argv)?;
         for warning in search.take_warnings() {
             self.report.messages.warn(&warning);
         }

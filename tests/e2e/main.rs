@@ -4,6 +4,7 @@
 
 mod bpftrace;
 mod caller;
+mod copies;
 mod cost;
 mod docs;
 mod ending;

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
+use super::copies::{refuse_copying, unmapped};
 use super::errors::{
     mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process, skipped_names, unknown_start,
 };
@@ -134,6 +135,12 @@ impl<F: Finder> FileSearch<F> {
         self.examined.opened.clear();
         let may_grow = self.may_grow();
         self.finder.finish(may_grow)
+    }
+
+    /// # Errors
+    /// The command tells a program with probes to copy its code.
+    pub fn refuse_copying(&self, argv: &[OsString]) -> Result<()> {
+        refuse_copying(argv, self.found.iter().map(|(object, _)| object))
     }
 
     /// Places probes in the files that were found. Of many files of many owners, one that cannot be traced is reported
@@ -262,6 +269,7 @@ impl<F: Finder> FileSearch<F> {
         for &pid in pids {
             let objects = self.proc.link_order(pid);
             let objects = objects.map_err(|error| no_process(&self.proc, pid, error))?;
+            let ids: Vec<FileId> = objects.iter().map(|object| object.id).collect();
             let looked_at: Vec<PathBuf> = objects.iter().map(|object| object.path.clone()).collect();
             let mut found = false;
             for object in objects {
@@ -273,9 +281,28 @@ impl<F: Finder> FileSearch<F> {
             if let Some(sought) = self.finder.sought().filter(|_| !found) {
                 return Err(nothing_in_process(&sought, &self.proc, pid, &looked_at));
             }
+            self.warn_unmapped(pid, &ids);
             self.settled.insert(pid);
         }
         Ok(())
+    }
+
+    /// Warns of functions in these files of a process that it has copied elsewhere, and calls there.
+    fn warn_unmapped(&mut self, pid: u32, ids: &[FileId]) {
+        let mappings = self.proc.mappings(pid).unwrap_or_default();
+        let found = self.found.iter().filter(|(object, _)| ids.contains(&object.id));
+        for (object, points) in found {
+            let functions = unmapped(object, points, &mappings);
+            if let Some(&first) = functions.first() {
+                let name = self.finder.name(Cookie::of_function(first));
+                let count = counted(functions.len() as u64, "function");
+                self.warnings.push(format!(
+                    "PID {pid} does not run {count} of {} from that file, such as {name}, but probably a copy in memory: \
+                     calls are not shown",
+                    object.path.display()
+                ));
+            }
+        }
     }
 
     fn search_named(&mut self, objects: Vec<ObjectFile>) -> Result<()> {
