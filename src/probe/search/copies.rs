@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Programs that copy their code to anonymous memory and run it there, to have it in large pages. The kernel knows probes
-//! of files only: it reports no calls of the copy, and a breakpoint that was copied kills the program.
+//! Programs that copy their code to anonymous memory and run it there, to have it in large pages. The kernel knows
+//! probes of files only: it reports no calls of the copy, and a breakpoint that was copied kills the program.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
