@@ -8,6 +8,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
@@ -201,7 +202,10 @@ pub struct Run {
 impl Tool {
     /// Runs `ubpf-tools TOOL -j --attach MODE ARGS...` and waits until it has attached.
     pub fn start<S: AsRef<OsStr>>(tool: &str, mode: AttachMode, args: impl IntoIterator<Item = S>) -> Tool {
-        Tool::start_as(tool_command(tool, mode, args))
+        let mut command = tool_command(tool, mode, args);
+        // SIGTSTP does not stop a process group without a parent in its session, which that of the tests may be.
+        command.process_group(0);
+        Tool::start_as(command)
     }
 
     /// Like [`Tool::start`], for a prepared command that runs the tool with `-j`.
@@ -361,6 +365,14 @@ pub fn tool_command<S: AsRef<OsStr>>(
 ) -> Command {
     let mut command = Command::new(&*TOOLS);
     command.args([tool, "-j", "--attach", mode.name()]).args(args);
+    // Under nohup(1), the tests ignore SIGHUP, and the tool would, too.
+    // SAFETY: signal(2) is safe between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            Ok(())
+        });
+    }
     command
 }
 
