@@ -65,7 +65,7 @@ fn tool_tests() -> Result<String> {
         .0;
     let folder = env::current_dir()?.join("tests/e2e");
     let mut module = format!("#[path = {folder:?}]\nmod tools {{\n");
-    for name in names.split_whitespace() {
+    for name in names.lines().filter_map(|line| line.split_whitespace().last()) {
         writeln!(module, "    pub mod {name};")?;
     }
     module.push_str("}\n");

@@ -2,7 +2,8 @@
 //! One run of a tool, from its options to the summary.
 //!
 //! ```text
-//! let run = Run::begin(&args.common, &args.command)?;   // privileges, output, filter, command, attach mode
+//! let run = Run::begin(&args.common, &args.command)?;   // privileges, output, filter, command, attach mode;
+//!                                                       // src/tools.rs does this, and calls the tool
 //! let found = run.search(finder)?;                      // mmap events, then files and functions
 //! let mut open = found.open::<SkelBuilder>()?;          // the tool sets its own constants and map sizes
 //! open.run(|skel| handler)                              // load, attach, start the command, drop privileges; rows;

@@ -4,6 +4,8 @@
 use anyhow::Result;
 use clap::{ArgMatches, Command};
 
+use crate::run::Run;
+
 /// A tool, for `main`.
 pub struct Tool {
     pub name: &'static str,
@@ -16,7 +18,7 @@ pub struct Tool {
 }
 
 macro_rules! tools {
-    ($($name:ident)*) => {
+    ($($kind:ident $name:ident)*) => {
         $(mod $name;)*
 
         pub const TOOLS: &[Tool] = &[$(Tool {
@@ -25,19 +27,32 @@ macro_rules! tools {
                 let command = <$name::Args as clap::CommandFactory>::command();
                 command.name(stringify!($name)).version(env!("CARGO_PKG_VERSION"))
             },
-            run: |matches| $name::run(<$name::Args as clap::FromArgMatches>::from_arg_matches(matches)?),
+            run: |matches| {
+                let args = <$name::Args as clap::FromArgMatches>::from_arg_matches(matches)?;
+                run_tool!($kind $name args)
+            },
             #[cfg(feature = "pages")]
             page: include_str!(concat!("../docs/tools/", stringify!($name), ".md")),
         }),*];
     };
 }
 
+macro_rules! run_tool {
+    (traces $name:ident $args:ident) => {
+        $name::run(Run::begin(&$args.common, &$args.command)?, $args)
+    };
+    (shows $name:ident $args:ident) => {
+        $name::run($args)
+    };
+}
+
+// A tool that traces gets a run that has begun.
 tools! {
-    bashreadline
-    doctor
-    funccount
-    funclatency
-    funclist
-    functrace
-    mallocsnoop
+    traces bashreadline
+    shows doctor
+    traces funccount
+    traces funclatency
+    shows funclist
+    traces functrace
+    traces mallocsnoop
 }

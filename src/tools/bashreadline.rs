@@ -57,7 +57,10 @@ pub struct Args {
     #[arg(short, long, value_name = "PATH")]
     shared: Option<PathBuf>,
     #[command(flatten)]
-    common: CommonArgs,
+    pub common: CommonArgs,
+    /// It traces no command.
+    #[arg(skip)]
+    pub command: CommandArgs,
 }
 
 /// The first one found is probed. Both return the line. `readline_internal_teardown` is entered when the line is
@@ -93,8 +96,7 @@ const COLUMNS: &[Column] = &[
 // SAFETY: integers and arrays of integers; the BPF program writes all bytes before the text.
 unsafe impl Plain for types::line_event {}
 
-pub fn run(args: Args) -> Result<u8> {
-    let run = Run::begin(&args.common, &CommandArgs::default())?;
+pub fn run(run: Run, args: Args) -> Result<u8> {
     require_btf("bashreadline")?;
     let found = run.search(LineReaders::new(&args))?;
     let open = found.open::<BashreadlineSkelBuilder>()?;

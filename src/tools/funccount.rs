@@ -56,9 +56,9 @@ pub struct Args {
     #[arg(short = 'T', long)]
     timestamp: bool,
     #[command(flatten)]
-    common: CommonArgs,
+    pub common: CommonArgs,
     #[command(flatten)]
-    command: CommandArgs,
+    pub command: CommandArgs,
 }
 
 const COLUMNS: &[Column] = &[
@@ -76,8 +76,7 @@ const COLUMNS: &[Column] = &[
 /// Pairs of group and function that --by can count.
 const MAX_COUNTS: u32 = 65536;
 
-pub fn run(args: Args) -> Result<u8> {
-    let run = Run::begin(&args.common, &args.command)?;
+pub fn run(run: Run, args: Args) -> Result<u8> {
     let mut found = run.search(FunctionFinder::new(args.functions.specs()?, ends, Needs::NOTHING))?;
     let functions = found.finder().capacity();
     let mut open = found.open::<FunccountSkelBuilder>()?;

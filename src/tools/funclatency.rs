@@ -94,9 +94,9 @@ pub struct Args {
     #[arg(short = 'T', long)]
     timestamp: bool,
     #[command(flatten)]
-    common: CommonArgs,
+    pub common: CommonArgs,
     #[command(flatten)]
-    command: CommandArgs,
+    pub command: CommandArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -194,8 +194,7 @@ unsafe impl Plain for types::slot_key {}
 // SAFETY: as above.
 unsafe impl Plain for types::slot_value {}
 
-pub fn run(args: Args) -> Result<u8> {
-    let run = Run::begin(&args.common, &args.command)?;
+pub fn run(run: Run, args: Args) -> Result<u8> {
     let found = run.search(FunctionFinder::new(
         args.functions.specs()?,
         |_| Ends::Both,

@@ -86,9 +86,9 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = parse_text_length)]
     str_len: u32,
     #[command(flatten)]
-    common: CommonArgs,
+    pub common: CommonArgs,
     #[command(flatten)]
-    command: CommandArgs,
+    pub command: CommandArgs,
 }
 
 const COLUMNS: &[Column] = &[
@@ -123,8 +123,7 @@ unsafe impl Plain for types::expr_record {}
 // SAFETY: as above.
 unsafe impl Plain for types::stack {}
 
-pub fn run(args: Args) -> Result<u8> {
-    let run = Run::begin(&args.common, &args.command)?;
+pub fn run(run: Run, args: Args) -> Result<u8> {
     let specs = args.functions.specs()?;
     let request = request(&args, &specs)?;
     let table = table(&args, request.returns);

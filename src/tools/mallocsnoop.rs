@@ -79,9 +79,9 @@ pub struct Args {
     #[arg(short, long, value_name = "PATH|NAME")]
     library: Option<PathBuf>,
     #[command(flatten)]
-    common: CommonArgs,
+    pub common: CommonArgs,
     #[command(flatten)]
-    command: CommandArgs,
+    pub command: CommandArgs,
 }
 
 impl Args {
@@ -165,8 +165,7 @@ unsafe impl Plain for types::alloc_stack_event {}
 // SAFETY: as above.
 unsafe impl Plain for types::alloc_usage {}
 
-pub fn run(args: Args) -> Result<u8> {
-    let run = Run::begin(&args.common, &args.command)?;
+pub fn run(run: Run, args: Args) -> Result<u8> {
     let found = run.search(Allocators::new(&args))?;
     let mut open = found.open::<MallocsnoopSkelBuilder>()?;
     let rodata = open.rodata()?;
