@@ -28,7 +28,7 @@ fn copy_that_a_process_has_made_is_reported() {
 fn process_that_runs_its_file_is_not_said_to_run_a_copy() {
     let mut target = Target::start(Command::new(program("flow")));
     let pid = target.pid().to_string();
-    let tool = Tool::start("funccount", AttachMode::best(), [":*", "-p", &pid]);
+    let tool = Tool::start("funccount", AttachMode::best(), [":count*", "-p", &pid]);
     target.ask("count 7");
     let run = tool.stop();
     assert_eq!(run.with("function", "counted")[0]["count"], 7);
