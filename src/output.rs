@@ -35,7 +35,7 @@ pub use table::{Column, Table};
 pub use value::Value;
 
 use append::{push_prefix, push_spaces};
-use csv::{Content, CsvWriter};
+use csv::{CellContent, CsvWriter};
 use escape::ShortText;
 use json_key::JsonKey;
 use table::{Align, TextColumn};
@@ -224,7 +224,7 @@ impl Output {
     fn csv_header(&mut self, table: &Table) {
         for column in table.data_columns() {
             let key = column.key.name.as_bytes();
-            self.csv.field(&mut self.buffer, Content::Trusted, |out| {
+            self.csv.field(&mut self.buffer, CellContent::Trusted, |out| {
                 out.extend_from_slice(key)
             });
         }

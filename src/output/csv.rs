@@ -3,7 +3,7 @@
 
 /// What a field may contain.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Content {
+pub(super) enum CellContent {
     /// Nothing that needs quotes, and no text.
     Plain,
     /// A number, perhaps negative, or text of the tool.
@@ -34,7 +34,7 @@ pub(super) struct CsvWriter {
 impl CsvWriter {
     /// Appends one field. `push` writes it without quotes.
     #[inline]
-    pub fn field(&mut self, out: &mut Vec<u8>, content: Content, push: impl FnOnce(&mut Vec<u8>)) {
+    pub fn field(&mut self, out: &mut Vec<u8>, content: CellContent, push: impl FnOnce(&mut Vec<u8>)) {
         match self.fields {
             0 => self.row_start = out.len(),
             _ => out.push(b','),
@@ -42,10 +42,10 @@ impl CsvWriter {
         self.fields += 1;
         let start = out.len();
         push(out);
-        if content == Content::Untrusted && is_formula(&out[start..]) {
+        if content == CellContent::Untrusted && is_formula(&out[start..]) {
             out.insert(start, b'\'');
         }
-        if content != Content::Plain
+        if content != CellContent::Plain
             && out[start..]
                 .iter()
                 .any(|byte| matches!(byte, b'"' | b',' | b'\n' | b'\r'))

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::append::{push_bool, push_display, quoted};
-use super::csv::Content;
+use super::csv::CellContent;
 use super::datum::{Datum, push_fields, push_json_fields};
 use super::escape::{push_json, push_text};
 use super::histogram::Bucket;
@@ -66,7 +66,7 @@ impl Value<'_> {
     }
 
     /// What [`Value::push_plain`] appends to a CSV field.
-    pub(super) fn csv_content(&self) -> Content {
+    pub(super) fn csv_content(&self) -> CellContent {
         match self {
             Self::U64(_)
             | Self::Hex(_)
@@ -74,10 +74,10 @@ impl Value<'_> {
             | Self::Null
             | Self::Time(_)
             | Self::Micros(_)
-            | Self::Share(_) => Content::Plain,
-            Self::Str(_) | Self::Datum(Datum::U64(_) | Datum::I64(_) | Datum::F64(_)) => Content::Trusted,
+            | Self::Share(_) => CellContent::Plain,
+            Self::Str(_) | Self::Datum(Datum::U64(_) | Datum::I64(_) | Datum::F64(_)) => CellContent::Trusted,
             Self::Bytes(_) | Self::Lines(_) | Self::Buckets(_) | Self::Datum(_) | Self::Fields(_) => {
-                Content::Untrusted
+                CellContent::Untrusted
             }
         }
     }

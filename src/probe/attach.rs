@@ -22,7 +22,7 @@ use crate::find::host::object_file::ObjectFile;
 use crate::privileges;
 use crate::probe::clock::monotonic_ns;
 use crate::probe::hits::TrapKind;
-use crate::probe::links::{FileKey, ProbeLink, close_all, close_in_background};
+use crate::probe::links::{ProbeLink, ProbedFileKey, close_all, close_in_background};
 use crate::probe::point::{Ends, ProbePoint};
 use crate::probe::scope::breakpoints::Breakpoints;
 use crate::probe::scope::filter::ProcessFilter;
@@ -118,7 +118,7 @@ impl Attacher {
         self.attach_file(key, &object.file, points)
     }
 
-    fn attach_file(&mut self, key: FileKey, file: &File, points: &[ProbePoint]) -> Result<usize> {
+    fn attach_file(&mut self, key: ProbedFileKey, file: &File, points: &[ProbePoint]) -> Result<usize> {
         match self.breakpoints {
             Breakpoints::AllProcesses => self.attach_for(None, key, file, points),
             Breakpoints::Process(pid) => self.attach_for(Some(pid), key, file, points),
@@ -195,7 +195,12 @@ impl Attacher {
     }
 
     /// Attaches to the points of a file in all members, and remembers them for future members.
-    fn attach_for_members(&mut self, key: FileKey, file: &File, points: &[ProbePoint]) -> Result<usize> {
+    fn attach_for_members(
+        &mut self,
+        key: ProbedFileKey,
+        file: &File,
+        points: &[ProbePoint],
+    ) -> Result<usize> {
         let mut of_file = FilePoints {
             key,
             file: file
@@ -280,7 +285,7 @@ impl Attacher {
     fn attach_for(
         &mut self,
         pid: Option<u32>,
-        key: FileKey,
+        key: ProbedFileKey,
         file: &File,
         points: &[ProbePoint],
     ) -> Result<usize> {
@@ -299,7 +304,7 @@ impl Attacher {
     fn attach_points(
         &mut self,
         pid: Option<u32>,
-        key: FileKey,
+        key: ProbedFileKey,
         file: &File,
         points: &[ProbePoint],
         links: &mut Vec<ProbeLink>,

@@ -9,17 +9,17 @@ use std::thread::{Builder, JoinHandle};
 
 /// Identifies a probed file within a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileKey(pub u32);
+pub struct ProbedFileKey(pub u32);
 
 /// An open link. The kernel removes its probes when it is closed.
 pub struct ProbeLink {
     /// The file of its probes.
-    pub file: FileKey,
+    pub file: ProbedFileKey,
     _fd: OwnedFd,
 }
 
 impl ProbeLink {
-    pub fn new(file: FileKey, fd: OwnedFd) -> ProbeLink {
+    pub fn new(file: ProbedFileKey, fd: OwnedFd) -> ProbeLink {
         ProbeLink { file, _fd: fd }
     }
 }
@@ -126,7 +126,7 @@ mod tests {
     /// The read end sees the end of file once the write end is closed.
     fn link() -> (PipeReader, ProbeLink) {
         let (reader, writer) = pipe().expect("a pipe");
-        (reader, ProbeLink::new(FileKey(0), writer.into()))
+        (reader, ProbeLink::new(ProbedFileKey(0), writer.into()))
     }
 
     #[test]

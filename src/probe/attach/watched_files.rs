@@ -7,11 +7,11 @@ use anyhow::{Result, ensure};
 
 use super::write_watch::WriteWatch;
 use crate::find::host::object_file::ObjectFile;
-use crate::probe::links::FileKey;
+use crate::probe::links::ProbedFileKey;
 
 /// A probed file.
 pub struct WatchedFile {
-    pub key: FileKey,
+    pub key: ProbedFileKey,
     /// The path in the mount namespace of its process, for messages.
     path: PathBuf,
     /// Lets writers go on when it is dropped: after the links of the file.
@@ -38,7 +38,7 @@ impl WatchedFiles {
     ///
     /// # Errors
     /// It was changed since it was opened, or cannot be watched.
-    pub fn add(&mut self, object: &ObjectFile) -> Result<FileKey> {
+    pub fn add(&mut self, object: &ObjectFile) -> Result<ProbedFileKey> {
         let watch = WriteWatch::start(&object.file)?;
         ensure!(
             object.is_unchanged()? && !watch.is_written(),
@@ -51,9 +51,9 @@ impl WatchedFiles {
     }
 
     /// A key for a file that is not watched.
-    pub fn new_key(&mut self) -> FileKey {
+    pub fn new_key(&mut self) -> ProbedFileKey {
         self.keys += 1;
-        FileKey(self.keys)
+        ProbedFileKey(self.keys)
     }
 
     /// Takes a file out that was written, or is about to be.

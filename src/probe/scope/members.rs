@@ -7,12 +7,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 
-use crate::probe::links::{FileKey, LinkCloser, ProbeLink};
+use crate::probe::links::{LinkCloser, ProbeLink, ProbedFileKey};
 use crate::probe::point::ProbePoint;
 
 /// A file, and the points in it that every member gets.
 pub struct FilePoints {
-    pub key: FileKey,
+    pub key: ProbedFileKey,
     pub file: File,
     pub points: Vec<ProbePoint>,
 }
@@ -88,7 +88,7 @@ impl Members {
 
     /// Forgets a file, and returns its links for the caller to close. Before that, links that were being closed already
     /// are closed.
-    pub fn take_file(&mut self, key: FileKey) -> Vec<ProbeLink> {
+    pub fn take_file(&mut self, key: ProbedFileKey) -> Vec<ProbeLink> {
         self.closer.finish();
         self.files.retain(|of_file| of_file.key != key);
         self.links
