@@ -180,9 +180,11 @@ impl Program {
 
     /// True if the tool may trace it.
     pub fn can_be_traced_by(&self, tool: &ToolRun) -> bool {
-        if tool.harmful {
-            // Guests trace the program alone, which throws itself and so gets no return probes.
-            self.name == "hazards" && !in_guest()
+        if in_guest() && (tool.harmful || tool.tool() != "functrace") {
+            // They are slow, and trace the program alone. This one throws itself, so it gets no return probes.
+            false
+        } else if tool.harmful {
+            self.name == "hazards"
         } else {
             !self.only_instructions || !tool.has_return_probes()
         }

@@ -91,11 +91,14 @@ impl ToolRun {
         self.command.join(" ")
     }
 
+    /// The tool without its options.
+    pub fn tool(&self) -> &str {
+        self.command[0]
+    }
+
     /// True if it can use return probes on functions that the user chooses.
     pub fn has_return_probes(&self) -> bool {
-        !self.command.contains(&"instructions")
-            && self.command[0] != "funccount"
-            && self.command[0] != "mallocsnoop"
+        !self.command.contains(&"instructions") && self.tool() != "funccount" && self.tool() != "mallocsnoop"
     }
 }
 
