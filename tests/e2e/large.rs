@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::harness::{AttachMode, Tool, best_mode, program, skip};
+use crate::harness::{AttachMode, Tool, best_mode, in_guest, program, skip};
 
 /// Functions in `libmany.so`.
 const FUNCTIONS: u64 = 100_003;
@@ -17,6 +17,9 @@ best_mode! {
 fn memory_per_function_is_limited(mode: AttachMode) {
     if !mode.has_multi_links() {
         return skip("without multi-uprobe links, so many probes take minutes to attach");
+    }
+    if in_guest() {
+        return skip("on an emulated machine, so many probes take minutes to attach");
     }
     let library = program("libmany.so");
     let peak = |tool: &str, options: &[&str], functions: &str, count: u64| {
