@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{Link, Object, OpenObject};
 
@@ -21,7 +21,7 @@ use super::session::{Children, EventHandler, Phase, Session, Wakeups};
 use super::stacks::StackNamer;
 use crate::bpf::{OpenToolSkel, ToolSkel, ToolSkelBuilder, load};
 use crate::cli::{CommandArgs, CommonArgs, RunArgs};
-use crate::error::Failure;
+use crate::error::{EndedBySignal, Failure};
 use crate::find::returns::ReturnPolicy;
 use crate::privileges::{has_btf, require_privileges};
 use crate::probe::attach::{AttachMode, Attacher};
@@ -33,6 +33,7 @@ use crate::probe::ring::RingReader;
 use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::search::files::FileSearch;
 use crate::probe::search::finder::{Finder, SearchRequest};
+use crate::probe::signals::SignalHandlers;
 use crate::probe::task_offsets::task_offsets;
 
 /// Bytes of the ring if a run sends no events.
@@ -115,7 +116,9 @@ impl Run {
             true => watch_mmap_events(&self.report),
             false => None,
         };
-        search.search(plan.named, &plan.likely)?;
+        let searched = search.search(plan.named, &plan.likely);
+        ensure!(SignalHandlers::count() == 0, EndedBySignal);
+        searched?;
         search.refuse_copying(&self.argv)?;
         for warning in search.take_warnings() {
             self.report.messages.warn(&warning);

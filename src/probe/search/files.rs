@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -25,6 +26,7 @@ use crate::find::starts::{InstructionStarts, UnknownStart};
 use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::FileMapping;
 use crate::probe::point::{Cookie, Ends, ProbePoint, share_exits};
+use crate::probe::signals::SignalHandlers;
 use crate::wording::counted;
 
 /// What has been attached so far.
@@ -86,6 +88,11 @@ struct ExaminedFiles {
 
 impl<F: Finder> FileSearch<F> {
     pub fn new(finder: F, place: SearchPlace, placing: PlacementPolicy, follow: bool) -> Self {
+        let mut examined = ExaminedFiles::default();
+        // The tool would hit its own probes, and place the next ones ever more slowly.
+        if let Ok(own) = File::open("/proc/self/exe").and_then(|file| ObjectFile::new(file, PathBuf::new())) {
+            examined.answer((own.id, own.changed), false);
+        }
         Self {
             finder,
             attached: AttachedProbes::default(),
@@ -94,7 +101,7 @@ impl<F: Finder> FileSearch<F> {
             follow,
             proc: Proc::host(),
             seen: FileSet::default(),
-            examined: ExaminedFiles::default(),
+            examined,
             found: Vec::new(),
             settled: HashSet::new(),
             details: None,
@@ -345,6 +352,10 @@ impl<F: Finder> FileSearch<F> {
         let key = (object.id, object.changed);
         if let Some(&answer) = self.examined.answers.get(&key) {
             return Ok(answer);
+        }
+        // The caller of the search ends the run.
+        if SignalHandlers::count() > 0 {
+            return Ok(false);
         }
         let elf = match self.examined.parse(&object) {
             Ok(elf) => elf,
