@@ -157,9 +157,8 @@ __noinline int forget_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)
  * if the stack pointer is above them. The kernel applies the same rule to its return probes (arch_uretprobe_is_alive).
  * Returns the number of live calls.
  */
-static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, __u32 index, struct thread *thread)
+static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, __u64 sp, __u32 index, struct thread *thread)
 {
-	__u64 sp = call_position(ctx, cookie, 0);
 	__u64 depth = thread->depth;
 	struct call *top;
 
@@ -184,6 +183,7 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie
 	int index = thread_of(&owner);
 	struct thread *thread;
 	struct call *call;
+	__u64 sp;
 
 	if (index == NO_THREAD)
 		index = claim_thread(owner.thread, owner.goroutine);
@@ -197,14 +197,15 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie
 		add_unmatched();
 		return NULL;
 	}
-	*depth = alive(ctx, cookie, index, thread);
+	sp = call_position(ctx, cookie, 0);
+	*depth = alive(ctx, cookie, sp, index, thread);
 	if (*depth >= MAX_DEPTH) {
 		thread->depth = MAX_DEPTH;
 		add_unmatched();
 		return NULL;
 	}
 	call = call_at(thread, *depth);
-	call->sp = call_position(ctx, cookie, 0);
+	call->sp = sp;
 	call->start_ns = bpf_ktime_get_ns();
 	call->func = (__u32)cookie;
 	thread->depth = *depth + 1;

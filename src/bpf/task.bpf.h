@@ -60,8 +60,7 @@ static __always_inline __u64 mapping_of(__u64 address)
 	return found.vma;
 }
 
-/* True unless the call whose return address was replaced at `slot` has ended, now that the stack pointer is above it.
- */
+/* False if the call whose return address was replaced at `slot` has ended: `sp`, the stack pointer, is above. */
 static __always_inline bool may_return_to(__u64 slot, __u64 sp)
 {
 	__u64 address = 0;
