@@ -152,7 +152,7 @@ impl Attacher {
         self.links.len() + self.members.count_links()
     }
 
-    /// Takes a file out that was written, or that somebody waits to write. The caller closes the links, and then drops
+    /// Takes a file out that was written, or that a process waits to write. The caller closes the links, and then drops
     /// the file, so that the writer can go on.
     pub fn take_written(&mut self) -> Option<(WatchedFile, Vec<ProbeLink>)> {
         let file = self.watched.take_written()?;

@@ -8,8 +8,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::harness::{
-    AttachMode, Folder, best_mode, each_mode_with_session, in_guest, program, program_if_built, run_to_end,
-    skip, tool_command,
+    AttachMode, Folder, TOOLS, best_mode, each_mode_with_session, in_guest, program, program_if_built,
+    run_to_end, skip, tool_command,
 };
 
 each_mode_with_session! {
@@ -164,9 +164,22 @@ fn coroutines_take_turns(mode: AttachMode) {
 
 best_mode! {
     details_say_how_returns_are_observed
+    tool_does_not_probe_itself
     instructions_do_the_same_under_probes
     instructions_that_kernels_mistake_keep_their_meaning
     addresses_inside_instructions_are_refused
+}
+
+/// It would hit its own probes while it places the next ones.
+fn tool_does_not_probe_itself(mode: AttachMode) {
+    let spec = format!("{}:*", TOOLS.display());
+    let ended = run_to_end(&mut tool_command("funccount", mode, [&*spec, "-d", "10ms"]));
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("it is the program of this tool"),
+        "{}",
+        ended.stderr
+    );
 }
 
 fn details_say_how_returns_are_observed(mode: AttachMode) {

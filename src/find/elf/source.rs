@@ -72,14 +72,14 @@ impl ElfSource {
         Ok(ElfBlock { words, len })
     }
 
-    /// As [`ElfSource::read`], for a table of texts that end with NUL. Very long texts are left out: in their place are
+    /// As [`ElfSource::read`], for a table of texts that end with NUL. Very long texts are skipped: in their place are
     /// zeros, which take no memory.
     pub fn read_texts(&self, offset: u64, size: u64) -> Result<ElfBlock> {
         let len = self.checked_len(offset, size)?;
         let mut words = vec![0_u64; len.div_ceil(8)];
         let bytes = &mut pod::bytes_of_slice_mut(&mut words)[..len];
         let mut part = vec![0; TEXT_PART.min(len)];
-        // Where the text begins that goes on in the next part. None in a text that is left out.
+        // Where the text begins that goes on in the next part. None in a text that is skipped.
         let mut begun = Some(0);
         for start in (0..len).step_by(TEXT_PART) {
             let part = &mut part[..TEXT_PART.min(len - start)];
@@ -103,7 +103,7 @@ impl ElfSource {
         Ok(ElfBlock { words, len })
     }
 
-    /// Whether texts were left out by [`ElfSource::read_texts`].
+    /// Whether texts were skipped by [`ElfSource::read_texts`].
     pub fn has_skipped_texts(&self) -> bool {
         self.skipped_texts.get()
     }

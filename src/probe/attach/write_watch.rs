@@ -4,10 +4,10 @@
 //! The kernel keeps the first instruction that it has read for a probe and runs it in every process that maps the file
 //! later, whatever the file then contains there. So probes must be gone before the content changes.
 //!
-//! A lease does that: the kernel lets nobody open the file for writing, or truncate it, before the lease is released.
-//! It sends SIGIO and waits, up to 45 s (/proc/sys/fs/lease-break-time). The lease ends with this process, whatever
-//! kills it. An opener with O_NONBLOCK gets EWOULDBLOCK meanwhile. Where no lease is to be had, as on some network file
-//! systems or if the file is open for writing already, inotify reports the change when it has happened.
+//! A lease does that: the kernel makes whoever opens the file for writing, or truncates it, wait until the lease is
+//! released. It sends SIGIO and waits up to 45 s (/proc/sys/fs/lease-break-time). The lease ends with this process,
+//! whatever kills it. An opener with O_NONBLOCK gets EWOULDBLOCK meanwhile. Where no lease is to be had, as on some
+//! network file systems or if the file is open for writing already, inotify reports the change when it has happened.
 
 use std::fs::File;
 use std::io;
@@ -77,7 +77,7 @@ impl WriteWatch {
             .context("failed to watch for changes")
     }
 
-    /// Whether the file was written, or somebody waits to write it.
+    /// Whether the file was written, or a process waits to write it.
     pub fn is_written(&self) -> bool {
         match self {
             // SAFETY: takes no pointers.

@@ -113,6 +113,14 @@ pub fn unknown_start(function: &str, path: &Path, addr: u64, reason: UnknownStar
     .hint("the symbols or USDT notes may belong to another version of the file")
 }
 
+pub fn own_program(path: &Path) -> Failure {
+    Failure::failed(format!(
+        "failed to trace {}: it is the program of this tool",
+        path.display()
+    ))
+    .hint("trace a copy of it")
+}
+
 /// The kernel would mistake the instruction for another one.
 pub fn mistaken(function: &str, path: &Path) -> Failure {
     let message = format!("failed to trace {function} in {}: {MISDECODED}", path.display());

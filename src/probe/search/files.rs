@@ -9,11 +9,12 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::copies::{refuse_copying, unmapped};
 use super::errors::{
-    mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process, skipped_names, unknown_start,
+    mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process, own_program, skipped_names,
+    unknown_start,
 };
 use super::finder::{Finder, SearchPlace, open_path};
 use super::placing::PlacementPolicy;
@@ -77,6 +78,8 @@ pub struct FileSearch<F> {
 /// What is known of files that were looked at.
 #[derive(Default)]
 struct ExaminedFiles {
+    /// The program of this tool. It would hit its own probes, and place the next ones ever more slowly.
+    own: Option<FileId>,
     /// Parsed by the plan: taken out when the search comes to them.
     opened: Vec<(FileId, Rc<ElfFile>)>,
     /// Whether a file has points, at the time of its last change.
@@ -88,11 +91,10 @@ struct ExaminedFiles {
 
 impl<F: Finder> FileSearch<F> {
     pub fn new(finder: F, place: SearchPlace, placing: PlacementPolicy, follow: bool) -> Self {
-        let mut examined = ExaminedFiles::default();
-        // The tool would hit its own probes, and place the next ones ever more slowly.
-        if let Ok(own) = File::open("/proc/self/exe").and_then(|file| ObjectFile::new(file, PathBuf::new())) {
-            examined.answer((own.id, own.changed), false);
-        }
+        let examined = ExaminedFiles {
+            own: File::open("/proc/self/exe").and_then(|exe| FileId::of(&exe)).ok(),
+            ..ExaminedFiles::default()
+        };
         Self {
             finder,
             attached: AttachedProbes::default(),
@@ -352,6 +354,13 @@ impl<F: Finder> FileSearch<F> {
         let key = (object.id, object.changed);
         if let Some(&answer) = self.examined.answers.get(&key) {
             return Ok(answer);
+        }
+        if self.examined.own == Some(object.id) {
+            ensure!(
+                !matches!(self.place, SearchPlace::Files),
+                own_program(&object.path)
+            );
+            return Ok(false);
         }
         // The caller of the search ends the run.
         if SignalHandlers::count() > 0 {
