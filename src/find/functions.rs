@@ -5,7 +5,6 @@
 //! function table; and for code that no symbol covers, the unwind tables. Functions from unwind tables are
 //! named `fn_0x1234`, after their virtual address.
 
-mod frame_depths;
 mod frames;
 mod go;
 mod mangling;
@@ -26,7 +25,6 @@ use super::similar::similar;
 use super::spec::NamePattern;
 use crate::find::elf::{ElfFile, FunctionSymbol, SymbolTable};
 use crate::find::stack::demangle::{ReadableName, demangle};
-pub use frame_depths::FrameDepths;
 pub use frames::FrameExtent;
 pub use frames::{described, moved_parts, sizes};
 

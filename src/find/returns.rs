@@ -22,7 +22,7 @@ use crate::find::code::instructions::{
     self, ArrayAddress, ExitKind, FunctionContext, FunctionExit, UnknownExit,
 };
 use crate::find::elf::{ElfFile, FunctionSymbol};
-use crate::find::functions::{FrameDepths, FrameExtent};
+use crate::find::functions::FrameExtent;
 use crate::find::host::object_file::ObjectFile;
 
 /// How to choose between the kernel's return probes and return instructions.
@@ -121,7 +121,6 @@ pub struct ReturnWatcher<'e> {
     cold: OnceCell<HashMap<String, Vec<FunctionSymbol>>>,
     /// Parts of functions by the unwind tables: those that have no symbols.
     moved: OnceCell<Vec<FrameExtent>>,
-    depths: OnceCell<FrameDepths>,
     /// The exits of functions that others jump to, by address. None if they are not known.
     followed: RefCell<HashMap<u64, Option<Rc<[FunctionExit]>>>>,
 }
@@ -142,7 +141,6 @@ impl<'e> ReturnWatcher<'e> {
             closed: OnceCell::new(),
             cold: OnceCell::new(),
             moved: OnceCell::new(),
-            depths: OnceCell::new(),
             followed: RefCell::default(),
         }
     }
@@ -209,7 +207,6 @@ impl<'e> ReturnWatcher<'e> {
             exits.extend(found);
         }
         self.add_moved_parts(&mut exits, &mut parts);
-        self.drop_inner_jumps(&mut exits);
         match matches {
             EntryMatching::Matched => self.follow_tail_jumps(&mut exits, &parts),
             EntryMatching::ReturnsAlone => exits.retain(|exit| self.is_certain(exit)),
@@ -258,23 +255,6 @@ impl<'e> ReturnWatcher<'e> {
         }
         let is_inside = |target: i64| parts[first..].iter().any(|part| part.contains(&(target as u64)));
         exits.retain(|exit| !exit.target.is_some_and(is_inside));
-    }
-
-    /// Drops jumps that cannot leave the function, since its frame is still on the stack. Some compilers describe the
-    /// frame only up to the first end of a function: the tables count if they are right for all returns.
-    fn drop_inner_jumps(&self, exits: &mut Vec<FunctionExit>) {
-        if exits.iter().all(|exit| exit.kind == ExitKind::Return) {
-            return;
-        }
-        let depths = self.depths.get_or_init(|| FrameDepths::of(self.elf));
-        let at_entry_depth = |exit: &FunctionExit| depths.is_at_entry_depth(exit.at);
-        let mut returns = exits
-            .iter()
-            .filter(|exit| exit.kind == ExitKind::Return)
-            .peekable();
-        if returns.peek().is_some() && returns.all(|exit| at_entry_depth(exit) == Some(true)) {
-            exits.retain(|exit| exit.kind == ExitKind::Return || at_entry_depth(exit) != Some(false));
-        }
     }
 
     /// The part of a function, without a symbol, that contains this address.

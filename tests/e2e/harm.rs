@@ -18,6 +18,7 @@ each_mode_with_session! {
     caller_of_dlsym_is_recognized
     cycles_of_tail_calls_are_counted
     calls_that_end_together_all_return
+    returns_of_parts_without_symbols_are_seen
     coroutines_take_turns
     handlers_below_are_inner_calls
     handlers_that_are_left_end
@@ -155,6 +156,20 @@ fn calls_that_end_together_all_return(mode: AttachMode) {
         assert_eq!(rows.count(), calls * 101, "{specs:?}: {}", ended.stderr);
         assert!(ended.stdout.contains("\"unmatched\":0"), "{}", ended.stdout);
     }
+}
+
+fn returns_of_parts_without_symbols_are_seen(mode: AttachMode) {
+    let Some(moved) = program_if_built("moved") else {
+        return skip("the instructions are those of x86-64");
+    };
+    let spec = format!("{}:moved", moved.display());
+    let args = ["--ret", "--returns", "instructions", &spec, "--"];
+    let ended = run_to_end(tool_command("functrace", mode, args).arg(&moved).arg("101"));
+    assert!(ended.stdout.contains("sum 3926\n"), "{}", ended.stdout);
+    let rows = ended.stdout.lines().filter(|line| line.contains("\"lat_ns\""));
+    assert_eq!(rows.count(), 101, "{}", ended.stderr);
+    // One at each entry and one at each return.
+    assert!(ended.stdout.contains("\"hits\":202,"), "{}", ended.stdout);
 }
 
 fn coroutines_take_turns(mode: AttachMode) {

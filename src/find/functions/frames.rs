@@ -19,9 +19,9 @@ const MOST_RULES: usize = 256;
 
 /// Bytes that a call pushes on the stack.
 #[cfg(target_arch = "x86_64")]
-pub const CALLED_FRAME: u64 = 8;
+const CALLED_FRAME: u64 = 8;
 #[cfg(target_arch = "aarch64")]
-pub const CALLED_FRAME: u64 = 0;
+const CALLED_FRAME: u64 = 0;
 
 type UnwindBytes<'b> = EndianSlice<'b, LittleEndian>;
 type Entry<'b> = FrameDescriptionEntry<UnwindBytes<'b>>;
@@ -88,7 +88,7 @@ fn without_stubs(elf: &ElfFile, mut found: Vec<FrameExtent>) -> Vec<FrameExtent>
 }
 
 /// Virtual address and content of `.eh_frame`. Without section headers, the content may extend past its end.
-pub fn unwind_table(elf: &ElfFile) -> Option<(u64, ElfBlock)> {
+fn unwind_table(elf: &ElfFile) -> Option<(u64, ElfBlock)> {
     elf.section_named(".eh_frame").or_else(|| {
         let addr = elf.frame_index()?;
         let index = elf.content_from(addr)?;
@@ -113,47 +113,25 @@ fn read_if(
     bytes: &[u8],
     is_wanted: impl Fn(&Entry<'_>, &EhFrame<UnwindBytes>, &BaseAddresses) -> bool,
 ) -> Vec<FrameExtent> {
-    let mut found = Vec::new();
-    for_each_entry(addr, bytes, |entry, table, bases| {
-        if is_wanted(entry, table, bases) {
-            found.push(extent_of(entry));
-        }
-    });
-    found
-}
-
-/// All code in an unwind table at a virtual address, with the offsets of its entries.
-pub fn read_with_offsets(addr: u64, bytes: &[u8]) -> Vec<(FrameExtent, usize)> {
-    let mut found = Vec::new();
-    for_each_entry(addr, bytes, |entry, _, _| {
-        found.push((extent_of(entry), entry.offset()))
-    });
-    found
-}
-
-fn extent_of(entry: &Entry<'_>) -> FrameExtent {
-    FrameExtent {
-        addr: entry.initial_address(),
-        size: entry.len(),
-    }
-}
-
-fn for_each_entry(
-    addr: u64,
-    bytes: &[u8],
-    mut visit: impl FnMut(&Entry<'_>, &EhFrame<UnwindBytes>, &BaseAddresses),
-) {
     let table = EhFrame::new(bytes, LittleEndian);
     let bases = BaseAddresses::default().set_eh_frame(addr);
     let mut entries = table.entries(&bases);
+    let mut found = Vec::new();
     while let Ok(Some(entry)) = entries.next() {
         let CieOrFde::Fde(entry) = entry else {
             continue;
         };
-        if let Ok(entry) = entry.parse(EhFrame::cie_from_offset) {
-            visit(&entry, &table, &bases);
+        let entry = entry.parse(EhFrame::cie_from_offset);
+        if let Ok(entry) = entry
+            && is_wanted(&entry, &table, &bases)
+        {
+            found.push(FrameExtent {
+                addr: entry.initial_address(),
+                size: entry.len(),
+            });
         }
     }
+    found
 }
 
 /// Whether the entry describes a function from its start. Code that starts with a complete frame is the cold
