@@ -187,8 +187,8 @@ fn writer_goes_on_when_the_tool_is_killed(mode: AttachMode) {
     let mut writer = Owned(writer.spawn().expect("cp"));
     let old = fs::read(&library.path).expect("the library");
     wait_until("the writer to wait", || {
-        let wchan = fs::read_to_string(format!("/proc/{}/wchan", writer.0.id())).ok()?;
-        wchan.contains("lease").then_some(())
+        let lease = lease_of(&library.path)?;
+        lease.contains("BREAKING").then_some(())
     });
     assert!(
         old == fs::read(&library.path).expect("the library"),
@@ -197,6 +197,15 @@ fn writer_goes_on_when_the_tool_is_killed(mode: AttachMode) {
     tool.signal(Signal::SIGKILL);
     assert!(writer.wait().success());
     assert_new_code(&mut library.caller(), 5);
+}
+
+/// The line of a file's lease in /proc/locks.
+fn lease_of(path: &Path) -> Option<String> {
+    let inode = format!(":{}", fs::metadata(path).expect("a file").ino());
+    let locks = fs::read_to_string("/proc/locks").expect("the locks of all files");
+    let is_lease =
+        |line: &&str| line.contains("LEASE") && line.split_whitespace().any(|word| word.ends_with(&inode));
+    locks.lines().find(is_lease).map(str::to_owned)
 }
 
 fn is_in_state(pid: u32, state: char) -> Option<()> {
@@ -246,15 +255,7 @@ fn program_that_is_started_later_is_leased(mode: AttachMode) {
         shell.ask("call");
     });
     shell.end();
-    let inode = format!(":{}", fs::metadata(&bash).expect("a file").ino());
-    let locks = fs::read_to_string("/proc/locks").expect("the locks of all files");
-    let is_of_file = |line: &str| line.split_whitespace().any(|word| word.ends_with(&inode));
-    assert!(
-        locks
-            .lines()
-            .any(|line| line.contains("LEASE") && is_of_file(line)),
-        "{locks}"
-    );
+    assert!(lease_of(&bash).is_some(), "no lease");
     copy(&program("calls"), &bash);
     let detached = tool.wait_for(is_detached);
     assert_eq!(detached["file"], bash.display().to_string());
