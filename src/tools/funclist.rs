@@ -2,6 +2,7 @@
 //! Functions and USDT probes of a program or library. Needs no privileges for readable files.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use clap::Parser;
 use crate::cli::{OutputArgs, process_of};
 use crate::error::Failure;
 use crate::find::code::instructions;
-use crate::find::debug::signatures::SignatureSource;
+use crate::find::debug::signatures::{self, SignatureSource};
 use crate::find::debug::types::{FunctionParameter, FunctionSignature};
 use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::functions;
@@ -240,10 +241,12 @@ impl FunctionList {
             true => ifunc::resolve(&self.proc, &file.object, &file.elf, functions, &self.pids),
             false => HashMap::new(),
         };
-        let signatures = file.signatures();
+        let debug = OnceCell::new();
         for function in functions {
             let target = targets.get(&function.addr).copied();
-            self.function(file, function, signatures.of(function), target)?;
+            let signature = signatures::well_known(&file.elf, &file.object.path, &function.name)
+                .or_else(|| debug.get_or_init(|| file.signatures()).of(function));
+            self.function(file, function, signature, target)?;
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ use plain::Plain;
 use crate::bpf::functrace::{FunctraceSkel, FunctraceSkelBuilder, OpenFunctraceSkel, types};
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration, parse_size};
 use crate::find::code::placement::Needs;
-use crate::find::debug::signatures::SignatureSource;
+use crate::find::debug::signatures::{self, SignatureSource};
+use crate::find::debug::types::FunctionSignature;
 use crate::find::elf::ElfFile;
 use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::resolve::ResolvedProbe;
@@ -229,23 +230,46 @@ impl CallPlans {
         self.file = None;
         return_memory();
     }
+
+    /// The signature from the debug information of the file, if it has any.
+    fn in_file(
+        &mut self,
+        probe: &ResolvedProbe,
+        object: &ObjectFile,
+        elf: &ElfFile,
+    ) -> Option<FunctionSignature> {
+        let symbol = probe.symbol.as_ref()?;
+        if self.file.as_ref().is_none_or(|(id, _)| *id != object.id) {
+            let signatures = SignatureSource::open(&object.file, elf, &object.path);
+            self.file = Some((object.id, signatures));
+        }
+        let (_, signatures) = self.file.as_ref()?;
+        signatures.at(probe.addr, symbol)
+    }
 }
 
 impl OnFound for CallPlans {
     fn on_found(&mut self, probe: &ResolvedProbe, ends: Ends, object: &ObjectFile, elf: &ElfFile) -> Needs {
-        let signature = probe.symbol.as_ref().and_then(|symbol| {
-            if self.file.as_ref().is_none_or(|(id, _)| *id != object.id) {
-                let signatures = SignatureSource::open(&object.file, elf, &object.path);
-                self.file = Some((object.id, signatures));
-            }
-            let (_, signatures) = self.file.as_ref()?;
-            signatures.at(probe.addr, symbol)
-        });
         let scope = NameScope {
             function: &probe.name,
-            signature: signature.as_ref(),
+            signature: None,
             probe: probe.usdt.as_deref(),
             is_go: probe.is_go,
+        };
+        let symbol = probe.symbol.as_deref();
+        let well_known = symbol.and_then(|symbol| signatures::well_known(elf, &object.path, symbol));
+        // Expressions may use the names in debug information.
+        let signature = well_known
+            .filter(|signature| {
+                self.plans.has_names_of(&NameScope {
+                    signature: Some(signature),
+                    ..scope
+                })
+            })
+            .or_else(|| self.in_file(probe, object, elf));
+        let scope = NameScope {
+            signature: signature.as_ref(),
+            ..scope
         };
         self.plans.add(scope, ends).and(self.needs)
     }

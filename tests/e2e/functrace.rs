@@ -332,8 +332,30 @@ fn where_on_unreadable_memory_is_undecided(mode: AttachMode) {
 
 best_mode! {
     paged_out_text_is_read
+    well_known_functions_have_the_names_of_their_library
     large_allocations_of_python_are_shown
     bash_lines_are_shown
+}
+
+/// Expressions can also use the names in debug information.
+fn well_known_functions_have_the_names_of_their_library(mode: AttachMode) {
+    let folder = Folder::new();
+    let zlib = folder.copy_of(program("values"), "libz.so.1");
+    let mut target = Target::start(Command::new(&zlib));
+    let mut traced = |options: &[&str]| {
+        let spec = format!("{}:compressBound", zlib.display());
+        let pid = target.pid().to_string();
+        let tool = Tool::start("functrace", mode, [&[&*spec, "-p", &pid], options].concat());
+        target.ask("bound 7");
+        let run = tool.stop();
+        run.assert_clean();
+        args(&run).into_iter().cloned().collect::<Vec<_>>()
+    };
+    let named = |name: &str| (0..7).map(|number| json!({name: number})).collect::<Vec<_>>();
+    assert_eq!(traced(&[]), named("sourceLen"));
+    assert_eq!(traced(&["--args", "bytes"]), named("bytes"));
+    assert_eq!(traced(&["--where", "sourceLen == 3"]), [json!({"sourceLen": 3})]);
+    assert_eq!(traced(&["--where", "bytes == 3"]), [json!({"bytes": 3})]);
 }
 
 fn paged_out_text_is_read(mode: AttachMode) {

@@ -10,6 +10,7 @@
  *   nine COUNT          nine arguments
  *   struct COUNT        structures by pointer and by value
  *   recurse DEPTH COUNT    recurse(DEPTH)
+ *   bound COUNT         compressBound(N), N counting from 0: a function of zlib, with another name for its parameter
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -60,6 +61,12 @@ KEEP int recurse(int depth)
 
 	USE(result);
 	return result;
+}
+
+KEEP unsigned long compressBound(unsigned long bytes)
+{
+	USE(bytes);
+	return bytes + 13;
 }
 
 /* A readable page followed by an unreadable one. */
@@ -164,6 +171,9 @@ static void obey(const char *order)
 	else if (sscanf(order, "recurse %d %d", &a, &b) == 2)
 		while (b-- > 0)
 			recurse(a);
+	else if (sscanf(order, "bound %d", &a) == 1)
+		for (b = 0; b < a; b++)
+			compressBound(b);
 	else if (strncmp(order, "spin", 4))
 		_exit(2);
 }

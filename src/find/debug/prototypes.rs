@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Prototypes of well-known functions, for libraries without debug information: the C library, OpenSSL,
-//! libpq, SQLite and zlib.
+//! Prototypes of well-known functions, with and without debug information: the C library, OpenSSL, libpq, SQLite and
+//! zlib.
 //!
 //! The tables have one C declaration per line. `function *` is a pointer to a function of any type. A `char *` that the
 //! function fills in is a plain pointer, because it points to no text yet. Text without a NUL is `const void *`.

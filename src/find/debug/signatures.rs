@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The signatures of the functions of a file: from debug information in the file itself or in its debug file,
-//! else from the table of well-known prototypes.
+//! The signatures of the functions of a file: from debug information in the file itself or in its debug file, or from
+//! the table of well-known prototypes.
 
 use std::fs::File;
 use std::path::Path;
 
 use super::dwarf::DebugInfo;
 use super::prototypes;
-use super::types::{FunctionResult, FunctionSignature, TypeKind};
+use super::types::{FunctionResult, FunctionSignature, TypeKind, ValueType};
 use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::functions::{debug_files, shared_file};
 
@@ -27,10 +27,9 @@ impl SignatureSource {
             let (file, shared) = debug_files(elf, path)?;
             DebugInfo::open(&file, shared.as_ref()).ok()?
         });
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
         SignatureSource {
             debug,
-            library: elf.soname().unwrap_or_else(|| name.into_owned()),
+            library: library_name(elf, path),
         }
     }
 
@@ -56,6 +55,30 @@ impl SignatureSource {
     pub fn inlined(&self, name: &str) -> bool {
         self.debug.as_ref().is_some_and(|debug| debug.inlined(name))
     }
+}
+
+/// The signature of a well-known function, if debug information cannot tell more about its values. Takes microseconds:
+/// decompressing libc's debug information takes as long as half of a start.
+pub fn well_known(elf: &ElfFile, path: &Path, symbol: &str) -> Option<FunctionSignature> {
+    let signature = prototypes::signature(&library_name(elf, path), symbol)?;
+    let mut params = signature.params.iter();
+    params.all(|param| !has_members(&param.ty)).then_some(signature)
+}
+
+/// Whether the value may point to something of which debug information describes the parts.
+fn has_members(ty: &ValueType) -> bool {
+    const PLAIN: [&str; 4] = ["void *", "const void *", "char *", "const char *"];
+    matches!(ty.kind, TypeKind::Pointer(_)) && !PLAIN.contains(&&*ty.name)
+}
+
+fn library_name(elf: &ElfFile, path: &Path) -> String {
+    let file_name = || {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    elf.soname().unwrap_or_else(file_name)
 }
 
 /// Debug information has only the names of functions written in assembly language.

@@ -119,6 +119,11 @@ impl FunctionPrograms {
         self.plans.get(cookie).map(Rc::as_ref)
     }
 
+    /// Whether all names in the request are known in this scope.
+    pub fn has_names_of(&self, scope: &NameScope<'_>) -> bool {
+        self.request.exprs().all(|expr| scope.value(expr).is_ok())
+    }
+
     /// Plans the next function and returns what its entry reads. A function that does not fit the request is
     /// never shown; `take_problem` says why.
     pub fn add(&mut self, scope: NameScope<'_>, ends: Ends) -> Needs {

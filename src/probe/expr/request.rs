@@ -55,7 +55,7 @@ impl TraceRequest {
         Ok(request)
     }
 
-    fn exprs(&self) -> impl Iterator<Item = &Expr> {
+    pub(super) fn exprs(&self) -> impl Iterator<Item = &Expr> {
         let condition = self.condition.iter().map(|(_, expr)| expr);
         let args = self.args.iter().flat_map(|(_, args)| args);
         condition.chain(args.map(|(_, expr)| expr))
