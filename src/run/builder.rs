@@ -5,6 +5,8 @@
 use std::ffi::OsString;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::resume_unwind;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -19,7 +21,7 @@ use super::report::Report;
 use super::schedule::{RunLimits, Schedule};
 use super::session::{Children, EventHandler, Phase, Session, Wakeups};
 use super::stacks::StackNamer;
-use crate::bpf::{OpenToolSkel, ToolSkel, ToolSkelBuilder, load};
+use crate::bpf::{OpenToolSkel, TaskOffsets, ToolSkel, ToolSkelBuilder, load};
 use crate::cli::{CommandArgs, CommonArgs, RunArgs};
 use crate::error::{EndedBySignal, Failure};
 use crate::find::returns::ReturnPolicy;
@@ -54,6 +56,7 @@ pub struct FoundFunctions<F> {
     run: Run,
     search: FileSearch<F>,
     mmap_events: Option<MmapEvents>,
+    task_offsets: Option<JoinHandle<Result<TaskOffsets>>>,
 }
 
 /// A run whose BPF object is opened: its maps and constants can be set.
@@ -108,6 +111,8 @@ impl Run {
             details,
             command,
         })?;
+        // Parsing the kernel's BTF takes 5 ms, so it is done meanwhile.
+        let task_offsets = (finder.matches_calls() && has_btf()).then(|| thread::spawn(task_offsets));
         let mut search = FileSearch::new(finder, plan.place, self.options.placement, self.filter.follow);
         if details {
             search.keep_details();
@@ -127,6 +132,7 @@ impl Run {
             run: self,
             search,
             mmap_events,
+            task_offsets,
         })
     }
 
@@ -203,13 +209,15 @@ impl<F: Finder, O: OpenToolSkel + 'static> OpenedObject<F, O> {
     /// # Errors
     /// The kernel refuses them.
     pub fn load(mut self) -> Result<LoadedObject<F, O::Loaded>> {
+        let task_offsets = self.found.task_offsets.take();
         let FoundFunctions { run, search, .. } = &self.found;
         let choice = ProgramChoice::new(search.finder.ends(), run.mode, self.may_sleep);
         let mut constants = run
             .filter
             .constants(run.mode.has_cookies(), wake_at(self.ring_bytes));
-        if choice.matches_calls() && has_btf() {
-            constants.task_offsets = Some(task_offsets()?);
+        if let Some(thread) = task_offsets {
+            let offsets = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            constants.task_offsets = Some(offsets?);
         }
         self.skel.set_run_constants(&constants)?;
         let object = self.skel.open_object_mut();
@@ -282,6 +290,7 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
             run,
             search,
             mmap_events,
+            ..
         } = self.found;
         let events: OwnedFd = map(self.skel.object(), "events")?.as_fd().try_clone_to_owned()?;
         let ring = RingReader::map(events.as_fd(), self.ring_bytes as usize)

@@ -314,6 +314,10 @@ impl Finder for Allocators {
         }
     }
 
+    fn matches_calls(&self) -> bool {
+        self.matches_returns
+    }
+
     fn first_object_only(&self) -> bool {
         true
     }

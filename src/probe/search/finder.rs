@@ -35,6 +35,11 @@ pub trait Finder {
     /// `instructions`.
     fn ends(&self) -> WatchedEnds;
 
+    /// Whether calls may be matched with their returns. Known before the search.
+    fn matches_calls(&self) -> bool {
+        false
+    }
+
     /// Whether a process calls only the first object that has points, in the loader's lookup order.
     fn first_object_only(&self) -> bool {
         false

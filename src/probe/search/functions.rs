@@ -196,6 +196,10 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
         }
     }
 
+    fn matches_calls(&self) -> bool {
+        self.specs.iter().any(|search| search.ends == Ends::Both)
+    }
+
     fn finish(&mut self, may_grow: bool) -> Result<()> {
         if let Some(search) = self.specs.iter().find(|search| !search.found) {
             return Err(search.not_found());
