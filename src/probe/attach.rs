@@ -5,7 +5,7 @@
 //! programs are loaded. tracefs is never used: uprobes that are registered there outlive a tracer that is
 //! killed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -16,7 +16,8 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result};
 
 use self::program::HeldProgram;
-use self::target::{AttachTarget, ProbeKind, RefusedPoints};
+use self::rejected::find_rejected;
+use self::target::{AttachTarget, ProbeKind, RefusedPoints, is_rejection};
 use self::watched_files::{WatchedFile, WatchedFiles};
 use crate::find::host::object_file::ObjectFile;
 use crate::privileges;
@@ -34,6 +35,7 @@ mod mode;
 mod multi;
 mod perf;
 mod program;
+mod rejected;
 mod target;
 mod watched_files;
 pub mod write_watch;
@@ -100,11 +102,12 @@ impl Attacher {
     }
 
     /// Attaches every program to the points of `file` that it serves, in every process that gets breakpoints.
-    /// Returns how many points the kernel refused because it cannot step over their instruction.
+    /// Returns the indices of functions of which the kernel refused points, because it cannot step over their
+    /// instruction.
     ///
     /// # Errors
-    /// All points were refused, or attaching failed for another reason.
-    pub fn attach(&mut self, file: &File, points: &[ProbePoint]) -> Result<usize> {
+    /// Attaching failed for another reason.
+    pub fn attach(&mut self, file: &File, points: &[ProbePoint]) -> Result<BTreeSet<u32>> {
         let key = self.watched.new_key();
         self.attach_file(key, file, points)
     }
@@ -113,12 +116,17 @@ impl Attacher {
     ///
     /// # Errors
     /// The file was changed since it was opened; or those of [`Attacher::attach`].
-    pub fn attach_watched(&mut self, object: &ObjectFile, points: &[ProbePoint]) -> Result<usize> {
+    pub fn attach_watched(&mut self, object: &ObjectFile, points: &[ProbePoint]) -> Result<BTreeSet<u32>> {
         let key = self.watched.add(object)?;
         self.attach_file(key, &object.file, points)
     }
 
-    fn attach_file(&mut self, key: ProbedFileKey, file: &File, points: &[ProbePoint]) -> Result<usize> {
+    fn attach_file(
+        &mut self,
+        key: ProbedFileKey,
+        file: &File,
+        points: &[ProbePoint],
+    ) -> Result<BTreeSet<u32>> {
         match self.breakpoints {
             Breakpoints::AllProcesses => self.attach_for(None, key, file, points),
             Breakpoints::Process(pid) => self.attach_for(Some(pid), key, file, points),
@@ -200,7 +208,7 @@ impl Attacher {
         key: ProbedFileKey,
         file: &File,
         points: &[ProbePoint],
-    ) -> Result<usize> {
+    ) -> Result<BTreeSet<u32>> {
         let mut of_file = FilePoints {
             key,
             file: file
@@ -208,11 +216,11 @@ impl Attacher {
                 .context("failed to duplicate the descriptor of a file")?,
             points: points.to_vec(),
         };
+        let mut refused = BTreeSet::new();
         for pid in self.members.pids() {
-            let links = self.links_for(pid, std::slice::from_mut(&mut of_file))?;
+            let links = self.links_for(pid, std::slice::from_mut(&mut of_file), &mut refused)?;
             self.members.add(pid, links.unwrap_or_default(), monotonic_ns());
         }
-        let refused = points.len() - of_file.points.len();
         self.members.files.push(of_file);
         Ok(refused)
     }
@@ -225,11 +233,10 @@ impl Attacher {
     pub fn join(&mut self, pid: u32) -> Result<bool> {
         self.members.wait_removed(pid);
         let mut files = std::mem::take(&mut self.members.files);
-        let count = |files: &[FilePoints]| files.iter().map(|file| file.points.len()).sum::<usize>();
-        let requested = count(&files);
+        let mut refused = std::mem::take(&mut self.members.refused);
         let start_ns = monotonic_ns();
-        let links = self.links_for(pid, &mut files);
-        self.members.refused += requested - count(&files);
+        let links = self.links_for(pid, &mut files, &mut refused);
+        self.members.refused = refused;
         self.members.files = files;
         let Some(links) = links? else {
             return Ok(false);
@@ -238,17 +245,19 @@ impl Attacher {
         Ok(true)
     }
 
-    /// Gives breakpoints to all processes, in place of the members.
+    /// Gives breakpoints to all processes, in place of the members. Returns the indices of functions of which the
+    /// kernel refused points.
     ///
     /// # Errors
-    /// All points of a file were refused, or attaching failed for another reason.
-    pub fn widen(&mut self) -> Result<()> {
+    /// Attaching failed for another reason.
+    pub fn widen(&mut self) -> Result<BTreeSet<u32>> {
         self.breakpoints = Breakpoints::AllProcesses;
         close_all(self.members.take_links());
+        let mut refused = BTreeSet::new();
         for of_file in std::mem::take(&mut self.members.files) {
-            self.attach_for(None, of_file.key, &of_file.file, &of_file.points)?;
+            refused.extend(self.attach_for(None, of_file.key, &of_file.file, &of_file.points)?);
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// Removes the probes of a member in the background.
@@ -262,13 +271,19 @@ impl Attacher {
     }
 
     /// Attaches to these points in one process and returns the links. Points that the kernel refuses are
-    /// removed from `files`. None if the process has exited.
-    fn links_for(&mut self, pid: u32, files: &mut [FilePoints]) -> Result<Option<Vec<ProbeLink>>> {
+    /// removed from `files`, and their functions added to `refused`. None if the process has exited.
+    fn links_for(
+        &mut self,
+        pid: u32,
+        files: &mut [FilePoints],
+        refused: &mut BTreeSet<u32>,
+    ) -> Result<Option<Vec<ProbeLink>>> {
         let mut links = Vec::new();
         let result = files.iter_mut().try_for_each(|of_file| {
-            let refused =
+            let new =
                 self.attach_points(Some(pid), of_file.key, &of_file.file, &of_file.points, &mut links)?;
-            of_file.points.retain(|point| !refused.contains(point));
+            of_file.points.retain(|point| !new.contains(point));
+            refused.extend(new.functions);
             Ok(())
         });
         let Err(error): Result<()> = result else {
@@ -288,16 +303,16 @@ impl Attacher {
         key: ProbedFileKey,
         file: &File,
         points: &[ProbePoint],
-    ) -> Result<usize> {
+    ) -> Result<BTreeSet<u32>> {
         let mut links = std::mem::take(&mut self.links);
         let result = self.attach_points(pid, key, file, points, &mut links);
         self.links = links;
         let refused = result?;
         match refused.first_error {
-            Some(error) if points.iter().all(|point| refused.offsets.contains(&point.offset)) => {
+            Some(error) if !is_rejection(&error) && points.iter().all(|point| refused.contains(point)) => {
                 Err(Error::new(error).context("failed to attach"))
             }
-            _ => Ok(refused.offsets.len()),
+            _ => Ok(refused.functions),
         }
     }
 
@@ -310,7 +325,7 @@ impl Attacher {
         links: &mut Vec<ProbeLink>,
     ) -> Result<RefusedPoints> {
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-        let mut refused = RefusedPoints::default();
+        let mut refused = find_rejected(self.mode.has_multi_links(), file, &path, points)?;
         let sessions = self.has_session_program();
         let entered = self.marks_traps.then(|| self.entered(points, sessions));
         for index in 0..self.programs.len() {

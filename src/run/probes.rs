@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The probes of a run: attached to files and processes at the start, and to more while it lasts.
 
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use anyhow::Result;
 
 use super::programs::DeferredPrograms;
 use super::report::{LateProcesses, Report};
+use crate::error::Failure;
 use crate::privileges::Duties;
 use crate::probe::attach::Attacher;
 use crate::probe::change_watcher::ChangeWatcher;
@@ -60,10 +63,14 @@ impl<F: Finder> RunProbes<F> {
             report.messages.warn(&warning);
         }
         match present {
-            Some(_) => search.attached.refuse(attacher.members().refused),
+            Some(_) => search.attached.refuse(&attacher.members().refused),
             // With so many members, probes for all processes cost less.
-            None if watcher.take().is_some() => attacher.widen()?,
+            None if watcher.take().is_some() => search.attached.refuse(&attacher.widen()?),
             None => {}
+        }
+        if search.attached.probes == 0 && !search.attached.refused.is_empty() && !search.may_grow() {
+            let names = search.names(search.attached.refused.iter().copied());
+            return Err(all_refused(&names).into());
         }
         for warning in search.take_warnings() {
             report.messages.warn(&warning);
@@ -134,7 +141,7 @@ impl<F: Finder> RunProbes<F> {
 
     /// A file was mapped: it may get probes.
     pub fn on_mapped(&mut self, mapped: &FileMapping, report: &Report) {
-        let refused = self.search.attached.refused;
+        let known = self.search.attached.refused.clone();
         let result = self.search.on_mapped(mapped).and_then(|found| {
             let mut attacher = self.attacher.lock();
             if found
@@ -154,7 +161,7 @@ impl<F: Finder> RunProbes<F> {
             Ok(false) => {}
             Err(error) => report.messages.warn(&format!("{error:#}")),
         }
-        report.refused(self.search.attached.refused - refused);
+        report.refused(&self.names_of_refused(&known));
         report.details(&self.search.take_details());
     }
 
@@ -184,8 +191,18 @@ impl<F: Finder> RunProbes<F> {
     /// Reports what became of processes that joined, and points that the kernel refused in them.
     pub fn report_late(&self, report: &Report) {
         report.late(&self.late);
-        let refused = self.attacher.lock().members().refused;
-        report.refused(refused.saturating_sub(self.search.attached.refused));
+        let attacher = self.attacher.lock();
+        let new = attacher
+            .members()
+            .refused
+            .difference(&self.search.attached.refused);
+        report.refused(&self.search.names(new.copied()));
+    }
+
+    /// The names of functions of which the kernel refused points, without those that are known.
+    pub fn names_of_refused(&self, known: &BTreeSet<u32>) -> Vec<Rc<str>> {
+        self.search
+            .names(self.search.attached.refused.difference(known).copied())
     }
 
     /// Removes the probes in a thread, if that takes a while.
@@ -196,4 +213,9 @@ impl<F: Finder> RunProbes<F> {
     pub fn detach(&mut self) {
         self.attacher.lock().detach();
     }
+}
+
+fn all_refused(functions: &[Rc<str>]) -> Failure {
+    let message = format!("the kernel cannot probe {}", Report::some_of(functions));
+    Failure::failed(message).hint("trace a function that it calls, or one that calls it")
 }

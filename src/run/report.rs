@@ -80,8 +80,13 @@ impl Report {
         }
     }
 
-    /// The probes are attached. `processes`: how many members were probed.
-    pub fn attached(&mut self, attached: &AttachedProbes, processes: Option<usize>) -> Result<()> {
+    /// The probes are attached. `processes`: how many members were probed. `refused`: names of functions.
+    pub fn attached(
+        &mut self,
+        attached: &AttachedProbes,
+        processes: Option<usize>,
+        refused: &[Rc<str>],
+    ) -> Result<()> {
         let files: Vec<Rc<str>> = attached
             .files
             .iter()
@@ -102,7 +107,7 @@ impl Report {
         for failure in &attached.failed {
             self.messages.warn(failure);
         }
-        self.refused(attached.refused);
+        self.refused(refused);
         Ok(())
     }
 
@@ -111,13 +116,25 @@ impl Report {
         lines.iter().for_each(|line| self.messages.detail(line));
     }
 
-    /// Points that the kernel refused.
-    pub fn refused(&self, functions: usize) {
-        if functions > 0 {
-            let functions = counted(functions as u64, "function");
-            self.messages.warn(&format!(
-                "the kernel cannot probe {functions}: calls are not shown"
-            ));
+    /// Functions of which the kernel refused points.
+    pub fn refused(&self, functions: &[Rc<str>]) {
+        if functions.is_empty() {
+            return;
+        }
+        let some = Self::some_of(functions);
+        self.messages
+            .warn(&format!("the kernel cannot probe {some}: calls are not shown"));
+        for name in functions.iter().skip(1) {
+            self.messages.detail(&format!("the kernel cannot probe {name}"));
+        }
+    }
+
+    /// The first of the names, and how many others there are.
+    pub fn some_of(names: &[Rc<str>]) -> String {
+        match names {
+            [] => "anything".to_owned(),
+            [name] => name.to_string(),
+            [first, others @ ..] => format!("{first} and {}", counted(others.len() as u64, "other function")),
         }
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The event loop of a run: from attached probes to the summary.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
@@ -224,7 +225,9 @@ impl<F: Finder> Session<F> {
 
     fn start(&mut self, needs: SessionNeeds) -> Result<()> {
         let processes = self.probes.processes();
-        self.report.attached(&self.probes.search.attached, processes)?;
+        let refused = self.probes.names_of_refused(&BTreeSet::new());
+        self.report
+            .attached(&self.probes.search.attached, processes, &refused)?;
         self.report.details(&self.probes.search.take_details());
         if let Some(command) = &mut self.children.command {
             command.start()?;

@@ -6,7 +6,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::harness::{
-    AttachMode, Folder, Run, Target, Tool, best_mode, each_mode, program, run_to_end, tool_command,
+    AttachMode, Folder, Run, Target, Tool, best_mode, each_mode, program, program_if_built, run_to_end, skip,
+    tool_command,
 };
 
 fn flow() -> Target {
@@ -45,6 +46,7 @@ each_mode! {
     r_prefix_counts_returns
     calls_of_concurrent_threads_are_all_counted
     command_is_counted_from_its_first_call
+    functions_that_the_kernel_rejects_are_named
 }
 
 fn counts_are_exact(mode: AttachMode) {
@@ -69,6 +71,26 @@ fn counts_are_exact(mode: AttachMode) {
     }
     let counts: Vec<u64> = run.rows.iter().filter_map(|row| row["count"].as_u64()).collect();
     assert!(counts.is_sorted_by(|a, b| a >= b), "{counts:?}");
+}
+
+/// The kernel only looks at the instructions of files that are mapped, and nothing maps this one.
+fn functions_that_the_kernel_rejects_are_named(mode: AttachMode) {
+    let Some(library) = program_if_built("libbump-locked.so") else {
+        return skip("instructions that cannot be probed are known for x86-64 only");
+    };
+    let of_library = |function: &str| format!("{}:{function}", library.display());
+    let count = |functions: &[&str]| {
+        let specs = functions.iter().map(|function| of_library(function));
+        let args: Vec<String> = specs.chain(["--", "true"].map(str::to_owned)).collect();
+        run_to_end(&mut tool_command("funccount", mode, &args))
+    };
+    let expected = "warning: the kernel cannot probe malloc: calls are not shown\n";
+    let both = count(&["malloc", "bump_calls"]);
+    assert!(both.stderr.contains(expected), "{both:?}");
+    let alone = count(&["malloc"]);
+    assert!(alone.stderr.contains(expected), "{alone:?}");
+    let other = count(&["bump_calls"]);
+    assert!(!other.stderr.contains("warning"), "{other:?}");
 }
 
 fn r_prefix_counts_returns(mode: AttachMode) {

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::Result;
 use libbpf_rs::libbpf_sys as sys;
@@ -84,13 +84,18 @@ pub fn try_ring(bytes: u32) -> io::Result<()> {
     create_map(sys::BPF_MAP_TYPE_RINGBUF, 0, bytes).map(drop)
 }
 
-/// The errno of a multi-uprobe link to a directory. None if its program does not load.
-fn link_error(kind: MultiLinkKind, pid: u32) -> Option<i32> {
+/// Loads an empty program for multi-uprobe links of this kind.
+pub fn empty_multi_program(kind: MultiLinkKind) -> io::Result<OwnedFd> {
     let options = LoadOptions {
         attach_type: kind.attach_type(),
         ..LoadOptions::default()
     };
-    let program = load_program(&empty_program(), &options).ok()?;
+    load_program(&empty_program(), &options)
+}
+
+/// The errno of a multi-uprobe link to a directory. None if its program does not load.
+fn link_error(kind: MultiLinkKind, pid: u32) -> Option<i32> {
+    let program = empty_multi_program(kind).ok()?;
     let points = MultiLinkPoints {
         path: c"/",
         offsets: &[0],

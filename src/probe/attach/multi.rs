@@ -31,14 +31,14 @@ pub fn attach(
 }
 
 /// True if the kernel may refuse to probe the instruction at this point.
-fn is_refusal_possible(file: &File, point: &ProbePoint) -> bool {
+pub fn is_refusal_possible(file: &File, point: &ProbePoint) -> bool {
     let mut beginning = [0; BEGINNING];
     let read = file.read_at(&mut beginning, point.offset).unwrap_or(0);
     may_be_rejected(beginning.get(..read).unwrap_or_default())
 }
 
 /// Attaches all points with one link, or bisects them if the kernel refuses one.
-fn bisect(
+pub fn bisect(
     program: BorrowedFd<'_>,
     to: AttachTarget<'_>,
     points: &[ProbePoint],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Where the points of one file go, and which of them the kernel refuses.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -31,7 +31,9 @@ pub enum ProbeKind {
 /// Points that the kernel refuses.
 #[derive(Default)]
 pub struct RefusedPoints {
-    pub offsets: HashSet<u64>,
+    offsets: HashSet<u64>,
+    /// Their functions, by index.
+    pub functions: BTreeSet<u32>,
     pub first_error: Option<io::Error>,
 }
 
@@ -39,6 +41,9 @@ impl RefusedPoints {
     /// Adds a point, with the error that refused it.
     pub fn add(&mut self, point: &ProbePoint, error: io::Error) {
         self.offsets.insert(point.offset);
+        if !point.cookie.is_jumped() {
+            self.functions.insert(point.cookie.function());
+        }
         self.first_error.get_or_insert(error);
     }
 
@@ -46,6 +51,12 @@ impl RefusedPoints {
     pub fn contains(&self, point: &ProbePoint) -> bool {
         self.offsets.contains(&point.offset)
     }
+}
+
+/// True if the kernel cannot step over the instruction: ENOTSUPP, which has no name in user space, or EINVAL on arm64.
+pub fn is_rejection(error: &io::Error) -> bool {
+    const ENOTSUPP: i32 = 524;
+    matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EINVAL))
 }
 
 /// True if the error may be specific to a point, so that others may succeed. Other errors would return with

@@ -4,7 +4,7 @@
 //! Keeps the points of each file, so that links can be made for processes that start to match later, and for
 //! files that are mapped later.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 
 use crate::probe::links::{LinkCloser, ProbeLink, ProbedFileKey};
@@ -21,8 +21,8 @@ pub struct FilePoints {
 #[derive(Default)]
 pub struct Members {
     pub files: Vec<FilePoints>,
-    /// Points that the kernel refused.
-    pub refused: usize,
+    /// Functions of which the kernel refused points, by index.
+    pub refused: BTreeSet<u32>,
     links: HashMap<u32, MemberLinks>,
     closer: LinkCloser,
 }

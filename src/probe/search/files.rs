@@ -36,8 +36,8 @@ pub struct AttachedProbes {
     /// Files, as their processes name them.
     pub files: Vec<PathBuf>,
     pub probes: usize,
-    /// Points that the kernel refused.
-    pub refused: usize,
+    /// Functions of which the kernel refused points, by index.
+    pub refused: BTreeSet<u32>,
     /// Why files have no probes although they should.
     pub failed: Vec<String>,
     /// Probes on instructions that the kernel single-steps.
@@ -47,10 +47,11 @@ pub struct AttachedProbes {
 }
 
 impl AttachedProbes {
-    /// Counts points that the kernel refused after they were attached.
-    pub fn refuse(&mut self, points: usize) {
-        self.probes = self.probes.saturating_sub(points);
-        self.refused += points;
+    /// Removes functions that the kernel refused after they were counted.
+    pub fn refuse(&mut self, functions: &BTreeSet<u32>) {
+        let known = self.refused.len();
+        self.refused.extend(functions);
+        self.probes = self.probes.saturating_sub(self.refused.len() - known);
     }
 }
 
@@ -169,8 +170,8 @@ impl<F: Finder> FileSearch<F> {
             match result {
                 Ok(refused) => {
                     self.attached.files.push(object.path);
-                    self.attached.probes += count_functions(&points).saturating_sub(refused);
-                    self.attached.refused += refused;
+                    self.attached.probes += count_functions(&points);
+                    self.attached.refuse(&refused);
                     self.attached.stepped += points.iter().filter(|point| point.stepped).count();
                     self.attached.stepped_returns += count_stepped_returns(&points);
                 }
@@ -185,6 +186,12 @@ impl<F: Finder> FileSearch<F> {
             Some(error) if self.attached.probes == 0 => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// The names of functions, by index.
+    pub fn names(&self, functions: impl IntoIterator<Item = u32>) -> Vec<Rc<str>> {
+        let name = |function| self.finder.name(Cookie::of_function(function));
+        functions.into_iter().map(name).collect()
     }
 
     /// Looks at a file that a process has just mapped. True if it is to get probes.

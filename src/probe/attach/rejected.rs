@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! Points that the kernel rejects. It looks at an instruction only while a process that is to be probed maps it: in a
+//! process that maps it later, the probe is missing in silence. So this process maps the file, which it never executes.
+
+use std::ffi::{CStr, c_void};
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+
+use anyhow::Result;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::bpf_sys::{MultiLinkKind, UprobeEvent, enable_event, open_uprobe_event};
+use super::features::{empty_multi_program, uprobe_pmu_type};
+use super::multi::{bisect, is_refusal_possible};
+use super::target::{AttachTarget, ProbeKind, RefusedPoints, is_rejection};
+use crate::probe::point::ProbePoint;
+use crate::probe::ring::page_size;
+
+/// Most perf events for this purpose. The kernel takes 0.1 s to remove each.
+const MOST_EVENTS: usize = 8;
+
+/// Those of the points that the kernel rejects. Looks at those that it may reject only, and where it has no multi-uprobe
+/// links, at the first few.
+///
+/// # Errors
+/// The kernel allows no probes at all.
+pub fn find_rejected(
+    has_multi_links: bool,
+    file: &File,
+    path: &CStr,
+    points: &[ProbePoint],
+) -> Result<RefusedPoints> {
+    let mut refused = RefusedPoints::default();
+    let mut doubtful: Vec<ProbePoint> = points
+        .iter()
+        .filter(|point| is_refusal_possible(file, point))
+        .cloned()
+        .collect();
+    let Some(_mapping) = CodeMapping::of(file, &doubtful) else {
+        return Ok(refused);
+    };
+    for point in &mut doubtful {
+        point.semaphore = None;
+    }
+    let to = AttachTarget {
+        file,
+        path,
+        kind: ProbeKind::Probe,
+        pid: Some(std::process::id()),
+    };
+    if has_multi_links {
+        let program = empty_multi_program(MultiLinkKind::Entry)?;
+        bisect(program.as_fd(), to, &doubtful, &mut Vec::new(), &mut refused)?;
+        return Ok(refused);
+    }
+    for point in doubtful.iter().take(MOST_EVENTS) {
+        let event = open_uprobe_event(&UprobeEvent {
+            pmu_type: uprobe_pmu_type()?,
+            path,
+            offset: point.offset,
+            semaphore: 0,
+            return_probe: false,
+            pid: to.pid,
+        });
+        match event.and_then(|event| enable_event(event.as_fd())) {
+            Err(error) if is_rejection(&error) => refused.add(point, error),
+            _ => {}
+        }
+    }
+    Ok(refused)
+}
+
+/// A mapping of the code of a file.
+struct CodeMapping {
+    start: NonNull<c_void>,
+    bytes: usize,
+}
+
+impl CodeMapping {
+    /// Maps all pages from the first to the last of the points. None if there are no points, or they cannot be mapped.
+    fn of(file: &File, points: &[ProbePoint]) -> Option<CodeMapping> {
+        let page = page_size() as u64;
+        let offsets = || points.iter().map(|point| point.offset);
+        let first = offsets().min()? / page * page;
+        let end = (offsets().max()? / page).checked_add(1)?.checked_mul(page)?;
+        let bytes = NonZeroUsize::new(usize::try_from(end - first).ok()?)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_EXEC;
+        let offset = i64::try_from(first).ok()?;
+        // SAFETY: a new mapping, which nothing reads.
+        let start = unsafe { mmap(None, bytes, protection, MapFlags::MAP_PRIVATE, file, offset) }.ok()?;
+        Some(CodeMapping {
+            start,
+            bytes: bytes.get(),
+        })
+    }
+}
+
+impl Drop for CodeMapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is of this length, and nothing refers to it.
+        let _ = unsafe { munmap(self.start, self.bytes) };
+    }
+}
