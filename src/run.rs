@@ -15,6 +15,7 @@ mod cost_report;
 pub mod counters;
 mod maps;
 mod probes;
+mod processes;
 mod programs;
 mod report;
 mod schedule;

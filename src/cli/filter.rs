@@ -17,6 +17,8 @@ use crate::probe::scope::filter::{CommPattern, MAX_CGROUPS, MAX_COMMS, ProcessFi
 #[command(next_help_heading = "Filters (all must match)")]
 pub struct FilterArgs {
     /// Trace only these processes
+    ///
+    /// The run ends when they have exited.
     #[arg(short, long, value_name = "PID,...", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: Vec<u32>,
     /// Trace only threads with this name; NAME* matches a prefix

@@ -86,7 +86,8 @@ impl RunArgs {
 pub struct CommandArgs {
     /// Also trace children of -p PID or COMMAND
     ///
-    /// Unless --scope targeted is given, other processes that use a traced file are slowed down as well.
+    /// The run ends when all of them have exited. Unless --scope targeted is given, other processes that use a traced
+    /// file are slowed down as well.
     #[arg(long, help_heading = "Filters (all must match)")]
     pub follow: bool,
     /// Run COMMAND and trace it from its first call

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! `--follow`: the kernel adds children to a tool's map of PIDs when they are forked.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
@@ -46,6 +47,15 @@ impl ChildFollower {
         let links = object.progs_mut().map(|program| program.attach());
         let _links = links.collect::<Result<_, _>>()?;
         Ok(Self { object, _links })
+    }
+
+    /// The PIDs of the processes that are followed, and of those that have exited a moment ago.
+    pub fn followed(&self) -> BTreeSet<u32> {
+        let Some(pids) = self.object.maps().find(|map| map.name() == "pids") else {
+            return BTreeSet::new();
+        };
+        let pid = |key: Vec<u8>| key.try_into().ok().map(u32::from_ne_bytes);
+        pids.keys().filter_map(pid).collect()
     }
 
     /// Children that were not added because the map was full.

@@ -16,10 +16,11 @@ use libbpf_rs::{Link, Object, OpenObject};
 use super::counters::LiveCounters;
 use super::maps::{create_large_maps, map, size_maps};
 use super::probes::RunProbes;
+use super::processes::RunProcesses;
 use super::programs::{DeferredPrograms, ProgramChoice};
 use super::report::Report;
 use super::schedule::{RunLimits, Schedule};
-use super::session::{Children, EventHandler, Phase, Session, Wakeups};
+use super::session::{EventHandler, Phase, Session, Wakeups};
 use super::stacks::StackNamer;
 use crate::bpf::{OpenToolSkel, TaskOffsets, ToolSkel, ToolSkelBuilder, load};
 use crate::cli::{CommandArgs, CommonArgs, RunArgs};
@@ -337,7 +338,7 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
             schedule: Schedule::start(limits, Instant::now()),
             counters,
             meter,
-            children: Children::new(run.command, self.follow, self.tracepoints),
+            processes: RunProcesses::new(run.command, run.filter.pids, self.follow, self.tracepoints),
             report: run.report,
             phase: Phase::Running,
         };

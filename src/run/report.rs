@@ -277,6 +277,17 @@ impl Report {
         }
     }
 
+    /// All processes of `-p` have exited, which ends the run.
+    pub fn processes_exited(&self) {
+        self.messages.note("the traced processes have exited");
+    }
+
+    /// The command has exited before processes that it started.
+    pub fn descendants_continue(&self) {
+        self.messages
+            .note("the command has exited; tracing its descendants. Hit Ctrl-C to end.");
+    }
+
     /// The run ends before its command.
     pub fn command_continues(&self, pid: u32) {
         self.messages.note(&format!("the command continues as PID {pid}"));

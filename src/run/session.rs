@@ -9,20 +9,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use libbpf_rs::Link;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::counters::LiveCounters;
 use super::probes::RunProbes;
+use super::processes::RunProcesses;
 use super::report::{Report, RunTotals};
 use super::schedule::Schedule;
 use super::stacks::StackNamer;
 use crate::output::Output;
 use crate::output::messages::Messages;
 use crate::privileges::drop_privileges;
-use crate::probe::command::TracedCommand;
-use crate::probe::follow::ChildFollower;
 use crate::probe::meter::Meter;
 use crate::probe::mmap_events::{MmapEvent, MmapEvents};
 use crate::probe::ring::RingReader;
@@ -107,34 +105,9 @@ pub(super) struct Session<F> {
     pub schedule: Schedule,
     pub counters: LiveCounters,
     pub meter: Option<Meter>,
-    pub children: Children,
+    pub processes: RunProcesses,
     pub report: Report,
     pub phase: Phase,
-}
-
-/// Processes that the run started or follows.
-pub struct Children {
-    pub command: Option<TracedCommand>,
-    /// Of the command, once it has exited.
-    pub status: Option<u8>,
-    pub follow: Option<ChildFollower>,
-    /// Follow the ends of threads, while calls are matched with their returns.
-    _tracepoints: Vec<Link>,
-}
-
-impl Children {
-    pub fn new(
-        command: Option<TracedCommand>,
-        follow: Option<ChildFollower>,
-        tracepoints: Vec<Link>,
-    ) -> Self {
-        Self {
-            command,
-            status: None,
-            follow,
-            _tracepoints: tracepoints,
-        }
-    }
 }
 
 pub(super) enum Phase {
@@ -164,6 +137,7 @@ const MMAP_EVENTS: u64 = 2;
 const STDOUT: u64 = 3;
 const WATCHER: u64 = 4;
 const WRITTEN: u64 = 5;
+const PROCESS: u64 = 6;
 
 impl Wakeups {
     pub fn new(ring: BorrowedFd<'_>) -> Result<Self> {
@@ -186,6 +160,11 @@ impl Wakeups {
 
     pub fn add_watcher(&self, notices: BorrowedFd<'_>) -> Result<()> {
         self.add(notices, EpollFlags::EPOLLIN, WATCHER)
+    }
+
+    /// A process, until its descriptor is closed.
+    pub fn add_process(&self, pidfd: BorrowedFd<'_>) -> Result<()> {
+        self.add(pidfd, EpollFlags::EPOLLIN, PROCESS)
     }
 
     fn add(&self, fd: BorrowedFd<'_>, flags: EpollFlags, meaning: u64) -> Result<()> {
@@ -229,16 +208,18 @@ impl<F: Finder> Session<F> {
         self.report
             .attached(&self.probes.search.attached, processes, &refused)?;
         self.report.details(&self.probes.search.take_details());
-        if let Some(command) = &mut self.children.command {
-            command.start()?;
-        }
+        self.processes.start(&self.wakeups)?;
+        let asks_kernel = needs.reads_maps || self.meter.is_some() || self.processes.are_followed();
         let may_find_files = self.mmap_events.is_some() && self.probes.search.may_grow();
         let duties = self.probes.duties(may_find_files, needs.inspects || needs.stacks);
-        drop_privileges(duties, needs.reads_maps || self.meter.is_some())?;
+        drop_privileges(duties, asks_kernel)?;
         let written = self.probes.start_watching()?;
         self.wakeups.add(written, EpollFlags::EPOLLIN, WRITTEN)?;
-        // Files that were mapped while probes were attached.
+        // Files that were mapped while probes were attached, and processes that have exited.
         self.on_mmap_events();
+        if self.processes.are_named() {
+            self.on_exit()?;
+        }
         Ok(())
     }
 
@@ -308,28 +289,16 @@ impl<F: Finder> Session<F> {
         }
         self.probes.report_late(&self.report);
         self.report.unmatched(unmatched);
-        let follow = self.children.follow.as_ref();
-        self.report.unfollowed(follow.map_or(0, ChildFollower::missed));
+        self.report.unfollowed(self.processes.unfollowed());
         self.probes.detach();
         Ok(self.end_command())
     }
 
-    /// If a signal has ended the run, the command gets it, too. Returns the exit status of the run.
+    /// Returns the exit status of the run.
     fn end_command(&mut self) -> u8 {
-        let signal = SignalHandlers::last();
-        let Children {
-            command: Some(command),
-            status,
-            ..
-        } = &mut self.children
-        else {
-            return 0;
-        };
-        if let (None, Some(signal)) = (*status, signal) {
-            *status = command.end(signal, &self.wakeups.signals);
-        }
-        status.unwrap_or_else(|| {
-            self.report.command_continues(command.pid());
+        let ended = self.processes.end_command(&self.wakeups.signals);
+        ended.unwrap_or_else(|pid| {
+            self.report.command_continues(pid);
             0
         })
     }
@@ -352,6 +321,7 @@ impl<F: Finder> Session<F> {
                 MMAP_EVENTS => self.on_mmap_events(),
                 WATCHER => self.probes.on_notices(&mut self.report),
                 WRITTEN => self.on_written()?,
+                PROCESS => _ = self.on_exit()?,
                 STDOUT => return Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
                 _ => {}
             }
@@ -444,19 +414,31 @@ impl<F: Finder> Session<F> {
             // A child that has exited reports its CPU time until it is waited for.
             self.read_meter()?;
         }
-        let children = &mut self.children;
-        if let (Some(command), None) = (&children.command, children.status) {
-            children.status = command.exit_status();
+        if SignalHandlers::ending().load(Ordering::Relaxed) {
+            return self.end();
         }
-        if children.status.is_some() || SignalHandlers::ending().load(Ordering::Relaxed) {
-            self.end()?;
+        if self.processes.command_has_just_exited() && self.on_exit()? {
+            self.report.descendants_continue();
         }
         Ok(())
     }
 
+    /// The command or another process of the run has exited, and the run ends with the last of them. False if none is
+    /// left.
+    fn on_exit(&mut self) -> Result<bool> {
+        let continues = self.processes.are_left(&self.wakeups)?;
+        if !continues && self.is_running() {
+            if !self.processes.has_command() {
+                self.report.processes_exited();
+            }
+            self.end()?;
+        }
+        Ok(continues)
+    }
+
     /// Without a command, a run ends when no file is left.
     fn on_written(&mut self) -> Result<()> {
-        match self.probes.on_written(&mut self.report) || self.children.command.is_some() {
+        match self.probes.on_written(&mut self.report) || self.processes.has_command() {
             true => Ok(()),
             false => self.end(),
         }

@@ -12,7 +12,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
 use crate::harness::{
-    AttachMode, Folder, Owned, TOOLS, Tool, in_guest, program, run_to_end, skip, tool_command, wait_until,
+    AttachMode, Folder, Owned, Run, TOOLS, Target, Tool, in_guest, program, run_to_end, skip, tool_command,
+    wait_until,
 };
 
 /// Counts the SIGTERMs that it gets. It ends half a second after the first, with a status that has the number.
@@ -336,4 +337,64 @@ fn process_of_32_bits_is_refused() {
         let expected = format!("error: failed to trace PID {pid}: a 32-bit program\n");
         assert!(ended.stderr.starts_with(&expected), "{ended:?}");
     }
+}
+
+fn counted(run: &Run) -> u64 {
+    run.rows.iter().filter_map(|row| row["count"].as_u64()).sum()
+}
+
+#[test]
+fn run_ends_with_the_last_process() {
+    for options in [&[][..], &["--follow"]] {
+        let flow = program("flow");
+        let [first, mut second] = [0, 1].map(|_| Target::start(Command::new(&flow)));
+        let pids = format!("{},{}", first.pid(), second.pid());
+        let spec = format!("{}:counted", flow.display());
+        let args = [&[&*spec, "-p", &pids], options].concat();
+        let tool = Tool::start("funccount", AttachMode::best(), args);
+        first.end();
+        second.ask("count 7");
+        second.end();
+        let run = tool.finish();
+        assert!(run.status.success(), "{}", run.stderr);
+        assert_eq!(counted(&run), 7);
+        assert!(
+            run.stderr.contains("the traced processes have exited\n"),
+            "{}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn followed_processes_are_traced_after_the_command() {
+    let folder = Folder::new();
+    let (fifo, ready) = (folder.path.join("orders"), folder.path.join("ready"));
+    mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).expect("a new FIFO");
+    let flow = program("flow").display().to_string();
+    // The grandchild outlives its parent, too.
+    let script = format!(
+        "(({flow} <{} >/dev/null) & exit 0) & echo $$ >{}; exit 3",
+        fifo.display(),
+        ready.display()
+    );
+    let spec = format!("{flow}:counted");
+    let args = [&spec, "--follow", "--", "sh", "-c", &script];
+    let tool = Tool::start("funccount", AttachMode::best(), args);
+    let pid = wait_until("the command", || {
+        fs::read_to_string(&ready).ok()?.trim().parse::<u32>().ok()
+    });
+    wait_until("its end", || {
+        (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+    });
+    fs::write(&fifo, "count 7\n").expect("an order");
+    let run = tool.finish();
+    assert_eq!(run.status.code(), Some(3), "{}", run.stderr);
+    assert_eq!(counted(&run), 7);
+    assert!(
+        run.stderr
+            .contains("the command has exited; tracing its descendants"),
+        "{}",
+        run.stderr
+    );
 }
