@@ -11,6 +11,14 @@ pub fn counted(count: u64, noun: &str) -> String {
     }
 }
 
+/// `malloc`, or `malloc and 2 other functions`: the first of `count` functions.
+pub fn first_function(name: &str, count: usize) -> String {
+    match count {
+        0 | 1 => name.to_owned(),
+        _ => format!("{name} and {}", counted(count as u64 - 1, "other function")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

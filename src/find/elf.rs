@@ -197,6 +197,11 @@ impl ElfFile {
         self.view.address_of(offset)
     }
 
+    /// See [`ExecutionView::is_writable_code`].
+    pub fn is_writable_code(&self, offset: u64) -> bool {
+        self.view.is_writable_code(offset)
+    }
+
     /// File offset of the byte at virtual address `addr`, code or data. `None` if it does not come from the
     /// file.
     pub fn data_offset_of(&self, addr: u64) -> Option<u64> {

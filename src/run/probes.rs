@@ -21,6 +21,7 @@ use crate::probe::search::files::FileSearch;
 use crate::probe::search::finder::Finder;
 use crate::probe::watcher::shared_attacher::SharedAttacher;
 use crate::probe::watcher::{ProcessWatcher, WatcherNotice};
+use crate::wording::first_function;
 
 /// Probes, and where more of them are placed.
 pub struct RunProbes<F> {
@@ -216,6 +217,10 @@ impl<F: Finder> RunProbes<F> {
 }
 
 fn all_refused(functions: &[Rc<str>]) -> Failure {
-    let message = format!("the kernel cannot probe {}", Report::some_of(functions));
+    let first = functions.first().map_or("", Rc::as_ref);
+    let message = format!(
+        "the kernel cannot probe {}",
+        first_function(first, functions.len())
+    );
     Failure::failed(message).hint("trace a function that it calls, or one that calls it")
 }

@@ -14,7 +14,7 @@ use crate::output::{Output, Value};
 use crate::probe::meter::{Meter, ProbeCost};
 use crate::probe::search::files::AttachedProbes;
 use crate::probe::watcher::JoinedProcess;
-use crate::wording::counted;
+use crate::wording::{counted, first_function};
 
 /// Losses are reported at most this often.
 const LOSS_REPORT: Duration = Duration::from_secs(1);
@@ -118,23 +118,12 @@ impl Report {
 
     /// Functions of which the kernel refused points.
     pub fn refused(&self, functions: &[Rc<str>]) {
-        if functions.is_empty() {
-            return;
-        }
-        let some = Self::some_of(functions);
+        let Some(first) = functions.first() else { return };
+        let all = first_function(first, functions.len());
         self.messages
-            .warn(&format!("the kernel cannot probe {some}: calls are not shown"));
+            .warn(&format!("the kernel cannot probe {all}: calls are not shown"));
         for name in functions.iter().skip(1) {
             self.messages.detail(&format!("the kernel cannot probe {name}"));
-        }
-    }
-
-    /// The first of the names, and how many others there are.
-    pub fn some_of(names: &[Rc<str>]) -> String {
-        match names {
-            [] => "anything".to_owned(),
-            [name] => name.to_string(),
-            [first, others @ ..] => format!("{first} and {}", counted(others.len() as u64, "other function")),
         }
     }
 

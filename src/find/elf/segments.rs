@@ -47,6 +47,7 @@ struct LoadSegment {
     addr: u64,
     extent: FileExtent,
     exec: bool,
+    write: bool,
 }
 
 impl LoadSegment {
@@ -55,11 +56,12 @@ impl LoadSegment {
     fn new(header: &ProgramHeader64<LittleEndian>, extent: FileExtent, file_len: u64) -> Result<LoadSegment> {
         let end = extent.offset.checked_add(extent.size);
         ensure!(end.is_some_and(|end| end <= file_len), "truncated ELF file");
-        let exec = header.p_flags.get(LE) & elf::PF_X != 0;
+        let flags = header.p_flags.get(LE);
         Ok(LoadSegment {
             addr: header.p_vaddr.get(LE),
             extent,
-            exec,
+            exec: flags & elf::PF_X != 0,
+            write: flags & elf::PF_W != 0,
         })
     }
 }
@@ -129,6 +131,14 @@ impl ExecutionView {
     pub fn offset_of(&self, addr: u64) -> Option<u64> {
         let load = self.load_at(addr).filter(|load| load.exec)?;
         Some(load.extent.offset + (addr - load.addr))
+    }
+
+    /// Whether programs may write to the code at this file offset. The kernel probes no such mapping (`valid_vma` in
+    /// kernel/events/uprobes.c).
+    pub fn is_writable_code(&self, offset: u64) -> bool {
+        let mut loads = self.loads.iter().filter(|load| load.exec);
+        let load = loads.find(|load| (load.extent.offset..load.extent.end()).contains(&offset));
+        load.is_some_and(|load| load.write)
     }
 
     /// Virtual address of the byte at file offset `offset`, as executable segments map it. The inverse of

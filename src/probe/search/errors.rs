@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Errors of a search that found nothing, with what the user may have meant.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::finder::SearchSubject;
+use super::finder::{Finder, SearchSubject};
 use crate::error::Failure;
 use crate::find::code::instructions::MISDECODED;
 use crate::find::elf::ElfFile;
@@ -13,6 +14,8 @@ use crate::find::host::loader;
 use crate::find::host::proc::Proc;
 use crate::find::similar::similar;
 use crate::find::starts::UnknownStart;
+use crate::probe::point::{Cookie, ProbePoint};
+use crate::wording::first_function;
 
 /// How many similar names a hint lists.
 pub const MAX_SIMILAR: usize = 3;
@@ -125,6 +128,27 @@ pub fn own_program(path: &Path) -> Failure {
 pub fn mistaken(function: &str, path: &Path) -> Failure {
     let message = format!("failed to trace {function} in {}: {MISDECODED}", path.display());
     Failure::failed(message).hint("trace a function that calls it")
+}
+
+/// A warning if programs may write to the code of functions: the kernel does not probe it.
+pub fn writable_code(
+    finder: &impl Finder,
+    path: &Path,
+    elf: &ElfFile,
+    points: &[ProbePoint],
+) -> Option<String> {
+    let in_writable = |point: &&ProbePoint| !point.cookie.is_jumped() && elf.is_writable_code(point.offset);
+    let functions: BTreeSet<u32> = points
+        .iter()
+        .filter(in_writable)
+        .map(|point| point.cookie.function())
+        .collect();
+    let first = finder.name(Cookie::of_function(*functions.first()?));
+    Some(format!(
+        "calls of {} in {} are not shown: the kernel does not probe code that programs may write to",
+        first_function(&first, functions.len()),
+        path.display()
+    ))
 }
 
 fn similar_functions(path: &Path, sought: &SearchSubject) -> String {

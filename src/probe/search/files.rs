@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use super::copies::{refuse_copying, unmapped};
 use super::errors::{
     mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process, own_program, skipped_names,
-    unknown_start,
+    unknown_start, writable_code,
 };
 use super::finder::{Finder, SearchPlace, open_path};
 use super::placing::PlacementPolicy;
@@ -395,6 +395,8 @@ impl<F: Finder> FileSearch<F> {
             let mistaken = self.place(&elf, &mut points);
             elf.check_budget()?;
             self.drop_mistaken(&object, mistaken, &mut points)?;
+            self.warnings
+                .extend(writable_code(&self.finder, &object.path, &elf, &points));
             self.found.push((object, points));
         }
         Ok(true)
