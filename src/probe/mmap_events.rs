@@ -41,6 +41,8 @@ pub enum MmapEvent {
 /// A file that was mapped for execution.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileMapping {
+    /// When, CLOCK_MONOTONIC nanoseconds.
+    pub time_ns: u64,
     pub pid: u32,
     /// First address in the process.
     pub start: u64,
@@ -214,12 +216,12 @@ unsafe extern "C" fn on_record(
     let body = &bytes[size_of::<sys_bpf::perf_event_header>().min(bytes.len())..];
     // `sample_id_all` appends the time to each record.
     let time = body.last_chunk().map_or(0, |time| u64::from_ne_bytes(*time));
-    events.extend(decode(kind, misc, body).map(|event| (time, event)));
+    events.extend(decode(time, kind, misc, body).map(|event| (time, event)));
     CONTINUE
 }
 
 /// Decodes the body of a record. None for unused types and truncated records. Layouts: linux/perf_event.h.
-fn decode(kind: u32, misc: u16, body: &[u8]) -> Option<MmapEvent> {
+fn decode(time_ns: u64, kind: u32, misc: u16, body: &[u8]) -> Option<MmapEvent> {
     const MMAP2: u32 = 10;
     const LOST: u32 = 2;
     const COMM: u32 = 3;
@@ -232,6 +234,7 @@ fn decode(kind: u32, misc: u16, body: &[u8]) -> Option<MmapEvent> {
     let u64_at = |at: usize| body.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
     match kind {
         MMAP2 => Some(MmapEvent::Mapped(FileMapping {
+            time_ns,
             pid: u32_at(0)?,
             start: u64_at(8)?,
             end: u64_at(8)?.checked_add(u64_at(16)?)?,
@@ -272,6 +275,7 @@ mod tests {
         body.extend([0; 8]);
         body.extend(b"/lib/libc.so.6\0\0");
         let expected = FileMapping {
+            time_ns: 77,
             pid: 7,
             start: 0x1000,
             end: 0x3000,
@@ -281,9 +285,9 @@ mod tests {
             generation: 5,
             path: "/lib/libc.so.6".into(),
         };
-        assert_eq!(decode(10, 0, &body), Some(MmapEvent::Mapped(expected)));
+        assert_eq!(decode(77, 10, 0, &body), Some(MmapEvent::Mapped(expected)));
         for len in 0..64 {
-            assert_eq!(decode(10, 0, &body[..len]), None, "{len} bytes");
+            assert_eq!(decode(77, 10, 0, &body[..len]), None, "{len} bytes");
         }
     }
 
@@ -300,7 +304,7 @@ mod tests {
     #[test]
     fn comm_record_is_an_exec_only_with_its_flag() {
         let body = 7u32.to_ne_bytes().repeat(2);
-        assert_eq!(decode(3, 1 << 13, &body), Some(MmapEvent::Exec { pid: 7 }));
-        assert_eq!(decode(3, 0, &body), None);
+        assert_eq!(decode(0, 3, 1 << 13, &body), Some(MmapEvent::Exec { pid: 7 }));
+        assert_eq!(decode(0, 3, 0, &body), None);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::programs::DeferredPrograms;
-use super::report::{LateProcesses, Report};
+use super::report::{LateProbes, Report};
 use crate::error::Failure;
 use crate::privileges::Duties;
 use crate::probe::attach::Attacher;
@@ -35,7 +35,7 @@ pub struct RunProbes<F> {
     deferred: Option<DeferredPrograms>,
     /// Members that were probed at the start.
     present: usize,
-    late: LateProcesses,
+    late: LateProbes,
 }
 
 impl<F: Finder> RunProbes<F> {
@@ -87,7 +87,7 @@ impl<F: Finder> RunProbes<F> {
             attacher: SharedAttacher::new(attacher),
             deferred,
             present: present.unwrap_or(0),
-            late: LateProcesses::default(),
+            late: LateProbes::default(),
         })
     }
 
@@ -141,7 +141,7 @@ impl<F: Finder> RunProbes<F> {
     }
 
     /// A file was mapped: it may get probes.
-    pub fn on_mapped(&mut self, mapped: &FileMapping, report: &Report) {
+    pub fn on_mapped(&mut self, mapped: &FileMapping, report: &mut Report) {
         let known = self.search.attached.refused.clone();
         let result = self.search.on_mapped(mapped).and_then(|found| {
             let mut attacher = self.attacher.lock();
@@ -158,7 +158,7 @@ impl<F: Finder> RunProbes<F> {
             report.messages.warn(&warning);
         }
         match result {
-            Ok(true) => report.file_joined(&mapped.path),
+            Ok(true) => report.file_joined(&mut self.late, mapped),
             Ok(false) => {}
             Err(error) => report.messages.warn(&format!("{error:#}")),
         }
@@ -181,12 +181,16 @@ impl<F: Finder> RunProbes<F> {
         }
     }
 
-    /// Lets no more processes join. Returns the counts of processes that joined late.
-    pub fn stop_watching(&mut self, report: &mut Report) -> Option<&LateProcesses> {
-        self.watcher.as_mut()?.end();
-        self.on_notices(report);
-        self.watcher = None;
-        Some(&self.late)
+    /// Lets no more processes join. Returns what was probed late.
+    pub fn stop_watching(&mut self, report: &mut Report) -> &LateProbes {
+        if let Some(watcher) = &mut self.watcher {
+            watcher.end();
+            self.late.is_targeted = true;
+            self.on_notices(report);
+            self.watcher = None;
+        }
+        self.late.missed += std::mem::take(&mut self.search.attached.missed);
+        &self.late
     }
 
     /// Reports what became of processes that joined, and points that the kernel refused in them.

@@ -11,7 +11,9 @@ use anyhow::Result;
 use super::cost_report;
 use crate::output::messages::{self, Messages};
 use crate::output::{Output, Value};
+use crate::probe::clock::monotonic_ns;
 use crate::probe::meter::{Meter, ProbeCost};
+use crate::probe::mmap_events::FileMapping;
 use crate::probe::search::files::AttachedProbes;
 use crate::probe::watcher::JoinedProcess;
 use crate::wording::{counted, first_function};
@@ -30,14 +32,17 @@ pub struct Report {
     explained_write: bool,
 }
 
-/// Processes that matched after the start.
+/// Files and processes that got their probes after the start.
 #[derive(Default)]
-pub struct LateProcesses {
+pub struct LateProbes {
+    /// Processes get probes of their own.
+    pub is_targeted: bool,
+    pub files: u64,
     pub joined: u64,
     /// How many of these were stopped until their probes were attached, and the longest time, nanoseconds.
     pub held: u64,
     pub held_max_ns: u64,
-    /// The longest time that another one ran without probes, nanoseconds.
+    /// The longest time that a file was mapped or a process ran without probes, nanoseconds.
     pub late_max_ns: u64,
     /// Processes that exited before their probes were attached.
     pub missed: u64,
@@ -45,7 +50,7 @@ pub struct LateProcesses {
     pub failed: u64,
 }
 
-impl LateProcesses {
+impl LateProbes {
     fn add(&mut self, joined: &JoinedProcess) {
         self.joined += 1;
         self.held += u64::from(joined.held);
@@ -64,8 +69,7 @@ pub struct RunTotals<'a> {
     pub duration: Duration,
     pub hits: u64,
     pub meter: Option<&'a Meter>,
-    /// None unless members are probed.
-    pub late: Option<&'a LateProcesses>,
+    pub late: &'a LateProbes,
 }
 
 impl Report {
@@ -128,8 +132,22 @@ impl Report {
     }
 
     /// Another file is traced.
-    pub fn file_joined(&self, path: &Path) {
-        self.messages.detail(&format!("also tracing {}", path.display()));
+    pub fn file_joined(&mut self, late: &mut LateProbes, mapped: &FileMapping) {
+        let late_ns = monotonic_ns().saturating_sub(mapped.time_ns);
+        late.files += 1;
+        late.late_max_ns = late_ns.max(late.late_max_ns);
+        let fields = [
+            ("time", Value::Time(self.out.wall(mapped.time_ns))),
+            ("pid", Value::U64(mapped.pid.into())),
+            ("file", Value::Bytes(mapped.path.as_os_str().as_bytes())),
+            ("late_ns", Value::U64(late_ns)),
+        ];
+        self.out.record("late", &fields);
+        let ms = late_ns as f64 / 1e6;
+        self.messages.detail(&format!(
+            "also tracing {}, late by {ms:.1} ms",
+            mapped.path.display()
+        ));
     }
 
     /// A file is being written, so its probes were removed.
@@ -160,7 +178,7 @@ impl Report {
     }
 
     /// Another process is traced.
-    pub fn process_joined(&mut self, late: &mut LateProcesses, joined: &JoinedProcess) {
+    pub fn process_joined(&mut self, late: &mut LateProbes, joined: &JoinedProcess) {
         late.add(joined);
         let fields = [
             ("time", Value::Time(self.out.wall(joined.since_ns))),
@@ -178,7 +196,7 @@ impl Report {
     }
 
     /// A process could not be probed. Only the first reason is printed.
-    pub fn process_failed(&self, late: &mut LateProcesses, reason: &str) {
+    pub fn process_failed(&self, late: &mut LateProbes, reason: &str) {
         late.failed += 1;
         if late.failed == 1 {
             self.messages.warn(reason);
@@ -227,12 +245,14 @@ impl Report {
             ("hits", Value::U64(totals.hits)),
         ];
         fields.extend(cost_report::summary_fields(totals.meter));
-        if let Some(late) = totals.late {
+        let late = totals.late;
+        fields.push(("late_files", Value::U64(late.files)));
+        if late.is_targeted {
             fields.push(("joined", Value::U64(late.joined)));
             fields.push(("held", Value::U64(late.held)));
-            fields.push(("late_max_ns", Value::U64(late.late_max_ns)));
-            fields.push(("missed", Value::U64(late.missed)));
         }
+        fields.push(("late_max_ns", Value::U64(late.late_max_ns)));
+        fields.push(("missed", Value::U64(late.missed)));
         self.out.record("summary", &fields);
         self.out.flush()?;
         Ok(())
@@ -282,8 +302,8 @@ impl Report {
         self.messages.note(&format!("the command continues as PID {pid}"));
     }
 
-    /// What became of processes that matched after the start.
-    pub fn late(&self, late: &LateProcesses) {
+    /// What was probed late.
+    pub fn late(&self, late: &LateProbes) {
         let ms = |ns: u64| ns as f64 / 1e6;
         if late.held > 0 {
             self.messages.note(&format!(
@@ -292,13 +312,24 @@ impl Report {
                 ms(late.held_max_ns)
             ));
         }
-        let joined_late = late.joined - late.held;
-        if joined_late + late.missed > 0 {
+        let mut probed = Vec::new();
+        if late.files > 0 {
+            probed.push(counted(late.files, "file"));
+        }
+        if late.joined > late.held {
+            probed.push(counted(late.joined - late.held, "process"));
+        }
+        if !probed.is_empty() {
+            let (probed, max) = (probed.join(" and "), ms(late.late_max_ns));
             self.messages.note(&format!(
-                "probed {} late, by at most {:.1} ms; {} exited before that; earlier calls are not shown",
-                counted(joined_late, "process"),
-                ms(late.late_max_ns),
-                counted(late.missed, "process")
+                "probed {probed} late, by at most {max:.1} ms: earlier calls are not shown"
+            ));
+        }
+        if late.missed > 0 {
+            let missed = counted(late.missed, "process");
+            let its = if late.missed == 1 { "its" } else { "their" };
+            self.messages.note(&format!(
+                "{missed} exited before {its} probes were attached: {its} calls are not shown"
             ));
         }
         if late.failed > 0 {

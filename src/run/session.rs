@@ -449,7 +449,7 @@ impl<F: Finder> Session<F> {
         for change in changes.unwrap_or_default() {
             self.stacks.observe(&change);
             match change {
-                MmapEvent::Mapped(mapped) => self.probes.on_mapped(&mapped, &self.report),
+                MmapEvent::Mapped(mapped) => self.probes.on_mapped(&mapped, &mut self.report),
                 MmapEvent::Exec { pid } => self.probes.search.on_exec(pid),
                 MmapEvent::Lost(count) => self.report.mmap_events_lost(count),
                 MmapEvent::Forked { .. } | MmapEvent::Exited { .. } => {}

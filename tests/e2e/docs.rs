@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::funclist::rows;
-use crate::harness::{AttachMode, Run, Target, Tool, program, skip};
+use crate::harness::{AttachMode, Folder, Run, Target, Tool, program, skip};
 use crate::pty::Shell;
 
 const COMMON: &str = include_str!("../../docs/json.md");
@@ -98,9 +98,11 @@ fn the_records_of_every_tool_are_described() {
     tool.finish();
     let (targeted, later) = crate::scope::run_with_joined_process();
     let detached = crate::written::detached_record();
+    let late = late_record();
     let records = [
         &attached,
         &detached,
+        &late,
         &targeted,
         &run.summary,
         &later.summary,
@@ -111,6 +113,18 @@ fn the_records_of_every_tool_are_described() {
         written(records.chain(&run.lost).chain(&later.joined)),
         described(COMMON, "Every tool")
     );
+}
+
+/// The record of a file that appears during the run.
+fn late_record() -> Value {
+    let folders = [Folder::new(), Folder::new()];
+    let [first, second] = folders
+        .each_ref()
+        .map(|folder| Command::new(folder.copy_of(program("flow"), "appears-late")));
+    let _running = Target::start(first);
+    let mut tool = Tool::start("funccount", AttachMode::best(), ["appears-late:counted"]);
+    let _late = Target::start(second);
+    tool.wait_for(|record| record["type"] == "late")
 }
 
 #[test]

@@ -287,7 +287,7 @@ fn later_file_with_exceptions_is_traced(mode: AttachMode) {
     let throws = folders[1].copy_of(program("flow-throws"), &name);
     let mut first = Target::start(Command::new(plain));
     let mut tool = Tool::start("functrace", mode, [&format!("{name}:counted"), "--ret"]);
-    let mut second = Target::start(Command::new(throws));
+    let mut second = Target::start(Command::new(&throws));
     tool.until_row(|| _ = second.ask("count 1"));
     second.ask("count 7");
     first.ask("count 5");
@@ -297,6 +297,18 @@ fn later_file_with_exceptions_is_traced(mode: AttachMode) {
     let rows = run.with("pid", second.pid());
     assert!(rows.len() >= 8, "{rows:?}");
     assert!(rows.iter().all(|row| row["retval"].is_number()), "{rows:?}");
+    let [late] = &run.late[..] else {
+        panic!("{:?}", run.late)
+    };
+    assert_eq!(late["pid"], second.pid());
+    assert_eq!(late["file"], throws.display().to_string());
+    assert_eq!(late["late_ns"], run.summary["late_max_ns"]);
+    assert_eq!(run.summary["late_files"], 1);
+    assert!(
+        run.stderr.contains("probed 1 file late, by at most "),
+        "{}",
+        run.stderr
+    );
 }
 
 fn indent_shows_nesting(mode: AttachMode) {

@@ -189,9 +189,10 @@ pub struct Tool {
 /// Output and exit status of a finished run.
 #[derive(Debug)]
 pub struct Run {
-    /// Events and aggregates: all records except `attached`, `detached`, `joined`, `lost`, `stopped` and `summary`.
+    /// Events and aggregates: all records except those that every tool has.
     pub rows: Vec<Value>,
     pub joined: Vec<Value>,
+    pub late: Vec<Value>,
     pub lost: Vec<Value>,
     /// Null if the run ended without one.
     pub summary: Value,
@@ -348,6 +349,7 @@ impl Tool {
         };
         Run {
             joined: of("joined"),
+            late: of("late"),
             lost: of("lost"),
             summary: of("summary").pop().unwrap_or_default(),
             rows: records.iter().filter(|record| is_row(record)).cloned().collect(),
@@ -378,9 +380,11 @@ pub fn tool_command<S: AsRef<OsStr>>(
 
 fn is_row(record: &Value) -> bool {
     record.is_object()
-        && !["attached", "detached", "joined", "lost", "stopped", "summary"]
-            .iter()
-            .any(|kind| record["type"] == *kind)
+        && ![
+            "attached", "detached", "joined", "late", "lost", "stopped", "summary",
+        ]
+        .iter()
+        .any(|kind| record["type"] == *kind)
 }
 
 impl Run {

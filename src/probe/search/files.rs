@@ -38,6 +38,8 @@ pub struct AttachedProbes {
     pub probes: usize,
     /// Functions of which the kernel refused points, by index.
     pub refused: BTreeSet<u32>,
+    /// How often a process mapped a new file and exited before it could be examined.
+    pub missed: u64,
     /// Why files have no probes although they should.
     pub failed: Vec<String>,
     /// Probes on instructions that the kernel single-steps.
@@ -211,6 +213,7 @@ impl<F: Finder> FileSearch<F> {
         };
         // If the process has exited, the file is looked at when it is mapped again.
         let Ok(file) = self.proc.open(mapped.pid, &mapping) else {
+            self.attached.missed += u64::from(!self.proc.exists(mapped.pid));
             return Ok(false);
         };
         let Ok(object) = ObjectFile::new(file, mapped.path.clone()) else {
