@@ -11,7 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
@@ -181,6 +181,14 @@ impl Proc {
             return opened.into_iter().collect();
         }
         Ok(unique(opened.into_iter().flatten()))
+    }
+
+    /// The first file that a process maps for execution from a path that `wanted` accepts.
+    pub fn mapped_file(&self, pid: u32, wanted: impl Fn(&Path) -> bool) -> Option<ObjectFile> {
+        let mappings = self.mappings(pid).ok()?;
+        let mut code = mappings.into_iter().filter(ProcMapping::is_code);
+        let mapping = code.find(|mapping| wanted(&mapping.path))?;
+        self.open_object(pid, mapping).ok()
     }
 
     /// All files that any process maps for execution and that `wanted` accepts, each inode once. Processes

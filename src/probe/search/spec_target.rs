@@ -88,7 +88,10 @@ fn target_of(
         return Ok(SpecTarget::Any);
     };
     if name.contains('/') {
-        let file = open_named(&path_in_process(name, &filter.pids))?;
+        let file = match running_file(Path::new(name), &filter.pids) {
+            Some(file) => file,
+            None => open_named(&path_in_process(name, &filter.pids))?,
+        };
         let id = file.id;
         named.push(file);
         return Ok(SpecTarget::File(id));
@@ -137,6 +140,16 @@ fn path_in_process(name: &str, pids: &[u32]) -> PathBuf {
         Some(pid) if !path.exists() && path.is_absolute() => PathBuf::from(format!("/proc/{pid}/root{name}")),
         _ => path,
     }
+}
+
+/// The file that one of the processes maps from this path, which may lead to another file since.
+fn running_file(path: &Path, pids: &[u32]) -> Option<ObjectFile> {
+    let absolute = std::path::absolute(path).ok()?;
+    let real = path.canonicalize().unwrap_or_else(|_| absolute.clone());
+    let proc = Proc::host();
+    let mapped = |&pid: &u32| proc.mapped_file(pid, |mapped| *mapped == *absolute || *mapped == *real);
+    let object = pids.iter().find_map(mapped)?;
+    object.elf().is_ok().then_some(object)
 }
 
 /// A file of this name that one of the processes maps as code.
