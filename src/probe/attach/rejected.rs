@@ -21,8 +21,8 @@ use crate::probe::ring::page_size;
 /// Most perf events for this purpose. The kernel takes 0.1 s to remove each.
 const MOST_EVENTS: usize = 8;
 
-/// Those of the points that the kernel rejects. Looks at those that it may reject only, and where it has no multi-uprobe
-/// links, at the first few.
+/// Those of the points that the kernel rejects. Tries only those that it may reject, and where it has no multi-uprobe
+/// links, only the first few.
 ///
 /// # Errors
 /// The kernel allows no probes at all.
