@@ -276,6 +276,20 @@ impl Report {
         }
     }
 
+    /// Says why there are no rows, if there are none.
+    pub fn nothing_shown(&self, hits: u64) {
+        if self.out.rows() > 0 {
+            return;
+        }
+        self.messages.note(&match hits {
+            0 => "no calls: the probes were not hit".to_owned(),
+            _ => format!(
+                "no calls shown: the filter or options exclude all of {}",
+                counted(hits, "probe hit")
+            ),
+        });
+    }
+
     /// Children that `--follow` had no room for.
     pub fn unfollowed(&self, children: u64) {
         if children > 0 {

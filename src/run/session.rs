@@ -289,6 +289,9 @@ impl<F: Finder> Session<F> {
         }
         self.probes.report_late(&self.report);
         self.report.unmatched(unmatched);
+        if unmatched == 0 && lost == 0 {
+            self.report.nothing_shown(self.counters.hits.total());
+        }
         self.report.unfollowed(self.processes.unfollowed());
         self.probes.detach();
         Ok(self.end_command())

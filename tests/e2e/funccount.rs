@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! funccount: exact counts of calls, for each kind of function pattern.
 
+use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
@@ -162,6 +163,41 @@ best_mode! {
     regex_matches_qualified_names
     probes_beyond_the_limit_of_open_files_are_refused
     bad_patterns_are_explained
+    replaced_file_of_a_process_is_counted
+    empty_results_are_explained
+}
+
+/// As after an upgrade: the path leads to a new file, and the process runs the old one.
+fn replaced_file_of_a_process_is_counted(mode: AttachMode) {
+    let folder = Folder::new();
+    let path = folder.copy_of(program("flow"), "upgraded");
+    let mut target = Target::start(Command::new(&path));
+    let new = folder.copy_of(program("flow"), "new");
+    fs::rename(new, &path).expect("a replaced file");
+    let spec = format!("{}:counted", path.display());
+    let tool = Tool::start("funccount", mode, [&spec, "-p", &target.pid().to_string()]);
+    target.ask("count 7");
+    assert_eq!(calls(&tool.stop(), "counted"), 7);
+}
+
+fn empty_results_are_explained(mode: AttachMode) {
+    let mut target = flow();
+    let count =
+        |options: &[&str]| Tool::start("funccount", mode, [&[&*of_flow("counted")], options].concat());
+    let pid = target.pid().to_string();
+    let tool = count(&["-p", &pid]);
+    target.ask("nest 7");
+    let run = tool.stop();
+    assert!(
+        run.stderr.ends_with("no calls: the probes were not hit\n"),
+        "{}",
+        run.stderr
+    );
+    let tool = count(&["--comm", "nobody"]);
+    target.ask("count 7");
+    let run = tool.stop();
+    let expected = "no calls shown: the filter or options exclude all of 7 probe hits\n";
+    assert!(run.stderr.ends_with(expected), "{}", run.stderr);
 }
 
 fn by_groups_by_process_thread_and_user(mode: AttachMode) {
