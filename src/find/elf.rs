@@ -152,17 +152,17 @@ impl ElfFile {
     /// uses functions for that. Programs that do it in assembly are not detected.
     pub fn may_switch_stacks(&self) -> bool {
         const NAMES: [&str; 4] = ["makecontext", "sigaltstack", "sigstack", "swapcontext"];
+        NAMES.iter().any(|name| self.imports(name))
+    }
+
+    /// Whether the file uses a function of another file; in a static program, whether it has it.
+    pub fn imports(&self, name: &str) -> bool {
         let Ok(Some(strings)) = self.dynamic.strings(&self.view) else {
-            return NAMES.iter().any(|name| self.defines(name));
+            return self.defines(name);
         };
-        // The C library defines them.
-        let is_used = |name: &str| {
-            strings
-                .bytes()
-                .split(|&byte| byte == 0)
-                .any(|used| used == name.as_bytes())
-        };
-        NAMES.iter().any(|name| is_used(name) && !self.defines(name))
+        let mut names = strings.bytes().split(|&byte| byte == 0);
+        // The C library defines what others import from it.
+        names.any(|used| used == name.as_bytes()) && !self.defines(name)
     }
 
     /// `DT_SONAME`: the name under which other files need this library.

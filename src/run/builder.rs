@@ -125,7 +125,6 @@ impl Run {
         let searched = search.search(plan.named, &plan.likely);
         ensure!(SignalHandlers::count() == 0, EndedBySignal);
         searched?;
-        search.refuse_copying(&self.argv)?;
         for warning in search.take_warnings() {
             self.report.messages.warn(&warning);
         }

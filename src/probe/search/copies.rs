@@ -6,10 +6,9 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use anyhow::Result;
-
-use crate::error::Failure;
+use crate::find::elf::ElfFile;
 use crate::find::host::object_file::ObjectFile;
 use crate::find::host::proc::ProcMapping;
 use crate::probe::point::ProbePoint;
@@ -18,28 +17,21 @@ use crate::probe::point::ProbePoint;
 const NODE_COPIES: &str = "_ZN4node25MapStaticCodeToLargePagesEv";
 const NODE_OPTION: &str = "--use-largepages";
 
-/// Refuses probes in a program that the command tells to copy its code.
-///
-/// # Errors
-/// A file with probes is such a program.
-pub fn refuse_copying<'a>(
-    argv: &[OsString],
-    mut objects: impl Iterator<Item = &'a ObjectFile>,
-) -> Result<()> {
-    let options = std::env::var_os("NODE_OPTIONS");
-    if argv.is_empty() || !argv.iter().chain(&options).any(asks_for_copy) {
-        return Ok(());
-    }
-    let copies = |object: &ObjectFile| object.elf().is_ok_and(|elf| elf.defines(NODE_COPIES));
-    match objects.find(|object| copies(object)) {
-        Some(object) => Err(Failure::failed(format!(
-            "failed to trace {}: with {NODE_OPTION}, it would copy its code with the breakpoints, and crash",
-            object.path.display()
-        ))
-        .hint("run the command without that option")
-        .into()),
-        None => Ok(()),
-    }
+/// A warning if a program must not be probed before it runs, because it may copy its code with the breakpoints. `argv`
+/// is the command to run, if there is one. Copies that are put in place without mremap are not detected.
+pub fn copying_program(elf: &ElfFile, path: &Path, argv: &[OsString]) -> Option<String> {
+    let how = if elf.defines(NODE_COPIES) {
+        let options = std::env::var_os("NODE_OPTIONS");
+        let asks = !argv.is_empty() && argv.iter().chain(&options).any(asks_for_copy);
+        asks.then_some(NODE_OPTION)
+    } else {
+        (elf.interpreter().is_some() && elf.imports("mremap")).then_some("mremap")
+    };
+    let (how, path) = (how?, path.display());
+    Some(format!(
+        "{path} is not traced: with {how}, it may copy its code with the breakpoints, and crash; a running process can be \
+         traced with -p"
+    ))
 }
 
 /// Whether the option, which may be inside of a script, is there and not `off`.

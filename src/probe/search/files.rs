@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
-use super::copies::{refuse_copying, unmapped};
+use super::copies::{copying_program, unmapped};
 use super::errors::{
     mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process, own_program, skipped_names,
     unknown_start, writable_code,
@@ -147,12 +147,6 @@ impl<F: Finder> FileSearch<F> {
         self.examined.opened.clear();
         let may_grow = self.may_grow();
         self.finder.finish(may_grow)
-    }
-
-    /// # Errors
-    /// The command tells a program with probes to copy its code.
-    pub fn refuse_copying(&self, argv: &[OsString]) -> Result<()> {
-        refuse_copying(argv, self.found.iter().map(|(object, _)| object))
     }
 
     /// Places probes in the files that were found. Of many files of many owners, one that cannot be traced is reported
@@ -393,7 +387,9 @@ impl<F: Finder> FileSearch<F> {
         if points.is_empty() {
             return Ok(false);
         }
-        if self.seen.insert(&object)? {
+        if let Some(warning) = self.copying_program(&object, &elf) {
+            self.warnings.push(warning);
+        } else if self.seen.insert(&object)? {
             self.drop_unknown_starts(&object, &elf, &mut points)?;
             let mistaken = self.place(&elf, &mut points);
             elf.check_budget()?;
@@ -403,6 +399,15 @@ impl<F: Finder> FileSearch<F> {
             self.found.push((object, points));
         }
         Ok(true)
+    }
+
+    /// A warning if a process that starts to run this program may copy its code.
+    fn copying_program(&self, object: &ObjectFile, elf: &ElfFile) -> Option<String> {
+        match &self.place {
+            SearchPlace::Processes(_) if !self.follow => None,
+            SearchPlace::Command(argv, _) => copying_program(elf, &object.path, argv),
+            _ => copying_program(elf, &object.path, &[]),
+        }
     }
 
     /// Drops functions and USDT probes of which it is not shown that an instruction starts where a probe is wanted. An
