@@ -133,17 +133,17 @@ pub const PROGRAMS: &[Program] = &[
     program("processes-static-pie", PROCESSES, &["{}/processes-static-pie"]).own_allocator(),
     program("processes-musl", PROCESSES_MUSL, &["{}/processes-musl", MUSL]).allocator(MUSL),
     program("processes-musl-static", PROCESSES_MUSL, &["{}/processes-musl-static"]).own_allocator(),
-    program("postgresql", Script(&["pgbench", "postgres"], 2), &["postgres", LIBC]),
-    program("nginx", Script(&["nginx", "ab"], 5), &["nginx", "libpcre2-8", LIBC]),
-    program("redis", Script(&["redis-benchmark", "/usr/bin/redis-check-rdb"], 5), &["/usr/bin/redis-check-rdb", LIBC])
+    program("postgresql", Script(&["pgbench", "postgres"], 1), &["postgres", LIBC]),
+    program("nginx", Script(&["nginx", "ab"], 3), &["nginx", "libpcre2-8", LIBC]),
+    program("redis", Script(&["redis-benchmark", "/usr/bin/redis-check-rdb"], 3), &["/usr/bin/redis-check-rdb", LIBC])
         .allocator("libjemalloc"),
-    program("python", Script(&["/usr/lib/python3/dist-packages/gevent"], 5), &["/usr/bin/python3", "libffi", LIBC]),
-    program("ruby", Script(&["ruby"], 5), &["{}/libruby.so", LIBC]),
-    program("php", Script(&["php"], 10), &["php", LIBC]),
-    program("ocaml", Script(&["ocamlopt"], 5), &["{}/ocaml", LIBC]),
-    program("node", Script(&["node"], 2), &["node:/^_ZN4node/", "libstdc++", LIBC]),
-    program("java", Script(&["java"], 2), &["{}/libjvm.so", "libz", LIBC]),
-    program("go", Script(&["go"], 5), &["{}/go"]),
+    program("python", Script(&["/usr/lib/python3/dist-packages/gevent"], 1), &["/usr/bin/python3", "libffi", LIBC]),
+    program("ruby", Script(&["ruby"], 2), &["{}/libruby.so", LIBC]),
+    program("php", Script(&["php"], 5), &["php", LIBC]),
+    program("ocaml", Script(&["ocamlopt"], 2), &["{}/ocaml", LIBC]),
+    program("node", Script(&["node"], 1), &["node:/^_ZN4node/", "libstdc++", LIBC]),
+    program("java", Script(&["java"], 1), &["{}/libjvm.so", "libz", LIBC]),
+    program("go", Script(&["go"], 3), &["{}/go"]),
 ];
 
 const fn program(name: &'static str, work: Work, targets: &'static [&'static str]) -> Program {
@@ -185,6 +185,9 @@ impl Program {
             false
         } else if tool.harmful {
             self.name == "hazards"
+        } else if matches!(self.work, Script(..)) && !tool.short {
+            // Once under each tool: they run for long.
+            false
         } else {
             !self.only_instructions || !tool.has_return_probes()
         }
