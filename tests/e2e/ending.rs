@@ -12,8 +12,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
 use crate::harness::{
-    AttachMode, Folder, Owned, Run, TOOLS, Target, Tool, in_guest, program, run_to_end, skip, tool_command,
-    wait_until,
+    AttachMode, Folder, Owned, Run, TOOLS, Target, Tool, in_guest, is_in_state, program, run_to_end, skip,
+    tool_command, wait_until,
 };
 
 /// Counts the SIGTERMs that it gets. It ends half a second after the first, with a status that has the number.
@@ -335,6 +335,29 @@ fn process_of_32_bits_is_refused() {
         let ended = run_to_end(Command::new(&*TOOLS).args(args).args(["-p", &pid]));
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         let expected = format!("error: failed to trace PID {pid}: a 32-bit program\n");
+        assert!(ended.stderr.starts_with(&expected), "{ended:?}");
+    }
+}
+
+#[test]
+fn process_without_its_main_thread_is_refused() {
+    // Only the calling thread exits.
+    let script = "import ctypes, platform, threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)";
+    let process = Command::new("python3").args(["-c", script]).spawn();
+    let process = Owned(process.expect("python3"));
+    let pid = process.0.id();
+    wait_until("the main thread to exit", || is_in_state(pid, 'Z'));
+    for args in [
+        ["funccount", "libc:malloc"],
+        ["functrace", ":main"],
+        ["mallocsnoop", "-q"],
+        ["funclist", ":main"],
+    ] {
+        let ended = run_to_end(Command::new(&*TOOLS).args(args).args(["-p", &pid.to_string()]));
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        let expected = format!("error: failed to trace PID {pid}: its main thread has exited");
         assert!(ended.stderr.starts_with(&expected), "{ended:?}");
     }
 }

@@ -487,6 +487,12 @@ pub struct Worker {
     pub addresses: Vec<String>,
 }
 
+/// Whether a process is in a state, by its letter in /proc/PID/stat.
+pub fn is_in_state(pid: u32, state: char) -> Option<()> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.starts_with(state).then_some(())
+}
+
 /// A program that reads orders from standard input, one per line; see tests/targets/calls.c.
 pub struct Target {
     child: Owned,

@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 use object::{Object, ObjectSection, ObjectSymbol};
 
 use crate::harness::{
-    AttachMode, Folder, Owned, Run, Target, Tool, best_mode, copy, each_mode, program, wait_until,
+    AttachMode, Folder, Owned, Run, Target, Tool, best_mode, copy, each_mode, is_in_state, program,
+    wait_until,
 };
 
 /// The function that is traced. Without a probe, its new code returns 42; with the old first instruction, it returns
@@ -206,11 +207,6 @@ fn lease_of(path: &Path) -> Option<String> {
     let is_lease =
         |line: &&str| line.contains("LEASE") && line.split_whitespace().any(|word| word.ends_with(&inode));
     locks.lines().find(is_lease).map(str::to_owned)
-}
-
-fn is_in_state(pid: u32, state: char) -> Option<()> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.starts_with(state).then_some(())
 }
 
 /// Such a file has no lease.

@@ -68,6 +68,15 @@ impl Proc {
         self.path(pid, "status").exists()
     }
 
+    /// Whether the main thread of a process has exited, while others are running.
+    pub fn has_lost_main_thread(&self, pid: u32) -> bool {
+        let stat = std::fs::read(self.path(pid, "stat")).unwrap_or_default();
+        // The name before it may have any bytes.
+        let state = stat.rsplitn(2, |&byte| byte == b')').next();
+        let is_zombie = state.is_some_and(|rest| rest.trim_ascii_start().starts_with(b"Z"));
+        is_zombie && std::fs::read_dir(self.path(pid, "task")).is_ok_and(|threads| threads.count() > 1)
+    }
+
     /// The PID of the process that a thread belongs to; for a PID, the PID itself.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ pub fn find_rejected(
         .filter(|point| is_refusal_possible(file, point))
         .cloned()
         .collect();
-    let Some(_mapping) = CodeMapping::of(file, &doubtful) else {
+    let Some(_mapping) = TrialMapping::of(file, &doubtful) else {
         return Ok(refused);
     };
     for point in &mut doubtful {
@@ -72,15 +72,15 @@ pub fn find_rejected(
     Ok(refused)
 }
 
-/// A mapping of the code of a file.
-struct CodeMapping {
+/// A mapping in which the kernel tries to place probes.
+struct TrialMapping {
     start: NonNull<c_void>,
     bytes: usize,
 }
 
-impl CodeMapping {
+impl TrialMapping {
     /// Maps all pages from the first to the last of the points. None if there are no points, or they cannot be mapped.
-    fn of(file: &File, points: &[ProbePoint]) -> Option<CodeMapping> {
+    fn of(file: &File, points: &[ProbePoint]) -> Option<TrialMapping> {
         let page = page_size() as u64;
         let offsets = || points.iter().map(|point| point.offset);
         let first = offsets().min()? / page * page;
@@ -90,14 +90,14 @@ impl CodeMapping {
         let offset = i64::try_from(first).ok()?;
         // SAFETY: a new mapping, which nothing reads.
         let start = unsafe { mmap(None, bytes, protection, MapFlags::MAP_PRIVATE, file, offset) }.ok()?;
-        Some(CodeMapping {
+        Some(TrialMapping {
             start,
             bytes: bytes.get(),
         })
     }
 }
 
-impl Drop for CodeMapping {
+impl Drop for TrialMapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is of this length, and nothing refers to it.
         let _ = unsafe { munmap(self.start, self.bytes) };

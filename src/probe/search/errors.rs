@@ -25,6 +25,13 @@ pub fn no_process(proc: &Proc, pid: u32, error: std::io::Error) -> anyhow::Error
     if !proc.exists(pid) {
         return Failure::failed(format!("failed to trace PID {pid}: no such process")).into();
     }
+    if proc.has_lost_main_thread(pid) {
+        let message = format!(
+            "failed to trace PID {pid}: its main thread has exited, and with it what /proc shows of it"
+        );
+        let hint = "trace its program without -p, and select its threads with --comm";
+        return Failure::failed(message).hint(hint).into();
+    }
     if error.kind() == std::io::ErrorKind::NotFound {
         let message = format!("PID {pid} has no executable (a kernel thread, or it has exited)");
         return Failure::failed(message).into();
