@@ -7,35 +7,35 @@
 #include "histogram.bpf.h"
 
 const volatile bool per_function = false;
-const volatile bool one_histogram = false; /* all functions and groups share one histogram: use `all_slots` */
+const volatile bool one_histogram = false; /* of ns, for all functions and groups: use `all_slots` */
 const volatile bool outermost = false; /* skip calls that are nested in a call of the same function */
-/* For histograms in other units than ns or with linear slots, which are kept in addition to the fine slots of ns. */
+/* For histograms in other units than ns or with linear slots, which do not divide the fine slots of ns evenly. */
 const volatile __u64 unit_ns = 1;
 const volatile __u64 linear_width = 0; /* units per slot; 0 for fine slots */
 
 enum latency_layout {
-	DRAWN_BIT = 31, /* set in slots of the histogram in other units, clear in those of ns */
 	MAX_LINEAR = 1000, /* the last linear slot, which holds all larger values */
 };
 
 EXPORT_ENUM(latency_layout);
 
-#define DRAWN (1U << DRAWN_BIT)
-
 struct slot_key {
 	__u64 group;
 	__u32 func;
-	__u32 slot;
+	__u32 slot; /* of ns, for percentiles */
+	__u32 drawn; /* in other units. With a key of both, all that is shown of an interval is of the same calls. */
+	__u32 unused;
 };
 
 struct slot_value {
 	__u64 count;
 	__u64 total_ns;
 	/*
-	 * Not atomic: if the program is preempted between comparison and store, a maximum can be lost. It is a value of
-	 * the same slot, so percentiles do not change.
+	 * Not atomic: if the program is preempted between comparison and store, one can be lost. It is a value of the
+	 * same slot, so percentiles change by less than their error.
 	 */
 	__u64 max_ns;
+	__u64 max_complement_ns; /* the largest ~ns, which is that of the shortest call: memory starts as 0 */
 };
 
 EXPORT_TYPE(slot_key);
@@ -49,7 +49,7 @@ struct {
 	__type(value, struct slot_value);
 } all_slots SEC(".maps");
 
-/* In place of `all_slots` if there is a histogram per function or group. */
+/* In place of `all_slots` if there is a histogram per function or group, or in other units. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, 1); /* set by user space */
@@ -72,17 +72,9 @@ static __always_inline struct slot_value *slot_of_key(struct slot_key *key)
 	return value;
 }
 
-static __always_inline struct slot_value *slot_in_all(__u32 slot)
-{
-	/* The slots of other units follow those of ns. */
-	__u32 index = slot & DRAWN ? FINE_SLOTS + (slot & ~DRAWN) : slot;
-
-	return bpf_map_lookup_elem(&all_slots, &index);
-}
-
 static __always_inline void add_to_slot(struct slot_key *key, __u64 lat_ns)
 {
-	struct slot_value *value = one_histogram ? slot_in_all(key->slot) : slot_of_key(key);
+	struct slot_value *value = one_histogram ? bpf_map_lookup_elem(&all_slots, &key->slot) : slot_of_key(key);
 
 	if (!value) {
 		__sync_fetch_and_add(&lost, 1);
@@ -92,6 +84,8 @@ static __always_inline void add_to_slot(struct slot_key *key, __u64 lat_ns)
 	__sync_fetch_and_add(&value->total_ns, lat_ns);
 	if (lat_ns > value->max_ns)
 		value->max_ns = lat_ns;
+	if (~lat_ns > value->max_complement_ns)
+		value->max_complement_ns = ~lat_ns;
 }
 
 static __always_inline __u32 drawn_slot(__u64 value)
@@ -133,10 +127,8 @@ static __always_inline void leave(struct pt_regs *ctx, __u64 cookie)
 	key.group = group_of_current();
 	key.func = per_function ? call_function(call) : 0;
 	key.slot = fine_slot(lat_ns);
-	add_to_slot(&key, lat_ns);
-	if (unit_ns == 1 && !linear_width)
-		return;
-	key.slot = DRAWN | drawn_slot(lat_ns / unit_ns);
+	if (unit_ns != 1 || linear_width)
+		key.drawn = drawn_slot(lat_ns / unit_ns);
 	add_to_slot(&key, lat_ns);
 }
 

@@ -2,9 +2,10 @@
 //! Percentiles of values that are counted in slots, about 3 % of their values wide.
 //!
 //! Each value below 64 has its own slot; above, each power of two is divided into 32 slots of equal width. A percentile
-//! is the middle of its slot, so its error is at most 1/64 (1.6 %).
+//! is the middle of its slot, or the nearest value that was seen in it, so its error is at most 1/64 (1.6 %).
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use super::histogram::{Bucket, without_empty_ends};
 
@@ -14,23 +15,40 @@ pub const FINE: u64 = 32;
 /// A set of values, known by the counts of their slots, their number, sum and maximum.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Distribution {
-    /// The number of values in each slot that is not empty.
-    slots: BTreeMap<u32, u64>,
+    /// The slots that are not empty.
+    slots: BTreeMap<u32, SlotContent>,
     pub count: u64,
     pub total: u64,
     pub max: u64,
 }
 
+/// The values of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SlotContent {
+    count: u64,
+    min: u64,
+    max: u64,
+}
+
 impl Distribution {
-    /// Adds `count` values of a slot, with their sum. `max` is the largest of them, or an upper bound.
-    pub fn add(&mut self, slot: u32, count: u64, total: u64, max: u64) {
+    /// Adds `count` values of a slot, with their sum. They lie in `seen`, as far as that is known.
+    pub fn add(&mut self, slot: u32, count: u64, total: u64, seen: RangeInclusive<u64>) {
         if count == 0 {
             return;
         }
-        *self.slots.entry(slot).or_default() += count;
+        let (lo, hi) = range(slot).into_inner();
+        let max = (*seen.end()).clamp(lo, hi);
+        let min = (*seen.start()).clamp(lo, max);
+        let content = self
+            .slots
+            .entry(slot)
+            .or_insert(SlotContent { count: 0, min, max });
+        content.count += count;
+        content.min = content.min.min(min);
+        content.max = content.max.max(max);
         self.count += count;
         self.total = self.total.saturating_add(total);
-        self.max = self.max.max(max.min(range(slot).1));
+        self.max = self.max.max(max);
     }
 
     /// The mean, rounded down; 0 when there are no values.
@@ -44,11 +62,11 @@ impl Distribution {
             .div_ceil(1000)
             .max(1);
         let mut seen = 0;
-        for (&slot, &count) in &self.slots {
-            seen += u128::from(count);
+        for (&slot, content) in &self.slots {
+            seen += u128::from(content.count);
             if seen >= rank {
-                let (lo, hi) = range(slot);
-                return (lo + (hi - lo) / 2).min(self.max);
+                let (lo, hi) = range(slot).into_inner();
+                return (lo + (hi - lo) / 2).clamp(content.min, content.max);
             }
         }
         self.max
@@ -62,8 +80,8 @@ impl Distribution {
             return buckets;
         };
         for slot in 0..=last {
-            let count = self.slots.get(&slot).copied().unwrap_or(0);
-            let (lo, hi) = range(slot);
+            let count = self.slots.get(&slot).map_or(0, |content| content.count);
+            let (lo, hi) = range(slot).into_inner();
             match buckets.last_mut() {
                 Some(bucket) if !begins_bucket(lo, steps) => {
                     bucket.hi = hi;
@@ -80,15 +98,15 @@ impl Distribution {
     }
 }
 
-/// The smallest and the largest value of a slot.
-pub fn range(slot: u32) -> (u64, u64) {
+/// The values that belong to a slot.
+pub fn range(slot: u32) -> RangeInclusive<u64> {
     let slot = u64::from(slot);
     if slot < 2 * FINE {
-        return (slot, slot);
+        return slot..=slot;
     }
     let shift = (slot / FINE - 1).min(58) as u32;
     let lo = (slot - u64::from(shift) * FINE).min(2 * FINE - 1) << shift;
-    (lo, lo + ((1 << shift) - 1))
+    lo..=lo + ((1 << shift) - 1)
 }
 
 /// Whether a bucket begins at `lo`, with `steps` buckets per power of two.
@@ -119,7 +137,7 @@ mod tests {
     fn of(values: impl IntoIterator<Item = u64>) -> Distribution {
         let mut all = Distribution::default();
         for value in values {
-            all.add(fine_slot(value), 1, value, value);
+            all.add(fine_slot(value), 1, value, value..=value);
         }
         all
     }
@@ -128,7 +146,7 @@ mod tests {
     fn slots_cover_all_values_without_overlap() {
         let mut next = 0;
         for slot in 0..=fine_slot(u64::MAX) {
-            let (lo, hi) = range(slot);
+            let (lo, hi) = range(slot).into_inner();
             assert_eq!((lo, fine_slot(lo), fine_slot(hi)), (next, slot, slot));
             assert!(hi - lo <= lo / FINE, "slot {slot}");
             next = hi.wrapping_add(1);
@@ -155,6 +173,34 @@ mod tests {
         }
         assert_eq!((all.count, all.max), (10_007, values[10_006]));
         assert_eq!(all.average(), values.iter().sum::<u64>() / 10_007);
+    }
+
+    #[test]
+    fn percentiles_are_values_that_can_have_been_seen() {
+        for values in [
+            &[100_051_000, 100_060_000][..],
+            &[96_470_000; 3],
+            &[7],
+            &[u64::MAX],
+        ] {
+            let (least, most) = (values[0], values[values.len() - 1]);
+            let all = of(values.iter().copied());
+            for permille in [1, 500, 900, 999, 1000] {
+                let found = all.percentile(permille);
+                assert!(
+                    (least..=most).contains(&found),
+                    "p{permille} of {values:?}: {found}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_outside_of_a_slot_are_ignored() {
+        let mut all = Distribution::default();
+        let slot = fine_slot(1000);
+        all.add(slot, 3, 3000, RangeInclusive::new(u64::MAX, 0));
+        assert!(range(slot).contains(&all.percentile(500)));
     }
 
     #[test]

@@ -177,13 +177,9 @@ const COLUMNS: &[Column] = &[
     Column::left("", "buckets", 0).data_only(),
 ];
 
-/// Set in slots of the histogram that is drawn, clear in those of nanoseconds.
-const DRAWN: u32 = 1 << types::latency_layout::DRAWN_BIT.0;
 const FINE_SLOTS: u32 = histogram_layout::FINE_SLOTS.0;
 // A `Distribution` has the slots of the BPF programs.
 const _: () = assert!(distribution::FINE == 1 << histogram_layout::FINE_BITS.0);
-/// Slots of one histogram: in nanoseconds, and as drawn.
-const ALL_SLOTS: u32 = 2 * FINE_SLOTS;
 /// Slots with values: a function has some dozens.
 const MOST_SLOTS: usize = 65536;
 /// Bytes that they may take on all CPUs together.
@@ -201,7 +197,7 @@ pub fn run(run: Run, args: Args) -> Result<u8> {
         Needs::NOTHING,
     ))?;
     let mut open = found.open::<FunclatencySkelBuilder>()?;
-    let one_histogram = args.by.is_none() && !args.per_function;
+    let one_histogram = has_one_histogram(&args);
     let rodata = open.rodata()?;
     rodata.group_by = GroupBy::constant(args.by);
     rodata.per_function = args.per_function;
@@ -212,13 +208,18 @@ pub fn run(run: Run, args: Args) -> Result<u8> {
     let maps = &mut open.skel.maps;
     maps.groups.set_max_entries(GroupBy::map_entries(args.by))?;
     match one_histogram {
-        true => maps.all_slots.set_max_entries(ALL_SLOTS)?,
+        true => maps.all_slots.set_max_entries(FINE_SLOTS)?,
         false => maps.slots.set_max_entries(max_slots())?,
     }
     if args.by.is_none() {
         open.without_events();
     }
     open.run(|skel| Latencies::new(&args, &skel.maps))
+}
+
+/// Whether all calls are in one histogram of nanoseconds, an array.
+fn has_one_histogram(args: &Args) -> bool {
+    args.by.is_none() && !args.per_function && args.linear.is_none() && TimeUnit::of(args).ns == 1
 }
 
 /// How many slots fit in `SLOTS_BYTES` on this machine.
@@ -238,10 +239,18 @@ struct Latency {
     drawn: BTreeMap<u32, u64>,
 }
 
-/// Calls, total time, maximum; nanoseconds.
-type SlotValue = (u64, u64, u64);
-/// Values by group, function and slot.
-type SlotValues = HashMap<(u64, u32, u32), SlotValue>;
+/// The calls of a slot since the run started.
+#[derive(Clone, Copy)]
+struct SlotValue {
+    count: u64,
+    total_ns: u64,
+    min_ns: u64,
+    max_ns: u64,
+}
+
+/// Group, function, slot of nanoseconds and slot as drawn.
+type SlotKey = (u64, u32, u32, u32);
+type SlotValues = HashMap<SlotKey, SlotValue>;
 
 struct Latencies<'a> {
     args: &'a Args,
@@ -267,20 +276,22 @@ impl<'a> Latencies<'a> {
 
     fn since_last(&self, now: &SlotValues, functions: &FunctionFinder) -> HashMap<LatencyKey, Latency> {
         let mut latencies: HashMap<LatencyKey, Latency> = HashMap::new();
-        for (&(group, func, slot), &(count, total, max)) in now {
-            let (count_before, total_before, _) =
-                self.before.get(&(group, func, slot)).copied().unwrap_or_default();
-            let (count, total) = (count - count_before, total - total_before);
+        for (key, value) in now {
+            let &(group, func, slot, drawn) = key;
+            let (count_before, total_before) = self
+                .before
+                .get(key)
+                .map_or((0, 0), |before| (before.count, before.total_ns));
+            let count = value.count - count_before;
             if count == 0 {
                 continue;
             }
             let latency = latencies
                 .entry((group, self.function(func, functions)))
                 .or_default();
-            match slot & DRAWN {
-                0 => latency.times.add(slot, count, total, max),
-                _ => *latency.drawn.entry(slot & !DRAWN).or_default() += count,
-            }
+            let total = value.total_ns.wrapping_sub(total_before);
+            latency.times.add(slot, count, total, value.min_ns..=value.max_ns);
+            *latency.drawn.entry(drawn).or_default() += count;
         }
         latencies
     }
@@ -348,7 +359,7 @@ impl<'a> Latencies<'a> {
         latency
             .drawn
             .iter()
-            .for_each(|(&slot, &count)| drawn.add(slot, count, 0, range(slot).1));
+            .for_each(|(&slot, &count)| drawn.add(slot, count, 0, range(slot)));
         drawn.buckets(self.args.steps as u64)
     }
 
@@ -413,7 +424,7 @@ impl EventHandler<FunctionFinder> for Latencies<'_> {
             out,
             ..
         } = state;
-        let now = match self.args.by.is_none() && !self.args.per_function {
+        let now = match has_one_histogram(self.args) {
             true => read_all(&self.maps.all_slots)?,
             false => read_each(&self.maps.slots)?,
         };
@@ -435,30 +446,26 @@ impl EventHandler<FunctionFinder> for Latencies<'_> {
     }
 }
 
-/// The values since the run started, with a histogram per function or group.
+/// The values since the run started, by key.
 fn read_each(map: &MapMut<'_>) -> Result<SlotValues> {
     let mut slots = SlotValues::new();
     for bytes in map.keys() {
         let Some(key) = copied::<types::slot_key>(&bytes) else {
             continue;
         };
-        slots.insert((key.group, key.func, key.slot), read_slot(map, &bytes)?);
+        let value = read_slot(map, &bytes)?;
+        slots.insert((key.group, key.func, key.slot, key.drawn), value);
     }
     Ok(slots)
 }
 
-/// The values since the run started, with one histogram.
+/// The values since the run started, of one histogram of nanoseconds.
 fn read_all(map: &MapMut<'_>) -> Result<SlotValues> {
     let mut slots = SlotValues::new();
-    for index in 0..ALL_SLOTS {
-        let value = read_slot(map, &index.to_ne_bytes())?;
-        let slot = if index < FINE_SLOTS {
-            index
-        } else {
-            DRAWN | (index - FINE_SLOTS)
-        };
-        if value.0 > 0 {
-            slots.insert((0, 0, slot), value);
+    for slot in 0..FINE_SLOTS {
+        let value = read_slot(map, &slot.to_ne_bytes())?;
+        if value.count > 0 {
+            slots.insert((0, 0, slot, 0), value);
         }
     }
     Ok(slots)
@@ -473,7 +480,16 @@ fn read_slot(map: &MapMut<'_>, key: &[u8]) -> Result<SlotValue> {
     let values = values
         .iter()
         .filter_map(|value| copied::<types::slot_value>(value));
-    Ok(values.fold((0, 0, 0), |(count, total, max), value| {
-        (count + value.count, total + value.total_ns, value.max_ns.max(max))
+    let none = SlotValue {
+        count: 0,
+        total_ns: 0,
+        min_ns: u64::MAX,
+        max_ns: 0,
+    };
+    Ok(values.fold(none, |sum, value| SlotValue {
+        count: sum.count + value.count,
+        total_ns: sum.total_ns.wrapping_add(value.total_ns),
+        min_ns: sum.min_ns.min(!value.max_complement_ns),
+        max_ns: sum.max_ns.max(value.max_ns),
     }))
 }

@@ -73,14 +73,11 @@ fn durations_are_accurate(mode: AttachMode) {
     let nap = run.with("function", "napping")[0];
     let [count, total, p50, p99, max] =
         ["count", "total_ns", "p50_ns", "p99_ns", "max_ns"].map(|key| number(nap, key));
-    // The 99th of 100 calls is one of the three long ones. Percentiles are accurate to 3 %.
-    assert!(
-        count == 100 && p99 >= 97 * 20 * MS / 100 && max >= 20 * MS,
-        "{nap}"
-    );
+    // The 99th of 100 calls is one of the three long ones. No percentile is below all calls.
+    assert!(count == 100 && p99 >= 20 * MS && max >= 20 * MS, "{nap}");
     assert!((157 * MS..naps).contains(&total), "{naps} {nap}");
     let least = 48 * p50 + 49 * MS + 3 * 20 * MS;
-    assert!(p50 >= 97 * MS / 100 && least <= naps * 103 / 100, "{naps} {nap}");
+    assert!(p50 >= MS && least <= naps * 103 / 100, "{naps} {nap}");
     let spin = run.with("function", "spinning")[0];
     let (total, p50) = (number(spin, "total_ns"), number(spin, "p50_ns"));
     assert!((211 * SPIN..spins).contains(&total), "{spins} {spin}");
@@ -190,6 +187,7 @@ best_mode! {
     histograms_have_the_requested_unit_and_buckets
     by_process_groups_by_process
     interval_counts_add_up
+    buckets_of_an_interval_add_up_to_its_count
     calls_beyond_the_kernels_nesting_limit_are_unmatched
     exited_threads_free_their_slots
 }
@@ -323,6 +321,21 @@ fn by_process_groups_by_process(mode: AttachMode) {
             .sum::<u64>()
     });
     assert_eq!(counts, [101, 211]);
+}
+
+/// Calls go on while the histograms are read.
+fn buckets_of_an_interval_add_up_to_its_count(mode: AttachMode) {
+    let ways: [&[&str]; 4] = [&["-u"], &["-m", "--by", "thread"], &["--linear", "200"], &["-F"]];
+    for options in ways {
+        let options = [options, &["-i", "50ms"]].concat();
+        let run = measure(mode, &["counted"], &options, &["threads 2 count 50021"]);
+        for row in &run.rows {
+            assert_eq!(in_buckets(row), number(row, "count"), "{options:?} {row}");
+        }
+        let all: u64 = run.rows.iter().map(|row| number(row, "count")).sum();
+        assert_eq!(all, 2 * 50021, "{options:?}");
+        assert!(run.rows.len() > 1, "{options:?}");
+    }
 }
 
 fn interval_counts_add_up(mode: AttachMode) {
