@@ -3,8 +3,11 @@
 #ifndef COOKIE_BPF_H
 #define COOKIE_BPF_H
 
-/* The low 32 bits are the index of the function. Bits that are not listed are 0. */
+/* The low 31 bits are the index of the function. Bits that are not listed are 0. */
 enum cookie_layout {
+	/* In programs for entries: the probe is on a jump to the first instruction of its function, which begins no
+	   call. COOKIE_TAIL_JUMP and the condition say when it is taken. */
+	COOKIE_REPEAT_JUMP_BIT = 31,
 	/* The probe is on an instruction that returns, and stands in for a return probe: the return address is still on
 	   the stack. */
 	COOKIE_RETURN_INSN_BIT = 32,
@@ -17,9 +20,11 @@ enum cookie_layout {
 	/* enum trap_kind */
 	COOKIE_TRAP_SHIFT = 35,
 	COOKIE_TRAP_BITS = 3,
-	/* The condition, as the processor encodes it in the instruction (4 bits). 1 for an unconditional jump if the
-	   return instructions of that other function are probed with the same cookie. */
+	/* The condition, as the processor encodes it in the instruction (4 bits). At entries, if not 0, the condition
+	   under which a hit begins a call, or COOKIE_REPEATED_ENTRY: it does unless a probed jump led there. 1 for an
+	   unconditional jump if the return instructions of that other function are probed with the same cookie. */
 	COOKIE_CONDITION_SHIFT = 38,
+	COOKIE_REPEATED_ENTRY = 15,
 	/* The only process that the probe is for, or 0. */
 	COOKIE_PROCESS_SHIFT = 42,
 };
@@ -39,6 +44,7 @@ enum cookie_jumped {
 	COOKIE_JUMPED = 0xffffffff - COOKIE_MOST_JUMPED + 1, /* the first of them */
 };
 
+#define COOKIE_REPEAT_JUMP (1ULL << COOKIE_REPEAT_JUMP_BIT)
 #define COOKIE_RETURN_INSN (1ULL << COOKIE_RETURN_INSN_BIT)
 #define COOKIE_TAIL_JUMP (1ULL << COOKIE_TAIL_JUMP_BIT)
 #define COOKIE_GOROUTINE (1ULL << COOKIE_GOROUTINE_BIT)

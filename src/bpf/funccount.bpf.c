@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Counts calls per function, and with --by per group. */
 #include "event.bpf.h"
+#include "entry.bpf.h"
 #include "filter.bpf.h"
 #include "group.bpf.h"
 
@@ -43,13 +44,12 @@ static __always_inline __u64 *group_count(__u64 func)
 	return count;
 }
 
-static __always_inline int count_call(struct pt_regs *ctx)
+static __always_inline int count_call(__u64 cookie)
 {
-	__u64 cookie = probe_cookie(ctx);
 	__u32 func = cookie;
 	__u64 *count;
 
-	if (!is_own_probe(cookie) || !is_taken(ctx, cookie) || !is_wanted())
+	if (!is_own_probe(cookie) || !is_wanted())
 		return 0;
 	count = group_by ? group_count(func) : bpf_map_lookup_elem(&counts, &func);
 	__sync_fetch_and_add(count ?: &lost, 1);
@@ -59,11 +59,15 @@ static __always_inline int count_call(struct pt_regs *ctx)
 SEC("uprobe")
 int count_entry(struct pt_regs *ctx)
 {
-	return count_call(ctx);
+	__u64 cookie = probe_cookie(ctx);
+
+	return begins_call(ctx, cookie) ? count_call(cookie) : 0;
 }
 
 SEC("uretprobe")
 int count_return(struct pt_regs *ctx)
 {
-	return count_call(ctx);
+	__u64 cookie = probe_cookie(ctx);
+
+	return is_taken(ctx, cookie) ? count_call(cookie) : 0;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Histograms of the time from entry to return of calls. */
 #include "event.bpf.h"
+#include "entry.bpf.h"
 #include "filter.bpf.h"
 #include "calls.bpf.h"
 #include "group.bpf.h"
@@ -104,7 +105,7 @@ static __always_inline bool enter(struct pt_regs *ctx, __u64 cookie, bool in_ses
 	struct call *call;
 	__u64 depth;
 
-	if (!is_wanted())
+	if (!is_wanted() || !begins_call(ctx, cookie))
 		return false;
 	call = call_enter(ctx, cookie, in_session, &depth);
 	if (call && outermost)

@@ -4,6 +4,7 @@
 #define CALL_DROPPED(call) expr_give_back((call)->args[0])
 #include "event.bpf.h"
 #include "expr.bpf.h"
+#include "entry.bpf.h"
 #include "filter.bpf.h"
 #include "calls.bpf.h"
 
@@ -77,12 +78,15 @@ static __always_inline bool wanted(bool may_sleep)
 static __always_inline bool entry(struct pt_regs *ctx, __u64 cookie, bool in_session, bool may_sleep)
 {
 	__u32 id = cookie;
-	struct trace_function *function = bpf_map_lookup_elem(&functions, &id);
+	struct trace_function *function;
 	struct expr_machine *m;
 	bool follows = false;
 	__u32 index;
 
-	if (!function || !wanted(may_sleep) || !expr_take(&index))
+	if (!wanted(may_sleep) || !begins_call(ctx, cookie))
+		return false;
+	function = bpf_map_lookup_elem(&functions, &id);
+	if (!function || !expr_take(&index))
 		return false;
 	m = expr_begin(index, id, function->slots);
 	if (!m)

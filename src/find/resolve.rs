@@ -11,6 +11,7 @@ use super::spec::{NamePattern, ProbeSubject};
 use super::usdt::UsdtProbe;
 use super::{functions, ifunc, usdt};
 use crate::error::Failure;
+use crate::find::code::call_start::CallStart;
 use crate::find::code::instructions;
 use crate::find::code::placement::inner_address;
 use crate::find::elf::{ElfFile, FunctionSymbol};
@@ -31,6 +32,8 @@ pub struct ResolvedProbe {
     /// Length of the function in bytes; 0 if unknown, or if this is not the start of a function.
     pub size: u64,
     pub returns: ReturnMethod,
+    /// Which hits begin a call.
+    pub call_start: CallStart,
     /// The function belongs to a Go program: calls are made by goroutines, which change threads.
     pub is_go: bool,
     pub usdt: Option<Rc<UsdtProbe>>,
@@ -108,6 +111,7 @@ fn function_starts(
     on_found: &mut dyn FnMut(ResolvedProbe),
 ) -> Result<SkippedProbes> {
     let is_go = elf.is_go();
+    let sees_entries = !matches!(at_return, Some((_, EntryMatching::ReturnsAlone)));
     let mut watcher = at_return.map(|(policy, matching)| (ReturnWatcher::new(object, elf, policy), matching));
     let mut skipped = SkippedProbes::default();
     let mut found = false;
@@ -117,7 +121,13 @@ fn function_starts(
             None => Ok(ReturnMethod::Unwatched),
         };
         match returns {
-            Ok(returns) => on_found(probe_at_start(function, returns, is_go)),
+            Ok(returns) => {
+                let call_start = match sees_entries {
+                    true => call_start(elf, &function, is_go),
+                    false => CallStart::Once,
+                };
+                on_found(probe_at_start(function, returns, call_start, is_go));
+            }
             Err(error) => {
                 skipped.add(error);
                 continue;
@@ -128,7 +138,17 @@ fn function_starts(
     skipped.unless_all(found)
 }
 
-fn probe_at_start(function: FunctionSymbol, returns: ReturnMethod, is_go: bool) -> ResolvedProbe {
+fn call_start(elf: &ElfFile, function: &FunctionSymbol, is_go: bool) -> CallStart {
+    let code = elf.code(function.addr, function.size).unwrap_or_default();
+    CallStart::of(&code, is_go)
+}
+
+fn probe_at_start(
+    function: FunctionSymbol,
+    returns: ReturnMethod,
+    call_start: CallStart,
+    is_go: bool,
+) -> ResolvedProbe {
     let name = match function.demangled() {
         Cow::Borrowed(_) => Rc::clone(&function.name),
         Cow::Owned(demangled) => demangled.into(),
@@ -140,6 +160,7 @@ fn probe_at_start(function: FunctionSymbol, returns: ReturnMethod, is_go: bool) 
         symbol: Some(function.name),
         size: function.size,
         returns,
+        call_start,
         is_go,
         usdt: None,
     }
@@ -160,6 +181,7 @@ fn probe_inside(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result
         symbol: None,
         size: 0,
         returns: ReturnMethod::Unwatched,
+        call_start: CallStart::Once,
         is_go: false,
         usdt: None,
     })
@@ -280,6 +302,7 @@ fn usdt_probe(elf: &ElfFile, probe: UsdtProbe) -> Result<ResolvedProbe> {
         symbol: None,
         size: 0,
         returns: ReturnMethod::Unwatched,
+        call_start: CallStart::Once,
         is_go: false,
         usdt: Some(Rc::new(probe)),
     })

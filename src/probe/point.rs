@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use crate::bpf::shared::types::{cookie_jumped, cookie_layout};
+use crate::find::code::call_start::{CallStart, RepeatJump};
 use crate::find::code::instructions::ExitKind;
 use crate::find::code::placement::Needs;
 use crate::find::elf::FunctionSymbol;
@@ -28,6 +29,8 @@ pub struct Cookie(u64);
 
 const RETURN_INSTRUCTION: u64 = 1 << cookie_layout::COOKIE_RETURN_INSN_BIT.0;
 const TAIL_JUMP: u64 = 1 << cookie_layout::COOKIE_TAIL_JUMP_BIT.0;
+const REPEAT_JUMP: u64 = 1 << cookie_layout::COOKIE_REPEAT_JUMP_BIT.0;
+const REPEATED_ENTRY: u64 = cookie_layout::COOKIE_REPEATED_ENTRY.0 as u64;
 const GOROUTINE: u64 = 1 << cookie_layout::COOKIE_GOROUTINE_BIT.0;
 const CONDITION_SHIFT: u32 = cookie_layout::COOKIE_CONDITION_SHIFT.0;
 const TRAP_SHIFT: u32 = cookie_layout::COOKIE_TRAP_SHIFT.0;
@@ -43,7 +46,8 @@ const PID_BITS: u32 = 22;
 
 const _: () = {
     let fields = [
-        u32::MAX as u64,
+        u32::MAX as u64 & !REPEAT_JUMP,
+        REPEAT_JUMP,
         RETURN_INSTRUCTION,
         TAIL_JUMP,
         GOROUTINE,
@@ -73,12 +77,20 @@ impl Cookie {
 
     /// Index of the function, unless there is none.
     pub const fn function(self) -> u32 {
-        self.0 as u32
+        match self.is_repeat_jump() {
+            true => (self.0 & !REPEAT_JUMP) as u32,
+            false => self.0 as u32,
+        }
+    }
+
+    /// Whether the probe is on a jump to the first instruction of the function.
+    pub const fn is_repeat_jump(self) -> bool {
+        !self.is_jumped() && self.0 & REPEAT_JUMP != 0
     }
 
     /// Whether it is for calls of any function that has jumped there.
     pub const fn is_jumped(self) -> bool {
-        self.function() >= COOKIE_JUMPED
+        self.0 as u32 >= COOKIE_JUMPED
     }
 
     /// The same flags for the `nth` of the calls that end together.
@@ -104,6 +116,25 @@ impl Cookie {
     /// As above, if the flags match this condition code of the processor (4 bits).
     pub const fn at_conditional_tail_jump(self, code: u8) -> Cookie {
         Cookie(self.0 | TAIL_JUMP | ((code & 15) as u64) << CONDITION_SHIFT)
+    }
+
+    /// For the entry of a function: a hit begins a call if the flags match this condition code of the processor.
+    const fn entered_if(self, code: u8) -> Cookie {
+        Cookie(self.0 | ((code & 15) as u64) << CONDITION_SHIFT)
+    }
+
+    /// For the entry of a function: a hit begins a call unless a probed jump led there.
+    const fn at_repeated_entry(self) -> Cookie {
+        Cookie(self.0 | REPEATED_ENTRY << CONDITION_SHIFT)
+    }
+
+    /// For a probe on such a jump, which is taken if the flags match a condition code.
+    const fn at_repeat_jump(self, condition: Option<u8>) -> Cookie {
+        let cookie = match condition {
+            Some(code) => self.at_conditional_tail_jump(code),
+            None => self.at_tail_jump(),
+        };
+        Cookie(cookie.0 | REPEAT_JUMP)
     }
 
     /// For a Go function: its calls belong to a goroutine, which moves between threads.
@@ -151,6 +182,8 @@ pub struct MovableFunction {
     pub size: u64,
     /// What the programs read at the probe.
     pub needs: Needs,
+    /// It jumps to its first instruction.
+    pub repeats: bool,
 }
 
 impl ProbePoint {
@@ -164,6 +197,7 @@ impl ProbePoint {
             movable: Some(MovableFunction {
                 size: function.size,
                 needs,
+                repeats: false,
             }),
             stepped: true,
         }
@@ -202,6 +236,31 @@ impl ProbePoint {
     }
 }
 
+/// Has the `points` of a function, whose first instruction is at `start`, tell which hits begin a call.
+pub fn begin_calls(points: &mut Vec<ProbePoint>, start: ProbePoint, call_start: &CallStart) {
+    let entries = points
+        .iter_mut()
+        .filter(|point| matches!(point.ends, Ends::Entry | Ends::Both));
+    match call_start {
+        CallStart::Once | CallStart::Unknown => {}
+        CallStart::Check { at, condition } => entries.for_each(|point| {
+            point.offset += at;
+            point.cookie = point.cookie.entered_if(*condition);
+            point.movable = None;
+        }),
+        CallStart::Repeated(jumps) => {
+            entries.for_each(|point| point.cookie = point.cookie.at_repeated_entry());
+            points.extend(jumps.iter().map(|&RepeatJump { at, condition }| ProbePoint {
+                offset: start.offset + at,
+                cookie: start.cookie.at_repeat_jump(condition),
+                ends: Ends::Entry,
+                movable: None,
+                ..start
+            }));
+        }
+    }
+}
+
 /// Lets functions share the exits of those that they jump to. Many jump to the same few, and each probe runs a program;
 /// one for each call that can end there is enough.
 pub fn share_exits(points: &mut Vec<ProbePoint>) {
@@ -226,12 +285,13 @@ mod tests {
 
     #[test]
     fn function_index_survives_all_flags() {
-        let cookie = Cookie::of_function(u32::MAX)
-            .at_tail_jump()
+        const INDEX: u32 = (u32::MAX >> 1) - MOST_JUMPED;
+        let cookie = Cookie::of_function(INDEX)
+            .at_repeat_jump(Some(15))
             .in_goroutine()
             .with_trap(4)
             .for_process((1 << PID_BITS) - 1);
-        assert_eq!(cookie.function(), u32::MAX);
+        assert_eq!(cookie.function(), INDEX);
         assert_eq!(cookie.bits() >> PROCESS_SHIFT, (1 << PID_BITS) - 1);
     }
 

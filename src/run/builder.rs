@@ -211,7 +211,8 @@ impl<F: Finder, O: OpenToolSkel + 'static> OpenedObject<F, O> {
     pub fn load(mut self) -> Result<LoadedObject<F, O::Loaded>> {
         let task_offsets = self.found.task_offsets.take();
         let FoundFunctions { run, search, .. } = &self.found;
-        let choice = ProgramChoice::new(search.finder.ends(), run.mode, self.may_sleep);
+        let ends = search.finder.ends();
+        let choice = ProgramChoice::new(ends, run.mode, self.may_sleep);
         let mut constants = run
             .filter
             .constants(run.mode.has_cookies(), wake_at(self.ring_bytes));
@@ -221,7 +222,14 @@ impl<F: Finder, O: OpenToolSkel + 'static> OpenedObject<F, O> {
         }
         self.skel.set_run_constants(&constants)?;
         let object = self.skel.open_object_mut();
-        size_maps(object, &run.filter, self.ring_bytes, choice.matches_calls())?;
+        let repeats = ends.repeats || search.may_grow();
+        size_maps(
+            object,
+            &run.filter,
+            self.ring_bytes,
+            choice.matches_calls(),
+            repeats,
+        )?;
         create_large_maps(object)?;
         choice.select(object, run.mode);
         let skel = load(self.skel)?;

@@ -16,7 +16,10 @@ use crate::probe::scope::filter::ProcessFilter;
 /// Bytes from which on a map is created on a thread.
 const LARGE: usize = 1 << 20;
 
-/// Sets the sizes of the maps for a run.
+/// Threads that can be in loops which begin at the first instruction of a function, at a time.
+const REPEATING: u32 = 8192;
+
+/// Sets the sizes of the maps for a run. `repeats`: there may be functions with loops to their first instruction.
 ///
 /// # Errors
 /// libbpf refuses a size.
@@ -25,6 +28,7 @@ pub fn size_maps(
     filter: &ProcessFilter,
     ring_bytes: u32,
     matches_calls: bool,
+    repeats: bool,
 ) -> Result<()> {
     for mut map in object.maps_mut() {
         let entries = match map.name().to_str() {
@@ -32,6 +36,7 @@ pub fn size_maps(
             Some("pids") => filter.map_entries(),
             Some("threads" | "claims") if matches_calls => call_layout::THREADS.0,
             Some("owner_sets") if matches_calls => call_layout::OWNER_SETS.0,
+            Some("repeating") if repeats => REPEATING,
             _ => continue,
         };
         map.set_max_entries(entries).context("failed to size a BPF map")?;

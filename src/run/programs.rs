@@ -167,6 +167,7 @@ mod tests {
         both: true,
         instructions: false,
         only_instructions: false,
+        repeats: false,
     };
 
     fn loaded(ends: WatchedEnds, mode: AttachMode, sleeps: bool) -> Vec<&'static str> {

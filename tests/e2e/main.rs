@@ -21,6 +21,7 @@ mod real;
 mod scope;
 #[path = "../targets/build.rs"]
 mod targets;
+mod turns;
 mod written;
 
 // Written by build.rs: the tests of each tool, `NAME.rs` beside this file.

@@ -22,9 +22,7 @@ use self::arm64 as machine;
 #[cfg(target_arch = "x86_64")]
 use self::x86_64 as machine;
 use crate::find::elf::{ElfFile, FunctionSymbol};
-pub use decoded::{ArrayAddress, BadOffset};
-use decoded::{BranchCondition, Instruction};
-pub use decoded::{ControlFlow, IndirectJump};
+pub use decoded::{ArrayAddress, BadOffset, BranchCondition, ControlFlow, IndirectJump, Instruction};
 pub use machine::{decode, starts};
 
 /// Checks that an instruction begins `offset` bytes after the start of a function.

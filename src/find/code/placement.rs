@@ -185,6 +185,8 @@ pub struct ProbedFunction {
     pub size: u64,
     /// What its probe reads.
     pub needs: Needs,
+    /// It jumps to its first instruction.
+    pub repeats: bool,
 }
 
 /// Where the probes of functions go; `None` for a function whose code cannot be read.
@@ -216,6 +218,13 @@ pub fn is_stepped(elf: &ElfFile, addr: u64) -> bool {
     code.is_none_or(|code| !is_emulated(&code))
 }
 
+/// Whether code may have a direct jump to its byte `at`. Few functions have one, and this is much faster than decoding.
+pub fn may_jump_to(code: &[u8], at: i64) -> bool {
+    let mut found = false;
+    machine::jumps(code, &(at..at + 1), |_| found = true);
+    found
+}
+
 /// Whether the kernel emulates the instruction at the start of `code`.
 pub fn is_emulated(code: &[u8]) -> bool {
     machine::effects(code)
@@ -230,11 +239,15 @@ fn tentative_placement(elf: &ElfFile, function: ProbedFunction) -> Option<ProbeP
         0 => LONGEST,
         size => size.min(MOST_BYTES + LONGEST),
     };
-    nearest_emulated(
+    let placement = nearest_emulated(
         &elf.code(function.addr, near).ok()?,
         function.size,
         function.needs,
-    )
+    )?;
+    match function.repeats && placement.is_moved() {
+        true => Some(placement.stays(StayReason::Repeated)),
+        false => Some(placement),
+    }
 }
 
 /// Checks that nothing else reaches the code up to `distance` bytes from the start of the function, as far as

@@ -555,5 +555,6 @@ fn count_functions(points: &[ProbePoint]) -> usize {
         .map(function)
         .collect();
     left.retain(|function| !entered.contains(function));
-    points.iter().filter(|point| !is_leaving(point)).count() + left.len()
+    let begins = |point: &&ProbePoint| !is_leaving(point) && !point.cookie.is_repeat_jump();
+    points.iter().filter(begins).count() + left.len()
 }

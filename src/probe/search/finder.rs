@@ -84,10 +84,12 @@ pub struct WatchedEnds {
     pub at_return: bool,
     /// Some functions at both, with entries matched to returns.
     pub both: bool,
-    /// Of these, some have their returns watched at return instructions, where session links do not serve.
+    /// Some have probes on return instructions or on jumps to their first one, where session links do not serve.
     pub instructions: bool,
-    /// All of them have.
+    /// All functions at both have their returns watched at return instructions.
     pub only_instructions: bool,
+    /// Some functions have probes on jumps to their first instruction.
+    pub repeats: bool,
 }
 
 /// What the options say about where to look.

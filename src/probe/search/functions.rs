@@ -13,6 +13,7 @@ use super::finder::{Finder, SearchPlan, SearchRequest, WatchedEnds};
 use super::spec_target::{SpecTarget, plan_targets};
 use super::traced::{OnFound, TracedFunction, TracedFunctions};
 use crate::error::Failure;
+use crate::find::code::call_start::CallStart;
 use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::SignatureSource;
 use crate::find::elf::ElfFile;
@@ -22,7 +23,7 @@ use crate::find::resolve::{self, ResolvedProbe};
 use crate::find::returns::{EntryMatching, ReturnPolicy};
 use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
-use crate::probe::point::{Cookie, Ends, MovableFunction, ProbePoint};
+use crate::probe::point::{Cookie, Ends, MovableFunction, ProbePoint, begin_calls};
 use crate::wording::counted;
 
 /// Room for functions of files that appear later.
@@ -105,15 +106,12 @@ impl<O: OnFound> FunctionFinder<O> {
             search.searched.push((object.path.clone(), file));
         }
         let ends = search.ends;
-        let at_return = match ends {
-            Ends::Entry => None,
-            Ends::Both => Some((self.returns, EntryMatching::Matched)),
-            Ends::Return | Ends::ReturnInstruction => Some((self.returns, EntryMatching::ReturnsAlone)),
-        };
+        let at_return = matching(ends).map(|matching| (self.returns, matching));
         elf.renew_budget();
         let file_name = object.path.file_name().unwrap_or_default().to_string_lossy();
         let file_name = Rc::from(&*file_name);
         let mut added = Ok(());
+        let mut unknown_starts = UnknownStarts::default();
         let mut on_found = |probe: ResolvedProbe| {
             search.found = true;
             if added.is_ok() {
@@ -122,6 +120,7 @@ impl<O: OnFound> FunctionFinder<O> {
                     .add(&probe, ends, &file_name, object, elf)
                     .map(|function| {
                         if placed.insert(function) {
+                            unknown_starts.add(&probe);
                             let needs = self.traced.all()[function as usize].needs;
                             points.extend(points_of(&probe, ends, Cookie::of_function(function), needs));
                         }
@@ -129,7 +128,9 @@ impl<O: OnFound> FunctionFinder<O> {
             }
         };
         let subject = &search.spec.subject;
-        match resolve::resolve(object, elf, subject, at_return, &self.pids, &mut on_found) {
+        let resolved = resolve::resolve(object, elf, subject, at_return, &self.pids, &mut on_found);
+        self.warnings.extend(unknown_starts.warning());
+        match resolved {
             Ok(skipped) => {
                 if let Some(first) = skipped.reason {
                     let functions = counted(skipped.count, "function");
@@ -191,8 +192,11 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
             entry: any(Ends::Entry),
             at_return: any(Ends::Return),
             both: any(Ends::Both),
-            instructions: all.iter().any(|function| function.at_instructions),
+            instructions: all
+                .iter()
+                .any(|function| function.at_instructions || function.repeats),
             only_instructions: any(Ends::Both) && both.all(|function| function.at_instructions),
+            repeats: all.iter().any(|function| function.repeats),
         }
     }
 
@@ -300,6 +304,42 @@ impl SpecSearch {
     }
 }
 
+/// Whether the returns of calls are matched with entries, if they are observed.
+fn matching(ends: Ends) -> Option<EntryMatching> {
+    match ends {
+        Ends::Entry => None,
+        Ends::Both => Some(EntryMatching::Matched),
+        Ends::Return | Ends::ReturnInstruction => Some(EntryMatching::ReturnsAlone),
+    }
+}
+
+/// Functions of which it is not known which hits begin a call.
+#[derive(Default)]
+struct UnknownStarts {
+    first: Option<Rc<str>>,
+    count: u64,
+}
+
+impl UnknownStarts {
+    fn add(&mut self, probe: &ResolvedProbe) {
+        if probe.call_start == CallStart::Unknown {
+            self.first.get_or_insert_with(|| Rc::clone(&probe.name));
+            self.count += 1;
+        }
+    }
+
+    fn warning(self) -> Option<String> {
+        let first = self.first?;
+        let which = match self.count {
+            1 => first.to_string(),
+            count => format!("{count} functions, such as {first}"),
+        };
+        Some(format!(
+            "each turn of the loop at the start of {which} is taken for a call"
+        ))
+    }
+}
+
 /// Where programs are attached for a function or USDT probe.
 fn points_of(probe: &ResolvedProbe, ends: Ends, cookie: Cookie, needs: Needs) -> Vec<ProbePoint> {
     let semaphore = probe.usdt.as_ref().and_then(|usdt| usdt.semaphore);
@@ -313,9 +353,11 @@ fn points_of(probe: &ResolvedProbe, ends: Ends, cookie: Cookie, needs: Needs) ->
         (_, false) => needs.and(Needs::STACK),
         (_, true) => needs.and(Needs::goroutine()),
     };
+    let repeats = matches!(probe.call_start, CallStart::Repeated(_));
     let movable = probe.symbol.is_some().then_some(MovableFunction {
         size: probe.size,
         needs,
+        repeats,
     });
     let start = ProbePoint {
         offset: probe.offset,
@@ -325,7 +367,9 @@ fn points_of(probe: &ResolvedProbe, ends: Ends, cookie: Cookie, needs: Needs) ->
         movable,
         stepped: true,
     };
-    start.with_returns(&probe.returns)
+    let mut points = start.with_returns(&probe.returns);
+    begin_calls(&mut points, start, &probe.call_start);
+    points
 }
 
 #[cfg(test)]

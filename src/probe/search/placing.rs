@@ -38,6 +38,7 @@ impl PlacementPolicy {
                         addr,
                         size: known.size,
                         needs: known.needs,
+                        repeats: known.repeats,
                     });
                     movable.push(point);
                 }

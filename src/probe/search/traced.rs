@@ -8,6 +8,7 @@ use std::rc::Rc;
 use anyhow::Result;
 
 use crate::error::Failure;
+use crate::find::code::call_start::CallStart;
 use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
 use crate::find::host::object_file::{FileId, ObjectFile};
@@ -26,6 +27,8 @@ pub struct TracedFunction {
     pub ends: Ends,
     /// Its returns are observed at the instructions that end calls.
     pub at_instructions: bool,
+    /// Jumps to its first instruction are probed.
+    pub repeats: bool,
     /// What its probe reads.
     pub needs: Needs,
 }
@@ -121,6 +124,7 @@ impl<O: OnFound> TracedFunctions<O> {
             file_name: Rc::clone(file_name),
             ends,
             at_instructions: matches!(probe.returns, ReturnMethod::Instructions(..)),
+            repeats: matches!(probe.call_start, CallStart::Repeated(_)),
             needs: self.on_found.on_found(probe, ends, object, elf),
         };
         if let Some(details) = &mut self.details {

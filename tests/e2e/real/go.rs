@@ -44,7 +44,25 @@ each_mode! {
     entries_are_counted returns_are_traced_at_ret_instructions arguments_and_results_follow_the_go_abi
 }
 
-each_mode_with_session! { growing_stacks_and_panics_are_survived }
+each_mode_with_session! { growing_stacks_and_panics_are_survived calls_that_grow_the_stack_count_once }
+
+/// A function whose stack has to grow is restarted. The number of calls is the same with and without returns.
+fn calls_that_grow_the_stack_count_once(mode: AttachMode) {
+    let orders = ["threads 8 fill 7 50", "threads 3 fill 13 60"];
+    let expected = 8 * 7 * 50 + 3 * 13 * 60;
+    for options in [&["main.filling"][..], &["main.filling", "--placement", "entry"]] {
+        let Some(run) = run("funccount", mode, "hello-go", options, &orders) else {
+            return;
+        };
+        assert_eq!(calls(&run, "main.filling"), expected, "{options:?}");
+    }
+    for options in [&["main.filling"][..], &["main.filling", "--ret"]] {
+        let Some(run) = run("functrace", mode, "hello-go", options, &orders) else {
+            return;
+        };
+        assert_eq!(run.rows.len() as u64, expected, "{options:?}");
+    }
+}
 
 fn entries_are_counted(mode: AttachMode) {
     for name in ["hello-go", "hello-go-stripped"] {

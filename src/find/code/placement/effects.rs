@@ -51,6 +51,8 @@ pub enum StayReason {
     OtherFunction,
     /// No instruction nearby is emulated.
     NoneNear,
+    /// A loop leads back to the first instruction.
+    Repeated,
     /// `--placement` says so.
     Requested,
     /// The end of the function, or some of its code, is unknown.
@@ -66,6 +68,7 @@ impl fmt::Display for StayReason {
             StayReason::JumpedInto => f.write_str("a jump targets the code in between"),
             StayReason::JumpsAnywhere => f.write_str("the function has an indirect jump"),
             StayReason::OtherFunction => f.write_str("another function begins in between"),
+            StayReason::Repeated => f.write_str("a loop begins there"),
             StayReason::Requested => f.write_str("as requested"),
             StayReason::NoneNear => f.write_str("no instruction nearby is emulated"),
             StayReason::Unknown => f.write_str("its code is not fully known"),

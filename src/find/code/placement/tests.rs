@@ -329,6 +329,7 @@ fn place_alpha(beginning: &[u8], others: impl FnOnce(&mut [u8])) -> (u64, Placem
         addr: alpha.addr,
         size: 64,
         needs: Needs::NOTHING,
+        repeats: false,
     };
     let placement = place_probes(&elf, &[function]).remove(0).expect("a placement");
     (placement.distance, placement.outcome)
@@ -412,6 +413,7 @@ fn jumps_between_parts_are_found() {
             addr: BASE + CODE_AT,
             size: 64,
             needs: Needs::NOTHING,
+            repeats: false,
         };
         place_probes(&elf, &[function])
             .remove(0)
