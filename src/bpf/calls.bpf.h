@@ -152,6 +152,72 @@ __noinline int forget_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)
 	return thread ? thread->depth : 0;
 }
 
+/* Drops the calls of an owner, and frees its entry. */
+__noinline int free_owner(__u32 index)
+{
+	__u32 of_set = index / OWNERS;
+	struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &of_set);
+
+	if (!set)
+		return 0;
+	forget_calls(index, ~0ULL, NO_FUNCTION, NO_FUNCTION);
+	set->owners[index % OWNERS].id.thread = 0;
+	bpf_map_delete_elem(&claims, &index);
+	return 0;
+}
+
+/*
+ * How long an owner keeps its entry after its last call began, if others need one. A goroutine in a call may have
+ * ended, or go on after it waited; threads free their entries when they end. Outside of calls an entry holds nothing,
+ * but its owner may just be beginning a call on another CPU.
+ */
+#define KEPT_IN_CALL_NS 10000000000ULL
+#define KEPT_IDLE_NS 1000000ULL
+
+#define NOT_REPLACEABLE (~0ULL)
+/* Since when the owner of an entry has done nothing, or NOT_REPLACEABLE. Global functions, as in owners.bpf.h. */
+__noinline __u64 idle_since(__u32 index)
+{
+	__u32 of_set = index / OWNERS;
+	struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &of_set);
+	struct thread *thread = thread_at(index);
+	__u64 since, kept;
+
+	if (!set || !thread || (thread->depth && !set->owners[index % OWNERS].id.goroutine))
+		return NOT_REPLACEABLE;
+	since = call_at(thread, thread->depth ? thread->depth - 1 : 0)->start_ns;
+	kept = thread->depth ? KEPT_IN_CALL_NS : KEPT_IDLE_NS;
+	return bpf_ktime_get_ns() - since < kept ? NOT_REPLACEABLE : since;
+}
+
+__noinline __u32 longer_idle(__u32 one, __u32 other)
+{
+	return idle_since(other) < idle_since(one) ? other : one;
+}
+
+/* Frees the entry in a set whose owner has done nothing for the longest time. */
+__noinline int free_idle_owner(__u32 in_set)
+{
+	__u32 found = in_set * OWNERS;
+
+	for (__u32 i = 1; i < OWNERS; i++)
+		found = longer_idle(found, in_set * OWNERS + i);
+	if (idle_since(found) != NOT_REPLACEABLE)
+		free_owner(found);
+	return 0;
+}
+
+/* Claims an entry, if need be that of another owner. Returns its index in `threads`, or NO_THREAD. */
+static __always_inline int claim_or_replace(struct stack_owner *owner)
+{
+	int index = claim_thread(owner->thread, owner->goroutine);
+
+	if (index != NO_THREAD)
+		return index;
+	free_idle_owner(first_set(owner));
+	return claim_thread(owner->thread, owner->goroutine);
+}
+
 /*
  * At an entry: drops the calls that longjmp, an exception or a stack switch ended without a return, which is the case
  * if the stack pointer is above them. The kernel applies the same rule to its return probes (arch_uretprobe_is_alive).
@@ -186,7 +252,7 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie
 	__u64 sp;
 
 	if (index == NO_THREAD)
-		index = claim_thread(owner.thread, owner.goroutine);
+		index = claim_or_replace(&owner);
 	thread = thread_at(index);
 	if (!thread) {
 		add_unmatched();
@@ -343,20 +409,42 @@ static __always_inline bool is_under_way(struct pt_regs *ctx, __u64 cookie, __u6
 	return has_call_of(thread_of(&owner), (__u32)cookie, depth);
 }
 
-/* Drops the calls of a thread that exits or executes another program, and frees its entry. */
+/* Frees the entries of the goroutines of a process in one set. */
+__noinline int free_goroutines_in(__u32 in_set, __u64 process)
+{
+	struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &in_set);
+
+	if (!set)
+		return 0;
+	for (__u32 i = 0; i < OWNERS; i++) {
+		if (set->owners[i].id.thread == process && set->owners[i].id.goroutine)
+			free_owner(in_set * OWNERS + i);
+	}
+	return 0;
+}
+
+/* In two loops, as the verifier follows every turn. */
+#define SETS_AT_ONCE 32
+__noinline int free_some_goroutines(__u32 first, __u64 process)
+{
+	for (__u32 i = 0; i < SETS_AT_ONCE; i++)
+		free_goroutines_in(first + i, process);
+	return 0;
+}
+
+/* Frees the entry of a thread that exits or executes another program; with the main thread, those of goroutines. */
 static __always_inline void thread_ends(__u64 id)
 {
 	struct stack_owner owner = { id, 0 };
 	int index = thread_of(&owner);
-	struct thread *thread = thread_at(index);
-	__u32 of_set = (__u32)index / OWNERS;
-	struct owner_set *set = bpf_map_lookup_elem(&owner_sets, &of_set);
+	__u64 process = id & ~0xffffffffULL;
 
-	if (!thread || !set)
+	if (index != NO_THREAD)
+		free_owner(index);
+	if (!has_goroutines || (__u32)id != id >> 32)
 		return;
-	forget_calls(index, ~0ULL, NO_FUNCTION, NO_FUNCTION);
-	set->owners[(__u32)index % OWNERS].id.thread = 0;
-	bpf_map_delete_elem(&claims, &index);
+	for (__u32 first = 0; first < OWNER_SETS; first += SETS_AT_ONCE)
+		free_some_goroutines(first, process);
 }
 
 /*

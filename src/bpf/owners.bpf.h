@@ -52,6 +52,9 @@ struct {
 
 #define NO_THREAD (-1)
 
+/* Goroutines have had entries. Nothing says when they end: their entries are freed with their process. */
+__u64 has_goroutines = 0;
+
 /* The index in `threads` of an owner, or NO_THREAD if it is not in this set. */
 static __always_inline int thread_in(struct owner_set *set, struct stack_owner *id)
 {
@@ -130,6 +133,8 @@ __noinline int claim_thread(__u64 of_thread, __u64 of_goroutine)
 	struct stack_owner owner = { of_thread, of_goroutine };
 	__u32 first = first_set(&owner);
 
+	if (of_goroutine && !has_goroutines)
+		has_goroutines = 1;
 	for (__u32 i = 0; i < SETS_TRIED; i++) {
 		int index = claim_in_set((first + i) & (OWNER_SETS - 1), of_thread, of_goroutine);
 

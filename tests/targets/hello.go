@@ -96,13 +96,16 @@ func main() {
 			order = words[2]
 		}
 		var all sync.WaitGroup
-		for slot := 0; slot < goroutines && slot < len(sink); slot++ {
+		begin := make(chan struct{})
+		for slot := 0; slot < goroutines; slot++ {
 			all.Add(1)
 			go func(slot int) {
 				defer all.Done()
-				obey(order, slot)
+				<-begin
+				obey(order, slot%len(sink))
 			}(slot)
 		}
+		close(begin)
 		all.Wait()
 		fmt.Println(".")
 	}

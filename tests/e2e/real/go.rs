@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::{calls, spec, start, trace_orders};
 use crate::funclist::rows;
 use crate::harness::{
-    AttachMode, Run, each_mode, each_mode_with_session, program_if_built, run_to_end, skip, tool_command,
+    AttachMode, Run, Tool, best_mode, each_mode, each_mode_with_session, program_if_built, run_to_end, skip,
+    tool_command,
 };
 
 fn hello(name: &str) -> Option<PathBuf> {
@@ -44,6 +45,8 @@ each_mode! {
     entries_are_counted returns_are_traced_at_ret_instructions arguments_and_results_follow_the_go_abi
 }
 
+best_mode! { goroutines_free_their_slots }
+
 each_mode_with_session! { growing_stacks_and_panics_are_survived calls_that_grow_the_stack_count_once }
 
 /// A function whose stack has to grow is restarted. The number of calls is the same with and without returns.
@@ -72,6 +75,20 @@ fn entries_are_counted(mode: AttachMode) {
         };
         assert_eq!(calls(&run, "main.counted"), 1009 + 8 * 503, "{name}");
     }
+}
+
+/// There is room for 8192 goroutines, here of programs that have exited.
+fn goroutines_free_their_slots(mode: AttachMode) {
+    let Some(hello) = hello("hello-go") else {
+        return;
+    };
+    let tool = Tool::start("funclatency", mode, [spec(&hello, "main.counted")]);
+    for _ in 0..11 {
+        start(&hello).ask("threads 1009 count 7");
+    }
+    let run = tool.stop();
+    assert_eq!(calls(&run, "main.counted"), 11 * 1009 * 7, "{:?}", run.rows);
+    assert_eq!(run.summary["unmatched"], 0);
 }
 
 fn returns_are_traced_at_ret_instructions(mode: AttachMode) {
