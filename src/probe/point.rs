@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Probe points: the instructions of a file that programs run at, and the cookies that identify them there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::bpf::shared::types::{cookie_jumped, cookie_layout};
 use crate::find::code::call_start::{CallStart, RepeatJump};
@@ -111,6 +111,11 @@ impl Cookie {
     /// As above, where the return instructions of the other function are probed with the cookie of this one.
     pub const fn at_followed_jump(self) -> Cookie {
         Cookie(self.at_tail_jump().0 | 1 << CONDITION_SHIFT)
+    }
+
+    const fn is_followed_jump(self) -> bool {
+        let bits = Cookie(0).at_followed_jump().0;
+        self.0 & bits == bits
     }
 
     /// As above, if the flags match this condition code of the processor (4 bits).
@@ -261,6 +266,23 @@ pub fn begin_calls(points: &mut Vec<ProbePoint>, start: ProbePoint, call_start: 
     }
 }
 
+/// How many functions have returns at instructions that the kernel single-steps, of their own or of functions to which
+/// they jump.
+pub fn count_stepped_returns(points: &[ProbePoint]) -> usize {
+    let is_shared = points
+        .iter()
+        .any(|point| point.cookie.is_jumped() && point.stepped);
+    let is_slow = |point: &&ProbePoint| {
+        point.ends == Ends::ReturnInstruction
+            && !point.cookie.is_jumped()
+            && (point.stepped || is_shared && point.cookie.is_followed_jump())
+    };
+    let slow = points.iter().filter(is_slow);
+    slow.map(|point| point.cookie.function())
+        .collect::<HashSet<u32>>()
+        .len()
+}
+
 /// Lets functions share the exits of those that they jump to. Many jump to the same few, and each probe runs a program;
 /// one for each call that can end there is enough.
 pub fn share_exits(points: &mut Vec<ProbePoint>) {
@@ -317,6 +339,31 @@ mod tests {
         );
         assert!(points[1..].iter().all(|point| point.cookie.is_jumped()));
         assert!(!own.cookie.is_jumped());
+    }
+
+    #[test]
+    fn returns_behind_a_jump_count_as_slow() {
+        let point = |offset, cookie, ends, stepped| ProbePoint {
+            offset,
+            cookie,
+            ends,
+            semaphore: None,
+            movable: None,
+            stepped,
+        };
+        let [jumps, returns, fast] = [3, 4, 5].map(Cookie::of_function);
+        let shared = Cookie::of_jumped(0).at_return_instruction();
+        let exit = Ends::ReturnInstruction;
+        let mut points = vec![
+            point(0, jumps, Ends::Entry, true),
+            point(5, jumps.at_followed_jump(), exit, false),
+            point(8, fast.at_tail_jump(), exit, false),
+        ];
+        assert_eq!(count_stepped_returns(&points), 0);
+        points.push(point(9, shared, exit, true));
+        assert_eq!(count_stepped_returns(&points), 1);
+        points.extend([10, 11].map(|at| point(at, returns.at_return_instruction(), exit, true)));
+        assert_eq!(count_stepped_returns(&points), 2);
     }
 
     #[test]

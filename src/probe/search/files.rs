@@ -26,7 +26,7 @@ use crate::find::host::proc::{Proc, ProcMapping};
 use crate::find::starts::{InstructionStarts, UnknownStart};
 use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::FileMapping;
-use crate::probe::point::{Cookie, Ends, ProbePoint, share_exits};
+use crate::probe::point::{Cookie, Ends, ProbePoint, count_stepped_returns, share_exits};
 use crate::probe::signals::SignalHandlers;
 use crate::wording::counted;
 
@@ -528,15 +528,6 @@ fn reported_id(mapped: &FileMapping) -> ReportedId {
 /// Whether the error concerns one file only, so that others may work.
 fn is_about_one_file(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Failure>().is_none()
-}
-
-fn count_stepped_returns(points: &[ProbePoint]) -> usize {
-    let slow = points
-        .iter()
-        .filter(|point| point.ends == Ends::ReturnInstruction && point.stepped && !point.cookie.is_jumped());
-    slow.map(|point| point.cookie.function())
-        .collect::<HashSet<u32>>()
-        .len()
 }
 
 /// How many functions the points belong to. A function of which only returns are watched can have several points, one
