@@ -238,12 +238,11 @@ static __always_inline __u64 alive(struct pt_regs *ctx, __u64 cookie, __u64 sp, 
 }
 
 /*
- * Pushes a call, for the tool to fill in `args` and for `call_return` to find, and sets `depth` to the number of calls
- * that it is nested in. `in_session`: the caller is a session program, and the kernel replaces the return address
- * unless that program returns NO_RETURN. Returns NULL and counts an unmatched call if this is not safe, or if there are
- * too many nested calls or threads.
+ * As `call_enter`, for a call of which the return is not seen unless `returns`: no call is nested in it, and the result
+ * is valid until the next call of this thread.
  */
-static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie, bool in_session, __u64 *depth)
+static __always_inline struct call *call_begin(struct pt_regs *ctx, __u64 cookie, bool in_session, bool returns,
+					       __u64 *depth)
 {
 	struct stack_owner owner = owner_of(ctx, cookie);
 	int index = thread_of(&owner);
@@ -274,8 +273,19 @@ static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie
 	call->sp = sp;
 	call->start_ns = bpf_ktime_get_ns();
 	call->func = (__u32)cookie;
-	thread->depth = *depth + 1;
+	thread->depth = *depth + returns;
 	return call;
+}
+
+/*
+ * Pushes a call, for the tool to fill in `args` and for `call_return` to find, and sets `depth` to the number of calls
+ * that it is nested in. `in_session`: the caller is a session program, and the kernel replaces the return address
+ * unless that program returns NO_RETURN. Returns NULL and counts an unmatched call if this is not safe, or if there are
+ * too many nested calls or threads.
+ */
+static __always_inline struct call *call_enter(struct pt_regs *ctx, __u64 cookie, bool in_session, __u64 *depth)
+{
+	return call_begin(ctx, cookie, in_session, true, depth);
 }
 
 /*

@@ -13,6 +13,7 @@ enum trace_flags {
 	ROW_AT_RETURN = 1,
 	HAS_DEPTH = 2, /* the row comes at the entry, but the call is followed, to know what is nested in it */
 	RETURN_ALONE = 4, /* there is no probe at the entry */
+	RETURN_UNSEEN = 8, /* there is none at the return */
 };
 
 EXPORT_ENUM(trace_flags);
@@ -55,7 +56,7 @@ static __always_inline bool enter(struct pt_regs *ctx, struct expr_machine *m, _
 {
 	bool waits = flags & ROW_AT_RETURN;
 	__u64 depth = 0;
-	struct call *call = call_enter(ctx, cookie, in_session, &depth);
+	struct call *call = call_begin(ctx, cookie, in_session, !(flags & RETURN_UNSEEN), &depth);
 
 	m->record.depth = depth;
 	*follows = call;

@@ -41,6 +41,8 @@ pub enum ReturnPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryMatching {
     Matched,
+    /// As above, to know which calls are nested: a function whose returns cannot be observed is traced at its entry.
+    Nesting,
     ReturnsAlone,
 }
 
@@ -62,6 +64,8 @@ pub enum NoReturnProbe {
     NotWanted,
     /// All functions of the file.
     File,
+    /// Its returns cannot be observed, and need not be.
+    Unseen,
     /// Only a program that also runs at entries can refuse return probes in signal handlers.
     ReturnsAlone,
     Function(OpenReason),
@@ -72,6 +76,7 @@ impl fmt::Display for NoReturnProbe {
         match self {
             NoReturnProbe::NotWanted => f.write_str("as asked"),
             NoReturnProbe::File => f.write_str("the file may unwind or switch stacks"),
+            NoReturnProbe::Unseen => f.write_str("not observed"),
             NoReturnProbe::ReturnsAlone => f.write_str("its entry is not traced"),
             NoReturnProbe::Function(reason) => reason.fmt(f),
         }
@@ -160,9 +165,14 @@ impl<'e> ReturnWatcher<'e> {
                 .err()
                 .map(NoReturnProbe::Function);
         }
-        match reason {
-            Some(reason) => self.instructions(function, matches, reason),
-            None => Ok(ReturnMethod::ReturnProbe),
+        let Some(reason) = reason else {
+            return Ok(ReturnMethod::ReturnProbe);
+        };
+        match self.instructions(function, matches, reason) {
+            Err(_) if matches == EntryMatching::Nesting => {
+                Ok(ReturnMethod::Instructions(Vec::new(), NoReturnProbe::Unseen))
+            }
+            method => method,
         }
     }
 
@@ -208,7 +218,7 @@ impl<'e> ReturnWatcher<'e> {
         }
         self.add_moved_parts(&mut exits, &mut parts);
         match matches {
-            EntryMatching::Matched => self.follow_tail_jumps(&mut exits, &parts),
+            EntryMatching::Matched | EntryMatching::Nesting => self.follow_tail_jumps(&mut exits, &parts),
             EntryMatching::ReturnsAlone => exits.retain(|exit| self.is_certain(exit)),
         }
         let offset_of = |addr| {

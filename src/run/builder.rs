@@ -336,6 +336,8 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
             interval: needs.interval,
             rows: run.options.max_rows,
         };
+        let mut report = run.report;
+        report.shows_entries = needs.shows_entries;
         let session = Session {
             ring,
             wakeups,
@@ -346,7 +348,7 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
             counters,
             meter,
             processes: RunProcesses::new(run.command, run.filter.pids, self.follow, self.tracepoints),
-            report: run.report,
+            report,
             phase: Phase::Running,
         };
         session.run(handler, needs)

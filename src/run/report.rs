@@ -30,6 +30,8 @@ pub struct Report {
     lost: (u64, Option<Instant>),
     /// What to do about files that are written was said.
     explained_write: bool,
+    /// Calls are shown when they begin, also those that do not return.
+    pub shows_entries: bool,
 }
 
 /// Files and processes that got their probes after the start.
@@ -81,6 +83,7 @@ impl Report {
             reports_cost,
             lost: (0, None),
             explained_write: false,
+            shows_entries: false,
         }
     }
 
@@ -269,7 +272,7 @@ impl Report {
 
     /// Calls that were seen to begin and not to return.
     pub fn unmatched(&self, calls: u64) {
-        if calls > 0 {
+        if calls > 0 && !self.shows_entries {
             let calls = counted(calls, "call");
             self.messages
                 .note(&format!("{calls} did not return while traced (not shown)"));

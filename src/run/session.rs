@@ -43,6 +43,8 @@ pub struct SessionNeeds {
     pub reads_maps: bool,
     /// The tool reads /proc of the processes that it shows.
     pub inspects: bool,
+    /// Calls are shown when they begin, also those that do not return.
+    pub shows_entries: bool,
 }
 
 /// What a tool does with the events of its run.

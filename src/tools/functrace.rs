@@ -16,6 +16,7 @@ use crate::find::debug::types::FunctionSignature;
 use crate::find::elf::ElfFile;
 use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::resolve::ResolvedProbe;
+use crate::find::returns::{NoReturnProbe, ReturnMethod};
 use crate::find::spec::{ProbeMoment, ProbeSpec};
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges::return_memory;
@@ -129,14 +130,18 @@ pub fn run(run: Run, args: Args) -> Result<u8> {
     let request = request(&args, &specs)?;
     let table = table(&args, request.returns);
     let ends = ends(&request);
-    let found = run.search(FunctionFinder::new(
-        specs,
-        ends,
-        CallPlans::new(request, args.stack),
-    ))?;
-    let loaded = load(found, &args)?;
+    let shows_entries = !request.returns;
+    let is_nesting = request.is_nesting();
+    let mut finder = FunctionFinder::new(specs, ends, CallPlans::new(request, args.stack));
+    if is_nesting {
+        finder = finder.for_nesting();
+    }
+    let loaded = load(run.search(finder)?, &args)?;
     let undecided = undecided_counter(loaded.skel)?;
-    loaded.run(CallPrinter::new(&args, table, undecided))
+    loaded.run(CallPrinter {
+        shows_entries,
+        ..CallPrinter::new(&args, table, undecided)
+    })
 }
 
 /// Loads the programs, and the plan of each function into their maps.
@@ -271,7 +276,11 @@ impl OnFound for CallPlans {
             signature: signature.as_ref(),
             ..scope
         };
-        self.plans.add(scope, ends).and(self.needs)
+        let returns_seen = !matches!(
+            probe.returns,
+            ReturnMethod::Instructions(_, NoReturnProbe::Unseen)
+        );
+        self.plans.add(scope, ends, returns_seen).and(self.needs)
     }
 }
 
@@ -317,6 +326,8 @@ struct CallPrinter {
     undecided: BpfCounter<'static>,
     table: Table,
     with_stack: bool,
+    /// Rows come when calls begin.
+    shows_entries: bool,
     indent: bool,
     /// Buffers for the values of a record.
     values: CallValues,
@@ -330,6 +341,7 @@ impl CallPrinter {
             undecided,
             table,
             with_stack: args.stack,
+            shows_entries: false,
             indent: args.indent,
             values: CallValues::default(),
             indented: String::new(),
@@ -402,6 +414,7 @@ impl EventHandler<PlannedFunctions> for CallPrinter {
     fn needs(&self) -> SessionNeeds {
         SessionNeeds {
             stacks: self.with_stack,
+            shows_entries: self.shows_entries,
             ..SessionNeeds::default()
         }
     }

@@ -13,6 +13,7 @@ mod harness;
 mod hold;
 mod large;
 mod namespaces;
+mod nesting;
 mod placement;
 mod privileges;
 mod programs;

@@ -39,6 +39,7 @@ const _: () = {
 const ROW_AT_RETURN: u32 = trace_flags::ROW_AT_RETURN.0;
 const HAS_DEPTH: u32 = trace_flags::HAS_DEPTH.0;
 const RETURN_ALONE: u32 = trace_flags::RETURN_ALONE.0;
+const RETURN_UNSEEN: u32 = trace_flags::RETURN_UNSEEN.0;
 
 /// The indices of operations that do nothing, and of operations that never show a call.
 const NOTHING: u32 = 0;
@@ -124,13 +125,16 @@ impl FunctionPrograms {
         self.request.exprs().all(|expr| scope.value(expr).is_ok())
     }
 
-    /// Plans the next function and returns what its entry reads. A function that does not fit the request is
-    /// never shown; `take_problem` says why.
-    pub fn add(&mut self, scope: NameScope<'_>, ends: Ends) -> Needs {
+    /// Plans the next function and returns what its entry reads. `returns_seen`: its returns are observed. A function
+    /// that does not fit the request is never shown; `take_problem` says why.
+    pub fn add(&mut self, scope: NameScope<'_>, ends: Ends, returns_seen: bool) -> Needs {
         let flags = match ends {
             Ends::Entry => 0,
             Ends::Return | Ends::ReturnInstruction => ROW_AT_RETURN | RETURN_ALONE,
-            Ends::Both if self.request.depth && !self.request.returns => HAS_DEPTH,
+            Ends::Both if self.request.is_nesting() => match returns_seen {
+                true => HAS_DEPTH,
+                false => HAS_DEPTH | RETURN_UNSEEN,
+            },
             Ends::Both => ROW_AT_RETURN,
         };
         let request = self.request.plan(flags & ROW_AT_RETURN != 0);

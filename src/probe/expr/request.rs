@@ -66,6 +66,11 @@ impl TraceRequest {
         !self.result && !self.depth && self.args.is_some() && !self.exprs().any(Expr::needs_entry)
     }
 
+    /// Rows come at the entry, and returns only serve to know which calls are nested.
+    pub fn is_nesting(&self) -> bool {
+        self.depth && !self.returns
+    }
+
     /// The request for a function whose rows come at the return or not.
     pub(super) fn plan(&self, returns: bool) -> PlanRequest<'_> {
         PlanRequest {

@@ -38,6 +38,8 @@ pub struct FunctionFinder<O = Needs> {
     /// Processes that the user named.
     pids: Vec<u32>,
     returns: ReturnPolicy,
+    /// How entries are matched where both ends of calls are watched.
+    matching: EntryMatching,
     warnings: Vec<String>,
 }
 
@@ -69,7 +71,16 @@ impl<O: OnFound> FunctionFinder<O> {
             traced: TracedFunctions::new(on_found),
             pids: Vec::new(),
             returns: ReturnPolicy::default(),
+            matching: EntryMatching::Matched,
             warnings: Vec::new(),
+        }
+    }
+
+    /// Returns only serve to know which calls are nested.
+    pub fn for_nesting(self) -> Self {
+        FunctionFinder {
+            matching: EntryMatching::Nesting,
+            ..self
         }
     }
 
@@ -106,7 +117,7 @@ impl<O: OnFound> FunctionFinder<O> {
             search.searched.push((object.path.clone(), file));
         }
         let ends = search.ends;
-        let at_return = matching(ends).map(|matching| (self.returns, matching));
+        let at_return = matching(ends, self.matching).map(|matching| (self.returns, matching));
         elf.renew_budget();
         let file_name = object.path.file_name().unwrap_or_default().to_string_lossy();
         let file_name = Rc::from(&*file_name);
@@ -304,11 +315,11 @@ impl SpecSearch {
     }
 }
 
-/// Whether the returns of calls are matched with entries, if they are observed.
-fn matching(ends: Ends) -> Option<EntryMatching> {
+/// Whether the returns of calls are matched with entries, if they are observed: `both` says how where both are.
+fn matching(ends: Ends, both: EntryMatching) -> Option<EntryMatching> {
     match ends {
         Ends::Entry => None,
-        Ends::Both => Some(EntryMatching::Matched),
+        Ends::Both => Some(both),
         Ends::Return | Ends::ReturnInstruction => Some(EntryMatching::ReturnsAlone),
     }
 }

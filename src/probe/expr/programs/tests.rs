@@ -22,7 +22,7 @@ fn fixed_bytes() -> u32 {
 fn functions_share_operations() {
     let mut programs = programs("arg0 > 1", "arg1");
     for ends in [Ends::Entry, Ends::Entry, Ends::Both] {
-        programs.add(SCOPE, ends);
+        programs.add(SCOPE, ends, true);
     }
     assert_eq!(
         programs.entries,
@@ -41,7 +41,7 @@ fn functions_share_operations() {
 #[test]
 fn machines_have_room_for_texts() {
     let mut programs = programs("true", "str(arg1)");
-    programs.add(SCOPE, Ends::Entry);
+    programs.add(SCOPE, Ends::Entry, true);
     let sizes = programs.sizes(64 << 10, 8 << 20, true);
     assert_eq!(
         (sizes.most_text, sizes.machine_bytes),
@@ -54,10 +54,10 @@ fn machines_have_room_for_texts() {
 #[test]
 fn a_request_that_fits_no_function_is_an_error() {
     let mut programs = programs("size > 1", "arg1");
-    programs.add(SCOPE, Ends::Entry);
+    programs.add(SCOPE, Ends::Entry, true);
     let failure = programs.take_problem().expect_err("no such name");
     assert_eq!(failure.to_string(), "--where, column 1: f has no `size`");
-    programs.add(SCOPE, Ends::Entry);
+    programs.add(SCOPE, Ends::Entry, true);
     programs.plans.push(FunctionPlan::default().into());
     let warning = programs
         .take_problem()
