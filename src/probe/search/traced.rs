@@ -128,10 +128,18 @@ impl<O: OnFound> TracedFunctions<O> {
             needs: self.on_found.on_found(probe, ends, object, elf),
         };
         if let Some(details) = &mut self.details {
+            details.extend(describe_start(&function.name, &probe.call_start));
             details.extend(describe_returns(&function.name, &probe.returns));
         }
         self.all.push(function);
         Ok(cookie as u32)
+    }
+}
+
+fn describe_start(name: &str, call_start: &CallStart) -> Option<String> {
+    match call_start {
+        CallStart::Check { at, .. } => Some(format!("probe at {name}+{at} (it may start again before)")),
+        CallStart::Once | CallStart::Repeated(_) | CallStart::Unknown => None,
     }
 }
 
