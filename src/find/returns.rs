@@ -66,6 +66,9 @@ pub enum NoReturnProbe {
     File,
     /// Its returns cannot be observed, and need not be.
     Unseen,
+    /// The kernel has a limited number of pending return probes. Without a program at the entry, nothing tells how many
+    /// returns are missing.
+    Recursive,
     /// Only a program that also runs at entries can refuse return probes in signal handlers.
     ReturnsAlone,
     Function(OpenReason),
@@ -76,6 +79,9 @@ impl fmt::Display for NoReturnProbe {
         match self {
             NoReturnProbe::NotWanted => f.write_str("as asked"),
             NoReturnProbe::File => f.write_str("the file may unwind or switch stacks"),
+            NoReturnProbe::Recursive => {
+                f.write_str("it calls itself, perhaps deeper than return probes can follow")
+            }
             NoReturnProbe::Unseen => f.write_str("not observed"),
             NoReturnProbe::ReturnsAlone => f.write_str("its entry is not traced"),
             NoReturnProbe::Function(reason) => reason.fmt(f),
@@ -166,7 +172,9 @@ impl<'e> ReturnWatcher<'e> {
                 .map(NoReturnProbe::Function);
         }
         let Some(reason) = reason else {
-            return Ok(ReturnMethod::ReturnProbe);
+            let is_deep = matches == EntryMatching::ReturnsAlone && self.calls_itself(function);
+            let exits = is_deep.then(|| self.instructions(function, matches, NoReturnProbe::Recursive));
+            return Ok(exits.and_then(Result::ok).unwrap_or(ReturnMethod::ReturnProbe));
         };
         match self.instructions(function, matches, reason) {
             Err(_) if matches == EntryMatching::Nesting => {
@@ -174,6 +182,11 @@ impl<'e> ReturnWatcher<'e> {
             }
             method => method,
         }
+    }
+
+    fn calls_itself(&self, function: &FunctionSymbol) -> bool {
+        let closed = self.closed.get();
+        closed.is_some_and(|closed| closed.calls_itself(function.addr))
     }
 
     /// Checks that a return probe cannot hurt, as far as the policy wants to know.

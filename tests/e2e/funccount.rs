@@ -44,6 +44,7 @@ fn count_orders(mode: AttachMode, functions: &[&str], orders: &[&str]) -> Run {
 
 each_mode! {
     counts_are_exact
+    returns_of_deep_recursion_are_counted
     r_prefix_counts_returns
     calls_of_concurrent_threads_are_all_counted
     command_is_counted_from_its_first_call
@@ -92,6 +93,22 @@ fn functions_that_the_kernel_rejects_are_named(mode: AttachMode) {
     assert!(alone.stderr.contains(expected), "{alone:?}");
     let other = count(&["bump_calls"]);
     assert!(!other.stderr.contains("warning"), "{other:?}");
+}
+
+/// The kernel has at most 64 pending return probes in a thread.
+fn returns_of_deep_recursion_are_counted(mode: AttachMode) {
+    for policy in ["safe", "kernel", "instructions"] {
+        let mut target = flow();
+        let pid = target.pid().to_string();
+        let recursing = of_flow("recursing");
+        let at_return = format!("r:{recursing}");
+        let args = [&*at_return, &*recursing, "--returns", policy, "-p", &*pid];
+        let tool = Tool::start("funccount", mode, args);
+        target.ask("recurse 7 201");
+        let run = tool.stop();
+        let found = ["recursing", "r:recursing"].map(|function| calls(&run, function));
+        assert_eq!(found, [7 * 201; 2], "{policy}: {}", run.stderr);
+    }
 }
 
 fn r_prefix_counts_returns(mode: AttachMode) {

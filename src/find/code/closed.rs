@@ -301,6 +301,13 @@ impl<'e> ClosedFunctions<'e> {
         addr
     }
 
+    /// Whether a function calls itself, directly or through a PLT stub.
+    pub fn calls_itself(&self, addr: u64) -> bool {
+        let code = self.code(addr).unwrap_or_default();
+        let is_own = |called: &u64| self.body_at(*called).is_some_and(|body| body.start == addr);
+        machine::has_own_call(&code, addr) || machine::calls(&code, addr).iter().any(is_own)
+    }
+
     /// Whether a function is known to begin at an address.
     pub fn is_function(&self, addr: u64) -> bool {
         self.sizes.contains_key(&addr)
@@ -411,6 +418,10 @@ mod machine {
 
     pub fn calls(_: &[u8], _: u64) -> Vec<u64> {
         Vec::new()
+    }
+
+    pub fn has_own_call(_: &[u8], _: u64) -> bool {
+        false
     }
 }
 

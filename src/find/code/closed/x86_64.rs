@@ -80,6 +80,14 @@ pub fn calls(code: &[u8], addr: u64) -> Vec<u64> {
         .collect()
 }
 
+/// Whether the function at an address calls its first instruction.
+pub fn has_own_call(code: &[u8], addr: u64) -> bool {
+    let mut instructions = Decoder::with_ip(64, code, addr, DecoderOptions::NONE).into_iter();
+    instructions.any(|instruction| {
+        instruction.flow_control() == FlowControl::Call && instruction.near_branch_target() == addr
+    })
+}
+
 /// Whether a function changes the C library's description of its thread atomically. Until glibc 2.41, a thread does so
 /// (`cancelhandling`) before it waits in a cancellation point: the signal that cancels it unwinds from there.
 fn changes_thread_state(code: &[u8]) -> bool {
