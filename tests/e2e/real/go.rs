@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::{calls, spec, start, trace_orders};
 use crate::funclist::rows;
 use crate::harness::{
-    AttachMode, Run, Tool, best_mode, each_mode, each_mode_with_session, program_if_built, run_to_end, skip,
-    tool_command,
+    AttachMode, Folder, Run, Tool, best_mode, each_mode, each_mode_with_session, program_if_built,
+    run_to_end, skip, tool_command,
 };
 
 fn hello(name: &str) -> Option<PathBuf> {
@@ -82,6 +82,9 @@ fn goroutines_free_their_slots(mode: AttachMode) {
     let Some(hello) = hello("hello-go") else {
         return;
     };
+    // Other tests run the original.
+    let folder = Folder::new();
+    let hello = folder.copy_of(hello, "hello");
     let tool = Tool::start("funclatency", mode, [spec(&hello, "main.counted")]);
     for _ in 0..11 {
         start(&hello).ask("threads 1009 count 7");
