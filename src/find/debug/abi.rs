@@ -116,6 +116,11 @@ impl TypeLayout {
         self.bytes.div_ceil(WORD)
     }
 
+    /// C++ gives a class without members a size of 1, which is passed like a `char` on arm64 and not at all on x86-64.
+    fn is_empty_class(&self) -> bool {
+        self.scalars.is_empty() && self.bytes <= 2 * WORD
+    }
+
     /// Whether the word has floating-point numbers only, and so goes into a floating-point register.
     fn is_float_word(&self, word: u64) -> bool {
         let (start, end) = (word * WORD, word * WORD + WORD);
@@ -225,12 +230,11 @@ impl ArgumentAllocator {
 
     /// The location of the next argument.
     pub fn next(&mut self, layout: &TypeLayout) -> ValueLocation {
-        if layout.bytes == 0 || (layout.scalars.is_empty() && layout.bytes == 1) {
-            // C++ gives an empty class a size of 1.
-            return ValueLocation::Pieces(Vec::new());
-        }
         if layout.by_reference {
             return ValueLocation::Indirect(self.word());
+        }
+        if layout.bytes == 0 || (self.machine == MachineAbi::X86_64 && layout.is_empty_class()) {
+            return ValueLocation::Pieces(Vec::new());
         }
         match self.machine {
             _ if self.rust => self.next_rust(layout),

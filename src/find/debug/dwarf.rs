@@ -26,6 +26,7 @@ mod type_entries;
 mod type_kinds;
 mod type_layouts;
 mod type_names;
+mod type_passing;
 mod unit;
 mod unit_walk;
 mod units;
@@ -77,7 +78,7 @@ impl DebugInfo {
     }
 
     /// The signature of the function whose first instruction has the virtual address `addr` in the file. `None` if the
-    /// debug information has no such function.
+    /// debug information has no such function, or has no types.
     pub fn signature(&self, addr: u64) -> Option<FunctionSignature> {
         self.signatures.signature(addr)
     }

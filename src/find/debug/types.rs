@@ -40,6 +40,13 @@ pub enum ValueLocation {
     Unavailable(&'static str),
 }
 
+impl ValueLocation {
+    /// The value has no bytes: an empty structure.
+    pub fn is_nowhere(&self) -> bool {
+        matches!(self, ValueLocation::Pieces(pieces) if pieces.is_empty())
+    }
+}
+
 /// Where eight bytes of a value are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocationPiece {

@@ -123,6 +123,30 @@ fn result_in_memory_takes_an_argument_register() {
 }
 
 #[test]
+fn empty_classes_take_a_register_on_arm64_only() {
+    let next = TypeLayout::scalar(8, false);
+    for (bytes, machine, taken) in [
+        (1, MachineAbi::X86_64, 0),
+        (2, MachineAbi::X86_64, 0),
+        (1, MachineAbi::Aarch64, 1),
+        (2, MachineAbi::Aarch64, 1),
+        (0, MachineAbi::Aarch64, 0),
+    ] {
+        let mut arguments = ArgumentAllocator::new(machine);
+        let empty = arguments.next(&structure(bytes, &[]));
+        assert_eq!(empty.is_nowhere(), taken == 0, "{bytes} {machine:?}");
+        assert_eq!(arguments.next(&next), registers(&[taken]), "{bytes} {machine:?}");
+        // One with a copy constructor has an address.
+        let class = TypeLayout {
+            by_reference: true,
+            ..structure(bytes, &[])
+        };
+        let address = ValueLocation::Indirect(LocationPiece::Argument(taken + 1));
+        assert_eq!(arguments.next(&class), address, "{bytes} {machine:?}");
+    }
+}
+
+#[test]
 fn results_are_in_two_registers_or_in_memory() {
     let registers = |numbers: &[u16]| {
         ValueLocation::Pieces(

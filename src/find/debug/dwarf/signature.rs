@@ -219,9 +219,10 @@ impl SignatureDecoder {
             if by_convention.is_none() {
                 arguments = None;
             }
+            let is_nowhere = by_convention.as_ref().is_some_and(ValueLocation::is_nowhere);
             let described = match parameter.chain.first() {
-                // A value without bytes is nowhere, which compilers describe in many ways.
-                _ if bytes == Some(0) => Some(ValueLocation::Pieces(Vec::new())),
+                // Compilers describe a value that is not passed in many ways.
+                _ if bytes == Some(0) || is_nowhere => Some(ValueLocation::Pieces(Vec::new())),
                 Some(own) if parameter.has_location() || (parameter.is_own && !any_location) => {
                     let bytes = bytes.unwrap_or(0);
                     let described = location::at_entry(&self.files.main.sections, own, frame, bytes);

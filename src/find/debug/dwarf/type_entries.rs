@@ -40,7 +40,10 @@ impl DebugFiles {
             return size;
         }
         match core.tag() {
-            tag if is_pointer(tag) => u64::from(core.unit.encoding().address_size),
+            // `std::nullptr_t` is the only C++ type that compilers leave unspecified.
+            tag if is_pointer(tag) || tag == dw::DW_TAG_unspecified_type => {
+                u64::from(core.unit.encoding().address_size)
+            }
             dw::DW_TAG_array_type => {
                 // An array of arrays has the lengths of both.
                 let element = self.target(core);

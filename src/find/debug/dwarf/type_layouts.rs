@@ -12,15 +12,15 @@ use gimli::constants as dw;
 use super::entries::{DebugEntry, EntryOffset};
 use super::files::DebugFiles;
 use super::type_entries::{MAX_DEPTH, is_structure, member_offset};
+use super::type_passing::ClassPassing;
 use crate::find::debug::abi::{ScalarField, TypeLayout};
 
 /// Longest type whose scalars matter to a calling convention, in bytes: four `long double`.
 const MAX_IN_REGISTERS: u64 = 64;
-/// Nested classes that are examined for copy constructors.
-const MAX_CLASS_DEPTH: usize = 4;
 
 /// Finds the layouts of types, each once.
 pub struct TypeLayouts {
+    passing: ClassPassing,
     files: Rc<DebugFiles>,
     known: RefCell<HashMap<EntryOffset, Rc<TypeLayout>>>,
 }
@@ -28,6 +28,7 @@ pub struct TypeLayouts {
 impl TypeLayouts {
     pub fn new(files: Rc<DebugFiles>) -> TypeLayouts {
         TypeLayouts {
+            passing: ClassPassing::new(Rc::clone(&files)),
             files,
             known: RefCell::default(),
         }
@@ -58,7 +59,7 @@ impl TypeLayouts {
             bytes,
             align: core.number(dw::DW_AT_alignment).or(largest).unwrap_or(0),
             scalars,
-            by_reference: is_structure(core.tag()) && !core.is_rust() && self.is_by_reference(core, 0),
+            by_reference: !core.is_rust() && self.passing.is_by_reference(core),
         }
     }
 
@@ -141,35 +142,5 @@ impl TypeLayouts {
             }
             self.scalars(&element, at, depth + 1, scalars);
         }
-    }
-
-    /// Whether copying an object takes more than copying its bytes, so that the caller passes its address.
-    fn is_by_reference(&self, class: &DebugEntry, depth: usize) -> bool {
-        match class.value(dw::DW_AT_calling_convention) {
-            Some(AttributeValue::CallingConvention(dw::DW_CC_pass_by_reference)) => return true,
-            Some(_) => return false,
-            None => {}
-        }
-        let mut found = false;
-        self.files.children(class, |child| {
-            found = match child.tag() {
-                dw::DW_TAG_subprogram => {
-                    let name = self.files.text(&child, dw::DW_AT_name).unwrap_or_default();
-                    name.starts_with('~') && !child.is_set(dw::DW_AT_artificial)
-                }
-                dw::DW_TAG_member | dw::DW_TAG_inheritance if depth < MAX_CLASS_DEPTH => {
-                    self.files.target(&child).is_some_and(|inner| {
-                        is_structure(inner.tag()) && self.is_by_reference(&inner, depth + 1)
-                    })
-                }
-                _ => false,
-            };
-            if found {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
-        found
     }
 }

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! C++ classes that are passed by value: as bytes, or by invisible reference.
+
+use super::*;
+
+/// Name, members, and whether it is passed by reference. `%` stands for the name.
+const CLASSES: [(&str, &str, bool); 31] = [
+    ("Plain", "int a;", false),
+    ("UserConstructor", "int a; %() : a(0) {}", false),
+    ("DefaultedCopy", "int a; %() {} %(const %&) = default;", false),
+    ("DefaultedDestructor", "int a; ~%() = default;", false),
+    (
+        "UserAssignment",
+        "int a; %& operator=(const %&) { return *this; }",
+        false,
+    ),
+    (
+        "Converting",
+        "int a; %(int b) : a(b) {} %(const Plain& b) : a(b.a) {}",
+        false,
+    ),
+    (
+        "TemplateCopy",
+        "int a; template <class T> %(const T&) {} %() {}",
+        false,
+    ),
+    (
+        "DeletedCopy",
+        "int a; %() {} %(const %&) = delete; %(%&&) = default;",
+        false,
+    ),
+    (
+        "PrivateCopy",
+        "int a; %() {} %(%&&) = default; private: %(const %&) = default;",
+        false,
+    ),
+    ("HoldsDefaulted", "DefaultedDestructor a;", false),
+    ("DerivesDefaulted", "short b;", false),
+    ("Static", "int a; static UserCopy other;", false),
+    ("Pointer", "UserCopy* a;", false),
+    ("UserCopy", "int a; %() {} %(const %& b) : a(b.a) {}", true),
+    ("MutableCopy", "int a; %() {} %(%& b) : a(b.a) {}", true),
+    ("UserMove", "int a; %() {} %(%&& b) : a(b.a) {}", true),
+    ("UserDestructor", "int a; ~%() { sink = a; }", true),
+    ("DefaultedLater", "int a; %() {} %(const %&);", true),
+    ("OnlyDeleted", "int a; %() {} %(const %&) = delete;", true),
+    (
+        "AllDeleted",
+        "int a; %() {} %(const %&) = delete; %(%&&) = delete;",
+        true,
+    ),
+    (
+        "MoveAssignment",
+        "int a; %& operator=(%&&) { return *this; }",
+        true,
+    ),
+    ("Virtual", "int a; virtual int f() { return a; }", true),
+    ("VirtualDestructor", "int a; virtual ~%() = default;", true),
+    ("VirtualBase", "int b;", true),
+    ("HoldsCopy", "UserCopy a;", true),
+    ("HoldsArray", "UserCopy a[2][2];", true),
+    ("DerivesCopy", "int b;", true),
+    ("HoldsDeep", "Box<Box<Box<Box<Box<Box<UserCopy>>>>>> a;", true),
+    ("EmptyCopy", "%() {} %(const %&) { sink = 1; }", true),
+    ("Empty", "", false),
+    ("Union", "union { int b; float c; };", false),
+];
+
+const BASES: [(&str, &str); 3] = [
+    ("DerivesDefaulted", "DefaultedDestructor"),
+    ("VirtualBase", "virtual Plain"),
+    ("DerivesCopy", "UserCopy"),
+];
+
+/// Classes of the standard library, and whether they are passed by reference.
+const LIBRARY: [(&str, bool); 7] = [
+    ("std::chrono::milliseconds", false),
+    ("std::optional<int>", false),
+    ("std::pair<int, int>", false),
+    ("std::optional<std::string>", true),
+    ("std::unique_ptr<int>", true),
+    ("std::shared_ptr<int>", true),
+    ("std::variant<int, std::string>", true),
+];
+
+fn source() -> String {
+    let mut text =
+        "#include <chrono>\n#include <memory>\n#include <optional>\n#include <string>\n#include <variant>\n\
+                    int sink; struct UserCopy; template <class T> struct Box { T t; };\n"
+            .to_owned();
+    // Those that others contain come first.
+    let contained = |name: &str| !matches!(name, "Plain" | "UserCopy" | "DefaultedDestructor");
+    let mut classes = CLASSES;
+    classes.sort_by_key(|(name, ..)| contained(name));
+    for (name, members, _) in classes {
+        let base = BASES.iter().find(|(derived, _)| *derived == name);
+        let base = base.map_or(String::new(), |(_, base)| format!(": {base}"));
+        text += &format!("struct {name} {base} {{ {} }};\n", members.replace('%', name));
+    }
+    text += "DefaultedLater::DefaultedLater(const DefaultedLater&) = default;\n";
+    // GCC describes a class with virtual functions where its table of them is.
+    text += "Virtual object; VirtualDestructor other_object; VirtualBase third_object;\n";
+    let named = CLASSES.iter().map(|(name, ..)| *name);
+    for (index, name) in named.chain(LIBRARY.iter().map(|(name, _)| *name)).enumerate() {
+        text += &format!(
+            "__attribute__((noinline, used)) int take{index}_({name} value, int more)\n\
+             {{ sink = sizeof(value); asm volatile(\"\" :: \"r\"(&value)); return more; }}\n"
+        );
+    }
+    text + "int main() {}\n"
+}
+
+#[test]
+fn classes_are_passed_as_the_abi_says() {
+    let dir = TestDir::new("classes");
+    let source = source();
+    // Clang describes other classes where their constructors are.
+    for (compiler, all) in [("g++", "-g"), ("clang++", "-fstandalone-debug")] {
+        for [level, version] in [
+            ["-O0", "-gdwarf-5"],
+            ["-O2", "-gdwarf-5"],
+            ["-O0", "-gdwarf-4"],
+            ["-O2", "-gdwarf-4"],
+        ] {
+            let options = [all, level, version, "-std=c++17"];
+            let Some(program) = dir.compile(compiler, &options, &source) else {
+                continue;
+            };
+            let info = open(&program);
+            let own = CLASSES
+                .iter()
+                .map(|&(name, _, by_reference)| (name, by_reference));
+            for (index, (name, by_reference)) in own.chain(LIBRARY).enumerate() {
+                let symbol = format!("_Z{}take{index}_", format!("take{index}_").len());
+                let take = signature(&info, &program, &symbol);
+                let what = format!("{compiler} {options:?} {name}: {:?}", shown(&take));
+                let value = &take.params[0].location;
+                assert_eq!(
+                    matches!(value, ValueLocation::Indirect(_)),
+                    by_reference,
+                    "{what}"
+                );
+                let words = match name {
+                    "Empty" if NATIVE == MachineAbi::X86_64 => 0,
+                    _ => 1,
+                };
+                let more = ValueLocation::Pieces(vec![LocationPiece::Argument(words)]);
+                assert_eq!(take.params[1].location, more, "{what}");
+            }
+        }
+    }
+}
+
+/// Neither parameters nor results are known without types.
+#[test]
+fn line_tables_tell_nothing_of_parameters() {
+    let dir = TestDir::new("lines");
+    let c = "long triple(long a) { return 3 * a; } void nothing(void) {} int main() { return triple(0); }";
+    for (compiler, option) in [("gcc", "-g1"), ("clang", "-gline-tables-only")] {
+        if let Some(program) = dir.compile(compiler, &["-O2", option], c) {
+            assert_eq!(addressed(&program, "triple"), None, "{compiler}");
+            assert_eq!(addressed(&program, "nothing"), None, "{compiler}");
+        }
+    }
+    if let Some(program) = dir.compile("gcc", &["-O2", "-g"], c) {
+        assert!(addressed(&program, "triple").is_some_and(|triple| triple.returns.is_some()));
+        assert!(addressed(&program, "nothing").is_some_and(|nothing| nothing.returns.is_none()));
+    }
+    let rust = "#[no_mangle] #[inline(never)] pub fn triple(a: i64) -> i64 { 3 * a }\n\
+                fn main() { std::process::exit(triple(0) as i32) }";
+    for debug in ["1", "line-tables-only"] {
+        let option = format!("-Cdebuginfo={debug}");
+        if let Some(program) = dir.compile("rustc", &[&option], rust) {
+            assert_eq!(addressed(&program, "triple"), None, "{debug}");
+        }
+    }
+}
+
+fn addressed(program: &Path, symbol: &str) -> Option<FunctionSignature> {
+    let elf = ElfFile::open(File::open(program).unwrap(), program).unwrap();
+    let functions = crate::find::functions::all(&elf, program).unwrap();
+    let function = functions.iter().find(|function| *function.name == *symbol)?;
+    open(program).signature(function.addr)
+}
