@@ -76,6 +76,12 @@ impl DebugFiles {
         names
     }
 
+    /// Whether the unit of an entry describes the parameters and results of functions.
+    pub fn has_types(&self, entry: &DebugEntry) -> bool {
+        let units = self.units(entry.offset);
+        units.is_some_and(|units| units.index(&entry.unit).has_types)
+    }
+
     /// Calls `visit` with each child of an entry, until it breaks.
     pub fn children(
         &self,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! The functions of a unit by address, and its namespaces.
+//! The functions of a unit by address, its namespaces, and whether it describes types.
 
 /// The functions and namespaces of a unit. Offsets count from the start of the debug information.
 #[derive(Default)]
@@ -10,6 +10,9 @@ pub struct UnitIndex {
     pub inlined: Vec<usize>,
     /// By start.
     pub namespaces: Vec<NamespaceSpan>,
+    /// Some entry is a type or a parameter. Without any, as with `-g1`, `-gline-tables-only` or Rust's `debuginfo=1`,
+    /// functions without parameters and results may have some.
+    pub has_types: bool,
 }
 
 /// A namespace, which has all entries between `start` and `end`.

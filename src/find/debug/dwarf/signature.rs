@@ -83,13 +83,16 @@ impl SignatureDecoder {
         }
     }
 
-    /// The signature of the function whose first instruction is at `addr`.
+    /// The signature of the function whose first instruction is at `addr`, if it is described.
     pub fn signature(&self, addr: u64) -> Option<FunctionSignature> {
         let function = self.files.origin_chain(EntryOffset {
             shared: false,
             bytes: self.files.main.function_at(addr)?,
         });
         let own = function.first().filter(|own| !own.is_assembly())?;
+        if !self.is_described(&function) {
+            return None;
+        }
         let (parameters, variadic) = self.parameters(&function);
         let (results, parameters): (Vec<_>, Vec<_>) =
             parameters.into_iter().partition(ParameterEntry::is_go_result);
@@ -107,6 +110,12 @@ impl SignatureDecoder {
             returns: returns.or_else(|| self.go_result(own, results.first()?)),
             variadic,
         })
+    }
+
+    /// False if the compiler left out parameters and results. Prototypes of C without any say so, and Go describes all.
+    fn is_described(&self, function: &OriginChain) -> bool {
+        let is_told = |entry: &DebugEntry| entry.is_go() || entry.is_set(dw::DW_AT_prototyped);
+        function.iter().any(is_told) || function.last().is_some_and(|entry| self.files.has_types(entry))
     }
 
     /// A result of the type at `at`. `arguments` is `None` afterwards if its layout is unknown.

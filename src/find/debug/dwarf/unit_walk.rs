@@ -54,6 +54,7 @@ impl UnitWalk<'_> {
                 }
                 continue;
             };
+            self.index.has_types |= is_type(abbreviation.tag());
             let sibling = match abbreviation.tag() {
                 dw::DW_TAG_subprogram => {
                     self.function(&mut entries, abbreviation, at)?;
@@ -168,6 +169,28 @@ fn sibling(
         }
     }
     Ok(sibling)
+}
+
+/// Also a parameter, and a unit that may have types.
+fn is_type(tag: gimli::DwTag) -> bool {
+    matches!(
+        tag,
+        dw::DW_TAG_formal_parameter
+            | dw::DW_TAG_unspecified_parameters
+            | dw::DW_TAG_base_type
+            | dw::DW_TAG_unspecified_type
+            | dw::DW_TAG_typedef
+            | dw::DW_TAG_const_type
+            | dw::DW_TAG_pointer_type
+            | dw::DW_TAG_reference_type
+            | dw::DW_TAG_array_type
+            | dw::DW_TAG_structure_type
+            | dw::DW_TAG_class_type
+            | dw::DW_TAG_union_type
+            | dw::DW_TAG_enumeration_type
+            | dw::DW_TAG_subroutine_type
+            | dw::DW_TAG_imported_unit
+    )
 }
 
 fn is_inlined(value: EntryValue) -> bool {
