@@ -189,24 +189,20 @@ fn operand(argument: &UsdtArgument, signed: bool) -> Option<Ir> {
             };
             Some(Ir::load(at.plus(offset as u64), bytes, signed))
         }
-        UsdtOperand::Constant(number) => Some(Ir::Const(number as u64)),
+        // gcc writes `1@$-6` for an unsigned 250.
+        UsdtOperand::Constant(number) => Some(Ir::low(Ir::Const(number as u64), bytes, signed)),
         UsdtOperand::Unknown => None,
     }
 }
 
+/// An unsigned number of eight bytes may be an address as well; the note does not tell.
 fn argument_type(argument: &UsdtArgument, signed: bool) -> ValueType {
     let bytes = argument.bytes.into();
-    match (argument.number, argument.bytes) {
-        (usdt::NumberKind::Float, _) => ValueType {
+    match argument.number {
+        usdt::NumberKind::Float => ValueType {
             name: "double".into(),
             bytes,
             kind: TypeKind::Float,
-        },
-        // An unsigned number that fills a register is more often an address.
-        (usdt::NumberKind::Unsigned, 8) => ValueType {
-            name: "void*".into(),
-            bytes,
-            kind: TypeKind::Pointer(None),
         },
         _ => int(bytes, signed),
     }
