@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Binary operators: arithmetic as in C, and comparisons with text.
 
+mod range;
+
 use std::rc::Rc;
 
 use super::{NameScope, TypedNumber};
@@ -14,7 +16,11 @@ use crate::probe::expr::tree::{BinaryOperator, Expr, Node};
 const COMM_BYTES: usize = 15;
 
 impl NameScope<'_> {
-    /// The value of a binary operator. As in C, what is added to a pointer counts what it points to.
+    /// The value of a binary operator.
+    ///
+    /// A number that is added to an address counts bytes, whatever debug information says about what is there:
+    /// expressions must not change their meaning when a debug package is installed. After a cast to a pointer type,
+    /// which is part of the expression, it counts elements as in C.
     pub(super) fn binary(
         &self,
         operator: BinaryOperator,
@@ -32,15 +38,18 @@ impl NameScope<'_> {
         }
         let ((a, left_ty), (b, right_ty)) = self.operands(left, right)?;
         let signed = is_signed(&left_ty) || is_signed(&right_ty);
-        if let Some(answer) = known_answer(operator, &a, &b, signed) {
-            return Err(
-                ExprError::new(expr.at.start, format!("this is {answer}: the value is unsigned"))
-                    .hint("cast it to a signed type: (i32) or (i64)"),
-            );
+        let value = |ir: &Ir, ty: &ValueType| range::of(ir, ty, signed);
+        if let Some(answer) = range::known_answer(operator, value(&a, &left_ty), value(&b, &right_ty)) {
+            let error = ExprError::new(expr.at.start, format!("this is {}", answer.message));
+            return Err(match answer.hint {
+                Some(hint) => error.hint(hint),
+                None => error,
+            });
         }
         if let Some((operation, number)) = arithmetic(operator, signed, is_signed(&left_ty)) {
-            let step = pointer_step(&left_ty)
-                .filter(|_| matches!(operator, BinaryOperator::Add | BinaryOperator::Subtract));
+            let moves = matches!(operator, BinaryOperator::Add | BinaryOperator::Subtract)
+                && !matches!(right_ty.kind, TypeKind::Pointer(_) | TypeKind::CString);
+            let step = pointer_step(&left_ty, left).filter(|_| moves);
             return Ok(match step {
                 Some(step) => ExprValue::Scalar(Ir::binary(operation, a, b.times(step)), left_ty),
                 None => ExprValue::Scalar(Ir::binary(operation, a, b), number),
@@ -169,6 +178,12 @@ fn comm_literal(name: &[u8], whole: bool) -> TextLiteral {
 fn text_matches(text: TextSource, literal: &[u8], whole: bool) -> Ir {
     let bytes: Rc<[u8]> = literal.into();
     match text {
+        // The kernel writes a NUL into the last byte that it compares, so it has to look for the real one.
+        TextSource::Ended { at, .. } if whole && literal.len() + 1 == LITERAL_BYTES => {
+            let last = Ir::load(at.clone().plus(literal.len() as u64), 1, false);
+            let begins = Ir::TextMatches(Box::new(at), TextLiteral { bytes, whole: false });
+            Ir::And(Box::new(begins), Box::new(last.not()))
+        }
         TextSource::Ended { at, .. } => Ir::TextMatches(Box::new(at), TextLiteral { bytes, whole }),
         // The length first: no more is read than there is.
         TextSource::Counted { at, bytes: counted } => {
@@ -183,21 +198,6 @@ fn text_matches(text: TextSource, literal: &[u8], whole: bool) -> Ir {
             let same = Ir::BytesMatch(Box::new(at), TextLiteral { bytes, whole: false });
             Ir::And(Box::new(fits), Box::new(same))
         }
-    }
-}
-
-/// The result of an unsigned comparison that does not depend on the value.
-fn known_answer(operator: BinaryOperator, left: &Ir, right: &Ir, signed: bool) -> Option<&'static str> {
-    const NONE: &Ir = &Ir::Const(0);
-    if signed || matches!((left, right), (Ir::Const(_), Ir::Const(_))) {
-        return None;
-    }
-    match operator {
-        BinaryOperator::Less if right == NONE => Some("never true"),
-        BinaryOperator::Greater if left == NONE => Some("never true"),
-        BinaryOperator::GreaterEqual if right == NONE => Some("always true"),
-        BinaryOperator::LessEqual if left == NONE => Some("always true"),
-        _ => None,
     }
 }
 
@@ -228,11 +228,20 @@ fn arithmetic(operator: BinaryOperator, signed: bool, left_signed: bool) -> Opti
     Some((operation, int(8, signed)))
 }
 
-/// The size of what a pointer points to, bytes.
-fn pointer_step(ty: &ValueType) -> Option<u64> {
+/// The bytes of an element, if the sum of this pointer and a number is a pointer to elements again.
+fn pointer_step(ty: &ValueType, expr: &Expr) -> Option<u64> {
     match &ty.kind {
-        TypeKind::Pointer(Some(to)) => Some(to.bytes.max(1)),
+        TypeKind::Pointer(Some(to)) if is_cast(expr) => Some(to.bytes.max(1)),
         TypeKind::CString => Some(1),
         _ => None,
+    }
+}
+
+/// Whether this is `(u32*)...`, or a sum that begins with it.
+fn is_cast(expr: &Expr) -> bool {
+    match &expr.node {
+        Node::Cast(cast, _) => cast.pointer,
+        Node::Binary(BinaryOperator::Add | BinaryOperator::Subtract, left, _) => is_cast(left),
+        _ => false,
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::probe::expr::ir::{TaskField, TextLiteral};
+use crate::probe::expr::ir::{LITERAL_BYTES, TaskField, TextLiteral};
 use crate::probe::expr::op::{Op, OpCode, STACK};
 
 /// A call, as the operations see it.
@@ -166,7 +166,10 @@ impl<'a> Interpreter<'a> {
             OpCode::Not => (self.pop() == 0).into(),
             OpCode::Truth => (self.pop() != 0).into(),
             OpCode::MatchText => {
-                let text = self.call.text(self.pop())?;
+                let mut text = self.call.text(self.pop())?;
+                // The kernel ends what it copied, too.
+                text.resize(LITERAL_BYTES.min(text.len()) - 1, 0);
+                text.push(0);
                 self.matches(op, &text)
             }
             OpCode::MatchBytes => {
