@@ -27,6 +27,7 @@ pub enum Datum<'a> {
         truncated: bool,
     },
     Fields(Vec<(&'a str, Datum<'a>)>),
+    List(Vec<Datum<'a>>),
     NullPointer,
     /// The memory could not be read.
     Fault,
@@ -55,6 +56,14 @@ impl Datum<'_> {
                 push_fields(out, fields);
                 out.push(b'}');
             }
+            Self::List(items) => {
+                out.push(b'[');
+                for (index, item) in items.iter().enumerate() {
+                    out.extend_from_slice(if index > 0 { b", " } else { b"" });
+                    item.push_plain(out);
+                }
+                out.push(b']');
+            }
             Self::NullPointer => out.extend_from_slice(b"NULL"),
             Self::Fault => out.extend_from_slice(b"<fault>"),
             Self::Unknown(why) => push_display(out, format_args!("<{why}>")),
@@ -73,11 +82,26 @@ impl Datum<'_> {
             Self::Byte(byte) => push_json_bytes(out, key, &[*byte]),
             Self::Text { bytes, .. } => push_json_bytes(out, key, bytes),
             Self::Fields(fields) => push_json_fields(out, fields),
+            Self::List(items) => push_json_list(out, items),
             Self::F64(_) | Self::NullPointer | Self::Fault | Self::Unknown(_) => {
                 out.extend_from_slice(b"null")
             }
         }
     }
+}
+
+/// Appends an array. Its text has no second member for what is not UTF-8.
+fn push_json_list(out: &mut Vec<u8>, items: &[Datum<'_>]) {
+    out.push(b'[');
+    for (index, item) in items.iter().enumerate() {
+        out.extend_from_slice(if index > 0 { b"," } else { b"" });
+        match item {
+            Datum::Text { bytes, .. } => _ = push_json(out, bytes),
+            Datum::Byte(byte) => _ = push_json(out, &[*byte]),
+            item => item.push_json(out, ""),
+        }
+    }
+    out.push(b']');
 }
 
 fn push_json_bytes(out: &mut Vec<u8>, key: &str, bytes: &[u8]) {
@@ -154,6 +178,17 @@ mod tests {
             (text(b"\xff", false), "\"\\xff\"", "\"\u{fffd}\",\"k_hex\":\"ff\""),
             (fields, "{len=3, name=\"x\"}", r#"{"len":3,"name":"x"}"#),
             (Datum::Fields(Vec::new()), "{}", "{}"),
+            (
+                Datum::List(vec![
+                    Datum::I64(-1),
+                    Datum::Byte(0xff),
+                    text(b"\xff", false),
+                    Datum::Fault,
+                ]),
+                r#"[-1, "\xff", "\xff", <fault>]"#,
+                "[-1,\"\u{fffd}\",\"\u{fffd}\",null]",
+            ),
+            (Datum::List(Vec::new()), "[]", "[]"),
             (Datum::NullPointer, "NULL", "null"),
             (Datum::Fault, "<fault>", "null"),
             (Datum::Unknown("optimized out"), "<optimized out>", "null"),

@@ -48,6 +48,7 @@ fn args(run: &Run) -> Vec<&Value> {
 each_mode! {
     arguments_are_shown_by_type
     structures_show_their_members
+    parts_of_structures_are_shown
     where_selects_calls
     long_text_is_truncated_and_marked
     text_without_room_is_truncated_to_nothing
@@ -92,6 +93,34 @@ fn structures_show_their_members(mode: AttachMode) {
             ),
         }
     }
+}
+
+fn parts_of_structures_are_shown(mode: AttachMode) {
+    let run = trace(mode, &["part"], &[], &["parts 7"]);
+    run.assert_clean();
+    assert_eq!(run.rows.len(), 7);
+    for (number, args) in (0_i64..).zip(args(&run)) {
+        let expected = json!({
+            "numbers": [number, -number, 7], "name": "part", "points": [{"x": 1, "y": -2}, {"x": number, "y": 4}],
+            "low": 5, "middle": -number, "high": 0x98_7654_3210_u64, "rest": null,
+        });
+        assert_eq!(args["parts"], expected);
+    }
+    let values = "*number, parts->middle, str(parts->name, 2), parts->rest, str(parts->rest), (u64)(parts+8) - (u64)parts";
+    let condition = "*number == 5 && parts->middle == -5 && parts->high == 0x9876543210 && parts->low > 4 \
+                     && parts->name == \"part\" && str(parts->rest) ^= \"beh\" && *(i32*)(arg0+4) == -5";
+    let run = trace(
+        mode,
+        &["part"],
+        &["--args", values, "--where", condition],
+        &["parts 7"],
+    );
+    run.assert_clean();
+    let expected = json!({
+        "*number": 5, "parts->middle": -5, "str(parts->name, 2)": "pa", "parts->rest": null,
+        "str(parts->rest)": "behind", "(u64)(parts+8) - (u64)parts": 8,
+    });
+    assert_eq!(args(&run), [&expected]);
 }
 
 /// Every operator, on the arguments of `nine`.

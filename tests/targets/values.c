@@ -9,6 +9,7 @@
  *   paged COUNT         text in a page of a mapped file that is not faulted in
  *   nine COUNT          nine arguments
  *   struct COUNT        structures by pointer and by value
+ *   parts COUNT         a structure with arrays and bit-fields, by pointer, and a pointer to N
  *   recurse DEPTH COUNT    recurse(DEPTH)
  *   bound COUNT         compressBound(N), N counting from 0: a function of zlib, with another name for its parameter
  */
@@ -53,6 +54,24 @@ KEEP int serve(struct request *request, struct pair pair)
 {
 	USE(request);
 	return request ? request->fd + pair.first : -1;
+}
+
+struct parts {
+	int numbers[3];
+	char name[8];
+	struct {
+		short x, y;
+	} points[2];
+	unsigned int low : 3;
+	int middle : 7;
+	unsigned long high : 40;
+	char rest[];
+};
+
+KEEP int part(struct parts *parts, int *number)
+{
+	USE(parts);
+	return *number;
 }
 
 KEEP int recurse(int depth)
@@ -148,6 +167,21 @@ static void structures(int count)
 	}
 }
 
+static void parts(int count)
+{
+	static union {
+		struct parts parts;
+		char bytes[sizeof(struct parts) + 8];
+	} room;
+	struct parts *all = &room.parts;
+
+	for (int i = 0; i < count; i++) {
+		*all = (struct parts){ { i, -i, 7 }, "part", { { 1, -2 }, { i, 4 } }, 5, -i, 0x9876543210 };
+		strcpy(all->rest, "behind");
+		part(all, &i);
+	}
+}
+
 static void obey(const char *order)
 {
 	int a = 0, b = 0;
@@ -168,6 +202,8 @@ static void obey(const char *order)
 			nine(1, 2, 3, 4, 5, 6, -7, 'h', 4000000000u);
 	else if (sscanf(order, "struct %d", &a) == 1)
 		structures(a);
+	else if (sscanf(order, "parts %d", &a) == 1)
+		parts(a);
 	else if (sscanf(order, "recurse %d %d", &a, &b) == 2)
 		while (b-- > 0)
 			recurse(a);

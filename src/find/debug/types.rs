@@ -4,6 +4,9 @@
 
 use std::rc::Rc;
 
+/// Elements of an array that are shown.
+pub const MAX_SHOWN_ELEMENTS: usize = 32;
+
 /// The parameters and the result of a function.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FunctionSignature {
@@ -70,6 +73,16 @@ pub struct ValueType {
     pub kind: TypeKind,
 }
 
+impl ValueType {
+    /// The number of elements, if it is an array of `char`.
+    pub fn text_array(&self) -> Option<u64> {
+        match &self.kind {
+            TypeKind::Array { of, count } if of.kind == TypeKind::Char && of.bytes == 1 => Some(*count),
+            _ => None,
+        }
+    }
+}
+
 /// How the values of a type are shown.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TypeKind {
@@ -91,6 +104,11 @@ pub enum TypeKind {
     Pointer(Option<Rc<ValueType>>),
     /// Structures, classes and unions.
     Struct(Rc<[StructMember]>),
+    /// Elements, one after the other. The count is 0 at the end of a structure that goes on behind its type.
+    Array {
+        of: Rc<ValueType>,
+        count: u64,
+    },
     /// Text that does not end with a NUL, such as `std::string`, `&str`, `String` and Go's `string`: the
     /// offsets, in the value, of the address of the bytes and of their count.
     Text {
@@ -107,4 +125,35 @@ pub struct StructMember {
     /// Bytes from the start of the structure.
     pub offset: u64,
     pub ty: ValueType,
+    /// It is only these bits of the number at its offset.
+    pub bits: Option<BitField>,
+}
+
+/// A part of a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BitField {
+    /// Its lowest bit.
+    pub shift: u8,
+    /// In bits: 1 to 64.
+    pub width: u8,
+}
+
+impl BitField {
+    /// The part of a number, with its sign if it has one.
+    pub fn of(self, number: u64, signed: bool) -> u64 {
+        let [left, right] = self.shifts();
+        let shifted = number.checked_shl(left.into()).unwrap_or(0);
+        match signed {
+            true => (shifted.cast_signed() >> right.min(63)).cast_unsigned(),
+            false => shifted.checked_shr(right.into()).unwrap_or(0),
+        }
+    }
+
+    /// Bits by which the number is shifted to the left and then to the right.
+    pub fn shifts(self) -> [u8; 2] {
+        [
+            64_u8.saturating_sub(self.shift).saturating_sub(self.width),
+            64_u8.saturating_sub(self.width),
+        ]
+    }
 }

@@ -11,12 +11,15 @@ use super::ir::{Aggregate, BinaryOp, ExprValue, Ir, TextLiteral, TextSource};
 use super::lower::NameScope;
 use super::op::{MOST_SLOTS, Op, OpCode, op};
 use super::operand::{parameter, probe_argument, result, structure_behind, text_behind};
+use super::show::MOST_NESTED;
 use super::tree::{BinaryOperator, Expr, Node};
 use crate::find::code::placement::Needs;
 use crate::find::debug::types::{FunctionParameter, TypeKind, ValueType};
 
 /// Bytes of a structure that are read at most.
 const MOST_STRUCT: u64 = 256;
+/// Texts that members of one structure refer to.
+const MOST_MEMBER_TEXTS: usize = 8;
 
 /// A value to show of each call.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +28,9 @@ pub struct ShownValue {
     pub fetched: FetchedValue,
 }
 
+/// Texts that members of a structure refer to: the offset of the member, and the slot of its text.
+pub type MemberTexts = Vec<(u64, u8)>;
+
 /// Where a value is in the record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FetchedValue {
@@ -32,10 +38,12 @@ pub enum FetchedValue {
     Number(u8, ValueType),
     /// Text that this slot refers to.
     Text(u8),
+    /// As `Text`, of a type whose empty text may have no address.
+    TypedText(u8),
     /// The bytes of a structure that this slot refers to.
-    Bytes(u8, ValueType),
+    Bytes(u8, ValueType, MemberTexts),
     /// A structure in slots: the first one, and how many. Each has eight bytes of it.
-    Slots(u8, u8, ValueType),
+    Slots(u8, u8, ValueType, MemberTexts),
     /// The name of the thread.
     Comm,
     /// It is not in the record, and why.
@@ -265,9 +273,12 @@ impl PlanBuilder<'_> {
             ExprValue::Comm => FetchedValue::Comm,
             ExprValue::Nowhere(why) => FetchedValue::Nowhere(why),
             ExprValue::Literal(_) => return Err(ExprError::new(at, "a text literal cannot be shown")),
+            ExprValue::Text(text @ TextSource::Counted { typed: true, .. }) => {
+                FetchedValue::TypedText(self.fetch_text(text, at)?)
+            }
             ExprValue::Text(text) => FetchedValue::Text(self.fetch_text(text, at)?),
             ExprValue::Scalar(ir, ty) => match (text_behind(&ir, &ty), structure_behind(&ty)) {
-                (Some(text), _) => FetchedValue::Text(self.fetch_text(text, at)?),
+                (Some(text), _) => self.fetch(ExprValue::Text(text), at)?,
                 (None, Some(to)) => self.fetch_bytes(ir, to, at)?,
                 (None, None) => {
                     let slot = self.slot(at)?;
@@ -282,7 +293,9 @@ impl PlanBuilder<'_> {
                     let slot = self.slot(at)?;
                     self.store(&[ir], OpCode::Store, slot, at)?;
                 }
-                FetchedValue::Slots(first, pieces.len() as u8, ty)
+                let count = pieces.len() as u8;
+                let texts = self.fetch_member_texts(&Aggregate::Pieces(pieces), &ty, at);
+                FetchedValue::Slots(first, count, ty, texts)
             }
         })
     }
@@ -291,7 +304,7 @@ impl PlanBuilder<'_> {
         let slot = self.slot(at)?;
         match &text {
             TextSource::Ended { at: from, most } => self.store(&[from, most], OpCode::StoreText, slot, at)?,
-            TextSource::Counted { at: from, bytes } => {
+            TextSource::Counted { at: from, bytes, .. } => {
                 self.store(&[from, bytes], OpCode::StoreBytes, slot, at)?
             }
         }
@@ -302,8 +315,32 @@ impl PlanBuilder<'_> {
 
     fn fetch_bytes(&mut self, from: Ir, ty: ValueType, at: usize) -> Result<FetchedValue, ExprError> {
         let bytes = Ir::Const(ty.bytes.min(MOST_STRUCT));
-        let slot = self.fetch_text(TextSource::Counted { at: from, bytes }, at)?;
-        Ok(FetchedValue::Bytes(slot, ty))
+        let source = TextSource::Counted {
+            at: from.clone(),
+            bytes,
+            typed: false,
+        };
+        let slot = self.fetch_text(source, at)?;
+        let texts = self.fetch_member_texts(&Aggregate::Memory(from), &ty, at);
+        Ok(FetchedValue::Bytes(slot, ty, texts))
+    }
+
+    /// Reads the texts of members, as far as there is room: the user did not name them.
+    fn fetch_member_texts(&mut self, object: &Aggregate, ty: &ValueType, at: usize) -> MemberTexts {
+        let mut members = Vec::new();
+        text_members(object, ty, 0, 0, &mut members);
+        let mut texts = MemberTexts::new();
+        for (offset, text) in members {
+            let before = self.plan.clone();
+            match self.fetch_text(text, at) {
+                Ok(slot) => texts.push((offset, slot)),
+                Err(_) => {
+                    self.plan = before;
+                    break;
+                }
+            }
+        }
+        texts
     }
 
     /// The next free slot.
@@ -324,6 +361,30 @@ impl PlanBuilder<'_> {
         let late = numbers.iter().any(|ir| known_at(ir) == KnownAt::Return);
         let stage = if late { CallEnd::Return } else { CallEnd::Entry };
         self.run(stage, at, numbers, op(code).with(slot))
+    }
+}
+
+/// The members of a structure that are text, with their offsets, including those of structures in it.
+fn text_members(
+    object: &Aggregate,
+    ty: &ValueType,
+    start: u64,
+    nested: usize,
+    texts: &mut Vec<(u64, TextSource)>,
+) {
+    let TypeKind::Struct(members) = &ty.kind else {
+        return;
+    };
+    for member in members.iter() {
+        let offset = start.saturating_add(member.offset);
+        if nested + 1 < MOST_NESTED {
+            text_members(object, &member.ty, offset, nested + 1, texts);
+        }
+        if let ExprValue::Text(text) = object.value(offset, &member.ty)
+            && texts.len() < MOST_MEMBER_TEXTS
+        {
+            texts.push((offset, text));
+        }
     }
 }
 

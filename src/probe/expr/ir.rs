@@ -85,7 +85,7 @@ pub enum ExprValue {
     /// A number or address of up to 64 bits.
     Scalar(Ir, ValueType),
     Text(TextSource),
-    /// A structure.
+    /// A structure or an array.
     Aggregate(Aggregate, ValueType),
     Literal(Vec<u8>),
     Comm,
@@ -97,17 +97,16 @@ pub enum ExprValue {
 #[derive(Clone, Debug, PartialEq)]
 pub enum TextSource {
     /// Up to a NUL, at most `most` bytes.
-    Ended {
-        at: Ir,
-        most: Ir,
-    },
+    Ended { at: Ir, most: Ir },
     Counted {
         at: Ir,
         bytes: Ir,
+        /// The type of the value says so, such as Go's `string`, whose address is 0 if it is empty.
+        typed: bool,
     },
 }
 
-/// Where a structure is.
+/// Where a structure or an array is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Aggregate {
     Memory(Ir),

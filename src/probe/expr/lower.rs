@@ -219,7 +219,7 @@ impl NameScope<'_> {
             ));
         };
         match members.iter().find(|member| *member.name == *name) {
-            Some(member) => Ok(object.value(member.offset, &member.ty)),
+            Some(member) => Ok(object.member(member)),
             None => Err(
                 ExprError::new(expr.at.start, format!("{} has no member `{name}`", ty.name))
                     .hint(members_hint(&ty)),
@@ -235,6 +235,7 @@ impl NameScope<'_> {
             ("buf", [at, bytes]) => Ok(ExprValue::Text(TextSource::Counted {
                 at: self.scalar(at)?.0,
                 bytes: self.scalar(bytes)?.0,
+                typed: false,
             })),
             ("str", _) => wrong("str(ADDRESS) or str(ADDRESS, BYTES)"),
             ("buf", _) => wrong("buf(ADDRESS, BYTES)"),
@@ -248,11 +249,26 @@ impl NameScope<'_> {
     fn text(&self, of: &Expr, most: Ir) -> Result<ExprValue, ExprError> {
         match self.value(of)? {
             value @ (ExprValue::Text(_) | ExprValue::Comm) => Ok(value),
+            ExprValue::Aggregate(Aggregate::Memory(at), ty) if ty.text_array().is_some() => {
+                Ok(ExprValue::Text(match most {
+                    Ir::Const(u64::MAX) => text_in_array(at, &ty),
+                    most => TextSource::Ended { at, most },
+                }))
+            }
             value => {
                 let (at, _) = number(value, of)?;
                 Ok(ExprValue::Text(TextSource::Ended { at, most }))
             }
         }
+    }
+}
+
+/// The text in an array of `char`, which need not end with a NUL. One without a length goes on behind its structure.
+fn text_in_array(at: Ir, ty: &ValueType) -> TextSource {
+    let most = ty.text_array().filter(|&count| count > 0).unwrap_or(u64::MAX);
+    TextSource::Ended {
+        at,
+        most: Ir::Const(most),
     }
 }
 
@@ -269,11 +285,13 @@ fn number(value: ExprValue, expr: &Expr) -> Result<TypedNumber, ExprError> {
             Err(ExprError::new(start, "this is text; expected a number")
                 .hint("text can be compared with ==, != and ^= (begins with)"))
         }
-        ExprValue::Aggregate(_, ty) => Err(ExprError::new(
-            start,
-            format!("this is a {}; expected a number", ty.name),
-        )
-        .hint(members_hint(&ty))),
+        ExprValue::Aggregate(_, ty) => {
+            let error = ExprError::new(start, format!("this is a {}; expected a number", ty.name));
+            Err(match ty.kind {
+                TypeKind::Struct(_) => error.hint(members_hint(&ty)),
+                _ => error,
+            })
+        }
         ExprValue::Nowhere(why) => Err(ExprError::new(start, format!("this cannot be read: {why}"))),
     }
 }

@@ -3,7 +3,7 @@
 
 use super::ir::{Aggregate, BinaryOp, ExprValue, Ir, TextSource};
 use crate::find::debug::types::{
-    FunctionParameter, FunctionSignature, LocationPiece, TypeKind, ValueLocation, ValueType,
+    FunctionParameter, FunctionSignature, LocationPiece, StructMember, TypeKind, ValueLocation, ValueType,
 };
 use crate::find::usdt::{self, UsdtArgument, UsdtOperand};
 
@@ -92,11 +92,26 @@ impl Aggregate {
         }
     }
 
+    /// The value of a member.
+    pub fn member(&self, member: &StructMember) -> ExprValue {
+        match (self.value(member.offset, &member.ty), member.bits) {
+            (ExprValue::Scalar(ir, ty), Some(bits)) => {
+                let [left, right] = bits.shifts().map(|shift| Ir::Const(shift.into()));
+                let upper = Ir::binary(BinaryOp::ShiftLeft, ir, left);
+                let operation = BinaryOp::ShiftRight {
+                    signed: is_signed(&ty),
+                };
+                ExprValue::Scalar(Ir::binary(operation, upper, right), ty)
+            }
+            (value, _) => value,
+        }
+    }
+
     /// The value of a type at an offset in bytes.
     pub fn value(&self, offset: u64, ty: &ValueType) -> ExprValue {
         const ODD: ExprValue = ExprValue::Nowhere("it is split over several registers");
         match &ty.kind {
-            TypeKind::Struct(_) => self
+            TypeKind::Struct(_) | TypeKind::Array { .. } => self
                 .inner(offset)
                 .map_or(ODD, |object| ExprValue::Aggregate(object, ty.clone())),
             TypeKind::Text {
@@ -105,7 +120,11 @@ impl Aggregate {
             } => {
                 let part = |at: u64| self.number(offset.checked_add(at)?, 8, false);
                 match (part(*pointer_at), part(*length_at)) {
-                    (Some(at), Some(bytes)) => ExprValue::Text(TextSource::Counted { at, bytes }),
+                    (Some(at), Some(bytes)) => ExprValue::Text(TextSource::Counted {
+                        at,
+                        bytes,
+                        typed: true,
+                    }),
                     _ => ODD,
                 }
             }

@@ -4,11 +4,12 @@
 use std::rc::Rc;
 
 use super::code::{FetchedValue, FunctionPlan};
-use crate::find::debug::types::{TypeKind, ValueType};
+use super::operand::is_signed;
+use crate::find::debug::types::{BitField, MAX_SHOWN_ELEMENTS, TypeKind, ValueType};
 use crate::output::Datum;
 
 /// Depth of nested structures that are shown.
-const MOST_NESTED: usize = 4;
+pub(super) const MOST_NESTED: usize = 4;
 /// The content of a slot whose address was 0, to distinguish it from empty text.
 const NO_TEXT: u64 = u64::MAX;
 
@@ -72,10 +73,17 @@ impl CallValues {
 
     fn note(&mut self, datum: &Datum<'_>, name: &str) {
         match datum {
-            Datum::Fault => self.faults.push(name.into()),
-            Datum::Text { truncated: true, .. } => self.truncated.push(name.into()),
+            Datum::Fault => push_once(&mut self.faults, name),
+            Datum::Text { truncated: true, .. } => push_once(&mut self.truncated, name),
+            Datum::Fields(fields) => fields.iter().for_each(|(_, datum)| self.note(datum, name)),
             _ => {}
         }
+    }
+}
+
+fn push_once(names: &mut Vec<Rc<str>>, name: &str) {
+    if names.last().is_none_or(|last| **last != *name) {
+        names.push(name.into());
     }
 }
 
@@ -92,19 +100,78 @@ impl<'a> CallRecord<'a> {
             FetchedValue::Number(slot, ty) => {
                 self.slot(*slot).map_or(Datum::Fault, |number| scalar(number, ty))
             }
-            FetchedValue::Text(slot) => self.indirect(*slot, |bytes| Datum::Text {
-                bytes,
-                truncated: self.truncated & bit(*slot) != 0,
-            }),
-            FetchedValue::Bytes(slot, ty) => self.indirect(*slot, |bytes| object(bytes, ty, 0)),
-            FetchedValue::Slots(first, count, ty) => self
+            FetchedValue::Text(slot) => self.text(*slot),
+            FetchedValue::TypedText(slot) => self.typed_text(*slot),
+            FetchedValue::Bytes(slot, ty, texts) => {
+                self.indirect(*slot, |bytes| self.object(texts, bytes, 0, ty, 0))
+            }
+            FetchedValue::Slots(first, count, ty, texts) => self
                 .slots(*first, *count)
-                .map_or(Datum::Fault, |bytes| object(bytes, ty, 0)),
+                .map_or(Datum::Fault, |bytes| self.object(texts, bytes, 0, ty, 0)),
             FetchedValue::Comm => Datum::Text {
                 bytes: self.comm,
                 truncated: false,
             },
             FetchedValue::Nowhere(why) => Datum::Unknown(why),
+        }
+    }
+
+    fn text(&self, slot: u8) -> Datum<'a> {
+        self.indirect(slot, |bytes| Datum::Text {
+            bytes,
+            truncated: self.truncated & bit(slot) != 0,
+        })
+    }
+
+    fn typed_text(&self, slot: u8) -> Datum<'a> {
+        match self.text(slot) {
+            Datum::NullPointer => Datum::Text {
+                bytes: &[],
+                truncated: false,
+            },
+            text => text,
+        }
+    }
+
+    /// A structure or an array that begins `start` bytes into `bytes`. Members whose bytes were not read are unknown.
+    fn object(
+        &self,
+        texts: &'a [(u64, u8)],
+        bytes: &'a [u8],
+        start: u64,
+        ty: &'a ValueType,
+        nested: usize,
+    ) -> Datum<'a> {
+        let part = |offset: u64, ty| {
+            let at = start.saturating_add(offset);
+            self.object(texts, bytes, at, ty, nested + 1)
+        };
+        match &ty.kind {
+            TypeKind::Struct(members) if nested < MOST_NESTED => {
+                let fields = members.iter().map(|member| {
+                    let value = match member.bits {
+                        Some(bits) => bit_field(bytes, start.saturating_add(member.offset), &member.ty, bits),
+                        None => part(member.offset, &member.ty),
+                    };
+                    (&*member.name, value)
+                });
+                Datum::Fields(fields.collect())
+            }
+            TypeKind::Array { count, .. } if ty.text_array().is_some() => array_text(bytes, start, *count),
+            TypeKind::Array { of, count } if nested < MOST_NESTED => {
+                let read = (bytes.len() as u64).saturating_sub(start) / of.bytes.max(1);
+                let shown = read.min(*count).min(MAX_SHOWN_ELEMENTS as u64);
+                let items = (0..shown).map(|index| part(index * of.bytes, of));
+                let rest = (shown < *count).then_some(Datum::Unknown("more"));
+                Datum::List(items.chain(rest).collect())
+            }
+            TypeKind::Struct(_) | TypeKind::Array { .. } | TypeKind::Other => Datum::Unknown("not shown"),
+            TypeKind::Text { pointer_at, .. } => match texts.iter().find(|(at, _)| *at == start) {
+                Some((_, slot)) => self.typed_text(*slot),
+                // The pointer only: the text was not read.
+                None => word(bytes, start.saturating_add(*pointer_at), 8).map_or(NOT_READ, Datum::Hex),
+            },
+            _ => word(bytes, start, ty.bytes.min(8)).map_or(NOT_READ, |number| scalar(number, ty)),
         }
     }
 
@@ -196,24 +263,30 @@ fn extended(number: u64, bytes: u64) -> i64 {
     (number << shift) as i64 >> shift
 }
 
-/// A structure. Members whose bytes were not read are unknown.
-fn object<'a>(bytes: &[u8], ty: &'a ValueType, nested: usize) -> Datum<'a> {
-    match &ty.kind {
-        TypeKind::Struct(members) if nested < MOST_NESTED => Datum::Fields(
-            members
-                .iter()
-                .map(|member| {
-                    let rest = usize::try_from(member.offset).ok().and_then(|at| bytes.get(at..));
-                    let value = rest.map_or(NOT_READ, |rest| object(rest, &member.ty, nested + 1));
-                    (&*member.name, value)
-                })
-                .collect(),
-        ),
-        TypeKind::Struct(_) | TypeKind::Other => Datum::Unknown("not shown"),
-        // The pointer only: the text was not read.
-        TypeKind::Text { pointer_at, .. } => word(bytes, *pointer_at, 8).map_or(NOT_READ, Datum::Hex),
-        _ => word(bytes, 0, ty.bytes.min(8)).map_or(NOT_READ, |number| scalar(number, ty)),
+/// The text in an array of `char`, up to a NUL.
+fn array_text(bytes: &[u8], start: u64, count: u64) -> Datum<'_> {
+    let rest = usize::try_from(start).ok().and_then(|start| bytes.get(start..));
+    let Some(rest) = rest.filter(|_| count > 0) else {
+        return NOT_READ;
+    };
+    let whole = usize::try_from(count).ok().and_then(|count| rest.get(..count));
+    let text = whole.unwrap_or(rest);
+    match text.iter().position(|&byte| byte == 0) {
+        Some(end) => Datum::Text {
+            bytes: text.get(..end).unwrap_or_default(),
+            truncated: false,
+        },
+        None => Datum::Text {
+            bytes: text,
+            truncated: whole.is_none(),
+        },
     }
+}
+
+/// A part of the number at `start`.
+fn bit_field<'a>(bytes: &[u8], start: u64, ty: &'a ValueType, bits: BitField) -> Datum<'a> {
+    let number = word(bytes, start, ty.bytes.min(8));
+    number.map_or(NOT_READ, |number| scalar(bits.of(number, is_signed(ty)), ty))
 }
 
 const NOT_READ: Datum<'static> = Datum::Unknown("not read");

@@ -353,6 +353,7 @@ fn signature() -> FunctionSignature {
         name: name.into(),
         offset,
         ty: ty.clone(),
+        bits: None,
     };
     let request = ty(
         "request",
@@ -596,7 +597,7 @@ fn parameters_are_fetched_by_type() {
         "Number(2",
         "Text(3",
         "Slots(4, 2",
-        "Text(6",
+        "TypedText(6",
         "Nowhere",
     ]) {
         assert!(kind.starts_with(start), "{kind} is no {start}");

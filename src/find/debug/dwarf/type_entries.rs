@@ -62,18 +62,28 @@ impl DebugFiles {
 
     /// The number of elements, of all dimensions together.
     pub fn array_length(&self, array: &DebugEntry) -> Option<u64> {
-        let mut length: Option<u64> = None;
+        let lengths = self.array_dimensions(array);
+        let all = |length: u64, next: &u64| length.checked_mul(*next);
+        (!lengths.is_empty()).then(|| lengths.iter().try_fold(1, all))?
+    }
+
+    /// The number of elements of each dimension; 0 if it is unknown.
+    pub fn array_dimensions(&self, array: &DebugEntry) -> Vec<u64> {
+        let mut lengths = Vec::new();
         self.children(array, |child| {
             if child.tag() == dw::DW_TAG_subrange_type {
                 let bound = child
                     .number(dw::DW_AT_upper_bound)
                     .and_then(|last| last.checked_add(1));
                 let count = child.number(dw::DW_AT_count).or(bound).unwrap_or(0);
-                length = length.unwrap_or(1).checked_mul(count);
+                lengths.push(count);
             }
-            ControlFlow::Continue(())
+            match lengths.len() {
+                MAX_DEPTH.. => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
         });
-        length
+        lengths
     }
 }
 
@@ -98,6 +108,23 @@ pub fn is_pointer(tag: DwTag) -> bool {
         tag,
         dw::DW_TAG_pointer_type | dw::DW_TAG_reference_type | dw::DW_TAG_rvalue_reference_type
     )
+}
+
+/// The first bit of a bit-field, from the start of the structure, and the number of its bits. `None` for any other
+/// member.
+pub fn bit_position(member: &DebugEntry, type_bytes: u64) -> Option<(u64, u64)> {
+    let width = member.number(dw::DW_AT_bit_size)?;
+    let start = member_offset(member)?.checked_mul(8)?;
+    // Up to DWARF 3, and by GCC in DWARF 4, the offset counts from the highest bit of a number.
+    let Some(from_top) = member.number(dw::DW_AT_bit_offset) else {
+        return Some((member.number(dw::DW_AT_data_bit_offset).unwrap_or(start), width));
+    };
+    let number = member
+        .number(dw::DW_AT_byte_size)
+        .unwrap_or(type_bytes)
+        .checked_mul(8)?;
+    let above = from_top.checked_add(width)?;
+    Some((start.checked_add(number)?.checked_sub(above)?, width))
 }
 
 /// Bytes from the start of the structure to a member. `None` where it has to be computed, as for a virtual base class.

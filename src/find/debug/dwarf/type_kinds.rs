@@ -11,8 +11,8 @@ use gimli::constants as dw;
 
 use super::entries::{DebugEntry, EntryOffset};
 use super::files::DebugFiles;
-use super::type_entries::{MAX_DEPTH, is_structure, member_offset};
-use crate::find::debug::types::{StructMember, TypeKind, ValueType};
+use super::type_entries::{MAX_DEPTH, bit_position, is_structure, member_offset};
+use crate::find::debug::types::{BitField, MAX_SHOWN_ELEMENTS, StructMember, TypeKind, ValueType};
 
 const MAX_MEMBERS: usize = 64;
 /// Types that one value may show, including those of its members and of what it points to.
@@ -104,6 +104,7 @@ impl TypeKinds {
                 return self.pointer_to_shown(core, depth);
             }
             tag if is_structure(tag) => return self.structure(core, depth),
+            dw::DW_TAG_array_type => return self.array(core, depth),
             _ => TypeKind::Other,
         };
         (kind, 1)
@@ -163,9 +164,18 @@ impl TypeKinds {
     fn pointer(&self, core: &DebugEntry, depth: ResolveDepth) -> (TypeKind, usize) {
         match self.files.target(core) {
             Some(target) if self.is_char(&target) => (TypeKind::CString, 1),
-            // A pointer to an integer may point to an array, or to memory that the function fills in.
             Some(target) if core.is_rust() || is_structure(target.tag()) => {
                 self.pointer_to_shown(core, depth)
+            }
+            // A pointer to a number may point to an array, or to memory that the function fills in, so the number is
+            // not shown, but `*NAME` reads it.
+            Some(target)
+                if matches!(
+                    target.tag(),
+                    dw::DW_TAG_base_type | dw::DW_TAG_enumeration_type | dw::DW_TAG_pointer_type
+                ) =>
+            {
+                (self.pointer_to_shown(core, depth).0, 1)
             }
             _ => (TypeKind::Pointer(None), 1),
         }
@@ -184,6 +194,42 @@ impl TypeKinds {
             TypeKind::Other => (TypeKind::Pointer(None), 1),
             _ => (TypeKind::Pointer(Some(Rc::new(target.ty))), target.parts + 1),
         }
+    }
+
+    /// An array of several dimensions is an array of arrays.
+    fn array(&self, core: &DebugEntry, depth: ResolveDepth) -> (TypeKind, usize) {
+        let element = self.files.reference(core, dw::DW_AT_type);
+        let ResolvedType { mut ty, mut parts } = self.resolve(element, depth);
+        let lengths = self.files.array_dimensions(core);
+        if lengths.is_empty() || ty.kind == TypeKind::Other || ty.bytes == 0 {
+            return (TypeKind::Other, 1);
+        }
+        let mut kind = TypeKind::Other;
+        for (inner, count) in lengths.into_iter().rev().enumerate() {
+            if inner > 0 {
+                let TypeKind::Array { of, count } = &kind else {
+                    break;
+                };
+                let name = format!("{}[{count}]", ty.name);
+                let bytes = of.bytes.saturating_mul(*count);
+                ty = ValueType {
+                    name: name.into(),
+                    bytes,
+                    kind,
+                };
+            }
+            if ty.kind != TypeKind::Char {
+                let shown = usize::try_from(count)
+                    .unwrap_or(usize::MAX)
+                    .min(MAX_SHOWN_ELEMENTS);
+                parts = parts.saturating_mul(shown).saturating_add(1);
+            }
+            kind = TypeKind::Array {
+                of: Rc::new(ty.clone()),
+                count,
+            };
+        }
+        (kind, parts)
     }
 
     fn structure(&self, core: &DebugEntry, depth: ResolveDepth) -> (TypeKind, usize) {
@@ -214,11 +260,18 @@ impl TypeKinds {
             let (true, Some(at), Some(offset)) = (is_base || is_member, at, member_offset(&child)) else {
                 return ControlFlow::Continue(());
             };
-            let offset = start.saturating_add(offset);
+            let mut offset = start.saturating_add(offset);
             match self.files.text(&child, dw::DW_AT_name) {
                 Some(name) if !is_base => {
-                    let member = self.resolve(Some(at), members.depth);
-                    members.push(field_name(&name), offset, member);
+                    let mut member = self.resolve(Some(at), members.depth);
+                    let position = bit_position(&child, member.ty.bytes);
+                    let bits = position.and_then(|(bit, width)| bit_field(bit, width, member.ty.bytes));
+                    match bits {
+                        Some((at, _)) => offset = start.saturating_add(at),
+                        None if position.is_some() => member.ty.kind = TypeKind::Other,
+                        None => {}
+                    }
+                    members.push(field_name(&name), offset, member, bits.map(|(_, bits)| bits));
                 }
                 // The members of an anonymous union or a base class are used like those of the structure.
                 _ if nesting < MAX_DEPTH => {
@@ -238,7 +291,7 @@ impl TypeKinds {
 
 impl MemberList {
     /// Adds a member, without its kind once there are too many types.
-    fn push(&mut self, name: &str, offset: u64, member: ResolvedType) {
+    fn push(&mut self, name: &str, offset: u64, member: ResolvedType, bits: Option<BitField>) {
         let ResolvedType { mut ty, parts } = member;
         if self.parts + parts > MAX_PARTS {
             ty.kind = TypeKind::Other;
@@ -249,6 +302,7 @@ impl MemberList {
             name: name.into(),
             offset,
             ty,
+            bits,
         });
     }
 }
@@ -261,10 +315,27 @@ fn field_name(name: &str) -> &str {
         .unwrap_or(name)
 }
 
-/// Not static, not made by the compiler, and not a bit-field.
+/// Where the number with a bit-field is in the structure, bytes, and which part of it the field is. `bit` is its first
+/// bit. `None` if it is not inside of one number.
+fn bit_field(bit: u64, width: u64, bytes: u64) -> Option<(u64, BitField)> {
+    let number = match bytes {
+        1 | 2 | 4 | 8 => bytes * 8,
+        _ => return None,
+    };
+    let shift = bit % number;
+    if width == 0 || shift + width > number {
+        return None;
+    }
+    let field = BitField {
+        shift: shift as u8,
+        width: width as u8,
+    };
+    Some((bit / number * bytes, field))
+}
+
+/// Not static and not made by the compiler.
 fn is_shown(member: &DebugEntry) -> bool {
     !member.is_set(dw::DW_AT_external)
         && !member.is_set(dw::DW_AT_declaration)
         && !member.is_set(dw::DW_AT_artificial)
-        && member.value(dw::DW_AT_bit_size).is_none()
 }

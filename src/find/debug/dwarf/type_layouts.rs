@@ -11,7 +11,7 @@ use gimli::constants as dw;
 
 use super::entries::{DebugEntry, EntryOffset};
 use super::files::DebugFiles;
-use super::type_entries::{MAX_DEPTH, is_structure, member_offset};
+use super::type_entries::{MAX_DEPTH, bit_position, is_structure, member_offset};
 use super::type_passing::ClassPassing;
 use crate::find::debug::abi::{ScalarField, TypeLayout};
 
@@ -107,9 +107,10 @@ impl TypeLayouts {
                     self.scalars(&child, start, depth + 1, scalars)
                 }
                 dw::DW_TAG_member if child.value(dw::DW_AT_bit_size).is_some() => {
-                    let bit = child.number(dw::DW_AT_data_bit_offset);
+                    let bytes = self.files.target(&child).map_or(0, |ty| self.files.size(&ty));
+                    let (bit, _) = bit_position(&child, bytes).unwrap_or_default();
                     scalars.push(ScalarField {
-                        offset: start.saturating_add(bit.unwrap_or(0) / 8).min(MAX_IN_REGISTERS),
+                        offset: start.saturating_add(bit / 8).min(MAX_IN_REGISTERS),
                         bytes: 1,
                         float: false,
                     });

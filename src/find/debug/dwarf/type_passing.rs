@@ -2,10 +2,10 @@
 //! Whether objects of a C++ class are passed by invisible reference, because copying them takes more than copying their
 //! bytes.
 //!
-//! The Itanium C++ ABI decides, for x86-64 and arm64 alike: a class is non-trivial for the purposes of calls if it has a
-//! non-trivial copy constructor, move constructor or destructor, or if all of its copy and move constructors are deleted.
-//! Clang writes the result of that into the debug information. GCC, up to 12 at least, only lists the members that
-//! the source declares, so the rule is applied to those.
+//! The Itanium C++ ABI decides, for x86-64 and arm64 alike: a class is non-trivial for the purposes of calls if it has
+//! a non-trivial copy constructor, move constructor or destructor, or if all of its copy and move constructors are
+//! deleted. Clang writes the result of that into the debug information. GCC, up to 12 at least, only lists the members
+//! that the source declares, so the rule is applied to those.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -151,8 +151,8 @@ impl ClassPassing {
     }
 
     /// The kind of reference, if the only argument of a member function is a reference to an object of its class. A
-    /// constructor with more arguments copies if these have defaults, which the debug information does not tell; such are
-    /// rare.
+    /// constructor with more arguments copies if these have defaults, which the debug information does not tell; such
+    /// are rare.
     fn reference_to_itself(&self, class: &DebugEntry, function: &DebugEntry) -> Option<gimli::DwTag> {
         let mut arguments = Vec::new();
         self.files.children(function, |child| {

@@ -5,10 +5,10 @@ mod range;
 
 use std::rc::Rc;
 
-use super::{NameScope, TypedNumber};
+use super::{NameScope, TypedNumber, text_in_array};
 use crate::find::debug::types::{TypeKind, ValueType};
 use crate::probe::expr::ExprError;
-use crate::probe::expr::ir::{BinaryOp, ExprValue, Ir, LITERAL_BYTES, TextLiteral, TextSource};
+use crate::probe::expr::ir::{Aggregate, BinaryOp, ExprValue, Ir, LITERAL_BYTES, TextLiteral, TextSource};
 use crate::probe::expr::operand::{boolean, int, is_signed, text_behind};
 use crate::probe::expr::tree::{BinaryOperator, Expr, Node};
 
@@ -144,6 +144,9 @@ impl NameScope<'_> {
                 ExprError::new(expr.at.start, "this is a number, and is compared with text")
                     .hint("if it is the address of text, use str(...)")
             })?),
+            ExprValue::Aggregate(Aggregate::Memory(at), ty) if ty.text_array().is_some() => {
+                Some(text_in_array(at, &ty))
+            }
             ExprValue::Nowhere(why) => {
                 return Err(ExprError::new(
                     expr.at.start,
@@ -186,7 +189,9 @@ fn text_matches(text: TextSource, literal: &[u8], whole: bool) -> Ir {
         }
         TextSource::Ended { at, .. } => Ir::TextMatches(Box::new(at), TextLiteral { bytes, whole }),
         // The length first: no more is read than there is.
-        TextSource::Counted { at, bytes: counted } => {
+        TextSource::Counted {
+            at, bytes: counted, ..
+        } => {
             let length = Ir::Const(literal.len() as u64);
             let fits = match whole {
                 true => Ir::binary(BinaryOp::Equal, counted, length),

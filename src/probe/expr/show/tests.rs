@@ -66,6 +66,79 @@ fn numbers_are_decoded_by_type() {
 }
 
 #[test]
+fn arrays_are_lists_or_text() {
+    let array = |of: ValueType, count| {
+        let bytes = of.bytes.saturating_mul(count);
+        ty(
+            bytes,
+            TypeKind::Array {
+                of: Rc::new(of),
+                count,
+            },
+        )
+    };
+    let short = ty(2, TypeKind::Int { signed: true });
+    let char = ty(1, TypeKind::Char);
+    let list = |numbers: &[i64]| Datum::List(numbers.iter().map(|&number| Datum::I64(number)).collect());
+    let text = |bytes, truncated| Datum::Text { bytes, truncated };
+    let words = [1_u16, 0xffff, 3, 4].map(u16::to_le_bytes).concat();
+    let slots = |ty| FetchedValue::Slots(0, 1, ty, Vec::new());
+    assert_shown(slots(array(short.clone(), 3)), &words, &list(&[1, -1, 3]));
+    let pairs = array(array(short.clone(), 2), 2);
+    assert_shown(
+        slots(pairs),
+        &words,
+        &Datum::List(vec![list(&[1, -1]), list(&[3, 4])]),
+    );
+    assert_shown(slots(array(short.clone(), 0)), &words, &list(&[]));
+    let mut cut = vec![Datum::I64(1), Datum::I64(-1), Datum::I64(3), Datum::I64(4)];
+    cut.push(Datum::Unknown("more"));
+    assert_shown(slots(array(short, u64::MAX)), &words, &Datum::List(cut));
+    for (bytes, count, expected) in [
+        (b"abc\0efgh", 8, text(b"abc", false)),
+        (b"abcdefgh", 8, text(b"abcdefgh", false)),
+        (b"abcdefgh", 3, text(b"abc", false)),
+        (b"abcdefgh", 9, text(b"abcdefgh", true)),
+        (b"abcdefgh", u64::MAX, text(b"abcdefgh", true)),
+        (b"abcdefgh", 0, NOT_READ),
+    ] {
+        let of = Rc::new(char.clone());
+        assert_shown(slots(ty(8, TypeKind::Array { of, count })), bytes, &expected);
+    }
+}
+
+/// Go's empty string has no address.
+#[test]
+fn empty_text_of_a_type_is_not_null() {
+    let null = u64::MAX.to_le_bytes();
+    assert_shown(FetchedValue::Text(0), &null, &Datum::NullPointer);
+    let empty = Datum::Text {
+        bytes: &[],
+        truncated: false,
+    };
+    assert_shown(FetchedValue::TypedText(0), &null, &empty);
+    let string = TypeKind::Text {
+        pointer_at: 0,
+        length_at: 8,
+    };
+    let member = |name: &str, offset| StructMember {
+        name: name.into(),
+        offset,
+        ty: ty(16, string.clone()),
+        bits: None,
+    };
+    let pair = ty(32, TypeKind::Struct(Rc::new([member("a", 0), member("b", 16)])));
+    let words = [&[0; 32][..], &null, &(48_u64 << 32 | 2).to_le_bytes(), b"xy"].concat();
+    let text = |bytes| Datum::Text {
+        bytes,
+        truncated: false,
+    };
+    let expected = Datum::Fields(vec![("a", text(b"")), ("b", text(b"xy"))]);
+    let fetched = FetchedValue::Slots(0, 4, pair, vec![(0, 4), (16, 5)]);
+    assert_shown(fetched, &words, &expected);
+}
+
+#[test]
 fn text_is_whole_truncated_or_a_fault() {
     let words = [&(16_u64 << 32 | 3).to_le_bytes()[..], &[0; 8], b"abcdefgh"].concat();
     let text = |truncated| Datum::Text {
@@ -114,6 +187,7 @@ fn structures_are_decoded_by_member() {
         name: name.into(),
         offset,
         ty: ty.clone(),
+        bits: None,
     };
     let inner = ty(4, TypeKind::Struct(Rc::new([member("b", 0, &int)])));
     let outer = ty(
@@ -130,7 +204,11 @@ fn structures_are_decoded_by_member() {
         ("in", Datum::Fields(vec![("b", Datum::I64(2))])),
         ("far", NOT_READ),
     ]);
-    assert_shown(FetchedValue::Slots(0, 1, outer.clone()), &bytes, &expected);
+    assert_shown(
+        FetchedValue::Slots(0, 1, outer.clone(), Vec::new()),
+        &bytes,
+        &expected,
+    );
     let words = [&(8_u64 << 32 | 8).to_le_bytes()[..], &bytes].concat();
-    assert_shown(FetchedValue::Bytes(0, outer), &words, &expected);
+    assert_shown(FetchedValue::Bytes(0, outer, Vec::new()), &words, &expected);
 }
