@@ -61,7 +61,7 @@ impl DebugInfo {
     ///
     /// # Errors
     /// A file cannot be read, its sections are damaged or too large, or compressed with something other than
-    /// zlib. Damage inside a section is not an error: what it affects is missing.
+    /// zlib and zstd. Damage inside a section is not an error: what it affects is missing.
     pub fn open(file: &File, shared: Option<&File>) -> Result<Option<DebugInfo>> {
         let mut budget = MAX_BYTES;
         let main = open_units(file, &mut budget).context("failed to read debug information")?;

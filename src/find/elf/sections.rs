@@ -16,6 +16,8 @@ use super::{ElfSource, LinkView};
 const MOST_EXPANSION: u64 = 16;
 /// Expanded in any case, in bytes.
 const SMALL: u64 = 4 << 20;
+/// Bytes before the stream in a section such as `.zdebug_info`.
+const ZDEBUG_HEADER: u64 = 12;
 
 /// Reads the sections of a file, which stays open.
 pub struct SectionReader(LinkView);
@@ -27,8 +29,16 @@ pub struct SectionContent {
     pub extent: FileExtent,
     /// Bytes after decompression.
     pub size: u64,
-    /// Stored as a zlib stream.
-    pub is_compressed: bool,
+    pub compression: Compression,
+}
+
+/// How the content of a section is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    Stored,
+    Zlib,
+    /// One or more frames.
+    Zstd,
 }
 
 impl SectionReader {
@@ -38,13 +48,17 @@ impl SectionReader {
         LinkView::open(ElfSource::new(file)?).map(SectionReader)
     }
 
-    /// The first section of that name, or `None` if there is none with content.
+    /// The first section of that name, or `None` if there is none with content. For `.debug_info` also `.zdebug_info`,
+    /// as the GNU tools wrote it before ELF had compressed sections.
     ///
     /// # Errors
-    /// It is not inside the file, or its compression is not zlib or claims an impossible size.
+    /// It is not inside the file, or its compression is unknown or claims an impossible size.
     pub fn find(&self, name: &str) -> Result<Option<SectionContent>> {
         let Some(section) = self.0.section_named(name) else {
-            return Ok(None);
+            let old = name.strip_prefix(".debug_").map(|rest| format!(".zdebug_{rest}"));
+            let section = old.as_ref().and_then(|old| self.0.section_named(old));
+            let content = section.map(|section| self.zdebug_content(section.extent));
+            return content.transpose().with_context(|| format!("bad section {name}"));
         };
         let content = match section.compressed {
             true => self.compressed_content(section.extent),
@@ -58,25 +72,44 @@ impl SectionReader {
         Ok(SectionContent {
             extent,
             size: extent.size,
-            is_compressed: false,
+            compression: Compression::Stored,
         })
+    }
+
+    /// "ZLIB", the size as a big-endian number of eight bytes, and the stream.
+    fn zdebug_content(&self, extent: FileExtent) -> Result<SectionContent> {
+        let header = self.read(extent.offset, extent.size.min(ZDEBUG_HEADER))?;
+        let size = header.strip_prefix(b"ZLIB").and_then(|size| size.try_into().ok());
+        let size = size.map(u64::from_be_bytes).context("no compression header")?;
+        self.expanded(extent, ZDEBUG_HEADER, size, Compression::Zlib)
     }
 
     fn compressed_content(&self, extent: FileExtent) -> Result<SectionContent> {
         type Header = CompressionHeader64<LittleEndian>;
         let header_size = size_of::<Header>() as u64;
+        ensure!(extent.size >= header_size, "no compression header");
+        let block = self.0.source.read(extent.offset, header_size)?;
+        let header = block.table::<Header>().first().context("no compression header")?;
+        let compression = match header.ch_type.get(LittleEndian) {
+            elf::ELFCOMPRESS_ZLIB => Compression::Zlib,
+            elf::ELFCOMPRESS_ZSTD => Compression::Zstd,
+            other => bail!("unknown compression {other}"),
+        };
+        self.expanded(extent, header_size, header.ch_size.get(LittleEndian), compression)
+    }
+
+    /// Content that is compressed to what follows a header, and has `size` bytes.
+    fn expanded(
+        &self,
+        extent: FileExtent,
+        header_size: u64,
+        size: u64,
+        compression: Compression,
+    ) -> Result<SectionContent> {
         let stored = extent
             .size
             .checked_sub(header_size)
             .context("no compression header")?;
-        let block = self.0.source.read(extent.offset, header_size)?;
-        let header = block.table::<Header>().first().context("no compression header")?;
-        match header.ch_type.get(LittleEndian) {
-            elf::ELFCOMPRESS_ZLIB => {}
-            elf::ELFCOMPRESS_ZSTD => bail!("zstd compression is not supported"),
-            other => bail!("unknown compression {other}"),
-        }
-        let size = header.ch_size.get(LittleEndian);
         let most = stored.min(self.0.source.budget.most_at_once());
         let most = most.saturating_mul(MOST_EXPANSION).saturating_add(SMALL);
         ensure!(size <= most, "its compression claims an unlikely size");
@@ -87,7 +120,7 @@ impl SectionReader {
         let content = self.stored_content(extent)?;
         Ok(SectionContent {
             size,
-            is_compressed: true,
+            compression,
             ..content
         })
     }

@@ -2,6 +2,9 @@
 //! A section of a file, read and decompressed only as far as it is needed: the debug information of a large program has
 //! hundreds of megabytes, and the answer to one question is in a few kilobytes of them.
 
+mod zstd;
+
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,7 +18,8 @@ use miniz_oxide::inflate::core::inflate_flags::{
 };
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
-use crate::find::elf::sections::SectionReader;
+use crate::find::elf::sections::{Compression, SectionReader};
+use zstd::ZstdSection;
 
 /// Bytes of an uncompressed section that are read and kept together.
 const PAGE: usize = 16 << 10;
@@ -38,14 +42,35 @@ pub struct LazySection {
 
 enum Content {
     Stored(StoredPages),
-    Compressed(Box<InflatedSection>),
+    Deflated(Box<InflatedSection>),
+    Zstd(Box<ZstdSection>),
+}
+
+impl Content {
+    /// `stored` is where its bytes are in the file.
+    fn new(file: &Rc<SectionReader>, stored: Range<u64>, compression: Compression) -> Content {
+        match compression {
+            Compression::Stored => Content::Stored(StoredPages::new(file, stored.start)),
+            Compression::Zlib => Content::Deflated(Box::new(InflatedSection::new(file, stored))),
+            Compression::Zstd => Content::Zstd(Box::new(ZstdSection::new(file, stored))),
+        }
+    }
+
+    /// Bytes of a section of `size` bytes.
+    fn get(&mut self, range: Range<usize>, size: usize) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Content::Stored(pages) => pages.read(range, size).map(Cow::Owned),
+            Content::Deflated(inflated) => inflated.get(range, size).map(Cow::Borrowed),
+            Content::Zstd(frames) => frames.get(range, size).map(Cow::Borrowed),
+        }
+    }
 }
 
 impl LazySection {
     /// Finds the section; its content is read later. Subtracts its size from `budget`.
     ///
     /// # Errors
-    /// It is larger than `budget`, lies outside the file, or is compressed with something other than zlib.
+    /// It is larger than `budget`, lies outside the file, or is compressed with something other than zlib and zstd.
     pub fn open(file: &Rc<SectionReader>, name: &str, budget: &mut u64) -> Result<LazySection> {
         let Some(stored) = file.find(name)? else {
             return Ok(LazySection {
@@ -57,13 +82,11 @@ impl LazySection {
         *budget = left.with_context(|| format!("section {name} is too large"))?;
         Ok(LazySection {
             size: usize::try_from(stored.size)?,
-            content: RefCell::new(match stored.is_compressed {
-                true => Content::Compressed(Box::new(InflatedSection::new(
-                    file,
-                    stored.extent.offset..stored.extent.end(),
-                ))),
-                false => Content::Stored(StoredPages::new(file, stored.extent.offset)),
-            }),
+            content: RefCell::new(Content::new(
+                file,
+                stored.extent.offset..stored.extent.end(),
+                stored.compression,
+            )),
         })
     }
 
@@ -77,10 +100,10 @@ impl LazySection {
         if range.start > range.end || range.end > self.size {
             return None;
         }
-        match &mut *self.content.borrow_mut() {
-            Content::Stored(pages) => pages.read(range, self.size),
-            Content::Compressed(inflated) => inflated.get(range, self.size).map(<[u8]>::to_vec),
-        }
+        self.content
+            .borrow_mut()
+            .get(range, self.size)
+            .map(Cow::into_owned)
     }
 
     /// At most `most` bytes from `start` on: fewer at the end of the section.
@@ -106,7 +129,7 @@ impl LazySection {
                 let rest = page.get(start % PAGE..)?;
                 until_nul(rest.get(..SHORT_TEXT).unwrap_or(rest))
             }),
-            Content::Compressed(inflated) => inflated.get(start..end, self.size).and_then(until_nul),
+            content => content.get(start..end, self.size).as_deref().and_then(until_nul),
         };
         short.or_else(|| {
             let text = self.read_up_to(start, most)?;
@@ -315,6 +338,7 @@ impl DeflateStream {
 #[cfg(test)]
 mod tests {
     use miniz_oxide::deflate::compress_to_vec_zlib;
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
     use super::*;
     use crate::find::elf::image::{ElfImage, file_with};
@@ -326,16 +350,41 @@ mod tests {
             .collect()
     }
 
+    /// Compressed in two frames.
+    fn frames(content: &[u8]) -> Vec<u8> {
+        let (first, second) = content.split_at(content.len() / 3);
+        [first, second]
+            .map(|part| compress_to_vec(part, CompressionLevel::Fastest))
+            .concat()
+    }
+
+    #[test]
+    fn damaged_frames_end_a_section() {
+        let content = content();
+        let frames = frames(&content);
+        for end in [0, 1, 4, 100, frames.len() / 2, frames.len() - 1] {
+            let cut = section(&frames[..end], content.len(), Compression::Zstd);
+            assert_eq!(cut.read(0..content.len()), None, "{end}");
+            let _ = cut.read(0..1);
+        }
+        let mut damaged = frames.clone();
+        let last = damaged.len() - 20;
+        damaged[last] ^= 0xff;
+        let damaged = section(&damaged, content.len(), Compression::Zstd);
+        assert_eq!(damaged.read(0..1000).as_deref(), Some(&content[..1000]));
+        // More than the section says is not decompressed.
+        let short = section(&frames, 100, Compression::Zstd);
+        assert_eq!(short.read(0..100).as_deref(), Some(&content[..100]));
+        assert_eq!(short.read(0..101), None);
+    }
+
     /// A section with `stored` in the file, and `size` bytes decompressed.
-    fn section(stored: &[u8], size: usize, is_compressed: bool) -> LazySection {
+    fn section(stored: &[u8], size: usize, compression: Compression) -> LazySection {
         let mut image = ElfImage::default().bytes();
         let start = image.len() as u64;
         image.extend_from_slice(stored);
         let file = Rc::new(SectionReader::open(file_with(&image)).unwrap());
-        let content = match is_compressed {
-            true => Content::Compressed(Box::new(InflatedSection::new(&file, start..image.len() as u64))),
-            false => Content::Stored(StoredPages::new(&file, start)),
-        };
+        let content = Content::new(&file, start..image.len() as u64, compression);
         LazySection {
             size,
             content: RefCell::new(content),
@@ -347,8 +396,9 @@ mod tests {
         let content = content();
         let compressed = compress_to_vec_zlib(&content, 6);
         for section in [
-            section(&content, content.len(), false),
-            section(&compressed, content.len(), true),
+            section(&content, content.len(), Compression::Stored),
+            section(&compressed, content.len(), Compression::Zlib),
+            section(&frames(&content), content.len(), Compression::Zstd),
         ] {
             for range in [
                 70_000..70_001,
@@ -379,9 +429,13 @@ mod tests {
     #[test]
     fn only_the_needed_part_is_decompressed() {
         let content = content();
-        let section = section(&compress_to_vec_zlib(&content, 6), content.len(), true);
+        let section = section(
+            &compress_to_vec_zlib(&content, 6),
+            content.len(),
+            Compression::Zlib,
+        );
         section.read(0..100).unwrap();
-        let Content::Compressed(inflated) = &*section.content.borrow() else {
+        let Content::Deflated(inflated) = &*section.content.borrow() else {
             panic!("not compressed");
         };
         assert_eq!(inflated.valid, 100 + AHEAD);
@@ -391,10 +445,10 @@ mod tests {
     fn bytes_far_before_the_needed_ones_are_not_kept() {
         let content: Vec<u8> = content().into_iter().cycle().take(2_000_003).collect();
         let compressed = compress_to_vec_zlib(&content, 6);
-        let section = section(&compressed, content.len(), true);
+        let section = section(&compressed, content.len(), Compression::Zlib);
         let kept = || match &*section.content.borrow() {
-            Content::Compressed(inflated) => inflated.start..inflated.start + inflated.valid,
-            Content::Stored(_) => panic!("not compressed"),
+            Content::Deflated(inflated) => inflated.start..inflated.start + inflated.valid,
+            Content::Stored(_) | Content::Zstd(_) => panic!("not compressed"),
         };
         let read_alike =
             |range: Range<usize>| section.read(range.clone()).as_deref() == Some(&content[range]);
@@ -415,7 +469,7 @@ mod tests {
         let content = content();
         let mut compressed = compress_to_vec_zlib(&content, 6);
         compressed.truncate(compressed.len() / 2);
-        let section = section(&compressed, content.len(), true);
+        let section = section(&compressed, content.len(), Compression::Zlib);
         assert_eq!(section.read(0..1000).as_deref(), Some(&content[..1000]));
         assert_eq!(section.read(0..200_000), None);
         assert_eq!(section.read(0..1000).as_deref(), Some(&content[..1000]));
