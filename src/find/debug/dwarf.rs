@@ -3,8 +3,7 @@
 //!
 //! Only the units that a question leads to are read: the unit of a function by `.debug_aranges` or by the
 //! addresses that units give for themselves, and other units when a reference leads there. Split DWARF
-//! (`.dwo` files) and type units of DWARF 4 (`.debug_types`) are not supported, and a class that a unit only
-//! declares has no members.
+//! (`.dwo` files) is not supported, and a class that a unit only declares has no members.
 //!
 //! The file is untrusted: references are followed to a limited depth, and the number of bytes and entries that are read
 //! in total is limited by the size of the file.

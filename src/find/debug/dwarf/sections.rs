@@ -2,6 +2,7 @@
 //! The sections of one file, and the addresses that its units refer to.
 
 use std::cell::OnceCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -16,7 +17,9 @@ pub struct DebugSections {
     pub abbrev: LazySection,
     addr: LazySection,
     pub aranges: LazySection,
-    pub info: LazySection,
+    info: LazySection,
+    /// Type units of DWARF 4.
+    types: LazySection,
     pub line_str: LazySection,
     pub loc: LazySection,
     pub loclists: LazySection,
@@ -38,6 +41,7 @@ impl DebugSections {
             addr: open(SectionId::DebugAddr)?,
             aranges: open(SectionId::DebugAranges)?,
             info: open(SectionId::DebugInfo)?,
+            types: open(SectionId::DebugTypes)?,
             line_str: open(SectionId::DebugLineStr)?,
             loc: open(SectionId::DebugLoc)?,
             loclists: open(SectionId::DebugLocLists)?,
@@ -47,6 +51,38 @@ impl DebugSections {
             str_offsets: open(SectionId::DebugStrOffsets)?,
             addresses: OnceCell::new(),
         })
+    }
+
+    /// Bytes of all units. Offsets of those in `.debug_types` follow those in `.debug_info`.
+    pub fn units_size(&self) -> usize {
+        self.info.size() + self.types.size()
+    }
+
+    /// Whether the unit at this offset is in `.debug_types`.
+    pub fn is_in_types(&self, at: usize) -> bool {
+        at >= self.info.size()
+    }
+
+    /// The end of the section with the unit at this offset.
+    pub fn unit_section_end(&self, at: usize) -> usize {
+        match self.is_in_types(at) {
+            true => self.units_size(),
+            false => self.info.size(),
+        }
+    }
+
+    /// `None` unless all of the range is inside one section.
+    pub fn read_units(&self, range: Range<usize>) -> Option<Vec<u8>> {
+        match range.start.checked_sub(self.info.size()) {
+            Some(start) => self.types.read(start..range.end.checked_sub(self.info.size())?),
+            None => self.info.read(range),
+        }
+    }
+
+    /// At most `most` bytes from `start` on: fewer at the end of a section.
+    pub fn read_units_up_to(&self, start: usize, most: usize) -> Option<Vec<u8>> {
+        let end = start.saturating_add(most).min(self.unit_section_end(start));
+        self.read_units(start..end)
     }
 
     /// The address that range lists and location lists of a unit start from; 0 if the unit does not say.

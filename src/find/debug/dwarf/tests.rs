@@ -489,6 +489,43 @@ fn compressed_sections_and_separate_debug_file() {
     }
 }
 
+/// Type units are in `.debug_types` in DWARF 4, and in `.debug_info` in DWARF 5.
+#[test]
+fn types_in_units_of_their_own() {
+    let dir = TestDir::new("type-units");
+    for (compiler, version) in [
+        ("gcc", "-gdwarf-4"),
+        ("gcc", "-gdwarf-5"),
+        ("clang", "-gdwarf-4"),
+        ("clang", "-gdwarf-5"),
+    ] {
+        let options = ["-O2", version, "-fdebug-types-section"];
+        if let Some(program) = dir.compile(compiler, &options, C) {
+            check_c(&program);
+        }
+    }
+    for (compiler, all) in [("g++", "-g"), ("clang++", "-fstandalone-debug")] {
+        for version in ["-gdwarf-4", "-gdwarf-5"] {
+            let options = ["-O1", "-std=c++17", all, version, "-fdebug-types-section"];
+            let Some(program) = dir.compile(compiler, &options, CPP) else {
+                continue;
+            };
+            let all = signature(&open(&program), &program, "_ZN3net3all");
+            assert_eq!(
+                shown(&all)[..5],
+                [
+                    "const std::string & a @ arg0",
+                    "std::string b @ *arg1",
+                    "std::string_view c @ arg2 arg3",
+                    "net::Mode d @ arg4",
+                    "net::Owner e @ *arg5",
+                ],
+                "{compiler} {version}"
+            );
+        }
+    }
+}
+
 /// What `dwz` moved to a supplementary file is found there.
 #[test]
 fn types_in_supplementary_file() {

@@ -23,11 +23,17 @@ impl DebugFiles {
         self.strip(at, is_qualifier)
     }
 
+    /// The type in its type unit, of which other units have a part only.
+    pub fn whole(&self, entry: DebugEntry) -> DebugEntry {
+        let whole = self.reference(&entry, dw::DW_AT_signature);
+        whole.and_then(|whole| self.entry(whole)).unwrap_or(entry)
+    }
+
     fn strip(&self, at: EntryOffset, is_stripped: impl Fn(DwTag) -> bool) -> Option<DebugEntry> {
         let mut entry = self.entry(at)?;
         for _ in 0..MAX_DEPTH {
             if !is_stripped(entry.tag()) {
-                return Some(entry);
+                return Some(self.whole(entry));
             }
             entry = self.entry(self.reference(&entry, dw::DW_AT_type)?)?;
         }

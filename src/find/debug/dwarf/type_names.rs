@@ -27,7 +27,7 @@ impl DebugFiles {
             return "void".to_owned();
         };
         match self.entry(at) {
-            Some(entry) if depth < MAX_DEPTH => truncated(self.entry_name(&entry, depth)),
+            Some(entry) if depth < MAX_DEPTH => truncated(self.entry_name(&self.whole(entry), depth)),
             _ => "...".to_owned(),
         }
     }
@@ -76,10 +76,13 @@ impl DebugFiles {
             // A Rust name has the full paths of its type arguments already; without its own path it is easier to read.
             Some(dw::DW_LANG_Rust) => name.replace(", alloc::alloc::Global", ""),
             _ => {
+                // In a type unit, GCC has the type outside of its namespace, where it is only declared.
+                let declared = self.reference(entry, dw::DW_AT_specification);
+                let declared = declared.and_then(|at| self.entry(at));
                 let mut full = String::new();
                 // Source code does not write the inline namespaces of the standard libraries.
                 for namespace in self
-                    .namespaces(entry)
+                    .namespaces(declared.as_ref().unwrap_or(entry))
                     .iter()
                     .filter(|name| !name.starts_with("__"))
                 {

@@ -173,8 +173,11 @@ impl ClassPassing {
         };
         let reference = self.files.target(argument)?;
         let to = self.files.target(&reference)?;
+        // In a type unit, the class is declared in its namespace and defined outside.
+        let declared = self.files.reference(class, dw::DW_AT_specification);
+        let is_class = to.offset == class.offset || Some(to.offset) == declared;
         let is_reference = is_pointer(reference.tag()) && reference.tag() != dw::DW_TAG_pointer_type;
-        (is_reference && to.offset == class.offset).then_some(reference.tag())
+        (is_reference && is_class).then_some(reference.tag())
     }
 }
 

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use gimli::constants as dw;
 use gimli::{
-    Abbreviations, AttributeValue, DebugAbbrev, DebugAbbrevOffset, DebugInfo, DebuggingInformationEntry,
-    EndianRcSlice, EndianSlice, EntriesRaw, LittleEndian, UnitHeader, UnitOffset,
+    Abbreviations, AttributeValue, DebugAbbrev, DebugAbbrevOffset, DebugInfo, DebugTypes,
+    DebuggingInformationEntry, EndianRcSlice, EndianSlice, EntriesRaw, LittleEndian, UnitHeader, UnitOffset,
 };
 
 use super::index::UnitIndex;
@@ -44,15 +44,21 @@ pub struct UnitRoot {
 }
 
 impl Unit {
-    /// A unit from its bytes alone, which begin at offset `start`. `None` if its header or its first entry is damaged.
+    /// A unit from its bytes alone, which begin at offset `start`, in `.debug_types` if `is_in_types`. `None` if its
+    /// header or its first entry is damaged.
     pub fn parse(
         start: usize,
         bytes: Vec<u8>,
+        is_in_types: bool,
         abbreviations: impl FnOnce(usize) -> Option<Rc<Abbreviations>>,
     ) -> Option<Unit> {
         let end = start.checked_add(bytes.len())?;
-        let section = DebugInfo::from(UnitBytes::new(bytes.into(), LittleEndian));
-        let header = section.units().next().ok()??;
+        let bytes = UnitBytes::new(bytes.into(), LittleEndian);
+        let header = match is_in_types {
+            true => DebugTypes::from(bytes).units().next(),
+            false => DebugInfo::from(bytes).units().next(),
+        };
+        let header = header.ok()??;
         let abbreviations = abbreviations(header.debug_abbrev_offset().0)?;
         let root = header.entry(&abbreviations, header.root_offset()).ok()?;
         Some(Unit {
@@ -163,6 +169,29 @@ impl UnitHead {
         Some(UnitHead {
             range: start..end,
             signature: number(at, 8).zip(type_at).filter(|_| is_type),
+        })
+    }
+}
+
+impl UnitHead {
+    /// With the signature that all units in `.debug_types` have, after the fields of other units of DWARF 4.
+    pub fn in_types(self, bytes: &[u8]) -> Option<UnitHead> {
+        let is_long = bytes.get(..4)? == [0xff; 4];
+        let (at, word) = if is_long {
+            (12 + 2 + 8 + 1, 8)
+        } else {
+            (4 + 2 + 4 + 1, 4)
+        };
+        let signature = bytes.get(at..at + 8)?.try_into().ok()?;
+        let mut type_at = [0; 8];
+        type_at[..word].copy_from_slice(bytes.get(at + 8..at + 8 + word)?);
+        let type_at = usize::try_from(u64::from_le_bytes(type_at)).ok()?;
+        Some(UnitHead {
+            signature: Some((
+                u64::from_le_bytes(signature),
+                self.range.start.checked_add(type_at)?,
+            )),
+            ..self
         })
     }
 }

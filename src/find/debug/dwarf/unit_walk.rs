@@ -88,6 +88,7 @@ impl UnitWalk<'_> {
             }
             dw::DW_TAG_compile_unit
             | dw::DW_TAG_partial_unit
+            | dw::DW_TAG_type_unit
             | dw::DW_TAG_namespace
             | dw::DW_TAG_lexical_block => false,
             _ => true,

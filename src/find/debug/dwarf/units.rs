@@ -65,8 +65,8 @@ impl UnitTable {
             unlisted: OnceCell::new(),
             types: OnceCell::new(),
             budget: Budget {
-                entries: Cell::new(sections.info.size() + MIN_READS),
-                unit_bytes: Cell::new(sections.info.size()),
+                entries: Cell::new(sections.units_size() + MIN_READS),
+                unit_bytes: Cell::new(sections.units_size()),
                 abbreviation_bytes: Cell::new(sections.abbrev.size()),
             },
             sections,
@@ -91,8 +91,9 @@ impl UnitTable {
     fn read_unit(&self, start: usize) -> Option<Unit> {
         let range = self.head(start)?.range;
         spend(&self.budget.unit_bytes, range.len())?;
-        let bytes = self.sections.info.read(range)?;
-        Unit::parse(start, bytes, |at| self.abbreviations(at))
+        let bytes = self.sections.read_units(range)?;
+        let is_in_types = self.sections.is_in_types(start);
+        Unit::parse(start, bytes, is_in_types, |at| self.abbreviations(at))
     }
 
     /// The unit around an offset.
@@ -122,8 +123,12 @@ impl UnitTable {
 
     fn head(&self, start: usize) -> Option<UnitHead> {
         self.count_entry()?;
-        let bytes = self.sections.info.read_up_to(start, UnitHead::SIZE)?;
-        let head = UnitHead::parse(start, &bytes, self.sections.info.size())?;
+        let bytes = self.sections.read_units_up_to(start, UnitHead::SIZE)?;
+        let head = UnitHead::parse(start, &bytes, self.sections.unit_section_end(start))?;
+        let head = match self.sections.is_in_types(start) {
+            true => head.in_types(&bytes)?,
+            false => head,
+        };
         self.spans.borrow_mut().insert(start, head.range.end);
         Some(head)
     }

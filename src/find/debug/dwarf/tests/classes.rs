@@ -121,6 +121,8 @@ fn classes_are_passed_as_the_abi_says() {
             ["-O2", "-gdwarf-5"],
             ["-O0", "-gdwarf-4"],
             ["-O2", "-gdwarf-4"],
+            ["-fdebug-types-section", "-gdwarf-4"],
+            ["-fdebug-types-section", "-gdwarf-5"],
         ] {
             let options = [all, level, version, "-std=c++17"];
             let Some(program) = dir.compile(compiler, &options, &source) else {
