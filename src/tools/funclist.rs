@@ -242,11 +242,18 @@ impl FunctionList {
             false => HashMap::new(),
         };
         let debug = OnceCell::new();
+        let mut unread = None;
         for function in functions {
             let target = targets.get(&function.addr).copied();
             let signature = signatures::well_known(&file.elf, &file.object.path, &function.name)
                 .or_else(|| debug.get_or_init(|| file.signatures()).of(function));
+            if let (None, None, Some(debug)) = (&signature, &unread, debug.get()) {
+                unread = debug.unread(function.addr);
+            }
             self.function(file, function, signature, target)?;
+        }
+        if let Some(reason) = unread {
+            self.messages.detail(&reason);
         }
         Ok(())
     }

@@ -154,8 +154,9 @@ fn load(
     let follows_calls = found.finder().ends().both;
     let traced = &mut found.finder().traced.on_found;
     traced.forget_file();
+    let unread = traced.unread.take();
     let refused = traced.plans.take_problem()?;
-    refused.iter().for_each(|problem| found.warn(problem));
+    refused.iter().chain(&unread).for_each(|problem| found.warn(problem));
 
     let mut open = found.open::<FunctraceSkelBuilder>()?;
     let ring_bytes = open.ring_bytes();
@@ -219,6 +220,8 @@ struct CallPlans {
     needs: Needs,
     /// The signatures of the last file: functions are found file by file.
     file: Option<(FileId, SignatureSource)>,
+    /// Why the debug information of the first such function was not read.
+    unread: Option<String>,
 }
 
 impl CallPlans {
@@ -227,6 +230,7 @@ impl CallPlans {
             plans: FunctionPrograms::new(request),
             needs: if stack { Needs::STACK } else { Needs::NOTHING },
             file: None,
+            unread: None,
         }
     }
 
@@ -249,7 +253,13 @@ impl CallPlans {
             self.file = Some((object.id, signatures));
         }
         let (_, signatures) = self.file.as_ref()?;
-        signatures.at(probe.addr, symbol)
+        let signature = signatures.at(probe.addr, symbol);
+        if signature.is_none()
+            && self.unread.is_none()
+        {
+            self.unread = signatures.unread(probe.addr);
+        }
+        signature
     }
 }
 

@@ -82,6 +82,11 @@ impl DebugInfo {
         self.signatures.signature(addr)
     }
 
+    /// The name of the file that has the debug information of the function at `addr`, in split DWARF (`.dwo`).
+    pub fn split_file(&self, addr: u64) -> Option<String> {
+        self.files.split_file(addr)
+    }
+
     /// Whether a function of that name was inlined into all of its callers, and so has no address. `name` is the plain
     /// name, the name with its namespaces, or the mangled one. Reads all units.
     pub fn inlined(&self, name: &str) -> bool {

@@ -3,7 +3,9 @@
 //! the table of well-known prototypes.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
 
 use super::dwarf::DebugInfo;
 use super::prototypes;
@@ -16,20 +18,45 @@ pub struct SignatureSource {
     debug: Option<DebugInfo>,
     /// The name by which the prototypes are looked up.
     library: String,
+    path: PathBuf,
+    /// Why there is no debug information, although a file has some.
+    failure: Option<anyhow::Error>,
 }
 
 impl SignatureSource {
     /// Opens the debug information of `file`, of which `elf` is the parsed form. `path` is where the search
-    /// for debug files starts. Damaged debug information counts as absent.
+    /// for debug files starts. Debug information that cannot be read counts as absent; see [`SignatureSource::unread`].
     pub fn open(file: &File, elf: &ElfFile, path: &Path) -> SignatureSource {
-        let own = DebugInfo::open(file, shared_file(elf, path).as_ref());
-        let debug = own.ok().flatten().or_else(|| {
+        let mut failure = None;
+        let mut read = |debug: Result<Option<DebugInfo>>| {
+            let debug = debug.map_err(|error| failure.get_or_insert(error));
+            debug.ok().flatten()
+        };
+        let own = read(DebugInfo::open(file, shared_file(elf, path).as_ref()));
+        let debug = own.or_else(|| {
             let (file, shared) = debug_files(elf, path)?;
-            DebugInfo::open(&file, shared.as_ref()).ok()?
+            read(DebugInfo::open(&file, shared.as_ref()))
         });
         SignatureSource {
             debug,
             library: library_name(elf, path),
+            path: path.to_owned(),
+            failure,
+        }
+    }
+
+    /// Why the function at `addr`, whose signature is unknown, has debug information that is not read. `None` if it has
+    /// none.
+    pub fn unread(&self, addr: u64) -> Option<String> {
+        let path = self.path.display();
+        match (&self.debug, &self.failure) {
+            (Some(debug), _) => {
+                let name = debug.split_file(addr)?;
+                Some(format!(
+                    "the debug information of {path} is in other files, which are not read: {name}"
+                ))
+            }
+            (None, failure) => failure.as_ref().map(|error| format!("{path}: {error:#}")),
         }
     }
 

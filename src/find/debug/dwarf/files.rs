@@ -58,6 +58,15 @@ impl DebugFiles {
         self.string(entry, entry.unit.root.producer.as_ref()?)
     }
 
+    /// The name of the file that has the debug information of the code at `addr`, if the main file does not.
+    pub fn split_file(&self, addr: u64) -> Option<String> {
+        let mut units = self.main.units_with_code_at(addr);
+        units.find_map(|unit| {
+            let name = self.main.text(None, &unit, unit.root.split_name.as_ref()?)?;
+            Some(String::from_utf8_lossy(&name).into_owned())
+        })
+    }
+
     fn string(&self, entry: &DebugEntry, value: &EntryValue) -> Option<Vec<u8>> {
         let units = self.units(entry.offset)?;
         units.text(self.shared.as_ref(), &entry.unit, value)

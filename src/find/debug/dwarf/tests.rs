@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 use super::unit::Unit;
 use crate::find::debug::abi::{MachineAbi, NATIVE};
+use crate::find::debug::signatures::SignatureSource;
 use crate::find::debug::types::{LocationPiece, TypeKind, ValueLocation, ValueType};
 use crate::find::elf::ElfFile;
 
@@ -486,6 +487,43 @@ fn compressed_sections_and_separate_debug_file() {
         assert_eq!(signature(&info, &program, "mixed").params.len(), 7);
     } else {
         eprintln!("skipped: no objcopy");
+    }
+}
+
+/// Debug information that is not read is not the same as none.
+#[test]
+fn unread_debug_information_has_a_reason() {
+    let dir = TestDir::new("unread");
+    let reason = |program: &Path| {
+        let file = File::open(program).unwrap();
+        let elf = ElfFile::open(file.try_clone().unwrap(), program).unwrap();
+        let functions = crate::find::functions::all(&elf, program).unwrap();
+        let numbers = functions
+            .iter()
+            .find(|function| &*function.name == "numbers")
+            .unwrap();
+        let signatures = SignatureSource::open(&file, &elf, program);
+        (signatures.of(numbers).is_some(), signatures.unread(numbers.addr))
+    };
+    for (compiler, version) in [("gcc", "-gdwarf-5"), ("gcc", "-gdwarf-4"), ("clang", "-gdwarf-5")] {
+        if let Some(program) = dir.compile(compiler, &["-O1", version, "-gsplit-dwarf"], C) {
+            let (known, reason) = reason(&program);
+            assert!(
+                !known && reason.as_ref().is_some_and(|reason| reason.ends_with(".dwo")),
+                "{reason:?}"
+            );
+        }
+    }
+    if let Some(program) = dir.compile("gcc", &["-O1", "-g", "-gz=zlib"], C) {
+        assert_eq!(reason(&program), (true, None));
+        let file = File::options().read(true).write(true).open(&program).unwrap();
+        let header = section_start(&program, ".debug_info") - 24;
+        file.write_all_at(&77_u32.to_le_bytes(), header).unwrap();
+        let (known, reason) = reason(&program);
+        assert!(!known && reason.is_some_and(|reason| reason.ends_with("unknown compression 77")));
+    }
+    if let Some(program) = dir.compile("gcc", &["-O1", "-g0"], C) {
+        assert_eq!(reason(&program), (false, None));
     }
 }
 

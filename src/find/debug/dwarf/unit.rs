@@ -36,6 +36,8 @@ pub struct UnitRoot {
     pub high_pc: Option<EntryValue>,
     pub ranges: Option<EntryValue>,
     pub producer: Option<EntryValue>,
+    /// The name of the file with the rest of the unit.
+    pub split_name: Option<EntryValue>,
     pub addr_base: usize,
     pub str_offsets_base: usize,
     pub loclists_base: Option<usize>,
@@ -121,6 +123,7 @@ impl UnitRoot {
                 (dw::DW_AT_high_pc, value) => found.high_pc = Some(value),
                 (dw::DW_AT_ranges, value) => found.ranges = Some(value),
                 (dw::DW_AT_producer, value) => found.producer = Some(value),
+                (dw::DW_AT_dwo_name | dw::DW_AT_GNU_dwo_name, value) => found.split_name = Some(value),
                 _ => {}
             }
         }

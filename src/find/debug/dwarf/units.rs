@@ -185,16 +185,18 @@ impl UnitTable {
 
     /// The offset of the function whose first instruction is at `addr`.
     pub fn function_at(&self, addr: u64) -> Option<usize> {
-        let find = |starts: Vec<usize>| {
-            let mut units = starts.into_iter().filter_map(|start| self.unit(start));
-            units.find_map(|unit| self.index(&unit).function_at(addr))
-        };
-        let listed = self.listed().units_with(addr);
+        let mut units = self.units_with_code_at(addr);
+        units.find_map(|unit| self.index(&unit).function_at(addr))
+    }
+
+    /// The units that may have code at `addr`.
+    pub fn units_with_code_at(&self, addr: u64) -> impl Iterator<Item = Rc<Unit>> {
+        let mut starts = self.listed().units_with(addr);
         // Finding unlisted units takes long: it reads the header of every unit.
-        if !listed.is_empty() {
-            return find(listed);
+        if starts.is_empty() {
+            starts = self.unlisted().units_with(addr);
         }
-        find(self.unlisted().units_with(addr))
+        starts.into_iter().filter_map(|start| self.unit(start))
     }
 
     /// The functions and namespaces of a unit.
