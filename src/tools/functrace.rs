@@ -154,9 +154,13 @@ fn load(
     let follows_calls = found.finder().ends().both;
     let traced = &mut found.finder().traced.on_found;
     traced.forget_file();
-    let unread = traced.unread.take();
+    let remarks = [traced.unread.take(), traced.without_result.take()];
     let refused = traced.plans.take_problem()?;
-    refused.iter().chain(&unread).for_each(|problem| found.warn(problem));
+    let remarks = remarks.iter().flatten();
+    refused
+        .iter()
+        .chain(remarks)
+        .for_each(|problem| found.warn(problem));
 
     let mut open = found.open::<FunctraceSkelBuilder>()?;
     let ring_bytes = open.ring_bytes();
@@ -222,15 +226,20 @@ struct CallPlans {
     file: Option<(FileId, SignatureSource)>,
     /// Why the debug information of the first such function was not read.
     unread: Option<String>,
+    uses_results: bool,
+    /// What to say about the first function whose results the compiler may have removed.
+    without_result: Option<String>,
 }
 
 impl CallPlans {
     fn new(request: TraceRequest, stack: bool) -> Self {
         Self {
+            uses_results: request.uses_results(),
             plans: FunctionPrograms::new(request),
             needs: if stack { Needs::STACK } else { Needs::NOTHING },
             file: None,
             unread: None,
+            without_result: None,
         }
     }
 
@@ -238,6 +247,15 @@ impl CallPlans {
     fn forget_file(&mut self) {
         self.file = None;
         return_memory();
+    }
+
+    /// GCC's interprocedural optimization removes results that no caller uses, and debug information does not tell.
+    fn note_result(&mut self, symbol: &str) {
+        if self.uses_results && self.without_result.is_none() && symbol.contains(".isra.") {
+            self.without_result = Some(format!(
+                "the result of {symbol} may be what was left in a register: GCC removes results that no caller uses"
+            ));
+        }
     }
 
     /// The signature from the debug information of the file, if it has any.
@@ -254,9 +272,7 @@ impl CallPlans {
         }
         let (_, signatures) = self.file.as_ref()?;
         let signature = signatures.at(probe.addr, symbol);
-        if signature.is_none()
-            && self.unread.is_none()
-        {
+        if signature.is_none() && self.unread.is_none() {
             self.unread = signatures.unread(probe.addr);
         }
         signature
@@ -272,6 +288,7 @@ impl OnFound for CallPlans {
             is_go: probe.is_go,
         };
         let symbol = probe.symbol.as_deref();
+        symbol.into_iter().for_each(|symbol| self.note_result(symbol));
         let well_known = symbol.and_then(|symbol| signatures::well_known(elf, &object.path, symbol));
         // Expressions may use the names in debug information.
         let signature = well_known

@@ -57,6 +57,7 @@ each_mode! {
 }
 
 each_mode_with_session! {
+    results_that_may_have_been_removed_are_doubtful
     results_and_durations_match_their_calls hidden_calls_do_not_affect_others
     indent_shows_nesting
     later_file_with_exceptions_is_traced
@@ -298,6 +299,20 @@ fn results_and_durations_match_their_calls(mode: AttachMode) {
 }
 
 /// In a session, nested calls that --where rejects have no return probe, while the calls around them do.
+fn results_that_may_have_been_removed_are_doubtful(mode: AttachMode) {
+    for (options, is_doubtful) in [
+        (&["--ret"][..], true),
+        (&["--args", "retval"], true),
+        (&["--args", "number"], false),
+    ] {
+        let run = trace(mode, &["unused.isra.0"], options, &["unused 7"]);
+        run.assert_clean();
+        assert_eq!(run.rows.len(), 7);
+        let warning = "warning: the result of unused.isra.0 may be what was left";
+        assert_eq!(run.stderr.contains(warning), is_doubtful, "{}", run.stderr);
+    }
+}
+
 fn hidden_calls_do_not_affect_others(mode: AttachMode) {
     let condition = ["--ret", "--where", "depth % 3 == 1"];
     let run = trace(mode, &["recurse"], &condition, &["recurse 11 13"]);

@@ -10,6 +10,7 @@
  *   nine COUNT          nine arguments
  *   struct COUNT        structures by pointer and by value
  *   parts COUNT         a structure with arrays and bit-fields, by pointer, and a pointer to N
+ *   unused COUNT        unused.isra.0(N): a name that GCC gives to functions whose result it may have removed
  *   recurse DEPTH COUNT    recurse(DEPTH)
  *   bound COUNT         compressBound(N), N counting from 0: a function of zlib, with another name for its parameter
  */
@@ -72,6 +73,14 @@ KEEP int part(struct parts *parts, int *number)
 {
 	USE(parts);
 	return *number;
+}
+
+int unused(int number) __asm__("unused.isra.0");
+
+KEEP int unused(int number)
+{
+	USE(number);
+	return number;
 }
 
 KEEP int recurse(int depth)
@@ -204,6 +213,9 @@ static void obey(const char *order)
 		structures(a);
 	else if (sscanf(order, "parts %d", &a) == 1)
 		parts(a);
+	else if (sscanf(order, "unused %d", &a) == 1)
+		for (b = 0; b < a; b++)
+			unused(b);
 	else if (sscanf(order, "recurse %d %d", &a, &b) == 2)
 		while (b-- > 0)
 			recurse(a);

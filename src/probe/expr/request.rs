@@ -61,6 +61,11 @@ impl TraceRequest {
         condition.chain(args.map(|(_, expr)| expr))
     }
 
+    /// True if the results of calls are shown or compared.
+    pub fn uses_results(&self) -> bool {
+        self.result || self.exprs().any(Expr::names_result)
+    }
+
     /// True if no probe at the entry is needed: everything is known at the return.
     pub fn needs_no_entry(&self) -> bool {
         !self.result && !self.depth && self.args.is_some() && !self.exprs().any(Expr::needs_entry)

@@ -17,6 +17,11 @@ impl Expr {
         self.names(&|name| matches!(name, "retval" | "lat" | "duration"))
     }
 
+    /// True if it names the result.
+    pub fn names_result(&self) -> bool {
+        self.names(&|name| name == "retval")
+    }
+
     /// True if it names a value that is known at the entry only.
     pub fn needs_entry(&self) -> bool {
         self.names(&|name| {
