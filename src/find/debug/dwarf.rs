@@ -2,8 +2,8 @@
 //! Functions in DWARF debug information, versions 4 and 5: their parameters, with types and locations.
 //!
 //! Only the units that a question leads to are read: the unit of a function by `.debug_aranges` or by the
-//! addresses that units give for themselves, and other units when a reference leads there. Split DWARF
-//! (`.dwo` files) is not supported, and a class that a unit only declares has no members.
+//! addresses that units give for themselves, and other units when a reference leads there. Packages
+//! of split DWARF (`.dwp`) are not supported, and a class that a unit only declares has no members.
 //!
 //! The file is untrusted: references are followed to a limited depth, and the number of bytes and entries that are read
 //! in total is limited by the size of the file.
@@ -18,6 +18,7 @@ mod location;
 mod section;
 mod sections;
 mod signature;
+mod split;
 #[cfg(test)]
 mod tests;
 mod text_types;
@@ -31,6 +32,7 @@ mod unit_walk;
 mod units;
 
 use std::fs::File;
+use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
@@ -41,6 +43,7 @@ use crate::find::elf::sections::SectionReader;
 use files::DebugFiles;
 use sections::DebugSections;
 use signature::SignatureDecoder;
+use split::SplitUnits;
 use units::UnitTable;
 
 /// Most bytes of debug information, decompressed. Browsers have less.
@@ -50,6 +53,7 @@ const MAX_BYTES: u64 = 1 << 30;
 pub struct DebugInfo {
     files: Rc<DebugFiles>,
     signatures: SignatureDecoder,
+    split: Option<SplitUnits>,
 }
 
 impl DebugInfo {
@@ -73,18 +77,33 @@ impl DebugInfo {
         };
         let files = Rc::new(DebugFiles::new(main, shared));
         let signatures = SignatureDecoder::new(Rc::clone(&files));
-        Ok(Some(DebugInfo { files, signatures }))
+        Ok(Some(DebugInfo {
+            files,
+            signatures,
+            split: None,
+        }))
+    }
+
+    /// With what is in `.dwo` files, which are looked for where the compiler wrote them, and beside the program at
+    /// `path`.
+    pub fn with_split_files(self, path: &Path) -> DebugInfo {
+        let split = SplitUnits::new(Rc::clone(&self.files), path.to_owned());
+        DebugInfo {
+            split: Some(split),
+            ..self
+        }
     }
 
     /// The signature of the function whose first instruction has the virtual address `addr` in the file. `None` if the
     /// debug information has no such function, or has no types.
     pub fn signature(&self, addr: u64) -> Option<FunctionSignature> {
-        self.signatures.signature(addr)
+        let split = || self.split.as_ref()?.signature(addr);
+        self.signatures.signature(addr).or_else(split)
     }
 
-    /// The name of the file that has the debug information of the function at `addr`, in split DWARF (`.dwo`).
-    pub fn split_file(&self, addr: u64) -> Option<String> {
-        self.files.split_file(addr)
+    /// The name of the `.dwo` file that has the debug information of the function at `addr`, if it cannot be read.
+    pub fn missing_file(&self, addr: u64) -> Option<String> {
+        self.split.as_ref()?.missing(addr)
     }
 
     /// Whether a function of that name was inlined into all of its callers, and so has no address. `name` is the plain

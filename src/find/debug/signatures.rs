@@ -30,7 +30,7 @@ impl SignatureSource {
         let mut failure = None;
         let mut read = |debug: Result<Option<DebugInfo>>| {
             let debug = debug.map_err(|error| failure.get_or_insert(error));
-            debug.ok().flatten()
+            debug.ok().flatten().map(|debug| debug.with_split_files(path))
         };
         let own = read(DebugInfo::open(file, shared_file(elf, path).as_ref()));
         let debug = own.or_else(|| {
@@ -51,9 +51,9 @@ impl SignatureSource {
         let path = self.path.display();
         match (&self.debug, &self.failure) {
             (Some(debug), _) => {
-                let name = debug.split_file(addr)?;
+                let name = debug.missing_file(addr)?;
                 Some(format!(
-                    "the debug information of {path} is in other files, which are not read: {name}"
+                    "the debug information of {path} is in a file that cannot be read: {name}"
                 ))
             }
             (None, failure) => failure.as_ref().map(|error| format!("{path}: {error:#}")),

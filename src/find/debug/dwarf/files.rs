@@ -7,7 +7,7 @@ use std::string::FromUtf8Error;
 use gimli::constants as dw;
 
 use super::entries::{DebugEntry, EntryOffset};
-use super::unit::EntryValue;
+use super::unit::{EntryValue, Unit};
 use super::units::UnitTable;
 
 /// Steps from a function to its origin: the function that was inlined or cloned, and its declaration.
@@ -58,13 +58,10 @@ impl DebugFiles {
         self.string(entry, entry.unit.root.producer.as_ref()?)
     }
 
-    /// The name of the file that has the debug information of the code at `addr`, if the main file does not.
-    pub fn split_file(&self, addr: u64) -> Option<String> {
-        let mut units = self.main.units_with_code_at(addr);
-        units.find_map(|unit| {
-            let name = self.main.text(None, &unit, unit.root.split_name.as_ref()?)?;
-            Some(String::from_utf8_lossy(&name).into_owned())
-        })
+    /// A text that the root of a unit of the main file refers to.
+    pub fn unit_text(&self, unit: &Unit, value: &EntryValue) -> Option<String> {
+        let text = self.main.text(self.shared.as_ref(), unit, value)?;
+        String::from_utf8(text).ok()
     }
 
     fn string(&self, entry: &DebugEntry, value: &EntryValue) -> Option<Vec<u8>> {

@@ -54,7 +54,11 @@ impl DebugSections {
     /// longer than [`MAX_BYTES`].
     pub fn address_ranges(&self, unit: &Unit, value: &EntryValue, most: usize) -> Option<Vec<Range<u64>>> {
         let (old, new) = (&self.ranges, &self.rnglists);
-        let is_new = unit.encoding().version >= 5;
+        let version = unit.encoding().version;
+        if !self.has_lists_of(version) {
+            return None;
+        }
+        let is_new = version >= 5;
         let section = if is_new { new } else { old };
         let start = match value {
             AttributeValue::RangeListsRef(at) => at.0,
@@ -87,7 +91,11 @@ impl DebugSections {
     /// The location description that a list has for the instruction at `addr`.
     pub fn location(&self, unit: &Unit, value: &EntryValue, addr: u64) -> Option<Vec<u8>> {
         let (old, new) = (&self.loc, &self.loclists);
-        let is_new = unit.encoding().version >= 5;
+        let version = unit.encoding().version;
+        if !self.has_lists_of(version) {
+            return None;
+        }
+        let is_new = version >= 5;
         let section = if is_new { new } else { old };
         let start = match value {
             AttributeValue::LocationListsRef(at) => at.0,

@@ -12,14 +12,14 @@ use super::section::LazySection;
 use super::unit::{EntryValue, Unit};
 use crate::find::elf::sections::SectionReader;
 
+/// A name that no section has: that of sections which are not split.
+const NOT_SPLIT: &str = ".dwo";
+
 /// The sections that describe functions. `.debug_line`, often half of the debug information, is not one of them.
 pub struct DebugSections {
     pub abbrev: LazySection,
-    addr: LazySection,
     pub aranges: LazySection,
-    info: LazySection,
-    /// Type units of DWARF 4.
-    types: LazySection,
+    units: UnitSections,
     pub line_str: LazySection,
     pub loc: LazySection,
     pub loclists: LazySection,
@@ -27,21 +27,57 @@ pub struct DebugSections {
     pub rnglists: LazySection,
     pub str: LazySection,
     pub str_offsets: LazySection,
-    /// The content of `addr`, once it is needed.
-    addresses: OnceCell<Vec<u8>>,
+    addresses: UnitAddresses,
+}
+
+struct UnitSections {
+    info: LazySection,
+    /// Type units of DWARF 4.
+    types: LazySection,
+}
+
+struct UnitAddresses {
+    section: LazySection,
+    /// The content of the section, once it is needed, or the part for a `.dwo` file.
+    content: OnceCell<Vec<u8>>,
+    /// In a `.dwo` file, the address that lists start from.
+    skeleton_low_pc: Option<u64>,
 }
 
 impl DebugSections {
     /// Subtracts the sizes of the sections from `budget`.
     pub fn open(file: SectionReader, budget: &mut u64) -> Result<DebugSections> {
+        DebugSections::open_named(file, budget, |id| id.name())
+    }
+
+    /// The sections of a `.dwo` file. `skeleton` is its unit in `main`, which has the addresses.
+    pub fn open_split(
+        file: SectionReader,
+        budget: &mut u64,
+        main: &DebugSections,
+        skeleton: &Unit,
+    ) -> Result<DebugSections> {
+        let mut sections = DebugSections::open_named(file, budget, |id| id.dwo_name().unwrap_or(NOT_SPLIT))?;
+        let addresses = main.address_bytes().get(skeleton.root.addr_base..);
+        sections.addresses.content = OnceCell::from(addresses.unwrap_or_default().to_vec());
+        sections.addresses.skeleton_low_pc = Some(main.low_pc(skeleton));
+        Ok(sections)
+    }
+
+    fn open_named(
+        file: SectionReader,
+        budget: &mut u64,
+        name: impl Fn(SectionId) -> &'static str,
+    ) -> Result<DebugSections> {
         let file = Rc::new(file);
-        let mut open = |id: SectionId| LazySection::open(&file, id.name(), budget);
+        let mut open = |id: SectionId| LazySection::open(&file, name(id), budget);
         Ok(DebugSections {
             abbrev: open(SectionId::DebugAbbrev)?,
-            addr: open(SectionId::DebugAddr)?,
             aranges: open(SectionId::DebugAranges)?,
-            info: open(SectionId::DebugInfo)?,
-            types: open(SectionId::DebugTypes)?,
+            units: UnitSections {
+                info: open(SectionId::DebugInfo)?,
+                types: open(SectionId::DebugTypes)?,
+            },
             line_str: open(SectionId::DebugLineStr)?,
             loc: open(SectionId::DebugLoc)?,
             loclists: open(SectionId::DebugLocLists)?,
@@ -49,33 +85,40 @@ impl DebugSections {
             rnglists: open(SectionId::DebugRngLists)?,
             str: open(SectionId::DebugStr)?,
             str_offsets: open(SectionId::DebugStrOffsets)?,
-            addresses: OnceCell::new(),
+            addresses: UnitAddresses {
+                section: open(SectionId::DebugAddr)?,
+                content: OnceCell::new(),
+                skeleton_low_pc: None,
+            },
         })
     }
 
     /// Bytes of all units. Offsets of those in `.debug_types` follow those in `.debug_info`.
     pub fn units_size(&self) -> usize {
-        self.info.size() + self.types.size()
+        self.units.info.size() + self.units.types.size()
     }
 
     /// Whether the unit at this offset is in `.debug_types`.
     pub fn is_in_types(&self, at: usize) -> bool {
-        at >= self.info.size()
+        at >= self.units.info.size()
     }
 
     /// The end of the section with the unit at this offset.
     pub fn unit_section_end(&self, at: usize) -> usize {
         match self.is_in_types(at) {
             true => self.units_size(),
-            false => self.info.size(),
+            false => self.units.info.size(),
         }
     }
 
     /// `None` unless all of the range is inside one section.
     pub fn read_units(&self, range: Range<usize>) -> Option<Vec<u8>> {
-        match range.start.checked_sub(self.info.size()) {
-            Some(start) => self.types.read(start..range.end.checked_sub(self.info.size())?),
-            None => self.info.read(range),
+        match range.start.checked_sub(self.units.info.size()) {
+            Some(start) => self
+                .units
+                .types
+                .read(start..range.end.checked_sub(self.units.info.size())?),
+            None => self.units.info.read(range),
         }
     }
 
@@ -85,10 +128,17 @@ impl DebugSections {
         self.read_units(start..end)
     }
 
+    /// Whether lists of this version can be read: those in the `.dwo` files of DWARF 4 have a format of their own.
+    pub fn has_lists_of(&self, version: u16) -> bool {
+        version >= 5 || self.addresses.skeleton_low_pc.is_none()
+    }
+
     /// The address that range lists and location lists of a unit start from; 0 if the unit does not say.
     pub fn low_pc(&self, unit: &Unit) -> u64 {
         let low = unit.root.low_pc.as_ref();
-        low.and_then(|value| self.address(unit, value)).unwrap_or(0)
+        low.and_then(|value| self.address(unit, value))
+            .or(self.addresses.skeleton_low_pc)
+            .unwrap_or(0)
     }
 
     /// An address of an entry of `unit`. `None` if the value is not an address.
@@ -106,8 +156,8 @@ impl DebugSections {
 
     /// The content of `.debug_addr`.
     pub fn address_bytes(&self) -> &[u8] {
-        let size = self.addr.size();
-        self.addresses
-            .get_or_init(|| self.addr.read(0..size).unwrap_or_default())
+        let size = self.addresses.section.size();
+        let read = || self.addresses.section.read(0..size).unwrap_or_default();
+        self.addresses.content.get_or_init(read)
     }
 }

@@ -36,13 +36,23 @@ pub struct UnitRoot {
     pub high_pc: Option<EntryValue>,
     pub ranges: Option<EntryValue>,
     pub producer: Option<EntryValue>,
-    /// The name of the file with the rest of the unit.
-    pub split_name: Option<EntryValue>,
+    pub split: SplitRoot,
     pub addr_base: usize,
     pub str_offsets_base: usize,
     pub loclists_base: Option<usize>,
     pub rnglists_base: Option<usize>,
     is_partial: bool,
+}
+
+/// What connects a unit with the rest of it in another file.
+#[derive(Default)]
+pub struct SplitRoot {
+    /// The name of the file.
+    pub name: Option<EntryValue>,
+    /// Where the compiler ran.
+    pub directory: Option<EntryValue>,
+    /// The same in both.
+    pub id: Option<u64>,
 }
 
 impl Unit {
@@ -63,8 +73,22 @@ impl Unit {
         let header = header.ok()??;
         let abbreviations = abbreviations(header.debug_abbrev_offset().0)?;
         let root = header.entry(&abbreviations, header.root_offset()).ok()?;
+        let mut root = UnitRoot::new(&root);
+        if let gimli::UnitType::SplitCompilation(id) | gimli::UnitType::Skeleton(id) = header.type_() {
+            root.split.id = Some(id.0);
+        }
+        if matches!(
+            header.type_(),
+            gimli::UnitType::SplitCompilation(_) | gimli::UnitType::SplitType { .. }
+        ) {
+            // Behind the headers of their sections, as units in such files do not say.
+            let header = |fields: usize| usize::from(header.format().initial_length_size()) + fields;
+            root.str_offsets_base = header(4);
+            root.loclists_base = Some(header(8));
+            root.rnglists_base = Some(header(8));
+        }
         Some(Unit {
-            root: UnitRoot::new(&root),
+            root,
             header,
             abbreviations,
             start,
@@ -118,12 +142,14 @@ impl UnitRoot {
                 (_, AttributeValue::DebugAddrBase(base)) => found.addr_base = base.0,
                 (_, AttributeValue::DebugLocListsBase(base)) => found.loclists_base = Some(base.0),
                 (_, AttributeValue::DebugRngListsBase(base)) => found.rnglists_base = Some(base.0),
+                (_, AttributeValue::DwoId(id)) => found.split.id = Some(id.0),
                 (_, AttributeValue::Language(language)) => found.language = Some(language),
                 (dw::DW_AT_low_pc, value) => found.low_pc = Some(value),
                 (dw::DW_AT_high_pc, value) => found.high_pc = Some(value),
                 (dw::DW_AT_ranges, value) => found.ranges = Some(value),
                 (dw::DW_AT_producer, value) => found.producer = Some(value),
-                (dw::DW_AT_dwo_name | dw::DW_AT_GNU_dwo_name, value) => found.split_name = Some(value),
+                (dw::DW_AT_dwo_name | dw::DW_AT_GNU_dwo_name, value) => found.split.name = Some(value),
+                (dw::DW_AT_comp_dir, value) => found.split.directory = Some(value),
                 _ => {}
             }
         }
