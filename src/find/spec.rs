@@ -8,19 +8,25 @@
 //! | `libc:malloc` `bash:readline` `/usr/bin/app:main` | the entry of a function |
 //! | `p:` `uprobe:` `r:` `uretprobe:` as prefix | its entry, or its return |
 //! | `malloc` `:malloc` | in any file of the process |
-//! | `libc:mem*` `libc:/^mem/` | every function whose name matches |
+//! | `libc:mem*` `libc:mem[a-c]*` `libc:{malloc,free}` `libc:/^mem/` | every function whose name matches |
+//! | `app:main.(*Conn).Read` `app:A::operator*` `app:f(char\\*)` | a name that has characters of patterns |
+//! | `libc:memcpy@GLIBC_2.2.5` | one version of a symbol |
 //! | `app:net::Proxy::read(int)` `app:net::Proxy::*` | demangled C++ and Rust names |
 //! | `libc:malloc+0x10` `app:0x1234` | an instruction: an offset in a function, or a virtual address of the file |
 //! | `usdt:python3:function__entry` `u:python3:python:gc__*` | USDT probes, with or without their provider |
 //!
-//! The target ends at the first single colon: two colons in a row belong to a name. A colon in a path is
-//! written `\:`.
+//! The target ends at the first single colon outside of brackets: two colons in a row belong to a name. A path with a
+//! colon is written as it is if there is such a file, else in quotes or with `\:`.
 
 use std::fmt;
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use regex_lite::Regex;
 
+pub use pattern::NamePattern;
+
+mod pattern;
 #[cfg(test)]
 mod tests;
 
@@ -61,74 +67,11 @@ pub enum ProbeSubject {
 /// How names in a spec are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatternSyntax {
-    /// An exact name, a glob with `*` and `?`, or `/REGEX/`.
+    /// An exact name, a glob, or `/REGEX/`.
     Glob,
     /// What follows the target is a regular expression, without slashes around it. It is never an address,
     /// and has no offset.
     Regex,
-}
-
-/// A name, or a pattern for names.
-#[derive(Clone, Debug)]
-pub enum NamePattern {
-    Exact(String),
-    /// `*` matches any text and `?` one character.
-    Glob(String),
-    /// Matches anywhere in the name.
-    Regex(Regex),
-}
-
-impl NamePattern {
-    /// Matches every name.
-    pub fn any() -> NamePattern {
-        NamePattern::Glob("*".to_owned())
-    }
-
-    /// Whether `name` matches. Takes at most time proportional to the product of the lengths.
-    pub fn matches(&self, name: &str) -> bool {
-        match self {
-            NamePattern::Exact(text) => text == name,
-            NamePattern::Glob(glob) => glob_matches(glob, name),
-            NamePattern::Regex(regex) => regex.is_match(name),
-        }
-    }
-
-    /// The pattern without wildcards and anchors, to search for similar names.
-    pub fn letters(&self) -> String {
-        match self {
-            NamePattern::Exact(text) => text.clone(),
-            pattern => pattern.to_string().replace(['*', '?', '/', '^', '$', '.'], ""),
-        }
-    }
-
-    /// The name, unless this is a glob or a regular expression.
-    pub fn exact(&self) -> Option<&str> {
-        match self {
-            NamePattern::Exact(text) => Some(text),
-            _ => None,
-        }
-    }
-}
-
-impl PartialEq for NamePattern {
-    fn eq(&self, other: &NamePattern) -> bool {
-        use NamePattern::{Exact, Glob, Regex};
-        match (self, other) {
-            (Exact(a), Exact(b)) | (Glob(a), Glob(b)) => a == b,
-            (Regex(a), Regex(b)) => a.as_str() == b.as_str(),
-            _ => false,
-        }
-    }
-}
-
-/// In [`PatternSyntax::Glob`].
-impl fmt::Display for NamePattern {
-    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            NamePattern::Exact(text) | NamePattern::Glob(text) => out.write_str(text),
-            NamePattern::Regex(regex) => write!(out, "/{regex}/"),
-        }
-    }
 }
 
 /// Parses `[PREFIX:]TARGET:FUNCTION` with names in [`PatternSyntax::Glob`].
@@ -147,8 +90,8 @@ pub fn parse_as(text: &str, syntax: PatternSyntax) -> Result<ProbeSpec> {
     let spec = SpecText { text, syntax };
     let (prefix, rest) = prefix(text);
     let (target, name) = match prefix {
-        SpecPrefix::Usdt => split(rest, |colons| colons > 0),
-        SpecPrefix::Moment(_) => split(rest, |colons| colons == 1),
+        SpecPrefix::Usdt => split_target(rest, |colons| colons > 0),
+        SpecPrefix::Moment(_) => split_target(rest, |colons| colons == 1),
     };
     // Without a colon it is a function, unless it can only be a path.
     let (target, name) = match (target, name) {
@@ -173,7 +116,8 @@ pub fn parse_as(text: &str, syntax: PatternSyntax) -> Result<ProbeSpec> {
 /// As for [`parse`].
 pub fn parse_list(text: &str) -> Result<ProbeSpec> {
     let (prefix, rest) = prefix(text);
-    if rest.is_empty() || split(rest, |_| true).1.is_some() {
+    let is_file = rest.contains('/') && unescaped(rest).is_some_and(|path| Path::new(&path).is_file());
+    if rest.is_empty() || (!is_file && split(rest, |_| true).1.is_some()) {
         return parse(text);
     }
     let any = NamePattern::any;
@@ -222,25 +166,56 @@ fn prefix(text: &str) -> (SpecPrefix, &str) {
     known.unwrap_or((SpecPrefix::Moment(ProbeMoment::Any), text))
 }
 
-/// Splits at the first unescaped run of colons whose length `is_separator` accepts.
+/// Splits a spec after its target, as [`split`] does. The path of an existing file may contain colons.
+fn split_target(text: &str, is_separator: impl Fn(usize) -> bool) -> (&str, Option<&str>) {
+    let (target, name) = split(text, &is_separator);
+    let is_file = |path: &str| Path::new(path).is_file();
+    if !target.contains('/') || is_file(target) {
+        return (target, name);
+    }
+    let mut rest = name;
+    while let Some(next) = rest.and_then(|rest| split(rest, &is_separator).1) {
+        let path = &text[..text.len() - next.len() - 1];
+        if is_file(path) {
+            return (path, Some(next));
+        }
+        rest = Some(next);
+    }
+    (target, name)
+}
+
+/// Splits at the first run of colons whose length `is_separator` accepts, and that is neither escaped nor in brackets
+/// or in quotes at the start, nor in the `(?:` of a regular expression.
 fn split(text: &str, is_separator: impl Fn(usize) -> bool) -> (&str, Option<&str>) {
     let bytes = text.as_bytes();
-    let mut at = 0;
+    let mut at = quoted(text).map_or(0, |path| path.len() + 2);
     while let Some(&byte) = bytes.get(at) {
         let colons = bytes[at..].iter().take_while(|&&byte| byte == b':').count();
         match byte {
+            b':' if bytes[..at].ends_with(b"(?") => at += colons,
             // A leading colon means no target.
             b':' if at == 0 || is_separator(colons) => return (&text[..at], Some(&text[at + 1..])),
             b':' => at += colons,
             b'\\' => at += 2,
+            b'[' => at += bytes[at..].iter().position(|&byte| byte == b']').unwrap_or(1),
             _ => at += 1,
         }
     }
     (text, None)
 }
 
-/// A target without the backslashes before colons and backslashes; `None` if it is empty.
+/// The path in quotes at the start of a spec.
+fn quoted(text: &str) -> Option<&str> {
+    let quote = text.chars().next().filter(|char| matches!(char, '"' | '\''))?;
+    let (path, rest) = text[1..].split_once(quote)?;
+    (rest.is_empty() || rest.starts_with(':')).then_some(path)
+}
+
+/// A target without its quotes, or without the backslashes before colons and backslashes; `None` if it is empty.
 fn unescaped(target: &str) -> Option<String> {
+    if let Some(path) = quoted(target) {
+        return (!path.is_empty()).then(|| path.to_owned());
+    }
     let mut plain = String::with_capacity(target.len());
     let mut rest = target.chars().peekable();
     while let Some(char) = rest.next() {
@@ -322,9 +297,13 @@ impl SpecText<'_> {
             bail!("{self}: unexpected colon {}; {USAGE}", self.column(name));
         }
         let name = self.pattern(name)?;
-        if offset != 0 && name.exact().is_none() {
-            bail!("{self}: an offset needs an exact name, and {name} is a pattern");
+        if offset == 0 {
+            return Ok(ProbeSubject::Function { name, offset });
         }
+        let Some(exact) = name.as_name() else {
+            bail!("{self}: an offset needs an exact name, and {name} is a pattern");
+        };
+        let name = NamePattern::Exact(exact.to_owned());
         Ok(ProbeSubject::Function { name, offset })
     }
 
@@ -361,10 +340,10 @@ impl SpecText<'_> {
             };
             return self.regex(pattern);
         }
-        Ok(match text.contains(['*', '?']) {
-            true => NamePattern::Glob(text.to_owned()),
-            false => NamePattern::Exact(text.to_owned()),
-        })
+        match NamePattern::parse(text) {
+            Ok(pattern) => Ok(pattern),
+            Err(error) => bail!("{self}: {error} {}", self.column(text)),
+        }
     }
 
     fn regex(&self, pattern: &str) -> Result<NamePattern> {
@@ -416,34 +395,4 @@ fn number(text: &str) -> Option<u64> {
     // `from_str_radix` would accept a sign.
     let plain = digits.starts_with(|char: char| char.is_ascii_hexdigit());
     plain.then(|| u64::from_str_radix(digits, radix).ok()).flatten()
-}
-
-/// Backtracks to the last `*` only: whatever an earlier one could match, the last one can match as well. That
-/// bounds the time by the product of the lengths.
-fn glob_matches(glob: &str, name: &str) -> bool {
-    let (mut pattern, mut text) = (glob.chars(), name.chars());
-    // The pattern after the last star, and the text that the star has not consumed yet.
-    let mut star = None;
-    loop {
-        let before = (pattern.clone(), text.clone());
-        match (pattern.next(), text.next()) {
-            (Some('*'), _) => {
-                star = Some((pattern.clone(), before.1.clone()));
-                text = before.1;
-                continue;
-            }
-            (None, None) => return true,
-            (Some('?'), Some(_)) => continue,
-            (Some(wanted), Some(char)) if wanted == char => continue,
-            _ => {}
-        }
-        let Some((after, mut unmatched)) = star.take() else {
-            return false;
-        };
-        if unmatched.next().is_none() {
-            return false;
-        }
-        (pattern, text) = (after.clone(), unmatched.clone());
-        star = Some((after, unmatched));
-    }
 }

@@ -468,7 +468,7 @@ mod tests {
 
     #[test]
     fn options_select_what_is_listed() {
-        let any = || NamePattern::Glob("*".to_owned());
+        let any = || NamePattern::any();
         let all = ProbeSubject::Function {
             name: any(),
             offset: 0,

@@ -10,7 +10,7 @@ fn exact(name: &str) -> NamePattern {
 }
 
 fn glob(text: &str) -> NamePattern {
-    NamePattern::Glob(text.to_owned())
+    NamePattern::parse(text).unwrap()
 }
 
 fn regex(text: &str) -> NamePattern {
@@ -61,6 +61,15 @@ fn targets_and_functions() {
             exact("github.com/app/net.Dial"),
         ),
         ("./app:f", "./app", exact("f")),
+        (r#""/opt/a:b":f"#, "/opt/a:b", exact("f")),
+        ("'./a b:c':ns::f", "./a b:c", exact("ns::f")),
+        ("greet[abi:cxx11]", "", exact("greet[abi:cxx11]")),
+        ("/(?:mem|str)cpy/", "", regex("(?:mem|str)cpy")),
+        ("/^net::Proxy/", "", regex("^net::Proxy")),
+        ("app:/^net::Proxy/", "app", regex("^net::Proxy")),
+        ("libc:{malloc,free}", "libc", glob("{malloc,free}")),
+        (r"app:A::operator\*", "app", exact("A::operator*")),
+        ("libc:memcpy@GLIBC_2.2.5", "libc", exact("memcpy@GLIBC_2.2.5")),
     ] {
         let target = (!target.is_empty()).then(|| target.to_owned());
         assert_eq!(parts(text), (ProbeMoment::Any, target, function(name)), "{text}");
@@ -99,6 +108,7 @@ fn offsets_and_addresses() {
     assert_eq!(parts("libc:malloc+16").2, at("malloc", 16));
     assert_eq!(parts("app:operator+(int)+4").2, at("operator+(int)", 4));
     assert_eq!(parts("app:my_operator+4").2, at("my_operator", 4));
+    assert_eq!(parts("app:main.(*Conn).Read+4").2, at("main.(*Conn).Read", 4));
     assert_eq!(parts("app:0x1234").2, ProbeSubject::Address(0x1234));
     assert_eq!(parts("0xffffffffffffffff").2, ProbeSubject::Address(u64::MAX));
 }
@@ -152,6 +162,7 @@ fn regex_syntax() {
         ("^net::Proxy", "", "^net::Proxy"),
         (":^net::Proxy", "", "^net::Proxy"),
         ("libc:[[:alpha:]]+_r$", "libc", "[[:alpha:]]+_r$"),
+        ("[[:alpha:]]+_r$", "", "[[:alpha:]]+_r$"),
         (r"/opt/a\:b:f+", "/opt/a:b", "f+"),
         ("app:0x12", "app", "0x12"),
     ] {
@@ -287,9 +298,9 @@ fn glob_matching() {
         ("*aab", "aaaab"),
         ("**a", "a"),
         ("f(char*)", "f(char const*)"),
-        ("a[b]*", "a[b]c"),
+        ("[ab]*", "ab"),
     ] {
-        assert!(super::glob_matches(glob, name), "{glob} {name}");
+        assert!(self::glob(glob).matches(name), "{glob} {name}");
     }
     for (glob, name) in [
         ("", "a"),
@@ -299,9 +310,9 @@ fn glob_matching() {
         ("mal", "malloc"),
         ("*lo", "malloc"),
         ("m*x*c", "malloc"),
-        ("[ab]*", "ab"),
+        ("a[b]*", "a[b]c"),
     ] {
-        assert!(!super::glob_matches(glob, name), "{glob} {name}");
+        assert!(!self::glob(glob).matches(name), "{glob} {name}");
     }
 }
 
@@ -325,6 +336,19 @@ impl TestRandom {
     }
 }
 
+/// A name without characters of patterns, a pattern as it is.
+fn escaped(name: &NamePattern) -> String {
+    let Some(exact) = name.exact() else {
+        return name.to_string();
+    };
+    let special = |char| ['*', '?', '[', '{', '\\', ':', '/'].contains(&char);
+    let escape = |char| match special(char) {
+        true => format!("\\{char}"),
+        false => char.to_string(),
+    };
+    exact.chars().map(escape).collect()
+}
+
 /// A text with the same meaning.
 fn written(spec: &ProbeSpec) -> String {
     let target = spec.target.as_deref().unwrap_or_default();
@@ -342,10 +366,10 @@ fn written(spec: &ProbeSpec) -> String {
         ""
     };
     let what = match &spec.subject {
-        ProbeSubject::Function { name, offset: 0 } => format!("{name}"),
-        ProbeSubject::Function { name, offset } => format!("{name}+{offset:#x}"),
+        ProbeSubject::Function { name, offset: 0 } => escaped(name),
+        ProbeSubject::Function { name, offset } => format!("{}+{offset:#x}", escaped(name)),
         ProbeSubject::Address(address) => format!("{address:#x}"),
-        ProbeSubject::Usdt { provider, name } => format!("{provider}:{name}"),
+        ProbeSubject::Usdt { provider, name } => format!("{}:{}", escaped(provider), escaped(name)),
     };
     format!("{prefix}{dot}{target}:{what}")
 }
@@ -390,4 +414,24 @@ fn parsed_specs_round_trip() {
         assert_eq!(again, ProbeSpec { text, ..spec.clone() });
     }
     assert!(parsed > 10_000, "{parsed}");
+}
+
+#[test]
+fn paths_of_existing_files_may_have_colons() {
+    let dir = std::env::temp_dir().join(format!("find-spec-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    for name in ["a b:c+d", "x:y:z"] {
+        let path = dir.join(name);
+        std::fs::write(&path, "").unwrap();
+        let path = path.to_str().unwrap().to_owned();
+        let target = Some(path.clone());
+        let (_, found, subject) = parts(&format!("{path}:work"));
+        assert_eq!((found, subject), (target.clone(), function(exact("work"))));
+        let (_, found, subject) = parts(&format!("{path}:ns::work"));
+        assert_eq!((found, subject), (target.clone(), function(exact("ns::work"))));
+        let usdt_probe = parts(&format!("usdt:{path}:p:n")).1;
+        assert_eq!(usdt_probe, target);
+        assert_eq!(parse_list(&path).unwrap().target, target);
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
 }
