@@ -26,7 +26,7 @@ use source::{FileExtent, LE};
 pub(super) use link_view::LinkView;
 pub(super) use source::{ElfBlock, ElfSource};
 pub use symbols::FunctionSymbol;
-pub(super) use symbols::SymbolTable;
+pub(super) use symbols::{SymbolEntry, SymbolTable};
 
 mod budget;
 mod dynamic;

@@ -8,22 +8,25 @@
 mod frames;
 mod go;
 mod mangling;
+mod spelling;
 mod stripped;
 #[cfg(test)]
 mod tests;
+mod untyped;
 
 pub use stripped::{debug_files, shared_file};
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::similar::similar;
 use super::spec::NamePattern;
-use crate::find::elf::{ElfFile, FunctionSymbol, SymbolTable};
+use crate::find::elf::{ElfFile, FunctionSymbol, SymbolEntry, SymbolTable};
 use crate::find::stack::demangle::{ReadableName, demangle};
 pub use frames::FrameExtent;
 pub use frames::{described, moved_parts, sizes};
@@ -40,38 +43,86 @@ impl FunctionSymbol {
 
 /// The functions of `elf` that match `pattern`, by address, each address once.
 ///
-/// An exact name means the exported function; if there is none, for all local functions of that name; if
-/// there is none, for the demangled name, which without parameters includes all overloads. A pattern matches
-/// symbols and demangled names. Each function has the best of its matching names. `path` is where to look for
-/// debug files.
+/// An exact name means the exported function in all its versions; if there is none, all local functions of that name;
+/// if there is none, the demangled name, which without parameters includes all overloads. Copies that the compiler has
+/// specialized, such as `f.constprop.0`, are the function `f`. A pattern is tried as a name first if it can be one,
+/// and otherwise matches symbols and demangled names. Each function has the best of its matching names. `path` is
+/// where to look for debug files.
 ///
 /// # Errors
 /// A symbol table of the file itself cannot be read.
 pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<FunctionSymbol>> {
     // Fast path: a GNU hash lookup reads no table.
-    if let Some(name) = pattern.exact()
-        && let Some(function) = elf.dynamic_function(name)?
-    {
-        return Ok(with_sizes(elf, vec![function]));
+    if let Some(name) = pattern.as_name() {
+        let found = exported(elf, name)?;
+        if !found.is_empty() && found.iter().all(|function| function.size != 0) {
+            return Ok(found);
+        }
     }
     let tables = SymbolTables::read(elf, path)?;
     let names = tables.names()?;
-    if let Some(name) = pattern.exact() {
-        let found = functions(elf, named(&names, name));
+    let frames = OnceCell::new();
+    let frames = || frames.get_or_init(|| frames::functions(elf));
+    let ends = tables.function_ends(&names);
+    let sized = |mut functions: Vec<FunctionSymbol>| {
+        if functions.iter().any(|function| function.size == 0) {
+            add_sizes(&mut functions, frames());
+            ends.add_sizes(elf, &mut functions);
+        }
+        functions
+    };
+    if let Some(name) = pattern.as_name() {
+        let mut found = exported(elf, name)?;
+        if found.is_empty() {
+            found = functions(elf, named(&names, name));
+        }
+        if found.is_empty() {
+            found = functions(elf, matching(&names, &NamePattern::Exact(name.to_owned())));
+        }
         if !found.is_empty() {
-            return Ok(with_sizes(elf, found));
+            return Ok(sized(found));
         }
     }
-    let filter = NameFilter::new(pattern);
-    let is_match = |name: &&SymbolName| !is_part(name.text) && filter.matches(name.text);
-    let mut found = functions(elf, names.iter().filter(is_match).copied().collect());
-    let frames = frames::functions(elf);
-    add_sizes(&mut found, &frames);
-    let nameless = nameless(elf, &names, &frames);
+    let mut found = sized(functions(elf, matching(&names, pattern)));
+    let nameless = nameless(elf, &names, frames());
     let wanted = nameless.filter(|function| pattern.matches(&function.name));
     found.extend(wanted);
     found.sort_unstable_by_key(|function| function.addr);
     Ok(found)
+}
+
+/// The exported functions of a name, which may end in `@VERSION`, and their specialized copies.
+fn exported(elf: &ElfFile, name: &str) -> Result<Vec<FunctionSymbol>> {
+    let mut found = elf.dynamic_functions(name, None)?;
+    if found.is_empty()
+        && let Some((name, version)) = name.split_once('@')
+    {
+        return elf.dynamic_functions(name, Some(version.trim_start_matches('@')));
+    }
+    if !found.is_empty()
+        && let Some(symbols) = elf.static_symbols()?
+    {
+        for symbol in symbols.functions() {
+            let copy = symbols.name(&symbol).map(|(text, _)| text);
+            let copy = copy.filter(|text| text.starts_with(name.as_bytes()) && text.len() > name.len());
+            if let Some(text) = copy.and_then(|text| std::str::from_utf8(text).ok())
+                && spelling::without_copy(text) == name
+                && let Some(offset) = elf.offset_of(symbol.addr)
+            {
+                found.push(symbol.function(text, offset));
+            }
+        }
+        found.sort_by_key(|function| function.addr);
+        found.dedup_by_key(|function| function.addr);
+    }
+    Ok(found)
+}
+
+/// The names that match a pattern, and are not those of parts of functions.
+fn matching<'t>(names: &[SymbolName<'t>], pattern: &NamePattern) -> Vec<SymbolName<'t>> {
+    let filter = NameFilter::new(pattern);
+    let is_match = |name: &&SymbolName| !is_part(name.text) && filter.matches(name.text);
+    names.iter().filter(is_match).copied().collect()
 }
 
 /// All functions of `elf`, by address, each address once and under its best name.
@@ -96,6 +147,7 @@ pub fn containing(elf: &ElfFile, path: &Path, addr: u64) -> Result<Option<Functi
         names.iter().filter(|name| name.addr <= addr).copied().collect(),
     );
     add_sizes(&mut functions, &frames);
+    tables.function_ends(&names).add_sizes(elf, &mut functions);
     functions.extend(nameless(elf, &names, &frames).filter(|function| function.addr <= addr));
     let is_inside = |function: &FunctionSymbol| addr - function.addr < function.size.max(1);
     let inside = functions.into_iter().filter(is_inside);
@@ -181,8 +233,7 @@ impl<'e> SymbolTables<'e> {
         })
     }
 
-    /// All names of all functions. Skips old versions of names that have a default version, and names that
-    /// are not UTF-8.
+    /// All names of all functions. Skips names that are not UTF-8.
     fn names(&self) -> Result<Vec<SymbolName<'_>>> {
         let mut names = Vec::new();
         for (table, dynamic) in [(&self.dynamic, true), (&self.others, false)] {
@@ -191,24 +242,10 @@ impl<'e> SymbolTables<'e> {
             };
             let mut budget = NameBudget::new(self.elf, table.most_text);
             for symbol in table.functions() {
-                let Some((name, default)) = table.name(&symbol) else {
-                    continue;
-                };
-                let exported = !symbol.local;
-                names.extend(budget.take(name)?.map(|text| SymbolName {
-                    text,
-                    rank: NameRank {
-                        dynamic,
-                        exported,
-                        default,
-                    },
-                    addr: symbol.addr,
-                    size: symbol.size,
-                    ifunc: symbol.ifunc,
-                }));
+                names.extend(table_name(table, dynamic, &symbol, &mut budget)?);
             }
         }
-        drop_old_versions(&mut names);
+        self.add_untyped(&mut names)?;
         if let Some(table) = &self.go {
             let mut budget = NameBudget::new(self.elf, table.len());
             for function in table.functions() {
@@ -222,6 +259,81 @@ impl<'e> SymbolTables<'e> {
             }
         }
         Ok(names)
+    }
+
+    /// Adds the functions whose symbols have no type.
+    fn add_untyped<'t>(&'t self, names: &mut Vec<SymbolName<'t>>) -> Result<()> {
+        let mut found = Vec::new();
+        for (table, dynamic) in [(&self.dynamic, true), (&self.others, false)] {
+            let Some(table) = table else {
+                continue;
+            };
+            let mut budget = NameBudget::new(self.elf, table.most_text);
+            for symbol in table
+                .untyped()
+                .filter(|symbol| self.elf.offset_of(symbol.addr).is_some())
+            {
+                found.extend(table_name(table, dynamic, &symbol, &mut budget)?);
+            }
+        }
+        untyped::keep_functions(self.elf, &mut found, names);
+        names.extend(found);
+        Ok(())
+    }
+
+    /// Where functions without a size end: at the next one. Unknown without `.symtab`, since others may be between.
+    fn function_ends(&self, names: &[SymbolName]) -> FunctionEnds {
+        let starts = self
+            .others
+            .iter()
+            .flat_map(|_| names.iter().map(|name| name.addr));
+        let mut starts: Vec<u64> = starts.collect();
+        starts.sort_unstable();
+        FunctionEnds { starts }
+    }
+}
+
+/// The name of a symbol. `None` if it is not UTF-8.
+fn table_name<'t>(
+    table: &'t SymbolTable,
+    dynamic: bool,
+    symbol: &SymbolEntry,
+    budget: &mut NameBudget<'_>,
+) -> Result<Option<SymbolName<'t>>> {
+    let Some((name, default)) = table.name(symbol) else {
+        return Ok(None);
+    };
+    let exported = !symbol.local;
+    Ok(budget.take(name)?.map(|text| SymbolName {
+        text,
+        rank: NameRank {
+            dynamic,
+            exported,
+            default,
+        },
+        addr: symbol.addr,
+        size: symbol.size,
+        ifunc: symbol.ifunc,
+    }))
+}
+
+/// The starts of all functions of a file, sorted.
+struct FunctionEnds {
+    starts: Vec<u64>,
+}
+
+impl FunctionEnds {
+    /// Sets missing sizes of functions.
+    fn add_sizes(&self, elf: &ElfFile, functions: &mut [FunctionSymbol]) {
+        for function in functions.iter_mut().filter(|function| function.size == 0) {
+            let next = self.starts.partition_point(|&start| start <= function.addr);
+            let code = elf.code_around(function.addr).filter(|_| next > 0);
+            let Some(code) = code else {
+                continue;
+            };
+            let end = self.starts.get(next).copied().unwrap_or(code.end).min(code.end);
+            function.size = end - function.addr;
+        }
     }
 }
 
@@ -245,29 +357,13 @@ impl NameBudget<'_> {
     }
 }
 
-fn drop_old_versions(names: &mut Vec<SymbolName>) {
-    let old: HashSet<&str> = names
-        .iter()
-        .filter(|name| !name.rank.default)
-        .map(|name| name.text)
-        .collect();
-    if old.is_empty() {
-        return;
-    }
-    let renewed: HashSet<&str> = names
-        .iter()
-        .filter(|name| name.rank.default && old.contains(name.text))
-        .map(|name| name.text)
-        .collect();
-    names.retain(|name| name.rank.default || !renewed.contains(name.text));
-}
-
-/// The functions of exactly that name: exported ones, otherwise local ones.
+/// The functions of exactly that name: exported ones, otherwise local ones, and specialized copies.
 fn named<'t>(names: &[SymbolName<'t>], wanted: &str) -> Vec<SymbolName<'t>> {
-    let is_wanted = |name: &&SymbolName| name.text == wanted && !is_part(name.text);
+    let is_wanted = |name: &&SymbolName| spelling::without_copy(name.text) == wanted || name.text == wanted;
     let mut found: Vec<SymbolName> = names.iter().filter(is_wanted).copied().collect();
+    found.retain(|name| !is_part(name.text));
     let is_exported = found.iter().any(|name| name.rank.exported);
-    found.retain(|name| name.rank.exported || !is_exported);
+    found.retain(|name| name.rank.exported || !is_exported || name.text != wanted);
     found
 }
 
@@ -320,13 +416,6 @@ fn add_sizes(functions: &mut [FunctionSymbol], frames: &[FrameExtent]) {
     }
 }
 
-fn with_sizes(elf: &ElfFile, mut functions: Vec<FunctionSymbol>) -> Vec<FunctionSymbol> {
-    if functions.iter().any(|function| function.size == 0) {
-        add_sizes(&mut functions, &frames::functions(elf));
-    }
-    functions
-}
-
 /// The functions in the unwind tables that no symbol covers.
 fn nameless(
     elf: &ElfFile,
@@ -359,27 +448,47 @@ fn nameless(
 /// Matches symbols by their mangled and demangled names.
 struct NameFilter<'p> {
     pattern: &'p NamePattern,
+    /// An exact name in the spelling of [`spelling::plain`].
+    plain: Option<String>,
     /// Text that a mangled name must contain to be worth demangling.
-    word: Option<&'p str>,
+    word: Option<String>,
 }
 
 impl NameFilter<'_> {
     fn new(pattern: &NamePattern) -> NameFilter<'_> {
         NameFilter {
             pattern,
+            plain: pattern.exact().map(spelling::plain),
             word: mangling::required_text(pattern),
         }
     }
 
     fn matches(&self, symbol: &str) -> bool {
-        self.pattern.matches(symbol)
-            || self.word.is_none_or(|word| symbol.contains(word)) && self.matches_demangled(symbol)
+        if self.pattern.matches(symbol) {
+            return true;
+        }
+        if self.word.as_ref().is_some_and(|word| !symbol.contains(word)) {
+            return false;
+        }
+        let copied = spelling::without_copy(symbol);
+        self.matches_demangled(symbol) || (copied != symbol && self.matches_demangled(copied))
     }
 
     fn matches_demangled(&self, symbol: &str) -> bool {
         ReadableName::new(symbol).is_some_and(|name| {
             let forms = [&name.full, &name.short, name.bare()];
-            forms.iter().any(|form| self.pattern.matches(form))
+            forms.iter().any(|form| self.matches_form(form))
+                || self.matches_form(spelling::unqualified(&name.full))
         })
+    }
+
+    fn matches_form(&self, form: &str) -> bool {
+        if self.pattern.matches(form) {
+            return true;
+        }
+        match &self.plain {
+            Some(wanted) => spelling::plain(form) == *wanted,
+            None => spelling::is_long(form) && self.pattern.matches(&spelling::plain(form)),
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! The dynamic section: what the dynamic loader reads.
 
 use anyhow::{Result, ensure};
-use object::elf::{self, Dyn64};
+use object::elf::{self, Dyn64, Verdaux, Verdef};
 use object::{LittleEndian, U16};
 
 use super::gnu_hash::GnuHash;
@@ -19,6 +19,8 @@ pub struct DynamicSection {
     pub hash: Option<u64>,
     pub gnu_hash: Option<u64>,
     pub versym: Option<u64>,
+    /// Address and number of the version definitions.
+    pub verdef: (Option<u64>, u64),
     /// Address and bytes of the two relocation tables.
     pub rela: (Option<u64>, u64),
     pub jmprel: (Option<u64>, u64),
@@ -47,6 +49,8 @@ impl DynamicSection {
                 elf::DT_HASH => dynamic.hash = Some(value),
                 elf::DT_GNU_HASH => dynamic.gnu_hash = Some(value),
                 elf::DT_VERSYM => dynamic.versym = Some(value),
+                elf::DT_VERDEF => dynamic.verdef.0 = Some(value),
+                elf::DT_VERDEFNUM => dynamic.verdef.1 = value,
                 elf::DT_RELA => dynamic.rela.0 = Some(value),
                 elf::DT_RELASZ => dynamic.rela.1 = value,
                 elf::DT_JMPREL => dynamic.jmprel.0 = Some(value),
@@ -151,16 +155,7 @@ impl DynamicSection {
         };
         let size = size_of::<RawSymbol>() as u64;
         let raw = view.read_at_address(symtab.saturating_add(index * size), size, "a dynamic symbol")?;
-        let hidden = match self.versym {
-            Some(at) => {
-                let version = view.read_at_address(at.saturating_add(index * 2), 2, "a symbol version")?;
-                version
-                    .table::<U16<LittleEndian>>()
-                    .iter()
-                    .any(|version| is_hidden(*version))
-            }
-            None => false,
-        };
+        let hidden = self.version(view, index)?.is_some_and(is_hidden);
         let Some(symbol) = raw
             .table::<RawSymbol>()
             .first()
@@ -180,6 +175,44 @@ impl DynamicSection {
         Ok(view
             .offset_of(symbol.addr)
             .map(|offset| (rank, symbol.function(name, offset))))
+    }
+
+    /// The number of the version of the symbol at `index`.
+    ///
+    /// # Errors
+    /// It lies outside of the file.
+    pub fn version_at(&self, view: &ExecutionView, index: u64) -> Result<Option<u16>> {
+        let version = self.version(view, index)?;
+        Ok(version.map(|version| version.get(LE) & elf::VERSYM_VERSION))
+    }
+
+    fn version(&self, view: &ExecutionView, index: u64) -> Result<Option<U16<LittleEndian>>> {
+        let Some(at) = self.versym else {
+            return Ok(None);
+        };
+        let version = view.read_at_address(at.saturating_add(index * 2), 2, "a symbol version")?;
+        Ok(version.table().first().copied())
+    }
+
+    /// The number of the version of that name that the file defines.
+    pub fn version_number(&self, view: &ExecutionView, name: &str) -> Option<u16> {
+        /// glibc defines some 40.
+        const MOST: u64 = 4096;
+        let (mut at, count) = (self.verdef.0?, self.verdef.1.min(MOST));
+        for _ in 0..count {
+            let block = view.read_at_address(at, size_of::<Verdef<LittleEndian>>() as u64, "versions");
+            let block = block.ok()?;
+            let definition = block.table::<Verdef<LittleEndian>>().first()?;
+            let names_at = at.checked_add(u64::from(definition.vd_aux.get(LE)))?;
+            let names = view.read_at_address(names_at, size_of::<Verdaux<LittleEndian>>() as u64, "versions");
+            let names = names.ok()?;
+            let own = names.table::<Verdaux<LittleEndian>>().first()?;
+            if self.string(view, u64::from(own.vda_name.get(LE))).as_deref() == Some(name) {
+                return Some(definition.vd_ndx.get(LE) & elf::VERSYM_VERSION);
+            }
+            at = at.checked_add(u64::from(definition.vd_next.get(LE)))?;
+        }
+        None
     }
 
     fn string(&self, view: &ExecutionView, at: u64) -> Option<String> {

@@ -71,8 +71,8 @@ impl GnuHash {
         bail!(view.damaged("a hash chain has no end"))
     }
 
-    /// Looks up one name as the loader does; of several versions, the default one. `candidate` reads the symbol at
-    /// an index, and returns `None` if it is not a function of that name.
+    /// Looks up one name as the loader does, in all its versions. `candidate` reads the symbol at an index, and returns
+    /// `None` if it is not a wanted function of that name.
     ///
     /// # Errors
     /// Those of `candidate`; or the table lies outside of the file, or a chain is too long.
@@ -81,34 +81,31 @@ impl GnuHash {
         view: &ExecutionView,
         name: &str,
         candidate: impl Fn(u64) -> Result<Option<RankedFunction>>,
-    ) -> Result<Option<RankedFunction>> {
+    ) -> Result<Vec<RankedFunction>> {
+        let mut found = Vec::new();
         if self.buckets == 0 || name.is_empty() {
-            return Ok(None);
+            return Ok(found);
         }
         let hash = elf::gnu_hash(name.as_bytes());
         let bucket_at = self.buckets_at.saturating_add(u64::from(hash) % self.buckets * 4);
         let head = u64::from(view.read_at_address(bucket_at, 4, GNU_HASH)?.u32_at(0));
-        let mut best: Option<RankedFunction> = None;
         let mut index = head;
         while index >= self.first && index - head < MAX_CHAIN {
             let links = self.links(view, index, LINKS_CHUNK)?;
             for link in links.table::<U32<LittleEndian>>().iter().map(|link| link.get(LE)) {
                 // The lowest bit of a link marks the end of the chain, the others are the symbol's hash.
-                if link | 1 == hash | 1
-                    && let Some(found) = candidate(index)?
-                    && best.as_ref().is_none_or(|(rank, _)| found.0 > *rank)
-                {
-                    best = Some(found);
+                if link | 1 == hash | 1 {
+                    found.extend(candidate(index)?);
                 }
                 if link & 1 == 1 {
-                    return Ok(best);
+                    return Ok(found);
                 }
                 index += 1;
             }
         }
         // A head below the first symbol is an empty chain.
         ensure!(head < self.first, view.damaged("a hash chain is too long"));
-        Ok(None)
+        Ok(Vec::new())
     }
 
     /// The links of the hash chains from symbol `index` on: at least one, at most `size` bytes.

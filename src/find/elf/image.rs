@@ -37,6 +37,8 @@ pub struct ImageSymbol {
     pub kind: u8,
     pub local: bool,
     pub version: u16,
+    /// In bytes; 0 if unknown.
+    pub size: u64,
 }
 
 impl ImageSymbol {
@@ -47,6 +49,7 @@ impl ImageSymbol {
             kind: elf::STT_FUNC,
             local: false,
             version: 1,
+            size: 8,
         }
     }
 }
@@ -236,7 +239,7 @@ impl ElfImage {
             out.extend([bind << 4 | symbol.kind, 0]);
             put16(out, if symbol.at.is_some() { 5 } else { elf::SHN_UNDEF });
             put64(out, 0);
-            put64(out, 8);
+            put64(out, symbol.size);
         }
         at
     }

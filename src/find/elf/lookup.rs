@@ -48,6 +48,38 @@ impl ElfFile {
         Ok(search.found.pop().flatten().map(|(_, function)| function))
     }
 
+    /// The exported functions of that name: all versions, each address once, or only `version`.
+    ///
+    /// # Errors
+    /// The dynamic symbols cannot be read.
+    pub(in crate::find) fn dynamic_functions(
+        &self,
+        name: &str,
+        version: Option<&str>,
+    ) -> Result<Vec<FunctionSymbol>> {
+        let number = match version.map(|version| self.dynamic.version_number(&self.view, version)) {
+            Some(None) => return Ok(Vec::new()),
+            number => number.flatten(),
+        };
+        let mut found = match self.dynamic.gnu_hash {
+            Some(at) => GnuHash::read(&self.view, at)?.find(&self.view, name, |index| {
+                let is_wanted = match number {
+                    Some(number) => self.dynamic.version_at(&self.view, index)? == Some(number),
+                    None => true,
+                };
+                match is_wanted {
+                    true => self.dynamic.symbol_named(&self.view, index, name),
+                    false => Ok(None),
+                }
+            })?,
+            None if number.is_some() => Vec::new(),
+            None => return Ok(self.dynamic_function(name)?.into_iter().collect()),
+        };
+        found.sort_by_key(|(_, function)| function.addr);
+        found.dedup_by_key(|(_, function)| function.addr);
+        Ok(found.into_iter().map(|(_, function)| function).collect())
+    }
+
     /// Searches the dynamic symbols. With a GNU hash table, which nearly every file has, that takes a few
     /// small reads per name, however many symbols there are; otherwise all of them are read.
     fn search_dynamic(&self, search: &mut SymbolSearch) -> Result<()> {
@@ -55,7 +87,9 @@ impl ElfFile {
             let table = GnuHash::read(&self.view, at)?;
             for (name, found) in search.names.iter().zip(&mut search.found) {
                 let candidate = |index| self.dynamic.symbol_named(&self.view, index, name);
-                *found = table.find(&self.view, name, candidate)?;
+                let versions = table.find(&self.view, name, candidate)?;
+                // Of equals, the first.
+                *found = versions.into_iter().rev().max_by_key(|(rank, _)| *rank);
             }
         } else if let Some(symbols) = self.dynamic_symbols()? {
             search.scan(self, &symbols);

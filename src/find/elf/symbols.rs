@@ -64,14 +64,18 @@ pub struct SymbolEntry {
 impl SymbolEntry {
     /// `None` unless the file defines the symbol and it is a function.
     pub fn new(raw: &RawSymbol, hidden: bool) -> Option<SymbolEntry> {
-        let ifunc = raw.st_type() == elf::STT_GNU_IFUNC;
-        let function = ifunc || raw.st_type() == elf::STT_FUNC;
+        let is_function = matches!(raw.st_type(), elf::STT_GNU_IFUNC | elf::STT_FUNC);
+        SymbolEntry::defined(raw, hidden).filter(|_| is_function)
+    }
+
+    /// `None` unless the file defines the symbol.
+    fn defined(raw: &RawSymbol, hidden: bool) -> Option<SymbolEntry> {
         let addr = raw.st_value.get(LE);
-        let defined = addr != 0 && raw.st_shndx.get(LE) != elf::SHN_UNDEF;
-        (function && defined).then(|| SymbolEntry {
+        let is_defined = addr != 0 && raw.st_shndx.get(LE) != elf::SHN_UNDEF;
+        is_defined.then(|| SymbolEntry {
             addr,
             size: raw.st_size.get(LE),
-            ifunc,
+            ifunc: raw.st_type() == elf::STT_GNU_IFUNC,
             name: raw.st_name.get(LE) as usize,
             local: raw.st_bind() == elf::STB_LOCAL,
             hidden,
@@ -114,13 +118,26 @@ impl SymbolTable {
 
     /// The defined functions, in the order of the table.
     pub fn functions(&self) -> impl Iterator<Item = SymbolEntry> {
+        self.entries()
+            .filter_map(|(raw, hidden)| SymbolEntry::new(raw, hidden))
+    }
+
+    /// The defined symbols without a type, in sections of the file: labels of assembly, functions or not.
+    pub fn untyped(&self) -> impl Iterator<Item = SymbolEntry> {
+        let is_untyped =
+            |raw: &RawSymbol| raw.st_type() == elf::STT_NOTYPE && raw.st_shndx.get(LE) < elf::SHN_LORESERVE;
+        self.entries()
+            .filter(move |(raw, _)| is_untyped(raw))
+            .filter_map(|(raw, hidden)| SymbolEntry::defined(raw, hidden))
+    }
+
+    /// All symbols, with whether the version is an old one.
+    fn entries(&self) -> impl Iterator<Item = (&RawSymbol, bool)> {
         let versions: &[U16<LittleEndian>] = self.versions.as_ref().map_or(&[], ElfBlock::table);
         let table = self.table.table::<RawSymbol>();
-        table.iter().enumerate().filter_map(move |(index, raw)| {
-            SymbolEntry::new(
-                raw,
-                versions.get(index).is_some_and(|version| is_hidden(*version)),
-            )
+        table.iter().enumerate().map(move |(index, raw)| {
+            let hidden = versions.get(index).is_some_and(|version| is_hidden(*version));
+            (raw, hidden)
         })
     }
 
