@@ -4,4 +4,5 @@
 pub mod call_start;
 pub mod closed;
 pub mod instructions;
+pub mod loads;
 pub mod placement;

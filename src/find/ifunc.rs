@@ -4,13 +4,16 @@
 //! The code at such a symbol, for example `strlen` in glibc, is a resolver: the dynamic loader calls it once,
 //! and it returns the address of the implementation for this processor. The symbol of the implementation is
 //! local, and distributions strip it. But the loader writes its address into slots of every process that uses
-//! it, where it can be read.
+//! it, where it can be read. Before a process runs, the code of the resolver shows what it can return.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 
+use crate::find::code::instructions::check_decodable;
+use crate::find::code::loads::{LoadedAddress, loads};
 use crate::find::elf::relocation::{PointerSlot, SlotBinding};
 use crate::find::elf::{ElfFile, FunctionSymbol};
+use crate::find::host::loader::is_called;
 use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::host::proc::{Proc, ProcMapping, ProcMemory};
 
@@ -44,6 +47,54 @@ pub fn resolve(
         visited += usize::from(search.visit(pid).is_some());
     }
     search.found
+}
+
+/// Functions of glibc that resolve to those of the vDSO, which is memory of the kernel without a file.
+const IN_VDSO: [&str; 2] = ["time", "gettimeofday"];
+
+/// Whether processes call this IFUNC symbol of a C library in the vDSO.
+pub fn is_in_vdso(object: &ObjectFile, function: &FunctionSymbol) -> bool {
+    is_called(&object.path, "libc") && IN_VDSO.contains(&&*function.name)
+}
+
+/// The implementations that IFUNC symbols among `functions` can resolve to, by virtual address of the symbol: the one
+/// that processes use, as [`resolve`] finds it, and those that the resolver chooses from. Other processes may use
+/// those, by a setting for example. `sizes` has the functions of the file.
+pub fn implementations(
+    (proc, object, elf): (&Proc, &ObjectFile, &ElfFile),
+    functions: &[FunctionSymbol],
+    pids: &[u32],
+    sizes: &HashMap<u64, u64>,
+) -> HashMap<u64, BTreeSet<u64>> {
+    let used = resolve(proc, object, elf, functions, pids);
+    let ifuncs = functions.iter().filter(|function| function.ifunc);
+    let found = ifuncs.map(|function| {
+        let used = used.get(&function.addr).copied();
+        let mut found = match is_in_vdso(object, function) {
+            true => BTreeSet::new(),
+            false => choices(elf, function, sizes),
+        };
+        // What cannot be probed is reported, unless it is known not to be chosen.
+        found.retain(|&addr| used.is_none() || check_decodable(elf, addr).is_ok());
+        found.extend(used);
+        (function.addr, found)
+    });
+    found.collect()
+}
+
+/// The functions of the file whose addresses a resolver loads.
+fn choices(elf: &ElfFile, resolver: &FunctionSymbol, sizes: &HashMap<u64, u64>) -> BTreeSet<u64> {
+    let size = Some(resolver.size).filter(|&size| size > 0);
+    let size = size.or_else(|| sizes.get(&resolver.addr).copied()).unwrap_or(0);
+    let code = elf.code(resolver.addr, size).unwrap_or_default();
+    let loaded = loads(&code, resolver.addr).into_iter();
+    let addresses = loaded.filter_map(|loaded| match loaded {
+        LoadedAddress::Value(addr) => Some(addr),
+        LoadedAddress::PointerAt(addr) => elf.pointer_at(addr),
+    });
+    addresses
+        .filter(|addr| *addr != resolver.addr && sizes.contains_key(addr))
+        .collect()
 }
 
 struct IfuncSearch<'a> {

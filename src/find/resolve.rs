@@ -86,7 +86,7 @@ pub fn resolve(
         ProbeSubject::Address(addr) => probe_at_address(object, elf, *addr, at_return, on_found),
         ProbeSubject::Function { name, offset } => {
             let selected = functions::select(elf, &object.path, name)?;
-            let found = without_ifuncs(object, elf, name, selected, pids)?;
+            let found = without_ifuncs(object, elf, selected, pids)?;
             if *offset == 0 {
                 return function_starts(object, elf, found, at_return, on_found);
             }
@@ -220,48 +220,61 @@ fn reject_return_inside(at_return: bool) -> Result<()> {
     Ok(())
 }
 
-/// Replaces IFUNC symbols with the functions that they resolve to. Unresolved ones are dropped, or an error
-/// if `name` is exact.
+/// Replaces IFUNC symbols with the functions that they can resolve to. Those for which there is none are dropped, or an
+/// error if nothing else was found.
 fn without_ifuncs(
     object: &ObjectFile,
     elf: &ElfFile,
-    name: &NamePattern,
-    mut found: Vec<FunctionSymbol>,
+    found: Vec<FunctionSymbol>,
     pids: &[u32],
 ) -> Result<Vec<FunctionSymbol>> {
     if !found.iter().any(|function| function.ifunc) {
         return Ok(found);
     }
-    let real = ifunc::resolve(&Proc::host(), object, elf, &found, pids);
     let sizes = functions::sizes(elf);
+    let known = ifunc::implementations((&Proc::host(), object, elf), &found, pids, &sizes);
+    let mut real = Vec::with_capacity(found.len());
     let mut missing = None;
-    found.retain_mut(|function| {
+    for function in found {
         if !function.ifunc {
-            return true;
+            real.push(function);
+            continue;
         }
-        let target = real
-            .get(&function.addr)
-            .and_then(|&addr| Some((addr, elf.offset_of(addr)?)));
-        match target {
+        let before = real.len();
+        for &addr in known.get(&function.addr).into_iter().flatten() {
             // The size of the symbol is that of its resolver.
-            Some((addr, offset)) => {
-                let size = sizes.get(&addr).copied().unwrap_or(0);
-                (function.addr, function.offset, function.size) = (addr, offset, size);
-            }
-            None => missing = Some(function.name.clone()),
+            real.extend(elf.offset_of(addr).map(|offset| FunctionSymbol {
+                addr,
+                offset,
+                size: sizes.get(&addr).copied().unwrap_or(0),
+                ..function.clone()
+            }));
         }
-        target.is_some()
-    });
-    match missing {
-        Some(missing) if name.exact().is_some() && found.is_empty() => {
-            let message = format!(
-                "failed to trace {missing}: it is an IFUNC symbol, which the loader replaces with the implementation for \
-                 this processor, and no running process has done so"
-            );
-            bail!(Failure::failed(message).hint("trace a process that uses it, with -p PID"))
+        if real.len() == before {
+            missing.get_or_insert(function);
         }
-        _ => Ok(found),
     }
+    match missing.filter(|_| real.is_empty()) {
+        Some(missing) => Err(unresolved(object, &missing).into()),
+        None => {
+            real.sort_by_key(|function| function.addr);
+            Ok(real)
+        }
+    }
+}
+
+/// The error for an IFUNC symbol without implementation.
+fn unresolved(object: &ObjectFile, function: &FunctionSymbol) -> Failure {
+    let name = &function.name;
+    if ifunc::is_in_vdso(object, function) {
+        let message = format!("failed to trace {name}: programs call it in the vDSO, which cannot be probed");
+        return Failure::failed(message).hint("trace a function that calls it");
+    }
+    let message = format!(
+        "failed to trace {name}: it is an IFUNC symbol, which the loader replaces with the implementation for this \
+         processor, and no running process has done so"
+    );
+    Failure::failed(message).hint("trace a process that uses it, with -p PID")
 }
 
 fn usdt_probes(

@@ -145,3 +145,25 @@ fn names_with_an_old_version_are_ambiguous() {
     assert!(!search.by_name.contains_key(name.as_str()));
     assert!(search.by_name.contains_key(&*functions[1].name));
 }
+
+#[test]
+fn resolvers_show_what_they_choose_from() {
+    let (object, elf, ifuncs) = libc();
+    let sizes = functions::sizes(&elf);
+    // A process without access: nothing is known but the code.
+    let process = MadeUpProcess::new("choices", &object, &elf);
+    fs::write(process.dir.join("7/maps"), "").unwrap();
+    let proc = Proc::at(&process.dir);
+    let found = implementations((&proc, &object, &elf), &ifuncs, &[MadeUpProcess::PID], &sizes);
+    let used = resolve(&Proc::host(), &object, &elf, &ifuncs, &[std::process::id()]);
+    for name in ["strlen", "memcpy", "memset", "strchr"] {
+        let addr = addr_of(&elf, name);
+        assert!(
+            found[&addr].len() > 1 && found[&addr].contains(&used[&addr]),
+            "{name}: {found:?}"
+        );
+    }
+    for function in ifuncs.iter().filter(|function| is_in_vdso(&object, function)) {
+        assert_eq!(found[&function.addr], BTreeSet::new());
+    }
+}
