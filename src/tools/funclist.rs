@@ -28,7 +28,7 @@ use crate::find::usdt::{self, NumberKind, UsdtArgument, UsdtProbe};
 use crate::output::messages::Messages;
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::search::errors::{no_process, skipped_names};
-use crate::probe::search::spec_target::find_file;
+use crate::probe::search::spec_target::{find_file, moved_to, moved_warning};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -208,8 +208,16 @@ impl FunctionList {
 
     fn named(&self, target: &str) -> Result<ListedFile> {
         let path = find_file(Path::new(target), &self.pids)?;
-        let object = ObjectFile::at(&path).with_context(|| format!("failed to open {}", path.display()))?;
-        ListedFile::new(object, path)
+        let open =
+            |path: &Path| ObjectFile::at(path).with_context(|| format!("failed to open {}", path.display()));
+        let object = open(&path)?;
+        match moved_to(&object) {
+            Some(home) => {
+                self.messages.warn(&moved_warning(&path, &home));
+                ListedFile::new(open(&home)?, home)
+            }
+            None => ListedFile::new(object, path),
+        }
     }
 
     /// The files of the processes, each once. Unreadable files and exited processes are skipped, unless nothing

@@ -169,11 +169,12 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
             self.traced.keep_details();
         }
         let specs: Vec<&ProbeSpec> = self.specs.iter().map(|search| &search.spec).collect();
-        let (targets, plan) = plan_targets(&specs, request)?;
-        for (search, target) in self.specs.iter_mut().zip(targets) {
+        let planned = plan_targets(&specs, request)?;
+        for (search, target) in self.specs.iter_mut().zip(planned.targets) {
             search.target = target;
         }
-        Ok(plan)
+        self.warnings.extend(planned.moved);
+        Ok(planned.plan)
     }
 
     fn may_hold(&self, path: &Path) -> bool {

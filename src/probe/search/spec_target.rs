@@ -14,6 +14,8 @@ use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::host::proc::Proc;
 use crate::find::spec::{ProbeSpec, ProbeSubject};
 
+const C_LIBRARY: &str = "libc";
+
 /// The files that a spec is about.
 pub enum SpecTarget {
     /// Every file of the chosen processes.
@@ -42,20 +44,83 @@ impl SpecTarget {
     }
 }
 
+/// What [`plan_targets`] says about each spec.
+pub struct PlannedTargets {
+    pub targets: Vec<SpecTarget>,
+    pub plan: SearchPlan,
+    /// Warnings, each once.
+    pub moved: Vec<String>,
+}
+
 /// The target of each spec, and where to look for all of them.
 ///
 /// # Errors
 /// A name matches no file, or a spec has no target and the options name no processes.
-pub fn plan_targets(
-    specs: &[&ProbeSpec],
-    request: &SearchRequest<'_>,
-) -> Result<(Vec<SpecTarget>, SearchPlan)> {
-    let mut named = Vec::new();
+pub fn plan_targets(specs: &[&ProbeSpec], request: &SearchRequest<'_>) -> Result<PlannedTargets> {
+    let mut named = NamedFiles::default();
     let targets = specs.iter().map(|spec| target_of(spec, request, &mut named));
     let targets = targets.collect::<Result<Vec<_>>>()?;
     let mut plan = SearchPlan::new(place(&targets, request));
-    plan.named = named;
-    Ok((targets, plan))
+    plan.named = named.files;
+    Ok(PlannedTargets {
+        targets,
+        plan,
+        moved: named.moved,
+    })
+}
+
+/// Files to trace even if no process maps them yet.
+#[derive(Default)]
+struct NamedFiles {
+    files: Vec<ObjectFile>,
+    /// Warnings about names of former libraries, each once.
+    moved: Vec<String>,
+}
+
+impl NamedFiles {
+    /// Opens a file, or the one that its functions moved to. Returns that one's path if they did.
+    fn add(&mut self, path: &Path) -> Result<(FileId, Option<PathBuf>)> {
+        self.add_file(open_named(path)?)
+    }
+
+    /// As [`NamedFiles::add`], for a file that is open already.
+    fn add_file(&mut self, file: ObjectFile) -> Result<(FileId, Option<PathBuf>)> {
+        let home = moved_to(&file);
+        let file = match &home {
+            Some(home) => {
+                let warning = moved_warning(&file.path, home);
+                if !self.moved.contains(&warning) {
+                    self.moved.push(warning);
+                }
+                open_named(home)?
+            }
+            None => file,
+        };
+        let id = file.id;
+        self.files.push(file);
+        Ok((id, home))
+    }
+}
+
+/// The C library, if its functions used to be in this file of glibc. Since glibc 2.34, libpthread, libdl, librt,
+/// libutil and libanl only have a symbol for programs that were linked before.
+pub fn moved_to(file: &ObjectFile) -> Option<PathBuf> {
+    const FORMER: [&str; 5] = ["libpthread", "libdl", "librt", "libutil", "libanl"];
+    let name = FORMER
+        .into_iter()
+        .find(|name| loader::is_called(&file.path, name))?;
+    let is_empty = file.elf().ok()?.defines(&format!("__{name}_version_placeholder"));
+    let home = file.path.with_file_name("libc.so.6");
+    (is_empty && home.exists()).then_some(home)
+}
+
+/// The warning about a name of a former library.
+pub fn moved_warning(path: &Path, home: &Path) -> String {
+    format!(
+        "{} has no functions since glibc 2.34: they are in {}, which is searched instead",
+        path.display(),
+        home.display()
+    )
 }
 
 fn place(targets: &[SpecTarget], request: &SearchRequest<'_>) -> SearchPlace {
@@ -74,12 +139,8 @@ fn place(targets: &[SpecTarget], request: &SearchRequest<'_>) -> SearchPlace {
     }
 }
 
-/// The files that a spec names. Adds to `named` the files to trace even if no process maps them yet.
-fn target_of(
-    spec: &ProbeSpec,
-    request: &SearchRequest<'_>,
-    named: &mut Vec<ObjectFile>,
-) -> Result<SpecTarget> {
+/// The files that a spec names.
+fn target_of(spec: &ProbeSpec, request: &SearchRequest<'_>, named: &mut NamedFiles) -> Result<SpecTarget> {
     let filter = request.filter;
     let Some(name) = &spec.target else {
         if filter.pids.is_empty() && filter.container_pids.is_empty() {
@@ -88,22 +149,25 @@ fn target_of(
         return Ok(SpecTarget::Any);
     };
     if name.contains('/') {
-        let file = match running_file(Path::new(name), &filter.pids) {
-            Some(file) => file,
-            None => open_named(&path_in_process(name, &filter.pids))?,
+        let (id, _) = match running_file(Path::new(name), &filter.pids) {
+            Some(file) => named.add_file(file)?,
+            None => named.add(&path_in_process(name, &filter.pids))?,
         };
-        let id = file.id;
-        named.push(file);
         return Ok(SpecTarget::File(id));
     }
     let mut names = vec![name.clone()];
-    if mapped_file(name, &filter.pids).is_some() {
+    if let Some(path) = mapped_file(name, &filter.pids) {
+        if ObjectFile::at(&path).is_ok_and(|file| moved_to(&file).is_some()) {
+            named.add(&path)?;
+            names.push(C_LIBRARY.to_owned());
+        }
         return Ok(SpecTarget::Named(names));
     }
     let program = loader::find_program(name);
     match loader::find_library(name).or_else(|| program.clone()) {
-        Some(path) => match open_named(&path) {
-            Ok(file) => named.push(file),
+        Some(path) => match named.add(&path) {
+            Ok((_, Some(_))) => names.push(C_LIBRARY.to_owned()),
+            Ok((_, None)) => {}
             // A script, such as pyenv's python3, is not the program that it runs.
             Err(_) if is_running(name) => {}
             Err(error) => return Err(error),
