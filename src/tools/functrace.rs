@@ -127,9 +127,11 @@ unsafe impl Plain for types::stack {}
 
 pub fn run(run: Run, args: Args) -> Result<u8> {
     let specs = args.functions.specs()?;
-    let request = request(&args, &specs)?;
-    let table = table(&args, request.returns);
+    let mut request = request(&args, &specs)?;
     let ends = ends(&request);
+    // `r:FUNCTION` asks for the result, unless --args says what to show.
+    request.result |= args.args.is_none() && specs.iter().any(|spec| spec.moment == ProbeMoment::Return);
+    let table = table(&args, &request);
     let shows_entries = !request.returns;
     let is_nesting = request.is_nesting();
     let mut finder = FunctionFinder::new(specs, ends, CallPlans::new(request, args.stack));
@@ -321,15 +323,15 @@ fn size_maps(open: &mut OpenFunctraceSkel<'static>, sizes: &MapSizes, functions:
     Ok(())
 }
 
-fn table(args: &Args, with_return: bool) -> Table {
+fn table(args: &Args, request: &TraceRequest) -> Table {
     let mut table = Table::new("event", COLUMNS);
-    if !args.ret {
+    if !request.result {
         table = table.without("retval");
     }
     if !(args.ret || args.min_latency.is_some()) {
         table = table.in_text("lat_ns", false);
     }
-    if !with_return {
+    if !request.returns {
         table = table.without("lat_ns");
     }
     if !args.indent {

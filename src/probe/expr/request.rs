@@ -82,7 +82,7 @@ impl TraceRequest {
             condition: self.condition.as_ref().map(|(_, expr)| expr),
             args: self.args.as_ref().map(|(_, args)| &args[..]),
             returns,
-            result: self.result,
+            result: self.result && returns,
         }
     }
 
