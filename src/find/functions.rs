@@ -14,6 +14,7 @@ mod stripped;
 mod tests;
 mod untyped;
 
+pub use spelling::without_copy;
 pub use stripped::{debug_files, shared_file};
 
 use std::borrow::Cow;

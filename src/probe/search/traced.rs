@@ -11,9 +11,11 @@ use crate::error::Failure;
 use crate::find::code::call_start::CallStart;
 use crate::find::code::placement::Needs;
 use crate::find::elf::ElfFile;
+use crate::find::functions::without_copy;
 use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::resolve::ResolvedProbe;
 use crate::find::returns::ReturnMethod;
+use crate::find::stack::demangle::demangle_bounded;
 use crate::probe::point::Ends;
 use crate::wording::counted;
 
@@ -31,6 +33,22 @@ pub struct TracedFunction {
     pub repeats: bool,
     /// What its probe reads.
     pub needs: Needs,
+}
+
+impl TracedFunction {
+    /// Adds another name that was asked for, such as `memmove`, which has the same code as `memcpy`.
+    fn add_name(&mut self, name: &str) {
+        /// Bytes of all names. A file can have any number of names for one address.
+        const MOST: usize = 128;
+        let is_new = !self
+            .name
+            .trim_start_matches("r:")
+            .split('/')
+            .any(|known| known == name);
+        if is_new && *self.name != *name && self.name.len() + name.len() < MOST {
+            self.name = format!("{}/{name}", self.name).into();
+        }
+    }
 }
 
 /// What a tool does with each function when it is found. [`Needs`] serve a tool that reads the
@@ -108,6 +126,7 @@ impl<O: OnFound> TracedFunctions<O> {
     ) -> Result<u32> {
         let of_file = self.cookies.entry(object.id).or_default();
         if let Some(&cookie) = of_file.get(&(probe.offset, ends)) {
+            self.all[cookie as usize].add_name(&probe.name);
             return Ok(cookie);
         }
         let cookie = self.all.len();
@@ -130,6 +149,7 @@ impl<O: OnFound> TracedFunctions<O> {
         if let Some(details) = &mut self.details {
             details.extend(describe_start(&function.name, &probe.call_start));
             details.extend(describe_returns(&function.name, &probe.returns));
+            details.extend(probe.symbol.as_deref().and_then(describe_copy));
         }
         self.all.push(function);
         Ok(cookie as u32)
@@ -141,6 +161,12 @@ fn describe_start(name: &str, call_start: &CallStart) -> Option<String> {
         CallStart::Check { at, .. } => Some(format!("probe at {name}+{at} (it may start again before)")),
         CallStart::Once | CallStart::Repeated(_) | CallStart::Unknown => None,
     }
+}
+
+fn describe_copy(symbol: &str) -> Option<String> {
+    let original = demangle_bounded(without_copy(symbol));
+    (without_copy(symbol) != symbol)
+        .then(|| format!("{symbol} is a copy of {original} that the compiler specialized"))
 }
 
 fn describe_returns(name: &str, returns: &ReturnMethod) -> Option<String> {
