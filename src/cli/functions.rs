@@ -13,8 +13,9 @@ pub struct FunctionArgs {
     /// Functions to trace, such as libc:malloc
     ///
     /// TARGET is a library (libc, ssl), a program (bash) or a path. With -p, --container or a COMMAND it can be
-    /// omitted: then all files of the process are searched. FUNCTION is a name, a pattern with * and ?, /REGEX/,
-    /// NAME+0x10 or 0xADDRESS. `r:TARGET:FUNCTION` traces only the return, `usdt:TARGET:PROVIDER:NAME` a USDT probe.
+    /// omitted: then all files of the process are searched. FUNCTION is a name, a pattern with *, ?, [a-c] and
+    /// {malloc,free}, /REGEX/, NAME@VERSION, NAME+0x10 or 0xADDRESS. A name is tried before a pattern; \* is a star.
+    /// `r:TARGET:FUNCTION` traces only the return, `usdt:TARGET:PROVIDER:NAME` a USDT probe.
     #[arg(required = true, value_name = "TARGET:FUNCTION")]
     pub functions: Vec<String>,
     /// Treat FUNCTION as a regular expression

@@ -116,7 +116,7 @@ pub fn parse_as(text: &str, syntax: PatternSyntax) -> Result<ProbeSpec> {
 /// As for [`parse`].
 pub fn parse_list(text: &str) -> Result<ProbeSpec> {
     let (prefix, rest) = prefix(text);
-    let is_file = rest.contains('/') && unescaped(rest).is_some_and(|path| Path::new(&path).is_file());
+    let is_file = rest.contains('/') && Path::new(rest).is_file();
     if rest.is_empty() || (!is_file && split(rest, |_| true).1.is_some()) {
         return parse(text);
     }

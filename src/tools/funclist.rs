@@ -45,8 +45,9 @@ EXAMPLES:
 pub struct Args {
     /// File to list, such as libc, and which functions
     ///
-    /// TARGET is a library (libc, ssl), a program (bash) or a path. PATTERN is a name, a pattern with * and ?, /REGEX/,
-    /// NAME+OFFSET or 0xADDRESS; without it, all functions are listed.
+    /// TARGET is a library (libc, ssl), a program (bash) or a path. PATTERN is a name, a pattern with *, ?, [a-c] and
+    /// {malloc,free}, /REGEX/, NAME@VERSION, NAME+OFFSET or 0xADDRESS; without it, all functions are listed. A name is
+    /// tried before a pattern; \* is a star.
     #[arg(value_name = "TARGET[:PATTERN]")]
     specs: Vec<String>,
     /// List USDT probes; PATTERN is [PROVIDER:]NAME

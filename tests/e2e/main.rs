@@ -12,6 +12,7 @@ mod harm;
 mod harness;
 mod hold;
 mod large;
+mod names;
 mod namespaces;
 mod nesting;
 mod placement;

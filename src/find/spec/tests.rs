@@ -432,6 +432,8 @@ fn paths_of_existing_files_may_have_colons() {
         let usdt_probe = parts(&format!("usdt:{path}:p:n")).1;
         assert_eq!(usdt_probe, target);
         assert_eq!(parse_list(&path).unwrap().target, target);
+        let quoted = parse_list(&format!("'{path}':work")).unwrap();
+        assert_eq!((quoted.target, quoted.subject), (target, function(exact("work"))));
     }
     std::fs::remove_dir_all(&dir).unwrap();
 }

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! Functions are found by each way to write their names, and no others with them. tests/targets/names.cc calls each a
+//! known number of times.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::funclist::{funclist, rows};
+use crate::harness::{AttachMode, Folder, Run, Tool, program, run_to_end, skip};
+
+/// Runs the program under a tool.
+fn traced(tool: &str, program: &Path, specs: &[&str], options: &[&str]) -> Run {
+    let path = program.to_str().expect("UTF-8");
+    let specs = specs.iter().map(|spec| format!("{path}:{spec}"));
+    let options = options.iter().map(|option| option.to_string());
+    let args: Vec<String> = specs.chain(options).chain(["--".into(), path.into()]).collect();
+    let run = Tool::start(tool, AttachMode::best(), &args).finish();
+    assert!(run.status.success(), "{}", run.stderr);
+    run
+}
+
+/// The calls of all functions that a spec finds.
+fn calls(spec: &str) -> u64 {
+    let run = traced("funccount", &program("names"), &[spec], &[]);
+    run.rows.iter().filter_map(|row| row["count"].as_u64()).sum()
+}
+
+#[test]
+fn names_mean_their_function_and_no_other() {
+    for (spec, expected) in [
+        ("app::greet", 97),
+        ("app::greet(int)", 97),
+        ("app::greet[abi:cxx11]", 97),
+        ("len(std::string)", 97),
+        ("len(std::*)", 97),
+        ("A::operator*", 89),
+        (r"A::operator\*", 89),
+        ("A::operator*=", 7),
+        ("A::operator+", 3),
+        ("A::operator*?", 89 + 7 + 3),
+        ("f", 11 + 13),
+        ("f(char*)", 11),
+        ("f(const char *, int)", 13),
+        ("scale", 83),
+        ("scale(int, int, int)", 83),
+        ("untyped", 79),
+        ("unsized", 79),
+        ("un{typed,sized}", 2 * 79),
+        ("uns[h-j]zed", 79),
+        ("loops", 73),
+        ("chosen", 71),
+    ] {
+        assert_eq!(calls(spec), expected, "{spec}");
+    }
+    let ended = funclist([format!("{}:inside", program("names").display())]);
+    assert!(!ended.status.success(), "a label of a loop: {ended:?}");
+}
+
+#[test]
+fn functions_without_a_size_return() {
+    for name in ["untyped", "unsized"] {
+        let run = traced("functrace", &program("names"), &[name], &["--ret"]);
+        assert_eq!(
+            (run.rows.len(), &run.summary["unmatched"]),
+            (79, &Value::from(0)),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn specs_of_returns_show_results() {
+    for prefix in ["r:", "uretprobe:"] {
+        let path = program("names");
+        let path = path.to_str().expect("UTF-8");
+        let spec = format!("{prefix}{path}:untyped");
+        let run = Tool::start("functrace", AttachMode::best(), [&spec, "--", path]).finish();
+        assert_eq!(run.rows.len(), 79);
+        assert!(
+            run.rows.iter().all(|row| row.get("retval").is_some()),
+            "{:?}",
+            run.rows[0]
+        );
+    }
+}
+
+#[test]
+fn paths_may_have_colons() {
+    let folder = Folder::new();
+    let copy: PathBuf = folder.copy_of(program("names"), "a b:c+d");
+    let run = traced("funccount", &copy, &["loops"], &[]);
+    assert_eq!(run.rows[0]["count"], 73);
+    let quoted = format!("\"{}\":loops", copy.display());
+    assert_eq!(rows(&[&quoted]).len(), 1);
+}
+
+#[test]
+fn rows_have_the_names_that_were_asked_for() {
+    for (specs, name) in [
+        (&["untyped"][..], "untyped"),
+        (&["same"], "same"),
+        (&["same", "untyped", "same"], "same/untyped"),
+    ] {
+        let run = traced("funccount", &program("names"), specs, &[]);
+        let rows: Vec<_> = run
+            .rows
+            .iter()
+            .map(|row| (&row["function"], &row["count"]))
+            .collect();
+        assert_eq!(rows, [(&Value::from(name), &Value::from(79))]);
+    }
+}
+
+#[test]
+fn libraries_that_moved_into_libc_are_found_there() {
+    let ended = run_to_end(Command::new("ldd").arg("--version"));
+    if !ended.stdout.contains("GLIBC") && !ended.stdout.contains("GNU libc") {
+        skip("no glibc");
+        return;
+    }
+    let ended = funclist(["-j", "libpthread:pthread_create"]);
+    assert!(ended.status.success(), "{ended:?}");
+    let moved = ended.stdout.contains("libc.so.6");
+    assert_eq!(
+        ended.stderr.matches("since glibc 2.34").count(),
+        usize::from(moved),
+        "{ended:?}"
+    );
+}
