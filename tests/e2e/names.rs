@@ -49,6 +49,7 @@ fn names_mean_their_function_and_no_other() {
         ("unsized", 79),
         ("un{typed,sized}", 2 * 79),
         ("uns[h-j]zed", 79),
+        ("own", 67),
         ("loops", 73),
         ("chosen", 71),
     ] {

@@ -64,9 +64,10 @@ static __attribute__((noinline)) int scale(int n, int by, int)
 #endif
 __asm__(".text\n.globl untyped\n.globl same\nuntyped:\nsame: " ADD_AND_RETURN
 	".globl unsized\n.type unsized, %function\n"
-	"unsized: " ADD_AND_RETURN ".globl loops\nloops: nop\n" COUNT_DOWN);
+	"unsized: " ADD_AND_RETURN "own: " ADD_AND_RETURN ".globl loops\nloops: nop\n" COUNT_DOWN);
 extern "C" long untyped(long);
 extern "C" long unsized(long);
+extern "C" long own(long);
 extern "C" void loops(long);
 
 extern "C" {
@@ -109,6 +110,8 @@ int main()
 		sum += scale(i, 3, i);
 	for (int i = 0; i < 79; i++)
 		sum = unsized(untyped(sum));
+	for (int i = 0; i < 67; i++)
+		sum = own(sum);
 	for (int i = 0; i < 73; i++)
 		loops(5);
 	for (int i = 0; i < 71; i++)

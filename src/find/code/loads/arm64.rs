@@ -35,6 +35,17 @@ pub fn loads(code: &[u8], addr: u64) -> Vec<LoadedAddress> {
     loaded.collect()
 }
 
+/// The addresses that the code at virtual address `addr` calls directly: `bl`.
+pub fn calls(code: &[u8], addr: u64) -> Vec<u64> {
+    let words = code.chunks_exact(4).zip((addr..).step_by(4));
+    let called = words.filter_map(|(bytes, at)| {
+        let word = bytes.try_into().map(u32::from_le_bytes).ok()?;
+        let distance = i64::from((word << 6).cast_signed() >> 4);
+        (word >> 26 == 0b10_0101).then(|| at.wrapping_add_signed(distance))
+    });
+    called.collect()
+}
+
 /// The signed 21 bits of `adr` and `adrp`.
 fn distance(word: u32) -> i64 {
     let bits = (word >> 5 & 0x7_ffff) << 2 | word >> 29 & 3;
@@ -63,5 +74,9 @@ mod tests {
             LoadedAddress::Value(0x1_0018),
         ];
         assert_eq!(loads(&code, 0x1_0000), expected);
+        // bl +0x10; b +0x10; bl -4
+        let code = [0x9400_0004_u32, 0x1400_0004, 0x97ff_ffff];
+        let code: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert_eq!(calls(&code, 0x1000), [0x1010, 0x1004]);
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Addresses in code for x86-64.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 
 use super::LoadedAddress;
 
@@ -11,6 +11,15 @@ pub fn loads(code: &[u8], addr: u64) -> Vec<LoadedAddress> {
     instructions
         .filter(|instruction| instruction.op0_kind() == OpKind::Register)
         .filter_map(|instruction| load(&instruction))
+        .collect()
+}
+
+/// The addresses that the code at virtual address `addr` calls directly.
+pub fn calls(code: &[u8], addr: u64) -> Vec<u64> {
+    let instructions = Decoder::with_ip(64, code, addr, DecoderOptions::NONE).into_iter();
+    instructions
+        .filter(|instruction| instruction.flow_control() == FlowControl::Call)
+        .map(|instruction| instruction.near_branch_target())
         .collect()
 }
 
@@ -47,5 +56,8 @@ mod tests {
             LoadedAddress::PointerAt(0x1033),
         ];
         assert_eq!(loads(&code.concat(), 0x1000), expected);
+        // call +0x10; jmp +0x10; ret
+        let code = [0xe8, 0x10, 0, 0, 0, 0xeb, 0x10, 0xc3];
+        assert_eq!(calls(&code, 0x1000), [0x1015]);
     }
 }
