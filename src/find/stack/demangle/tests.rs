@@ -12,6 +12,48 @@ fn cpp_and_rust_names_are_demangled() {
 }
 
 #[test]
+fn template_constructors_keep_their_first_parameter() {
+    for (mangled, full, bare) in [
+        ("_ZN1AC1IiEEPKcRKT_", "A::A<int>(char const*, int const&)", "A::A"),
+        (
+            "_ZN2ns3BoxIlEC2IiEET_l",
+            "ns::Box<long>::Box<int>(int, long)",
+            "ns::Box<long>::Box",
+        ),
+        ("_ZN1AC1IJilEEEDpT_", "A::A<int, long>(int, long)", "A::A"),
+        ("_ZN1A1fIiEEvPKc", "void A::f<int>(char const*)", "A::f"),
+    ] {
+        assert_eq!(demangle(mangled), full);
+        let readable = ReadableName::new(mangled).unwrap();
+        assert_eq!((&*readable.full, readable.bare()), (full, bare));
+    }
+}
+
+#[test]
+fn thunks_are_named_as_such() {
+    for (mangled, full, short) in [
+        (
+            "_ZThn16_N1C1gEi",
+            "non-virtual thunk to C::g(int)",
+            "non-virtual thunk to C::g",
+        ),
+        (
+            "_ZTv0_n24_N1D1hEi",
+            "virtual thunk to D::h(int)",
+            "virtual thunk to D::h",
+        ),
+        (
+            "_ZTch0_h16_N1C1gEi",
+            "covariant return thunk to C::g(int)",
+            "covariant return thunk to C::g",
+        ),
+    ] {
+        assert_eq!(demangle(mangled), full);
+        assert_eq!(ReadableName::new(mangled).unwrap().short, short);
+    }
+}
+
+#[test]
 fn readable_forms() {
     for (mangled, full, short, bare) in [
         (
