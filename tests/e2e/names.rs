@@ -2,13 +2,15 @@
 //! Functions are found by each way to write their names, and no others with them. tests/targets/names.cc calls each a
 //! known number of times.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::funclist::{funclist, rows};
-use crate::harness::{AttachMode, Folder, Run, Tool, program, run_to_end, skip};
+use crate::harness::{AttachMode, Folder, Run, Target, Tool, program, run_to_end, skip, tool_command};
 
 /// Runs the program under a tool.
 fn traced(tool: &str, program: &Path, specs: &[&str], options: &[&str]) -> Run {
@@ -112,6 +114,38 @@ fn rows_have_the_names_that_were_asked_for() {
             .collect();
         assert_eq!(rows, [(&Value::from(name), &Value::from(79))]);
     }
+}
+
+/// As with `python3` of pyenv, which is a script that runs `python3.11`.
+#[test]
+fn a_script_is_not_the_program_that_it_runs() {
+    let folder = Folder::new();
+    let program = folder.copy_of(program("flow"), "wrapped1.5");
+    let script = folder.path.join("wrapped");
+    std::fs::write(&script, "#!/bin/sh\nexec wrapped1.5\n").expect("a script");
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("a mode");
+    let path = format!(
+        "{}:{}",
+        folder.path.display(),
+        std::env::var("PATH").expect("PATH")
+    );
+    let command = |args: &[&str]| {
+        let mut command = tool_command("funccount", AttachMode::best(), args);
+        command.env("PATH", &path);
+        command
+    };
+    let mut target = Target::start(Command::new(&program));
+    let pid = target.pid().to_string();
+    let tool = Tool::start_as(command(&["wrapped:counted", "-p", &pid]));
+    target.ask("count 97");
+    assert_eq!(tool.stop().rows[0]["count"], 97);
+    let ended = run_to_end(&mut command(&["wrapped:counted"]));
+    assert!(
+        ended
+            .stderr
+            .contains("wrapped is a script\nhint: name the program"),
+        "{ended:?}"
+    );
 }
 
 #[test]

@@ -63,6 +63,26 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     find_program_in(OsStr::new(name), &path)
 }
 
+/// Whether this is the program of that name in some version: `python3` for `python3.11`.
+pub fn is_version_of(program: &Path, name: &str) -> bool {
+    let file = program.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let version = file.strip_prefix(name).filter(|_| !name.is_empty());
+    version.is_some_and(|version| {
+        version
+            .chars()
+            .all(|char| char.is_ascii_digit() || char == '.' || char == '-')
+    })
+}
+
+/// All programs of that name in `PATH`, in its order.
+pub fn programs_named(name: &str) -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .filter(|file| is_program(file))
+        .collect()
+}
+
 /// The names that [`find_library`] and [`find_program`] accept, without versions: `libssl`, `bash`.
 /// Unordered.
 pub fn names() -> Vec<String> {

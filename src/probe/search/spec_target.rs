@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Which files the target of a spec means: `libc` in `libc:malloc`.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use super::errors::no_such_file;
-use super::finder::open_named;
 use super::finder::{SearchPlace, SearchPlan, SearchRequest};
+use super::finder::{open_named, open_path};
 use crate::error::Failure;
 use crate::find::host::loader;
 use crate::find::host::object_file::{FileId, ObjectFile};
@@ -161,15 +162,17 @@ fn target_of(spec: &ProbeSpec, request: &SearchRequest<'_>, named: &mut NamedFil
             named.add(&path)?;
             names.push(C_LIBRARY.to_owned());
         }
+        names.extend(file_name(&path));
         return Ok(SpecTarget::Named(names));
     }
-    let program = loader::find_program(name);
+    let program = command_program(name, request).or_else(|| loader::find_program(name));
     match loader::find_library(name).or_else(|| program.clone()) {
         Some(path) => match named.add(&path) {
             Ok((_, Some(_))) => names.push(C_LIBRARY.to_owned()),
             Ok((_, None)) => {}
             // A script, such as pyenv's python3, is not the program that it runs.
             Err(_) if is_running(name) => {}
+            Err(_) if is_script(&path) => return Err(script(name, &path)),
             Err(error) => return Err(error),
         },
         None if request.command.is_some() || (filter.pids.is_empty() && is_running(name)) => {}
@@ -177,8 +180,19 @@ fn target_of(spec: &ProbeSpec, request: &SearchRequest<'_>, named: &mut NamedFil
     }
     // `python3` is a link to `python3.11`, and processes map it under that name.
     let real = program.and_then(|path| path.canonicalize().ok());
-    names.extend(real.and_then(|path| Some(path.file_name()?.to_str()?.to_owned())));
+    names.extend(real.as_deref().and_then(file_name));
     Ok(SpecTarget::Named(names))
+}
+
+fn file_name(path: &Path) -> Option<String> {
+    Some(path.file_name()?.to_str()?.to_owned())
+}
+
+/// The program of the command if it has this name.
+fn command_program(name: &str, request: &SearchRequest<'_>) -> Option<PathBuf> {
+    let (argv, _) = request.command?;
+    let program = loader::find_program(argv.first()?.to_str()?)?;
+    loader::is_called(&program, name).then_some(program)
 }
 
 /// The file that a path or name means: a path, else what the processes in `pids` map under that name, else what
@@ -191,10 +205,37 @@ pub fn find_file(name: &Path, pids: &[u32]) -> Result<PathBuf> {
     if text.contains('/') {
         return Ok(name.to_owned());
     }
-    mapped_file(&text, pids)
+    let found = mapped_file(&text, pids)
         .or_else(|| loader::find_library(&text))
         .or_else(|| loader::find_program(&text))
-        .ok_or_else(|| no_such_file(&text))
+        .ok_or_else(|| no_such_file(&text))?;
+    match is_script(&found) {
+        true => Err(script(&text, &found)),
+        false => Ok(found),
+    }
+}
+
+fn is_script(path: &Path) -> bool {
+    let mut start = [0; 2];
+    let read = open_path(path).and_then(|object| Ok((&object.file).read_exact(&mut start)?));
+    read.is_ok() && start == *b"#!"
+}
+
+/// The error for a name that is that of a script, which has no functions.
+fn script(name: &str, path: &Path) -> anyhow::Error {
+    let programs = loader::programs_named(name).into_iter();
+    let program = programs
+        .filter(|path| open_named(path).is_ok())
+        .find_map(|path| path.canonicalize().ok());
+    let hint = match program {
+        Some(program) => format!(
+            "name the program that it runs, such as {}, or a process with -p PID",
+            program.display()
+        ),
+        None => "name the program that it runs, or a process with -p PID".to_owned(),
+    };
+    let message = format!("failed to trace {name}: {} is a script", path.display());
+    Failure::failed(message).hint(hint).into()
 }
 
 /// A path as the first named process sees it, if this process does not.
@@ -216,15 +257,20 @@ fn running_file(path: &Path, pids: &[u32]) -> Option<ObjectFile> {
     object.elf().is_ok().then_some(object)
 }
 
-/// A file of this name that one of the processes maps as code.
+/// A file of this name that one of the processes maps as code, else its program in a version of that name.
 fn mapped_file(name: &str, pids: &[u32]) -> Option<PathBuf> {
     pids.iter().find_map(|&pid| {
         let mappings = Proc::host().mappings(pid).unwrap_or_default();
-        let found = mappings
+        let mapped = mappings
             .into_iter()
-            .find(|mapping| mapping.exec && loader::is_called(&mapping.path, name))?;
+            .find(|mapping| mapping.exec && loader::is_called(&mapping.path, name))
+            .map(|mapping| mapping.path);
+        let found = mapped.or_else(|| {
+            let program = Proc::host().executable(pid).ok()?.path;
+            loader::is_version_of(&program, name).then_some(program)
+        })?;
         let root = PathBuf::from(format!("/proc/{pid}/root"));
-        Some(root.join(found.path.strip_prefix("/").unwrap_or(&found.path)))
+        Some(root.join(found.strip_prefix("/").unwrap_or(&found)))
     })
 }
 
