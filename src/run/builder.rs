@@ -26,6 +26,7 @@ use crate::bpf::{OpenToolSkel, TaskOffsets, ToolSkel, ToolSkelBuilder, load};
 use crate::cli::{CommandArgs, CommonArgs, RunArgs};
 use crate::error::{EndedBySignal, Failure};
 use crate::find::returns::ReturnPolicy;
+use crate::output::messages;
 use crate::privileges::{has_btf, require_privileges};
 use crate::probe::attach::{AttachMode, Attacher};
 use crate::probe::command::TracedCommand;
@@ -36,6 +37,7 @@ use crate::probe::ring::RingReader;
 use crate::probe::scope::filter::ProcessFilter;
 use crate::probe::search::files::FileSearch;
 use crate::probe::search::finder::{Finder, SearchRequest};
+use crate::probe::search::spec_target::MOVED_HINT;
 use crate::probe::signals::SignalHandlers;
 use crate::probe::task_offsets::task_offsets;
 
@@ -112,6 +114,10 @@ impl Run {
             details,
             command,
         })?;
+        for warning in &plan.moved {
+            self.report.messages.warn(warning);
+            messages::hint(MOVED_HINT);
+        }
         // Parsing the kernel's BTF takes 5 ms, so it is done meanwhile.
         let task_offsets = (finder.matches_calls() && has_btf()).then(|| thread::spawn(task_offsets));
         let mut search = FileSearch::new(finder, plan.place, self.options.placement, self.filter.follow);

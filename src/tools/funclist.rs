@@ -25,10 +25,10 @@ use crate::find::ifunc;
 use crate::find::spec::{NamePattern, ProbeSpec, ProbeSubject, parse_list};
 use crate::find::stack::demangle::ReadableName;
 use crate::find::usdt::{self, NumberKind, UsdtArgument, UsdtProbe};
-use crate::output::messages::Messages;
+use crate::output::messages::{self, Messages};
 use crate::output::{Column, Output, Table, Value};
 use crate::probe::search::errors::{no_process, skipped_names};
-use crate::probe::search::spec_target::{find_file, moved_to, moved_warning};
+use crate::probe::search::spec_target::{MOVED_HINT, find_file, moved_to, moved_warning};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -215,6 +215,7 @@ impl FunctionList {
         match moved_to(&object) {
             Some(home) => {
                 self.messages.warn(&moved_warning(&path, &home));
+                messages::hint(MOVED_HINT);
                 ListedFile::new(open(&home)?, home)
             }
             None => ListedFile::new(object, path),

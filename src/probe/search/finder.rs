@@ -133,6 +133,8 @@ pub struct SearchPlan {
     pub named: Vec<ObjectFile>,
     /// Files worth probing even if no process maps them yet. Only used with [`SearchPlace::Everywhere`].
     pub likely: Vec<PathBuf>,
+    /// Warnings about names of libraries that are part of the C library now.
+    pub moved: Vec<String>,
 }
 
 impl SearchPlan {
@@ -141,6 +143,7 @@ impl SearchPlan {
             place,
             named: Vec::new(),
             likely: Vec::new(),
+            moved: Vec::new(),
         }
     }
 

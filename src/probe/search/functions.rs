@@ -169,12 +169,11 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
             self.traced.keep_details();
         }
         let specs: Vec<&ProbeSpec> = self.specs.iter().map(|search| &search.spec).collect();
-        let planned = plan_targets(&specs, request)?;
-        for (search, target) in self.specs.iter_mut().zip(planned.targets) {
+        let (targets, plan) = plan_targets(&specs, request)?;
+        for (search, target) in self.specs.iter_mut().zip(targets) {
             search.target = target;
         }
-        self.warnings.extend(planned.moved);
-        Ok(planned.plan)
+        Ok(plan)
     }
 
     fn may_hold(&self, path: &Path) -> bool {

@@ -45,29 +45,21 @@ impl SpecTarget {
     }
 }
 
-/// What [`plan_targets`] says about each spec.
-pub struct PlannedTargets {
-    pub targets: Vec<SpecTarget>,
-    pub plan: SearchPlan,
-    /// Warnings, each once.
-    pub moved: Vec<String>,
-}
-
 /// The target of each spec, and where to look for all of them.
 ///
 /// # Errors
 /// A name matches no file, or a spec has no target and the options name no processes.
-pub fn plan_targets(specs: &[&ProbeSpec], request: &SearchRequest<'_>) -> Result<PlannedTargets> {
+pub fn plan_targets(
+    specs: &[&ProbeSpec],
+    request: &SearchRequest<'_>,
+) -> Result<(Vec<SpecTarget>, SearchPlan)> {
     let mut named = NamedFiles::default();
     let targets = specs.iter().map(|spec| target_of(spec, request, &mut named));
     let targets = targets.collect::<Result<Vec<_>>>()?;
     let mut plan = SearchPlan::new(place(&targets, request));
     plan.named = named.files;
-    Ok(PlannedTargets {
-        targets,
-        plan,
-        moved: named.moved,
-    })
+    plan.moved = named.moved;
+    Ok((targets, plan))
 }
 
 /// Files to trace even if no process maps them yet.
@@ -115,10 +107,13 @@ pub fn moved_to(file: &ObjectFile) -> Option<PathBuf> {
     (is_empty && home.exists()).then_some(home)
 }
 
+/// What to do about [`moved_warning`].
+pub const MOVED_HINT: &str = "write libc:FUNCTION";
+
 /// The warning about a name of a former library.
 pub fn moved_warning(path: &Path, home: &Path) -> String {
     format!(
-        "{} has no functions since glibc 2.34: they are in {}, which is searched instead",
+        "{} has no functions since glibc 2.34; {} is searched instead",
         path.display(),
         home.display()
     )
