@@ -143,7 +143,7 @@ fn a_script_is_not_the_program_that_it_runs() {
     assert!(
         ended
             .stderr
-            .contains("wrapped is a script\nhint: name the program"),
+            .contains("a script has no functions that can be traced\nhint: name the program"),
         "{ended:?}"
     );
 }

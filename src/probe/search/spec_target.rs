@@ -229,7 +229,10 @@ fn script(name: &str, path: &Path) -> anyhow::Error {
         ),
         None => "name the program that it runs, or a process with -p PID".to_owned(),
     };
-    let message = format!("failed to trace {name}: {} is a script", path.display());
+    let message = format!(
+        "failed to read {}: a script has no functions that can be traced",
+        path.display()
+    );
     Failure::failed(message).hint(hint).into()
 }
 
