@@ -471,6 +471,9 @@ impl NameFilter<'_> {
         if self.word.as_ref().is_some_and(|word| !symbol.contains(word)) {
             return false;
         }
+        if let (Some(wanted), Some(generic)) = (&self.plain, spelling::generic(symbol)) {
+            return generic.iter().any(|form| form == wanted);
+        }
         let copied = spelling::without_copy(symbol);
         self.matches_demangled(symbol) || (copied != symbol && self.matches_demangled(copied))
     }

@@ -62,6 +62,15 @@ pub fn plain(name: &str) -> String {
     }
 }
 
+/// The names of Go's generic function of which a symbol is one of the copies: `main.Map` and `main.Map[...]`, as Go
+/// prints it, for `main.Map[go.shape.int]`.
+pub fn generic(symbol: &str) -> Option<[String; 2]> {
+    let start = symbol.find("[go.shape.")?;
+    let (before, rest) = symbol.split_at(start);
+    let (_, after) = rest.rsplit_once(']')?;
+    Some([format!("{before}{after}"), format!("{before}[...]{after}")])
+}
+
 /// Whether [`plain`] makes more of a demangled name than its spaces.
 pub fn is_long(name: &str) -> bool {
     ["[abi:", "std::__", "std::basic_"]
@@ -166,6 +175,17 @@ mod tests {
         ] {
             assert_eq!(without_copy(symbol), function, "{symbol}");
         }
+    }
+
+    #[test]
+    fn copies_of_generic_functions() {
+        let names = |symbol| generic(symbol).unwrap();
+        assert_eq!(names("main.Map[go.shape.int_0]"), ["main.Map", "main.Map[...]"]);
+        assert_eq!(
+            names("main.(*P[go.shape.[]int,go.shape.string]).Get"),
+            ["main.(*P).Get", "main.(*P[...]).Get"]
+        );
+        assert_eq!(generic("main.f"), None);
     }
 
     #[test]

@@ -245,6 +245,32 @@ fn ifunc_symbols_are_marked_under_each_name() {
     }
 }
 
+/// glibc for x86-64 has two: the old one runs a script without `#!` by the shell.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn versions_of_exported_functions() {
+    let path = find_library("libc").unwrap();
+    let elf = open(&path);
+    let addrs = |text: &str| -> Vec<u64> {
+        let found = select(&elf, &path, &pattern(text)).unwrap();
+        found.iter().map(|function| function.addr).collect()
+    };
+    let (old, new) = (addrs("posix_spawn@GLIBC_2.2.5"), addrs("posix_spawn@@GLIBC_2.15"));
+    if old.is_empty() {
+        eprintln!("skipped: the C library is not glibc");
+        return;
+    }
+    assert!(
+        old.len() == 1 && new.len() == 1 && old != new,
+        "{old:x?} {new:x?}"
+    );
+    let mut both = [old, new].concat();
+    both.sort_unstable();
+    assert_eq!(addrs("posix_spawn"), both);
+    assert_eq!(addrs("posix_spaw[n]"), both);
+    assert_eq!(addrs("posix_spawn@GLIBC_9"), [0; 0]);
+}
+
 #[test]
 fn characters_of_patterns_occur_in_names() {
     let functions = [
