@@ -104,13 +104,12 @@ fn exported(elf: &ElfFile, name: &str) -> Result<Vec<FunctionSymbol>> {
         && let Some(symbols) = elf.static_symbols()?
     {
         for symbol in symbols.functions() {
-            let copy = symbols.name(&symbol).map(|(text, _)| text);
-            let copy = copy.filter(|text| text.starts_with(name.as_bytes()) && text.len() > name.len());
-            if let Some(text) = copy.and_then(|text| std::str::from_utf8(text).ok())
-                && spelling::without_copy(text) == name
+            if let Some(suffix) = symbols.suffix(&symbol, name.as_bytes())
+                && let text = format!("{name}{suffix}")
+                && spelling::without_copy(&text) == name
                 && let Some(offset) = elf.offset_of(symbol.addr)
             {
-                found.push(symbol.function(text, offset));
+                found.push(symbol.function(&text, offset));
             }
         }
         found.sort_by_key(|function| function.addr);

@@ -159,6 +159,16 @@ impl SymbolTable {
         (!name.is_empty()).then_some((name, default && !symbol.hidden))
     }
 
+    /// What follows `name` in the name of the symbol, from a dot on. `None` if it is something else, or longer than
+    /// what compilers append: names of a hostile file can be long and share their text.
+    pub fn suffix(&self, symbol: &SymbolEntry, name: &[u8]) -> Option<&str> {
+        const MOST: usize = 256;
+        let rest = self.strings.bytes().get(symbol.name..)?.strip_prefix(name)?;
+        let rest = rest.strip_prefix(b".").and(rest.get(..MOST.min(rest.len())))?;
+        let end = rest.iter().position(|&byte| byte == 0)?;
+        std::str::from_utf8(&rest[..end]).ok()
+    }
+
     /// `None` if the symbol does not have this name, else whether this is the default version. Unlike
     /// [`SymbolTable::name`], reads only as many bytes as `name` has.
     pub fn is_named(&self, symbol: &SymbolEntry, name: &[u8]) -> Option<bool> {
