@@ -7,6 +7,7 @@ pub mod elf;
 pub mod functions;
 pub mod host;
 pub mod ifunc;
+pub mod inner;
 pub mod resolve;
 pub mod returns;
 pub mod similar;

@@ -17,6 +17,8 @@ enum cookie_layout {
 	/* A function of a Go program. Its calls belong to a goroutine, which moves between threads and whose stack
 	   moves when it grows. */
 	COOKIE_GOROUTINE_BIT = 34,
+	/* mallocsnoop, which does not trace Go: the probe is on a jump into this function, not an exit of it. */
+	COOKIE_INTO_BIT = COOKIE_GOROUTINE_BIT,
 	/* enum trap_kind */
 	COOKIE_TRAP_SHIFT = 35,
 	COOKIE_TRAP_BITS = 3,
@@ -48,6 +50,7 @@ enum cookie_jumped {
 #define COOKIE_RETURN_INSN (1ULL << COOKIE_RETURN_INSN_BIT)
 #define COOKIE_TAIL_JUMP (1ULL << COOKIE_TAIL_JUMP_BIT)
 #define COOKIE_GOROUTINE (1ULL << COOKIE_GOROUTINE_BIT)
+#define COOKIE_INTO (1ULL << COOKIE_INTO_BIT)
 /* The probe is on an instruction that ends a call, or may. */
 #define COOKIE_EXIT (COOKIE_RETURN_INSN | COOKIE_TAIL_JUMP)
 #define COOKIE_TRAP_MASK (((1ULL << COOKIE_TRAP_BITS) - 1) << COOKIE_TRAP_SHIFT)

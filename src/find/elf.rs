@@ -10,6 +10,7 @@
 //! headers work too. Only `.symtab`, which the loader does not use, needs section headers.
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::ops::Range;
@@ -302,6 +303,12 @@ impl ElfFile {
         addresses.sort_unstable();
         addresses.dedup();
         addresses
+    }
+
+    /// The virtual addresses of all dynamic symbols. Empty if they cannot be read.
+    pub(super) fn exported_addresses(&self) -> HashSet<u64> {
+        let symbols = self.dynamic_symbols().ok().flatten();
+        symbols.iter().flat_map(SymbolTable::addresses).collect()
     }
 
     /// The message for a damaged symbol table.

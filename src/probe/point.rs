@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::bpf::shared::types::{cookie_jumped, cookie_layout};
 use crate::find::code::call_start::{CallStart, RepeatJump};
-use crate::find::code::instructions::ExitKind;
+use crate::find::code::instructions::{ExitKind, FunctionExit};
 use crate::find::code::placement::Needs;
 use crate::find::elf::FunctionSymbol;
 use crate::find::returns::ReturnMethod;
@@ -32,6 +32,7 @@ const TAIL_JUMP: u64 = 1 << cookie_layout::COOKIE_TAIL_JUMP_BIT.0;
 const REPEAT_JUMP: u64 = 1 << cookie_layout::COOKIE_REPEAT_JUMP_BIT.0;
 const REPEATED_ENTRY: u64 = cookie_layout::COOKIE_REPEATED_ENTRY.0 as u64;
 const GOROUTINE: u64 = 1 << cookie_layout::COOKIE_GOROUTINE_BIT.0;
+const INTO: u64 = 1 << cookie_layout::COOKIE_INTO_BIT.0;
 const CONDITION_SHIFT: u32 = cookie_layout::COOKIE_CONDITION_SHIFT.0;
 const TRAP_SHIFT: u32 = cookie_layout::COOKIE_TRAP_SHIFT.0;
 const TRAP_BITS: u32 = cookie_layout::COOKIE_TRAP_BITS.0;
@@ -142,6 +143,11 @@ impl Cookie {
         Cookie(cookie.0 | REPEAT_JUMP)
     }
 
+    /// For a jump into this function out of another one: the cookie of an exit of that, as if it were this function's.
+    pub const fn of_jump_into(self) -> Cookie {
+        Cookie(self.0 | INTO)
+    }
+
     /// For a Go function: its calls belong to a goroutine, which moves between threads.
     pub const fn in_goroutine(self) -> Cookie {
         Cookie(self.0 | GOROUTINE)
@@ -219,25 +225,28 @@ impl ProbePoint {
             ends: Ends::Entry,
             ..self
         });
-        let leaving = exits.iter().map(|exit| {
-            let cookie = match exit.followed {
-                true => self.cookie.with_jumped(0),
-                false => self.cookie,
-            };
-            ProbePoint {
-                offset: exit.at,
-                cookie: match exit.kind {
-                    ExitKind::Return => cookie.at_return_instruction(),
-                    ExitKind::Jump => cookie.at_tail_jump(),
-                    ExitKind::FollowedJump => cookie.at_followed_jump(),
-                    ExitKind::JumpIf(code) => cookie.at_conditional_tail_jump(code),
-                },
-                ends: Ends::ReturnInstruction,
-                movable: None,
-                ..self
-            }
-        });
+        let leaving = exits.iter().map(|exit| self.at_exit(exit));
         entry.into_iter().chain(leaving).collect()
+    }
+
+    /// The point at an instruction that ends a call of the function.
+    pub fn at_exit(self, exit: &FunctionExit) -> ProbePoint {
+        let cookie = match exit.followed {
+            true => self.cookie.with_jumped(0),
+            false => self.cookie,
+        };
+        ProbePoint {
+            offset: exit.at,
+            cookie: match exit.kind {
+                ExitKind::Return => cookie.at_return_instruction(),
+                ExitKind::Jump => cookie.at_tail_jump(),
+                ExitKind::FollowedJump => cookie.at_followed_jump(),
+                ExitKind::JumpIf(code) => cookie.at_conditional_tail_jump(code),
+            },
+            ends: Ends::ReturnInstruction,
+            movable: None,
+            ..self
+        }
     }
 }
 

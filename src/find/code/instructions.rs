@@ -23,7 +23,7 @@ use self::arm64 as machine;
 use self::x86_64 as machine;
 use crate::find::elf::{ElfFile, FunctionSymbol};
 pub use decoded::{ArrayAddress, BadOffset, BranchCondition, ControlFlow, IndirectJump, Instruction};
-pub use machine::{decode, starts};
+pub use machine::{branches, decode, references, starts};
 
 /// Checks that an instruction begins `offset` bytes after the start of a function.
 ///

@@ -214,7 +214,8 @@ impl<F: Finder> FileSearch<F> {
             return Ok(false);
         };
         self.examined.report(mapped, object.changed);
-        if self.examine(object)? {
+        let id = object.id;
+        if self.examine(object)? && self.finder.is_final(id) {
             self.settled.insert(mapped.pid);
         }
         Ok(!self.found.is_empty())
@@ -286,8 +287,10 @@ impl<F: Finder> FileSearch<F> {
             let looked_at: Vec<PathBuf> = objects.iter().map(|object| object.path.clone()).collect();
             let mut found = false;
             for object in objects {
-                found |= self.examine(object)?;
-                if found && self.finder.first_object_only() {
+                let id = object.id;
+                let has_points = self.examine(object)?;
+                found |= has_points;
+                if has_points && self.ends_with(id) {
                     break;
                 }
             }
@@ -335,7 +338,8 @@ impl<F: Finder> FileSearch<F> {
         let program = loader::find_program(&name.to_string_lossy()).ok_or_else(|| no_such_program(name))?;
         let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
         for object in loader::closure(&program, &env)? {
-            if self.examine(object)? && self.finder.first_object_only() {
+            let id = object.id;
+            if self.examine(object)? && self.ends_with(id) {
                 break;
             }
         }
@@ -345,6 +349,11 @@ impl<F: Finder> FileSearch<F> {
         }
         self.settled.remove(&pid);
         Ok(())
+    }
+
+    /// Whether a process calls no other object than this one, which has points, and those before it.
+    fn ends_with(&self, object: FileId) -> bool {
+        self.finder.first_object_only() && self.finder.is_final(object)
     }
 
     fn examine_tolerantly(&mut self, object: ObjectFile) {
@@ -396,6 +405,7 @@ impl<F: Finder> FileSearch<F> {
             self.drop_mistaken(&object, mistaken, &mut points)?;
             self.warnings
                 .extend(writable_code(&self.finder, &object.path, &elf, &points));
+            self.finder.on_placed(&elf, &points)?;
             self.found.push((object, points));
         }
         Ok(true)

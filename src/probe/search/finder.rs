@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 
 use crate::find::elf::ElfFile;
-use crate::find::host::object_file::ObjectFile;
+use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::returns::ReturnPolicy;
 use crate::probe::point::{Cookie, ProbePoint};
 use crate::probe::scope::filter::ProcessFilter;
@@ -43,6 +43,19 @@ pub trait Finder {
     /// Whether a process calls only the first object that has points, in the loader's lookup order.
     fn first_object_only(&self) -> bool {
         false
+    }
+
+    /// Whether a process looks no further than this object, which has points, if it calls only the first.
+    fn is_final(&self, _object: FileId) -> bool {
+        true
+    }
+
+    /// Called with the points of a file when they are placed.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    fn on_placed(&mut self, _elf: &ElfFile, _points: &[ProbePoint]) -> Result<()> {
+        Ok(())
     }
 
     /// What the error names when a search found nothing. None if `finish` reports it.

@@ -27,6 +27,24 @@ pub fn decode(function: &[u8]) -> impl Iterator<Item = Result<Instruction, BadOf
         })
 }
 
+/// The virtual addresses that instructions at `addr` call or always jump to, and where they do.
+#[cfg(target_arch = "aarch64")]
+pub fn references(code: &[u8], addr: u64) -> impl Iterator<Item = (u64, u64)> {
+    let words = code.chunks_exact(SIZE).zip((addr..).step_by(SIZE));
+    words.filter_map(|(bytes, at)| {
+        let word = u32::from_le_bytes(bytes.try_into().ok()?);
+        // A signed 26-bit number of instructions in `b` and `bl`.
+        let distance = i64::from((word << 6) as i32 >> 6) * SIZE as i64;
+        (word >> 26 & 0b1_1111 == 0b0_0101).then(|| (at, at.wrapping_add_signed(distance)))
+    })
+}
+
+/// The virtual addresses that code at `addr` calls or always jumps to.
+#[cfg(target_arch = "aarch64")]
+pub fn branches(code: &[u8], addr: u64) -> impl Iterator<Item = u64> {
+    references(code, addr).map(|(_, to)| to)
+}
+
 /// Where instructions start, in bytes.
 #[cfg(target_arch = "aarch64")]
 pub fn starts(code: &[u8]) -> impl Iterator<Item = Result<u64, u64>> {

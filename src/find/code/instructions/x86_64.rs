@@ -7,6 +7,26 @@ use iced_x86::{
 
 use super::decoded::{ArrayAddress, BadOffset, BranchCondition, ControlFlow, IndirectJump, Instruction};
 
+/// The virtual addresses that code at `addr` refers to by their distance, as calls and jumps do, and where it does. The
+/// code is not decoded, so other bytes that look like a distance are among them. A distance of 0 is that in a `nop`.
+pub fn references(code: &[u8], addr: u64) -> impl Iterator<Item = (u64, u64)> {
+    let distances = code.windows(4).zip(addr..).filter_map(|(bytes, at)| {
+        let distance = i32::from_le_bytes(bytes.try_into().ok()?);
+        (distance != 0).then_some((at, distance))
+    });
+    distances.map(|(at, distance)| (at, at.wrapping_add(4).wrapping_add_signed(distance.into())))
+}
+
+/// The virtual addresses that code at `addr` calls or jumps to. As above, with fewer others.
+pub fn branches(code: &[u8], addr: u64) -> impl Iterator<Item = u64> {
+    let is_branch = move |at: u64| {
+        let before = usize::try_from(at - addr).ok().and_then(|at| code.get(..at));
+        matches!(before, Some([.., 0xe8 | 0xe9] | [.., 0x0f, 0x80..=0x8f]))
+    };
+    let references = references(code, addr).filter(move |&(at, _)| is_branch(at));
+    references.map(|(_, to)| to)
+}
+
 /// The instructions in order. An error is the last item.
 pub fn decode(function: &[u8]) -> impl Iterator<Item = Result<Instruction, BadOffset>> {
     let mut decoder = Decoder::new(64, function, DecoderOptions::NONE);
