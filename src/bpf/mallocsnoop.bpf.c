@@ -7,18 +7,16 @@
 #include "stack.bpf.h"
 #include "histogram.bpf.h"
 
-/* Function index in the cookies. */
-enum alloc_call {
-	CALL_MALLOC,
-	CALL_CALLOC,
-	CALL_REALLOC,
-	CALL_REALLOCARRAY,
-	CALL_POSIX_MEMALIGN,
-	CALL_ALIGNED_ALLOC,
-	CALL_MEMALIGN,
-	CALL_VALLOC,
-	CALL_PVALLOC,
-	CALL_FREE,
+/* Where a call has the size of the request, and where the address of the block is. */
+enum alloc_shape {
+	SHAPE_ARG1, /* the first argument; here and below, the function returns the address */
+	SHAPE_ARG2,
+	SHAPE_ARG3,
+	SHAPE_ARG1_ARG2, /* the product of both */
+	SHAPE_ARG2_ARG3,
+	SHAPE_STORED, /* posix_memalign: the third argument; it stores the address where the first one points */
+	SHAPE_IN_PLACE, /* xallocx: the second argument; the first one is the address */
+	SHAPE_FREE, /* it frees the block at its first argument, and requests nothing */
 };
 
 enum alloc_kind {
@@ -33,8 +31,8 @@ enum usage_layout {
 
 struct alloc_event {
 	struct event_header header;
-	__u64 size; /* bytes requested; U64_MAX if count * size overflows; 0 for free */
-	__u64 addr; /* argument of free; with --ret the result of other calls, 0 if they failed */
+	__u64 size; /* bytes requested; U64_MAX if count * size overflows; 0 if it frees a block */
+	__u64 addr; /* the freed block; with --ret the result of other calls, 0 if they failed */
 	__u64 lat_ns; /* with --ret */
 };
 
@@ -43,7 +41,36 @@ struct alloc_stack_event {
 	struct stack stack;
 };
 
-EXPORT_ENUM(alloc_call);
+enum alloc_limits {
+	NO_SITE = 0xffffffff,
+	INNER_RANGES = 64,
+	JUMPING_THREADS = 4096,
+};
+
+/* A probed function. Addresses are those in its file, before relocation. */
+struct alloc_site {
+	__u64 addr; /* of its probe */
+	__u64 inner_start; /* all ranges of `inner` are from here */
+	__u64 inner_end; /* to before here */
+	__u32 inner; /* index in `inner_code` */
+	__u32 shape; /* enum alloc_shape */
+};
+
+struct inner_range {
+	__u64 start;
+	__u64 end;
+};
+
+/* The code of a file that runs only in allocator functions: what returns there was called by one of them. */
+struct inner_code {
+	__u64 count; /* of ranges */
+	struct inner_range ranges[INNER_RANGES];
+};
+
+EXPORT_ENUM(alloc_shape);
+EXPORT_ENUM(alloc_limits);
+EXPORT_TYPE(alloc_site);
+EXPORT_TYPE(inner_code);
 EXPORT_ENUM(alloc_kind);
 EXPORT_ENUM(usage_layout);
 EXPORT_TYPE(alloc_event);
@@ -90,26 +117,147 @@ static __always_inline __u64 saturating_product(__u64 count, __u64 size)
 	return size > most ? ~0ULL : count * size;
 }
 
-static __always_inline __u64 requested_size(struct pt_regs *ctx, __u64 call)
+static __always_inline __u64 requested_size(struct pt_regs *ctx, __u32 shape)
 {
-	switch (call) {
-	case CALL_MALLOC:
-	case CALL_VALLOC:
-	case CALL_PVALLOC:
+	switch (shape) {
+	case SHAPE_ARG1:
 		return PT_REGS_PARM1(ctx);
-	case CALL_CALLOC:
-		return saturating_product(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
-	case CALL_REALLOC:
-	case CALL_ALIGNED_ALLOC:
-	case CALL_MEMALIGN:
+	case SHAPE_ARG2:
+	case SHAPE_IN_PLACE:
 		return PT_REGS_PARM2(ctx);
-	case CALL_REALLOCARRAY:
-		return saturating_product(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
-	case CALL_POSIX_MEMALIGN:
+	case SHAPE_ARG3:
+	case SHAPE_STORED:
 		return PT_REGS_PARM3(ctx);
+	case SHAPE_ARG1_ARG2:
+		return saturating_product(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
+	case SHAPE_ARG2_ARG3:
+		return saturating_product(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
 	default:
 		return 0;
 	}
+}
+
+/* The index in the cookies. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* set by user space */
+	__type(key, __u32);
+	__type(value, struct alloc_site);
+} sites SEC(".maps");
+
+/* One for each file. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* set by user space */
+	__type(key, __u32);
+	__type(value, struct inner_code);
+} inner_code SEC(".maps");
+
+static __always_inline struct alloc_site *site_at(__u32 index)
+{
+	return bpf_map_lookup_elem(&sites, &index);
+}
+
+/* A thread between a jump from one allocator function into another and the entry of that. */
+struct jump {
+	__u64 sp;
+	__u32 to[2]; /* sites; two if a function consists of a jump, whose program may run before that of the entry */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1); /* JUMPING_THREADS, set by user space if there are such jumps */
+	__type(key, __u64);
+	__type(value, struct jump);
+} jumps SEC(".maps");
+
+/* Entries of `jumps`, nearly always 0: spares other calls the lookup. */
+__u64 jumping = 0;
+
+static __always_inline void forget_jump(__u64 thread)
+{
+	if (!bpf_map_delete_elem(&jumps, &thread))
+		__sync_fetch_and_add(&jumping, -1);
+}
+
+/* The thread jumps into the function with this cookie, if the jump is taken. */
+static __always_inline void note_jump(struct pt_regs *ctx, __u64 cookie)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct jump jump = { PT_REGS_SP(ctx), { cookie, NO_SITE } };
+	struct jump *known;
+
+	if (!is_taken(ctx, cookie) || !is_wanted())
+		return;
+	known = bpf_map_lookup_elem(&jumps, &thread);
+	if (!known) {
+		if (!bpf_map_update_elem(&jumps, &thread, &jump, BPF_NOEXIST))
+			__sync_fetch_and_add(&jumping, 1);
+	} else if (known->sp == jump.sp) {
+		known->to[1] = jump.to[0];
+	} else {
+		*known = jump; /* a signal handler has left that call with longjmp */
+	}
+}
+
+/* True if the thread enters a function by a jump that was noted. Forgets the jump. */
+static __always_inline bool has_jumped(struct pt_regs *ctx, __u32 site)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct jump *jump;
+
+	if (!*(volatile __u64 *)&jumping)
+		return false;
+	jump = bpf_map_lookup_elem(&jumps, &thread);
+	/* In a signal handler, the stack pointer differs. */
+	if (!jump || jump->sp != PT_REGS_SP(ctx))
+		return false;
+	if (jump->to[0] == site)
+		jump->to[0] = jump->to[1];
+	else if (jump->to[1] != site)
+		return false;
+	jump->to[1] = NO_SITE;
+	if (jump->to[0] == NO_SITE)
+		forget_jump(thread);
+	return true;
+}
+
+/* A global function, which the verifier follows once. */
+__noinline int is_in_ranges(__u32 inner, __u64 addr)
+{
+	struct inner_code *code = bpf_map_lookup_elem(&inner_code, &inner);
+
+	if (!code)
+		return false;
+	for (__u32 i = 0; i < INNER_RANGES; i++) {
+		if (i >= code->count)
+			break;
+		if (addr >= code->ranges[i].start && addr < code->ranges[i].end)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * True if a function was called by another one of the allocator. That is read from its return address and not from
+ * what the thread did before, so calls that never return cannot disturb it.
+ */
+static __always_inline bool is_called_within(struct pt_regs *ctx, struct alloc_site *site)
+{
+	__u64 caller = 0;
+
+	if (site->inner_start == site->inner_end)
+		return false;
+#if defined(__TARGET_ARCH_x86)
+	bpf_probe_read_user(&caller, sizeof(caller), (void *)PT_REGS_SP(ctx));
+#else
+	caller = PT_REGS_RET(ctx);
+#endif
+	/* The file is mapped as a whole, so distances are those in the file. */
+	caller += site->addr - PT_REGS_IP(ctx);
+	if (caller < site->inner_start || caller >= site->inner_end)
+		return false;
+	return is_in_ranges(site->inner, caller);
 }
 
 static __always_inline struct alloc_usage *thread_usage(__u64 thread)
@@ -143,7 +291,7 @@ static __always_inline void add_to_usage(__u64 size)
 	if (!of)
 		return;
 	of->calls++;
-	of->bytes += size;
+	of->bytes = of->bytes + size < size ? ~0ULL : of->bytes + size;
 	if (size > of->largest)
 		of->largest = size;
 	of->uid = bpf_get_current_uid_gid();
@@ -152,16 +300,16 @@ static __always_inline void add_to_usage(__u64 size)
 		of->sizes[slot]++;
 }
 
-static __always_inline void alloc_fill(struct alloc_event *e, __u16 kind, __u16 call, __u64 size, __u64 addr,
+static __always_inline void alloc_fill(struct alloc_event *e, __u16 kind, __u16 site, __u64 size, __u64 addr,
 				       __u64 start_ns, __u64 lat_ns)
 {
-	event_header(&e->header, kind, call, start_ns);
+	event_header(&e->header, kind, site, start_ns);
 	e->size = size;
 	e->addr = addr;
 	e->lat_ns = lat_ns;
 }
 
-static __always_inline void alloc_emit(struct pt_regs *ctx, __u16 call, __u64 size, __u64 addr, __u64 start_ns,
+static __always_inline void alloc_emit(struct pt_regs *ctx, __u16 site, __u64 size, __u64 addr, __u64 start_ns,
 				       __u64 lat_ns, bool at_entry)
 {
 	if (with_stack) {
@@ -169,7 +317,7 @@ static __always_inline void alloc_emit(struct pt_regs *ctx, __u16 call, __u64 si
 
 		if (!e)
 			return;
-		alloc_fill(&e->alloc, KIND_ALLOC_STACK, call, size, addr, start_ns, lat_ns);
+		alloc_fill(&e->alloc, KIND_ALLOC_STACK, site, size, addr, start_ns, lat_ns);
 		stack_read(ctx, &e->stack, at_entry);
 		event_submit(e, sizeof(*e));
 	} else {
@@ -177,16 +325,19 @@ static __always_inline void alloc_emit(struct pt_regs *ctx, __u16 call, __u64 si
 
 		if (!e)
 			return;
-		alloc_fill(e, KIND_ALLOC, call, size, addr, start_ns, lat_ns);
+		alloc_fill(e, KIND_ALLOC, site, size, addr, start_ns, lat_ns);
 		event_submit(e, sizeof(*e));
 	}
 }
 
+/* In place of the pointer: the call is nested in another one, which has the row. */
+#define NESTED (~0ULL)
+
 /* Returns true if the return of the call is needed. */
-static __always_inline bool remember(struct pt_regs *ctx, __u64 call, __u64 size, __u64 pointer, bool in_session)
+static __always_inline bool remember(struct pt_regs *ctx, __u64 site, __u64 size, __u64 pointer, bool in_session)
 {
 	__u64 depth;
-	struct call *entry = call_enter(ctx, call, in_session, &depth);
+	struct call *entry = call_enter(ctx, site, in_session, &depth);
 
 	if (!entry)
 		return false;
@@ -196,33 +347,45 @@ static __always_inline bool remember(struct pt_regs *ctx, __u64 call, __u64 size
 }
 
 /* Returns true if the return of the call is needed. */
-static __always_inline bool enter(struct pt_regs *ctx, __u64 call, bool in_session)
+static __always_inline bool enter(struct pt_regs *ctx, __u64 cookie, bool in_session)
 {
-	__u64 size = requested_size(ctx, call);
-	/* free: the block; posix_memalign: where it stores the address; else unused */
+	struct alloc_site *site = site_at(cookie);
+	/* The freed block, or where the address of the new one is stored; else unused. */
 	__u64 pointer = PT_REGS_PARM1(ctx);
+	bool frees;
+	__u64 size;
 
-	if (call != CALL_FREE && (size < min_size || size > max_size))
+	if (!site)
 		return false;
-	if (!is_wanted())
+	if (has_jumped(ctx, cookie)) {
+		/* Both calls return with the same stack pointer, so the returns of both have to be matched. */
+		if (with_return && !in_session)
+			remember(ctx, cookie, 0, NESTED, in_session);
+		return false;
+	}
+	size = requested_size(ctx, site->shape);
+	frees = site->shape == SHAPE_FREE;
+	if (!frees && (size < min_size || size > max_size))
+		return false;
+	if (!is_wanted() || is_called_within(ctx, site))
 		return false;
 	if (with_return)
-		return remember(ctx, call, size, pointer, in_session);
+		return remember(ctx, cookie, size, pointer, in_session);
 	if (summary)
 		add_to_usage(size);
 	else
-		alloc_emit(ctx, call, size, call == CALL_FREE ? pointer : 0, bpf_ktime_get_ns(), 0, true);
+		alloc_emit(ctx, cookie, size, frees ? pointer : 0, bpf_ktime_get_ns(), 0, true);
 	return false;
 }
 
 /* The address of the block that a call returned, 0 if it failed, or the one that it freed. */
-static __always_inline __u64 returned_address(struct pt_regs *ctx, __u64 call, __u64 pointer)
+static __always_inline __u64 returned_address(struct pt_regs *ctx, __u32 shape, __u64 pointer)
 {
 	__u64 addr = 0;
 
-	if (call == CALL_FREE)
+	if (shape == SHAPE_FREE || shape == SHAPE_IN_PLACE)
 		return pointer;
-	if (call != CALL_POSIX_MEMALIGN)
+	if (shape != SHAPE_STORED)
 		return PT_REGS_RC(ctx);
 	if ((int)PT_REGS_RC(ctx) == 0)
 		bpf_probe_read_user(&addr, sizeof(addr), (void *)pointer);
@@ -233,13 +396,15 @@ static __always_inline void leave(struct pt_regs *ctx, __u64 cookie)
 {
 	__u64 depth;
 	struct call *entry = call_return(ctx, cookie, &depth);
-	__u32 call;
+	struct alloc_site *site;
 
-	if (!entry)
+	if (!entry || entry->args[1] == NESTED)
 		return;
-	call = call_function(entry);
-	alloc_emit(ctx, call, entry->args[0], returned_address(ctx, call, entry->args[1]), entry->start_ns,
-		   bpf_ktime_get_ns() - entry->start_ns, cookie & COOKIE_EXIT);
+	site = site_at(call_function(entry));
+	if (!site)
+		return;
+	alloc_emit(ctx, call_function(entry), entry->args[0], returned_address(ctx, site->shape, entry->args[1]),
+		   entry->start_ns, bpf_ktime_get_ns() - entry->start_ns, cookie & COOKIE_EXIT);
 }
 
 SEC("uprobe")
@@ -252,7 +417,12 @@ int alloc_entry(struct pt_regs *ctx)
 SEC("uretprobe")
 int alloc_return(struct pt_regs *ctx)
 {
-	leave(ctx, probe_cookie(ctx));
+	__u64 cookie = probe_cookie(ctx);
+
+	if (cookie & COOKIE_INTO)
+		note_jump(ctx, cookie);
+	else if (with_return)
+		leave(ctx, cookie);
 	return 0;
 }
 

@@ -14,6 +14,7 @@ mod errors;
 pub mod filters;
 mod idle;
 mod losses;
+mod nested;
 mod output;
 mod python;
 mod stacks;
@@ -86,8 +87,7 @@ pub fn count(run: &Run, size: u64) -> usize {
     run.with("size_bytes", size).len()
 }
 
-/// The rows for blocks of `size` bytes allocated by one of these functions. Calls inside the allocator are rows too:
-/// glibc's reallocarray calls realloc, musl's calloc calls malloc.
+/// The rows for blocks of `size` bytes allocated by one of these functions.
 fn with_call<'a>(run: &'a Run, names: &[&str], size: u64) -> Vec<&'a Value> {
     let mut rows = run.with("size_bytes", size);
     rows.retain(|row| names.contains(&row["call"].as_str().unwrap_or_default()));

@@ -4,6 +4,7 @@
  * match with their returns: malloc calls itself for some sizes, and valloc makes a tail call to malloc.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -47,6 +48,8 @@ static void *take(size_t align, size_t size)
 #define FLAT_BYTES 7001
 #define DEEPEST_BYTES 7004
 #define BYTES_A_LEVEL 16
+/* A size for which malloc raises a signal. */
+#define RAISING_BYTES 7919
 
 void *malloc(size_t size);
 static void *(*volatile again)(size_t) = malloc; /* volatile, or the compiler turns the recursion into a loop */
@@ -54,6 +57,8 @@ static void *(*volatile again)(size_t) = malloc; /* volatile, or the compiler tu
 void *malloc(size_t size)
 {
 	count();
+	if (size == RAISING_BYTES)
+		raise(SIGUSR1);
 	if (size > FLAT_BYTES && size <= DEEPEST_BYTES)
 		return (char *)again(size - 1) + BYTES_A_LEVEL;
 	return take(16, size);

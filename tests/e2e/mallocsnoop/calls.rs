@@ -27,8 +27,16 @@ const ORDERS: [(&str, &[&str], u64); 9] = [
     ("reallocarray 79 11 379", &["reallocarray"], 4169),
     ("posix_memalign 73 64 4127", &["posix_memalign"], 4127),
     // One function in glibc 2.36, two in others.
-    ("aligned_alloc 71 64 4160", &["aligned_alloc", "memalign"], 4160),
-    ("memalign 67 64 4133", &["aligned_alloc", "memalign"], 4133),
+    (
+        "aligned_alloc 71 64 4160",
+        &["aligned_alloc", "memalign/aligned_alloc"],
+        4160,
+    ),
+    (
+        "memalign 67 64 4133",
+        &["memalign", "memalign/aligned_alloc"],
+        4133,
+    ),
     ("valloc 61 4139", &["valloc"], 4139),
     ("pvalloc 59 4153", &["pvalloc"], 4153),
 ];
@@ -167,7 +175,7 @@ fn failed_call_has_no_address(mode: AttachMode) {
 fn nested_calls_are_matched_with_their_own_returns(mode: AttachMode) {
     let mut target = bump_target();
     // valloc ends with a jump through a pointer, before which its result is unknown: it gets a return probe.
-    let tool = trace_pid(mode, &target, &["--ret", "--min-size", "4000"]);
+    let tool = trace_pid(mode, &target, &["--ret", "--nested", "--min-size", "4000"]);
     let outermost = target.ask("malloc 31 7004").remove(0).addresses;
     let jumped = target.ask("valloc 29 4139").remove(0).addresses;
     let run = tool.stop();

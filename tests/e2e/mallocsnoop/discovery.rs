@@ -233,7 +233,7 @@ fn preloaded_allocator_is_found(mode: AttachMode) {
 }
 
 /// An installed library whose file name starts with `name`.
-fn installed(name: &str) -> Option<PathBuf> {
+pub fn installed(name: &str) -> Option<PathBuf> {
     let entries = |path: &Path| {
         fs::read_dir(path)
             .into_iter()
