@@ -54,6 +54,7 @@ struct alloc_site {
 	__u64 inner_end; /* to before here */
 	__u32 inner; /* index in `inner_code` */
 	__u32 shape; /* enum alloc_shape */
+	__u64 at_instructions; /* its returns are observed at return instructions */
 };
 
 struct inner_range {
@@ -358,8 +359,8 @@ static __always_inline bool enter(struct pt_regs *ctx, __u64 cookie, bool in_ses
 	if (!site)
 		return false;
 	if (has_jumped(ctx, cookie)) {
-		/* Both calls return with the same stack pointer, so the returns of both have to be matched. */
-		if (with_return && !in_session)
+		/* Both calls return with the same stack pointer, so return probes of both have to be matched. */
+		if (with_return && !in_session && !site->at_instructions)
 			remember(ctx, cookie, 0, NESTED, in_session);
 		return false;
 	}

@@ -243,4 +243,28 @@ mod tests {
             [None, Some(16), Some(16), None, None]
         );
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn calls_and_jumps_are_branches_and_padding_is_no_reference() {
+        // jmp 0x2000; je 0x2000; lea 0x2000(%rip),%rax; call 0x2000
+        let code = [
+            [0xe9, 0xfb, 0x0f, 0, 0].as_slice(),
+            &[0x0f, 0x84, 0xf5, 0x0f, 0, 0],
+            &[0x48, 0x8d, 0x05, 0xee, 0x0f, 0, 0],
+            &[0xe8, 0xe9, 0x0f, 0, 0],
+            // A nop of 9 bytes, as before functions.
+            &[0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0],
+        ]
+        .concat();
+        let to = |target: u64| move |at: &u64| *at == target;
+        assert_eq!(branches(&code, 0x1000).filter(to(0x2000)).count(), 3);
+        let found: Vec<u64> = references(&code, 0x1000)
+            .filter(|&(_, target)| target == 0x2000)
+            .map(|(at, _)| at)
+            .collect();
+        assert_eq!(found, [0x1001, 0x1007, 0x100e, 0x1013]);
+        let end = 0x1000 + code.len() as u64;
+        assert!(references(&code, 0x1000).all(|(_, target)| target != end));
+    }
 }

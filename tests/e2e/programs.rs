@@ -103,9 +103,9 @@ fn return_programs_are_loaded_only_when_needed(mode: AttachMode) {
     }
     let spec = format!("{}:counted", program("flow").display());
     let entries: [(&str, &[&str], &str); 5] = [
-        ("mallocsnoop", &[], "alloc_entry"),
-        ("mallocsnoop", &["--free", "--stack"], "alloc_entry"),
-        ("mallocsnoop", &["--summary"], "alloc_entry"),
+        ("mallocsnoop", &["--nested"], "alloc_entry"),
+        ("mallocsnoop", &["--nested", "--free", "--stack"], "alloc_entry"),
+        ("mallocsnoop", &["--nested", "--summary"], "alloc_entry"),
         ("funccount", &[&spec], "count_entry"),
         ("functrace", &[&spec], "trace_entry"),
     ];

@@ -57,8 +57,10 @@ static void *(*volatile again)(size_t) = malloc; /* volatile, or the compiler tu
 void *malloc(size_t size)
 {
 	count();
+#ifndef BEGIN_WITH_LOCK
 	if (size == RAISING_BYTES)
 		raise(SIGUSR1);
+#endif
 	if (size > FLAT_BYTES && size <= DEEPEST_BYTES)
 		return (char *)again(size - 1) + BYTES_A_LEVEL;
 	return take(16, size);

@@ -86,6 +86,8 @@ struct FoundFunction {
     names: Vec<&'static str>,
     calls: Vec<AllocCall>,
     shape: alloc_shape,
+    /// Its returns are observed at return instructions.
+    at_instructions: bool,
     /// Its index, if it is traced.
     index: Option<u32>,
 }
@@ -181,6 +183,7 @@ impl Allocators {
                     names: vec![symbol.name],
                     calls: vec![symbol.call],
                     shape: symbol.shape,
+                    at_instructions: false,
                     index: None,
                 }),
             }
@@ -289,7 +292,8 @@ impl Finder for Allocators {
                     },
                     ..ProbePoint::function(&function.symbol, Cookie::of_function(index), needs)
                 };
-                self.at_instructions |= matches!(returns, ReturnMethod::Instructions(..));
+                function.at_instructions = matches!(returns, ReturnMethod::Instructions(..));
+                self.at_instructions |= function.at_instructions;
                 points.extend(point.with_returns(&returns));
                 function.index = Some(index);
             }
@@ -322,7 +326,7 @@ impl Finder for Allocators {
             placed.extend(
                 addr.flatten()
                     .zip(function.index)
-                    .map(|(addr, index)| (index, addr, function.shape)),
+                    .map(|(addr, index)| (index, addr, function.shape, function.at_instructions)),
             );
             addr.is_none_or(|addr| addr.is_some())
         });
@@ -394,8 +398,9 @@ impl Allocators {
 }
 
 impl SiteTables {
-    /// Adds functions of one file: index, address of the probe, shape.
-    fn add(&mut self, placed: &[(u32, u64, alloc_shape)], inner: &InnerCode) -> Result<()> {
+    /// Adds functions of one file: index, address of the probe, shape, and whether return
+    /// instructions show its returns.
+    fn add(&mut self, placed: &[(u32, u64, alloc_shape, bool)], inner: &InnerCode) -> Result<()> {
         let (first_site, file) = (self.sites.len(), self.inner.len());
         ensure!(
             self.limit.is_none_or(|limit| file < limit.files as usize),
@@ -412,7 +417,7 @@ impl SiteTables {
                 end: range.end,
             };
         }
-        for &(index, addr, shape) in placed {
+        for &(index, addr, shape, at_instructions) in placed {
             let index = index as usize;
             self.sites.resize(self.sites.len().max(index + 1), None);
             self.sites[index] = Some(alloc_site {
@@ -421,6 +426,7 @@ impl SiteTables {
                 inner_end: ranges.last().map_or(0, |range| range.end),
                 inner: file as u32,
                 shape: shape.0,
+                at_instructions: at_instructions.into(),
             });
         }
         self.inner.push(code);
