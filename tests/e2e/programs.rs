@@ -121,7 +121,14 @@ fn return_programs_are_loaded_only_when_needed(mode: AttachMode) {
     let returns: [(&str, &[&str], [&str; 2], &str); 3] = [
         (
             "mallocsnoop",
-            &["--ret", "--calls", "malloc,free", "--returns", "kernel"],
+            &[
+                "--nested",
+                "--ret",
+                "--calls",
+                "malloc,free",
+                "--returns",
+                "kernel",
+            ],
             ["alloc_entry", "alloc_return"],
             "alloc_session",
         ),
