@@ -65,7 +65,8 @@ pub fn bisect(
     Ok(())
 }
 
-fn link(program: BorrowedFd<'_>, to: AttachTarget<'_>, points: &[ProbePoint]) -> io::Result<OwnedFd> {
+/// One link for all points.
+pub fn link(program: BorrowedFd<'_>, to: AttachTarget<'_>, points: &[ProbePoint]) -> io::Result<OwnedFd> {
     let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
     let cookies: Vec<u64> = points.iter().map(|point| point.cookie.bits()).collect();
     let has_semaphores = points.iter().any(|point| point.semaphore.is_some());

@@ -13,16 +13,19 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::bpf_sys::{MultiLinkKind, UprobeEvent, enable_event, open_uprobe_event};
 use super::features::{empty_multi_program, uprobe_pmu_type};
-use super::multi::{bisect, is_refusal_possible};
+use super::multi::{self, is_refusal_possible};
 use super::target::{AttachTarget, ProbeKind, RefusedPoints, is_rejection};
+use crate::probe::links::{ProbeLink, ProbedFileKey, close_all};
 use crate::probe::point::ProbePoint;
 use crate::probe::ring::page_size;
 
-/// Most perf events for this purpose. The kernel takes 0.1 s to remove each.
+/// Most links for this purpose. The kernel takes 0.04 s or more to remove each, several at a time.
+const MOST_LINKS: usize = 256;
+/// Most perf events. The kernel takes 0.1 s to remove each.
 const MOST_EVENTS: usize = 8;
 
-/// Those of the points that the kernel rejects. Tries only those that it may reject, and where it has no multi-uprobe
-/// links, only the first few.
+/// Those of the points that the kernel rejects. Tries only those that it may reject, and of these no more than would
+/// take a second to remove.
 ///
 /// # Errors
 /// The kernel allows no probes at all.
@@ -50,15 +53,41 @@ pub fn find_rejected(
         kind: ProbeKind::Probe,
         pid: Some(std::process::id()),
     };
-    if has_multi_links {
-        let program = empty_multi_program(MultiLinkKind::Entry)?;
-        bisect(program.as_fd(), to, &doubtful, &mut Vec::new(), &mut refused)?;
-        return Ok(refused);
+    match has_multi_links {
+        true => try_links(to, &doubtful, &mut refused)?,
+        false => try_events(to, &doubtful, &mut refused)?,
     }
+    Ok(refused)
+}
+
+fn try_links(to: AttachTarget<'_>, doubtful: &[ProbePoint], refused: &mut RefusedPoints) -> Result<()> {
+    let program = empty_multi_program(MultiLinkKind::Entry)?;
+    let points = doubtful.get(..MOST_LINKS).unwrap_or(doubtful);
+    if multi::link(program.as_fd(), to, points).is_ok() {
+        return Ok(());
+    }
+    let mut links = Vec::new();
+    for point in points {
+        multi::bisect(
+            program.as_fd(),
+            to,
+            std::slice::from_ref(point),
+            &mut links,
+            refused,
+        )?;
+    }
+    let links = links
+        .into_iter()
+        .map(|link| ProbeLink::new(ProbedFileKey(0), link));
+    close_all(links.collect());
+    Ok(())
+}
+
+fn try_events(to: AttachTarget<'_>, doubtful: &[ProbePoint], refused: &mut RefusedPoints) -> Result<()> {
     for point in doubtful.iter().take(MOST_EVENTS) {
         let event = open_uprobe_event(&UprobeEvent {
             pmu_type: uprobe_pmu_type()?,
-            path,
+            path: to.path,
             offset: point.offset,
             semaphore: 0,
             return_probe: false,
@@ -69,7 +98,7 @@ pub fn find_rejected(
             _ => {}
         }
     }
-    Ok(refused)
+    Ok(())
 }
 
 /// A mapping in which the kernel tries to place probes.
