@@ -58,19 +58,20 @@ pub fn is_in_vdso(object: &ObjectFile, function: &FunctionSymbol) -> bool {
 }
 
 /// The implementations that IFUNC symbols among `functions` can resolve to, by virtual address of the symbol: the one
-/// that processes use, as [`resolve`] finds it, and those that the resolver chooses from. Other processes may use
-/// those, by a setting for example. `sizes` has the functions of the file.
+/// that processes use, as [`resolve`] finds it, and those that the resolver chooses from, if none is found or `all` are
+/// wanted: other processes may use those, by a setting for example. `sizes` has the functions of the file.
 pub fn implementations(
     (proc, object, elf): (&Proc, &ObjectFile, &ElfFile),
     functions: &[FunctionSymbol],
     pids: &[u32],
     sizes: &HashMap<u64, u64>,
+    all: bool,
 ) -> HashMap<u64, BTreeSet<u64>> {
     let used = resolve(proc, object, elf, functions, pids);
     let ifuncs = functions.iter().filter(|function| function.ifunc);
     let found = ifuncs.map(|function| {
         let used = used.get(&function.addr).copied();
-        let mut found = match is_in_vdso(object, function) {
+        let mut found = match is_in_vdso(object, function) || (used.is_some() && !all) {
             true => BTreeSet::new(),
             false => choices(elf, function, sizes),
         };

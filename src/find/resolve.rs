@@ -86,7 +86,7 @@ pub fn resolve(
         ProbeSubject::Address(addr) => probe_at_address(object, elf, *addr, at_return, on_found),
         ProbeSubject::Function { name, offset } => {
             let selected = functions::select(elf, &object.path, name)?;
-            let found = without_ifuncs(object, elf, selected, pids)?;
+            let found = without_ifuncs(object, elf, selected, pids, name.exact().is_some())?;
             if *offset == 0 {
                 return function_starts(object, elf, found, at_return, on_found);
             }
@@ -220,19 +220,20 @@ fn reject_return_inside(at_return: bool) -> Result<()> {
     Ok(())
 }
 
-/// Replaces IFUNC symbols with the functions that they can resolve to. Those for which there is none are dropped, or an
-/// error if nothing else was found.
+/// Replaces IFUNC symbols with the functions that they can resolve to; unless `all` are wanted, with those that
+/// processes use, if some do. Symbols for which there is none are dropped, or an error if nothing else was found.
 fn without_ifuncs(
     object: &ObjectFile,
     elf: &ElfFile,
     found: Vec<FunctionSymbol>,
     pids: &[u32],
+    all: bool,
 ) -> Result<Vec<FunctionSymbol>> {
     if !found.iter().any(|function| function.ifunc) {
         return Ok(found);
     }
     let sizes = functions::sizes(elf);
-    let known = ifunc::implementations((&Proc::host(), object, elf), &found, pids, &sizes);
+    let known = ifunc::implementations((&Proc::host(), object, elf), &found, pids, &sizes, all);
     let mut real = Vec::with_capacity(found.len());
     let mut missing = None;
     for function in found {

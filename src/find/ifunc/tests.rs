@@ -154,7 +154,13 @@ fn resolvers_show_what_they_choose_from() {
     let process = MadeUpProcess::new("choices", &object, &elf);
     fs::write(process.dir.join("7/maps"), "").unwrap();
     let proc = Proc::at(&process.dir);
-    let found = implementations((&proc, &object, &elf), &ifuncs, &[MadeUpProcess::PID], &sizes);
+    let found = implementations(
+        (&proc, &object, &elf),
+        &ifuncs,
+        &[MadeUpProcess::PID],
+        &sizes,
+        true,
+    );
     let used = resolve(&Proc::host(), &object, &elf, &ifuncs, &[std::process::id()]);
     for name in ["strlen", "memcpy", "memset", "strchr"] {
         let addr = addr_of(&elf, name);
