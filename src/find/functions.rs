@@ -61,14 +61,17 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
         }
     }
     let tables = SymbolTables::read(elf, path)?;
-    let names = tables.names()?;
+    let mut names = tables.names()?;
     let frames = OnceCell::new();
     let frames = || frames.get_or_init(|| frames::functions(elf));
-    let ends = tables.function_ends(&names);
+    let has_unsized = names.iter().any(|name| name.size == 0);
+    let ends = has_unsized.then(|| tables.function_ends(&names));
     let sized = |mut functions: Vec<FunctionSymbol>| {
         if functions.iter().any(|function| function.size == 0) {
             add_sizes(&mut functions, frames());
-            ends.add_sizes(elf, &mut functions);
+            if let Some(ends) = &ends {
+                ends.add_sizes(elf, &mut functions);
+            }
         }
         functions
     };
@@ -84,9 +87,13 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
             return Ok(sized(found));
         }
     }
-    let mut found = sized(functions(elf, matching(&names, pattern)));
     let nameless = nameless(elf, &names, frames());
     let wanted = nameless.filter(|function| pattern.matches(&function.name));
+    let wanted: Vec<FunctionSymbol> = wanted.collect();
+    // In place: there can be hundreds of thousands.
+    let filter = NameFilter::new(pattern);
+    names.retain(|name| is_match(&filter, name));
+    let mut found = sized(functions(elf, names));
     found.extend(wanted);
     found.sort_unstable_by_key(|function| function.addr);
     Ok(found)
@@ -121,8 +128,12 @@ fn exported(elf: &ElfFile, name: &str) -> Result<Vec<FunctionSymbol>> {
 /// The names that match a pattern, and are not those of parts of functions.
 fn matching<'t>(names: &[SymbolName<'t>], pattern: &NamePattern) -> Vec<SymbolName<'t>> {
     let filter = NameFilter::new(pattern);
-    let is_match = |name: &&SymbolName| !is_part(name.text) && filter.matches(name.text);
-    names.iter().filter(is_match).copied().collect()
+    let matches = names.iter().filter(|name| is_match(&filter, name));
+    matches.copied().collect()
+}
+
+fn is_match(filter: &NameFilter, name: &SymbolName) -> bool {
+    !is_part(name.text) && filter.matches(name.text)
 }
 
 /// All functions of `elf`, by address, each address once and under its best name.
