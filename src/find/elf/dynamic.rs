@@ -14,8 +14,8 @@ use super::symbols::{RankedFunction, RawSymbol, SymbolEntry, SymbolRank, SymbolT
 #[derive(Debug, Default)]
 pub struct DynamicSection {
     pub symtab: Option<u64>,
-    pub strtab: Option<u64>,
-    pub strsz: u64,
+    /// Address and bytes of the string table.
+    pub strtab: (Option<u64>, u64),
     pub hash: Option<u64>,
     pub gnu_hash: Option<u64>,
     pub versym: Option<u64>,
@@ -44,8 +44,8 @@ impl DynamicSection {
             match u32::try_from(entry.d_tag.get(LE)).unwrap_or(u32::MAX) {
                 elf::DT_NULL => break,
                 elf::DT_SYMTAB => dynamic.symtab = Some(value),
-                elf::DT_STRTAB => dynamic.strtab = Some(value),
-                elf::DT_STRSZ => dynamic.strsz = value,
+                elf::DT_STRTAB => dynamic.strtab.0 = Some(value),
+                elf::DT_STRSZ => dynamic.strtab.1 = value,
                 elf::DT_HASH => dynamic.hash = Some(value),
                 elf::DT_GNU_HASH => dynamic.gnu_hash = Some(value),
                 elf::DT_VERSYM => dynamic.versym = Some(value),
@@ -91,8 +91,8 @@ impl DynamicSection {
     /// # Errors
     /// It cannot be read or lies outside of the file.
     pub fn strings(&self, view: &ExecutionView) -> Result<Option<ElfBlock>> {
-        let read = |strtab| view.dynamic_strings(strtab, self.strsz);
-        self.strtab.map(read).transpose()
+        let read = |strtab| view.dynamic_strings(strtab, self.strtab.1);
+        self.strtab.0.map(read).transpose()
     }
 
     /// The dynamic symbols, or `None` if there are none.
@@ -100,7 +100,7 @@ impl DynamicSection {
     /// # Errors
     /// A table cannot be read or lies outside of the file.
     pub fn symbols(&self, view: &ExecutionView) -> Result<Option<SymbolTable>> {
-        let (Some(symtab), Some(strtab)) = (self.symtab, self.strtab) else {
+        let (Some(symtab), Some(strtab)) = (self.symtab, self.strtab.0) else {
             return Ok(None);
         };
         let Some(count) = self.symbol_count(view)? else {
@@ -109,11 +109,11 @@ impl DynamicSection {
         let most = view.link.source.budget.most_at_once();
         let size = count.saturating_mul(size_of::<RawSymbol>() as u64);
         ensure!(
-            size.saturating_add(self.strsz) <= most,
+            size.saturating_add(self.strtab.1) <= most,
             view.damaged("dynamic symbols are longer than the file")
         );
         let table = view.read_at_address(symtab, size, "dynamic symbols")?;
-        let strings = view.dynamic_strings(strtab, self.strsz)?;
+        let strings = view.dynamic_strings(strtab, self.strtab.1)?;
         let versions = match self.versym {
             Some(at) => Some(view.read_at_address(at, count.saturating_mul(2), "symbol versions")?),
             None => None,
@@ -150,7 +150,7 @@ impl DynamicSection {
         index: u64,
         name: &str,
     ) -> Result<Option<RankedFunction>> {
-        let (Some(symtab), Some(strtab)) = (self.symtab, self.strtab) else {
+        let (Some(symtab), Some(strtab)) = (self.symtab, self.strtab.0) else {
             return Ok(None);
         };
         let size = size_of::<RawSymbol>() as u64;
@@ -216,8 +216,8 @@ impl DynamicSection {
     }
 
     fn string(&self, view: &ExecutionView, at: u64) -> Option<String> {
-        let strings = view.content_at(self.strtab?)?;
-        let room = strings.size.min(self.strsz).checked_sub(at)?;
+        let strings = view.content_at(self.strtab.0?)?;
+        let room = strings.size.min(self.strtab.1).checked_sub(at)?;
         let text = view.string(FileExtent {
             offset: strings.offset + at,
             size: room,

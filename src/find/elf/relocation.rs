@@ -170,7 +170,7 @@ impl ElfFile {
     /// The names of the dynamic symbols up to index `last`. Imported ones may be missing from hash tables, so
     /// their number follows from the relocations only.
     fn dynamic_names(&self, last: Option<u32>) -> Result<DynamicNames> {
-        let (Some(last), Some(symtab), Some(strtab)) = (last, self.dynamic.symtab, self.dynamic.strtab)
+        let (Some(last), Some(symtab), Some(strtab)) = (last, self.dynamic.symtab, self.dynamic.strtab.0)
         else {
             return Ok(DynamicNames::default());
         };
@@ -178,7 +178,7 @@ impl ElfFile {
         let table = self.view.read_at_address(symtab, size, "dynamic symbols")?;
         let strings = self
             .view
-            .read_at_address(strtab, self.dynamic.strsz, "dynamic strings")?;
+            .read_at_address(strtab, self.dynamic.strtab.1, "dynamic strings")?;
         Ok(DynamicNames {
             starts: table
                 .table::<RawSymbol>()
