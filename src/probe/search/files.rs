@@ -3,7 +3,7 @@
 //!
 //! Searching and attaching are two steps, because the maps of the BPF object are sized in between.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
@@ -11,10 +11,10 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
-use super::copies::{copying_program, unmapped};
+use super::copies::unmapped;
 use super::errors::{
-    mistaken, no_process, no_such_program, nothing_in_file, nothing_in_process, own_program, skipped_names,
-    unknown_start, writable_code,
+    no_process, no_such_program, nothing_in_file, nothing_in_process, own_program, skipped_names,
+    writable_code,
 };
 use super::finder::{Finder, SearchPlace, open_path};
 use super::placing::PlacementPolicy;
@@ -23,12 +23,13 @@ use crate::find::elf::ElfFile;
 use crate::find::host::loader;
 use crate::find::host::object_file::{ChangeTime, FileId, FileSet, ObjectFile};
 use crate::find::host::proc::{Proc, ProcMapping};
-use crate::find::starts::{InstructionStarts, UnknownStart};
 use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::FileMapping;
 use crate::probe::point::{Cookie, Ends, ProbePoint, count_stepped_returns, share_exits};
 use crate::probe::signals::SignalHandlers;
 use crate::wording::counted;
+
+mod dropped;
 
 /// What has been attached so far.
 #[derive(Default, Debug)]
@@ -409,95 +410,6 @@ impl<F: Finder> FileSearch<F> {
             self.found.push((object, points));
         }
         Ok(true)
-    }
-
-    /// A warning if a process that starts to run this program may copy its code.
-    fn copying_program(&self, object: &ObjectFile, elf: &ElfFile) -> Option<String> {
-        match &self.place {
-            SearchPlace::Processes(_) if !self.follow => None,
-            SearchPlace::Command(argv, _) => copying_program(elf, &object.path, argv),
-            _ => copying_program(elf, &object.path, &[]),
-        }
-    }
-
-    /// Drops functions and USDT probes of which it is not shown that an instruction starts where a probe is wanted. An
-    /// error if these are all.
-    fn drop_unknown_starts(
-        &mut self,
-        object: &ObjectFile,
-        elf: &ElfFile,
-        points: &mut Vec<ProbePoint>,
-    ) -> Result<()> {
-        let starts = InstructionStarts::of(elf);
-        let mut refused = BTreeMap::new();
-        points.retain(|point| {
-            let addr = elf.address_of(point.offset);
-            let checked = addr.map_or(Err(UnknownStart::NoInstruction), |addr| starts.check(addr));
-            let Err(reason) = checked else {
-                return true;
-            };
-            if !point.cookie.is_jumped() {
-                refused
-                    .entry(point.cookie.function())
-                    .or_insert((addr.unwrap_or(0), reason));
-            }
-            false
-        });
-        self.drop_functions(points, refused.keys().copied().collect(), |finder, function| {
-            let (addr, reason) = refused[&function];
-            unknown_start(
-                &finder.name(Cookie::of_function(function)),
-                &object.path,
-                addr,
-                reason,
-            )
-        })
-    }
-
-    /// Places the points of a file. Returns the functions whose first instruction the kernel would mistake for another
-    /// and whose probe cannot be moved.
-    fn place(&mut self, elf: &ElfFile, points: &mut [ProbePoint]) -> BTreeSet<u32> {
-        let mut mistaken = BTreeSet::new();
-        self.placing.place(elf, points, |cookie, placement| {
-            if placement.is_misdecoded() {
-                mistaken.insert(cookie.function());
-            } else if let Some(details) = &mut self.details {
-                details.push(format!("probe at {}{placement}", self.finder.name(cookie)));
-            }
-        });
-        mistaken
-    }
-
-    /// Drops the functions that [`FileSearch::place`] returned. An error if these are all.
-    fn drop_mistaken(
-        &mut self,
-        object: &ObjectFile,
-        refused: BTreeSet<u32>,
-        points: &mut Vec<ProbePoint>,
-    ) -> Result<()> {
-        self.drop_functions(points, refused, |finder, function| {
-            mistaken(&finder.name(Cookie::of_function(function)), &object.path)
-        })
-    }
-
-    /// Drops functions, with a warning that says why the first one cannot be traced, or an error if these are all.
-    fn drop_functions(
-        &mut self,
-        points: &mut Vec<ProbePoint>,
-        refused: BTreeSet<u32>,
-        reason: impl Fn(&F, u32) -> Failure,
-    ) -> Result<()> {
-        let Some(&first) = refused.first() else {
-            return Ok(());
-        };
-        points.retain(|point| !refused.contains(&point.cookie.function()));
-        let failure = reason(&self.finder, first);
-        if points.is_empty() {
-            return Err(failure.into());
-        }
-        let skipped = counted(refused.len() as u64, "function");
-        self.warnings.push(format!("skipped {skipped}: {failure}"));
-        Ok(())
     }
 }
 
