@@ -134,6 +134,12 @@ impl Cookie {
         Cookie(self.0 | REPEATED_ENTRY << CONDITION_SHIFT)
     }
 
+    /// Whether the probe is at such an entry.
+    pub const fn is_repeated_entry(self) -> bool {
+        let condition = self.0 >> CONDITION_SHIFT & 15;
+        condition == REPEATED_ENTRY && self.0 & (TAIL_JUMP | RETURN_INSTRUCTION) == 0
+    }
+
     /// For a probe on such a jump, which is taken if the flags match a condition code.
     const fn at_repeat_jump(self, condition: Option<u8>) -> Cookie {
         let cookie = match condition {
@@ -193,8 +199,6 @@ pub struct MovableFunction {
     pub size: u64,
     /// What the programs read at the probe.
     pub needs: Needs,
-    /// It jumps to its first instruction.
-    pub repeats: bool,
 }
 
 impl ProbePoint {
@@ -208,7 +212,6 @@ impl ProbePoint {
             movable: Some(MovableFunction {
                 size: function.size,
                 needs,
-                repeats: false,
             }),
             stepped: true,
         }

@@ -364,11 +364,9 @@ fn points_of(probe: &ResolvedProbe, ends: Ends, cookie: Cookie, needs: Needs) ->
         (_, false) => needs.and(Needs::STACK),
         (_, true) => needs.and(Needs::goroutine()),
     };
-    let repeats = matches!(probe.call_start, CallStart::Repeated(_));
     let movable = probe.symbol.is_some().then_some(MovableFunction {
         size: probe.size,
         needs,
-        repeats,
     });
     let start = ProbePoint {
         offset: probe.offset,

@@ -38,7 +38,7 @@ impl PlacementPolicy {
                         addr,
                         size: known.size,
                         needs: known.needs,
-                        repeats: known.repeats,
+                        repeats: point.cookie.is_repeated_entry(),
                     });
                     movable.push(point);
                 }
