@@ -123,8 +123,8 @@ impl InnerSearch<'_, '_> {
         found
     }
 
-    /// Drops functions that others refer to than the given ones and those that remain. Some distances in code that are
-    /// not references look like one: then a function is dropped that need not be.
+    /// Drops functions that others refer to than the given ones and those that remain. Some distances in an instruction
+    /// that are not references look like one: then a function is dropped that need not be.
     fn drop_shared(&self, found: &mut BTreeMap<u64, u64>) {
         let (Some((&first, _)), Some((&last, _))) = (found.first_key_value(), found.last_key_value()) else {
             return;
@@ -149,7 +149,8 @@ impl InnerSearch<'_, '_> {
                 match (part_at(self.own, at), part_at(found, at)) {
                     (Some(_), _) => {}
                     (None, Some(caller)) => _ = callers.insert((caller, to)),
-                    (None, None) => shared.push(to),
+                    (None, None) if self.is_in_instruction(at) => shared.push(to),
+                    (None, None) => {}
                 }
             }
             start += PART;
@@ -160,6 +161,18 @@ impl InnerSearch<'_, '_> {
                 shared.extend(called.map(|&(_, to)| to));
             }
         }
+    }
+
+    /// Whether the four bytes at an address may belong to one instruction.
+    fn is_in_instruction(&self, addr: u64) -> bool {
+        let Some(function) = part_at(&self.sizes, addr) else {
+            return true;
+        };
+        let size = self.sizes.get(&function).copied().unwrap_or(0);
+        let code = self.code(function, size).unwrap_or_default();
+        let ends = decode(&code).map_while(Result::ok).skip(1);
+        let end = ends.map(|next| next.start).find(|end| function + end > addr);
+        end.is_none_or(|end| function + end >= addr.saturating_add(4))
     }
 
     /// The jumps of a function, or part of one, to the given functions other than itself.

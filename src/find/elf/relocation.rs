@@ -32,6 +32,12 @@ const TYPES: (u32, [u32; 3]) = (
     ],
 );
 
+/// The type for which the loader ignores the addend: with `-z mark-plt`, that is the address of the PLT entry.
+#[cfg(target_arch = "x86_64")]
+const WITHOUT_ADDEND: Option<u32> = Some(elf::R_X86_64_JUMP_SLOT);
+#[cfg(target_arch = "aarch64")]
+const WITHOUT_ADDEND: Option<u32> = None;
+
 /// The relocation type of a pointer into the same file.
 #[cfg(target_arch = "x86_64")]
 const RELATIVE: u32 = elf::R_X86_64_RELATIVE;
@@ -78,7 +84,7 @@ impl ElfFile {
             let binding = if kind == irelative {
                 SlotBinding::Resolver(addend as u64)
             } else if named.contains(&kind)
-                && addend == 0
+                && (addend == 0 || Some(kind) == WITHOUT_ADDEND)
                 && let Some(name) = names.get(relocation.r_sym(LE, false))
             {
                 let left = budget.checked_sub(name.len() as u64);
