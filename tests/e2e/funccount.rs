@@ -95,14 +95,15 @@ fn functions_that_the_kernel_rejects_are_named(mode: AttachMode) {
     assert!(!other.stderr.contains("warning"), "{other:?}");
 }
 
-/// The kernel has at most 64 pending return probes in a thread.
+/// The kernel has at most 64 pending return probes in a thread. Calls of a function by itself are known on x86-64.
 fn returns_of_deep_recursion_are_counted(mode: AttachMode) {
-    for policy in ["safe", "kernel", "instructions"] {
+    let policies = ["safe", "instructions", "kernel"];
+    for policy in &policies[..if cfg!(target_arch = "x86_64") { 3 } else { 2 }] {
         let mut target = flow();
         let pid = target.pid().to_string();
         let recursing = of_flow("recursing");
         let at_return = format!("r:{recursing}");
-        let args = [&*at_return, &*recursing, "--returns", policy, "-p", &*pid];
+        let args = [&*at_return, &*recursing, "--returns", *policy, "-p", &*pid];
         let tool = Tool::start("funccount", mode, args);
         target.ask("recurse 7 201");
         let run = tool.stop();

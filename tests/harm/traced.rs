@@ -155,6 +155,18 @@ pub fn run_traced(program: &Program, tool: &ToolRun, bulk: bool, expected: &Beha
     let behaviour = run_to_end(command, if in_guest() { DEADLINE * 5 } else { DEADLINE });
     let (attached, summary) = rows.finish();
     let hits = summary["hits"].as_u64().unwrap_or(0);
+    if in_guest() && behaviour.stderr.contains("probes exceed the limit of") {
+        // For scripts/vmtest, which counts these lines.
+        println!(
+            "SKIPPED: {}: more functions than a run may probe on this kernel",
+            program.name
+        );
+        return Outcome {
+            hits,
+            took: began.elapsed(),
+            problems: Vec::new(),
+        };
+    }
     let mut problems = differences(expected, &behaviour);
     // A tool that sees nothing hurts nobody.
     if hits == 0 {
