@@ -412,8 +412,21 @@ mod machine {
         Err(OpenReason::NotFollowed)
     }
 
-    pub fn slot_of_stub(_: &[u8], _: u64) -> Option<u64> {
-        None
+    /// `adrp x16, PAGE; ldr x17, [x16, OFFSET]`, behind a `bti c` or not.
+    pub fn slot_of_stub(stub: &[u8], addr: u64) -> Option<u64> {
+        const BTI_C: u32 = 0xd503_245f;
+        let word = |index: usize| {
+            let bytes = stub.get(index * 4..index * 4 + 4)?;
+            bytes.try_into().ok().map(u32::from_le_bytes)
+        };
+        let first = usize::from(word(0)? == BTI_C);
+        let (page, load) = (word(first)?, word(first + 1)?);
+        let is_stub = page & 0x9f00_001f == 0x9000_0010 && load & 0xffc0_03ff == 0xf940_0211;
+        // 19 bits with a sign, and the two below them.
+        let pages = i64::from((page << 8) as i32 >> 13) << 2 | i64::from(page >> 29 & 3);
+        let start = (addr + 4 * first as u64) & !0xfff;
+        let offset = u64::from(load >> 10 & 0xfff) * 8;
+        is_stub.then(|| start.wrapping_add_signed(pages << 12).wrapping_add(offset))
     }
 
     pub fn calls(_: &[u8], _: u64) -> Vec<u64> {
