@@ -120,7 +120,7 @@ impl Run {
         }
         // Parsing the kernel's BTF takes 5 ms, so it is done meanwhile.
         let task_offsets = (finder.matches_calls() && has_btf()).then(|| thread::spawn(task_offsets));
-        let mut search = FileSearch::new(finder, plan.place, self.options.placement, self.filter.follow);
+        let mut search = FileSearch::new(finder, plan.place, self.options.placement, &self.filter);
         if details {
             search.keep_details();
         }

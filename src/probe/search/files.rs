@@ -26,6 +26,7 @@ use crate::find::host::proc::{Proc, ProcMapping};
 use crate::probe::attach::Attacher;
 use crate::probe::mmap_events::FileMapping;
 use crate::probe::point::{Cookie, Ends, ProbePoint, count_stepped_returns, share_exits};
+use crate::probe::scope::filter::{ProcessFilter, TraceScope};
 use crate::probe::signals::SignalHandlers;
 use crate::wording::counted;
 
@@ -82,6 +83,8 @@ pub struct FileSearch<F> {
 /// What is known of files that were looked at.
 #[derive(Default)]
 struct ExaminedFiles {
+    /// Breakpoints are placed in one process only: no program that starts later gets them.
+    only_running: bool,
     /// The program of this tool. It would hit its own probes, and place the next ones ever more slowly.
     own: Option<FileId>,
     /// Parsed by the plan: taken out when the search comes to them.
@@ -94,8 +97,9 @@ struct ExaminedFiles {
 }
 
 impl<F: Finder> FileSearch<F> {
-    pub fn new(finder: F, place: SearchPlace, placing: PlacementPolicy, follow: bool) -> Self {
+    pub fn new(finder: F, place: SearchPlace, placing: PlacementPolicy, filter: &ProcessFilter) -> Self {
         let examined = ExaminedFiles {
+            only_running: filter.only_pid().is_some() && filter.scope != Some(TraceScope::All),
             own: File::open("/proc/self/exe").and_then(|exe| FileId::of(&exe)).ok(),
             ..ExaminedFiles::default()
         };
@@ -104,7 +108,7 @@ impl<F: Finder> FileSearch<F> {
             attached: AttachedProbes::default(),
             place,
             placing,
-            follow,
+            follow: filter.follow,
             proc: Proc::host(),
             seen: FileSet::default(),
             examined,

@@ -20,7 +20,7 @@ impl<F: Finder> FileSearch<F> {
     /// A warning if a process that starts to run this program may copy its code.
     pub(super) fn copying_program(&self, object: &ObjectFile, elf: &ElfFile) -> Option<String> {
         match &self.place {
-            SearchPlace::Processes(_) if !self.follow => None,
+            SearchPlace::Processes(_) if self.examined.only_running => None,
             SearchPlace::Command(argv, _) => copying_program(elf, &object.path, argv),
             _ => copying_program(elf, &object.path, &[]),
         }
