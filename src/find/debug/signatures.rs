@@ -19,7 +19,7 @@ pub struct SignatureSource {
     /// The name by which the prototypes are looked up.
     library: String,
     path: PathBuf,
-    /// Why there is no debug information, although a file has some.
+    /// Why the debug information of the file could not be read.
     failure: Option<anyhow::Error>,
 }
 

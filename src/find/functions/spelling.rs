@@ -2,7 +2,7 @@
 //! The same name in the spellings of compilers and of people.
 
 /// What compilers add to the symbol of a copy that they specialize, for constant arguments or unused ones, or that they
-/// rename for the linker. Not `.part`: what is left in the original ran before.
+/// rename for the linker. Not `.part`: such a part runs after code of the original function.
 const COPIES: [&str; 8] = [
     ".constprop",
     ".isra",

@@ -53,7 +53,7 @@ pub trait Finder {
     /// Called with the points of a file when they are placed.
     ///
     /// # Errors
-    /// There is no room for them.
+    /// There are too many.
     fn on_placed(&mut self, _elf: &ElfFile, _points: &[ProbePoint]) -> Result<()> {
         Ok(())
     }

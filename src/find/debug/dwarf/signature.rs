@@ -112,7 +112,7 @@ impl SignatureDecoder {
         })
     }
 
-    /// False if the compiler left out parameters and results. Prototypes of C without any say so, and Go describes all.
+    /// False if the debug information has no parameters and results. C prototypes and Go always have them.
     fn is_described(&self, function: &OriginChain) -> bool {
         let is_told = |entry: &DebugEntry| entry.is_go() || entry.is_set(dw::DW_AT_prototyped);
         function.iter().any(is_told) || function.last().is_some_and(|entry| self.files.has_types(entry))
