@@ -211,7 +211,7 @@ fn empty_results_are_explained(mode: AttachMode) {
         "{}",
         run.stderr
     );
-    let tool = count(&["--comm", "nobody"]);
+    let tool = count(&["-p", &pid, "--comm", "nobody"]);
     target.ask("count 7");
     let run = tool.stop();
     let expected = "no calls shown: the filter or options exclude all of 7 probe hits\n";
