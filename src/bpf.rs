@@ -14,6 +14,10 @@ macro_rules! impl_tool_skeleton {
     ($builder:ident, $open:ident, $loaded:ident) => {
         impl $crate::bpf::ToolSkelBuilder for $builder {
             type Open = $open<'static>;
+
+            fn elf() -> std::io::Result<&'static [u8]> {
+                OBJECT.elf()
+            }
         }
 
         impl $crate::bpf::OpenToolSkel for $open<'static> {
@@ -79,6 +83,12 @@ include!(concat!(env!("OUT_DIR"), "/skeletons.rs"));
 /// The skeleton of an object with the filter's constants and the counters of events, as the builder of a run uses it.
 pub trait ToolSkelBuilder: SkelBuilder<'static, Output = <Self as ToolSkelBuilder>::Open> + Default {
     type Open: OpenToolSkel;
+
+    /// The object.
+    ///
+    /// # Errors
+    /// The binary is damaged.
+    fn elf() -> io::Result<&'static [u8]>;
 }
 
 /// An opened object, whose constants and map sizes can still be changed.

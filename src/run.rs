@@ -14,6 +14,7 @@ mod builder;
 mod cost_report;
 pub mod counters;
 mod maps;
+mod objects;
 mod probes;
 mod processes;
 mod programs;

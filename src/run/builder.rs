@@ -3,26 +3,26 @@
 //! Each step consumes the one before, so none can be forgotten or come too early.
 
 use std::ffi::OsString;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use libbpf_rs::skel::Skel;
-use libbpf_rs::{Link, Object, OpenObject};
+use libbpf_rs::Link;
+use libbpf_rs::skel::{OpenSkel, Skel};
 
 use super::counters::LiveCounters;
 use super::maps::{create_large_maps, map, size_maps};
+use super::objects::{ObjectSource, SharedMaps, load_parts, open_skeleton};
 use super::probes::RunProbes;
 use super::processes::RunProcesses;
-use super::programs::{DeferredPrograms, ProgramChoice};
+use super::programs::{DeferredPrograms, LoadedPrograms, ProgramChoice};
 use super::report::Report;
 use super::schedule::{RunLimits, Schedule};
 use super::session::{EventHandler, Phase, Session, Wakeups};
 use super::stacks::StackNamer;
-use crate::bpf::{OpenToolSkel, TaskOffsets, ToolSkel, ToolSkelBuilder, load};
+use crate::bpf::{OpenToolSkel, TaskOffsets, ToolSkel, ToolSkelBuilder};
 use crate::cli::{CommandArgs, CommonArgs, RunArgs};
 use crate::error::{EndedBySignal, Failure};
 use crate::find::returns::ReturnPolicy;
@@ -66,8 +66,7 @@ pub struct FoundFunctions<F> {
 pub struct OpenedObject<F, O> {
     /// The open object, for the tool's own maps.
     pub skel: O,
-    /// Opens the object once more.
-    reopen: fn() -> Result<O>,
+    source: ObjectSource,
     found: FoundFunctions<F>,
     ring_bytes: u32,
     may_sleep: bool,
@@ -171,9 +170,10 @@ impl<F: Finder> FoundFunctions<F> {
     /// # Errors
     /// libbpf refuses it.
     pub fn open<B: ToolSkelBuilder>(self) -> Result<OpenedObject<F, B::Open>> {
+        let skel = open_skeleton::<B>()?;
         Ok(OpenedObject {
-            skel: open_skeleton::<B>()?,
-            reopen: open_skeleton::<B>,
+            source: ObjectSource::new::<B>(skel.open_object()),
+            skel,
             ring_bytes: self.run.options.ring_bytes(),
             found: self,
             may_sleep: false,
@@ -237,10 +237,7 @@ impl<F: Finder, O: OpenToolSkel + 'static> OpenedObject<F, O> {
             repeats,
         )?;
         create_large_maps(object)?;
-        choice.select(object, run.mode);
-        let skel = load(self.skel)?;
-        // Its counters are read until the process exits, which is also when the kernel frees it.
-        let skel: &'static O::Loaded = Box::leak(Box::new(skel));
+        let (skel, programs) = load_parts(self.skel, &self.source, choice, run.mode)?;
         let pids = map(skel.object(), "pids")?;
         run.filter.fill(&pids, &map(skel.object(), "cgroups")?)?;
         let follow = run
@@ -249,16 +246,18 @@ impl<F: Finder, O: OpenToolSkel + 'static> OpenedObject<F, O> {
             .then(|| ChildFollower::start(&pids))
             .transpose()?;
         let later = choice.for_instructions().filter(|_| search.may_grow());
-        let (mode, reopen) = (run.mode, self.reopen);
+        let (mode, source) = (run.mode, self.source);
         let deferred = later.map(|choice| DeferredPrograms {
-            choice,
-            load: Box::new(move || load_again(reopen, skel.object(), choice, mode)),
+            load: Box::new(move || {
+                let object = source.load(&SharedMaps::of(skel.object())?, choice, mode)?;
+                Ok(LoadedPrograms::new(choice, Box::leak(Box::new(object))))
+            }),
         });
         Ok(LoadedObject {
-            tracepoints: choice.attach_tracepoints(skel.object())?,
+            tracepoints: LoadedPrograms::attach_tracepoints(&programs)?,
             found: self.found,
             ring_bytes: self.ring_bytes,
-            choice,
+            programs,
             deferred,
             skel,
             follow,
@@ -281,7 +280,7 @@ impl<F: Finder, O: OpenToolSkel + 'static> OpenedObject<F, O> {
 pub struct LoadedObject<F, S: 'static> {
     pub skel: &'static S,
     found: FoundFunctions<F>,
-    choice: ProgramChoice,
+    programs: Vec<LoadedPrograms>,
     deferred: Option<DeferredPrograms>,
     ring_bytes: u32,
     follow: Option<ChildFollower>,
@@ -318,7 +317,7 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
             events.drain();
         }
         let counters = LiveCounters::new(self.skel.counters()?);
-        let mut attacher = self.choice.attach(self.skel.object(), |programs| {
+        let mut attacher = LoadedPrograms::attach(&self.programs, |programs| {
             Attacher::new(run.mode, &run.filter, programs)
         })?;
         let limit = run.options.max_overhead;
@@ -359,36 +358,6 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
         };
         session.run(handler, needs)
     }
-}
-
-/// Opens the object of a tool. It stays open until the process exits.
-fn open_skeleton<B: ToolSkelBuilder>() -> Result<B::Open> {
-    let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
-    B::default()
-        .open(storage)
-        .context("failed to open the BPF object")
-}
-
-/// Loads other programs of a loaded object, with the same maps.
-fn load_again<O: OpenToolSkel>(
-    reopen: fn() -> Result<O>,
-    loaded: &Object,
-    choice: ProgramChoice,
-    mode: AttachMode,
-) -> Result<&'static Object>
-where
-    O::Loaded: 'static,
-{
-    let mut skel = reopen()?;
-    let object = skel.open_object_mut();
-    choice.select(object, mode);
-    for mut new in object.maps_mut() {
-        let shared = map(loaded, &new.name().to_string_lossy())?;
-        new.reuse_fd(shared.as_fd())
-            .context("failed to share a BPF map")?;
-    }
-    let skel: &'static O::Loaded = Box::leak(Box::new(load(skel)?));
-    Ok(skel.object())
 }
 
 /// The run works without mmap events, and says what it then misses.

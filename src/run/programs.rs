@@ -71,6 +71,28 @@ impl ProgramChoice {
         })
     }
 
+    /// Two parts that can be loaded at the same time, if there are several large programs.
+    pub fn parts(self) -> (Self, Option<Self>) {
+        let pair = self.entry && self.at_return;
+        if !pair {
+            return (self, None);
+        }
+        // A session program is as large as a pair.
+        let first = Self {
+            entry: !self.session,
+            at_return: false,
+            ..self
+        };
+        let second = Self {
+            session: false,
+            entry: self.session,
+            at_return: true,
+            tracepoints: false,
+            sleeps: self.sleeps,
+        };
+        (first, Some(second))
+    }
+
     fn loads(self, role: ProgramRole) -> bool {
         match role {
             ProgramRole::Tracepoint => self.tracepoints,
@@ -104,31 +126,48 @@ impl ProgramChoice {
             }
         }
     }
+}
 
-    /// The loaded programs to attach to probe points. Return probes come first, so that an entry that was seen has its
-    /// return seen.
+/// Loaded programs of an object.
+#[derive(Clone, Copy)]
+pub struct LoadedPrograms {
+    choice: ProgramChoice,
+    object: &'static Object,
+}
+
+impl LoadedPrograms {
+    pub fn new(choice: ProgramChoice, object: &'static Object) -> LoadedPrograms {
+        LoadedPrograms { choice, object }
+    }
+
+    /// Calls `attach` with the programs of all `parts` to attach to probe points. Return probes come first, so that an
+    /// entry that was seen has its return seen.
     pub fn attach<T>(
-        self,
-        object: &Object,
+        parts: &[LoadedPrograms],
         attach: impl FnOnce(Vec<ProbeProgram<'_>>) -> Result<T>,
     ) -> Result<T> {
-        let programs: Vec<_> = object.progs().collect();
+        let programs: Vec<_> = parts
+            .iter()
+            .flat_map(|part| part.object.progs().map(|program| (part.choice, program)))
+            .collect();
         let mut chosen: Vec<ProbeProgram<'_>> = Vec::new();
         for runs in [Ends::Both, Ends::Return, Ends::Entry] {
-            let wanted = programs.iter().filter(|program| {
+            let wanted = programs.iter().filter(|(choice, program)| {
                 let role = ProgramRole::of(&program.section().to_string_lossy());
-                self.loads(role) && matches!(role, ProgramRole::Probe { ends, .. } if ends == runs)
+                choice.loads(role) && matches!(role, ProgramRole::Probe { ends, .. } if ends == runs)
             });
-            chosen.extend(wanted.map(|program| ProbeProgram { program, runs }));
+            chosen.extend(wanted.map(|(_, program)| ProbeProgram { program, runs }));
         }
         attach(chosen)
     }
 
     /// Attaches the programs for tracepoints. They stay attached as long as the links live.
-    pub fn attach_tracepoints(self, object: &Object) -> Result<Vec<Link>> {
-        let programs = object.progs_mut().filter(|program| {
-            let role = ProgramRole::of(&program.section().to_string_lossy());
-            role == ProgramRole::Tracepoint && self.loads(role)
+    pub fn attach_tracepoints(parts: &[LoadedPrograms]) -> Result<Vec<Link>> {
+        let programs = parts.iter().flat_map(|part| {
+            part.object.progs_mut().filter(|program| {
+                let role = ProgramRole::of(&program.section().to_string_lossy());
+                role == ProgramRole::Tracepoint && part.choice.loads(role)
+            })
         });
         let links = programs.map(|program| program.attach());
         links
@@ -140,9 +179,8 @@ impl ProgramChoice {
 /// Programs that are loaded when the first file needs them: few runs come across one, and the verifier takes 11 ms for
 /// those of functrace.
 pub struct DeferredPrograms {
-    pub choice: ProgramChoice,
-    /// Loads an object with these programs and the maps of the run.
-    pub load: Box<dyn FnOnce() -> Result<&'static Object>>,
+    /// Loads the programs, with the maps of the run.
+    pub load: Box<dyn FnOnce() -> Result<LoadedPrograms>>,
 }
 
 impl DeferredPrograms {
@@ -151,9 +189,8 @@ impl DeferredPrograms {
     /// # Errors
     /// The kernel refuses them.
     pub fn add_to(self, attacher: &mut Attacher) -> Result<()> {
-        let object = (self.load)().context("failed to load the programs for return instructions")?;
-        self.choice
-            .attach(object, |programs| attacher.add_programs(&programs))
+        let programs = (self.load)().context("failed to load the programs for return instructions")?;
+        LoadedPrograms::attach(&[programs], |programs| attacher.add_programs(&programs))
     }
 }
 
@@ -171,6 +208,10 @@ mod tests {
     };
 
     fn loaded(ends: WatchedEnds, mode: AttachMode, sleeps: bool) -> Vec<&'static str> {
+        loaded_by(ProgramChoice::new(ends, mode, sleeps))
+    }
+
+    fn loaded_by(choice: ProgramChoice) -> Vec<&'static str> {
         let sections = [
             "uprobe",
             "uretprobe",
@@ -180,7 +221,6 @@ mod tests {
             "uprobe.session.s",
             "raw_tp/sched_process_exit",
         ];
-        let choice = ProgramChoice::new(ends, mode, sleeps);
         sections
             .into_iter()
             .filter(|section| choice.loads(ProgramRole::of(section)))
@@ -230,6 +270,27 @@ mod tests {
         };
         let all = ProgramChoice::new(instructions, AttachMode::Session, true);
         assert_eq!(all.for_instructions(), None);
+    }
+
+    #[test]
+    fn large_programs_are_loaded_in_two_parts() {
+        let instructions = WatchedEnds {
+            instructions: true,
+            ..BOTH
+        };
+        for (ends, mode) in [
+            (BOTH, AttachMode::Multi),
+            (BOTH, AttachMode::Session),
+            (instructions, AttachMode::Session),
+        ] {
+            let all = loaded(ends, mode, false);
+            let (first, second) = ProgramChoice::new(ends, mode, false).parts();
+            let (first, second) = (loaded_by(first), second.map(loaded_by).unwrap_or_default());
+            assert_eq!(second.is_empty(), all.len() <= 2, "{all:?}");
+            let mut both = [first, second].concat();
+            both.sort_by_key(|section| all.iter().position(|other| other == section));
+            assert_eq!(both, all);
+        }
     }
 
     #[test]

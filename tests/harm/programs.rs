@@ -94,14 +94,14 @@ const PROCESSES_MUSL: Work = Modes(&[
 ]);
 
 const HAZARDS: Work = Modes(&[
-    ("throw", 29, 1009),
-    ("callback", 29, 1009),
-    ("once", 29, 1009),
-    ("rethrow", 13, 503),
+    ("throw", 13, 503),
+    ("callback", 13, 503),
+    ("once", 13, 503),
+    ("rethrow", 7, 251),
     ("cancel", 11, 101),
     ("exit", 11, 101),
     ("async", 11, 101),
-    ("serve", 101, 5003),
+    ("serve", 53, 5003),
     ("next", 1, 1),
     ("cycle", 29, 5003),
     ("switch", 11, 101),
@@ -141,7 +141,7 @@ pub const PROGRAMS: &[Program] = &[
     program("ruby", Script(&["ruby"], 2), &["{}/libruby.so", LIBC]),
     program("php", Script(&["php"], 5), &["php", LIBC]),
     program("ocaml", Script(&["ocamlopt"], 2), &["{}/ocaml", LIBC]),
-    program("node", Script(&["node"], 1), &["node:/^_ZN4node/", "libstdc++", LIBC]),
+    program("node", Script(&["node"], 1), &["node:/^_ZN4node/", "libstdc++"]),
     program("java", Script(&["java"], 1), &["{}/libjvm.so", "libz", LIBC]),
     program("go", Script(&["go"], 3), &["{}/go"]),
 ];

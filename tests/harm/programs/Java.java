@@ -12,7 +12,7 @@ class Java {
     static String work(int rounds) {
         int caught = 0;
         String nothing = null;
-        for (int i = 0; i < 101 * rounds; i++) {
+        for (int i = 0; i < 11 * rounds; i++) {
             try {
                 caught += nothing.length();
             } catch (NullPointerException error) {
@@ -46,7 +46,7 @@ class Java {
         }
         for (Thread thread : threads)
             thread.join();
-        System.out.println(Arrays.toString(results) + IntStream.range(0, 9973).parallel().mapToObj(Integer::toString).mapToInt(String::length).sum());
+        System.out.println(Arrays.toString(results) + IntStream.range(0, 997).parallel().mapToObj(Integer::toString).mapToInt(String::length).sum());
         Process child = new ProcessBuilder("sh", "-c", "exit 7").start();
         System.out.println(child.waitFor());
     }

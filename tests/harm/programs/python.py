@@ -78,6 +78,6 @@ def work(number):
 for _ in range(ROUNDS):
     print(switch_stacks(), kill_greenlets(), call_back(), raise_in_sqlite())
     with concurrent.futures.ThreadPoolExecutor(5) as threads:
-        print(sum(threads.map(work, range(101))))
+        print(sum(threads.map(work, range(31))))
     with multiprocessing.get_context("fork").Pool(2) as processes:
-        print(functools.reduce(int.__add__, processes.map(work, range(53))))
+        print(functools.reduce(int.__add__, processes.map(work, range(17))))

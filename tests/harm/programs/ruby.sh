@@ -4,5 +4,5 @@
 set -eu
 case $1 in
     prepare) ln -s "$(ldd "$(command -v ruby)" | sed -n 's/.*libruby.* => \(.*\) (.*/\1/p')" "$2/libruby.so" ;;
-    run) ruby ruby.rb "$3" ;;
+    run) ruby --disable=gems ruby.rb "$3" ;;
 esac
