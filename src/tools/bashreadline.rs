@@ -111,6 +111,7 @@ struct LineReaders {
     bash_only: bool,
     returns: ReturnPolicy,
     programs: KnownPrograms,
+    warnings: Vec<String>,
 }
 
 impl LineReaders {
@@ -121,6 +122,7 @@ impl LineReaders {
             bash_only: false,
             returns: ReturnPolicy::default(),
             programs: KnownPrograms::default(),
+            warnings: Vec::new(),
         }
     }
 }
@@ -146,6 +148,11 @@ impl Finder for LineReaders {
         self.programs.learn(object, elf);
         let bash = is_bash(elf);
         if self.bash_only && !bash && !(elf.soname().is_some() && elf.defines(FUNCTIONS[0])) {
+            if is_called_bash(&object.path) {
+                let path = object.path.display();
+                self.warnings
+                    .push(format!("skipped {path}: it has no symbols of bash"));
+            }
             return Ok(Vec::new());
         }
         let found = elf.lookup(&FUNCTIONS)?.into_iter().flatten().next();
@@ -185,6 +192,10 @@ impl Finder for LineReaders {
             functions: FUNCTIONS.to_vec(),
         })
     }
+
+    fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
 }
 
 /// Programs under any name, and the libraries that read lines.
@@ -196,9 +207,24 @@ fn may_read_lines(path: &Path) -> bool {
     !name.contains(".so") || name.starts_with("libreadline.so") || name.starts_with("libedit.so")
 }
 
-/// bash exports its functions, for builtins that are loaded at run time.
+/// bash exports its functions, for builtins that are loaded at run time. A static one cannot load any.
 fn is_bash(elf: &ElfFile) -> bool {
-    BASH_FUNCTIONS.iter().all(|name| elf.defines(name))
+    match elf.is_static() {
+        true => {
+            let found = elf.lookup(&BASH_FUNCTIONS);
+            found.is_ok_and(|found| found.iter().all(Option::is_some))
+        }
+        false => BASH_FUNCTIONS.iter().all(|name| elf.defines(name)),
+    }
+}
+
+/// Whether the name is that of a bash: `bash`, `bash-static`, `bash5`.
+fn is_called_bash(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let rest = name.and_then(|name| name.strip_prefix("bash"));
+    rest.is_some_and(|rest| {
+        rest.is_empty() || rest == "-static" || rest.starts_with(|c: char| c.is_ascii_digit())
+    })
 }
 
 /// Turns records into rows.
@@ -434,6 +460,24 @@ mod tests {
             },
         );
         assert_eq!(shown, b"[unreadable line]");
+    }
+
+    #[test]
+    fn names_of_bash() {
+        let is_bash = |path: &str| is_called_bash(Path::new(path));
+        assert!(
+            ["/bin/bash", "/usr/bin/bash-static", "bash5.2"]
+                .into_iter()
+                .all(is_bash)
+        );
+        let others = [
+            "/bin/dash",
+            "/bin/sh",
+            "bashbug",
+            "bash-language-server",
+            "/bash/x",
+        ];
+        assert!(!others.into_iter().any(is_bash));
     }
 
     #[test]

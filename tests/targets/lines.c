@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
- * Reads lines at numbered prompts until EOF or `exit`. Built in three variants:
+ * Reads lines at numbered prompts until EOF or `exit`. Built in four variants:
  *   -lreadline            a program that uses libreadline, like gdb
  *   -lreadline -DBASH     with the functions that identify bash, like a bash that links against libreadline
  *   -DOWN                 with its own readline(), so that no other file is traced
- * The last two need -rdynamic.
+ *   -DOWN -DBASH -static  like a bash that is linked statically
+ * The second and the third need -rdynamic.
  */
 #define _GNU_SOURCE
 #include <stdio.h>

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::json;
 
 use super::{EMPTY, StoppedTool, TOOL, bash_with_libreadline, program_with_libreadline, start};
-use crate::harness::{AttachMode, Folder, Tool, copy, each_mode, run_to_end};
+use crate::harness::{AttachMode, Folder, Tool, copy, each_mode, program, run_to_end};
 use crate::pty::{BASH_ARGUMENTS, Shell, Terminal};
 
 each_mode! {
@@ -40,6 +40,16 @@ fn copy_of_bash_started_later_is_traced(mode: AttachMode) {
         "{:?}",
         run.rows
     );
+}
+
+/// It exports no functions.
+#[test]
+fn static_bash_is_traced() {
+    let tool = start(EMPTY);
+    let mut bash = Shell::run(&mut Command::new(program("lines-static")));
+    bash.enter("of a static bash");
+    let run = tool.stop();
+    assert_eq!(run.lines_of(bash.pid()), ["of a static bash"]);
 }
 
 /// An upgrade of bash leaves running shells in this state.
