@@ -54,6 +54,7 @@ pub struct Attacher {
     watched: WatchedFiles,
     /// With `Breakpoints::Matching`: the processes that match, each with separate links.
     members: Members,
+    untried: usize,
 }
 
 impl Attacher {
@@ -75,6 +76,7 @@ impl Attacher {
             links: Vec::new(),
             watched: WatchedFiles::default(),
             members: Members::default(),
+            untried: 0,
         };
         attacher.add_programs(&programs)?;
         Ok(attacher)
@@ -94,6 +96,11 @@ impl Attacher {
     /// Which processes get breakpoints.
     pub fn breakpoints(&self) -> &Breakpoints {
         &self.breakpoints
+    }
+
+    /// Points since the last call that the kernel may have refused without a word.
+    pub fn take_untried(&mut self) -> usize {
+        std::mem::take(&mut self.untried)
     }
 
     /// How probes are attached.
@@ -326,6 +333,7 @@ impl Attacher {
     ) -> Result<RefusedPoints> {
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let mut refused = find_rejected(self.mode.has_multi_links(), file, &path, points)?;
+        self.untried += refused.untried;
         let sessions = self.has_session_program();
         let entered = self.marks_traps.then(|| self.entered(points, sessions));
         for index in 0..self.programs.len() {

@@ -21,7 +21,7 @@ use crate::probe::search::files::FileSearch;
 use crate::probe::search::finder::Finder;
 use crate::probe::watcher::shared_attacher::SharedAttacher;
 use crate::probe::watcher::{ProcessWatcher, WatcherNotice};
-use crate::wording::first_function;
+use crate::wording::{counted, first_function};
 
 /// Probes, and where more of them are placed.
 pub struct RunProbes<F> {
@@ -73,7 +73,7 @@ impl<F: Finder> RunProbes<F> {
             let names = search.names(search.attached.refused.iter().copied());
             return Err(all_refused(&names).into());
         }
-        for warning in search.take_warnings() {
+        for warning in search.take_warnings().into_iter().chain(untried(&mut attacher)) {
             report.messages.warn(&warning);
         }
         let removal = attacher.removal_time();
@@ -154,7 +154,8 @@ impl<F: Finder> RunProbes<F> {
             self.search.attach(&mut attacher)?;
             Ok(found)
         });
-        for warning in self.search.take_warnings() {
+        let untried = untried(&mut self.attacher.lock());
+        for warning in self.search.take_warnings().into_iter().chain(untried) {
             report.messages.warn(&warning);
         }
         match result {
@@ -218,6 +219,17 @@ impl<F: Finder> RunProbes<F> {
     pub fn detach(&mut self) {
         self.attacher.lock().detach();
     }
+}
+
+/// A warning of instructions that the kernel may have refused without a word.
+fn untried(attacher: &mut Attacher) -> Option<String> {
+    let count = attacher.take_untried();
+    let instructions = counted(count as u64, "instruction");
+    (count > 0).then(|| {
+        format!(
+            "the kernel may be unable to probe {instructions}, too many to try: calls may be missing; name fewer functions"
+        )
+    })
 }
 
 fn all_refused(functions: &[Rc<str>]) -> Failure {

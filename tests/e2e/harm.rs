@@ -269,7 +269,7 @@ fn instructions_do_the_same_under_probes(mode: AttachMode) {
 }
 
 /// Asserts that each instruction was counted once, but for those that the kernel changes, whose names begin with `x_`:
-/// no probe is on them. Kernels refuse some of AVX, and for a file that no process maps yet they do not say so.
+/// no probe is on them. Kernels refuse some of AVX, which a warning says.
 fn assert_counted_or_skipped(records: &[&str], details: &str, valid: &HashSet<&str>) {
     let records = records.iter().map(|record| serde_json::from_str(record));
     let counts: Vec<Value> = records
@@ -285,10 +285,13 @@ fn assert_counted_or_skipped(records: &[&str], details: &str, valid: &HashSet<&s
             .any(|start| name.starts_with(start))
     };
     let missing = valid.difference(&counted);
-    let missing: Vec<&&str> = missing
-        .filter(|name| !is_changed(name) && !is_vector(name))
-        .collect();
-    assert!(missing.is_empty(), "not counted: {missing:?}");
+    let missing: Vec<&&str> = missing.filter(|name| !is_changed(name)).collect();
+    assert!(
+        missing.iter().all(|name| is_vector(name)),
+        "not counted: {missing:?}"
+    );
+    let is_said = details.contains("too many to try") || details.contains("the kernel cannot probe");
+    assert!(missing.is_empty() || is_said, "not said: {missing:?}");
     let placed = details.lines().filter_map(|line| line.strip_prefix("probe at "));
     let on_changed: Vec<&str> = placed
         .filter(|place| is_changed(place) && !place.contains("cannot be probed)"))

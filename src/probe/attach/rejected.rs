@@ -19,13 +19,13 @@ use crate::probe::links::{ProbeLink, ProbedFileKey, close_all};
 use crate::probe::point::ProbePoint;
 use crate::probe::ring::page_size;
 
-/// Most links for this purpose. The kernel takes 0.04 s or more to remove each, several at a time.
+/// Most links for this purpose, and one more. The kernel takes 0.04 s or more to remove each, several at a time.
 const MOST_LINKS: usize = 256;
 /// Most perf events. The kernel takes 0.1 s to remove each.
 const MOST_EVENTS: usize = 8;
 
 /// Those of the points that the kernel rejects. Tries only those that it may reject, and of these no more than would
-/// take a second to remove.
+/// take a second to remove; [`RefusedPoints::untried`] counts the others.
 ///
 /// # Errors
 /// The kernel allows no probes at all.
@@ -62,10 +62,10 @@ pub fn find_rejected(
 
 fn try_links(to: AttachTarget<'_>, doubtful: &[ProbePoint], refused: &mut RefusedPoints) -> Result<()> {
     let program = empty_multi_program(MultiLinkKind::Entry)?;
-    let points = doubtful.get(..MOST_LINKS).unwrap_or(doubtful);
-    if multi::link(program.as_fd(), to, points).is_ok() {
+    if multi::link(program.as_fd(), to, doubtful).is_ok() {
         return Ok(());
     }
+    let (points, others) = doubtful.split_at(doubtful.len().min(MOST_LINKS));
     let mut links = Vec::new();
     for point in points {
         multi::bisect(
@@ -76,6 +76,10 @@ fn try_links(to: AttachTarget<'_>, doubtful: &[ProbePoint], refused: &mut Refuse
             refused,
         )?;
     }
+    match multi::link(program.as_fd(), to, others) {
+        Ok(link) => links.push(link),
+        Err(_) => refused.untried += others.len(),
+    }
     let links = links
         .into_iter()
         .map(|link| ProbeLink::new(ProbedFileKey(0), link));
@@ -84,7 +88,9 @@ fn try_links(to: AttachTarget<'_>, doubtful: &[ProbePoint], refused: &mut Refuse
 }
 
 fn try_events(to: AttachTarget<'_>, doubtful: &[ProbePoint], refused: &mut RefusedPoints) -> Result<()> {
-    for point in doubtful.iter().take(MOST_EVENTS) {
+    let (points, others) = doubtful.split_at(doubtful.len().min(MOST_EVENTS));
+    refused.untried += others.len();
+    for point in points {
         let event = open_uprobe_event(&UprobeEvent {
             pmu_type: uprobe_pmu_type()?,
             path: to.path,

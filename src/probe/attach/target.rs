@@ -35,6 +35,8 @@ pub struct RefusedPoints {
     /// Their functions, by index.
     pub functions: BTreeSet<u32>,
     pub first_error: Option<io::Error>,
+    /// Points that the kernel may refuse, which were not tried.
+    pub untried: usize,
 }
 
 impl RefusedPoints {
