@@ -7,6 +7,7 @@
 
 mod frames;
 mod go;
+mod index;
 mod mangling;
 mod spelling;
 mod stripped;
@@ -31,6 +32,7 @@ use crate::find::elf::{ElfFile, FunctionSymbol, SymbolEntry, SymbolTable};
 use crate::find::stack::demangle::{ReadableName, demangle};
 pub use frames::FrameExtent;
 pub use frames::{described, moved_parts, sizes};
+pub use index::FunctionIndex;
 
 /// Prefix of the name of functions without a symbol, followed by their address.
 const NAMELESS_PREFIX: &str = "fn_";
@@ -87,7 +89,8 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
             return Ok(sized(found));
         }
     }
-    let nameless = nameless(elf, &names, frames());
+    let extents = names.iter().map(|name| (name.addr, name.size)).collect();
+    let nameless = nameless(elf, extents, frames());
     let wanted = nameless.filter(|function| pattern.matches(&function.name));
     let wanted: Vec<FunctionSymbol> = wanted.collect();
     // In place: there can be hundreds of thousands.
@@ -150,19 +153,9 @@ pub fn all(elf: &ElfFile, path: &Path) -> Result<Vec<FunctionSymbol>> {
 /// # Errors
 /// As for [`select`].
 pub fn containing(elf: &ElfFile, path: &Path, addr: u64) -> Result<Option<FunctionSymbol>> {
-    let tables = SymbolTables::read(elf, path)?;
-    let names = tables.names()?;
-    let frames = frames::functions(elf);
-    let mut functions = functions(
-        elf,
-        names.iter().filter(|name| name.addr <= addr).copied().collect(),
-    );
-    add_sizes(&mut functions, &frames);
-    tables.function_ends(&names).add_sizes(elf, &mut functions);
-    functions.extend(nameless(elf, &names, &frames).filter(|function| function.addr <= addr));
-    let is_inside = |function: &FunctionSymbol| addr - function.addr < function.size.max(1);
-    let inside = functions.into_iter().filter(is_inside);
-    Ok(inside.max_by_key(|function| function.addr))
+    let mut index = FunctionIndex::of_symbols(elf, path)?;
+    index.complete(elf);
+    Ok(index.at(addr).cloned())
 }
 
 /// The cold parts that the compiler moved out of functions, by the symbol of the function. Empty for files
@@ -427,23 +420,19 @@ fn add_sizes(functions: &mut [FunctionSymbol], frames: &[FrameExtent]) {
     }
 }
 
-/// The functions in the unwind tables that no symbol covers.
+/// The functions in the unwind tables that no symbol covers. `covered` are the addresses and sizes of symbols.
 fn nameless(
     elf: &ElfFile,
-    names: &[SymbolName],
+    mut covered: Vec<(u64, u64)>,
     frames: &[FrameExtent],
 ) -> impl Iterator<Item = FunctionSymbol> {
-    let mut covered: Vec<(u64, u64)> = names
-        .iter()
-        .map(|name| (name.addr, name.addr.saturating_add(name.size.max(1))))
-        .collect();
     covered.sort_unstable();
     let mut covered = covered.into_iter().peekable();
     // End of the symbols that start before the function.
     let mut reach = 0;
     frames.iter().filter_map(move |extent| {
-        while let Some((_, end)) = covered.next_if(|&(start, _)| start <= extent.addr) {
-            reach = reach.max(end);
+        while let Some((start, size)) = covered.next_if(|&(start, _)| start <= extent.addr) {
+            reach = reach.max(start.saturating_add(size.max(1)));
         }
         let offset = elf.offset_of(extent.addr).filter(|_| extent.addr >= reach)?;
         Some(FunctionSymbol {

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use object::elf;
 
-use super::link_view::MACHINE;
+pub use super::link_view::MACHINE;
 
 /// Virtual address of the first byte of the file.
 pub const BASE: u64 = 0x40_0000;

@@ -2,7 +2,6 @@
 //! ELF files from memory maps, kept open so that they can be read after the process has exited, and the functions at
 //! their offsets.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
@@ -20,14 +19,14 @@ use object::{
 
 use super::frame::StackFrame;
 use super::memory::{CodeMapping, FileKey, MappedFile};
+use crate::find::elf::{ElfFile, FunctionSymbol};
+use crate::find::functions::FunctionIndex;
 use crate::find::stack::demangle::demangle_bounded;
 
 /// Files that are kept open. Each takes up to three descriptors: ours, blazesym's, and that of its debug file.
 pub const MAX_OPEN: usize = 256;
 /// Cached addresses of all files together.
 const MAX_FRAMES: usize = 1 << 16;
-/// Labels that are skipped on the way to the start of a function.
-const MAX_LABELS: usize = 64;
 /// Larger files are not read: their tables may be as large.
 const MAX_FILE_BYTES: u64 = 4 << 30;
 /// Larger debug information of a file takes longer to read than the names of inlined functions are worth.
@@ -71,7 +70,7 @@ impl ObjectCache {
     }
 
     /// Adds a file; evicts the least recently used one if there are too many.
-    pub fn keep(&mut self, mapped: &MappedFile, file: File) {
+    pub fn keep(&mut self, mapped: &MappedFile, OpenedFile { file, path }: OpenedFile) {
         if self.open.len() >= MAX_OPEN {
             let oldest = self
                 .open
@@ -84,6 +83,7 @@ impl ObjectCache {
         let name = object_name(&mapped.path);
         let object = CachedObject {
             file,
+            path,
             name,
             layout: None,
             frames: HashMap::new(),
@@ -102,17 +102,11 @@ impl ObjectCache {
             return Some(Rc::clone(frames));
         }
         if object.layout.is_none() {
-            object.layout = Some(ObjectLayout::read(
-                &object.file,
-                &object.name,
-                &self.debug_dir,
-                self.sudo_uid,
-            ));
+            object.layout = Some(ObjectLayout::read(object, &self.debug_dir, self.sudo_uid));
         }
-        let layout = object.layout.as_mut()?;
-        let frames: Rc<[StackFrame]> = layout
-            .frames(&self.symbolizer, &object.name, offset, is_return)
-            .into();
+        let mut layout = object.layout.take()?;
+        let frames: Rc<[StackFrame]> = layout.frames(&self.symbolizer, object, offset, is_return).into();
+        object.layout = Some(layout);
         self.cache(key, (offset, is_return), Rc::clone(&frames));
         Some(frames)
     }
@@ -146,6 +140,8 @@ impl ObjectCache {
 
 struct CachedObject {
     file: File,
+    /// Where to look for debug files.
+    path: PathBuf,
     /// The last component of the path.
     name: String,
     /// Read when the first address is looked up.
@@ -155,13 +151,19 @@ struct CachedObject {
     used: u64,
 }
 
+impl CachedObject {
+    /// The file, opened again for a moment: each file that stays open takes descriptors.
+    fn elf(&self) -> Option<ElfFile> {
+        ElfFile::open(self.file.try_clone().ok()?, &self.path).ok()
+    }
+}
+
 /// What is known about an ELF file before its symbols are read.
 #[derive(Default)]
 struct ObjectLayout {
     segments: Vec<CodeSegment>,
     debug_file: Option<PathBuf>,
-    /// Symbol tables, in order of preference.
-    symbols: Vec<Source<'static>>,
+    functions: FunctionIndex,
     /// Debug information, for inlined functions only: for functions in several parts, which compilers make often,
     /// blazesym returns a wrong offset.
     inlining: Option<Source<'static>>,
@@ -177,52 +179,46 @@ struct CodeSegment {
 
 impl ObjectLayout {
     /// A file that is damaged or not ELF has no segments and no symbols.
-    fn read(file: &File, name: &str, debug_dir: &Path, sudo_uid: Option<u32>) -> ObjectLayout {
-        let Some(metadata) = file
+    fn read(object: &CachedObject, debug_dir: &Path, sudo_uid: Option<u32>) -> ObjectLayout {
+        let Some(metadata) = object
+            .file
             .metadata()
             .ok()
             .filter(|metadata| metadata.len() <= MAX_FILE_BYTES)
         else {
             return ObjectLayout::default();
         };
-        let cache = ReadCache::new(file);
+        let cache = ReadCache::new(&object.file);
         let Ok(elf) = object::File::parse(&cache) else {
             return ObjectLayout::default();
         };
-        let own_path = descriptor_path(file);
-        let has_symbols = elf.section_by_name(".symtab").is_some();
-        let debug_file = if has_symbols {
-            None
-        } else {
-            debug_file(&elf, debug_dir)
+        let debug_file = match elf.section_by_name(".symtab") {
+            Some(_) => None,
+            None => debug_file(&elf, debug_dir),
         };
-        // Its own symbols first: exported names are better known, `read` rather than `__GI___libc_read`.
-        let symbol_files = [Some(&own_path), debug_file.as_ref()];
-        let symbols = symbol_files
-            .into_iter()
-            .flatten()
-            .map(|path| elf_source(path, false))
-            .collect();
         let inlining = match &debug_file {
-            Some(path) => Some(elf_source(path, true)),
+            Some(path) => Some(debug_source(path)),
             // Malicious debug information makes blazesym panic, so it is read only if the owner of the file could do
             // more harm in easier ways.
             None => {
                 let is_trusted = metadata.uid() == 0 || Some(metadata.uid()) == sudo_uid;
-                (is_trusted && has_safe_debug_info(&elf)).then(|| elf_source(&own_path, true))
+                (is_trusted && has_safe_debug_info(&elf))
+                    .then(|| debug_source(&descriptor_path(&object.file)))
             }
         };
-        let is_libc = name.starts_with("libc.so") || name.starts_with("libc-");
-        let is_nameless = is_libc && !has_symbols && debug_file.is_none();
-        let bottoms = if is_nameless {
-            nameless_bottoms(&elf)
-        } else {
-            Vec::new()
+        let functions = object
+            .elf()
+            .and_then(|elf| FunctionIndex::of_symbols(&elf, &object.path).ok())
+            .unwrap_or_default();
+        let is_libc = object.name.starts_with("libc.so") || object.name.starts_with("libc-");
+        let bottoms = match is_libc && !functions.has_local_symbols {
+            true => nameless_bottoms(&elf),
+            false => Vec::new(),
         };
         ObjectLayout {
             segments: segments(&elf),
             debug_file,
-            symbols,
+            functions,
             inlining,
             bottoms,
         }
@@ -232,31 +228,42 @@ impl ObjectLayout {
     fn frames(
         &mut self,
         symbolizer: &Symbolizer,
-        name: &str,
+        object: &CachedObject,
         offset: u64,
         is_return: bool,
     ) -> Vec<StackFrame> {
         let address = self.address(offset);
         let past = u64::from(is_return);
+        let name = &object.name;
         let mut frames = self.inlined(symbolizer, address);
-        let find = |source| enclosing(symbolizer, source, address);
-        frames.push(match self.symbols.iter().find_map(find) {
-            Some((symbol, distance)) => {
-                let text = format!("{}+{:#x} [{name}]", demangle_bounded(&symbol), distance + past);
-                StackFrame {
-                    bottom: is_bottom(&symbol, name),
-                    ..StackFrame::new(text)
-                }
+        let is_nameless_bottom = self.bottoms.iter().any(|range| range.contains(&address));
+        let (text, is_bottom) = match self.function(object, address) {
+            Some(function) => {
+                let symbol = demangle_bounded(&function.name);
+                let distance = address - function.addr + past;
+                (
+                    format!("{symbol}+{distance:#x} [{name}]"),
+                    is_bottom(&function.name, name),
+                )
             }
-            None => {
-                let bottom = self.bottoms.iter().any(|range| range.contains(&address));
-                StackFrame {
-                    bottom,
-                    ..StackFrame::new(format!("{:#x} [{name}]", address.wrapping_add(past)))
-                }
-            }
+            None => (format!("{:#x} [{name}]", address.wrapping_add(past)), false),
+        };
+        frames.push(StackFrame {
+            bottom: is_bottom || is_nameless_bottom,
+            ..StackFrame::new(text)
         });
         frames
+    }
+
+    /// The function at an address.
+    fn function(&mut self, object: &CachedObject, address: u64) -> Option<&FunctionSymbol> {
+        if self.functions.at(address).is_none()
+            && !self.functions.is_complete()
+            && let Some(elf) = object.elf()
+        {
+            self.functions.complete(&elf);
+        }
+        self.functions.at(address)
     }
 
     /// The functions that are inlined at an address.
@@ -290,33 +297,6 @@ impl ObjectLayout {
             (offset - segment.offsets.start).wrapping_add(segment.address)
         })
     }
-}
-
-/// The name of the function at an address, and the offset into it.
-///
-/// In blazesym a label inside a function hides the rest of it, such as `$x` and `$d`, which mark code and data on
-/// arm64. The function before the label is still found, and its size shows whether it has the address.
-fn enclosing<'a>(symbolizer: &'a Symbolizer, source: &Source, address: u64) -> Option<(Cow<'a, str>, u64)> {
-    let find = |at| {
-        symbolizer
-            .symbolize_single(source, Input::VirtOffset(at))
-            .ok()?
-            .into_sym()
-    };
-    let nearest = find(address)?;
-    let (mut start, mut size) = (nearest.addr, nearest.size);
-    for _ in 0..MAX_LABELS {
-        let Some(before) = start.checked_sub(1).filter(|_| size.is_none()).and_then(find) else {
-            break;
-        };
-        let distance = address.saturating_sub(before.addr);
-        if before.size.is_some_and(|size| distance < size as u64) {
-            return Some((before.name, distance));
-        }
-        (start, size) = (before.addr, before.size);
-    }
-    let is_function = !nearest.name.is_empty() && !nearest.name.starts_with('$');
-    is_function.then_some((nearest.name, nearest.offset as u64))
 }
 
 /// Whether threads begin in a function, by its name in glibc, musl and Go.
@@ -398,9 +378,9 @@ fn nameless_bottoms<'data>(elf: &impl object::Object<'data>) -> Vec<Range<u64>> 
     nameless.collect()
 }
 
-fn elf_source(path: &Path, debug_syms: bool) -> Source<'static> {
+fn debug_source(path: &Path) -> Source<'static> {
     let mut elf = source::Elf::new(path);
-    elf.debug_syms = debug_syms;
+    elf.debug_syms = true;
     Source::from(elf)
 }
 
@@ -415,9 +395,21 @@ pub fn object_name(path: &Path) -> String {
     name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned()
 }
 
+/// The file of a mapping.
+pub struct OpenedFile {
+    file: File,
+    /// Where it is for this tool, or was: `/proc/PID/root/...` if it is in another mount namespace.
+    path: PathBuf,
+}
+
 /// Opens the file of a mapping: through the mapping itself, else by its path in the process's or this tool's mount
 /// namespace, if it is still the same file.
-pub fn open_mapped(proc_root: &Path, pid: u32, mapping: &CodeMapping, mapped: &MappedFile) -> Option<File> {
+pub fn open_mapped(
+    proc_root: &Path,
+    pid: u32,
+    mapping: &CodeMapping,
+    mapped: &MappedFile,
+) -> Option<OpenedFile> {
     let process = proc_root.join(pid.to_string());
     let by_range = process
         .join("map_files")
@@ -425,9 +417,20 @@ pub fn open_mapped(proc_root: &Path, pid: u32, mapping: &CodeMapping, mapped: &M
     let inside = process
         .join("root")
         .join(mapped.path.strip_prefix("/").unwrap_or(&mapped.path));
-    open_regular(&by_range, None)
+    let file = open_regular(&by_range, None)
         .or_else(|| open_regular(&inside, Some(mapped.key.inode)))
-        .or_else(|| open_regular(&mapped.path, Some(mapped.key.inode)))
+        .or_else(|| open_regular(&mapped.path, Some(mapped.key.inode)))?;
+    let path = match is_at(&file, &mapped.path) {
+        true => mapped.path.clone(),
+        false => inside,
+    };
+    Some(OpenedFile { file, path })
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let found = fs::metadata(path).ok().map(identity);
+    found.is_some() && found == file.metadata().ok().map(identity)
 }
 
 /// Opens a regular file, and nothing else: opening a device or a pipe may block or have effects. Only the inode

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+//! The function at an address of a file.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{FunctionEnds, SymbolTables, add_sizes, frames, functions, nameless};
+use crate::find::elf::{ElfFile, FunctionSymbol};
+
+/// How many functions that start before an address are looked at. Only hand-written assembly has functions in functions.
+const MOST_NESTED: usize = 64;
+
+/// All functions of a file and cold parts of them, by address, from the sources that [`select`](super::select) has.
+#[derive(Debug, Default)]
+pub struct FunctionIndex {
+    functions: Vec<FunctionSymbol>,
+    /// Whether the symbols include those of local functions: the file is not stripped, or what was stripped was found.
+    pub has_local_symbols: bool,
+    is_complete: bool,
+}
+
+impl FunctionIndex {
+    /// The functions that have symbols. `path` is where to look for debug files.
+    ///
+    /// # Errors
+    /// A symbol table of the file itself cannot be read.
+    pub fn of_symbols(elf: &ElfFile, path: &Path) -> Result<FunctionIndex> {
+        let tables = SymbolTables::read(elf, path)?;
+        Ok(FunctionIndex {
+            functions: functions(elf, tables.names()?),
+            has_local_symbols: tables.others.is_some(),
+            is_complete: false,
+        })
+    }
+
+    /// Adds what takes longer to read and few addresses need: functions without a symbol, and sizes that symbols lack.
+    pub fn complete(&mut self, elf: &ElfFile) {
+        if self.is_complete {
+            return;
+        }
+        self.is_complete = true;
+        let frames = frames::functions(elf);
+        let extents = self
+            .functions
+            .iter()
+            .map(|function| (function.addr, function.size));
+        let nameless: Vec<FunctionSymbol> = nameless(elf, extents.collect(), &frames).collect();
+        add_sizes(&mut self.functions, &frames);
+        if self.has_local_symbols {
+            let starts = self.functions.iter().map(|function| function.addr).collect();
+            FunctionEnds { starts }.add_sizes(elf, &mut self.functions);
+        }
+        self.functions.extend(nameless);
+        self.functions.sort_by_key(|function| function.addr);
+    }
+
+    /// Whether there is nothing to add.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// The function, or cold part of one, that contains the virtual address `addr`.
+    pub fn at(&self, addr: u64) -> Option<&FunctionSymbol> {
+        let after = self.functions.partition_point(|function| function.addr <= addr);
+        let before = self.functions.get(..after)?.iter().rev().take(MOST_NESTED);
+        let mut inside = before.filter(|function| addr - function.addr < function.size.max(1));
+        inside.next()
+    }
+}
