@@ -175,11 +175,11 @@ static __always_inline void expr_registers(struct expr_machine *m, struct pt_reg
 }
 
 /* Appends the user stack to the record. */
-static __always_inline void expr_add_stack(struct pt_regs *ctx, struct expr_machine *m, bool at_entry)
+static __always_inline void expr_add_stack(struct pt_regs *ctx, struct expr_machine *m, enum stack_moment moment)
 {
 	__u64 at = at_most(m->record.used, expr_config.text_starts + expr_config.most_text + EXPR_TEXT_SLACK);
 
-	stack_read(ctx, (struct stack *)((char *)m->record.words + at), at_entry);
+	stack_read(ctx, (struct stack *)((char *)m->record.words + at), moment);
 	m->record.stack_at = at;
 	m->record.used = at + sizeof(struct stack);
 }

@@ -40,10 +40,10 @@ const volatile bool with_stack = false;
 /* False if this run traces entries only: the verifier then skips what remembers calls. */
 const volatile bool follows_calls = true;
 
-static __always_inline void emit(struct pt_regs *ctx, struct expr_machine *m, bool at_entry)
+static __always_inline void emit(struct pt_regs *ctx, struct expr_machine *m, enum stack_moment moment)
 {
 	if (with_stack)
-		expr_add_stack(ctx, m, at_entry);
+		expr_add_stack(ctx, m, moment);
 	expr_emit(m);
 }
 
@@ -65,7 +65,7 @@ static __always_inline bool enter(struct pt_regs *ctx, struct expr_machine *m, _
 		m->record.header.time_ns = call->start_ns;
 	}
 	if (!waits)
-		emit(ctx, m, true);
+		emit(ctx, m, STACK_AT_ENTRY);
 	return call && waits;
 }
 
@@ -95,7 +95,7 @@ static __always_inline bool entry(struct pt_regs *ctx, __u64 cookie, bool in_ses
 	if (expr_run(ctx, m, index, function->entry_pc, may_sleep) == EXPR_YES) {
 		event_header(&m->record.header, KIND_CALL, id, bpf_ktime_get_ns());
 		if (!follows_calls || !function->flags)
-			emit(ctx, m, true);
+			emit(ctx, m, STACK_AT_ENTRY);
 		else if (enter(ctx, m, cookie, index, function->flags, in_session, &follows))
 			return true;
 	}
@@ -151,7 +151,7 @@ static __always_inline void finish(struct pt_regs *ctx, __u64 cookie, bool may_s
 		m->record.header.kind = KIND_CALL_JUMPED;
 	}
 	if (m->record.lat_ns >= min_latency && expr_run(ctx, m, index, function->return_pc, may_sleep) == EXPR_YES)
-		emit(ctx, m, cookie & COOKIE_EXIT);
+		emit(ctx, m, moment_of_end(cookie));
 	expr_give_back(index);
 }
 

@@ -311,7 +311,7 @@ static __always_inline void alloc_fill(struct alloc_event *e, __u16 kind, __u16 
 }
 
 static __always_inline void alloc_emit(struct pt_regs *ctx, __u16 site, __u64 size, __u64 addr, __u64 start_ns,
-				       __u64 lat_ns, bool at_entry)
+				       __u64 lat_ns, enum stack_moment moment)
 {
 	if (with_stack) {
 		struct alloc_stack_event *e = event_reserve(sizeof(*e));
@@ -319,7 +319,7 @@ static __always_inline void alloc_emit(struct pt_regs *ctx, __u16 site, __u64 si
 		if (!e)
 			return;
 		alloc_fill(&e->alloc, KIND_ALLOC_STACK, site, size, addr, start_ns, lat_ns);
-		stack_read(ctx, &e->stack, at_entry);
+		stack_read(ctx, &e->stack, moment);
 		event_submit(e, sizeof(*e));
 	} else {
 		struct alloc_event *e = event_reserve(sizeof(*e));
@@ -375,7 +375,7 @@ static __always_inline bool enter(struct pt_regs *ctx, __u64 cookie, bool in_ses
 	if (summary)
 		add_to_usage(size);
 	else
-		alloc_emit(ctx, cookie, size, frees ? pointer : 0, bpf_ktime_get_ns(), 0, true);
+		alloc_emit(ctx, cookie, size, frees ? pointer : 0, bpf_ktime_get_ns(), 0, STACK_AT_ENTRY);
 	return false;
 }
 
@@ -405,7 +405,7 @@ static __always_inline void leave(struct pt_regs *ctx, __u64 cookie)
 	if (!site)
 		return;
 	alloc_emit(ctx, call_function(entry), entry->args[0], returned_address(ctx, site->shape, entry->args[1]),
-		   entry->start_ns, bpf_ktime_get_ns() - entry->start_ns, cookie & COOKIE_EXIT);
+		   entry->start_ns, bpf_ktime_get_ns() - entry->start_ns, moment_of_end(cookie));
 }
 
 SEC("uprobe")

@@ -19,6 +19,7 @@ EXPORT_ENUM(group_by);
 EXPORT_ENUM(histogram_layout);
 EXPORT_ENUM(hit_layout);
 EXPORT_ENUM(pid_limits);
+EXPORT_ENUM(stack_moment);
 EXPORT_ENUM(trap_kind);
 EXPORT_TYPE(event_header);
 EXPORT_TYPE(group_event);

@@ -4,7 +4,7 @@
 use plain::Plain;
 
 use crate::bpf::assert_same_layout;
-use crate::bpf::shared::types;
+use crate::bpf::shared::types::{self, stack_moment};
 
 /// The C `struct event_header`, at the start of each record.
 #[repr(C)]
@@ -64,33 +64,64 @@ pub fn copied<T: Plain + Default>(bytes: &[u8]) -> Option<T> {
     Some(value)
 }
 
+/// When in a call a stack was read; see the C `enum stack_moment`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StackMoment {
+    Entry,
+    Exit,
+    AfterReturn,
+    /// At an instruction inside the function, whose frame may be set up.
+    Inside,
+}
+
+impl StackMoment {
+    /// From the number in a record.
+    pub fn from_record(moment: u32) -> StackMoment {
+        const AFTER_RETURN: u32 = stack_moment::STACK_AFTER_RETURN.0;
+        const AT_EXIT: u32 = stack_moment::STACK_AT_EXIT.0;
+        match moment {
+            AT_EXIT => StackMoment::Exit,
+            AFTER_RETURN => StackMoment::AfterReturn,
+            _ => StackMoment::Entry,
+        }
+    }
+}
+
 /// A C `struct stack`.
 #[derive(Clone, Copy, Debug)]
 pub struct RawStack<'a> {
-    /// Where the function returns to; 0 unless the stack was read at an entry.
+    pub moment: StackMoment,
+    /// Where the function returns to; 0 after the return.
     pub caller: u64,
     /// Length of the used part of `frames` in bytes, or a negative errno.
-    pub bytes: i64,
-    /// Return addresses, innermost first.
+    pub bytes: i32,
+    /// The probed instruction or where the call has returned to, then return addresses, innermost first.
     pub frames: &'a [u64],
 }
 
 impl RawStack<'_> {
-    /// Replaces the content of `out` with the return addresses, innermost first.
+    /// Replaces the content of `out` with the return addresses, innermost first. Inside a function, the first one is
+    /// the probed instruction.
     ///
     /// At an entry, the kernel's frames start with the function itself and continue with its caller only if the kernel
-    /// recognizes that the function's frame is not set up yet. Otherwise the caller is missing, and is inserted here.
-    pub fn callers(&self, out: &mut Vec<u64>) {
+    /// recognizes that the function's frame is not set up yet, which it does if `begins_frame` is true of the probed
+    /// instruction. At an exit they never do. The missing caller is inserted here.
+    pub fn addresses(&self, out: &mut Vec<u64>, begins_frame: impl FnOnce(u64) -> bool) {
         out.clear();
         let count = usize::try_from(self.bytes).map_or(0, |bytes| bytes / size_of::<u64>());
         let frames = self.frames.get(..count).unwrap_or(self.frames);
-        if self.caller == 0 {
+        if matches!(self.moment, StackMoment::AfterReturn | StackMoment::Inside) {
             out.extend_from_slice(frames);
             return;
         }
-        let outer = frames.get(1..).unwrap_or_default();
-        // On arm64 it always is: an equal address is that of an outer call from the same place.
-        if cfg!(target_arch = "aarch64") || outer.first() != Some(&self.caller) {
+        let Some((&probed, outer)) = frames.split_first() else {
+            out.push(self.caller);
+            return;
+        };
+        // Where the kernel does not find the caller, an equal address is that of an outer call from the same place.
+        let may_be_found = cfg!(target_arch = "x86_64") && self.moment == StackMoment::Entry;
+        let is_found = may_be_found && outer.first() == Some(&self.caller) && begins_frame(probed);
+        if !is_found {
             out.push(self.caller);
         }
         out.extend_from_slice(outer);
@@ -118,16 +149,18 @@ mod tests {
 
     #[test]
     fn missing_direct_caller_is_inserted() {
-        let callers = |caller, bytes, frames: &[u64]| {
+        let addresses = |moment, caller, bytes, frames: &[u64]| {
             let mut out = vec![77];
             RawStack {
+                moment,
                 caller,
                 bytes,
                 frames,
             }
-            .callers(&mut out);
+            .addresses(&mut out, |probed| probed == 1);
             out
         };
+        let callers = |caller, bytes, frames| addresses(StackMoment::Entry, caller, bytes, frames);
         assert_eq!(callers(2, 24, &[1, 3, 4, 9]), [2, 3, 4]);
         let repaired: &[u64] = if cfg!(target_arch = "aarch64") {
             &[2, 2, 3]
@@ -135,10 +168,14 @@ mod tests {
             &[2, 3]
         };
         assert_eq!(callers(2, 24, &[1, 2, 3, 9]), repaired);
-        assert_eq!(callers(0, 16, &[2, 3, 9]), [2, 3]);
+        assert_eq!(callers(2, 24, &[5, 2, 3, 9]), [2, 2, 3]);
         assert_eq!(callers(2, -14, &[0; 4]), [2]);
-        assert!(callers(0, -14, &[0; 4]).is_empty());
-        assert_eq!(callers(0, 800, &[7, 8]), [7, 8]);
+        assert_eq!(addresses(StackMoment::Exit, 2, 24, &[1, 2, 3, 9]), [2, 2, 3]);
+        for moment in [StackMoment::AfterReturn, StackMoment::Inside] {
+            assert_eq!(addresses(moment, 0, 16, &[2, 3, 9]), [2, 3]);
+            assert!(addresses(moment, 0, -14, &[0; 4]).is_empty());
+            assert_eq!(addresses(moment, 0, 800, &[7, 8]), [7, 8]);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use crate::find::stack::symbolize::{StackFrame, Symbolizer, is_complete};
-use crate::probe::event::RawStack;
+use crate::probe::event::{RawStack, StackMoment};
 use crate::probe::mmap_events::MmapEvent;
 
 /// The last line of a stack whose walk did not reach the function where the thread started.
@@ -45,11 +45,14 @@ impl StackNamer {
         let Some(symbolizer) = &mut self.symbolizer else {
             return &self.lines;
         };
-        stack.callers(&mut self.addresses);
-        symbolizer.frames(pid, &self.addresses, false, &mut self.frames);
+        stack.addresses(&mut self.addresses, |probed| symbolizer.begins_frame(pid, probed));
+        let starts_exact = stack.moment == StackMoment::Inside;
+        symbolizer.frames(pid, &self.addresses, starts_exact, &mut self.frames);
+        // What follows an address that is in no code means nothing.
+        let walked = self.frames.iter().take_while(|frame| frame.mapped).count();
+        self.frames.truncate(walked);
         let is_complete = is_complete(&self.frames);
-        let mapped = self.frames.drain(..).take_while(|frame| frame.mapped);
-        self.lines.extend(mapped.map(|frame| frame.text));
+        self.lines.extend(self.frames.drain(..).map(|frame| frame.text));
         if self.addresses.is_empty() {
             self.lines.push(Rc::clone(&self.unreadable));
         } else if !is_complete {

@@ -21,7 +21,7 @@ use crate::find::spec::{ProbeMoment, ProbeSpec};
 use crate::output::{Column, Output, Table, Value};
 use crate::privileges::return_memory;
 use crate::probe::counters::BpfCounter;
-use crate::probe::event::{Header, RawStack, decode};
+use crate::probe::event::{Header, RawStack, StackMoment, decode};
 use crate::probe::expr::programs::{FunctionPrograms, MapSizes, ProgramMaps};
 use crate::probe::expr::{CallRecord, CallValues, NameScope, TraceRequest};
 use crate::probe::point::Ends;
@@ -391,12 +391,7 @@ impl CallPrinter {
         let frames = match record.stack_at {
             NO_STACK => &[],
             at => {
-                let stack = decode::<types::stack>(words.get(at as usize..)?)?;
-                let stack = RawStack {
-                    caller: stack.caller,
-                    bytes: stack.bytes,
-                    frames: &stack.frames,
-                };
+                let stack = raw_stack(words.get(at as usize..)?, function.is_inside)?;
                 event.stacks.name(header.pid, &stack)
             }
         };
@@ -470,6 +465,20 @@ impl EventHandler<PlannedFunctions> for CallPrinter {
         }
         Ok(())
     }
+}
+
+/// The stack in a record. `is_inside`: the probe is not at the start of a function.
+fn raw_stack(words: &[u8], is_inside: bool) -> Option<RawStack<'_>> {
+    let stack = decode::<types::stack>(words)?;
+    Some(RawStack {
+        moment: match is_inside {
+            true => StackMoment::Inside,
+            false => StackMoment::from_record(stack.moment),
+        },
+        caller: stack.caller,
+        bytes: stack.bytes,
+        frames: &stack.frames,
+    })
 }
 
 /// The name of a function behind two spaces for each call that it is nested in.

@@ -21,6 +21,7 @@ mod programs;
 mod pty;
 mod real;
 mod scope;
+mod stacks;
 #[path = "../targets/build.rs"]
 mod targets;
 mod turns;

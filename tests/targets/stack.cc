@@ -1,9 +1,23 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-// Calls malloc from nested functions with known names. Reads lines "go COUNT BYTES" and "cut BYTES", each answered by
-// ".".
+// Calls malloc from nested functions with known names. Reads lines "go COUNT BYTES", "cut BYTES" and "climb DEPTH", each
+// answered by ".".
 #include <cstdio>
 #include <cstdlib>
 #include <unistd.h>
+
+// The USDT probe shop:visited, as <sys/sdt.h> would define it.
+#define VISITED() \
+	asm volatile("1: nop\n" \
+		     ".pushsection .note.stapsdt, \"\", \"note\"\n" \
+		     ".balign 4\n" \
+		     ".4byte 8, 3f - 2f, 3\n" \
+		     ".asciz \"stapsdt\"\n" \
+		     "2: .8byte 1b, 0, 0\n" \
+		     ".asciz \"shop\"\n" \
+		     ".asciz \"visited\"\n" \
+		     ".asciz \"\"\n" \
+		     "3: .balign 4\n" \
+		     ".popsection\n")
 
 namespace shop
 {
@@ -35,6 +49,16 @@ __attribute__((noinline)) static void visit(unsigned long bytes)
 	Basket basket;
 
 	free(basket.fill(bytes));
+	VISITED();
+}
+
+// Calls itself `depth` times.
+__attribute__((noinline)) static unsigned long climb(unsigned long depth)
+{
+	unsigned long steps = depth ? climb(depth - 1) + 1 : 0;
+
+	asm volatile("" : "+r"(steps)); // prevents a loop
+	return steps;
 }
 } // namespace shop
 
@@ -71,6 +95,8 @@ int main()
 				shop::visit(bytes);
 		else if (sscanf(line, "cut %lu", &bytes) == 1)
 			free(without_frame(bytes));
+		else if (sscanf(line, "climb %lu", &count) == 1)
+			shop::climb(count);
 		if (write(1, ".\n", 2) < 0)
 			break;
 	}

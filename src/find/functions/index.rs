@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::{FunctionEnds, SymbolTables, add_sizes, frames, functions, nameless};
 use crate::find::elf::{ElfFile, FunctionSymbol};
 
-/// How many functions that start before an address are looked at. Only hand-written assembly has functions in functions.
+/// How many functions that start before an address are looked at. Only hand-written assembly nests them.
 const MOST_NESTED: usize = 64;
 
 /// All functions of a file and cold parts of them, by address, from the sources that [`select`](super::select) has.

@@ -73,6 +73,21 @@ impl Symbolizer {
         }
     }
 
+    /// Whether the instruction at an address is one with which functions begin to set up their frame on x86-64:
+    /// `push %rbp`, or `endbr64` before it. True if it cannot be read.
+    pub fn begins_frame(&mut self, pid: u32, address: u64) -> bool {
+        self.refresh(pid, &[address], |_| false);
+        let process = self.processes.get(&pid);
+        let Some(mapping) = process.and_then(|process| process.find(address, false)) else {
+            return true;
+        };
+        let CodeBacking::File(file) = &mapping.backing else {
+            return true;
+        };
+        let offset = (address - mapping.start).wrapping_add(mapping.offset);
+        self.objects.begins_frame(file.key, offset).unwrap_or(true)
+    }
+
     /// Reads the memory map of a process and opens the files in it, so that its addresses have names even if it exits
     /// before they are looked up. Does nothing for a process that has exited.
     pub fn observe(&mut self, pid: u32) {

@@ -27,6 +27,8 @@ pub struct TracedFunction {
     /// The file name, without its directory.
     pub file_name: Rc<str>,
     pub ends: Ends,
+    /// The probe is not at the start of a function: it is a USDT probe, or was given as an address or `NAME+0x10`.
+    pub is_inside: bool,
     /// Its returns are observed at the instructions that end calls.
     pub at_instructions: bool,
     /// Jumps to its first instruction are probed.
@@ -142,6 +144,7 @@ impl<O: OnFound> TracedFunctions<O> {
             },
             file_name: Rc::clone(file_name),
             ends,
+            is_inside: probe.symbol.is_none(),
             at_instructions: matches!(probe.returns, ReturnMethod::Instructions(..)),
             repeats: matches!(probe.call_start, CallStart::Repeated(_)),
             needs: self.on_found.on_found(probe, ends, object, elf),

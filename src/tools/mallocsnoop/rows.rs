@@ -6,7 +6,7 @@ use super::allocators::Allocators;
 use super::functions::AllocCall;
 use crate::bpf::mallocsnoop::types::{self, alloc_shape};
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::event::{Header, RawStack, decode};
+use crate::probe::event::{Header, RawStack, StackMoment, decode};
 use crate::run::{Event, EventHandler, SessionNeeds};
 
 const COLUMNS: &[Column] = &[
@@ -73,6 +73,7 @@ impl EventHandler<Allocators> for AllocPrinter {
         let stack = match decode::<types::alloc_stack_event>(event.record).filter(|_| self.with_stack) {
             Some(types::alloc_stack_event { stack, .. }) => {
                 let stack = RawStack {
+                    moment: StackMoment::from_record(stack.moment),
                     caller: stack.caller,
                     bytes: stack.bytes,
                     frames: &stack.frames,

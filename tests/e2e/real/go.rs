@@ -42,7 +42,7 @@ fn run(tool: &str, mode: AttachMode, name: &str, args: &[&str], orders: &[&str])
 }
 
 each_mode! {
-    entries_are_counted returns_are_traced_at_ret_instructions arguments_and_results_follow_the_go_abi
+    entries_are_counted stacks_of_a_stripped_program_have_names returns_are_traced_at_ret_instructions arguments_and_results_follow_the_go_abi
 }
 
 best_mode! { goroutines_free_their_slots }
@@ -167,6 +167,24 @@ fn arguments_and_results_follow_the_go_abi(mode: AttachMode) {
     };
     let found: Vec<&Value> = run.rows.iter().map(|row| &row["args"]["arg1"]).collect();
     assert_eq!(found, [5, 6]);
+}
+
+fn stacks_of_a_stripped_program_have_names(mode: AttachMode) {
+    for name in ["hello-go-stripped", "hello-go-external-stripped"] {
+        let Some(run) = run("functrace", mode, name, &["main.inner", "--stack"], &["nest 7"]) else {
+            return;
+        };
+        assert_eq!(run.rows.len(), 7, "{name}");
+        for row in &run.rows {
+            let caller = row["stack"][0].as_str().unwrap_or_default();
+            let last = row["stack"].as_array().and_then(|stack| stack.last()?.as_str());
+            assert!(caller.starts_with("main."), "{row:#}");
+            assert!(
+                last.is_some_and(|last| last.starts_with("runtime.goexit")),
+                "{row:#}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -33,6 +33,9 @@ const MAX_FILE_BYTES: u64 = 4 << 30;
 const MAX_DEBUG_INFO_BYTES: u64 = 64 << 20;
 /// Sections that make a reader of debug information open other files, under names that the author of the file chose.
 const LINK_SECTIONS: [&str; 3] = [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"];
+
+const PUSH_RBP: [u8; 1] = [0x55];
+const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
 /// The open files by device and inode number.
 pub struct ObjectCache {
@@ -87,6 +90,7 @@ impl ObjectCache {
             name,
             layout: None,
             frames: HashMap::new(),
+            probed: HashMap::new(),
             used: self.clock,
         };
         self.open.insert(mapped.key, object);
@@ -109,6 +113,18 @@ impl ObjectCache {
         object.layout = Some(layout);
         self.cache(key, (offset, is_return), Rc::clone(&frames));
         Some(frames)
+    }
+
+    /// Whether the instruction at an offset is `push %rbp` or `endbr64`. `None` for a file that is not open.
+    pub fn begins_frame(&mut self, key: FileKey, offset: u64) -> Option<bool> {
+        let object = self.open.get_mut(&key)?;
+        let file = &object.file;
+        let read = || {
+            let mut code = [0; ENDBR64.len()];
+            let length = file.read_at(&mut code, offset).unwrap_or(0);
+            code[..length].starts_with(&PUSH_RBP) || code == ENDBR64
+        };
+        Some(*object.probed.entry(offset).or_insert_with(read))
     }
 
     fn cache(&mut self, key: FileKey, address: (u64, bool), frames: Rc<[StackFrame]>) {
@@ -148,6 +164,8 @@ struct CachedObject {
     layout: Option<ObjectLayout>,
     /// By offset, and whether that belongs to a return address.
     frames: HashMap<(u64, bool), Rc<[StackFrame]>>,
+    /// By the offset of a probed instruction: whether it begins to set up a frame.
+    probed: HashMap<u64, bool>,
     used: u64,
 }
 
@@ -398,7 +416,7 @@ pub fn object_name(path: &Path) -> String {
 /// The file of a mapping.
 pub struct OpenedFile {
     file: File,
-    /// Where it is for this tool, or was: `/proc/PID/root/...` if it is in another mount namespace.
+    /// Where it is for this tool, or was: `/proc/PID/root/...` if the process has another root directory.
     path: PathBuf,
 }
 
@@ -414,23 +432,35 @@ pub fn open_mapped(
     let by_range = process
         .join("map_files")
         .join(format!("{:x}-{:x}", mapping.start, mapping.end));
-    let inside = process
-        .join("root")
-        .join(mapped.path.strip_prefix("/").unwrap_or(&mapped.path));
+    let root = process.join("root");
+    let inside = root.join(below_root(&root, &mapped.path));
     let file = open_regular(&by_range, None)
         .or_else(|| open_regular(&inside, Some(mapped.key.inode)))
         .or_else(|| open_regular(&mapped.path, Some(mapped.key.inode)))?;
-    let path = match is_at(&file, &mapped.path) {
-        true => mapped.path.clone(),
-        false => inside,
+    let is_foreign = identity(&root).is_some_and(|found| Some(found) != identity(Path::new("/")));
+    let path = match is_foreign || identity(&mapped.path) != file.metadata().ok().map(inode_of) {
+        true => inside,
+        false => mapped.path.clone(),
     };
     Some(OpenedFile { file, path })
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
-    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    let found = fs::metadata(path).ok().map(identity);
-    found.is_some() && found == file.metadata().ok().map(identity)
+/// A path of a memory map, relative to the root directory of the process. The kernel prints the path from the root of a
+/// chroot on, or with the path to it, if the reader is outside.
+fn below_root<'p>(root: &Path, mapped: &'p Path) -> &'p Path {
+    let outside = fs::read_link(root).ok();
+    outside
+        .and_then(|outside| mapped.strip_prefix(outside).ok())
+        .or_else(|| mapped.strip_prefix("/").ok())
+        .unwrap_or(mapped)
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(inode_of)
+}
+
+fn inode_of(metadata: fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 /// Opens a regular file, and nothing else: opening a device or a pipe may block or have effects. Only the inode
