@@ -32,7 +32,7 @@ pub use datum::Datum;
 pub use sink::Destination;
 pub use stdout::require_stdout;
 pub use table::{Column, Table};
-pub use value::Value;
+pub use value::{StackLines, Value};
 
 use append::{push_prefix, push_spaces};
 use csv::{CellContent, CsvWriter};

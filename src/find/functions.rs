@@ -5,6 +5,7 @@
 //! function table; and for code that no symbol covers, the unwind tables. Functions from unwind tables are
 //! named `fn_0x1234`, after their virtual address.
 
+mod frame_pointers;
 mod frames;
 mod go;
 mod index;
@@ -30,6 +31,7 @@ use super::similar::similar;
 use super::spec::NamePattern;
 use crate::find::elf::{ElfFile, FunctionSymbol, SymbolEntry, SymbolTable};
 use crate::find::stack::demangle::{ReadableName, demangle};
+pub use frame_pointers::FramePointers;
 pub use frames::FrameExtent;
 pub use frames::{described, moved_parts, sizes};
 pub use index::FunctionIndex;

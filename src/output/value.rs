@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! One value of a row, in each format.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::append::{push_bool, push_display, quoted};
@@ -29,6 +30,8 @@ pub enum Value<'a> {
     /// Untrusted lines, such as stack frames, innermost first. An array of strings in JSON; joined with `;` in CSV and
     /// inside a text row.
     Lines(&'a [Rc<str>]),
+    /// As [`Value::Lines`]. Text below a row marks frames that are not certain with `?`.
+    Stack(&'a StackLines),
     /// Nanoseconds since the Unix epoch. Local `HH:MM:SS` in text, RFC 3339 in UTC with nanoseconds in JSON and CSV.
     Time(u64),
     /// A duration in nanoseconds. Text shows microseconds with three decimals, so the header should end in `us`; JSON
@@ -43,6 +46,21 @@ pub enum Value<'a> {
     Datum(&'a Datum<'a>),
     /// Named values: `name=value, ...`; an object in JSON.
     Fields(&'a [(&'a str, Datum<'a>)]),
+}
+
+/// The lines of a stack.
+#[derive(Debug, Default)]
+pub struct StackLines {
+    pub lines: Vec<Rc<str>>,
+    /// Which of them are frames that may not be frames of the stack, or behind a missing one.
+    pub uncertain: Range<usize>,
+}
+
+impl StackLines {
+    /// How many frames are certain, from the first one on.
+    pub fn certain(&self) -> Value<'static> {
+        Value::U64(self.uncertain.start as u64)
+    }
 }
 
 impl Value<'_> {
@@ -76,9 +94,12 @@ impl Value<'_> {
             | Self::Micros(_)
             | Self::Share(_) => CellContent::Plain,
             Self::Str(_) | Self::Datum(Datum::U64(_) | Datum::I64(_) | Datum::F64(_)) => CellContent::Trusted,
-            Self::Bytes(_) | Self::Lines(_) | Self::Buckets(_) | Self::Datum(_) | Self::Fields(_) => {
-                CellContent::Untrusted
-            }
+            Self::Bytes(_)
+            | Self::Lines(_)
+            | Self::Stack(_)
+            | Self::Buckets(_)
+            | Self::Datum(_)
+            | Self::Fields(_) => CellContent::Untrusted,
         }
     }
 
@@ -87,7 +108,7 @@ impl Value<'_> {
         match self {
             Self::Str(text) => text.is_ascii(),
             Self::Bytes(bytes) => bytes.is_ascii(),
-            Self::Lines(_) | Self::Datum(_) | Self::Fields(_) => false,
+            Self::Lines(_) | Self::Stack(_) | Self::Datum(_) | Self::Fields(_) => false,
             Self::U64(_)
             | Self::Hex(_)
             | Self::Bool(_)
@@ -109,6 +130,7 @@ impl Value<'_> {
             Self::Str(text) => out.extend_from_slice(text.as_bytes()),
             Self::Bytes(bytes) => push_text(out, bytes),
             Self::Lines(lines) => push_joined(out, lines, |out, line| push_text(out, line.as_bytes())),
+            Self::Stack(stack) => Self::Lines(&stack.lines).push_plain(out, times),
             Self::Time(epoch_ns) => times.push_utc(out, epoch_ns),
             Self::Share(share) => push_share(out, share),
             Self::Buckets(buckets) => push_joined(out, buckets, push_range),
@@ -123,6 +145,7 @@ impl Value<'_> {
         match *self {
             Self::Null | Self::Bytes(b"") => {}
             Self::Lines(lines) => lines.iter().for_each(|line| push_indented(out, line.as_bytes())),
+            Self::Stack(stack) => push_stack(out, stack),
             Self::Bytes(bytes) => {
                 let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes);
                 for line in lines.split(|byte| *byte == b'\n') {
@@ -150,7 +173,8 @@ impl Value<'_> {
             Self::Str(text) => _ = push_json(out, text.as_bytes()),
             Self::Share(share) => push_share(out, share),
             Self::Bytes(bytes) => key.push_bytes(out, bytes),
-            Self::Lines(lines) => push_array(out, lines, |out, line| _ = push_json(out, line.as_bytes())),
+            Self::Lines(lines) => push_lines(out, lines),
+            Self::Stack(stack) => push_lines(out, &stack.lines),
             Self::Buckets(buckets) => push_array(out, buckets, push_bucket),
             Self::Datum(datum) => datum.push_json(out, key.name),
             Self::Fields(fields) => push_json_fields(out, fields),
@@ -166,6 +190,17 @@ fn push_indented(out: &mut Vec<u8>, line: &[u8]) {
     out.push(b'\n');
 }
 
+fn push_stack(out: &mut Vec<u8>, stack: &StackLines) {
+    for (index, line) in stack.lines.iter().enumerate() {
+        out.extend_from_slice(INDENT);
+        if stack.uncertain.contains(&index) {
+            out.extend_from_slice(b"? ");
+        }
+        push_text(out, line.as_bytes());
+        out.push(b'\n');
+    }
+}
+
 /// Rounded to ten-thousandths.
 fn push_share(out: &mut Vec<u8>, share: f64) {
     push_display(out, format_args!("{share:.4}"));
@@ -175,6 +210,10 @@ fn push_array<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, push: im
     out.push(b'[');
     push_separated(out, b',', items, push);
     out.push(b']');
+}
+
+fn push_lines(out: &mut Vec<u8>, lines: &[Rc<str>]) {
+    push_array(out, lines, |out, line| _ = push_json(out, line.as_bytes()));
 }
 
 fn push_joined<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, push: impl Fn(&mut Vec<u8>, T)) {
@@ -322,6 +361,16 @@ mod tests {
             "    f\\n\n    g\n"
         );
         assert_eq!(below(Value::Lines(&[])), "");
+        let stack = StackLines {
+            lines: vec!["f\n".into(), "g".into(), "[truncated]".into()],
+            uncertain: 1..2,
+        };
+        assert_eq!(
+            below(Value::Stack(&stack)),
+            "    f\\n\n    ? g\n    [truncated]\n"
+        );
+        assert_eq!(json(Value::Stack(&stack)), r#"["f\n","g","[truncated]"]"#);
+        assert_eq!(plain(Value::Stack(&stack)), "f\\n;g;[truncated]");
         assert_eq!(below(Value::Bytes(b"")), "");
         assert_eq!(below(Value::Null), "");
         assert_eq!(below(Value::U64(7)), "    7\n");

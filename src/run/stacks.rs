@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use crate::find::stack::symbolize::{StackFrame, Symbolizer, is_complete};
+use crate::find::stack::symbolize::{StackFrame, Symbolizer, certain, is_complete};
+use crate::output::StackLines;
 use crate::probe::event::{RawStack, StackMoment};
 use crate::probe::mmap_events::MmapEvent;
 
@@ -18,7 +19,7 @@ pub struct StackNamer {
     symbolizer: Option<Symbolizer>,
     addresses: Vec<u64>,
     frames: Vec<StackFrame>,
-    lines: Vec<Rc<str>>,
+    named: StackLines,
     truncated: Rc<str>,
     unreadable: Rc<str>,
 }
@@ -29,7 +30,7 @@ impl StackNamer {
             symbolizer: enabled.then(Symbolizer::new),
             addresses: Vec::new(),
             frames: Vec::new(),
-            lines: Vec::new(),
+            named: StackLines::default(),
             truncated: TRUNCATED.into(),
             unreadable: UNREADABLE.into(),
         }
@@ -40,10 +41,12 @@ impl StackNamer {
     }
 
     /// A stack of process `pid` as lines, innermost first. A stack that ends too early says so in its last line.
-    pub fn name(&mut self, pid: u32, stack: &RawStack<'_>) -> &[Rc<str>] {
-        self.lines.clear();
+    /// Frames that are not certain are marked: the walk follows frame pointers, and a function without one came before.
+    pub fn name(&mut self, pid: u32, stack: &RawStack<'_>) -> &StackLines {
+        self.named.lines.clear();
+        self.named.uncertain = 0..0;
         let Some(symbolizer) = &mut self.symbolizer else {
-            return &self.lines;
+            return &self.named;
         };
         stack.addresses(&mut self.addresses, |probed| symbolizer.begins_frame(pid, probed));
         let starts_exact = stack.moment == StackMoment::Inside;
@@ -52,13 +55,15 @@ impl StackNamer {
         let walked = self.frames.iter().take_while(|frame| frame.mapped).count();
         self.frames.truncate(walked);
         let is_complete = is_complete(&self.frames);
-        self.lines.extend(self.frames.drain(..).map(|frame| frame.text));
+        self.named.uncertain = certain(&self.frames)..self.frames.len();
+        let lines = &mut self.named.lines;
+        lines.extend(self.frames.drain(..).map(|frame| frame.text));
         if self.addresses.is_empty() {
-            self.lines.push(Rc::clone(&self.unreadable));
+            lines.push(Rc::clone(&self.unreadable));
         } else if !is_complete {
-            self.lines.push(Rc::clone(&self.truncated));
+            lines.push(Rc::clone(&self.truncated));
         }
-        &self.lines
+        &self.named
     }
 
     /// Reads the memory map of a process now, since it may have exited when its first event is read.

@@ -18,7 +18,7 @@ use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::resolve::ResolvedProbe;
 use crate::find::returns::{NoReturnProbe, ReturnMethod};
 use crate::find::spec::{ProbeMoment, ProbeSpec};
-use crate::output::{Column, Output, Table, Value};
+use crate::output::{Column, Output, StackLines, Table, Value};
 use crate::privileges::return_memory;
 use crate::probe::counters::BpfCounter;
 use crate::probe::event::{Header, RawStack, StackMoment, decode};
@@ -109,6 +109,7 @@ const COLUMNS: &[Column] = &[
     Column::left("FAULTS", "faults", 6).data_only(),
     Column::left("TRUNCATED", "truncated", 9).data_only(),
     Column::below("stack"),
+    Column::right("CERTAIN", "stack_certain", 7).data_only(),
 ];
 
 const MAX_TEXT: u64 = types::expr_limit::EXPR_TEXT.0 as u64;
@@ -338,7 +339,7 @@ fn table(args: &Args, request: &TraceRequest) -> Table {
         table = table.without("depth");
     }
     if !args.stack {
-        table = table.without("stack");
+        table = table.without("stack").without("stack_certain");
     }
     table
 }
@@ -388,11 +389,11 @@ impl CallPrinter {
         let functions = event.finder;
         let function = functions.get(record.function as usize)?;
         let plan = functions.traced.on_found.plans.get(record.function as usize)?;
-        let frames = match record.stack_at {
-            NO_STACK => &[],
+        let stack = match record.stack_at {
+            NO_STACK => None,
             at => {
                 let stack = raw_stack(words.get(at as usize..)?, function.is_inside)?;
-                event.stacks.name(header.pid, &stack)
+                Some(event.stacks.name(header.pid, &stack))
             }
         };
         let call = CallRecord {
@@ -426,7 +427,8 @@ impl CallPrinter {
                 Value::Fields(&shown.args),
                 Value::Lines(&self.values.faults),
                 Value::Lines(&self.values.truncated),
-                Value::Lines(frames),
+                stack.map_or(Value::Null, Value::Stack),
+                stack.map_or(Value::Null, StackLines::certain),
             ],
         );
         self.values.reuse(shown);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-// Calls malloc from nested functions with known names. Reads lines "go COUNT BYTES", "cut BYTES" and "climb DEPTH", each
-// answered by ".".
+// Calls malloc from nested functions with known names. Reads lines "go COUNT BYTES", "cut BYTES", "skip BYTES" and
+// "climb DEPTH", each answered by ".".
 #include <cstdio>
 #include <cstdlib>
 #include <unistd.h>
@@ -74,12 +74,37 @@ asm(".text\n"
     "	pop %rbp\n"
     "	ret\n"
     ".size without_frame, . - without_frame\n");
+
+// Calls malloc with the frame pointer of its caller, which a walk over frame pointers skips.
+extern "C" void *keep_frame(unsigned long bytes);
+asm(".text\n"
+    ".type keep_frame, @function\n"
+    "keep_frame:\n"
+    ".cfi_startproc\n"
+    "	sub $8, %rsp\n"
+    ".cfi_adjust_cfa_offset 8\n"
+    "	call malloc@PLT\n"
+    "	add $8, %rsp\n"
+    ".cfi_adjust_cfa_offset -8\n"
+    "	ret\n"
+    ".cfi_endproc\n"
+    ".size keep_frame, . - keep_frame\n");
 #else
+static void *keep_frame(unsigned long bytes)
+{
+	return malloc(bytes);
+}
+
 static void *without_frame(unsigned long bytes)
 {
 	return malloc(bytes);
 }
 #endif
+
+__attribute__((noinline)) static void skipped(unsigned long bytes)
+{
+	free(keep_frame(bytes));
+}
 
 int main()
 {
@@ -95,6 +120,8 @@ int main()
 				shop::visit(bytes);
 		else if (sscanf(line, "cut %lu", &bytes) == 1)
 			free(without_frame(bytes));
+		else if (sscanf(line, "skip %lu", &bytes) == 1)
+			skipped(bytes);
 		else if (sscanf(line, "climb %lu", &count) == 1)
 			shop::climb(count);
 		if (write(1, ".\n", 2) < 0)

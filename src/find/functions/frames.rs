@@ -88,7 +88,7 @@ fn without_stubs(elf: &ElfFile, mut found: Vec<FrameExtent>) -> Vec<FrameExtent>
 }
 
 /// Virtual address and content of `.eh_frame`. Without section headers, the content may extend past its end.
-fn unwind_table(elf: &ElfFile) -> Option<(u64, ElfBlock)> {
+pub fn unwind_table(elf: &ElfFile) -> Option<(u64, ElfBlock)> {
     elf.section_named(".eh_frame").or_else(|| {
         let addr = elf.frame_index()?;
         let index = elf.content_from(addr)?;

@@ -414,6 +414,21 @@ fn a_name_is_that_of_all_versions() {
 }
 
 #[test]
+fn frame_pointers_are_set_behind_the_prologue_of_functions_that_use_them() {
+    for (options, uses) in [("-fno-omit-frame-pointer", true), ("-fomit-frame-pointer", false)] {
+        let Some(dir) = TestDir::with_program(&format!("frames{options}"), options) else {
+            return;
+        };
+        let (elf, path) = (open(&dir.app()), dir.app());
+        let visit = select(&elf, &path, &pattern("visit")).unwrap().remove(0);
+        let known = FramePointers::read(&elf);
+        assert!(!known.is_set(visit.addr), "{options}: at the first instruction");
+        assert_eq!(known.is_set(visit.addr + 8), uses, "{options}");
+        assert!(!known.is_set(0) && !known.is_set(u64::MAX), "not known");
+    }
+}
+
+#[test]
 fn containing_finds_the_function_of_an_address() {
     let (elf, path) = (made_up(), Path::new("made-up"));
     let name = |at| containing(&elf, path, elf.entry() + at).unwrap().map(|f| f.name);
@@ -580,6 +595,7 @@ fn read_everything(bytes: &[u8]) {
     };
     let _ = (all(&elf, path), containing(&elf, path, elf.entry()));
     let _ = (elf.is_go(), elf.build_id());
+    let _ = FramePointers::read(&elf).is_set(elf.entry());
     for text in ["inner", "fn_0x1000", "net::f", "*n?r*"] {
         let _ = select(&elf, path, &pattern(text));
     }

@@ -21,7 +21,7 @@ use memory::{CodeBacking, CodeMap, CodeMapping, FileKey, MappedFile, TRAMPOLINE}
 use object::{ObjectCache, object_name, open_mapped};
 use process::{CachedProcess, PAGE_BYTES, ProcessIdentity};
 
-pub use frame::{StackFrame, is_complete};
+pub use frame::{StackFrame, certain, is_complete};
 
 /// Exited processes whose maps are kept, for events that are read late.
 const MAX_EXITED: usize = 1024;

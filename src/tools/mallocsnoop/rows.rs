@@ -5,7 +5,7 @@ use super::Args;
 use super::allocators::Allocators;
 use super::functions::AllocCall;
 use crate::bpf::mallocsnoop::types::{self, alloc_shape};
-use crate::output::{Column, Output, Table, Value};
+use crate::output::{Column, Output, StackLines, Table, Value};
 use crate::probe::event::{Header, RawStack, StackMoment, decode};
 use crate::run::{Event, EventHandler, SessionNeeds};
 
@@ -22,6 +22,7 @@ const COLUMNS: &[Column] = &[
     Column::left("FAILED", "failed", 6).data_only(),
     Column::right("LATus", "lat_ns", 9),
     Column::below("stack"),
+    Column::right("CERTAIN", "stack_certain", 7).data_only(),
 ];
 
 /// Prints a row for each call.
@@ -41,7 +42,7 @@ impl AllocPrinter {
             table = table.without("addr");
         }
         if !args.stack {
-            table = table.without("stack");
+            table = table.without("stack").without("stack_certain");
         }
         Self {
             table,
@@ -78,9 +79,9 @@ impl EventHandler<Allocators> for AllocPrinter {
                     bytes: stack.bytes,
                     frames: &stack.frames,
                 };
-                event.stacks.name(header.pid, &stack)
+                Some(event.stacks.name(header.pid, &stack))
             }
-            None => &[],
+            None => None,
         };
         let function = event.finder.function(header.func.into());
         let freed = function.is_some_and(|function| function.shape == alloc_shape::SHAPE_FREE);
@@ -110,7 +111,8 @@ impl EventHandler<Allocators> for AllocPrinter {
                 addr,
                 Value::Bool(failed),
                 Value::Micros(alloc.lat_ns),
-                Value::Lines(stack),
+                stack.map_or(Value::Null, Value::Stack),
+                stack.map_or(Value::Null, StackLines::certain),
             ],
         );
     }

@@ -14,6 +14,7 @@ each_mode! {
     stack_of_an_exited_process_is_symbolized
     stack_of_a_short_lived_process_is_symbolized
     truncated_stack_is_marked
+    uncertain_frames_are_marked
 }
 
 /// The functions of tests/targets/stack.cc.
@@ -73,6 +74,8 @@ fn cpp_stack_is_demangled_and_starts_with_the_direct_caller(mode: AttachMode) {
         for row in rows {
             assert_cpp(&stack(row));
             assert!(!stack(row).contains(&CUT), "{row:#}");
+            // With the caller of main.
+            assert!(row["stack_certain"].as_u64() > Some(CPP.len() as u64), "{row:#}");
         }
     }
 }
@@ -182,5 +185,23 @@ fn truncated_stack_is_marked(mode: AttachMode) {
         let lines = stack(rows[0]);
         assert_begins(&lines, &["without_frame+", CUT]);
         assert_eq!(lines.len(), 2, "{lines:#?}");
+    }
+}
+
+/// The caller of a function that does not set up its frame pointer is missing, so what follows is not certain.
+fn uncertain_frames_are_marked(mode: AttachMode) {
+    if !cfg!(target_arch = "x86_64") {
+        return skip("tests/targets/stack.cc has a function without frame pointer for x86-64 only");
+    }
+    for moment in MOMENTS {
+        let mut target = cpp_target();
+        let tool = trace_pid(mode, &target, moment);
+        target.ask("skip 4099");
+        let run = tool.stop();
+        run.assert_clean();
+        let rows = run.with("size_bytes", BLOCK);
+        assert_eq!(rows.len(), 1, "{moment:?}");
+        assert_begins(&stack(rows[0]), &["keep_frame+", "main+"]);
+        assert_eq!(rows[0]["stack_certain"], 1, "{:#}", rows[0]);
     }
 }

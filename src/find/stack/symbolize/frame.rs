@@ -15,6 +15,8 @@ pub struct StackFrame {
     /// In a file or a part of the kernel that the process has mapped. If not, the stack walk went wrong, and the frames
     /// after this one mean nothing.
     pub mapped: bool,
+    /// The function's frame pointer is set here, so the next frame is its caller. If not, the caller may be missing.
+    pub(super) leads_on: bool,
     /// Threads begin in this function, so a stack that reaches it is complete.
     pub(super) bottom: bool,
 }
@@ -25,9 +27,16 @@ impl StackFrame {
             text: text.into(),
             inlined: false,
             mapped: true,
+            leads_on: false,
             bottom: false,
         }
     }
+}
+
+/// How many of these frames of a stack, from the innermost one on, are certain to be its frames.
+pub fn certain(frames: &[StackFrame]) -> usize {
+    let last = frames.iter().position(|frame| !frame.leads_on);
+    last.map_or(frames.len(), |last| last + 1)
 }
 
 /// Whether a stack reaches the function where its thread began. If not, the walk was cut short, usually by a function

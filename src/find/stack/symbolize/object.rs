@@ -20,7 +20,7 @@ use object::{
 use super::frame::StackFrame;
 use super::memory::{CodeMapping, FileKey, MappedFile};
 use crate::find::elf::{ElfFile, FunctionSymbol};
-use crate::find::functions::FunctionIndex;
+use crate::find::functions::{FramePointers, FunctionIndex};
 use crate::find::stack::demangle::demangle_bounded;
 
 /// Files that are kept open. Each takes up to three descriptors: ours, blazesym's, and that of its debug file.
@@ -182,6 +182,7 @@ struct ObjectLayout {
     segments: Vec<CodeSegment>,
     debug_file: Option<PathBuf>,
     functions: FunctionIndex,
+    frame_pointers: Option<FramePointers>,
     /// Debug information, for inlined functions only: for functions in several parts, which compilers make often,
     /// blazesym returns a wrong offset.
     inlining: Option<Source<'static>>,
@@ -224,9 +225,10 @@ impl ObjectLayout {
                     .then(|| debug_source(&descriptor_path(&object.file)))
             }
         };
-        let functions = object
-            .elf()
-            .and_then(|elf| FunctionIndex::of_symbols(&elf, &object.path).ok())
+        let opened = object.elf();
+        let functions = opened
+            .as_ref()
+            .and_then(|elf| FunctionIndex::of_symbols(elf, &object.path).ok())
             .unwrap_or_default();
         let is_libc = object.name.starts_with("libc.so") || object.name.starts_with("libc-");
         let bottoms = match is_libc && !functions.has_local_symbols {
@@ -237,6 +239,7 @@ impl ObjectLayout {
             segments: segments(&elf),
             debug_file,
             functions,
+            frame_pointers: opened.as_ref().map(FramePointers::read),
             inlining,
             bottoms,
         }
@@ -266,8 +269,10 @@ impl ObjectLayout {
             }
             None => (format!("{:#x} [{name}]", address.wrapping_add(past)), false),
         };
+        let frame_pointers = self.frame_pointers.as_ref();
         frames.push(StackFrame {
             bottom: is_bottom || is_nameless_bottom,
+            leads_on: frame_pointers.is_some_and(|known| known.is_set(address)),
             ..StackFrame::new(text)
         });
         frames
@@ -299,6 +304,7 @@ impl ObjectLayout {
             let text = format!("{} [inlined]", demangle_bounded(&function.name));
             StackFrame {
                 inlined: true,
+                leads_on: true,
                 ..StackFrame::new(text)
             }
         };
