@@ -51,7 +51,9 @@ fn stack_begins_with_the_caller_at_both_ends_of_calls(mode: AttachMode) {
         &["--ret", "--returns", "kernel"],
         &["--ret", "--returns", "instructions"],
     ];
-    let program = program("stack");
+    // Of its own: at a return instruction, the return probe of another test would be in place of the caller.
+    let folder = Folder::new();
+    let program = folder.copy_of(program("stack"), "stack");
     let spec = format!("{}:shop::climb", program.display());
     let mut target = Target::start(Command::new(&program));
     let mut moments = RETURNS.to_vec();

@@ -5,17 +5,15 @@
 //! something else, often the frame pointer of a caller: the walk then skips that caller, or leads anywhere.
 
 use gimli::{
-    BaseAddresses, CfaRule, CieOrFde, EhFrame, EhFrameOffset, EndianSlice, FrameDescriptionEntry,
-    LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection, UnwindTableRow,
+    BaseAddresses, CfaRule, CieOrFde, EhFrame, EhFrameOffset, FrameDescriptionEntry, LittleEndian, Register,
+    RegisterRule, UnwindContext, UnwindSection, UnwindTableRow,
 };
 
-use super::frames::unwind_table;
+use super::frames::{UnwindBytes, common_entry, unwind_table};
 use crate::find::elf::{ElfBlock, ElfFile};
 
 /// Most rules of an entry that are evaluated. The longest functions have some thousand.
 const MOST_RULES: usize = 1 << 14;
-
-type UnwindBytes<'b> = EndianSlice<'b, LittleEndian>;
 
 /// The unwind tables of a file.
 pub struct FramePointers {
@@ -61,7 +59,7 @@ impl FramePointers {
         let table = EhFrame::new(block.bytes(), LittleEndian);
         let bases = BaseAddresses::default().set_eh_frame(*table_addr);
         let entry = table
-            .fde_from_offset(&bases, EhFrameOffset(code.entry), EhFrame::cie_from_offset)
+            .fde_from_offset(&bases, EhFrameOffset(code.entry), common_entry)
             .ok()?;
         if is_long(&entry, &table, &bases) {
             return None;
@@ -81,7 +79,7 @@ fn described((addr, block): &(u64, ElfBlock)) -> Vec<DescribedCode> {
         let CieOrFde::Fde(entry) = entry else {
             continue;
         };
-        if let Ok(entry) = entry.parse(EhFrame::cie_from_offset) {
+        if let Ok(entry) = entry.parse(common_entry) {
             found.push(DescribedCode {
                 start: entry.initial_address(),
                 end: entry.end_address(),

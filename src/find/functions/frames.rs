@@ -5,9 +5,10 @@
 use std::collections::HashMap;
 
 use gimli::{
-    BaseAddresses, CallFrameInstruction, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, Pointer,
+    BaseAddresses, CallFrameInstruction, CieOrFde, CommonInformationEntry, EhFrame, EhFrameHdr,
+    EhFrameOffset, EndianSlice, LittleEndian, Pointer,
 };
-use gimli::{FrameDescriptionEntry, UnwindSection};
+use gimli::{FrameDescriptionEntry, Section, UnwindSection};
 
 use crate::find::elf::{ElfBlock, ElfFile};
 
@@ -23,7 +24,10 @@ const CALLED_FRAME: u64 = 8;
 #[cfg(target_arch = "aarch64")]
 const CALLED_FRAME: u64 = 0;
 
-type UnwindBytes<'b> = EndianSlice<'b, LittleEndian>;
+/// Longest common entry that is read, in bytes. Real ones have some thirty.
+const MOST_COMMON_BYTES: u32 = 1024;
+
+pub type UnwindBytes<'b> = EndianSlice<'b, LittleEndian>;
 type Entry<'b> = FrameDescriptionEntry<UnwindBytes<'b>>;
 
 /// The code range of a function.
@@ -121,7 +125,7 @@ fn read_if(
         let CieOrFde::Fde(entry) = entry else {
             continue;
         };
-        let entry = entry.parse(EhFrame::cie_from_offset);
+        let entry = entry.parse(common_entry);
         if let Ok(entry) = entry
             && is_wanted(&entry, &table, &bases)
         {
@@ -132,6 +136,22 @@ fn read_if(
         }
     }
     found
+}
+
+/// The common entry at an offset, unless it is long: functions share common entries, and each reads it again.
+pub fn common_entry<'b>(
+    table: &EhFrame<UnwindBytes<'b>>,
+    bases: &BaseAddresses,
+    offset: EhFrameOffset,
+) -> gimli::Result<CommonInformationEntry<UnwindBytes<'b>>> {
+    let bytes: &[u8] = table.reader().slice();
+    let length = bytes.get(offset.0..).and_then(|entry| entry.first_chunk());
+    match length {
+        Some(length) if u32::from_le_bytes(*length) <= MOST_COMMON_BYTES => {
+            table.cie_from_offset(bases, offset)
+        }
+        _ => Err(gimli::Error::NotCieId(offset.0 as u64)),
+    }
 }
 
 /// Whether the entry describes a function from its start. Code that starts with a complete frame is the cold

@@ -672,16 +672,17 @@ fn debug_file_paths() {
 }
 
 /// Unwind tables of a function of 16 bytes at 0x1000, its cold part at 0x2000 with a complete frame, and
-/// another function at 0x1010.
-fn unwind_tables() -> Vec<u8> {
+/// another function at 0x1010. Their common entry ends with so many bytes of padding.
+fn unwind_tables(padding: usize) -> Vec<u8> {
     let mut table = Vec::new();
     let mut add = |content: &[u8]| {
         table.extend((content.len() as u32).to_le_bytes());
         table.extend(content);
     };
     // Version 1, no augmentation, alignments 1 and -8, return address in 16; the frame is at rsp + 8.
-    add(&[0, 0, 0, 0, 1, 0, 1, 0x78, 16, 0x0c, 7, 8, 0, 0, 0, 0]);
-    let mut at = 20;
+    let common = [0, 0, 0, 0, 1, 0, 1, 0x78, 16, 0x0c, 7, 8, 0, 0, 0, 0];
+    add(&[&common[..], &vec![0; padding]].concat());
+    let mut at = 20 + padding;
     for (start, instructions) in [
         (0x1000_u64, [0x41, 0x0e, 16, 0]),
         (0x2000, [0x0e, 16, 0, 0]),
@@ -701,8 +702,13 @@ fn unwind_tables() -> Vec<u8> {
 #[test]
 fn unwind_tables_have_functions_but_not_cold_parts() {
     let extent = |addr| FrameExtent { addr, size: 16 };
-    let table = unwind_tables();
+    let table = unwind_tables(0);
     assert_eq!(frames::read(0x5000, &table), [extent(0x1000), extent(0x1010)]);
+    assert_eq!(
+        frames::read(0x5000, &unwind_tables(2000)),
+        [],
+        "a long common entry"
+    );
     let mut dice = TestRandom(1);
     for _ in 0..20_000 {
         let mutated = dice.mutate(&table);
