@@ -155,8 +155,7 @@ pub fn all(elf: &ElfFile, path: &Path) -> Result<Vec<FunctionSymbol>> {
 /// # Errors
 /// As for [`select`].
 pub fn containing(elf: &ElfFile, path: &Path, addr: u64) -> Result<Option<FunctionSymbol>> {
-    let mut index = FunctionIndex::of_symbols(elf, path)?;
-    index.complete(elf);
+    let index = FunctionIndex::complete(elf, path)?;
     Ok(index.at(addr).cloned())
 }
 
@@ -241,6 +240,13 @@ impl<'e> SymbolTables<'e> {
 
     /// All names of all functions. Skips names that are not UTF-8.
     fn names(&self) -> Result<Vec<SymbolName<'_>>> {
+        let mut names = self.typed_names()?;
+        self.add_untyped(&mut names)?;
+        Ok(names)
+    }
+
+    /// As above, without symbols that have no type.
+    fn typed_names(&self) -> Result<Vec<SymbolName<'_>>> {
         let mut names = Vec::new();
         for (table, dynamic) in [(&self.dynamic, true), (&self.others, false)] {
             let Some(table) = table else {
@@ -251,7 +257,6 @@ impl<'e> SymbolTables<'e> {
                 names.extend(table_name(table, dynamic, &symbol, &mut budget)?);
             }
         }
-        self.add_untyped(&mut names)?;
         if let Some(table) = &self.go {
             let mut budget = NameBudget::new(self.elf, table.len());
             for function in table.functions() {

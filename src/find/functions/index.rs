@@ -11,53 +11,50 @@ use crate::find::elf::{ElfFile, FunctionSymbol};
 /// How many functions that start before an address are looked at. Only hand-written assembly nests them.
 const MOST_NESTED: usize = 64;
 
-/// All functions of a file and cold parts of them, by address, from the sources that [`select`](super::select) has.
+/// Functions of a file and cold parts of them, by address, from the sources that [`select`](super::select) has.
 #[derive(Debug, Default)]
 pub struct FunctionIndex {
     functions: Vec<FunctionSymbol>,
     /// Whether the symbols include those of local functions: the file is not stripped, or what was stripped was found.
     pub has_local_symbols: bool,
-    is_complete: bool,
 }
 
 impl FunctionIndex {
-    /// The functions that have symbols. `path` is where to look for debug files.
+    /// The functions that have symbols of their type, which are nearly all: the others take many times as long to find.
+    /// `path` is where to look for debug files.
     ///
     /// # Errors
     /// A symbol table of the file itself cannot be read.
-    pub fn of_symbols(elf: &ElfFile, path: &Path) -> Result<FunctionIndex> {
+    pub fn typed(elf: &ElfFile, path: &Path) -> Result<FunctionIndex> {
         let tables = SymbolTables::read(elf, path)?;
         Ok(FunctionIndex {
-            functions: functions(elf, tables.names()?),
+            functions: functions(elf, tables.typed_names()?),
             has_local_symbols: tables.others.is_some(),
-            is_complete: false,
         })
     }
 
-    /// Adds what takes longer to read and few addresses need: functions without a symbol, and sizes that symbols lack.
-    pub fn complete(&mut self, elf: &ElfFile) {
-        if self.is_complete {
-            return;
-        }
-        self.is_complete = true;
+    /// All functions, also those without a symbol.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn complete(elf: &ElfFile, path: &Path) -> Result<FunctionIndex> {
+        let tables = SymbolTables::read(elf, path)?;
+        let has_local_symbols = tables.others.is_some();
+        let mut functions = functions(elf, tables.names()?);
         let frames = frames::functions(elf);
-        let extents = self
-            .functions
-            .iter()
-            .map(|function| (function.addr, function.size));
+        let extents = functions.iter().map(|function| (function.addr, function.size));
         let nameless: Vec<FunctionSymbol> = nameless(elf, extents.collect(), &frames).collect();
-        add_sizes(&mut self.functions, &frames);
-        if self.has_local_symbols {
-            let starts = self.functions.iter().map(|function| function.addr).collect();
-            FunctionEnds { starts }.add_sizes(elf, &mut self.functions);
+        add_sizes(&mut functions, &frames);
+        if has_local_symbols {
+            let starts = functions.iter().map(|function| function.addr).collect();
+            FunctionEnds { starts }.add_sizes(elf, &mut functions);
         }
-        self.functions.extend(nameless);
-        self.functions.sort_by_key(|function| function.addr);
-    }
-
-    /// Whether there is nothing to add.
-    pub fn is_complete(&self) -> bool {
-        self.is_complete
+        functions.extend(nameless);
+        functions.sort_by_key(|function| function.addr);
+        Ok(FunctionIndex {
+            functions,
+            has_local_symbols,
+        })
     }
 
     /// The function, or cold part of one, that contains the virtual address `addr`.

@@ -182,6 +182,8 @@ struct ObjectLayout {
     segments: Vec<CodeSegment>,
     debug_file: Option<PathBuf>,
     functions: FunctionIndex,
+    /// Whether `functions` are all that there are.
+    has_all: bool,
     frame_pointers: Option<FramePointers>,
     /// Debug information, for inlined functions only: for functions in several parts, which compilers make often,
     /// blazesym returns a wrong offset.
@@ -228,7 +230,7 @@ impl ObjectLayout {
         let opened = object.elf();
         let functions = opened
             .as_ref()
-            .and_then(|elf| FunctionIndex::of_symbols(elf, &object.path).ok())
+            .and_then(|elf| FunctionIndex::typed(elf, &object.path).ok())
             .unwrap_or_default();
         let is_libc = object.name.starts_with("libc.so") || object.name.starts_with("libc-");
         let bottoms = match is_libc && !functions.has_local_symbols {
@@ -239,6 +241,7 @@ impl ObjectLayout {
             segments: segments(&elf),
             debug_file,
             functions,
+            has_all: false,
             frame_pointers: opened.as_ref().map(FramePointers::read),
             inlining,
             bottoms,
@@ -280,11 +283,12 @@ impl ObjectLayout {
 
     /// The function at an address.
     fn function(&mut self, object: &CachedObject, address: u64) -> Option<&FunctionSymbol> {
-        if self.functions.at(address).is_none()
-            && !self.functions.is_complete()
-            && let Some(elf) = object.elf()
-        {
-            self.functions.complete(&elf);
+        if self.functions.at(address).is_none() && !self.has_all {
+            self.has_all = true;
+            let read = |elf: ElfFile| FunctionIndex::complete(&elf, &object.path).ok();
+            if let Some(functions) = object.elf().and_then(read) {
+                self.functions = functions;
+            }
         }
         self.functions.at(address)
     }
