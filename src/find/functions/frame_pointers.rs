@@ -5,7 +5,7 @@
 //! something else, often the frame pointer of a caller: the walk then skips that caller, or leads anywhere.
 
 use gimli::{
-    BaseAddresses, CfaRule, CieOrFde, EhFrame, EhFrameOffset, FrameDescriptionEntry, LittleEndian, Register,
+    BaseAddresses, CieOrFde, EhFrame, EhFrameOffset, FrameDescriptionEntry, LittleEndian, Register,
     RegisterRule, UnwindContext, UnwindSection, UnwindTableRow,
 };
 
@@ -112,7 +112,7 @@ fn has_frame_record(row: &UnwindTableRow<usize>) -> bool {
     const RBP: Register = Register(6);
     let is_base = matches!(
         *row.cfa(),
-        CfaRule::RegisterAndOffset {
+        gimli::CfaRule::RegisterAndOffset {
             register: RBP,
             offset: 16
         }
