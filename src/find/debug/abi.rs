@@ -84,6 +84,8 @@ pub struct TypeLayout {
     pub align: u64,
     /// Its scalars, in order. May be empty for a type that is too large for registers.
     pub scalars: Vec<ScalarField>,
+    /// Some of the scalars are elements of an array.
+    pub has_array: bool,
     /// A C++ class whose objects cannot be copied as bytes: the caller passes the address of a copy.
     pub by_reference: bool,
 }
@@ -108,6 +110,7 @@ impl TypeLayout {
             bytes,
             align: bytes,
             scalars: vec![scalar],
+            has_array: false,
             by_reference: false,
         }
     }
@@ -136,6 +139,26 @@ impl TypeLayout {
         // Of floating-point scalars only x87's are longer than a word.
         let unfit = |scalar: &ScalarField| (scalar.float && scalar.bytes > WORD) || is_unaligned(scalar);
         self.bytes > 2 * WORD || self.scalars.iter().any(unfit)
+    }
+
+    /// The one or two scalars that rustc passes instead of the value. It passes arrays, unions and anything with gaps
+    /// other than for alignment as bytes. So it does with a `#[repr(C)]` structure of one scalar, which debug
+    /// information does not tell; it matters for floating-point numbers and `u128`.
+    fn rust_scalars(&self) -> Option<Vec<ScalarField>> {
+        // Debug information lists members in the order of the source.
+        let mut scalars = self.scalars.clone();
+        scalars.sort_by_key(|scalar| scalar.offset);
+        let end = match scalars[..] {
+            _ if self.has_array => return None,
+            [only] if only.offset == 0 => only.bytes,
+            [first, second] if first.offset == 0 => {
+                let follows = first.bytes.checked_next_multiple_of(second.bytes) == Some(second.offset);
+                let end = second.offset.checked_add(second.bytes).filter(|_| follows)?;
+                end.checked_next_multiple_of(first.bytes.max(second.bytes))?
+            }
+            _ => return None,
+        };
+        (end == self.bytes).then_some(scalars)
     }
 
     /// One to four floating-point numbers of the same size, and nothing else.
@@ -194,7 +217,9 @@ impl ArgumentAllocator {
     pub fn result(&mut self, layout: &TypeLayout) -> ValueLocation {
         let in_memory = match self.machine {
             MachineAbi::Aarch64 => false,
-            MachineAbi::X86_64 if self.rust => layout.bytes > 2 * WORD,
+            MachineAbi::X86_64 if self.rust => {
+                layout.bytes > 2 * WORD || (layout.bytes > WORD && layout.rust_scalars().is_none())
+            }
             MachineAbi::X86_64 => layout.by_reference || layout.in_x86_memory() && !is_x87(layout),
         };
         if in_memory {
@@ -276,29 +301,29 @@ impl ArgumentAllocator {
     }
 
     fn next_rust(&mut self, layout: &TypeLayout) -> ValueLocation {
-        if layout.bytes > 2 * WORD {
-            return ValueLocation::Indirect(self.word());
+        match layout.rust_scalars().as_deref() {
+            Some([scalar]) => self.next_scalar(*scalar),
+            Some([first, second]) => self.next_pair(*first, *second),
+            _ if layout.bytes <= WORD => ValueLocation::Pieces(vec![self.word()]),
+            _ => ValueLocation::Indirect(self.word()),
         }
-        if let [scalar] = layout.scalars[..]
-            && scalar.float
-        {
-            return self.in_registers(layout, 0, 1);
+    }
+
+    /// A scalar that rustc passes.
+    fn next_scalar(&mut self, scalar: ScalarField) -> ValueLocation {
+        let layout = TypeLayout::scalar(scalar.bytes, scalar.float);
+        match scalar.float {
+            true => self.in_registers(&layout, 0, 1),
+            false => self.in_registers(&layout, layout.words(), 0),
         }
-        if let [first, second] = layout.scalars[..]
-            && first.bytes <= WORD
-            && second.bytes <= WORD
-        {
-            return self.next_pair(first, second);
-        }
-        ValueLocation::Pieces((0..layout.words()).map(|_| self.word()).collect())
     }
 
     /// rustc passes two scalars like two arguments.
     fn next_pair(&mut self, first: ScalarField, second: ScalarField) -> ValueLocation {
-        let locations =
-            [first, second].map(|scalar| self.next_rust(&TypeLayout::scalar(scalar.bytes, scalar.float)));
-        match locations {
-            [ValueLocation::Pieces(mut words), ValueLocation::Pieces(more)] if second.offset == WORD => {
+        match [first, second].map(|scalar| self.next_scalar(scalar)) {
+            [ValueLocation::Pieces(mut words), ValueLocation::Pieces(more)]
+                if second.offset == WORD * words.len() as u64 =>
+            {
                 words.extend(more);
                 ValueLocation::Pieces(words)
             }

@@ -9,6 +9,7 @@ fn structure(bytes: u64, scalars: &[(u64, u64, bool)]) -> TypeLayout {
         bytes,
         align: 8,
         scalars: scalars.collect(),
+        has_array: false,
         by_reference: false,
     }
 }
@@ -240,8 +241,9 @@ fn go_returns_words_in_its_own_registers() {
 
 #[test]
 fn rust_passes_pairs_as_two_arguments() {
-    let text = structure(16, &[(0, 8, false), (8, 8, false)]);
-    let small = structure(8, &[(0, 4, false), (4, 4, false)]);
+    // In the order of the source, which is not that in memory.
+    let text = structure(16, &[(8, 8, false), (0, 8, false)]);
+    let small = structure(8, &[(4, 1, false), (0, 4, false)]);
     let large = structure(24, &[(0, 8, false), (8, 8, false), (16, 8, false)]);
     let mut rust = ArgumentAllocator::rust(MachineAbi::X86_64);
     rust.result(&large);
@@ -252,6 +254,68 @@ fn rust_passes_pairs_as_two_arguments() {
         ValueLocation::Indirect(LocationPiece::Argument(5))
     );
     assert_eq!(rust.next(&text), stack(&[8, 16]));
+}
+
+#[test]
+fn rust_passes_what_is_not_a_scalar_or_a_pair_as_bytes() {
+    let array = |bytes, scalars| TypeLayout {
+        has_array: true,
+        ..structure(bytes, scalars)
+    };
+    let address = |number| ValueLocation::Indirect(LocationPiece::Argument(number));
+    let behind = ValueLocation::Indirect(LocationPiece::Register(0));
+    for (layout, expected, result) in [
+        // (u64, u8, u16), [u64; 2], and a pair with a gap
+        (
+            structure(16, &[(0, 8, false), (10, 1, false), (8, 2, false)]),
+            address(0),
+            Some(&behind),
+        ),
+        (
+            array(16, &[(0, 8, false), (8, 8, false)]),
+            address(0),
+            Some(&behind),
+        ),
+        (
+            structure(32, &[(0, 8, false), (8, 8, false)]),
+            address(0),
+            Some(&behind),
+        ),
+        // (u8, u8, u8), [f32; 2], [f64; 1]
+        (
+            structure(3, &[(0, 1, false), (1, 1, false), (2, 1, false)]),
+            registers(&[0]),
+            None,
+        ),
+        (array(8, &[(0, 4, true), (4, 4, true)]), registers(&[0]), None),
+        (array(8, &[(0, 8, true)]), registers(&[0]), None),
+        (
+            TypeLayout::scalar(8, true),
+            ValueLocation::Unavailable(IN_FLOAT),
+            None,
+        ),
+        (
+            structure(8, &[(0, 4, true), (4, 4, true)]),
+            ValueLocation::Unavailable(IN_FLOAT),
+            None,
+        ),
+        (TypeLayout::scalar(16, false), registers(&[0, 1]), None),
+    ] {
+        let mut rust = ArgumentAllocator::rust(MachineAbi::X86_64);
+        assert_eq!(rust.next(&layout), expected, "{layout:?}");
+        let location = ArgumentAllocator::rust(MachineAbi::X86_64).result(&layout);
+        assert_eq!(location == behind, result.is_some(), "{layout:?} {location:?}");
+    }
+}
+
+#[test]
+fn rust_does_not_split_integers_of_two_words() {
+    let mut rust = ArgumentAllocator::rust(MachineAbi::X86_64);
+    for number in 0..5 {
+        assert_eq!(rust.next(&TypeLayout::scalar(8, false)), registers(&[number]));
+    }
+    assert_eq!(rust.next(&TypeLayout::scalar(16, false)), stack(&[8, 16]));
+    assert_eq!(rust.next(&TypeLayout::scalar(8, false)), registers(&[5]));
 }
 
 #[test]

@@ -58,9 +58,38 @@ impl TypeLayouts {
         TypeLayout {
             bytes,
             align: core.number(dw::DW_AT_alignment).or(largest).unwrap_or(0),
+            has_array: self.has_array(core, 0),
             scalars,
             by_reference: !core.is_rust() && self.passing.is_by_reference(core),
         }
+    }
+
+    /// Whether an array is a part of a Rust type. Other conventions do not ask.
+    fn has_array(&self, core: &DebugEntry, depth: usize) -> bool {
+        if !core.is_rust() || depth > MAX_DEPTH {
+            return false;
+        }
+        if core.tag() == dw::DW_TAG_array_type {
+            return self.files.size(core) > 0;
+        }
+        let mut found = false;
+        if is_structure(core.tag()) || matches!(core.tag(), dw::DW_TAG_variant_part | dw::DW_TAG_variant) {
+            self.files.children(core, |child| {
+                found = match child.tag() {
+                    dw::DW_TAG_variant_part | dw::DW_TAG_variant => self.has_array(&child, depth + 1),
+                    dw::DW_TAG_member => {
+                        let ty = self.files.target(&child);
+                        ty.is_some_and(|ty| self.has_array(&ty, depth + 1))
+                    }
+                    _ => false,
+                };
+                match found {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            });
+        }
+        found
     }
 
     /// Adds the scalars of a type that begins `start` bytes into the value.
