@@ -7,7 +7,7 @@ use gimli::{Encoding, EndianSlice, Expression, LittleEndian, Operation};
 use super::entries::DebugEntry;
 use super::sections::DebugSections;
 use super::unit::EntryValue;
-use crate::find::debug::abi::{IN_FLOAT, MAX_ON_STACK, NATIVE, SCATTERED, TOO_LARGE};
+use crate::find::debug::abi::{IN_FLOAT, MAX_ON_STACK, MachineAbi, NATIVE, SCATTERED, TOO_LARGE};
 use crate::find::debug::types::{LocationPiece, ValueLocation};
 
 type ExpressionBytes<'e> = EndianSlice<'e, LittleEndian>;
@@ -27,22 +27,31 @@ pub fn has_location(parameter: &DebugEntry) -> bool {
     value.or_else(|| parameter.value(dw::DW_AT_const_value)).is_some()
 }
 
+/// Whether the description of a parameter is for the whole function.
+pub fn is_for_all(parameter: &DebugEntry) -> bool {
+    let value = parameter.value(dw::DW_AT_location);
+    value.is_some_and(|value| value.exprloc_value().is_some())
+}
+
 /// The function that a parameter belongs to.
 pub struct FunctionFrame {
     /// The address of its first instruction.
     pub addr: u64,
-    /// Frame offsets are relative to the stack pointer before the call.
-    is_cfa_based: bool,
+    /// The frame offset of the stack pointer before the call, if it is known.
+    caller: Option<i64>,
 }
 
 impl FunctionFrame {
     pub fn new(function: &DebugEntry, addr: u64) -> FunctionFrame {
         let base = function.value(dw::DW_AT_frame_base);
         let base = base.and_then(|base| base.exprloc_value());
-        FunctionFrame {
-            addr,
-            is_cfa_based: base.is_some_and(|base| base.0.bytes() == [dw::DW_OP_call_frame_cfa.0]),
-        }
+        let caller = match base.as_ref().map(|base| base.0.bytes()) {
+            Some([operation]) if *operation == dw::DW_OP_call_frame_cfa.0 => Some(0),
+            // The frame pointer of x86-64: the caller's and the return address are behind it.
+            Some([operation]) if *operation == dw::DW_OP_reg6.0 && NATIVE == MachineAbi::X86_64 => Some(16),
+            _ => None,
+        };
+        FunctionFrame { addr, caller }
     }
 }
 
@@ -70,9 +79,10 @@ pub fn at_entry(
     combine(&context.parts(&expression)?, bytes)
 }
 
+/// GCC stores a positive number in as few bytes as possible, whatever the sign of its type.
 fn constant(value: &EntryValue) -> ValueLocation {
-    let number = value.sdata_value().map(i64::cast_unsigned);
-    match number.or_else(|| value.udata_value()) {
+    let negative = || value.sdata_value().map(i64::cast_unsigned);
+    match value.udata_value().or_else(negative) {
         Some(number) => ValueLocation::Pieces(vec![LocationPiece::Constant(number)]),
         None => ValueLocation::Unavailable(OPTIMIZED_OUT),
     }
@@ -87,6 +97,8 @@ enum PartLocation {
     Memory(u16, i64),
     /// In memory, at this offset from the stack pointer before the call.
     Caller(i64),
+    /// In memory, at the address that is at this offset from the stack pointer before the call.
+    BehindCaller(i64),
     /// The content of a register with a mask for its low bytes.
     Masked(u16),
     /// A number that is the value if `DW_OP_stack_value` follows, and else its address.
@@ -144,11 +156,12 @@ impl ExpressionContext<'_> {
                 PartLocation::Memory(register.0, *offset)
             }
             (Operation::EntryValue { expression }, _) => self.entry_value(*expression),
-            (Operation::FrameOffset { offset }, _) if self.frame.is_cfa_based && *offset >= 0 => {
-                PartLocation::Caller(*offset)
-            }
-            (Operation::FrameOffset { .. }, _) => PartLocation::Later,
+            (Operation::FrameOffset { offset }, _) => match self.frame.caller {
+                Some(caller) if *offset >= caller => PartLocation::Caller(*offset - caller),
+                _ => PartLocation::Later,
+            },
             (Operation::CallFrameCFA, _) => PartLocation::Caller(0),
+            (Operation::Deref { .. }, PartLocation::Caller(offset)) => PartLocation::BehindCaller(offset),
             (Operation::UnsignedConstant { value }, PartLocation::Memory(register, 0))
                 if value.wrapping_add(1).is_power_of_two() =>
             {
@@ -220,6 +233,10 @@ fn whole(part: PartLocation, bytes: u64) -> ValueLocation {
         && number != NATIVE.stack_pointer()
     {
         return ValueLocation::Indirect(register(number));
+    }
+    if let PartLocation::BehindCaller(offset) = part {
+        let address = piece(PartLocation::Caller(offset));
+        return address.map_or(ValueLocation::Unavailable(OPTIMIZED_OUT), ValueLocation::Indirect);
     }
     match piece(part) {
         Some(LocationPiece::Stack(start)) if bytes > MAX_ON_STACK || start > u64::MAX - bytes => {

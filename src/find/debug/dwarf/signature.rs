@@ -13,7 +13,7 @@ use super::type_kinds::TypeKinds;
 use super::type_layouts::TypeLayouts;
 use crate::find::debug::abi::{ArgumentAllocator, NATIVE, ON_STACK, go_result};
 use crate::find::debug::types::{
-    FunctionParameter, FunctionResult, FunctionSignature, ValueLocation, ValueType,
+    FunctionParameter, FunctionResult, FunctionSignature, LocationPiece, ValueLocation, ValueType,
 };
 
 /// Parameters of one function.
@@ -234,7 +234,8 @@ impl SignatureDecoder {
                 _ if bytes == Some(0) || is_nowhere => Some(ValueLocation::Pieces(Vec::new())),
                 Some(own) if parameter.has_location() || (parameter.is_own && !any_location) => {
                     let bytes = bytes.unwrap_or(0);
-                    let described = location::at_entry(&self.files.main.sections, own, frame, bytes);
+                    let described = location::at_entry(&self.files.main.sections, own, frame, bytes)
+                        .filter(|described| !is_loaded(own, described, by_convention.as_ref()));
                     described.map(|described| completed(described, by_convention.as_ref(), bytes))
                 }
                 _ => Some(ValueLocation::Unavailable(OPTIMIZED_OUT)),
@@ -253,6 +254,27 @@ impl SignatureDecoder {
         let finished = located.into_iter().map(|parameter| parameter.finish(is_regular));
         finished.collect()
     }
+}
+
+/// Whether a description for the whole function names a register into which the function may load what the caller
+/// pushed, as clang does without optimization.
+fn is_loaded(
+    parameter: &DebugEntry,
+    described: &ValueLocation,
+    by_convention: Option<&ValueLocation>,
+) -> bool {
+    let is_pushed = match by_convention {
+        Some(ValueLocation::Indirect(piece)) => matches!(piece, LocationPiece::Stack(_)),
+        Some(ValueLocation::Pieces(pieces)) => matches!(pieces[..], [LocationPiece::Stack(_), ..]),
+        Some(ValueLocation::Unavailable(_)) => false,
+        None => true,
+    };
+    let is_in_argument_register = match described {
+        ValueLocation::Indirect(piece) => matches!(piece, LocationPiece::Argument(_)),
+        ValueLocation::Pieces(pieces) => matches!(pieces[..], [LocationPiece::Argument(_), ..]),
+        ValueLocation::Unavailable(_) => false,
+    };
+    is_pushed && is_in_argument_register && location::is_for_all(parameter)
 }
 
 /// Compilers describe only the words of a parameter that the function uses, but the caller passed all of them.

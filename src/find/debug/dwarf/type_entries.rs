@@ -46,6 +46,12 @@ impl DebugFiles {
             return size;
         }
         match core.tag() {
+            // A pointer to a member function has an offset for `this`, too.
+            dw::DW_TAG_ptr_to_member_type => {
+                let target = self.target(core);
+                let is_function = target.is_some_and(|target| target.tag() == dw::DW_TAG_subroutine_type);
+                u64::from(core.unit.encoding().address_size) * if is_function { 2 } else { 1 }
+            }
             // `std::nullptr_t` is the only C++ type that compilers leave unspecified.
             tag if is_pointer(tag) || tag == dw::DW_TAG_unspecified_type => {
                 u64::from(core.unit.encoding().address_size)

@@ -12,6 +12,7 @@ use gimli::constants as dw;
 use super::entries::{DebugEntry, EntryOffset};
 use super::files::DebugFiles;
 use super::type_entries::{MAX_DEPTH, bit_position, is_structure, member_offset};
+use super::unit::EntryValue;
 use crate::find::debug::types::{BitField, MAX_SHOWN_ELEMENTS, StructMember, TypeKind, ValueType};
 
 const MAX_MEMBERS: usize = 64;
@@ -141,9 +142,7 @@ impl TypeKinds {
                 && let Some(value) = child.value(dw::DW_AT_const_value)
                 && let Some(name) = self.files.text(&child, dw::DW_AT_name)
             {
-                // Unsigned values above i64::MAX keep their bits.
-                let number = value.sdata_value().or(value.udata_value().map(u64::cast_signed));
-                values.extend(number.map(|number| (number, name.into())));
+                values.extend(enumerator(&value).map(|number| (number, name.into())));
             }
             match values.len() {
                 MAX_VALUES.. => ControlFlow::Break(()),
@@ -331,6 +330,13 @@ fn bit_field(bit: u64, width: u64, bytes: u64) -> Option<(u64, BitField)> {
         width: width as u8,
     };
     Some((bit / number * bytes, field))
+}
+
+/// The value of an enumerator; unsigned values above `i64::MAX` keep their bits. GCC stores a positive number in as few
+/// bytes as possible: 200 in one.
+fn enumerator(value: &EntryValue) -> Option<i64> {
+    let unsigned = value.udata_value().map(u64::cast_signed);
+    unsigned.or_else(|| value.sdata_value())
 }
 
 /// Not static and not made by the compiler.

@@ -153,6 +153,84 @@ fn classes_are_passed_as_the_abi_says() {
     }
 }
 
+#[test]
+fn pointers_to_members_take_one_or_two_words() {
+    const SOURCE: &str = "
+struct S { int n; int get(); };
+__attribute__((noinline, used)) int take(int S::*a, int (S::*b)(), int c) { asm volatile(\"\" :: \"r\"(&a), \"r\"(&b)); return c; }
+int main() {}
+";
+    let dir = TestDir::new("to-members");
+    for compiler in ["g++", "clang++"] {
+        let Some(program) = dir.compile(compiler, &["-g", "-O0"], SOURCE) else {
+            continue;
+        };
+        let take = signature(&open(&program), &program, "_Z4takeM1SiMS_FivEi");
+        let locations: Vec<String> = take
+            .params
+            .iter()
+            .map(|param| location_text(&param.location))
+            .collect();
+        assert_eq!(locations, ["arg0", "arg1 arg2", "arg3"], "{compiler}");
+    }
+}
+
+/// GCC describes such a parameter as what is behind an address that the caller pushed.
+#[test]
+fn classes_whose_address_is_on_the_stack_have_places() {
+    const SOURCE: &str = "
+struct Copied { long n; Copied(const Copied &other) : n(other.n) {} };
+__attribute__((noinline, used)) long take(long a, long, long, long, long, long, Copied b) { return a + b.n; }
+int main() {}
+";
+    let dir = TestDir::new("pushed");
+    for (compiler, all) in [("g++", "-g"), ("clang++", "-fstandalone-debug")] {
+        for level in ["-O0", "-O2"] {
+            let Some(program) = dir.compile(compiler, &["-g", all, level], SOURCE) else {
+                continue;
+            };
+            let take = signature(&open(&program), &program, "_Z4takellllll6Copied");
+            let ends = [0, 6].map(|index| location_text(&take.params[index].location));
+            let pushed = match NATIVE {
+                MachineAbi::X86_64 => format!("*{}", stack(0)),
+                MachineAbi::Aarch64 => "*arg6".to_owned(),
+            };
+            assert_eq!(ends, ["arg0".to_owned(), pushed], "{compiler} {level}");
+        }
+    }
+}
+
+/// Clang omits the first parameter, so the others are not where those that it describes would be.
+#[test]
+fn omitted_parameters_are_noticed_by_the_places_of_others() {
+    const SOURCE: &str = "
+struct Copied { long n; Copied(const Copied &other) : n(other.n) {} };
+__attribute__((noinline, used)) long take(Copied, long a, long, long, long, long, long b) { return a + b; }
+int main() {}
+";
+    let dir = TestDir::new("omitted");
+    let Some(program) = dir.compile("clang++", &["-g", "-O0"], SOURCE) else {
+        return;
+    };
+    let take = signature(&open(&program), &program, "_Z4take6Copiedllllll");
+    let places: Vec<String> = take
+        .params
+        .iter()
+        .map(|param| location_text(&param.location))
+        .collect();
+    let named = |name: &str| {
+        let at = take
+            .params
+            .iter()
+            .position(|param| param.name.as_deref() == Some(name));
+        at.map(|at| &*places[at])
+    };
+    assert!(
+        [Some("arg1"), Some(location::MOVED)].contains(&named("a")),
+        "{places:?}"
+    );
+}
+
 /// Neither parameters nor results are known without types.
 #[test]
 fn line_tables_tell_nothing_of_parameters() {

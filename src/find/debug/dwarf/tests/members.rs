@@ -97,3 +97,35 @@ fn bit_fields_keep_their_sign() {
         field(shift, width).of(u64::MAX, false);
     }
 }
+
+#[test]
+fn positive_numbers_in_a_byte_stay_positive() {
+    const SOURCE: &str = "
+enum large { SMALL = 1, LARGE = 200, LARGER = 40000 };
+enum negative { MINUS = -3, PLUS = 200 };
+__attribute__((noinline)) void take(enum large a, enum negative b) { asm volatile(\"\" : : \"r\"(a), \"r\"(b)); }
+static __attribute__((noinline)) int always(int number, int other) { asm volatile(\"\"); return number + other; }
+int main(int argc, char **argv) { take(LARGE, PLUS); return always(200, argc) + always(200, argc + 1); }
+";
+    let dir = TestDir::new("positive");
+    for compiler in ["gcc", "clang"] {
+        let Some(program) = dir.compile(compiler, &["-g", "-O2"], SOURCE) else {
+            continue;
+        };
+        let info = open(&program);
+        let take = signature(&info, &program, "take");
+        let values: Vec<Vec<i64>> = take
+            .params
+            .iter()
+            .map(|param| match &param.ty.kind {
+                TypeKind::Enum { values, .. } => values.iter().map(|(value, _)| *value).collect(),
+                kind => panic!("{kind:?}"),
+            })
+            .collect();
+        assert_eq!(values, [vec![1, 200, 40000], vec![-3, 200]], "{compiler}");
+        if compiler == "gcc" {
+            let always = signature(&info, &program, "always.constprop.0");
+            assert_eq!(shown(&always)[0], "int number @ =200", "{compiler}");
+        }
+    }
+}
