@@ -171,7 +171,8 @@ impl<'a> CallRecord<'a> {
                 // The pointer only: the text was not read.
                 None => word(bytes, start.saturating_add(*pointer_at), 8).map_or(NOT_READ, Datum::Hex),
             },
-            _ => word(bytes, start, ty.bytes.min(8)).map_or(NOT_READ, |number| scalar(number, ty)),
+            _ if ty.bytes > 8 => Datum::Unknown("more than 8 bytes"),
+            _ => word(bytes, start, ty.bytes).map_or(NOT_READ, |number| scalar(number, ty)),
         }
     }
 

@@ -107,6 +107,23 @@ fn arrays_are_lists_or_text() {
     }
 }
 
+/// The lower half alone would be another number.
+#[test]
+fn numbers_of_more_than_eight_bytes_are_not_shown() {
+    let wide = [ty(16, TypeKind::Int { signed: false }), ty(16, TypeKind::Float)];
+    for of in wide {
+        let members = [StructMember {
+            name: "m".into(),
+            offset: 0,
+            ty: of,
+            bits: None,
+        }];
+        let of = ty(16, TypeKind::Struct(members.into()));
+        let expected = Datum::Fields(vec![("m", Datum::Unknown("more than 8 bytes"))]);
+        assert_shown(FetchedValue::Slots(0, 2, of, Vec::new()), &[1; 16], &expected);
+    }
+}
+
 /// Go's empty string has no address.
 #[test]
 fn empty_text_of_a_type_is_not_null() {
