@@ -55,10 +55,14 @@ impl Bpftrace {
         }
     }
 
+    /// The next line.
+    pub fn line(&self) -> String {
+        self.lines.recv_timeout(DEADLINE).expect("a line from bpftrace")
+    }
+
     /// The lines printed before the first line for which `is_last` is true.
     pub fn lines_before(&self, is_last: impl Fn(&str) -> bool) -> Vec<String> {
-        let next = || self.lines.recv_timeout(DEADLINE).expect("a line from bpftrace");
-        std::iter::repeat_with(next)
+        std::iter::repeat_with(|| self.line())
             .take_while(|line| !is_last(line))
             .collect()
     }

@@ -25,6 +25,7 @@ mod stacks;
 #[path = "../targets/build.rs"]
 mod targets;
 mod turns;
+mod typed;
 mod written;
 
 // Written by build.rs: the tests of each tool, `NAME.rs` beside this file.
