@@ -60,6 +60,7 @@ macro_rules! impl_tool_skeleton {
                     lost: &bss.lost,
                     unmatched: &bss.unmatched,
                     hits: &bss.hits,
+                    called: &bss.called,
                 })
             }
         }
@@ -157,6 +158,8 @@ pub struct RunCounters<'a> {
     pub unmatched: &'a u64,
     /// Program runs by CPU and kind of trap: see `HitCounters`.
     pub hits: &'a [u64],
+    /// Bytes of called functions: see `CalledFunctions`.
+    pub called: &'a [u8],
 }
 
 /// Loads the programs and maps of a skeleton into the kernel.

@@ -2,6 +2,7 @@
 //! Probes: where they are placed, how they are attached, which processes they are for, and how events arrive.
 
 pub mod attach;
+pub mod called;
 pub mod change_watcher;
 pub mod child;
 pub mod clock;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Words in messages.
 
+use std::rc::Rc;
+
 /// A number with its noun: `1 function`, `2 functions`, `3 processes`.
 pub fn counted(count: u64, noun: &str) -> String {
     match (count, noun) {
@@ -19,9 +21,27 @@ pub fn first_function(name: &str, count: usize) -> String {
     }
 }
 
+/// The first names, as many as fit in a message: `malloc, free and 2 others`.
+pub fn first_names(names: &[Rc<str>]) -> String {
+    const MOST: usize = 8;
+    let shown = names.get(..MOST).unwrap_or(names).join(", ");
+    match names.len().saturating_sub(MOST) {
+        0 => shown,
+        more => format!("{shown} and {}", counted(more as u64, "other")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names: Vec<Rc<str>> = ('a'..='k').map(|name| name.to_string().into()).collect();
+        assert_eq!(first_names(&names[..2]), "a, b");
+        assert_eq!(first_names(&names[..8]), "a, b, c, d, e, f, g, h");
+        assert_eq!(first_names(&names), "a, b, c, d, e, f, g, h and 3 others");
+    }
 
     #[test]
     fn one_is_singular() {

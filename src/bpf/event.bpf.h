@@ -95,6 +95,24 @@ static __always_inline void count_hit(__u64 cookie)
 }
 
 /*
+ * Functions with a call that the filter accepts, for tools that report functions without one. Those that share a byte
+ * are taken to be called together, which can only hide one.
+ */
+enum called_layout {
+	CALLED_FUNCTIONS = 1 << 14,
+};
+__u8 called[CALLED_FUNCTIONS] = {};
+
+/* Tests before it writes, so that CPUs can share the cache line. */
+static __always_inline void mark_called(__u64 cookie)
+{
+	__u8 *mark = &called[cookie % CALLED_FUNCTIONS];
+
+	if (!*mark)
+		*mark = 1;
+}
+
+/*
  * Counts a hit and returns the cookie without the kind of trap. `at_return`: a session's program runs at the return,
  * where its cookie has the kind of the entry.
  */

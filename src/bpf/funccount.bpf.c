@@ -51,6 +51,7 @@ static __always_inline int count_call(__u64 cookie)
 
 	if (!is_own_probe(cookie) || !is_wanted())
 		return 0;
+	mark_called(cookie);
 	count = group_by ? group_count(func) : bpf_map_lookup_elem(&counts, &func);
 	__sync_fetch_and_add(count ?: &lost, 1);
 	return 0;

@@ -107,6 +107,7 @@ static __always_inline bool enter(struct pt_regs *ctx, __u64 cookie, bool in_ses
 
 	if (!is_wanted() || !begins_call(ctx, cookie))
 		return false;
+	mark_called(cookie);
 	call = call_enter(ctx, cookie, in_session, &depth);
 	if (call && outermost)
 		call->args[0] = is_under_way(ctx, cookie, depth);

@@ -86,6 +86,7 @@ static __always_inline bool entry(struct pt_regs *ctx, __u64 cookie, bool in_ses
 
 	if (!wanted(may_sleep) || !begins_call(ctx, cookie))
 		return false;
+	mark_called(cookie);
 	function = bpf_map_lookup_elem(&functions, &id);
 	if (!function || !expr_take(&index))
 		return false;
@@ -114,9 +115,10 @@ static __always_inline struct trace_function *leave(struct pt_regs *ctx, __u64 c
 	*id = cookie;
 	function = bpf_map_lookup_elem(&functions, id);
 	if (function && function->flags & RETURN_ALONE) {
-		bool taken = is_own_probe(cookie) && is_taken(ctx, cookie) && wanted(may_sleep) && expr_take(index);
-
-		return taken ? function : NULL;
+		if (!is_own_probe(cookie) || !is_taken(ctx, cookie) || !wanted(may_sleep))
+			return NULL;
+		mark_called(cookie);
+		return expr_take(index) ? function : NULL;
 	}
 	call = call_return(ctx, cookie, &depth);
 	if (!call || call->args[0] == NO_MACHINE)

@@ -9,3 +9,4 @@ pub mod functions;
 pub mod placing;
 pub mod spec_target;
 pub mod traced;
+mod uncalled;

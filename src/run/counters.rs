@@ -2,6 +2,7 @@
 //! The counters of a run.
 
 use crate::bpf::RunCounters;
+use crate::probe::called::CalledFunctions;
 use crate::probe::counters::BpfCounter;
 use crate::probe::hits::HitCounters;
 
@@ -10,6 +11,7 @@ pub struct LiveCounters {
     lost: BpfCounter<'static>,
     unmatched: BpfCounter<'static>,
     pub hits: HitCounters<'static>,
+    pub called: CalledFunctions<'static>,
 }
 
 impl LiveCounters {
@@ -18,6 +20,7 @@ impl LiveCounters {
             lost: BpfCounter::new(counters.lost),
             unmatched: BpfCounter::new(counters.unmatched),
             hits: HitCounters::new(counters.hits),
+            called: CalledFunctions::new(counters.called),
         }
     }
 

@@ -15,8 +15,9 @@ use crate::probe::clock::monotonic_ns;
 use crate::probe::meter::{Meter, ProbeCost};
 use crate::probe::mmap_events::FileMapping;
 use crate::probe::search::files::AttachedProbes;
+use crate::probe::search::finder::Uncalled;
 use crate::probe::watcher::JoinedProcess;
-use crate::wording::{counted, first_function};
+use crate::wording::{counted, first_function, first_names};
 
 /// Losses are reported at most this often.
 const LOSS_REPORT: Duration = Duration::from_secs(1);
@@ -72,6 +73,8 @@ pub struct RunTotals<'a> {
     pub hits: u64,
     pub meter: Option<&'a Meter>,
     pub late: &'a LateProbes,
+    /// Of a tool whose functions the user names.
+    pub uncalled: Option<&'a Uncalled>,
 }
 
 impl Report {
@@ -256,6 +259,8 @@ impl Report {
         }
         fields.push(("late_max_ns", Value::U64(late.late_max_ns)));
         fields.push(("missed", Value::U64(late.missed)));
+        let uncalled = totals.uncalled.map(|uncalled| Value::Lines(&uncalled.names));
+        fields.extend(uncalled.map(|names| ("not_called", names)));
         self.out.record("summary", &fields);
         self.out.flush()?;
         Ok(())
@@ -291,6 +296,14 @@ impl Report {
                 counted(hits, "probe hit")
             ),
         });
+    }
+
+    /// What was not called while other functions were.
+    pub fn uncalled(&self, uncalled: &Uncalled) {
+        if uncalled.others_called && !uncalled.names.is_empty() {
+            self.messages
+                .note(&format!("no calls of {}", first_names(&uncalled.names)));
+        }
     }
 
     /// Children that `--follow` had no room for.

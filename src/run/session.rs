@@ -276,6 +276,7 @@ impl<F: Finder> Session<F> {
         }
         let lost = self.counters.lost();
         self.report.losses(lost, true);
+        let uncalled = self.probes.search.uncalled(&self.counters.called);
         let late = self.probes.stop_watching(&mut self.report);
         let unmatched = self.counters.unmatched();
         self.report.summary(&RunTotals {
@@ -285,6 +286,7 @@ impl<F: Finder> Session<F> {
             hits: self.counters.hits.total(),
             meter: self.meter.as_ref(),
             late,
+            uncalled: uncalled.as_ref(),
         })?;
         if let Some(meter) = &self.meter {
             self.report.cost(meter);
@@ -293,6 +295,9 @@ impl<F: Finder> Session<F> {
         self.report.unmatched(unmatched);
         if unmatched == 0 && lost == 0 {
             self.report.nothing_shown(self.counters.hits.total());
+        }
+        if let Some(uncalled) = &uncalled {
+            self.report.uncalled(uncalled);
         }
         self.report.unfollowed(self.processes.unfollowed());
         self.probes.detach();

@@ -95,7 +95,7 @@ fn the_records_of_every_tool_are_described() {
     );
     target.tell("count 100000000");
     let stopped = tool.wait_for(|record| record["type"] == "stopped");
-    tool.finish();
+    let limited = tool.finish();
     let (targeted, later) = crate::scope::run_with_joined_process();
     let detached = crate::written::detached_record();
     let late = late_record();
@@ -106,6 +106,7 @@ fn the_records_of_every_tool_are_described() {
         &targeted,
         &run.summary,
         &later.summary,
+        &limited.summary,
         &stopped,
     ]
     .into_iter();

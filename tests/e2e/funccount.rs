@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{
     AttachMode, Folder, Run, Target, Tool, best_mode, each_mode, program, program_if_built, run_to_end, skip,
@@ -43,12 +43,73 @@ fn count_orders(mode: AttachMode, functions: &[&str], orders: &[&str]) -> Run {
 }
 
 each_mode! {
+    uncalled_functions_are_named
     counts_are_exact
     returns_of_deep_recursion_are_counted
     r_prefix_counts_returns
     calls_of_concurrent_threads_are_all_counted
     command_is_counted_from_its_first_call
     functions_that_the_kernel_rejects_are_named
+}
+
+/// By every tool whose functions the user names, for every end of calls.
+fn uncalled_functions_are_named(mode: AttachMode) {
+    let [mut target, mut other] = [flow(), flow()];
+    let pid = target.pid().to_string();
+    let called = [of_flow("counted"), format!("r:{}", of_flow("counted"))];
+    let list = of_flow("{counted,nested_outer}");
+    let uncalled = [of_flow("tail_*"), format!("r:{}", of_flow("nested_inner"))];
+    for (tool, options) in [
+        ("funccount", &[][..]),
+        ("funccount", &["--by", "process"]),
+        ("funclatency", &[]),
+        ("functrace", &[]),
+        ("functrace", &["--ret"]),
+        ("functrace", &["--where", "pid == 0"]),
+    ] {
+        let specs = called.iter().chain([&list]).chain(&uncalled);
+        let args = specs.map(String::as_str).chain(["-p", &pid]);
+        let run = Tool::start(tool, mode, args.chain(options.iter().copied()));
+        other.ask("nest 7");
+        target.ask("count 7");
+        let run = run.stop();
+        let names = ["nested_outer", &uncalled[0], &uncalled[1]];
+        assert_eq!(
+            run.summary["not_called"],
+            json!(names),
+            "{tool} {options:?}: {}",
+            run.stderr
+        );
+        let message = format!("no calls of {}\n", names.join(", "));
+        assert!(
+            run.stderr.contains(&message),
+            "{tool} {options:?}: {}",
+            run.stderr
+        );
+    }
+}
+
+/// Where nothing was called, another message says so.
+fn message_about_uncalled_functions_needs_called_ones(mode: AttachMode) {
+    let mut target = flow();
+    let pid = target.pid().to_string();
+    let specs = [of_flow("counted"), of_flow("nested_outer")];
+    let mut run = |options: &[&str], order: &str| {
+        let args = specs.iter().map(String::as_str).chain(["-p", &pid]);
+        let run = Tool::start("funccount", mode, args.chain(options.iter().copied()));
+        target.ask(order);
+        run.stop()
+    };
+    let nothing = run(&[], "tail 7");
+    assert_eq!(nothing.summary["not_called"], json!(specs), "{}", nothing.stderr);
+    let all = run(&[], "nest 7");
+    assert_eq!(all.summary["not_called"], json!([specs[0]]), "{}", all.stderr);
+    let quiet = run(&["--quiet"], "nest 7");
+    assert_eq!(quiet.summary["not_called"], json!([specs[0]]), "{}", quiet.stderr);
+    assert!(all.stderr.contains("no calls of"), "{}", all.stderr);
+    for run in [nothing, quiet] {
+        assert!(!run.stderr.contains("no calls of"), "{}", run.stderr);
+    }
 }
 
 fn counts_are_exact(mode: AttachMode) {
@@ -172,6 +233,7 @@ fn row_of(stdout: &str, function: &str) -> u64 {
 }
 
 best_mode! {
+    message_about_uncalled_functions_needs_called_ones
     by_groups_by_process_thread_and_user
     interval_counts_add_up
     top_shows_the_most_called_functions

@@ -16,7 +16,7 @@ use super::errors::{
     no_process, no_such_program, nothing_in_file, nothing_in_process, own_program, skipped_names,
     writable_code,
 };
-use super::finder::{Finder, SearchPlace, open_path};
+use super::finder::{Finder, SearchPlace, Uncalled, open_path};
 use super::placing::PlacementPolicy;
 use crate::error::Failure;
 use crate::find::elf::ElfFile;
@@ -24,6 +24,7 @@ use crate::find::host::loader;
 use crate::find::host::object_file::{ChangeTime, FileId, FileSet, ObjectFile};
 use crate::find::host::proc::{Proc, ProcMapping};
 use crate::probe::attach::Attacher;
+use crate::probe::called::CalledFunctions;
 use crate::probe::mmap_events::FileMapping;
 use crate::probe::point::{Cookie, Ends, ProbePoint, count_stepped_returns, share_exits};
 use crate::probe::scope::filter::{ProcessFilter, TraceScope};
@@ -193,6 +194,11 @@ impl<F: Finder> FileSearch<F> {
     pub fn names(&self, functions: impl IntoIterator<Item = u32>) -> Vec<Rc<str>> {
         let name = |function| self.finder.name(Cookie::of_function(function));
         functions.into_iter().map(name).collect()
+    }
+
+    /// What was not called of that which the user named.
+    pub fn uncalled(&self, called: &CalledFunctions<'_>) -> Option<Uncalled> {
+        self.finder.uncalled(called, &self.attached.refused)
     }
 
     /// Looks at a file that a process has just mapped. True if it is to get probes.

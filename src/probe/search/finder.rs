@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What a tool looks for in ELF files.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -10,6 +11,7 @@ use anyhow::{Context, Result};
 use crate::find::elf::ElfFile;
 use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::returns::ReturnPolicy;
+use crate::probe::called::CalledFunctions;
 use crate::probe::point::{Cookie, ProbePoint};
 use crate::probe::scope::filter::ProcessFilter;
 
@@ -58,6 +60,11 @@ pub trait Finder {
         Ok(())
     }
 
+    /// What was not called of that which the user named. None for a tool that chooses its functions itself.
+    fn uncalled(&self, _called: &CalledFunctions<'_>, _refused: &BTreeSet<u32>) -> Option<Uncalled> {
+        None
+    }
+
     /// What the error names when a search found nothing. None if `finish` reports it.
     fn sought(&self) -> Option<SearchSubject> {
         None
@@ -80,6 +87,15 @@ pub trait Finder {
     fn take_warnings(&mut self) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// Specs and functions that have probes and were not called.
+#[derive(Debug, Default, PartialEq)]
+pub struct Uncalled {
+    /// Untrusted.
+    pub names: Vec<Rc<str>>,
+    /// Others were called.
+    pub others_called: bool,
 }
 
 /// A description of what is looked for, for errors: "failed to find an allocator: no function malloc, calloc".

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! The functions of a run: from specs to probe points, and from cookies back to names.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -9,9 +9,10 @@ use std::rc::Rc;
 use anyhow::Result;
 
 use super::errors::MAX_SIMILAR;
-use super::finder::{Finder, SearchPlan, SearchRequest, WatchedEnds};
+use super::finder::{Finder, SearchPlan, SearchRequest, Uncalled, WatchedEnds};
 use super::spec_target::{SpecTarget, plan_targets};
 use super::traced::{OnFound, TracedFunction, TracedFunctions};
+use super::uncalled::{self, FunctionSet};
 use crate::error::Failure;
 use crate::find::code::call_start::CallStart;
 use crate::find::code::placement::Needs;
@@ -23,6 +24,7 @@ use crate::find::resolve::{self, ResolvedProbe};
 use crate::find::returns::{EntryMatching, ReturnPolicy};
 use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
+use crate::probe::called::CalledFunctions;
 use crate::probe::point::{Cookie, Ends, MovableFunction, ProbePoint, begin_calls};
 use crate::wording::counted;
 
@@ -48,7 +50,8 @@ struct SpecSearch {
     spec: ProbeSpec,
     ends: Ends,
     target: SpecTarget,
-    found: bool,
+    /// Its functions.
+    found: FunctionSet,
     /// The first files that were searched.
     searched: Vec<(PathBuf, File)>,
     /// Why it cannot be traced where it was found.
@@ -62,7 +65,7 @@ impl<O: OnFound> FunctionFinder<O> {
             ends: ends(spec.moment),
             spec,
             target: SpecTarget::Any,
-            found: false,
+            found: FunctionSet::default(),
             searched: Vec::new(),
             problem: None,
         });
@@ -124,12 +127,12 @@ impl<O: OnFound> FunctionFinder<O> {
         let mut added = Ok(());
         let mut unknown_starts = UnknownStarts::default();
         let mut on_found = |probe: ResolvedProbe| {
-            search.found = true;
             if added.is_ok() {
                 added = self
                     .traced
                     .add(&probe, ends, &file_name, object, elf)
                     .map(|function| {
+                        search.found.add(function);
                         if placed.insert(function) {
                             unknown_starts.add(&probe);
                             let needs = self.traced.all()[function as usize].needs;
@@ -216,11 +219,21 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
     }
 
     fn finish(&mut self, may_grow: bool) -> Result<()> {
-        if let Some(search) = self.specs.iter().find(|search| !search.found) {
+        if let Some(search) = self.specs.iter().find(|search| search.found.is_empty()) {
             return Err(search.not_found());
         }
         self.traced.limit(if may_grow { LATER } else { 0 });
         Ok(())
+    }
+
+    fn on_placed(&mut self, _: &ElfFile, points: &[ProbePoint]) -> Result<()> {
+        self.traced.set_probed(points);
+        Ok(())
+    }
+
+    fn uncalled(&self, called: &CalledFunctions<'_>, refused: &BTreeSet<u32>) -> Option<Uncalled> {
+        let specs = self.specs.iter().map(|search| (&search.spec, &search.found));
+        Some(uncalled::uncalled(specs, self.traced.all(), called, refused))
     }
 
     fn take_details(&mut self) -> Vec<String> {

@@ -16,7 +16,7 @@ use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::resolve::ResolvedProbe;
 use crate::find::returns::ReturnMethod;
 use crate::find::stack::demangle::demangle_bounded;
-use crate::probe::point::Ends;
+use crate::probe::point::{Ends, ProbePoint};
 use crate::wording::counted;
 
 /// A function or USDT probe that is traced. Its index is the cookie.
@@ -35,6 +35,8 @@ pub struct TracedFunction {
     pub repeats: bool,
     /// What its probe reads.
     pub needs: Needs,
+    /// It has a probe: where the start of an instruction is uncertain, it gets none.
+    pub is_probed: bool,
 }
 
 impl TracedFunction {
@@ -94,6 +96,15 @@ impl<O: OnFound> TracedFunctions<O> {
         &self.all
     }
 
+    /// These are the points of a file that get probes.
+    pub fn set_probed(&mut self, points: &[ProbePoint]) {
+        for point in points {
+            if let Some(function) = self.all.get_mut(point.cookie.function() as usize) {
+                function.is_probed = true;
+            }
+        }
+    }
+
     /// How many functions there may be.
     pub fn capacity(&self) -> usize {
         self.capacity.unwrap_or(self.all.len())
@@ -148,6 +159,7 @@ impl<O: OnFound> TracedFunctions<O> {
             at_instructions: matches!(probe.returns, ReturnMethod::Instructions(..)),
             repeats: matches!(probe.call_start, CallStart::Repeated(_)),
             needs: self.on_found.on_found(probe, ends, object, elf),
+            is_probed: false,
         };
         if let Some(details) = &mut self.details {
             details.extend(describe_start(&function.name, &probe.call_start));
