@@ -21,11 +21,7 @@ enum expr_limit {
 	EXPR_TEXT_SLACK = 16, /* after the last text: its end is rounded up to eight bytes */
 };
 
-#if defined(__TARGET_ARCH_x86)
-#define REGISTERS 16
-#else
-#define REGISTERS 32
-#endif
+#define REGISTERS 32 /* a power of two */
 
 /* The content of a slot that refers to text or bytes: where they are in `words`, and how many. */
 #define TEXT_AT(offset, bytes) ((__u64)(offset) << 32 | (bytes))
@@ -164,6 +160,7 @@ static __always_inline void expr_registers(struct expr_machine *m, struct pt_reg
 	m->registers[13] = ctx->r13;
 	m->registers[14] = ctx->r14;
 	m->registers[15] = ctx->r15;
+	m->registers[16] = ctx->ip;
 #else
 	struct user_pt_regs *regs = (struct user_pt_regs *)ctx;
 

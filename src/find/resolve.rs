@@ -304,14 +304,15 @@ fn usdt_probes(
     skipped.unless_all(found)
 }
 
-fn usdt_probe(elf: &ElfFile, probe: UsdtProbe) -> Result<ResolvedProbe> {
+fn usdt_probe(elf: &ElfFile, mut probe: UsdtProbe) -> Result<ResolvedProbe> {
     let name = format!("{}:{}", probe.provider, probe.name);
     let addr = inner_address(elf, probe.addr);
     let addr = addr.with_context(|| format!("failed to probe {name}: {REWRITTEN}"))?;
     instructions::check_decodable(elf, addr).with_context(|| format!("failed to probe {name}"))?;
+    probe.move_to(addr);
     Ok(ResolvedProbe {
         name: name.into(),
-        offset: probe.offset + (addr - probe.addr),
+        offset: probe.offset,
         addr,
         symbol: None,
         size: 0,

@@ -5,6 +5,7 @@
 //! syntax, such as `-4@%edi 8@-16(%rbp)`. Programs can skip the preparation of expensive arguments while a
 //! semaphore, a counter in their data, is zero; the kernel increments it while a probe is attached.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
@@ -17,15 +18,22 @@ mod arm64;
 mod operands;
 #[cfg(test)]
 mod tests;
+mod variables;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-use arm64::operand;
+use arm64::{named_variable, operand};
 #[cfg(target_arch = "x86_64")]
-use x86_64::operand;
+use x86_64::{named_variable, operand};
 
+#[cfg(target_arch = "aarch64")]
+pub use arm64::INSTRUCTION_POINTER;
 pub use operands::UsdtOperand;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::INSTRUCTION_POINTER;
+
+use variables::VariableAddresses;
 
 /// Most bytes of notes that are read: hundreds of times what real programs have.
 const MAX_NOTES: usize = 4 << 20;
@@ -91,14 +99,18 @@ pub fn probes(elf: &ElfFile) -> Result<Vec<UsdtProbe>> {
         "failed to read USDT probes: {} bytes are too many",
         rest.len()
     );
-    let mut probes = Vec::new();
+    let mut found = Vec::new();
     while !rest.is_empty() {
         let note = ProbeNote::take(&mut rest).context("failed to read USDT probes: truncated note")?;
-        if let Some(note) = note {
-            probes.extend(note.probe(elf, base));
-        }
+        found.extend(note);
     }
-    Ok(probes)
+    let places = found
+        .iter()
+        .flat_map(|note| words(&note.arguments).map(|word| split(word).1));
+    let variables =
+        VariableAddresses::find(elf, places.filter_map(|place| place.get(named_variable(place)?)));
+    let probes = found.iter().filter_map(|note| note.probe(elf, base, &variables));
+    Ok(probes.collect())
 }
 
 /// The content of a note. Addresses are those at link time.
@@ -110,7 +122,23 @@ struct ProbeNote<'a> {
     semaphore: u64,
     provider: &'a [u8],
     name: &'a [u8],
-    arguments: &'a [u8],
+    arguments: Cow<'a, str>,
+}
+
+impl UsdtProbe {
+    /// Probes the instruction at `addr` instead, from which operands are then read.
+    pub fn move_to(&mut self, addr: u64) {
+        let distance = addr.wrapping_sub(self.addr);
+        self.offset = self.offset.wrapping_add(distance);
+        self.addr = addr;
+        for argument in &mut self.arguments {
+            if let UsdtOperand::Memory { base, offset, .. } = &mut argument.operand
+                && *base == INSTRUCTION_POINTER
+            {
+                *offset = offset.wrapping_sub(distance as i64);
+            }
+        }
+    }
 }
 
 impl<'a> ProbeNote<'a> {
@@ -135,13 +163,18 @@ impl<'a> ProbeNote<'a> {
             semaphore,
             provider: take_string(&mut rest)?,
             name: take_string(&mut rest)?,
-            arguments: take_string(&mut rest)?,
+            arguments: String::from_utf8_lossy(take_string(&mut rest)?),
         })
     }
 
     /// `base` is the current address of `.stapsdt.base`. It differs from that at link time if a tool such as
     /// prelink moved the file without updating the notes.
-    fn probe(&self, elf: &ElfFile, base: Option<u64>) -> Option<UsdtProbe> {
+    fn probe(
+        &self,
+        elf: &ElfFile,
+        base: Option<u64>,
+        variables: &VariableAddresses<'_>,
+    ) -> Option<UsdtProbe> {
         let moved = base.map_or(0, |base| base.wrapping_sub(self.base));
         let addr = self.addr.wrapping_add(moved);
         let semaphore = match self.semaphore {
@@ -154,7 +187,7 @@ impl<'a> ProbeNote<'a> {
             offset: elf.offset_of(addr)?,
             addr,
             semaphore,
-            arguments: arguments(&String::from_utf8_lossy(self.arguments)),
+            arguments: arguments(&self.arguments, addr, variables),
         })
     }
 }
@@ -194,11 +227,12 @@ fn take_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-fn arguments(text: &str) -> Vec<UsdtArgument> {
-    words(text).map(argument).take(MAX_ARGUMENTS).collect()
+/// The arguments of the probe at a virtual address.
+fn arguments(text: &str, addr: u64, variables: &VariableAddresses<'_>) -> Vec<UsdtArgument> {
+    words(text).map(|word| argument(word, addr, variables)).collect()
 }
 
-/// Splits at white space, except in brackets: arm64 writes `[sp, 8]`.
+/// The text of each argument. Splits at white space, except in brackets: arm64 writes `[sp, 8]`.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_usize;
     text.split(move |c: char| {
@@ -210,12 +244,33 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
         depth == 0 && c.is_ascii_whitespace()
     })
     .filter(|word| !word.is_empty())
+    .take(MAX_ARGUMENTS)
 }
 
-/// Parses `SIZE@OPERAND`: `-` before the size means signed, `f` after it floating-point. Without a size it is
-/// 8 bytes.
-fn argument(text: &str) -> UsdtArgument {
-    let (format, place) = text.split_once('@').unwrap_or(("8", text));
+/// Splits at the first `@`: `SIZE@OPERAND`. Without a size it is 8 bytes.
+fn split(text: &str) -> (&str, &str) {
+    text.split_once('@').unwrap_or(("8", text))
+}
+
+/// The operand of the probe at a virtual address. A variable in it becomes its distance from the probe.
+fn operand_at(place: &str, addr: u64, variables: &VariableAddresses<'_>) -> UsdtOperand {
+    let known = match named_variable(place) {
+        None => operand(place),
+        Some(name) => match variables.get(&place[name.clone()]) {
+            None => return UsdtOperand::UnknownVariable,
+            Some(variable) => {
+                let mut place = place.to_owned();
+                place.replace_range(name, &variable.wrapping_sub(addr).to_string());
+                operand(&place)
+            }
+        },
+    };
+    known.unwrap_or(UsdtOperand::Unknown)
+}
+
+/// Parses `SIZE@OPERAND`: `-` before the size means signed, `f` after it floating-point.
+fn argument(text: &str, addr: u64, variables: &VariableAddresses<'_>) -> UsdtArgument {
+    let (format, place) = split(text);
     let (format, negative) = match format.strip_prefix('-') {
         Some(format) => (format, true),
         None => (format, false),
@@ -232,11 +287,14 @@ fn argument(text: &str) -> UsdtArgument {
         "8" => 8,
         _ => 0,
     };
-    let operand = operand(place).filter(|_| bytes != 0);
+    let operand = match bytes {
+        0 => UsdtOperand::Unknown,
+        _ => operand_at(place, addr, variables),
+    };
     UsdtArgument {
         bytes,
         number,
-        operand: operand.unwrap_or(UsdtOperand::Unknown),
+        operand,
         text: text.into(),
     }
 }

@@ -41,11 +41,24 @@ fn trace(mode: AttachMode, functions: &[&str], options: &[&str], orders: &[&str]
     run
 }
 
+/// On x86-64 their addresses are relative to the probe, which may be moved behind a nop.
+fn variables_are_arguments_of_usdt_probes(mode: AttachMode) {
+    let program = program("probes").display().to_string();
+    for probe in ["nop", "nop5"] {
+        let spec = format!("usdt:{program}:counters:{probe}");
+        let run = Tool::start("functrace", mode, [&spec, "--", &program]).finish();
+        let expected = (0..13).map(|hit| json!({"arg0": 7 - hit, "arg1": (1_u64 << 40) + hit as u64}));
+        let found = run.assert_clean().rows.iter().map(|row| row["args"].clone());
+        assert_eq!(found.collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{probe}");
+    }
+}
+
 fn args(run: &Run) -> Vec<&Value> {
     run.rows.iter().map(|row| &row["args"]).collect()
 }
 
 each_mode! {
+    variables_are_arguments_of_usdt_probes
     arguments_are_shown_by_type
     structures_show_their_members
     parts_of_structures_are_shown

@@ -131,6 +131,14 @@ impl SymbolTable {
             .filter_map(|(raw, hidden)| SymbolEntry::defined(raw, hidden))
     }
 
+    /// The defined variables, exported or not.
+    pub fn variables(&self) -> impl Iterator<Item = SymbolEntry> {
+        let is_variable = |raw: &RawSymbol| matches!(raw.st_type(), elf::STT_OBJECT | elf::STT_NOTYPE);
+        self.entries()
+            .filter(move |(raw, _)| is_variable(raw))
+            .filter_map(|(raw, hidden)| SymbolEntry::defined(raw, hidden))
+    }
+
     /// All symbols, with whether the version is an old one.
     fn entries(&self) -> impl Iterator<Item = (&RawSymbol, bool)> {
         let versions: &[U16<LittleEndian>] = self.versions.as_ref().map_or(&[], ElfBlock::table);
@@ -157,6 +165,14 @@ impl SymbolTable {
             _ => (full, true),
         };
         (!name.is_empty()).then_some((name, default && !symbol.hidden))
+    }
+
+    /// The name, if it has no version and at most `most` bytes. Reads no more.
+    pub fn short_name(&self, symbol: &SymbolEntry, most: usize) -> Option<&[u8]> {
+        let rest = self.strings.bytes().get(symbol.name..)?;
+        let rest = rest.get(..=most).unwrap_or(rest);
+        let end = rest.iter().position(|&byte| byte == 0)?;
+        rest.get(..end)
     }
 
     /// What follows `name` in the name of the symbol, from a dot on. `None` if it is something else, or longer than

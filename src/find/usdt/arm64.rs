@@ -1,10 +1,19 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Operands as the GNU assembler writes them on arm64.
 
+use std::ops::Range;
+
 use super::operands::{UsdtOperand, integer, register_number};
 
+/// No operand is relative to the instruction.
+pub const INSTRUCTION_POINTER: Option<u16> = None;
 /// The DWARF number of the stack pointer.
 const SP: u16 = 31;
+
+/// No operand has a variable: compilers load its address into a register.
+pub fn named_variable(_: &str) -> Option<Range<usize>> {
+    None
+}
 
 /// `None` if the operand is not supported.
 pub fn operand(text: &str) -> Option<UsdtOperand> {

@@ -16,7 +16,9 @@ pub enum UsdtOperand {
         offset: i64,
     },
     Constant(i64),
-    /// Not supported: relative to a symbol or a segment, or in a vector register.
+    /// A variable that is not in the symbol tables, or several of that name are.
+    UnknownVariable,
+    /// Not supported: relative to a segment, or in a vector register.
     Unknown,
 }
 

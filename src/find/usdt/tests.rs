@@ -208,7 +208,7 @@ fn python_has_its_documented_probes() {
 #[test]
 fn argument_sizes_and_kinds() {
     let shape = |text| {
-        let argument = argument(text);
+        let argument = argument(text, 0, &VariableAddresses::default());
         (argument.bytes, argument.number)
     };
     assert_eq!(shape("-4@0"), (4, NumberKind::Signed));
@@ -217,15 +217,19 @@ fn argument_sizes_and_kinds() {
     assert_eq!(shape("-4f@0"), (4, NumberKind::Float));
     assert_eq!(shape("0x10"), (8, NumberKind::Unsigned));
     for odd in ["3@$1", "16@$1", "@$1", "--4@$1", "-@$1", "4@", "4@@"] {
-        assert_eq!(argument(odd).operand, UsdtOperand::Unknown, "{odd}");
-        assert_eq!(&*argument(odd).text, odd);
+        assert_eq!(
+            argument(odd, 0, &VariableAddresses::default()).operand,
+            UsdtOperand::Unknown,
+            "{odd}"
+        );
+        assert_eq!(&*argument(odd, 0, &VariableAddresses::default()).text, odd);
     }
 }
 
 #[test]
 fn arguments_split_at_white_space_outside_of_brackets() {
     let texts = |text| -> Vec<String> {
-        let arguments = arguments(text);
+        let arguments = arguments(text, 0, &VariableAddresses::default());
         arguments
             .iter()
             .map(|argument| argument.text.to_string())
@@ -344,8 +348,9 @@ fn unsupported_operands_of_x86_64() {
         "%fs:8",
         "%fs:(%rax)",
         "NBuffers(%rip)",
-        "40+CheckpointStats(%rip)",
-        "8(%rip)",
+        "(%rip,%rax)",
+        "(%rax,%rip)",
+        "8(%eip)",
         "(%eax)",
         "(%rax,%rbx,3)",
         "(%rax,%rbx,8",
@@ -357,6 +362,73 @@ fn unsupported_operands_of_x86_64() {
     ] {
         assert_eq!(x86_64::operand(odd), None, "{odd}");
     }
+}
+
+#[test]
+fn variables_in_operands_of_x86_64() {
+    for (text, variable) in [
+        ("NBuffers(%rip)", Some("NBuffers")),
+        ("40+CheckpointStats(%rip)", Some("CheckpointStats")),
+        ("_ZL5count.0-8+4(%rip)", Some("_ZL5count.0")),
+        ("8-count(%rip)", None),
+        ("count@GOTPCREL(%rip)", None),
+        ("%fs:count(%rip)", None),
+        ("8(%rip)", None),
+        ("count(,%rax,8)", None),
+        ("count", None),
+        ("+(%rip)", None),
+        ("(%rip)", None),
+    ] {
+        let found = x86_64::named_variable(text).and_then(|range| text.get(range));
+        assert_eq!(found, variable, "{text}");
+    }
+}
+
+/// The offsets of the arguments of tests/targets/probes.c, from address 0 of its memory.
+#[cfg(target_arch = "x86_64")]
+fn offsets(program: &Path) -> Vec<Option<u64>> {
+    let elf = ElfFile::open(File::open(program).unwrap(), program).unwrap();
+    let mut probe = probes(&elf).unwrap().remove(0);
+    probe.move_to(probe.addr + 5);
+    let offset = |argument: &UsdtArgument| match argument.operand {
+        UsdtOperand::Memory { base, offset, .. } if base == INSTRUCTION_POINTER => {
+            Some(probe.addr.wrapping_add(offset as u64))
+        }
+        UsdtOperand::UnknownVariable => None,
+        other => panic!("{other:?}"),
+    };
+    probe.arguments.iter().map(offset).collect()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn variables_are_found_in_symbol_tables() {
+    let dir = std::env::temp_dir().join(format!("find-usdt-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets/probes.c");
+    let run = |program: &str, args: &[&str]| {
+        let status = std::process::Command::new(program)
+            .args(args)
+            .current_dir(&dir)
+            .status();
+        status.is_ok_and(|status| status.success())
+    };
+    if run("gcc", &["-rdynamic", "-o", "app", source.to_str().unwrap()]) {
+        let found = offsets(&dir.join("app"));
+        assert!(matches!(found[..], [Some(_), Some(_)]), "{found:?}");
+        // Only exported variables are left.
+        assert!(run("strip", &["-s", "app"]));
+        assert_eq!(offsets(&dir.join("app")), [None, found[1]]);
+    } else {
+        eprintln!("skipped: no gcc");
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn operands_of_arm64_have_no_variables() {
+    let found = ["x0", "[sp, 8]", "count"].map(arm64::named_variable);
+    assert_eq!((found, arm64::INSTRUCTION_POINTER), ([None, None, None], None));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Operands as the GNU assembler writes them on x86-64.
 
+use std::ops::Range;
+
 use super::operands::{UsdtOperand, integer, register_number};
 
 /// The legacy registers, by DWARF register number: 64, 32, 16 and 8 bits.
@@ -16,6 +18,31 @@ const NAMED: [[&str; 4]; 8] = [
 ];
 /// The high bytes of the first four.
 const HIGH: [&str; 4] = ["ah", "dh", "ch", "bh"];
+
+/// The number of `%rip`, DWARF's return address column.
+const RIP: u16 = 16;
+/// The base of operands that are relative to the probe's instruction.
+pub const INSTRUCTION_POINTER: Option<u16> = Some(RIP);
+
+/// Where the variable is in an operand such as `counter(%rip)` or `4+counter(%rip)`.
+pub fn named_variable(text: &str) -> Option<Range<usize>> {
+    let sum = text.strip_suffix("(%rip)")?;
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"_.$".contains(&byte);
+    let mut start = 0;
+    for term in sum.split(['+', '-']) {
+        let range = start..start + term.len();
+        let is_name = term
+            .bytes()
+            .next()
+            .is_some_and(|first| is_part(first) && !first.is_ascii_digit());
+        if is_name {
+            let is_added = !sum.get(..start)?.ends_with('-');
+            return (is_added && term.bytes().all(is_part)).then_some(range);
+        }
+        start = range.end + 1;
+    }
+    None
+}
 
 /// `None` if the operand is not supported.
 pub fn operand(text: &str) -> Option<UsdtOperand> {
@@ -36,6 +63,13 @@ pub fn operand(text: &str) -> Option<UsdtOperand> {
 /// Parses `offset(base,index,scale)`, where parts may be missing.
 fn memory(offset: &str, [base, index, scale]: [Option<&str>; 3]) -> Option<UsdtOperand> {
     let base = base.filter(|name| !name.is_empty());
+    if base == Some("%rip") && index.is_none() {
+        return Some(UsdtOperand::Memory {
+            base: INSTRUCTION_POINTER,
+            index: None,
+            offset: integer(offset)?,
+        });
+    }
     let index = match index {
         Some(name) => Some((address_register(name)?, scale_of(scale)?)),
         None => None,

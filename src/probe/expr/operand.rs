@@ -180,6 +180,9 @@ pub fn parameter(param: &FunctionParameter) -> ExprValue {
 /// The value of an argument of a USDT probe.
 pub fn probe_argument(argument: &UsdtArgument) -> ExprValue {
     let signed = argument.number == usdt::NumberKind::Signed;
+    if argument.operand == UsdtOperand::UnknownVariable {
+        return ExprValue::Nowhere("the symbol tables have no such variable, or several");
+    }
     match (operand(argument, signed), argument.bytes) {
         (Some(ir), 1 | 2 | 4 | 8) => ExprValue::Scalar(ir, argument_type(argument, signed)),
         _ => ExprValue::Nowhere("its location is not understood"),
@@ -187,7 +190,8 @@ pub fn probe_argument(argument: &UsdtArgument) -> ExprValue {
 }
 
 fn register(number: u16) -> Option<Ir> {
-    (number < machine::REGISTERS).then_some(Ir::Register(number as u8))
+    let is_known = number < machine::REGISTERS || usdt::INSTRUCTION_POINTER == Some(number);
+    is_known.then_some(Ir::Register(number as u8))
 }
 
 /// None if it is not understood.
@@ -210,7 +214,7 @@ fn operand(argument: &UsdtArgument, signed: bool) -> Option<Ir> {
         }
         // gcc writes `1@$-6` for an unsigned 250.
         UsdtOperand::Constant(number) => Some(Ir::low(Ir::Const(number as u64), bytes, signed)),
-        UsdtOperand::Unknown => None,
+        UsdtOperand::UnknownVariable | UsdtOperand::Unknown => None,
     }
 }
 

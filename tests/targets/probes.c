@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
+// USDT probes without sys/sdt.h, whose arguments are variables of the program: 13 hits of `counters:nop`, and of
+// `counters:nop5`, whose instruction has five bytes on x86-64. At each hit, `hidden` is one less and `shown[1]` one more.
+#if defined(__x86_64__)
+#define NOP5 ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00"
+#else
+#define NOP5 "nop"
+#endif
+
+#define PROBE(name, nop)                                                                                               \
+	asm volatile("990: " nop "\n.pushsection .note.stapsdt, \"\", \"note\"\n.balign 4\n"                           \
+		     ".4byte 8, 992f - 991f, 3\n.asciz \"stapsdt\"\n"                                                  \
+		     "991: .8byte 990b, 0, 0\n.asciz \"counters\"\n.asciz \"" name "\"\n"                              \
+		     ".ascii \"-4@%0 8@%1\"\n.byte 0\n992: .balign 4\n.popsection"                                     \
+		     :                                                                                                 \
+		     : "m"(hidden), "m"(shown[1]))
+
+static volatile int hidden = 7;
+volatile unsigned long shown[2] = { 0, 1UL << 40 };
+
+int main(void)
+{
+	for (int i = 0; i < 13; i++) {
+		PROBE("nop", "nop");
+		PROBE("nop5", NOP5);
+		hidden--;
+		shown[1]++;
+	}
+	return 0;
+}
