@@ -2,8 +2,8 @@
 //! Functions in DWARF debug information, versions 4 and 5: their parameters, with types and locations.
 //!
 //! Only the units that a question leads to are read: the unit of a function by `.debug_aranges` or by the
-//! addresses that units give for themselves, and other units when a reference leads there. Packages
-//! of split DWARF (`.dwp`) are not supported, and a class that a unit only declares has no members.
+//! addresses that units give for themselves, and other units when a reference leads there. A class
+//! that a unit only declares has no members, nor has one in a type unit of a package of split DWARF (`.dwp`).
 //!
 //! The file is untrusted: references are followed to a limited depth, and the number of bytes and entries that are read
 //! in total is limited by the size of the file.
@@ -15,6 +15,7 @@ mod index;
 mod inlined;
 mod lists;
 mod location;
+mod package;
 mod section;
 mod sections;
 mod signature;
@@ -84,8 +85,8 @@ impl DebugInfo {
         }))
     }
 
-    /// With what is in `.dwo` files, which are looked for where the compiler wrote them, and beside the program at
-    /// `path`.
+    /// With what is in the package `path.dwp`, and in `.dwo` files, which are looked for where the compiler wrote them
+    /// and beside the program at `path`.
     pub fn with_split_files(self, path: &Path) -> DebugInfo {
         let split = SplitUnits::new(Rc::clone(&self.files), path.to_owned());
         DebugInfo {

@@ -90,6 +90,19 @@ impl LazySection {
         })
     }
 
+    /// A part of the section as a section. `None` if it is not inside, or the section is compressed.
+    pub fn part(&self, range: Range<usize>) -> Option<LazySection> {
+        let content = self.content.borrow();
+        let (Content::Stored(pages), true) = (&*content, range.end <= self.size) else {
+            return None;
+        };
+        let start = pages.offset.checked_add(range.start as u64)?;
+        Some(LazySection {
+            size: range.end.checked_sub(range.start)?,
+            content: RefCell::new(Content::Stored(StoredPages::new(&pages.file, start))),
+        })
+    }
+
     /// Bytes, decompressed.
     pub fn size(&self) -> usize {
         self.size

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use anyhow::Result;
-use gimli::{AttributeValue, SectionId};
+use gimli::{AttributeValue, IndexSectionId, SectionId, UnitIndexSection};
 
 use super::section::LazySection;
 use super::unit::{EntryValue, Unit};
@@ -62,6 +62,27 @@ impl DebugSections {
         sections.addresses.content = OnceCell::from(addresses.unwrap_or_default().to_vec());
         sections.addresses.skeleton_low_pc = Some(main.low_pc(skeleton));
         Ok(sections)
+    }
+
+    /// Leaves of each section what belongs to one unit of a package. `None` if a part is not inside its section, or
+    /// the section is compressed.
+    pub fn into_parts(mut self, parts: &[UnitIndexSection]) -> Option<DebugSections> {
+        // The units of types are parts of their own.
+        self.units.types = self.units.types.part(0..0)?;
+        for part in parts {
+            let section = match part.section {
+                IndexSectionId::DebugAbbrev => &mut self.abbrev,
+                IndexSectionId::DebugInfo => &mut self.units.info,
+                IndexSectionId::DebugLoc => &mut self.loc,
+                IndexSectionId::DebugLocLists => &mut self.loclists,
+                IndexSectionId::DebugRngLists => &mut self.rnglists,
+                IndexSectionId::DebugStrOffsets => &mut self.str_offsets,
+                _ => continue,
+            };
+            let start = part.offset as usize;
+            *section = section.part(start..start.checked_add(part.size as usize)?)?;
+        }
+        Some(self)
     }
 
     fn open_named(

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-//! Split DWARF: the entries of a unit are in a file of their own, `.dwo`, and its addresses in the main file.
+//! Split DWARF: the entries of a unit are in a file of their own, `.dwo`, or in a package of many such files, `.dwp`.
+//! Its addresses are in the main file.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
 use super::files::DebugFiles;
+use super::package::Package;
 use super::sections::DebugSections;
 use super::signature::SignatureDecoder;
 use super::unit::Unit;
@@ -26,6 +29,8 @@ pub struct SplitUnits {
     main: Rc<DebugFiles>,
     /// Of the program or library.
     path: PathBuf,
+    /// `None` if it is missing or damaged.
+    package: OnceCell<Option<Package>>,
     /// By the offset of the unit in the main file. `None` if its file is missing or damaged.
     opened: RefCell<HashMap<usize, Option<Rc<SignatureDecoder>>>>,
 }
@@ -35,6 +40,7 @@ impl SplitUnits {
         SplitUnits {
             main,
             path,
+            package: OnceCell::new(),
             opened: RefCell::default(),
         }
     }
@@ -50,7 +56,14 @@ impl SplitUnits {
         let mut units = self.main.main.units_with_code_at(addr);
         units.find_map(|unit| {
             let name = self.main.unit_text(&unit, unit.root.split.name.as_ref()?)?;
-            self.decoder(&unit).is_none().then_some(name)
+            if self.decoder(&unit).is_some() {
+                return None;
+            }
+            let package = self.package_path();
+            match self.package().is_none() && package.exists() {
+                true => Some(package.display().to_string()),
+                false => Some(name),
+            }
         })
     }
 
@@ -62,15 +75,37 @@ impl SplitUnits {
         if self.opened.borrow().len() >= MAX_FILES {
             return None;
         }
-        let name = self.main.unit_text(unit, name)?;
-        let directory = unit.root.split.directory.as_ref();
-        let directory = directory.and_then(|value| self.main.unit_text(unit, value));
-        let paths = self.paths(Path::new(&name), directory.as_deref().map(Path::new));
-        let found = paths
-            .iter()
-            .find_map(|path| self.open(unit, open_regular(path).ok()?));
+        let found = self
+            .in_package(unit)
+            .or_else(|| self.in_file(unit, &self.main.unit_text(unit, name)?));
         self.opened.borrow_mut().insert(unit.start, found.clone());
         found
+    }
+
+    /// Beside the program, where `dwp` and debuggers expect it.
+    fn package_path(&self) -> PathBuf {
+        let mut path = OsString::from(&self.path);
+        path.push(".dwp");
+        path.into()
+    }
+
+    fn package(&self) -> Option<&Package> {
+        let open = || Package::open(open_regular(&self.package_path()).ok()?);
+        self.package.get_or_init(open).as_ref()
+    }
+
+    fn in_package(&self, unit: &Unit) -> Option<Rc<SignatureDecoder>> {
+        let sections = self.package()?.unit(&self.main.main.sections, unit)?;
+        self.decoder_for(unit, sections)
+    }
+
+    fn in_file(&self, unit: &Unit, name: &str) -> Option<Rc<SignatureDecoder>> {
+        let directory = unit.root.split.directory.as_ref();
+        let directory = directory.and_then(|value| self.main.unit_text(unit, value));
+        let paths = self.paths(Path::new(name), directory.as_deref().map(Path::new));
+        paths
+            .iter()
+            .find_map(|path| self.open(unit, open_regular(path).ok()?))
     }
 
     /// Where the compiler wrote the file, in the root directory of the program, and beside the program.
@@ -93,7 +128,11 @@ impl SplitUnits {
         let mut budget = MAX_BYTES;
         let main = &self.main.main.sections;
         let sections = DebugSections::open_split(SectionReader::open(file).ok()?, &mut budget, main, unit);
-        let units = UnitTable::new(sections.ok()?);
+        self.decoder_for(unit, sections.ok()?)
+    }
+
+    fn decoder_for(&self, unit: &Unit, sections: DebugSections) -> Option<Rc<SignatureDecoder>> {
+        let units = UnitTable::new(sections);
         let split = units.unit(0)?;
         // Another compilation wrote a file of the same name.
         if split.root.split.id? != unit.root.split.id? {
