@@ -147,6 +147,7 @@ mod tests {
             repeats: false,
             needs: crate::find::code::placement::Needs::NOTHING,
             is_probed,
+            is_inside: false,
         };
         let all = [function(false), function(true), function(true)];
         let specs = ["app:a", "app:b", "app:c"].map(|spec| parse(spec).unwrap());
