@@ -45,8 +45,8 @@ fn copy_of_bash_started_later_is_traced(mode: AttachMode) {
 /// It exports no functions.
 #[test]
 fn static_bash_is_traced() {
-    let tool = start(EMPTY);
     let mut bash = Shell::run(&mut Command::new(program("lines-static")));
+    let tool = start(EMPTY);
     bash.enter("of a static bash");
     let run = tool.stop();
     assert_eq!(run.lines_of(bash.pid()), ["of a static bash"]);
