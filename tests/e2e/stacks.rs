@@ -47,21 +47,18 @@ fn functions(row: &Value) -> Vec<&str> {
 
 /// A recursive function has no fewer callers at its return instructions.
 fn stack_begins_with_the_caller_at_both_ends_of_calls(mode: AttachMode) {
-    const RETURNS: [&[&str]; 2] = [
-        &["--ret", "--returns", "kernel"],
-        &["--ret", "--returns", "instructions"],
-    ];
+    let mut moments: Vec<&[&str]> = vec![&["--ret", "--returns", "instructions"]];
+    // Before, the kernel's own addresses are in place of those of the callers whose returns have probes, and at an
+    // entry, the address of an outer call from the same place is taken for the caller.
+    match cfg!(target_arch = "aarch64") || kernel_version() >= (6, 12) {
+        true => moments.extend([&["--ret", "--returns", "kernel"][..], &[]]),
+        false => skip("only stacks at return instructions have all recursive calls before 6.12"),
+    }
     // Of its own: at a return instruction, the return probe of another test would be in place of the caller.
     let folder = Folder::new();
     let program = folder.copy_of(program("stack"), "stack");
     let spec = format!("{}:shop::climb", program.display());
     let mut target = Target::start(Command::new(&program));
-    let mut moments = RETURNS.to_vec();
-    // The address of an outer call from the same place is taken for the caller, which newer kernels find.
-    match cfg!(target_arch = "aarch64") || kernel_version() >= (6, 12) {
-        true => moments.push(&[]),
-        false => skip("stacks at entries have one recursive call less before 6.12"),
-    }
     for options in moments {
         let run = trace(mode, &mut target, &spec, options, "climb 4");
         let mut stacks: Vec<Vec<&str>> = run.rows.iter().map(functions).collect();
