@@ -14,6 +14,8 @@ use self::values::{contradiction, difference};
 use crate::bpftrace::Bpftrace;
 use crate::harness::{AttachMode, Folder, Run, Target, Tool, best_mode, program_if_built, run_to_end, skip};
 
+const TOO_MANY: &str = "without multi-uprobe links, so many probes take minutes to remove";
+
 /// The programs, and why gdb cannot be asked about one.
 const PROGRAMS: [(&str, &str); 10] = [
     ("typed-c-O0", ""),
@@ -134,6 +136,9 @@ fn values_are_those_of_the_program_and_of_gdb(mode: AttachMode) {
     if cfg!(not(target_arch = "x86_64")) {
         return skip("the table does not say which results have no address at the return on this machine");
     }
+    if !mode.has_multi_links() {
+        return skip(TOO_MANY);
+    }
     let has_gdb = has("gdb");
     if !has_gdb {
         skip("gdb is not installed: only the programs say what is right");
@@ -250,6 +255,9 @@ fn gdb(program: &Typed) -> BTreeMap<String, Value> {
 }
 
 fn calls_are_counted(mode: AttachMode) {
+    if !mode.has_multi_links() {
+        return skip(TOO_MANY);
+    }
     let programs = programs();
     for program in &programs {
         let run = program.run("funccount", mode, &[], "primes 1");
