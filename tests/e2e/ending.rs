@@ -289,8 +289,8 @@ fn file_that_may_not_grow_is_an_error() {
 #[test]
 fn too_little_memory_is_an_error() {
     let mut errors = 0;
-    for megabytes in 4..200 {
-        let ended = run_limited(&format!("-v {megabytes}000"), "funclist libc");
+    for kilobytes in (4000..200_000).step_by(100) {
+        let ended = run_limited(&format!("-v {kilobytes}"), "funclist libc");
         if ended.status.success() {
             break;
         }
@@ -298,7 +298,7 @@ fn too_little_memory_is_an_error() {
         let is_started = ended.status.signal() != Some(Signal::SIGSEGV as i32)
             && !ended.stderr.contains("failed to allocate an alternative stack");
         if is_started {
-            assert_eq!(ended.status.code(), Some(1), "{megabytes} MB: {ended:?}");
+            assert_eq!(ended.status.code(), Some(1), "{kilobytes} KB: {ended:?}");
             assert_eq!(ended.stderr, "error: out of memory\n");
             errors += 1;
         }
