@@ -23,7 +23,7 @@ pub struct Package {
 }
 
 impl Package {
-    /// `None` if the file is no package, or a damaged one.
+    /// `None` if the file is not a package, or is damaged.
     pub fn open(file: File) -> Option<Package> {
         let sections = SectionReader::open(file.try_clone().ok()?).ok()?;
         let mut budget = MAX_INDEX;
