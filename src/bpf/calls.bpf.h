@@ -127,9 +127,14 @@ __noinline int forget_call(__u32 index, __u64 sp, __u64 keep, __u64 again)
 	return true;
 }
 
+/*
+ * Loops that call global functions, here and below, are not unrolled: for each call, the verifier walks through all
+ * code below it to add up the stack (check_max_stack_depth), which took it longer than all else in thread_exit.
+ */
 #define FORGOTTEN_AT_ONCE 8
 __noinline int forget_some_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)
 {
+#pragma nounroll
 	for (int i = 0; i < FORGOTTEN_AT_ONCE; i++) {
 		if (!forget_call(index, sp, keep, again))
 			return false;
@@ -145,6 +150,7 @@ __noinline int forget_calls(__u32 index, __u64 sp, __u64 keep, __u64 again)
 {
 	struct thread *thread = thread_at(index);
 
+#pragma nounroll
 	for (int i = 0; i < MAX_DEPTH / FORGOTTEN_AT_ONCE; i++) {
 		if (!forget_some_calls(index, sp, keep, again))
 			break;
@@ -200,6 +206,7 @@ __noinline int free_idle_owner(__u32 in_set)
 {
 	__u32 found = in_set * OWNERS;
 
+#pragma nounroll
 	for (__u32 i = 1; i < OWNERS; i++)
 		found = longer_idle(found, in_set * OWNERS + i);
 	if (idle_since(found) != NOT_REPLACEABLE)
@@ -426,6 +433,7 @@ __noinline int free_goroutines_in(__u32 in_set, __u64 process)
 
 	if (!set)
 		return 0;
+#pragma nounroll
 	for (__u32 i = 0; i < OWNERS; i++) {
 		if (set->owners[i].id.thread == process && set->owners[i].id.goroutine)
 			free_owner(in_set * OWNERS + i);
@@ -437,13 +445,14 @@ __noinline int free_goroutines_in(__u32 in_set, __u64 process)
 #define SETS_AT_ONCE 32
 __noinline int free_some_goroutines(__u32 first, __u64 process)
 {
+#pragma nounroll
 	for (__u32 i = 0; i < SETS_AT_ONCE; i++)
 		free_goroutines_in(first + i, process);
 	return 0;
 }
 
 /* Frees the entry of a thread that exits or executes another program; with the main thread, those of goroutines. */
-static __always_inline void thread_ends(__u64 id)
+__noinline int thread_ends(__u64 id)
 {
 	struct stack_owner owner = { id, 0 };
 	int index = thread_of(&owner);
@@ -452,9 +461,11 @@ static __always_inline void thread_ends(__u64 id)
 	if (index != NO_THREAD)
 		free_owner(index);
 	if (!has_goroutines || (__u32)id != id >> 32)
-		return;
+		return 0;
+#pragma nounroll
 	for (__u32 first = 0; first < OWNER_SETS; first += SETS_AT_ONCE)
 		free_some_goroutines(first, process);
+	return 0;
 }
 
 /*
