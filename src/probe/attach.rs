@@ -37,11 +37,13 @@ mod perf;
 mod program;
 mod rejected;
 mod target;
+mod warm_up;
 mod watched_files;
 pub mod write_watch;
 
 pub use self::mode::AttachMode;
 pub use self::program::ProbeProgram;
+pub use self::warm_up::WarmUp;
 
 /// Attaches one set of programs to points of any number of files.
 pub struct Attacher {

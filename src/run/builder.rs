@@ -28,7 +28,7 @@ use crate::error::{EndedBySignal, Failure};
 use crate::find::returns::ReturnPolicy;
 use crate::output::messages;
 use crate::privileges::{has_btf, require_privileges};
-use crate::probe::attach::{AttachMode, Attacher};
+use crate::probe::attach::{AttachMode, Attacher, WarmUp};
 use crate::probe::command::TracedCommand;
 use crate::probe::follow::ChildFollower;
 use crate::probe::meter::Meter;
@@ -50,6 +50,7 @@ pub struct Run {
     argv: Vec<OsString>,
     command: Option<TracedCommand>,
     mode: AttachMode,
+    warm_up: Option<WarmUp>,
     options: RunArgs,
     report: Report,
 }
@@ -89,11 +90,13 @@ impl Run {
         let mut filter = common.filter.resolve()?;
         filter.follow = command.follow;
         let held = command.hold(&mut filter)?;
+        let mode = AttachMode::choose(common.run.attach)?;
         Ok(Run {
             filter,
             argv: command.command.clone(),
             command: held,
-            mode: AttachMode::choose(common.run.attach)?,
+            mode,
+            warm_up: mode.has_multi_links().then(WarmUp::start),
             options: common.run.clone(),
             report,
         })
@@ -326,6 +329,7 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
             false => None,
         };
         let probes = RunProbes::attach(search, attacher, self.deferred, &run.report)?;
+        drop(run.warm_up);
         if let Some(watcher) = probes.watcher() {
             wakeups.add_watcher(watcher.fd())?;
         }

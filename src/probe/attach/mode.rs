@@ -52,7 +52,7 @@ impl AttachMode {
     }
 
     /// One link serves all points of a file.
-    pub(super) fn has_multi_links(self) -> bool {
+    pub fn has_multi_links(self) -> bool {
         matches!(self, AttachMode::Session | AttachMode::Multi)
     }
 
