@@ -96,10 +96,10 @@ fn object_name(source: &Path) -> Result<String> {
 /// Compresses an object, makes its skeleton unpack it, and returns the module that holds both.
 fn write_module(name: &str, object: &Path, skeleton: &Path) -> Result<String> {
     let elf = fs::read(object)?;
-    let deflated = object.with_extension("o.deflate");
+    let compressed = object.with_extension("o.zlib");
     fs::write(
-        &deflated,
-        miniz_oxide::deflate::compress_to_vec(&elf, DEFLATE_LEVEL),
+        &compressed,
+        miniz_oxide::deflate::compress_to_vec_zlib(&elf, DEFLATE_LEVEL),
     )?;
 
     let text = fs::read_to_string(skeleton)?;
@@ -113,7 +113,7 @@ fn write_module(name: &str, object: &Path, skeleton: &Path) -> Result<String> {
     writeln!(module, "pub mod {name} {{")?;
     writeln!(
         module,
-        "    pub static OBJECT: super::EmbeddedObject = super::EmbeddedObject::new(include_bytes!({deflated:?}), {});",
+        "    pub static OBJECT: super::EmbeddedObject = super::EmbeddedObject::new(include_bytes!({compressed:?}), {});",
         elf.len()
     )?;
     writeln!(module, "    include!({skeleton:?});")?;

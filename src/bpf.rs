@@ -5,8 +5,8 @@ use std::io;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
+use fdeflate::Decompressor;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use miniz_oxide::inflate::decompress_slice_iter_to_slice;
 
 /// Implements [`ToolSkelBuilder`] and its companions for one skeleton. build.rs writes a call for each object that has
 /// the filter's constants.
@@ -179,16 +179,16 @@ fn pattern_count(comms: &[CommConstant], slots: usize) -> Result<u32> {
 /// A BPF object, compressed in the binary and unpacked when it is first opened: a run needs one to four of
 /// them.
 pub struct EmbeddedObject {
-    deflated: &'static [u8],
+    compressed: &'static [u8],
     elf_bytes: usize,
     elf: OnceLock<Vec<u8>>,
 }
 
 impl EmbeddedObject {
-    /// `deflated` is a raw DEFLATE stream (RFC 1951) of `elf_bytes` bytes.
-    const fn new(deflated: &'static [u8], elf_bytes: usize) -> Self {
+    /// `compressed` is a zlib stream of `elf_bytes` bytes.
+    const fn new(compressed: &'static [u8], elf_bytes: usize) -> Self {
         Self {
-            deflated,
+            compressed,
             elf_bytes,
             elf: OnceLock::new(),
         }
@@ -200,8 +200,9 @@ impl EmbeddedObject {
             return Ok(elf);
         }
         let mut elf = vec![0; self.elf_bytes];
-        match decompress_slice_iter_to_slice(&mut elf, std::iter::once(self.deflated), false, true) {
-            Ok(bytes) if bytes == self.elf_bytes => Ok(self.elf.get_or_init(|| elf)),
+        let mut decompressor = Decompressor::new();
+        match decompressor.read(self.compressed, &mut elf, 0, true) {
+            Ok((_, bytes)) if bytes == self.elf_bytes => Ok(self.elf.get_or_init(|| elf)),
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "corrupt BPF object in the binary",
@@ -250,7 +251,7 @@ mod tests {
         assert!(EmbeddedObject::new(&[0xff; 8], 100).elf().is_err());
         let short = functrace::OBJECT.elf_bytes + 1;
         assert!(
-            EmbeddedObject::new(functrace::OBJECT.deflated, short)
+            EmbeddedObject::new(functrace::OBJECT.compressed, short)
                 .elf()
                 .is_err()
         );
