@@ -16,7 +16,7 @@
 #include "expr_machine.bpf.h"
 
 /* Operations of one call of `expr_few_steps`, and of `expr_many_steps`. A call costs 5 ns. */
-#define FEW_STEPS 4
+#define FEW_STEPS 2
 #define MANY_STEPS 32
 #define PAGE_BYTES 4096 /* the smallest page size */
 

@@ -13,22 +13,29 @@ use crate::bpf::TaskOffsets;
 /// The kernel has no BTF, or its structs have no such members.
 pub fn task_offsets() -> Result<TaskOffsets> {
     let btf = Btf::from_vmlinux().context("failed to read the kernel's BTF")?;
-    let offset = |structure: &str, member: &str| {
-        let found = btf.type_by_name::<Composite<'_>>(structure);
-        let offset = found.and_then(|found| member_offset(&btf, &found, member));
-        offset.with_context(|| format!("the kernel's BTF has no {structure}.{member}"))
+    // A look-up compares the names of all types.
+    let structure = |name: &'static str| {
+        let found = btf.type_by_name::<Composite<'_>>(name);
+        let found = found.with_context(|| format!("the kernel's BTF has no {name}"))?;
+        Ok::<_, anyhow::Error>((name, found))
     };
-    let alt_stack = offset("task_struct", "sas_ss_sp")?;
+    let offset = |(name, found): &(&str, Composite<'_>), member: &str| {
+        let offset = member_offset(&btf, found, member);
+        offset.with_context(|| format!("the kernel's BTF has no {name}.{member}"))
+    };
+    let task = structure("task_struct")?;
+    let return_instance = structure("return_instance")?;
+    let alt_stack = offset(&task, "sas_ss_sp")?;
     ensure!(
-        offset("task_struct", "sas_ss_size")? == alt_stack + 8,
+        offset(&task, "sas_ss_size")? == alt_stack + 8,
         "the kernel's task_struct has an unknown layout"
     );
     Ok(TaskOffsets {
         alt_stack,
-        utask: offset("task_struct", "utask")?,
-        return_probes: offset("uprobe_task", "return_instances")?,
-        stack: offset("return_instance", "stack")?,
-        next: offset("return_instance", "next")?,
+        utask: offset(&task, "utask")?,
+        return_probes: offset(&structure("uprobe_task")?, "return_instances")?,
+        stack: offset(&return_instance, "stack")?,
+        next: offset(&return_instance, "next")?,
     })
 }
 

@@ -17,7 +17,7 @@ use crate::find::elf::ElfFile;
 use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::resolve::ResolvedProbe;
 use crate::find::returns::{NoReturnProbe, ReturnMethod};
-use crate::find::spec::{ProbeMoment, ProbeSpec};
+use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec};
 use crate::output::{Column, Output, StackLines, Table, Value};
 use crate::privileges::return_memory;
 use crate::probe::counters::BpfCounter;
@@ -261,6 +261,15 @@ impl CallPlans {
         }
     }
 
+    /// The signatures of a file.
+    fn signatures(&mut self, object: &ObjectFile, elf: &ElfFile) -> Option<&SignatureSource> {
+        if self.file.as_ref().is_none_or(|(id, _)| *id != object.id) {
+            let signatures = SignatureSource::open(&object.file, elf, &object.path);
+            self.file = Some((object.id, signatures));
+        }
+        self.file.as_ref().map(|(_, signatures)| signatures)
+    }
+
     /// The signature from the debug information of the file, if it has any.
     fn in_file(
         &mut self,
@@ -269,20 +278,27 @@ impl CallPlans {
         elf: &ElfFile,
     ) -> Option<FunctionSignature> {
         let symbol = probe.symbol.as_ref()?;
-        if self.file.as_ref().is_none_or(|(id, _)| *id != object.id) {
-            let signatures = SignatureSource::open(&object.file, elf, &object.path);
-            self.file = Some((object.id, signatures));
-        }
-        let (_, signatures) = self.file.as_ref()?;
+        let signatures = self.signatures(object, elf)?;
         let signature = signatures.at(probe.addr, symbol);
-        if signature.is_none() && self.unread.is_none() {
-            self.unread = signatures.unread(probe.addr);
-        }
+        let unread = match signature {
+            Some(_) => None,
+            None => signatures.unread(probe.addr),
+        };
+        self.unread = self.unread.take().or(unread);
         signature
     }
 }
 
 impl OnFound for CallPlans {
+    fn on_search(&mut self, name: &NamePattern, object: &ObjectFile, elf: &ElfFile) {
+        if let NamePattern::Exact(symbol) = name
+            && signatures::well_known(elf, &object.path, symbol).is_none()
+            && let Some(signatures) = self.signatures(object, elf)
+        {
+            signatures.read_ahead();
+        }
+    }
+
     fn on_found(&mut self, probe: &ResolvedProbe, ends: Ends, object: &ObjectFile, elf: &ElfFile) -> Needs {
         let scope = NameScope {
             function: &probe.name,

@@ -95,6 +95,11 @@ impl DebugInfo {
         }
     }
 
+    /// Begins to decompress what signatures are read from, if that takes long.
+    pub fn read_ahead(&self) {
+        self.files.main.sections.read_ahead();
+    }
+
     /// The signature of the function whose first instruction has the virtual address `addr` in the file. `None` if the
     /// debug information has no such function, or has no types.
     pub fn signature(&self, addr: u64) -> Option<FunctionSignature> {

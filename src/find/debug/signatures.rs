@@ -45,6 +45,13 @@ impl SignatureSource {
         }
     }
 
+    /// Begins to decompress debug information, for signatures that are asked for soon.
+    pub fn read_ahead(&self) {
+        if let Some(debug) = &self.debug {
+            debug.read_ahead();
+        }
+    }
+
     /// Why the function at `addr`, whose signature is unknown, has debug information that is not read. `None` if it has
     /// none.
     pub fn unread(&self, addr: u64) -> Option<String> {

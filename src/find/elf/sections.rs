@@ -3,6 +3,7 @@
 //! they were split from.
 
 use std::fs::File;
+use std::io;
 
 use anyhow::{Context, Result, bail, ensure};
 use object::LittleEndian;
@@ -123,6 +124,14 @@ impl SectionReader {
             compression,
             ..content
         })
+    }
+
+    /// The file.
+    ///
+    /// # Errors
+    /// Those of [`ElfSource::try_clone_file`].
+    pub fn try_clone_file(&self) -> io::Result<File> {
+        self.0.source.try_clone_file()
     }
 
     /// `size` bytes of the file from `offset` on.

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
@@ -55,6 +56,17 @@ impl ElfSource {
             len,
             budget: ReadBudget::new(len),
             skipped_texts: Cell::new(false),
+        }
+    }
+
+    /// The file.
+    ///
+    /// # Errors
+    /// The bytes are in memory, or file descriptors run out.
+    pub fn try_clone_file(&self) -> io::Result<File> {
+        match &self.content {
+            SourceBytes::File(file) => file.try_clone(),
+            SourceBytes::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

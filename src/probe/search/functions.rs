@@ -119,11 +119,14 @@ impl<O: OnFound> FunctionFinder<O> {
             let file = object.file.try_clone()?;
             search.searched.push((object.path.clone(), file));
         }
+        let subject = &search.spec.subject;
+        if let Some(name) = search.function() {
+            self.traced.on_found.on_search(name, object, elf);
+        }
         let ends = search.ends;
         let at_return = matching(ends, self.matching).map(|matching| (self.returns, matching));
         elf.renew_budget();
-        let file_name = object.path.file_name().unwrap_or_default().to_string_lossy();
-        let file_name = Rc::from(&*file_name);
+        let file_name = Rc::from(&*object.path.file_name().unwrap_or_default().to_string_lossy());
         let mut added = Ok(());
         let mut unknown_starts = UnknownStarts::default();
         let mut on_found = |probe: ResolvedProbe| {
@@ -141,7 +144,6 @@ impl<O: OnFound> FunctionFinder<O> {
                     });
             }
         };
-        let subject = &search.spec.subject;
         let resolved = resolve::resolve(object, elf, subject, at_return, &self.pids, &mut on_found);
         self.warnings.extend(unknown_starts.warning());
         match resolved {
@@ -246,6 +248,15 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
 }
 
 impl SpecSearch {
+    /// The name of a function that is in a certain file.
+    fn function(&self) -> Option<&NamePattern> {
+        match (&self.spec.subject, &self.target) {
+            (ProbeSubject::Function { .. }, SpecTarget::Any) => None,
+            (ProbeSubject::Function { name, .. }, _) => Some(name),
+            _ => None,
+        }
+    }
+
     fn not_found(&self) -> anyhow::Error {
         if let Some(problem) = &self.problem {
             return problem.clone().into();

@@ -15,6 +15,7 @@ use crate::find::functions::without_copy;
 use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::resolve::ResolvedProbe;
 use crate::find::returns::ReturnMethod;
+use crate::find::spec::NamePattern;
 use crate::find::stack::demangle::demangle_bounded;
 use crate::probe::point::{Ends, ProbePoint};
 use crate::wording::counted;
@@ -58,6 +59,9 @@ impl TracedFunction {
 /// What a tool does with each function when it is found. [`Needs`] serve a tool that reads the
 /// same of every function.
 pub trait OnFound {
+    /// A function of this name is about to be looked for in a file.
+    fn on_search(&mut self, _name: &NamePattern, _object: &ObjectFile, _elf: &ElfFile) {}
+
     /// Returns what the probe reads at the start of the function.
     fn on_found(&mut self, probe: &ResolvedProbe, ends: Ends, object: &ObjectFile, elf: &ElfFile) -> Needs;
 }

@@ -2,6 +2,7 @@
 //! A section of a file, read and decompressed only as far as it is needed: the debug information of a large program has
 //! hundreds of megabytes, and the answer to one question is in a few kilobytes of them.
 
+mod ahead;
 mod zstd;
 
 use std::borrow::Cow;
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use fdeflate::Decompressor;
 
 use crate::find::elf::sections::{Compression, SectionReader};
+use ahead::SectionAhead;
 use zstd::ZstdSection;
 
 /// Bytes of an uncompressed section that are read and kept together.
@@ -26,6 +28,8 @@ const AHEAD: usize = 16 << 10;
 const SKIPPED: usize = 256 << 10;
 /// How far back deflate refers, bytes.
 const WINDOW: usize = 32 << 10;
+/// Bytes of a section from which on a thread is worth its price, and the most bytes that a thread decompresses.
+const AHEAD_SIZES: Range<usize> = 256 << 10..16 << 20;
 /// Bytes in which the end of a string is looked for first. Most are shorter.
 const SHORT_TEXT: usize = 128;
 
@@ -39,6 +43,7 @@ enum Content {
     Stored(StoredPages),
     Deflated(Box<InflatedSection>),
     Zstd(Box<ZstdSection>),
+    Ahead(SectionAhead),
 }
 
 impl Content {
@@ -57,6 +62,7 @@ impl Content {
             Content::Stored(pages) => pages.read(range, size).map(Cow::Owned),
             Content::Deflated(inflated) => inflated.get(range, size).map(Cow::Borrowed),
             Content::Zstd(frames) => frames.get(range, size).map(Cow::Borrowed),
+            Content::Ahead(ahead) => ahead.get(range).map(Cow::Owned),
         }
     }
 }
@@ -96,6 +102,25 @@ impl LazySection {
             size: range.end.checked_sub(range.start)?,
             content: RefCell::new(Content::Stored(StoredPages::new(&pages.file, start))),
         })
+    }
+
+    /// Begins to decompress the section on a thread, if that makes sense.
+    pub fn read_ahead(&self) {
+        let mut content = self.content.borrow_mut();
+        let Content::Deflated(inflated) = &*content else {
+            return;
+        };
+        let DeflateStream { file, stored, .. } = &inflated.stream;
+        if !AHEAD_SIZES.contains(&self.size) || inflated.valid > 0 {
+            return;
+        }
+        let ahead = file
+            .try_clone_file()
+            .and_then(|file| SectionAhead::start(file, stored.clone(), self.size));
+        // Without one, the section is decompressed when it is read.
+        if let Ok(ahead) = ahead {
+            *content = Content::Ahead(ahead);
+        }
     }
 
     /// Bytes, decompressed.
@@ -262,26 +287,51 @@ impl InflatedSection {
         let last = valid
             .get(valid.len().saturating_sub(WINDOW)..)
             .unwrap_or_default();
-        let mut buffer = vec![0; WINDOW + SKIPPED];
-        let mut filled = last.len();
-        buffer[..filled].copy_from_slice(last);
+        let mut output = SlidingOutput::new(last);
         let mut at = self.start + self.valid;
         while at < goal {
-            if filled == buffer.len() {
-                buffer.copy_within(SKIPPED.., 0);
-                filled = WINDOW;
-            }
-            let end = buffer.len().min(filled + goal - at);
-            let written = self.stream.inflate(&mut buffer[..end], filled)?;
-            filled += written;
-            at += written;
+            at += output.inflate(&mut self.stream, goal - at)?.len();
         }
-        let window = &buffer[filled.saturating_sub(WINDOW)..filled];
+        let window = output.last();
         self.start = goal - window.len();
         self.valid = window.len();
         self.kept = vec![0; size - self.start];
         self.kept[..window.len()].copy_from_slice(window);
         Ok(())
+    }
+}
+
+/// Decompressed bytes, of which the last are kept: those after them may refer to them.
+struct SlidingOutput {
+    buffer: Vec<u8>,
+    filled: usize,
+}
+
+impl SlidingOutput {
+    /// `last` are the bytes before, at most [`WINDOW`].
+    fn new(last: &[u8]) -> SlidingOutput {
+        let mut buffer = vec![0; WINDOW + SKIPPED];
+        buffer[..last.len()].copy_from_slice(last);
+        SlidingOutput {
+            buffer,
+            filled: last.len(),
+        }
+    }
+
+    /// Decompresses some of the next `most` bytes, and returns them.
+    fn inflate(&mut self, stream: &mut DeflateStream, most: usize) -> Result<&[u8]> {
+        if self.filled == self.buffer.len() {
+            self.buffer.copy_within(SKIPPED.., 0);
+            self.filled = WINDOW;
+        }
+        let start = self.filled;
+        let end = self.buffer.len().min(start.saturating_add(most));
+        self.filled += stream.inflate(&mut self.buffer[..end], start)?;
+        Ok(&self.buffer[start..self.filled])
+    }
+
+    fn last(&self) -> &[u8] {
+        &self.buffer[self.filled.saturating_sub(WINDOW)..self.filled]
     }
 }
 
@@ -450,7 +500,7 @@ mod tests {
         let section = section(&compressed, content.len(), Compression::Zlib);
         let kept = || match &*section.content.borrow() {
             Content::Deflated(inflated) => inflated.start..inflated.start + inflated.valid,
-            Content::Stored(_) | Content::Zstd(_) => panic!("not compressed"),
+            Content::Stored(_) | Content::Zstd(_) | Content::Ahead(_) => panic!("not compressed"),
         };
         let read_alike =
             |range: Range<usize>| section.read(range.clone()).as_deref() == Some(&content[range]);
@@ -464,6 +514,27 @@ mod tests {
         assert!(read_alike(5..900_000));
         assert!(read_alike(1_999_000..2_000_003));
         assert_eq!(kept(), 0..2_000_003);
+    }
+
+    #[test]
+    fn sections_are_decompressed_ahead() {
+        let content: Vec<u8> = content().into_iter().cycle().take(2_000_003).collect();
+        let mut compressed = compress_to_vec_zlib(&content, 6);
+        let whole = section(&compressed, content.len(), Compression::Zlib);
+        compressed.truncate(compressed.len() / 2);
+        let damaged = section(&compressed, content.len(), Compression::Zlib);
+        let reads_alike = |section: &LazySection, range: Range<usize>| {
+            section.read(range.clone()).as_deref() == Some(&content[range])
+        };
+        for section in [&whole, &damaged] {
+            section.read_ahead();
+            assert!(matches!(&*section.content.borrow(), Content::Ahead(_)));
+            assert!(reads_alike(section, 7_001..10_003));
+            assert!(reads_alike(section, 3..50));
+            assert_eq!(section.read(1..2_000_004), None);
+        }
+        assert!(reads_alike(&whole, 0..2_000_003));
+        assert_eq!(damaged.read(0..2_000_003), None);
     }
 
     #[test]

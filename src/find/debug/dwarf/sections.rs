@@ -114,6 +114,13 @@ impl DebugSections {
         })
     }
 
+    /// Begins to decompress the sections that most questions lead to.
+    pub fn read_ahead(&self) {
+        for section in [&self.units.info, &self.loclists, &self.abbrev] {
+            section.read_ahead();
+        }
+    }
+
     /// Bytes of all units. Offsets of those in `.debug_types` follow those in `.debug_info`.
     pub fn units_size(&self) -> usize {
         self.units.info.size() + self.units.types.size()
