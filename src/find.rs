@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Where to look: the ELF files of programs and processes, and the functions in them.
 
+pub mod aliases;
 pub mod code;
 pub mod debug;
 pub mod elf;

@@ -84,7 +84,7 @@ pub fn implementations(
 }
 
 /// The functions of the file whose addresses a resolver loads.
-fn choices(elf: &ElfFile, resolver: &FunctionSymbol, sizes: &HashMap<u64, u64>) -> BTreeSet<u64> {
+pub fn choices(elf: &ElfFile, resolver: &FunctionSymbol, sizes: &HashMap<u64, u64>) -> BTreeSet<u64> {
     let size = Some(resolver.size).filter(|&size| size > 0);
     let size = size.or_else(|| sizes.get(&resolver.addr).copied()).unwrap_or(0);
     let code = elf.code(resolver.addr, size).unwrap_or_default();

@@ -2,10 +2,12 @@
 //! Resolves a spec to instructions of one file.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 
+use super::aliases::Aliases;
 use super::returns::{EntryMatching, ReturnMethod, ReturnPolicy, ReturnWatcher};
 use super::spec::{NamePattern, ProbeSubject};
 use super::usdt::UsdtProbe;
@@ -23,6 +25,8 @@ use crate::find::host::proc::Proc;
 pub struct ResolvedProbe {
     /// The demangled function, `NAME+0x10` for an instruction inside it, or `PROVIDER:NAME`. Untrusted.
     pub name: Rc<str>,
+    /// Other names of the function that programs may call it by. Untrusted.
+    pub aliases: Vec<Rc<str>>,
     /// File offset of the instruction.
     pub offset: u64,
     /// Virtual address of the instruction, before relocation.
@@ -62,6 +66,9 @@ impl SkippedProbes {
     }
 }
 
+/// Length in bytes of functions, by virtual address.
+type FunctionSizes = HashMap<u64, u64>;
+
 /// How returns are to be observed.
 pub type ReturnRequest = (ReturnPolicy, EntryMatching);
 
@@ -86,9 +93,14 @@ pub fn resolve(
         ProbeSubject::Address(addr) => probe_at_address(object, elf, *addr, at_return, on_found),
         ProbeSubject::Function { name, offset } => {
             let selected = functions::select(elf, &object.path, name)?;
-            let found = without_ifuncs(object, elf, selected, pids, name.exact().is_some())?;
+            let (found, sizes) = without_ifuncs(object, elf, selected, pids, name.exact().is_some())?;
             if *offset == 0 {
-                return function_starts(object, elf, found, at_return, on_found);
+                let aliases = Aliases::of(elf, &found, sizes.as_ref());
+                let mut with_aliases = |mut probe: ResolvedProbe| {
+                    probe.aliases = aliases.beside(probe.addr, &probe.name);
+                    on_found(probe);
+                };
+                return function_starts(object, elf, found, at_return, &mut with_aliases);
             }
             reject_return_inside(at_return.is_some())?;
             let probes: Result<Vec<ResolvedProbe>> = found
@@ -155,6 +167,7 @@ fn probe_at_start(
     };
     ResolvedProbe {
         name,
+        aliases: Vec::new(),
         offset: function.offset,
         addr: function.addr,
         symbol: Some(function.name),
@@ -176,6 +189,7 @@ fn probe_inside(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result
     instructions::check_decodable(elf, addr).with_context(failed)?;
     Ok(ResolvedProbe {
         name: format!("{name}+{offset:#x}").into(),
+        aliases: Vec::new(),
         offset: function.offset + (addr - function.addr),
         addr,
         symbol: None,
@@ -221,16 +235,17 @@ fn reject_return_inside(at_return: bool) -> Result<()> {
 }
 
 /// Replaces IFUNC symbols with the functions that they can resolve to; unless `all` are wanted, with those that
-/// processes use, if some do. Symbols for which there is none are dropped, or an error if nothing else was found.
+/// processes use, if some do. Symbols for which there is none are dropped, or an error if nothing else was found. If
+/// there was an IFUNC symbol, also returns the sizes of all functions of the file.
 fn without_ifuncs(
     object: &ObjectFile,
     elf: &ElfFile,
     found: Vec<FunctionSymbol>,
     pids: &[u32],
     all: bool,
-) -> Result<Vec<FunctionSymbol>> {
+) -> Result<(Vec<FunctionSymbol>, Option<FunctionSizes>)> {
     if !found.iter().any(|function| function.ifunc) {
-        return Ok(found);
+        return Ok((found, None));
     }
     let sizes = functions::sizes(elf);
     let known = ifunc::implementations((&Proc::host(), object, elf), &found, pids, &sizes, all);
@@ -259,7 +274,7 @@ fn without_ifuncs(
         Some(missing) => Err(unresolved(object, &missing).into()),
         None => {
             real.sort_by_key(|function| function.addr);
-            Ok(real)
+            Ok((real, Some(sizes)))
         }
     }
 }
@@ -312,6 +327,7 @@ fn usdt_probe(elf: &ElfFile, mut probe: UsdtProbe) -> Result<ResolvedProbe> {
     probe.move_to(addr);
     Ok(ResolvedProbe {
         name: name.into(),
+        aliases: Vec::new(),
         offset: probe.offset,
         addr,
         symbol: None,

@@ -118,6 +118,35 @@ fn rows_have_the_names_that_were_asked_for() {
 
 /// As with `python3` of pyenv, which is a script that runs `python3.11`.
 #[test]
+#[test]
+fn rows_have_all_global_names_of_the_function() {
+    for (spec, name) in [
+        ("first_name", "first_name/second_name"),
+        ("second_name", "second_name/first_name"),
+        ("local_name", "local_name/first_name/second_name"),
+        ("second_n*", "second_name/first_name"),
+    ] {
+        let options: [(&str, &[&str]); 3] = [
+            ("funccount", &[]),
+            ("funclatency", &["-F"]),
+            ("functrace", &["--ret"]),
+        ];
+        for (tool, options) in options {
+            let run = traced(tool, &program("names"), &[spec], options);
+            let names: Vec<&Value> = run.rows.iter().map(|row| &row["function"]).collect();
+            let count = match tool {
+                "functrace" => run.rows.len() as u64,
+                _ => run.rows[0]["count"].as_u64().expect("a count"),
+            };
+            assert!(
+                names.iter().all(|&found| *found == name),
+                "{tool} {spec}: {names:?}"
+            );
+            assert_eq!(count, 17 + 2 * 19, "{tool} {spec}");
+        }
+    }
+}
+
 fn a_script_is_not_the_program_that_it_runs() {
     let folder = Folder::new();
     let program = folder.copy_of(program("flow"), "wrapped1.5");

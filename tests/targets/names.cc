@@ -87,6 +87,14 @@ static int (*choose(void))(int)
 	return choice ? chosen_one : chosen_other;
 }
 int chosen(int n) __attribute__((ifunc("choose")));
+CALLED int first_name(int n)
+{
+	__asm__ volatile("");
+	return n + 3;
+}
+int second_name(int n) __attribute__((alias("first_name"), nothrow));
+static int local_name(int n) __attribute__((alias("first_name"), nothrow));
+int __internal_name(int n) __attribute__((alias("first_name"), nothrow));
 }
 
 int main()
@@ -116,5 +124,9 @@ int main()
 		loops(5);
 	for (int i = 0; i < 71; i++)
 		sum += chosen(i);
+	for (int i = 0; i < 17; i++)
+		sum += first_name(i);
+	for (int i = 0; i < 19; i++)
+		sum += second_name(i) + local_name(i);
 	std::printf("%ld\n", sum);
 }

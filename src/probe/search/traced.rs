@@ -41,7 +41,7 @@ pub struct TracedFunction {
 }
 
 impl TracedFunction {
-    /// Adds another name that was asked for, such as `memmove`, which has the same code as `memcpy`.
+    /// Adds another name of the function, such as `memmove`, which has the same code as `memcpy`.
     fn add_name(&mut self, name: &str) {
         /// Bytes of all names. A file can have any number of names for one address.
         const MOST: usize = 128;
@@ -152,7 +152,7 @@ impl<O: OnFound> TracedFunctions<O> {
             return Err(Failure::failed(message).into());
         }
         of_file.insert((probe.offset, ends), cookie as u32);
-        let function = TracedFunction {
+        let mut function = TracedFunction {
             name: match ends {
                 Ends::Return => format!("r:{}", probe.name).into(),
                 _ => Rc::clone(&probe.name),
@@ -165,6 +165,9 @@ impl<O: OnFound> TracedFunctions<O> {
             needs: self.on_found.on_found(probe, ends, object, elf),
             is_probed: false,
         };
+        for alias in &probe.aliases {
+            function.add_name(alias);
+        }
         if let Some(details) = &mut self.details {
             details.extend(describe_start(&function.name, &probe.call_start));
             details.extend(describe_returns(&function.name, &probe.returns));
