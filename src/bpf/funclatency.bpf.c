@@ -28,16 +28,21 @@ struct slot_key {
 	__u32 unused;
 };
 
-struct slot_value {
-	__u64 count;
-	__u64 total_ns;
-	/*
-	 * Not atomic: if the program is preempted between comparison and store, one can be lost. It is a value of the
-	 * same slot, so percentiles change by less than their error.
-	 */
+struct slot_extremes {
+	__u64 interval; /* the one in which these calls returned */
 	__u64 max_ns;
 	__u64 max_complement_ns; /* the largest ~ns, which is that of the shortest call: memory starts as 0 */
 };
+
+struct slot_value {
+	__u64 count;
+	__u64 total_ns;
+	/* Of the last even and the last odd interval: while one is read, calls go on in the other. */
+	struct slot_extremes extremes[2];
+};
+
+/* The number of the interval; user space counts. */
+__u64 interval = 0;
 
 EXPORT_TYPE(slot_key);
 EXPORT_TYPE(slot_value);
@@ -73,6 +78,28 @@ static __always_inline struct slot_value *slot_of_key(struct slot_key *key)
 	return value;
 }
 
+/*
+ * Not atomic: if the program is preempted between comparison and store, a value can be lost. It is one of the same
+ * slot, so percentiles change by less than their error.
+ */
+static __always_inline void extend(struct slot_value *value, __u64 lat_ns)
+{
+	__u64 now = *(volatile __u64 *)&interval;
+	struct slot_extremes *extremes = &value->extremes[now & 1];
+
+	if (extremes->interval > now)
+		return; /* was preempted for an interval */
+	if (extremes->interval < now) {
+		extremes->max_ns = 0;
+		extremes->max_complement_ns = 0;
+		extremes->interval = now;
+	}
+	if (lat_ns > extremes->max_ns)
+		extremes->max_ns = lat_ns;
+	if (~lat_ns > extremes->max_complement_ns)
+		extremes->max_complement_ns = ~lat_ns;
+}
+
 static __always_inline void add_to_slot(struct slot_key *key, __u64 lat_ns)
 {
 	struct slot_value *value = one_histogram ? bpf_map_lookup_elem(&all_slots, &key->slot) : slot_of_key(key);
@@ -83,10 +110,7 @@ static __always_inline void add_to_slot(struct slot_key *key, __u64 lat_ns)
 	}
 	__sync_fetch_and_add(&value->count, 1);
 	__sync_fetch_and_add(&value->total_ns, lat_ns);
-	if (lat_ns > value->max_ns)
-		value->max_ns = lat_ns;
-	if (~lat_ns > value->max_complement_ns)
-		value->max_complement_ns = ~lat_ns;
+	extend(value, lat_ns);
 }
 
 static __always_inline __u32 drawn_slot(__u64 value)

@@ -7,24 +7,24 @@ use std::io::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use libbpf_rs::{MapCore, MapFlags, MapMut};
-use plain::Plain;
 
-use crate::bpf::funclatency::{FunclatencyMaps, FunclatencySkelBuilder, types};
-use crate::bpf::shared::types::histogram_layout;
+use crate::bpf::funclatency::{FunclatencyMaps, FunclatencySkelBuilder};
 use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration};
 use crate::find::code::placement::Needs;
-use crate::output::distribution::{self, Distribution, range};
+use crate::output::distribution::{Distribution, range};
 use crate::output::escape::printable;
 use crate::output::histogram::{self, Bucket, without_empty_ends};
 use crate::output::{Column, Output, Table, Value};
-use crate::probe::event::copied;
 use crate::probe::group_by::{GroupBy, GroupLabel, GroupLabels};
 use crate::probe::point::Ends;
 use crate::probe::search::functions::FunctionFinder;
 use crate::run::{Event, EventHandler, Run, RunState, SessionNeeds};
+
+use slots::{Interval, SlotValues, max_slots, read_all, read_each};
+
+mod slots;
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -177,19 +177,6 @@ const COLUMNS: &[Column] = &[
     Column::left("", "buckets", 0).data_only(),
 ];
 
-const FINE_SLOTS: u32 = histogram_layout::FINE_SLOTS.0;
-// A `Distribution` has the slots of the BPF programs.
-const _: () = assert!(distribution::FINE == 1 << histogram_layout::FINE_BITS.0);
-/// Slots with values: a function has some dozens.
-const MOST_SLOTS: usize = 65536;
-/// Bytes that they may take on all CPUs together.
-const SLOTS_BYTES: usize = 64 << 20;
-
-// SAFETY: integers, every bit pattern is valid.
-unsafe impl Plain for types::slot_key {}
-// SAFETY: as above.
-unsafe impl Plain for types::slot_value {}
-
 pub fn run(run: Run, args: Args) -> Result<u8> {
     let found = run.search(FunctionFinder::new(
         args.functions.specs()?,
@@ -208,24 +195,21 @@ pub fn run(run: Run, args: Args) -> Result<u8> {
     let maps = &mut open.skel.maps;
     maps.groups.set_max_entries(GroupBy::map_entries(args.by))?;
     match one_histogram {
-        true => maps.all_slots.set_max_entries(FINE_SLOTS)?,
+        true => maps.all_slots.set_max_entries(slots::FINE_SLOTS)?,
         false => maps.slots.set_max_entries(max_slots())?,
     }
     if args.by.is_none() {
         open.without_events();
     }
-    open.run(|skel| Latencies::new(&args, &skel.maps))
+    let loaded = open.load()?;
+    let interval = Interval::of(loaded.skel)?;
+    let latencies = Latencies::new(&args, &loaded.skel.maps, interval);
+    loaded.run(latencies)
 }
 
 /// Whether all calls are in one histogram of nanoseconds, an array.
 fn has_one_histogram(args: &Args) -> bool {
     args.by.is_none() && !args.per_function && args.linear.is_none() && TimeUnit::of(args).ns == 1
-}
-
-/// How many slots fit in `SLOTS_BYTES` on this machine.
-fn max_slots() -> u32 {
-    let cpus = libbpf_rs::num_possible_cpus().unwrap_or(1);
-    (SLOTS_BYTES / (cpus * size_of::<types::slot_value>())).clamp(4096, MOST_SLOTS) as u32
 }
 
 /// Group (0 without --by), and function and file; None for all functions together.
@@ -239,19 +223,6 @@ struct Latency {
     drawn: BTreeMap<u32, u64>,
 }
 
-/// The calls of a slot since the run started.
-#[derive(Clone, Copy)]
-struct SlotValue {
-    count: u64,
-    total_ns: u64,
-    min_ns: u64,
-    max_ns: u64,
-}
-
-/// Group, function, slot of nanoseconds and slot as drawn.
-type SlotKey = (u64, u32, u32, u32);
-type SlotValues = HashMap<SlotKey, SlotValue>;
-
 struct Latencies<'a> {
     args: &'a Args,
     maps: &'a FunclatencyMaps<'static>,
@@ -260,10 +231,11 @@ struct Latencies<'a> {
     table: Table,
     /// The values at the end of the last interval.
     before: SlotValues,
+    interval: Interval,
 }
 
 impl<'a> Latencies<'a> {
-    fn new(args: &'a Args, maps: &'a FunclatencyMaps<'static>) -> Self {
+    fn new(args: &'a Args, maps: &'a FunclatencyMaps<'static>, interval: Interval) -> Self {
         Self {
             args,
             maps,
@@ -271,6 +243,7 @@ impl<'a> Latencies<'a> {
             groups: args.by.map(GroupLabels::new),
             table: GroupBy::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
             before: HashMap::new(),
+            interval,
         }
     }
 
@@ -290,7 +263,11 @@ impl<'a> Latencies<'a> {
                 .entry((group, self.function(func, functions)))
                 .or_default();
             let total = value.total_ns.wrapping_sub(total_before);
-            latency.times.add(slot, count, total, value.min_ns..=value.max_ns);
+            let seen = match value.min_ns <= value.max_ns {
+                true => value.min_ns..=value.max_ns,
+                false => range(slot),
+            };
+            latency.times.add(slot, count, total, seen);
             *latency.drawn.entry(drawn).or_default() += count;
         }
         latencies
@@ -424,9 +401,10 @@ impl EventHandler<FunctionFinder> for Latencies<'_> {
             out,
             ..
         } = state;
+        let ended = self.interval.end();
         let now = match has_one_histogram(self.args) {
-            true => read_all(&self.maps.all_slots)?,
-            false => read_each(&self.maps.slots)?,
+            true => read_all(&self.maps.all_slots, ended)?,
+            false => read_each(&self.maps.slots, ended)?,
         };
         let mut latencies: Vec<(LatencyKey, Latency)> =
             self.since_last(&now, functions).into_iter().collect();
@@ -444,52 +422,4 @@ impl EventHandler<FunctionFinder> for Latencies<'_> {
         }
         Ok(())
     }
-}
-
-/// The values since the run started, by key.
-fn read_each(map: &MapMut<'_>) -> Result<SlotValues> {
-    let mut slots = SlotValues::new();
-    for bytes in map.keys() {
-        let Some(key) = copied::<types::slot_key>(&bytes) else {
-            continue;
-        };
-        let value = read_slot(map, &bytes)?;
-        slots.insert((key.group, key.func, key.slot, key.drawn), value);
-    }
-    Ok(slots)
-}
-
-/// The values since the run started, of one histogram of nanoseconds.
-fn read_all(map: &MapMut<'_>) -> Result<SlotValues> {
-    let mut slots = SlotValues::new();
-    for slot in 0..FINE_SLOTS {
-        let value = read_slot(map, &slot.to_ne_bytes())?;
-        if value.count > 0 {
-            slots.insert((0, 0, slot, 0), value);
-        }
-    }
-    Ok(slots)
-}
-
-/// A slot, summed over all CPUs.
-fn read_slot(map: &MapMut<'_>, key: &[u8]) -> Result<SlotValue> {
-    let values = map
-        .lookup_percpu(key, MapFlags::ANY)
-        .context("failed to read the histograms")?
-        .unwrap_or_default();
-    let values = values
-        .iter()
-        .filter_map(|value| copied::<types::slot_value>(value));
-    let none = SlotValue {
-        count: 0,
-        total_ns: 0,
-        min_ns: u64::MAX,
-        max_ns: 0,
-    };
-    Ok(values.fold(none, |sum, value| SlotValue {
-        count: sum.count + value.count,
-        total_ns: sum.total_ns.wrapping_add(value.total_ns),
-        min_ns: sum.min_ns.min(!value.max_complement_ns),
-        max_ns: sum.max_ns.max(value.max_ns),
-    }))
 }

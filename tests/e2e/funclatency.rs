@@ -186,7 +186,7 @@ best_mode! {
     command_survives_probes_on_all_its_returns
     histograms_have_the_requested_unit_and_buckets
     by_process_groups_by_process
-    interval_counts_add_up
+    interval_counts_add_up a_single_call_is_all_percentiles_of_its_interval
     buckets_of_an_interval_add_up_to_its_count
     calls_beyond_the_kernels_nesting_limit_are_unmatched
     exited_threads_free_their_slots
@@ -335,6 +335,29 @@ fn buckets_of_an_interval_add_up_to_its_count(mode: AttachMode) {
         let all: u64 = run.rows.iter().map(|row| number(row, "count")).sum();
         assert_eq!(all, 2 * 50021, "{options:?}");
         assert!(run.rows.len() > 1, "{options:?}");
+    }
+}
+
+/// Percentiles lie between the shortest and the longest call of the interval, not of the run.
+fn a_single_call_is_all_percentiles_of_its_interval(mode: AttachMode) {
+    for options in [&[][..], &["-F"]] {
+        let mut target = Target::start(Command::new(program("flow")));
+        let pid = target.pid().to_string();
+        let spec = format!("{}:counted", program("flow").display());
+        let args = [&[spec.as_str(), "-p", &pid, "-i", "20ms"], options].concat();
+        let mut tool = Tool::start("funclatency", mode, args);
+        target.ask("count 1009");
+        for call in 1..=23 {
+            tool.wait_rows(call);
+            target.ask("count 1");
+        }
+        let run = tool.stop();
+        let single: Vec<&Value> = run.rows.iter().filter(|row| row["count"] == 1).collect();
+        assert!(single.len() >= 20, "{:?}", run.rows);
+        for row in single {
+            let times = ["p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns"].map(|key| &row[key]);
+            assert_eq!(times, [&row["total_ns"]; 5], "{options:?} {row}");
+        }
     }
 }
 
