@@ -157,7 +157,11 @@ fn load(
     let follows_calls = found.finder().ends().both;
     let traced = &mut found.finder().traced.on_found;
     traced.forget_file();
-    let remarks = [traced.unread.take(), traced.without_result.take()];
+    let remarks = [
+        traced.unread.take(),
+        traced.without_result.take(),
+        traced.plans.take_remark(),
+    ];
     let refused = traced.plans.take_problem()?;
     let remarks = remarks.iter().flatten();
     refused

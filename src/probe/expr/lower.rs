@@ -2,6 +2,7 @@
 //! Tree to values: what the names mean in one function, and what its types say.
 
 mod binary;
+mod untyped;
 
 use std::rc::Rc;
 

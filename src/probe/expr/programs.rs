@@ -96,6 +96,8 @@ pub struct FunctionPrograms {
     /// The first reason for not tracing a function, and how many functions are not traced.
     problem: Option<anyhow::Error>,
     refused: usize,
+    /// What is doubtful about `--where`.
+    remark: Option<String>,
 }
 
 impl FunctionPrograms {
@@ -112,6 +114,7 @@ impl FunctionPrograms {
             written: 0,
             problem: None,
             refused: 0,
+            remark: None,
         }
     }
 
@@ -138,6 +141,9 @@ impl FunctionPrograms {
             Ends::Both => ROW_AT_RETURN,
         };
         let request = self.request.plan(flags & ROW_AT_RETURN != 0);
+        if self.remark.is_none() {
+            self.remark = self.request.remark(&scope);
+        }
         let known = self.literals.len();
         let plan = match FunctionPlan::new(scope, &request, &mut self.literals) {
             Ok(plan) => plan,
@@ -199,6 +205,11 @@ impl FunctionPrograms {
             1 => Ok(Some(format!("1 function is not shown: {problem:#}"))),
             refused => Ok(Some(format!("{refused} functions are not shown: {problem:#}"))),
         }
+    }
+
+    /// A warning if the condition may not mean what it seems to.
+    pub fn take_remark(&mut self) -> Option<String> {
+        self.remark.take()
     }
 
     /// True if any plan reads the memory of processes.

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::code::{PlanError, PlanRequest};
 use super::error::ExprError;
+use super::lower::NameScope;
 use super::parse::{parse, parse_list};
 use super::tree::Expr;
 use crate::error::Failure;
@@ -84,6 +85,18 @@ impl TraceRequest {
             returns,
             result: self.result && returns,
         }
+    }
+
+    /// A warning if the answer of `--where` depends on the type of a value, which is not known for this function.
+    pub(super) fn remark(&self, scope: &NameScope<'_>) -> Option<String> {
+        let (text, condition) = self.condition.as_ref()?;
+        let (at, name) = scope.untyped_comparison(condition)?;
+        let column = ExprError::new(at, "").column(text);
+        Some(format!(
+            "--where, column {column}: the type of {name} in {} is unknown, and it is compared as 64 bits, in which no int \
+             is negative: write (i32){name} for an int, (i64){name} for a long",
+            scope.function
+        ))
     }
 
     pub(super) fn usage_error(&self, error: &PlanError) -> anyhow::Error {

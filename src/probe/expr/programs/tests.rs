@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 use super::*;
+use crate::find::debug::types::{FunctionParameter, FunctionSignature, LocationPiece, ValueLocation};
+use crate::probe::expr::operand::int;
 
 const SCOPE: NameScope = NameScope {
     function: "f",
@@ -49,6 +51,63 @@ fn machines_have_room_for_texts() {
     );
     assert!((32..=128).contains(&sizes.machines), "{sizes:?}");
     assert!(programs.reads());
+}
+
+#[test]
+fn comparisons_that_depend_on_an_unknown_type_are_remarked() {
+    let remark = |condition: &str, scope| {
+        let mut programs = programs(condition, "arg1");
+        programs.add(scope, Ends::Both, true);
+        programs.take_remark()
+    };
+    for condition in [
+        "arg0 == -1",
+        "arg0 != -1",
+        "arg0 > -1",
+        "-1 < arg0",
+        "pid > 1 && !(arg3 == -2 || false)",
+        "retval == -1",
+        "retval < 0",
+        "retval >= 0",
+        "0 > retval",
+    ] {
+        let remark = remark(condition, SCOPE).unwrap_or_else(|| panic!("{condition}"));
+        let name = if condition.contains("retval") {
+            "retval"
+        } else {
+            "arg"
+        };
+        assert!(
+            remark.contains(&format!("write (i32){name}")),
+            "{condition}: {remark}"
+        );
+    }
+    for condition in [
+        "(i32)arg0 == -1",
+        "(i64)arg0 == -1",
+        "arg0 == 0xffffffffffffffff",
+        "arg0 > 5",
+        "retval == 0",
+        "retval != 0",
+        "(i64)retval < 0",
+        "pid != -1",
+    ] {
+        assert_eq!(remark(condition, SCOPE), None, "{condition}");
+    }
+    let known = FunctionSignature {
+        returns: None,
+        params: vec![FunctionParameter {
+            name: Some("fd".into()),
+            ty: int(4, true),
+            location: ValueLocation::Pieces(vec![LocationPiece::Argument(0)]),
+        }],
+        ..FunctionSignature::default()
+    };
+    let typed = NameScope {
+        signature: Some(&known),
+        ..SCOPE
+    };
+    assert_eq!(remark("arg0 == -1", typed), None);
 }
 
 #[test]
