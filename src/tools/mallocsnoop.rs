@@ -16,6 +16,7 @@ use plain::Plain;
 
 use crate::bpf::mallocsnoop::{MallocsnoopSkelBuilder, types};
 use crate::cli::{CommandArgs, CommonArgs, parse_duration, parse_size};
+use crate::error::Failure;
 use crate::run::Run;
 
 use allocators::{Allocators, SiteMaps};
@@ -106,6 +107,12 @@ unsafe impl Plain for types::alloc_site {}
 unsafe impl Plain for types::inner_code {}
 
 pub fn run(run: Run, args: Args) -> Result<u8> {
+    if let (Some(least), Some(most)) = (args.min_size, args.max_size)
+        && least > most
+    {
+        let message = format!("--min-size {least} is larger than --max-size {most}: no call can match");
+        return Err(Failure::usage(message).into());
+    }
     let mut found = run.search(Allocators::new(&args))?;
     let may_grow = found.may_grow();
     let sizes = found.finder().limit(may_grow);

@@ -121,6 +121,11 @@ fn unprobeable_function_is_skipped_with_a_warning() {
 #[test]
 fn malformed_values_are_usage_errors() {
     refused(&["--min-size", "1Q"], 2, &["1Q", "hint: "]);
+    refused(
+        &["--min-size", "1060", "--max-size", "1050"],
+        2,
+        &["larger than --max-size"],
+    );
     refused(&["-p", "0"], 2, &["-p"]);
     refused(&["-p", "12x"], 2, &["12x"]);
     refused(&["-d", "1y"], 2, &["1y"]);
