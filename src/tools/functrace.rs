@@ -133,7 +133,7 @@ pub fn run(run: Run, args: Args) -> Result<u8> {
     // `r:FUNCTION` asks for the result, unless --args says what to show.
     request.result |= args.args.is_none() && specs.iter().any(|spec| spec.moment == ProbeMoment::Return);
     let table = table(&args, &request);
-    let shows_entries = !request.returns;
+    let shows_entries = request.is_nesting();
     let is_nesting = request.is_nesting();
     let mut finder = FunctionFinder::new(specs, ends, CallPlans::new(request, args.stack));
     if is_nesting {

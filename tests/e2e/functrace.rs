@@ -399,7 +399,22 @@ fn where_on_unreadable_memory_is_undecided(mode: AttachMode) {
     assert!(run.stderr.contains("14 calls are not shown"), "{}", run.stderr);
 }
 
+/// The kernel has at most 64 pending return probes in a thread.
+fn results_that_are_not_seen_are_reported(mode: AttachMode) {
+    let mut target = Target::start(Command::new(program("flow")));
+    let spec = format!("r:{}:recursing", program("flow").display());
+    let args = [&*spec, "--returns", "kernel", "-p", &*target.pid().to_string()];
+    let tool = Tool::start("functrace", mode, args);
+    target.ask("recurse 7 201");
+    let run = tool.stop();
+    let missing = 7 * 201 - run.rows.len();
+    assert_eq!(run.summary["unmatched"], missing);
+    let remark = format!("{missing} calls did not return while traced");
+    assert_eq!(run.stderr.contains(&remark), missing > 0, "{}", run.stderr);
+}
+
 best_mode! {
+    results_that_are_not_seen_are_reported
     paged_out_text_is_read
     well_known_functions_have_the_names_of_their_library
     large_allocations_of_python_are_shown
