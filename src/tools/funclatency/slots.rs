@@ -57,8 +57,8 @@ impl Interval {
         let bss = skel.maps.bss_data.as_ref();
         let bss = bss.context("the BPF object has no counters")?;
         let number = &raw const bss.interval;
-        // SAFETY: eight bytes, aligned, in memory that the skeleton has mapped for writing and that lives as long as the
-        // process. They are only accessed through this atomic.
+        // SAFETY: eight bytes, aligned, in memory that the skeleton has mapped for writing and that lives as long as
+        // the process. They are only accessed through this atomic.
         Ok(Interval(unsafe { AtomicU64::from_ptr(number.cast_mut()) }))
     }
 
