@@ -23,6 +23,7 @@ const MAX_FILES: usize = 1024;
 const MAX_REQUESTS: usize = 16 * 1024;
 /// How many scripts may interpret one another: the kernel's limit.
 const MAX_SCRIPTS: usize = 4;
+const SHELL: &str = "/bin/sh";
 /// Bytes of a script's first line that the kernel reads.
 const FIRST_LINE: u64 = 256;
 
@@ -47,7 +48,7 @@ pub fn closure(exe: &Path, env: &[(OsString, OsString)]) -> Result<Vec<ObjectFil
 }
 
 /// The program named in the first line of a script, or `None` if `path` is not a script. For `#!/usr/bin/env
-/// NAME` it is the program that `env` runs.
+/// NAME` it is the program that `env` runs. execvp runs text without such a line by the shell.
 fn script_interpreter(path: &Path, env: &[(OsString, OsString)]) -> Result<Option<PathBuf>> {
     let mut head = Vec::new();
     let file = open_regular(path).with_context(|| format!("failed to open {}", path.display()))?;
@@ -55,7 +56,8 @@ fn script_interpreter(path: &Path, env: &[(OsString, OsString)]) -> Result<Optio
         .read_to_end(&mut head)
         .with_context(|| format!("failed to read {}", path.display()))?;
     let Some(line) = head.strip_prefix(b"#!") else {
-        return Ok(None);
+        let is_text = !head.is_empty() && !head.contains(&0) && !head.starts_with(b"\x7fELF");
+        return Ok(is_text.then(|| SHELL.into()));
     };
     let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let mut words = line

@@ -256,7 +256,11 @@ fn scripts_run_their_interpreter() {
     dir.write("env", "#!/usr/bin/env -S A=1 exe -u\n");
     dir.write("circle", format!("#!{here}/circle\n"));
     dir.write("empty", "#!\n");
-    dir.write("text", "echo hello to a text file that is no script at all");
+    dir.write(
+        "text",
+        "echo hello to a text file that does not name its interpreter",
+    );
+    dir.write("binary", "\0\0 neither");
     assert_eq!(dir.closure("one", &[]), ["exe", "ld-made.so"]);
     assert_eq!(dir.closure("two", &[]), ["exe", "ld-made.so"]);
     assert_eq!(
@@ -266,7 +270,9 @@ fn scripts_run_their_interpreter() {
     let error = |name: &str| format!("{:#}", closure(&dir.path(name), &[]).unwrap_err());
     assert!(error("circle").contains("too many scripts"));
     assert!(error("empty").contains("no interpreter"));
-    assert!(error("text").contains("not an ELF file"));
+    assert!(error("binary").contains("not an ELF file"));
+    let shell = |name: &Path| closure(name, &[]).unwrap().first().map(|object| object.id);
+    assert_eq!(shell(&dir.path("text")), shell(Path::new("/bin/sh")));
     assert!(error("absent").starts_with(&format!("failed to open {here}/absent: ")));
 }
 
