@@ -2,7 +2,7 @@
 //! What a run reports beside its rows: JSON records on stdout, messages on stderr.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,7 @@ pub struct LateProbes {
     /// Processes get probes of their own.
     pub is_targeted: bool,
     pub files: u64,
+    first_file: Option<PathBuf>,
     pub joined: u64,
     /// How many of these were stopped until their probes were attached, and the longest time, nanoseconds.
     pub held: u64,
@@ -141,6 +142,7 @@ impl Report {
     pub fn file_joined(&mut self, late: &mut LateProbes, mapped: &FileMapping) {
         let late_ns = monotonic_ns().saturating_sub(mapped.time_ns);
         late.files += 1;
+        late.first_file.get_or_insert_with(|| mapped.path.clone());
         late.late_max_ns = late_ns.max(late.late_max_ns);
         let fields = [
             ("time", Value::Time(self.out.wall(mapped.time_ns))),
@@ -344,7 +346,10 @@ impl Report {
         }
         let mut probed = Vec::new();
         if late.files > 0 {
-            probed.push(counted(late.files, "file"));
+            let first = late.first_file.iter().map(|path| path.display());
+            let such_as = if late.files == 1 { "" } else { "such as " };
+            let names: String = first.map(|path| format!(" ({such_as}{path})")).collect();
+            probed.push(counted(late.files, "file") + &names);
         }
         if late.joined > late.held {
             probed.push(counted(late.joined - late.held, "process"));
