@@ -211,7 +211,8 @@ fn quoted(text: &str) -> Option<&str> {
     (rest.is_empty() || rest.starts_with(':')).then_some(path)
 }
 
-/// A target without its quotes, or without the backslashes before colons and backslashes; `None` if it is empty.
+/// A target without its quotes, or without the backslashes before colons and backslashes. `None` if it is empty, or
+/// `*`, which is any file of the chosen processes, too.
 fn unescaped(target: &str) -> Option<String> {
     if let Some(path) = quoted(target) {
         return (!path.is_empty()).then(|| path.to_owned());
@@ -222,7 +223,7 @@ fn unescaped(target: &str) -> Option<String> {
         let escaped = (char == '\\').then(|| rest.next_if(|&next| matches!(next, ':' | '\\')));
         plain.push(escaped.flatten().unwrap_or(char));
     }
-    (!plain.is_empty()).then_some(plain)
+    (!plain.is_empty() && plain != "*").then_some(plain)
 }
 
 /// Whether a text without a colon is a path rather than a function or `/REGEX/`.

@@ -38,6 +38,8 @@ fn targets_and_functions() {
         ("/usr/bin/app:main", "/usr/bin/app", exact("main")),
         ("malloc", "", exact("malloc")),
         (":malloc", "", exact("malloc")),
+        ("*:malloc", "", exact("malloc")),
+        ("*:*", "", glob("*")),
         ("libc:mem*", "libc", glob("mem*")),
         ("libc:?alloc", "libc", glob("?alloc")),
         ("libc:/^mem|^str/", "libc", regex("^mem|^str")),
