@@ -365,6 +365,9 @@ impl SpecMatch {
 /// The instruction `offset` bytes into a function, as if it were a function.
 fn place(elf: &ElfFile, function: &FunctionSymbol, offset: u64) -> Result<FunctionSymbol> {
     instructions::check_function(elf, function, offset)?;
+    if offset == 0 {
+        return Ok(function.clone());
+    }
     Ok(FunctionSymbol {
         name: format!("{}+{offset:#x}", function.demangled()).into(),
         offset: function.offset + offset,

@@ -246,3 +246,11 @@ fn closed_pipe_is_not_an_error() {
         .expect("text");
     assert_eq!((status.code(), errors.as_str()), (Some(0), ""));
 }
+
+#[test]
+fn an_address_is_its_function() {
+    let named = rows(&["libc:getpgid"]);
+    let address = named[0]["addr"].as_str().expect("an address");
+    let found = rows(&[&format!("libc:{address}")]);
+    assert_eq!((found.len(), &found[0]["function"]), (1, &named[0]["function"]));
+}
