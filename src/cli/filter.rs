@@ -81,15 +81,21 @@ impl FilterArgs {
         }
         cgroups.truncate(MAX_CGROUPS);
         let pids = self.pid.iter().map(|&pid| process_of(pid));
+        let pids = pids.collect::<Result<Vec<u32>>>()?;
+        // The kernel finds a process by the memory of its main thread.
+        let has_main_threads = !pids.iter().any(|&pid| Proc::host().has_lost_main_thread(pid));
         Ok(ProcessFilter {
-            pids: pids.collect::<Result<_>>()?,
+            pids,
             comms: self.comm.clone(),
             uid,
             cgroups,
             container_pids,
             follow: false,
             in_container: self.container.is_some(),
-            scope: self.scope,
+            scope: match has_main_threads {
+                true => self.scope,
+                false => Some(TraceScope::All),
+            },
             hold: self.hold,
         })
     }

@@ -132,10 +132,10 @@ impl Run {
         };
         let searched = search.search(plan.named, &plan.likely);
         ensure!(SignalHandlers::count() == 0, EndedBySignal);
-        searched?;
         for warning in search.take_warnings() {
             self.report.messages.warn(&warning);
         }
+        searched?;
         Ok(FoundFunctions {
             run: self,
             search,

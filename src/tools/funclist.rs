@@ -235,7 +235,7 @@ impl FunctionList {
             for object in objects {
                 if seen.insert(&object)? {
                     let below = object.path.strip_prefix("/").unwrap_or(&object.path);
-                    let path = Path::new(&format!("/proc/{pid}/root")).join(below);
+                    let path = self.proc.root(pid).join(below);
                     files.extend(ListedFile::new(object, path));
                 }
             }

@@ -10,7 +10,9 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::funclist::{funclist, rows};
-use crate::harness::{AttachMode, Folder, Run, Target, Tool, program, run_to_end, skip, tool_command};
+use crate::harness::{
+    AttachMode, Folder, Run, Target, Tool, is_in_state, program, run_to_end, skip, tool_command, wait_until,
+};
 
 /// Runs the program under a tool.
 fn traced(tool: &str, program: &Path, specs: &[&str], options: &[&str]) -> Run {
@@ -116,8 +118,6 @@ fn rows_have_the_names_that_were_asked_for() {
     }
 }
 
-/// As with `python3` of pyenv, which is a script that runs `python3.11`.
-#[test]
 #[test]
 fn rows_have_all_global_names_of_the_function() {
     for (spec, name) in [
@@ -147,6 +147,8 @@ fn rows_have_all_global_names_of_the_function() {
     }
 }
 
+/// As with `python3` of pyenv, which is a script that runs `python3.11`.
+#[test]
 fn a_script_is_not_the_program_that_it_runs() {
     let folder = Folder::new();
     let program = folder.copy_of(program("flow"), "wrapped1.5");
@@ -175,6 +177,56 @@ fn a_script_is_not_the_program_that_it_runs() {
             .contains("a script has no functions that can be traced\nhint: name the program"),
         "{ended:?}"
     );
+}
+
+#[test]
+fn libraries_in_a_namespace_of_their_own_are_found() {
+    let library = program("libinterrupted.so");
+    let mut command = Command::new(program("caller"));
+    command.arg("-n").arg(&library).arg("inner");
+    let mut caller = Target::start(command);
+    let pid = caller.pid().to_string();
+    for spec in ["libinterrupted:inner", "interrupted:inner", ":inner", "*:inner"] {
+        let tool = Tool::start("funccount", AttachMode::best(), [spec, "-p", &pid]);
+        caller.ask("13 1");
+        let run = tool.stop();
+        assert_eq!(run.rows[0]["count"], 13, "{spec}: {:?}", run.rows);
+        assert_eq!(rows(&[spec, "-p", &pid]).len(), 1, "{spec}");
+    }
+}
+
+/// /proc shows nothing of a main thread that has exited, and the kernel does not find the process by it.
+#[test]
+fn processes_without_main_thread_are_traced() {
+    let library = program("libinterrupted.so");
+    let mut command = Command::new(program("caller"));
+    command.arg("-e").arg(&library).arg("inner");
+    let mut caller = Target::start(command);
+    let pid = caller.pid().to_string();
+    wait_until("the main thread to exit", || is_in_state(caller.pid(), 'Z'));
+    let path = format!("{}:inner", library.display());
+    for spec in ["interrupted:inner", &path, ":inner"] {
+        let tool = Tool::start("funccount", AttachMode::best(), [spec, "-p", &pid]);
+        caller.ask("13 1");
+        let run = tool.stop();
+        assert_eq!(run.rows[0]["count"], 13, "{spec}: {:?}", run.rows);
+        assert!(run.stderr.contains("main thread of PID"), "{}", run.stderr);
+        assert_eq!(rows(&[spec, "-p", &pid]).len(), 1, "{spec}");
+    }
+    let mut tool = Tool::start("functrace", AttachMode::best(), [":inner", "--stack", "-p", &pid]);
+    caller.ask("1 1");
+    tool.wait_rows(1);
+    let run = tool.stop();
+    let stack = run.rows[0]["stack"].to_string();
+    assert!(stack.contains("[caller]"), "{stack}");
+}
+
+#[test]
+fn the_vdso_is_not_taken_for_a_misspelled_name() {
+    for name in ["vdso", "[vdso]", "linux-vdso.so.1"] {
+        let ended = funclist([format!("{name}:__vdso_time")]);
+        assert!(ended.stderr.contains("memory of the kernel"), "{}", ended.stderr);
+    }
 }
 
 #[test]

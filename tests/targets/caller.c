@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 /*
- * usage: caller LIBRARY FUNCTION
+ * usage: caller [-n] [-e] LIBRARY FUNCTION
  *
- * Calls a function of a library. A line "COUNT ARG..." of standard input calls it COUNT times with up to six arguments:
+ * Calls a function of a library, which with -n is loaded in a namespace of its own. With -e, the main thread ends and
+ * another one goes on. A line "COUNT ARG..." of standard input calls it COUNT times with up to six arguments:
  * numbers, or `zeros` for the address of 4 KiB of zeros. The answer is "TID RESULT..." and then "."; to any other line,
  * it is only ".".
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,22 +49,49 @@ static void obey(function *function, char *order)
 		call(function, count, arg);
 }
 
-int main(int argc, char **argv)
+static void *load(const char *path, int own)
 {
-	void *library = argc == 3 ? dlopen(argv[1], RTLD_NOW) : NULL;
+#ifdef __GLIBC__
+	if (own)
+		return dlmopen(LM_ID_NEWLM, path, RTLD_NOW);
+#endif
+	return dlopen(path, RTLD_NOW);
+}
+
+static void *obey_all(void *function_of_library)
+{
 	function *function = NULL;
 	char order[256];
 
-	if (library)
-		*(void **)&function = dlsym(library, argv[2]);
-	if (!function) {
-		fprintf(stderr, "%s\n", argc == 3 ? dlerror() : "usage: caller LIBRARY FUNCTION");
-		return 2;
-	}
+	*(void **)&function = function_of_library;
 	while (fgets(order, sizeof(order), stdin)) {
 		obey(function, order);
 		printf(".\n");
 		fflush(stdout);
 	}
-	return 0;
+	exit(0);
+}
+
+int main(int argc, char **argv)
+{
+	void *library, *function = NULL;
+	int own = 0, end = 0, option;
+	pthread_t thread;
+
+	while ((option = getopt(argc, argv, "ne")) > 0) {
+		own |= option == 'n';
+		end |= option == 'e';
+	}
+	library = argc == optind + 2 ? load(argv[optind], own) : NULL;
+	if (library)
+		function = dlsym(library, argv[optind + 1]);
+	if (!function) {
+		fprintf(stderr, "%s\n", argc == optind + 2 ? dlerror() : "usage: caller [-n] [-e] LIBRARY FUNCTION");
+		return 2;
+	}
+	if (!end)
+		obey_all(function);
+	if (pthread_create(&thread, NULL, obey_all, function))
+		return 3;
+	pthread_exit(NULL);
 }

@@ -5,6 +5,7 @@
 //! replaced since it was mapped. Files are therefore opened through `/proc/PID/map_files`, which leads to the
 //! mapped inode itself. The path is the fallback, and used only if the inode number agrees.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -18,8 +19,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use super::object_file::{ObjectFile, open_regular, reopen};
 pub use mapping::ProcMapping;
 use mapping::{DELETED, mapping_at};
-use memory::MAX_LINKS;
 pub use memory::ProcMemory;
+use memory::{MAX_HEADERS, MAX_LINKS};
 
 mod mapping;
 mod memory;
@@ -77,6 +78,23 @@ impl Proc {
         is_zombie && std::fs::read_dir(self.path(pid, "task")).is_ok_and(|threads| threads.count() > 1)
     }
 
+    /// The thread in whose entries of `/proc` the memory of a process is shown: its main thread, or if that has exited,
+    /// another one.
+    pub fn shown_thread(&self, pid: u32) -> u32 {
+        if !self.has_lost_main_thread(pid) {
+            return pid;
+        }
+        let threads = std::fs::read_dir(self.path(pid, "task")).into_iter().flatten();
+        let numbers = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let has_memory = |&tid: &u32| std::fs::read_link(self.path(tid, "exe")).is_ok();
+        numbers.filter(|&tid| tid != pid).find(has_memory).unwrap_or(pid)
+    }
+
+    /// A link to the root directory of a process.
+    pub fn root(&self, pid: u32) -> PathBuf {
+        self.path(self.shown_thread(pid), "root")
+    }
+
     /// The PID of the process that a thread belongs to; for a PID, the PID itself.
     ///
     /// # Errors
@@ -90,23 +108,41 @@ impl Proc {
         tgid.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "no Tgid line"))
     }
 
-    /// All mappings of a process, in address order. Empty for kernel threads and zombies.
+    /// All mappings of a process, in address order. Empty for kernel threads and exited processes.
     ///
     /// # Errors
     /// The process does not exist or may not be inspected.
     pub fn mappings(&self, pid: u32) -> io::Result<Vec<ProcMapping>> {
-        let mut mappings = Vec::new();
-        self.each_mapping(pid, |mapping| mappings.push(mapping))?;
-        Ok(mappings)
-    }
-
-    fn each_mapping(&self, pid: u32, visit: impl FnMut(ProcMapping)) -> io::Result<()> {
-        read_mappings(File::open(self.path(pid, "maps"))?, visit)
+        let read = |task| {
+            let mut mappings = Vec::new();
+            read_mappings(File::open(self.path(task, "maps"))?, |mapping| {
+                mappings.push(mapping)
+            })?;
+            Ok(mappings)
+        };
+        let mappings: Vec<ProcMapping> = read(pid)?;
+        if !mappings.is_empty() {
+            return Ok(mappings);
+        }
+        read(self.shown_thread(pid))
     }
 
     /// Visits the mappings of files for execution, some possibly twice.
     fn each_code_mapping(&self, pid: u32, mut visit: impl FnMut(ProcMapping)) -> io::Result<()> {
-        let maps = File::open(self.path(pid, "maps"))?;
+        let is_empty = Cell::new(true);
+        let mut visit = |mapping| {
+            is_empty.set(false);
+            visit(mapping);
+        };
+        self.each_code_mapping_of(pid, &mut visit)?;
+        match is_empty.get() {
+            true => self.each_code_mapping_of(self.shown_thread(pid), visit),
+            false => Ok(()),
+        }
+    }
+
+    fn each_code_mapping_of(&self, thread: u32, mut visit: impl FnMut(ProcMapping)) -> io::Result<()> {
+        let maps = File::open(self.path(thread, "maps"))?;
         if query::each_code_mapping(&maps, &mut visit) {
             return Ok(());
         }
@@ -123,10 +159,14 @@ impl Proc {
     /// The process is gone, the file is not a regular one, or its path leads to another file by now.
     pub fn open(&self, pid: u32, mapping: &ProcMapping) -> io::Result<File> {
         let range = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
-        match open_regular(&self.path(pid, &range)) {
+        if let Ok(file) = open_regular(&self.path(pid, &range)) {
+            return Ok(file);
+        }
+        let thread = self.shown_thread(pid);
+        match open_regular(&self.path(thread, &range)) {
             Ok(file) => Ok(file),
             Err(error) if mapping.deleted => Err(error),
-            Err(_) => self.open_by_path(pid, mapping),
+            Err(_) => self.open_by_path(thread, mapping),
         }
     }
 
@@ -163,10 +203,28 @@ impl Proc {
     /// # Errors
     /// The process is gone or is a kernel thread.
     pub fn executable(&self, pid: u32) -> io::Result<ObjectFile> {
-        let link = self.path(pid, "exe");
+        let thread = self.shown_thread(pid);
+        let link = self.path(thread, "exe");
         let path = std::fs::read_link(&link)?.into_os_string().into_vec();
         let path = path.strip_suffix(DELETED).unwrap_or(&path);
         ObjectFile::new(open_regular(&link)?, OsString::from_vec(path.to_vec()).into())
+    }
+
+    /// Files with code of a process that this process may not read: not even root may read those in a FUSE file system
+    /// that another user has mounted.
+    pub fn unreadable_files(&self, pid: u32) -> Vec<PathBuf> {
+        let mut seen = HashSet::new();
+        let mut unreadable = Vec::new();
+        let visited = self.each_code_mapping(pid, |mapping| {
+            if seen.insert(mapping.file_key())
+                && let Err(error) = self.open(pid, &mapping)
+                && error.kind() == ErrorKind::PermissionDenied
+            {
+                unreadable.push(mapping.path);
+            }
+        });
+        // An error is a process that has exited.
+        visited.map_or_else(|_| Vec::new(), |()| unreadable)
     }
 
     /// All files that a process maps for execution, each once, in address order. Files that cannot be opened
@@ -224,22 +282,37 @@ impl Proc {
     }
 
     /// The files of a process in the order in which its dynamic loader searches them for symbols, the program
-    /// first. In address order after the program if there is no loader, it has not run yet, or the memory
-    /// cannot be read.
+    /// first, and then other code, such as that of libraries in a namespace of their own (`dlmopen`). In address order
+    /// after the program if there is no loader, it has not run yet, or the memory cannot be read.
     ///
     /// # Errors
     /// The process is gone, or its files cannot be opened.
     pub fn link_order(&self, pid: u32) -> io::Result<Vec<ObjectFile>> {
-        let executable = self.executable(pid)?;
+        let executable = match self.executable(pid) {
+            Err(error) if error.kind() != ErrorKind::PermissionDenied => return Err(error),
+            executable => executable.ok(),
+        };
         let mut mappings = self.mappings(pid)?;
         mappings.retain(ProcMapping::is_file);
-        let mut linked: Vec<ObjectFile> = self
-            .linked_addresses(pid, &executable, &mappings)
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|addr| mapping_at(&mappings, addr))
-            .filter_map(|mapping| self.open_object(pid, mapping.clone()).ok())
+        let addresses = self.linked_addresses(pid, executable.as_ref(), &mappings);
+        let addresses = addresses.unwrap_or_default().into_iter();
+        let listed: Vec<&ProcMapping> = addresses.filter_map(|addr| mapping_at(&mappings, addr)).collect();
+        let mut known: HashSet<_> = listed.iter().map(|mapping| mapping.file_key()).collect();
+        let others = mappings.iter().filter(|mapping| mapping.exec);
+        let others: Vec<&ProcMapping> = others
+            .filter(|mapping| known.insert(mapping.file_key()))
             .collect();
+        let open = |mapping: &&ProcMapping| self.open_object(pid, (*mapping).clone()).ok();
+        let mut linked: Vec<ObjectFile> = listed.iter().filter_map(open).collect();
+        if !linked.is_empty() {
+            linked.extend(others.iter().filter_map(open));
+        }
+        let Some(executable) = executable else {
+            return match linked.is_empty() {
+                true => self.objects(pid),
+                false => Ok(unique(linked)),
+            };
+        };
         // A program started as an argument of the loader is not the executable: the loader is.
         if let Some(program) = linked.iter_mut().find(|object| object.id == executable.id) {
             // Its ELF headers are parsed already.
@@ -258,12 +331,15 @@ impl Proc {
     fn linked_addresses(
         &self,
         pid: u32,
-        executable: &ObjectFile,
+        executable: Option<&ObjectFile>,
         mappings: &[ProcMapping],
     ) -> Option<Vec<u64>> {
         let memory = self.memory(pid).ok()?;
-        let debug = self
-            .program_dynamic(pid, executable)
+        let dynamic = match executable {
+            Some(executable) => self.program_dynamic(pid, executable),
+            None => self.mapped_dynamic(pid, &memory),
+        };
+        let debug = dynamic
             .and_then(|dynamic| memory.debug_address(dynamic))
             .or_else(|| self.debug_of_any(pid, &memory, mappings))?;
         Some(memory.link_map(debug))
@@ -274,6 +350,13 @@ impl Proc {
         let elf = executable.elf().ok()?;
         let load_bias = self.auxv(pid, libc::AT_ENTRY)?.wrapping_sub(elf.entry());
         Some(elf.dynamic_address()?.wrapping_add(load_bias))
+    }
+
+    /// As above, from the program headers in memory, for a program whose file cannot be read.
+    fn mapped_dynamic(&self, pid: u32, memory: &ProcMemory) -> Option<u64> {
+        let headers = self.auxv(pid, libc::AT_PHDR)?;
+        let count = self.auxv(pid, libc::AT_PHNUM)?.min(MAX_HEADERS);
+        memory.dynamic_section(headers, count)
     }
 
     /// The address of `r_debug` for a program that was started as an argument of the loader (`ld.so
@@ -295,7 +378,7 @@ impl Proc {
 
     /// An entry of the auxiliary vector.
     fn auxv(&self, pid: u32, wanted: u64) -> Option<u64> {
-        let vector = ProcMemory(File::open(self.path(pid, "auxv")).ok()?);
+        let vector = ProcMemory(File::open(self.path(self.shown_thread(pid), "auxv")).ok()?);
         vector.entry(0, wanted)
     }
 
@@ -304,7 +387,7 @@ impl Proc {
     /// # Errors
     /// The process does not exist or may not be inspected.
     pub(in crate::find) fn memory(&self, pid: u32) -> io::Result<ProcMemory> {
-        File::open(self.path(pid, "mem")).map(ProcMemory)
+        File::open(self.path(self.shown_thread(pid), "mem")).map(ProcMemory)
     }
 
     fn open_object(&self, pid: u32, mapping: ProcMapping) -> io::Result<ObjectFile> {

@@ -21,6 +21,8 @@ use memory::{CodeBacking, CodeMap, CodeMapping, FileKey, MappedFile, TRAMPOLINE}
 use object::{ObjectCache, object_name, open_mapped};
 use process::{CachedProcess, PAGE_BYTES, ProcessIdentity};
 
+use crate::find::host::proc::Proc;
+
 pub use frame::{StackFrame, certain, is_complete};
 
 /// Exited processes whose maps are kept, for events that are read late.
@@ -91,14 +93,15 @@ impl Symbolizer {
     /// Reads the memory map of a process and opens the files in it, so that its addresses have names even if it exits
     /// before they are looked up. Does nothing for a process that has exited.
     pub fn observe(&mut self, pid: u32) {
-        let identity = ProcessIdentity::read(&self.proc_root, pid);
-        let maps = fs::read(self.proc_root.join(pid.to_string()).join("maps")).unwrap_or_default();
+        let thread = self.shown_thread(pid);
+        let identity = ProcessIdentity::read(&self.proc_root, thread);
+        let maps = fs::read(self.proc_root.join(thread.to_string()).join("maps")).unwrap_or_default();
         let memory = CodeMap::parse(&maps);
         // A process that is exiting has an empty map; the cached one is better.
         if memory.is_empty() {
             return;
         }
-        self.open_files(pid, &memory);
+        self.open_files(thread, &memory);
         let process = self.process(pid);
         // An exited process has no map, so this is another one with the same PID.
         if process.exited.is_some() || process.is_other(identity) {
@@ -189,6 +192,11 @@ impl Symbolizer {
         self.processes.entry(pid).or_default()
     }
 
+    /// See [`Proc::shown_thread`].
+    fn shown_thread(&self, pid: u32) -> u32 {
+        Proc::at(&self.proc_root).shown_thread(pid)
+    }
+
     /// Makes sure, as far as possible, that the cached map belongs to this process and has the addresses.
     fn refresh(&mut self, pid: u32, addresses: &[u64], is_return: impl Fn(usize) -> bool) {
         if !self.processes.contains_key(&pid) {
@@ -196,7 +204,7 @@ impl Symbolizer {
         }
         let now = Instant::now();
         let seen = match self.process(pid).is_check_due(now) {
-            true => ProcessIdentity::read(&self.proc_root, pid),
+            true => ProcessIdentity::read(&self.proc_root, self.shown_thread(pid)),
             false => None,
         };
         let process = self.process(pid);

@@ -25,18 +25,30 @@ pub fn no_process(proc: &Proc, pid: u32, error: std::io::Error) -> anyhow::Error
     if !proc.exists(pid) {
         return Failure::failed(format!("failed to trace PID {pid}: no such process")).into();
     }
-    if proc.has_lost_main_thread(pid) {
-        let message = format!(
-            "failed to trace PID {pid}: its main thread has exited, and with it what /proc shows of it"
-        );
-        let hint = "trace its program without -p, and select its threads with --comm";
-        return Failure::failed(message).hint(hint).into();
-    }
     if error.kind() == std::io::ErrorKind::NotFound {
         let message = format!("PID {pid} has no executable (a kernel thread, or it has exited)");
         return Failure::failed(message).into();
     }
     anyhow::Error::new(error).context(format!("failed to read the memory map of PID {pid}"))
+}
+
+/// Warnings about a process that is not traced as others are.
+pub fn process_warnings(proc: &Proc, pid: u32) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if proc.has_lost_main_thread(pid) {
+        warnings.push(format!(
+            "the main thread of PID {pid} has exited, so the kernel cannot probe this process alone: all processes with \
+             its files are probed, and only its calls are shown"
+        ));
+    }
+    let unreadable = proc.unreadable_files(pid).into_iter();
+    warnings.extend(unreadable.map(|path| {
+        format!(
+            "failed to read {}, which PID {pid} runs: permission denied; its functions are not traced",
+            path.display()
+        )
+    }));
+    warnings
 }
 
 /// A warning about a file that has very long names.
@@ -49,6 +61,13 @@ pub fn skipped_names(path: &Path) -> String {
 
 /// Neither a library nor a program has this name.
 pub fn no_such_file(name: &str) -> anyhow::Error {
+    const VDSO: [&str; 4] = ["vdso", "[vdso]", "linux-vdso", "linux-vdso.so.1"];
+    if VDSO.contains(&name) {
+        let message =
+            format!("failed to find {name}: the vDSO is memory of the kernel, which cannot be probed");
+        let hint = "trace a function that calls it, such as libc:clock_gettime";
+        return Failure::failed(message).hint(hint).into();
+    }
     let message =
         format!("failed to find {name}: no such library in the loader's cache, no such program in PATH");
     let hint = match similar(name, loader::names(), MAX_SIMILAR).as_slice() {

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::copies::unmapped;
 use super::errors::{
-    no_process, no_such_program, nothing_in_file, nothing_in_process, own_program, skipped_names,
-    writable_code,
+    no_process, no_such_program, nothing_in_file, nothing_in_process, own_program, process_warnings,
+    skipped_names, writable_code,
 };
 use super::finder::{Finder, SearchPlace, Uncalled, open_path};
 use super::placing::PlacementPolicy;
@@ -294,6 +294,7 @@ impl<F: Finder> FileSearch<F> {
         for &pid in pids {
             let objects = self.proc.link_order(pid);
             let objects = objects.map_err(|error| no_process(&self.proc, pid, error))?;
+            self.warnings.extend(process_warnings(&self.proc, pid));
             let ids: Vec<FileId> = objects.iter().map(|object| object.id).collect();
             let looked_at: Vec<PathBuf> = objects.iter().map(|object| object.path.clone()).collect();
             let mut found = false;

@@ -240,7 +240,9 @@ fn script(name: &str, path: &Path) -> anyhow::Error {
 fn path_in_process(name: &str, pids: &[u32]) -> PathBuf {
     let path = PathBuf::from(name);
     match pids.first() {
-        Some(pid) if !path.exists() && path.is_absolute() => PathBuf::from(format!("/proc/{pid}/root{name}")),
+        Some(&pid) if !path.exists() && path.is_absolute() => {
+            Proc::host().root(pid).join(name.trim_start_matches('/'))
+        }
         _ => path,
     }
 }
@@ -267,7 +269,7 @@ fn mapped_file(name: &str, pids: &[u32]) -> Option<PathBuf> {
             let program = Proc::host().executable(pid).ok()?.path;
             loader::is_version_of(&program, name).then_some(program)
         })?;
-        let root = PathBuf::from(format!("/proc/{pid}/root"));
+        let root = Proc::host().root(pid);
         Some(root.join(found.strip_prefix("/").unwrap_or(&found)))
     })
 }

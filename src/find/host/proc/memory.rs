@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 
 /// Most entries of a loader's list that are followed.
 pub const MAX_LINKS: usize = 4096;
+/// Most program headers that are read; real programs have about a dozen.
+pub const MAX_HEADERS: u64 = 256;
 /// Most entries of a dynamic section or an auxiliary vector that are read; real ones have about thirty.
 const MAX_ENTRIES: u64 = 1024;
 
@@ -37,6 +39,25 @@ impl ProcMemory {
     pub(super) fn debug_address(&self, dynamic: u64) -> Option<u64> {
         self.entry(dynamic, u64::from(object::elf::DT_DEBUG))
             .filter(|&addr| addr != 0)
+    }
+
+    /// The address of the dynamic section of a program, by its program headers, which are at `headers`.
+    pub(super) fn dynamic_section(&self, headers: u64, count: u64) -> Option<u64> {
+        let all: Vec<(u32, u64)> = (0..count)
+            .map_while(|index| {
+                // Elf64_Phdr: type and flags, offset, address, ..., 56 bytes.
+                let [kind, _, addr] = self.words::<3>(headers.checked_add(index * 56)?)?;
+                Some((kind as u32, addr))
+            })
+            .collect();
+        let of_kind = |wanted| {
+            all.iter()
+                .find(|(kind, _)| *kind == wanted)
+                .map(|(_, addr)| *addr)
+        };
+        // Where the headers are says how far the program was moved. One that is never moved need not say it.
+        let load_bias = of_kind(object::elf::PT_PHDR).map_or(0, |addr| headers.wrapping_sub(addr));
+        Some(of_kind(object::elf::PT_DYNAMIC)?.wrapping_add(load_bias))
     }
 
     /// The addresses of the dynamic sections of all loaded files, in the order of the loader's list.
@@ -80,6 +101,22 @@ mod tests {
             assert_eq!(memory(words).debug_address(0), None, "{why}");
         }
         assert_eq!(memory(&[]).debug_address(u64::MAX - 3), None);
+    }
+
+    #[test]
+    fn dynamic_section_is_found_by_program_headers() {
+        let header = |kind: u32, addr: u64| [kind.into(), 0, addr, addr, 0, 0, 0];
+        let phdr = header(object::elf::PT_PHDR, 0x40);
+        let load = header(object::elf::PT_LOAD, 0);
+        let dynamic = header(object::elf::PT_DYNAMIC, 0x700);
+        let at_56 = |headers: &[[u64; 7]]| memory(&[&[0; 7], headers.as_flattened()].concat());
+        assert_eq!(
+            at_56(&[phdr, load, dynamic]).dynamic_section(56, 3),
+            Some(0x700 + 56 - 0x40)
+        );
+        assert_eq!(at_56(&[load, dynamic]).dynamic_section(56, 2), Some(0x700));
+        assert_eq!(at_56(&[load]).dynamic_section(56, MAX_HEADERS), None);
+        assert_eq!(at_56(&[]).dynamic_section(u64::MAX - 8, 2), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -371,6 +371,40 @@ fn link_order_follows_the_list_in_memory() {
         .concat();
     memory.write_all_at(&reversed, 0x8000).unwrap();
     assert_eq!(names(&proc.link_order(5).unwrap()), ["library", "program"]);
+}
+
+/// As in a FUSE file system of another user, in which not even root may read.
+#[test]
+fn libraries_of_an_unreadable_program_are_found() {
+    let dir = TestDir::new("unreadable");
+    let [program, library] =
+        ["program", "library"].map(|name| dir.write(&format!("files/{name}"), ElfImage::default().bytes()));
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o0)).unwrap();
+    fs::create_dir_all(dir.0.join("5/map_files")).unwrap();
+    symlink(&program, dir.0.join("5/exe")).unwrap();
+    symlink(dir.0.join("files"), dir.0.join("5/root")).unwrap();
+    symlink(&library, dir.0.join("5/map_files/1000-2000")).unwrap();
+    symlink(&program, dir.0.join("5/map_files/500000-600000")).unwrap();
+    dir.write(
+        "5/maps",
+        "1000-2000 r-xp 0 8:1 2 /library\n500000-600000 r-xp 0 8:1 1 /program\n",
+    );
+    for open in ["", "files", "files/library", "5", "5/map_files", "5/maps"] {
+        fs::set_permissions(dir.0.join(open), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let proc = Proc::at(&dir.0);
+    let search = move || {
+        if nix::unistd::geteuid().is_root() {
+            // For this thread only.
+            nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+        }
+        (names(&proc.link_order(5).unwrap()), proc.unreadable_files(5))
+    };
+    let found = std::thread::spawn(search).join().unwrap();
+    assert_eq!(
+        found,
+        (vec!["library".to_owned()], vec![PathBuf::from("/program")])
+    );
 }
 
 /// Like two containers of one image: two overlays over one directory, each with a process.
