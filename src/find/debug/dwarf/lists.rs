@@ -19,7 +19,8 @@ const MAX_BYTES: usize = 1 << 20;
 const MAX_LOCATIONS: usize = 64;
 
 /// Calls `parse` with more and more bytes from `start` on, until it finds what it needs or there are no more. `parse`
-/// must return `None` when the list does not end in the bytes it gets: part of a list would look like all of it.
+/// returns `None` when an entry is cut off. It cannot see a cut between two entries, which looks like the end of the
+/// list, so it must also find the same without the last byte: no entry but the last is that short.
 fn with_list<T>(
     section: &LazySection,
     start: usize,
@@ -29,7 +30,12 @@ fn with_list<T>(
     loop {
         let bytes = section.read_up_to(start, most)?;
         let is_all = bytes.len() < most || most >= MAX_BYTES;
-        match parse(EndianSlice::new(&bytes, LittleEndian)) {
+        let parse = |bytes| parse(EndianSlice::new(bytes, LittleEndian));
+        let is_whole = is_all
+            || bytes
+                .split_last()
+                .is_some_and(|(_, before)| parse(before).is_some());
+        match is_whole.then(|| parse(&bytes)).flatten() {
             None if !is_all => most *= 8,
             found => return found,
         }

@@ -709,6 +709,38 @@ fn functions_of_unit_with_damaged_ranges() {
     check_c(&program);
 }
 
+/// The list of a unit with so many parts is longer than what is read of it at first.
+#[test]
+fn functions_of_unit_with_many_ranges() {
+    const FUNCTIONS: usize = 997;
+    let dir = TestDir::new("many-ranges");
+    let functions =
+        (0..FUNCTIONS).map(|number| format!("int part{number}_(int number) {{ return number; }}\n"));
+    let source: String = functions
+        .chain(["int main(void) { return 0; }".to_owned()])
+        .collect();
+    for (compiler, version) in [
+        ("clang", "-gdwarf-4"),
+        ("clang", "-gdwarf-5"),
+        ("gcc", "-gdwarf-5"),
+    ] {
+        let Some(program) = dir.compile(compiler, &["-O0", "-ffunction-sections", version], &source) else {
+            continue;
+        };
+        let elf = ElfFile::open(File::open(&program).unwrap(), &program).unwrap();
+        let functions = crate::find::functions::all(&elf, &program).unwrap();
+        let info = open(&program);
+        let parts = functions
+            .iter()
+            .filter(|function| function.name.starts_with("part"));
+        let found = parts.filter(|part| {
+            let signature = info.signature(part.addr);
+            signature.is_some_and(|signature| shown(&signature) == ["int number @ arg0"])
+        });
+        assert_eq!(found.count(), FUNCTIONS, "{compiler} {version}");
+    }
+}
+
 fn addresses(info: &DebugInfo) -> Vec<u64> {
     let units = &info.files.main;
     let functions = |unit: Rc<Unit>| units.index(&unit).functions.clone();
