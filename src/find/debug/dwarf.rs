@@ -15,6 +15,7 @@ mod index;
 mod inlined;
 mod lists;
 mod location;
+mod member_list;
 mod package;
 mod section;
 mod sections;

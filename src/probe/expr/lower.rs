@@ -11,7 +11,7 @@ use super::ir::{Aggregate, BinaryOp, ExprValue, Ir, TaskField, TextSource};
 use super::operand::{boolean, int, is_signed, machine, parameter, piece, probe_argument, result};
 use super::tree::{CastType, Expr, Node, UnaryOperator};
 use crate::find::debug::types::{
-    FunctionParameter, FunctionSignature, LocationPiece, TypeKind, ValueLocation, ValueType,
+    FunctionParameter, FunctionSignature, LocationPiece, StructMember, TypeKind, ValueLocation, ValueType,
 };
 use crate::find::usdt::UsdtProbe;
 
@@ -219,7 +219,7 @@ impl NameScope<'_> {
                 format!("{} is not a structure", ty.name),
             ));
         };
-        match members.iter().find(|member| *member.name == *name) {
+        match named_member(members, name) {
             Some(member) => Ok(object.member(member)),
             None => Err(
                 ExprError::new(expr.at.start, format!("{} has no member `{name}`", ty.name))
@@ -295,6 +295,20 @@ fn number(value: ExprValue, expr: &Expr) -> Result<TypedNumber, ExprError> {
         }
         ExprValue::Nowhere(why) => Err(ExprError::new(start, format!("this cannot be read: {why}"))),
     }
+}
+
+/// A member with that name, also one of a base class whose name is before it because several members have the name, but
+/// only one of a base class.
+fn named_member<'m>(members: &'m [StructMember], name: &str) -> Option<&'m StructMember> {
+    let is_named = |member: &&StructMember| {
+        let qualifier = member.name.strip_suffix(name);
+        qualifier.is_some_and(|qualifier| qualifier.ends_with("::"))
+    };
+    let exact = members.iter().find(|member| *member.name == *name);
+    exact.or_else(|| {
+        let mut named = members.iter().filter(is_named);
+        named.next().filter(|_| named.next().is_none())
+    })
 }
 
 fn members_hint(ty: &ValueType) -> String {

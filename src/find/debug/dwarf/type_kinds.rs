@@ -11,13 +11,13 @@ use gimli::constants as dw;
 
 use super::entries::{DebugEntry, EntryOffset};
 use super::files::DebugFiles;
-use super::type_entries::{MAX_DEPTH, bit_position, is_structure, member_offset};
+use super::member_list::MemberList;
+use super::type_entries::{bit_position, is_structure, member_offset};
 use super::unit::EntryValue;
 use crate::find::debug::types::{BitField, MAX_SHOWN_ELEMENTS, StructMember, TypeKind, ValueType};
 
-const MAX_MEMBERS: usize = 64;
 /// Types that one value may show, including those of its members and of what it points to.
-const MAX_PARTS: usize = 256;
+pub const MAX_PARTS: usize = 256;
 /// Values of an enumeration.
 const MAX_VALUES: usize = 1024;
 
@@ -44,13 +44,6 @@ struct ResolvedType {
 pub struct TypeKinds {
     files: Rc<DebugFiles>,
     known: RefCell<HashMap<(EntryOffset, ResolveDepth), ResolvedType>>,
-}
-
-/// The members of a structure while they are collected.
-struct MemberList {
-    list: Vec<StructMember>,
-    parts: usize,
-    depth: ResolveDepth,
 }
 
 impl TypeKinds {
@@ -238,20 +231,24 @@ impl TypeKinds {
         let Some(structures) = depth.structures.checked_sub(1) else {
             return (TypeKind::Other, 1);
         };
-        let mut members = MemberList {
-            list: Vec::new(),
-            parts: 1,
-            depth: ResolveDepth { structures, ..depth },
-        };
-        self.collect_members(core, 0, 0, &mut members);
-        if members.list.is_empty() {
+        let depth = ResolveDepth { structures, ..depth };
+        let mut members = MemberList::default();
+        self.collect_members(core, 0, depth, &mut members);
+        let (members, parts) = members.finish();
+        if members.is_empty() {
             return (TypeKind::Other, 1);
         }
-        (TypeKind::Struct(members.list.into()), members.parts)
+        (TypeKind::Struct(members.into()), parts)
     }
 
     /// Adds the members of a structure that begins `start` bytes into the value.
-    fn collect_members(&self, structure: &DebugEntry, start: u64, nesting: usize, members: &mut MemberList) {
+    fn collect_members(
+        &self,
+        structure: &DebugEntry,
+        start: u64,
+        depth: ResolveDepth,
+        members: &mut MemberList,
+    ) {
         self.files.children(structure, |child| {
             let is_base = child.tag() == dw::DW_TAG_inheritance;
             let is_member = child.tag() == dw::DW_TAG_member && is_shown(&child);
@@ -262,46 +259,38 @@ impl TypeKinds {
             let mut offset = start.saturating_add(offset);
             match self.files.text(&child, dw::DW_AT_name) {
                 Some(name) if !is_base => {
-                    let mut member = self.resolve(Some(at), members.depth);
-                    let position = bit_position(&child, member.ty.bytes);
-                    let bits = position.and_then(|(bit, width)| bit_field(bit, width, member.ty.bytes));
+                    let ResolvedType { mut ty, parts } = self.resolve(Some(at), depth);
+                    let position = bit_position(&child, ty.bytes);
+                    let bits = position.and_then(|(bit, width)| bit_field(bit, width, ty.bytes));
                     match bits {
                         Some((at, _)) => offset = start.saturating_add(at),
-                        None if position.is_some() => member.ty.kind = TypeKind::Other,
+                        None if position.is_some() => ty.kind = TypeKind::Other,
                         None => {}
                     }
-                    members.push(field_name(&name), offset, member, bits.map(|(_, bits)| bits));
+                    let member = StructMember {
+                        name: field_name(&name).into(),
+                        offset,
+                        ty,
+                        bits: bits.map(|(_, bits)| bits),
+                    };
+                    members.push(member, parts);
                 }
                 // The members of an anonymous union or a base class are used like those of the structure.
-                _ if nesting < MAX_DEPTH => {
+                _ => {
                     if let Some(inner) = self.files.underlying(at) {
-                        self.collect_members(&inner, offset, nesting + 1, members);
+                        let base = is_base.then(|| self.files.text(&inner, dw::DW_AT_name));
+                        let is_entered = members.enter(base.flatten());
+                        if is_entered {
+                            self.collect_members(&inner, offset, depth, members);
+                            members.leave();
+                        }
                     }
                 }
-                _ => {}
             }
-            match members.list.len() {
-                MAX_MEMBERS.. => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
+            match members.is_full() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
             }
-        });
-    }
-}
-
-impl MemberList {
-    /// Adds a member, without its kind once there are too many types.
-    fn push(&mut self, name: &str, offset: u64, member: ResolvedType, bits: Option<BitField>) {
-        let ResolvedType { mut ty, parts } = member;
-        if self.parts + parts > MAX_PARTS {
-            ty.kind = TypeKind::Other;
-        } else {
-            self.parts += parts;
-        }
-        self.list.push(StructMember {
-            name: name.into(),
-            offset,
-            ty,
-            bits,
         });
     }
 }

@@ -129,3 +129,48 @@ int main(int argc, char **argv) { take(LARGE, PLUS); return always(200, argc) + 
         }
     }
 }
+
+#[test]
+fn members_of_base_classes_have_names_of_their_own() {
+    const SOURCE: &str = "
+struct root { int n; int only; };
+struct left : root { int n; };
+struct right : root { union { int n; long wide; }; };
+struct both : left, right { int n; };
+template <int N> struct head { int value; };
+struct pair : head<0>, head<1> { };
+__attribute__((noinline)) int take(both &one, pair &two, left &three) { asm volatile(\"\"); return one.n + two.head<0>::value + three.n; }
+int main() { static both one; static pair two; return take(one, two, one); }
+";
+    let dir = TestDir::new("bases");
+    for compiler in ["g++", "clang++"] {
+        let Some(program) = dir.compile(compiler, &["-g", "-O1"], SOURCE) else {
+            continue;
+        };
+        let take = signature(&open(&program), &program, "_Z4take");
+        let names = take.params.iter().map(|param| match &param.ty.kind {
+            TypeKind::Pointer(Some(to)) => member_names(to),
+            kind => panic!("{kind:?}"),
+        });
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            [
+                "left::root::n left::root::only left::n right::root::n right::root::only right::n wide n",
+                "head<0>::value head<1>::value",
+                "root::n only n",
+            ],
+            "{compiler}"
+        );
+    }
+}
+
+fn member_names(ty: &ValueType) -> String {
+    match &ty.kind {
+        TypeKind::Struct(members) => members
+            .iter()
+            .map(|member| &*member.name)
+            .collect::<Vec<_>>()
+            .join(" "),
+        kind => panic!("{kind:?}"),
+    }
+}
