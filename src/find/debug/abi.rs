@@ -86,6 +86,8 @@ pub struct TypeLayout {
     pub scalars: Vec<ScalarField>,
     /// Some of the scalars are elements of an array.
     pub has_array: bool,
+    /// A complex number by itself.
+    pub is_complex: bool,
     /// A C++ class whose objects cannot be copied as bytes: the caller passes the address of a copy.
     pub by_reference: bool,
 }
@@ -95,7 +97,21 @@ pub struct TypeLayout {
 pub struct ScalarField {
     pub offset: u64,
     pub bytes: u64,
+    /// A floating-point number or a vector.
     pub float: bool,
+    /// A number in x87's format, which is not in the registers of other floating-point numbers.
+    pub x87: bool,
+}
+
+/// What is in a word of a value, for x86-64.
+#[derive(Clone, Copy, PartialEq)]
+enum WordClass {
+    /// Padding, or an empty class. It is not passed.
+    Nothing,
+    Integer,
+    Float,
+    /// The second half of a vector, in the same register as the first.
+    UpperHalf,
 }
 
 impl TypeLayout {
@@ -105,13 +121,13 @@ impl TypeLayout {
             offset: 0,
             bytes,
             float,
+            x87: float && bytes > WORD,
         };
         TypeLayout {
             bytes,
             align: bytes,
             scalars: vec![scalar],
-            has_array: false,
-            by_reference: false,
+            ..TypeLayout::default()
         }
     }
 
@@ -124,20 +140,44 @@ impl TypeLayout {
         self.scalars.is_empty() && self.bytes <= 2 * WORD
     }
 
-    /// Whether the word has floating-point numbers only, and so goes into a floating-point register.
-    fn is_float_word(&self, word: u64) -> bool {
+    /// The classes of the words of a value that is passed in registers on x86-64.
+    fn word_classes(&self) -> Vec<WordClass> {
+        let mut classes: Vec<WordClass> = (0..self.words()).map(|word| self.word_class(word)).collect();
+        let has_vector = self
+            .scalars
+            .iter()
+            .any(|scalar| scalar.float && scalar.bytes > WORD);
+        if let [WordClass::Float, second @ WordClass::Float] = &mut classes[..]
+            && has_vector
+        {
+            *second = WordClass::UpperHalf;
+        }
+        classes
+    }
+
+    /// Whether x86-64 passes the value in registers, but not all of its words.
+    pub fn has_empty_word(&self) -> bool {
+        let in_registers =
+            (1..=2 * WORD).contains(&self.bytes) && !self.by_reference && !self.in_x86_memory();
+        in_registers && self.word_classes().contains(&WordClass::Nothing)
+    }
+
+    /// Only a word of nothing but floating-point numbers goes into a floating-point register.
+    fn word_class(&self, word: u64) -> WordClass {
         let (start, end) = (word * WORD, word * WORD + WORD);
         let mut inside = self
             .scalars
             .iter()
-            .filter(|scalar| scalar.offset < end && scalar.offset + scalar.bytes > start)
-            .peekable();
-        inside.peek().is_some() && inside.all(|scalar| scalar.float)
+            .filter(|scalar| scalar.offset < end && scalar.offset + scalar.bytes > start);
+        match inside.next() {
+            None => WordClass::Nothing,
+            Some(first) if first.float && inside.all(|scalar| scalar.float) => WordClass::Float,
+            Some(_) => WordClass::Integer,
+        }
     }
 
     fn in_x86_memory(&self) -> bool {
-        // Of floating-point scalars only x87's are longer than a word.
-        let unfit = |scalar: &ScalarField| (scalar.float && scalar.bytes > WORD) || is_unaligned(scalar);
+        let unfit = |scalar: &ScalarField| scalar.x87 || is_unaligned(scalar);
         self.bytes > 2 * WORD || self.scalars.iter().any(unfit)
     }
 
@@ -236,14 +276,15 @@ impl ArgumentAllocator {
         };
         match as_argument.next(layout) {
             ValueLocation::Pieces(pieces) => {
-                let registers = pieces.iter().map(|piece| match piece {
-                    LocationPiece::Argument(number) => RESULTS.get(usize::from(*number)).copied(),
+                let registers = pieces.into_iter().map(|piece| match piece {
+                    LocationPiece::Argument(number) => {
+                        let register = RESULTS.get(usize::from(number)).copied();
+                        register.map(LocationPiece::Register)
+                    }
+                    LocationPiece::Constant(_) => Some(piece),
                     _ => None,
                 });
-                match registers
-                    .map(|register| register.map(LocationPiece::Register))
-                    .collect()
-                {
+                match registers.collect() {
                     Some(pieces) => ValueLocation::Pieces(pieces),
                     None => ValueLocation::Unavailable(RESULT_IN_MEMORY),
                 }
@@ -272,10 +313,21 @@ impl ArgumentAllocator {
         if layout.in_x86_memory() {
             return self.on_stack(layout);
         }
-        let floats = (0..layout.words())
-            .filter(|&word| layout.is_float_word(word))
-            .count() as u64;
-        self.in_registers(layout, layout.words() - floats, floats)
+        let classes = layout.word_classes();
+        let count = |wanted| classes.iter().filter(|&&class| class == wanted).count() as u64;
+        match self.in_registers(layout, count(WordClass::Integer), count(WordClass::Float)) {
+            ValueLocation::Pieces(registers) if (registers.len() as u64) < layout.words() => {
+                let mut registers = registers.into_iter();
+                let pieces = classes.iter().map(|class| match class {
+                    WordClass::Integer => registers.next(),
+                    _ => Some(LocationPiece::Constant(0)),
+                });
+                pieces
+                    .collect::<Option<_>>()
+                    .map_or(ValueLocation::Unavailable(SCATTERED), ValueLocation::Pieces)
+            }
+            location => location,
+        }
     }
 
     fn next_aarch64(&mut self, layout: &TypeLayout) -> ValueLocation {
@@ -362,8 +414,12 @@ impl ArgumentAllocator {
     }
 
     fn on_stack(&mut self, layout: &TypeLayout) -> ValueLocation {
-        if layout.align >= 2 * WORD {
-            self.stack = self.stack.checked_next_multiple_of(2 * WORD).unwrap_or(u64::MAX);
+        let align = match self.machine {
+            MachineAbi::X86_64 => layout.align,
+            MachineAbi::Aarch64 => layout.align.min(2 * WORD),
+        };
+        if align >= 2 * WORD {
+            self.stack = self.stack.checked_next_multiple_of(align).unwrap_or(u64::MAX);
         }
         let start = self.machine.stack_arguments().saturating_add(self.stack);
         self.stack = self.stack.saturating_add(layout.words().saturating_mul(WORD));
@@ -398,9 +454,13 @@ pub fn go_result(machine: MachineAbi, layout: &TypeLayout) -> ValueLocation {
     }
 }
 
-/// A `long double`, which is passed on the stack but returned in an x87 register.
+/// A `long double`, also a complex one, which is passed on the stack but returned in x87 registers.
 fn is_x87(layout: &TypeLayout) -> bool {
-    matches!(layout.scalars[..], [scalar] if scalar.float)
+    match layout.scalars[..] {
+        [scalar] => scalar.x87,
+        [scalar, _] => scalar.x87 && layout.is_complex,
+        _ => false,
+    }
 }
 
 fn is_in_registers(location: &ValueLocation) -> bool {

@@ -48,6 +48,7 @@ pub fn piece(piece: LocationPiece) -> Result<Ir, &'static str> {
 fn result_piece(piece: LocationPiece) -> Result<Ir, &'static str> {
     match piece {
         LocationPiece::Register(number) if number < machine::REGISTERS => Ok(Ir::Result(number as u8)),
+        LocationPiece::Constant(number) => Ok(Ir::Const(number)),
         _ => Err("its register cannot be read"),
     }
 }

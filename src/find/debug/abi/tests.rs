@@ -2,15 +2,17 @@
 use super::*;
 
 fn structure(bytes: u64, scalars: &[(u64, u64, bool)]) -> TypeLayout {
-    let scalars = scalars
-        .iter()
-        .map(|&(offset, bytes, float)| ScalarField { offset, bytes, float });
+    let scalars = scalars.iter().map(|&(offset, bytes, float)| ScalarField {
+        offset,
+        bytes,
+        float,
+        x87: false,
+    });
     TypeLayout {
         bytes,
         align: 8,
         scalars: scalars.collect(),
-        has_array: false,
-        by_reference: false,
+        ..TypeLayout::default()
     }
 }
 
@@ -334,5 +336,98 @@ fn impossible_sizes_do_not_overflow() {
             );
         }
         arguments.next(&TypeLayout::scalar(16, false));
+    }
+}
+
+#[test]
+fn words_of_nothing_take_no_register() {
+    let value = |scalars| structure(16, scalars);
+    let mut x86 = ArgumentAllocator::new(MachineAbi::X86_64);
+    let pieces = |pieces: &[LocationPiece]| ValueLocation::Pieces(pieces.to_vec());
+    let (first, second) = (LocationPiece::Argument(0), LocationPiece::Argument(1));
+    let nothing = LocationPiece::Constant(0);
+    assert_eq!(
+        x86.result(&value(&[(0, 8, false)])),
+        pieces(&[LocationPiece::Register(0), nothing])
+    );
+    assert_eq!(x86.next(&value(&[(0, 8, false)])), pieces(&[first, nothing]));
+    assert_eq!(x86.next(&value(&[(8, 4, false)])), pieces(&[nothing, second]));
+    assert_eq!(
+        x86.next(&value(&[(0, 8, true)])),
+        ValueLocation::Unavailable(IN_FLOAT)
+    );
+    assert_eq!(x86.next(&TypeLayout::scalar(4, false)), registers(&[2]));
+    for number in 3..6 {
+        assert_eq!(x86.next(&TypeLayout::scalar(8, false)), registers(&[number]));
+    }
+    assert_eq!(x86.next(&value(&[(0, 8, false)])), stack(&[8, 16]));
+}
+
+#[test]
+fn vectors_take_one_register() {
+    let vector = structure(16, &[(0, 16, true)]);
+    for machine in [MachineAbi::X86_64, MachineAbi::Aarch64] {
+        let mut arguments = ArgumentAllocator::new(machine);
+        for _ in 0..8 {
+            assert_eq!(arguments.next(&vector), ValueLocation::Unavailable(IN_FLOAT));
+        }
+        assert_eq!(arguments.next(&TypeLayout::scalar(4, false)), registers(&[0]));
+        assert!(matches!(arguments.next(&vector), ValueLocation::Pieces(pieces) if pieces.len() == 2));
+    }
+    // In a union with an integer, each half has a class of its own.
+    let either = structure(16, &[(0, 16, true), (0, 4, false)]);
+    let mut x86 = ArgumentAllocator::new(MachineAbi::X86_64);
+    assert_eq!(x86.next(&either), ValueLocation::Unavailable(IN_FLOAT));
+    assert_eq!(x86.next(&TypeLayout::scalar(4, false)), registers(&[1]));
+}
+
+#[test]
+fn complex_long_doubles_are_returned_in_registers() {
+    let part = |offset| ScalarField {
+        offset,
+        ..TypeLayout::scalar(16, true).scalars[0]
+    };
+    let complex = TypeLayout {
+        bytes: 32,
+        align: 16,
+        scalars: vec![part(0), part(16)],
+        is_complex: true,
+        ..TypeLayout::default()
+    };
+    let structure = TypeLayout {
+        is_complex: false,
+        ..complex.clone()
+    };
+    for (layout, first) in [(&complex, 0), (&structure, 1)] {
+        let mut x86 = ArgumentAllocator::new(MachineAbi::X86_64);
+        x86.result(layout);
+        assert_eq!(x86.next(&TypeLayout::scalar(8, false)), registers(&[first]));
+        assert_eq!(x86.next(layout), stack(&[8, 16, 24, 32]));
+    }
+}
+
+#[test]
+fn stack_arguments_are_aligned() {
+    let aligned = |align| TypeLayout {
+        align,
+        ..structure(64, &[])
+    };
+    let start = |location| match location {
+        ValueLocation::Pieces(pieces) => pieces.first().copied(),
+        _ => None,
+    };
+    for (machine, align, expected) in [
+        (MachineAbi::X86_64, 8, 8 + 8),
+        (MachineAbi::X86_64, 16, 8 + 16),
+        (MachineAbi::X86_64, 32, 8 + 32),
+    ] {
+        let mut arguments = ArgumentAllocator::new(machine);
+        for _ in 0..7 {
+            arguments.next(&TypeLayout::scalar(8, false));
+        }
+        assert_eq!(
+            start(arguments.next(&aligned(align))),
+            Some(LocationPiece::Stack(expected))
+        );
     }
 }

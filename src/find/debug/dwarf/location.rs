@@ -18,7 +18,10 @@ pub const OPTIMIZED_OUT: &str = "optimized out";
 /// The compiler moved some arguments away from where the calling convention has them, and gives no location
 /// for this one.
 pub const MOVED: &str = "moved by the optimizer";
-/// The debug information lacks its type, or that of a parameter before it.
+/// The optimizer removed or changed parameters or the result.
+pub const CHANGED: &str = "changed by the optimizer";
+pub const OTHER_CONVENTION: &str = "passed by another calling convention";
+/// The debug information lacks its type, or that of a parameter before it, or does not tell how it is passed.
 pub const UNKNOWN_TYPE: &str = "behind an unknown type";
 
 /// Whether a parameter has a location anywhere in the function.

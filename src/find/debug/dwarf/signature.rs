@@ -4,14 +4,15 @@
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
+use gimli::AttributeValue;
 use gimli::constants as dw;
 
 use super::entries::{DebugEntry, EntryOffset};
 use super::files::{DebugFiles, OriginChain};
-use super::location::{self, FunctionFrame, MOVED, OPTIMIZED_OUT, UNKNOWN_TYPE};
+use super::location::{self, CHANGED, FunctionFrame, MOVED, OPTIMIZED_OUT, OTHER_CONVENTION, UNKNOWN_TYPE};
 use super::type_kinds::TypeKinds;
 use super::type_layouts::TypeLayouts;
-use crate::find::debug::abi::{ArgumentAllocator, NATIVE, ON_STACK, go_result};
+use crate::find::debug::abi::{ArgumentAllocator, NATIVE, ON_STACK, TypeLayout, go_result};
 use crate::find::debug::types::{
     FunctionParameter, FunctionResult, FunctionSignature, LocationPiece, ValueLocation, ValueType,
 };
@@ -58,19 +59,34 @@ struct LocatedParameter {
 }
 
 impl LocatedParameter {
-    /// `is_regular`: the compiler kept to the calling convention, as far as the debug information shows.
-    fn finish(self, is_regular: bool) -> FunctionParameter {
+    /// `is_regular`: the compiler kept to the calling convention, as far as the debug information shows. `unknown`: why
+    /// there is no location by it.
+    fn finish(self, is_regular: bool, unknown: &'static str) -> FunctionParameter {
         let location = match (self.described, self.by_convention) {
             (Some(described), _) => described,
             (None, Some(by_convention)) if is_regular => by_convention,
             (None, Some(_)) => ValueLocation::Unavailable(MOVED),
-            (None, None) => ValueLocation::Unavailable(UNKNOWN_TYPE),
+            (None, None) => ValueLocation::Unavailable(unknown),
         };
         FunctionParameter {
             name: self.name.map(Rc::from),
             ty: self.ty,
             location,
         }
+    }
+}
+
+/// Places values by the calling convention, or why they are not known.
+type ByConvention = Result<ArgumentAllocator, &'static str>;
+
+/// Why a function does not use the usual calling convention, if the debug information says so. Clang says it of
+/// functions from which it removed arguments or results that are not used.
+fn irregular(function: &OriginChain) -> Option<&'static str> {
+    let convention = |entry: &DebugEntry| entry.value(dw::DW_AT_calling_convention);
+    match function.iter().find_map(convention)? {
+        AttributeValue::CallingConvention(dw::DW_CC_normal | dw::DW_CC_program) => None,
+        AttributeValue::CallingConvention(dw::DW_CC_nocall) => Some(CHANGED),
+        _ => Some(OTHER_CONVENTION),
     }
 }
 
@@ -96,11 +112,12 @@ impl SignatureDecoder {
         let (parameters, variadic) = self.parameters(&function);
         let (results, parameters): (Vec<_>, Vec<_>) =
             parameters.into_iter().partition(ParameterEntry::is_go_result);
-        let mut arguments = match () {
+        let mut arguments = match (irregular(&function), own) {
+            (Some(why), _) => Err(why),
             // The debug information of Go has all locations.
-            () if own.is_go() => None,
-            () if own.is_rust() => Some(ArgumentAllocator::rust(NATIVE)),
-            () => Some(ArgumentAllocator::new(NATIVE)),
+            (None, own) if own.is_go() => Err(UNKNOWN_TYPE),
+            (None, own) if own.is_rust() => Ok(ArgumentAllocator::rust(NATIVE)),
+            (None, _) => Ok(ArgumentAllocator::new(NATIVE)),
         };
         let result = self.files.inherited(&function, dw::DW_AT_type);
         let returns = result.map(|result| self.result(result, &mut arguments));
@@ -118,20 +135,34 @@ impl SignatureDecoder {
         function.iter().any(is_told) || function.last().is_some_and(|entry| self.files.has_types(entry))
     }
 
-    /// A result of the type at `at`. `arguments` is `None` afterwards if its layout is unknown.
-    fn result(&self, at: EntryOffset, arguments: &mut Option<ArgumentAllocator>) -> FunctionResult {
-        let layout = self.layouts.layout(at);
-        let location = arguments
-            .as_mut()
-            .zip(layout)
-            .map(|(all, layout)| all.result(&layout));
-        if location.is_none() {
-            *arguments = None;
-        }
+    /// A result of the type at `at`. `arguments` is an error afterwards if its layout is unknown.
+    fn result(&self, at: EntryOffset, arguments: &mut ByConvention) -> FunctionResult {
+        let location = self
+            .place(Some(at), arguments, ArgumentAllocator::result)
+            .unwrap_or_else(ValueLocation::Unavailable);
         FunctionResult {
             ty: self.kinds.value_type(Some(at)),
-            location: location.unwrap_or(ValueLocation::Unavailable(UNKNOWN_TYPE)),
+            location,
         }
+    }
+
+    /// The location of a value of the type at `at`, which `arguments` gives.
+    fn place(
+        &self,
+        at: Option<EntryOffset>,
+        arguments: &mut ByConvention,
+        give: impl Fn(&mut ArgumentAllocator, &TypeLayout) -> ValueLocation,
+    ) -> Result<ValueLocation, &'static str> {
+        let layout = at.and_then(|at| self.layouts.layout(at)).ok_or(UNKNOWN_TYPE);
+        let placed = match (arguments.as_mut(), layout) {
+            (Ok(arguments), Ok(layout)) => Ok(give(arguments, &layout)),
+            (Err(why), _) => Err(*why),
+            (_, Err(why)) => Err(why),
+        };
+        if let Err(why) = placed {
+            *arguments = Err(why);
+        }
+        placed
     }
 
     /// The first result of a Go function.
@@ -206,28 +237,23 @@ impl SignatureDecoder {
     }
 
     /// The parameters with their locations. Where the debug information has none, the calling convention
-    /// decides, unless the compiler evidently did not keep to it. `arguments` is `None` if the arguments
-    /// before are unknown.
+    /// decides, unless the compiler evidently did not keep to it. `arguments` says why, if the convention or the
+    /// arguments before are unknown.
     fn located(
         &self,
         parameters: &[ParameterEntry],
         frame: &FunctionFrame,
-        mut arguments: Option<ArgumentAllocator>,
+        mut arguments: ByConvention,
     ) -> Vec<FunctionParameter> {
         let any_location = parameters.iter().any(ParameterEntry::has_location);
         let mut is_regular = true;
         let mut located = Vec::new();
         for parameter in parameters {
             let at = self.files.inherited(&parameter.chain, dw::DW_AT_type);
-            let layout = at.and_then(|at| self.layouts.layout(at));
-            let bytes = layout.as_ref().map(|layout| layout.bytes);
-            let by_convention = arguments
-                .as_mut()
-                .zip(layout)
-                .map(|(all, layout)| all.next(&layout));
-            if by_convention.is_none() {
-                arguments = None;
-            }
+            let bytes = at
+                .and_then(|at| self.layouts.layout(at))
+                .map(|layout| layout.bytes);
+            let by_convention = self.place(at, &mut arguments, ArgumentAllocator::next).ok();
             let is_nowhere = by_convention.as_ref().is_some_and(ValueLocation::is_nowhere);
             let described = match parameter.chain.first() {
                 // Compilers describe a value that is not passed in many ways.
@@ -251,7 +277,10 @@ impl SignatureDecoder {
                 described,
             });
         }
-        let finished = located.into_iter().map(|parameter| parameter.finish(is_regular));
+        let unknown = arguments.err().unwrap_or(UNKNOWN_TYPE);
+        let finished = located
+            .into_iter()
+            .map(|parameter| parameter.finish(is_regular, unknown));
         finished.collect()
     }
 }
