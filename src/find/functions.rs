@@ -487,8 +487,10 @@ impl NameFilter<'_> {
     fn matches_demangled(&self, symbol: &str) -> bool {
         ReadableName::new(symbol).is_some_and(|name| {
             let forms = [&name.full, &name.short, name.bare()];
+            let without_type = name.without_return_type();
             forms.iter().any(|form| self.matches_form(form))
-                || self.matches_form(spelling::unqualified(&name.full))
+                || (without_type != name.full && self.matches_form(without_type))
+                || self.matches_form(spelling::unqualified(without_type))
         })
     }
 

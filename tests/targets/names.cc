@@ -64,10 +64,23 @@ static __attribute__((noinline)) int scale(int n, int by, int)
 #endif
 __asm__(".text\n.globl untyped\n.globl same\nuntyped:\nsame: " ADD_AND_RETURN
 	".globl unsized\n.type unsized, %function\n"
-	"unsized: " ADD_AND_RETURN "own: " ADD_AND_RETURN ".globl loops\nloops: nop\n" COUNT_DOWN);
+	"unsized: " ADD_AND_RETURN
+	/* As clang 19 names `template <std::integral T> long twice(T)` and one with `requires`. */
+	".globl _Z6thriceITkSt8integrallET_S0_\n.type _Z6thriceITkSt8integrallET_S0_, %function\n"
+	"_Z6thriceITkSt8integrallET_S0_: " ADD_AND_RETURN
+	".globl _Z5twiceIlQsr3stdE8integralIT_EES0_S0_\n.type _Z5twiceIlQsr3stdE8integralIT_EES0_S0_, %function\n"
+	"_Z5twiceIlQsr3stdE8integralIT_EES0_S0_: " ADD_AND_RETURN "own: " ADD_AND_RETURN ".globl loops\nloops: nop\n" COUNT_DOWN);
 extern "C" long untyped(long);
 extern "C" long unsized(long);
 extern "C" long own(long);
+long thrice(long) __asm__("_Z6thriceITkSt8integrallET_S0_");
+long twice(long) __asm__("_Z5twiceIlQsr3stdE8integralIT_EES0_S0_");
+
+template <typename... T> CALLED long pack(T... numbers)
+{
+	__asm__ volatile("" ::: "memory");
+	return (0 + ... + numbers);
+}
 extern "C" void loops(long);
 
 extern "C" {
@@ -120,6 +133,14 @@ int main()
 		sum = unsized(untyped(sum));
 	for (int i = 0; i < 67; i++)
 		sum = own(sum);
+	for (int i = 0; i < 61; i++)
+		sum = thrice(sum);
+	for (int i = 0; i < 59; i++)
+		sum = twice(sum);
+	for (int i = 0; i < 53; i++)
+		sum += pack(i, sum);
+	for (int i = 0; i < 47; i++)
+		sum += pack();
 	for (int i = 0; i < 73; i++)
 		loops(5);
 	for (int i = 0; i < 71; i++)

@@ -4,7 +4,9 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-use cpp_demangle::{DemangleOptions, Symbol};
+use cpp::{CppForm, CppName};
+
+mod cpp;
 
 /// Most bytes of a demangled name. A mangled name of a few hundred bytes can expand to gigabytes: each part may repeat
 /// the ones before it.
@@ -50,30 +52,23 @@ impl ReadableName {
             let short = plain_method(&full).unwrap_or_else(|| full.clone());
             return Some(ReadableName { full, short });
         }
-        let symbol = Symbol::new(name.as_bytes()).ok()?;
+        let parsed = CppName::parse(name)?;
         Some(ReadableName {
-            full: cpp_full(name, &symbol)?,
-            short: unqualified(cpp_short(name, &symbol)?),
+            full: written(&parsed, CppForm::Full)?,
+            short: written(&parsed, CppForm::Short)?,
         })
+    }
+
+    /// [`ReadableName::full`] without the return type of a template: `max<int>(int, int)`.
+    pub fn without_return_type(&self) -> &str {
+        let start = self.full.find(&self.short).unwrap_or(0);
+        &self.full[start..]
     }
 
     /// [`ReadableName::short`] without the arguments of a template or a generic function: `max` for `max<int>`.
     pub fn bare(&self) -> &str {
         without_arguments(&self.short).unwrap_or(&self.short)
     }
-}
-
-/// `A::take` for `A::take &&`, a method with a ref-qualifier.
-fn unqualified(mut name: String) -> String {
-    let kept = [" &&", " &"]
-        .iter()
-        .find_map(|end| name.strip_suffix(end))
-        .map(str::len);
-    // `A::operator B &` is a conversion.
-    if let Some(kept) = kept.filter(|_| !name.contains("operator ")) {
-        name.truncate(kept);
-    }
-    name
 }
 
 /// `app::Type::method` for `<app::Type>::method`; `<Type as Trait>::method` has no such form.
@@ -120,73 +115,12 @@ fn rust(name: &str) -> Option<String> {
     BoundedText::collect(|text| write!(text, "{demangled:#}"))
 }
 
-type CppSymbol<'n> = Symbol<&'n [u8]>;
-
 fn cpp(name: &str) -> Option<String> {
-    cpp_full(name, &Symbol::new(name.as_bytes()).ok()?)
+    written(&CppName::parse(name)?, CppForm::Full)
 }
 
-fn cpp_full(name: &str, symbol: &CppSymbol<'_>) -> Option<String> {
-    let full = match template_constructor(name, symbol) {
-        Some(typed) => {
-            let symbol = Symbol::new(typed.as_bytes()).ok()?;
-            written(&symbol, DemangleOptions::new().no_return_type())?
-        }
-        None => written(symbol, DemangleOptions::new())?,
-    };
-    Some(thunk(name, &full).unwrap_or(full))
-}
-
-/// Without parameters and return type.
-fn cpp_short(name: &str, symbol: &CppSymbol<'_>) -> Option<String> {
-    let short = written(symbol, DemangleOptions::new().no_params().no_return_type())?;
-    Some(thunk(name, &short).unwrap_or(short))
-}
-
-fn written(symbol: &CppSymbol<'_>, options: DemangleOptions) -> Option<String> {
-    BoundedText::collect(|text| symbol.structured_demangle(text, &options))
-}
-
-/// The mangled name of a template constructor with a return type, `void`. cpp_demangle takes the first parameter for
-/// one, as other templates have it, and drops it.
-fn template_constructor(name: &str, symbol: &CppSymbol<'_>) -> Option<String> {
-    const MARKS: [&str; 3] = ["C1I", "C2I", "C3I"];
-    /// Places to try for the end of the name. Real names have a few.
-    const MOST: usize = 64;
-    let mark = MARKS.iter().filter_map(|mark| name.find(mark)).min()?;
-    let short = cpp_short(name, symbol)?;
-    let (class, function) = without_arguments(&short)?.rsplit_once("::")?;
-    let class = without_arguments(class).unwrap_or(class);
-    if class.rsplit("::").next() != Some(function) {
-        return None;
-    }
-    // Only the end of the name can be followed by a type. The first place is it: later ones are between parameters.
-    let ends = name.match_indices('E').map(|(at, _)| at + 1);
-    let ends = ends.skip_while(|&end| end < mark).take(MOST);
-    let mut typed = ends.map(|end| format!("{}v{}", &name[..end], &name[end..]));
-    typed.find(|typed| {
-        let symbol = Symbol::new(typed.as_bytes()).ok();
-        symbol.and_then(|symbol| cpp_short(typed, &symbol)).as_ref() == Some(&short)
-    })
-}
-
-/// The name of a thunk as compilers and debuggers write it. `demangled` is what cpp_demangle makes of `name`:
-/// `{virtual override thunk({offset(-16)}, C::g(int))}`.
-fn thunk(name: &str, demangled: &str) -> Option<String> {
-    let kind = match name.get(..4)? {
-        "_ZTh" => "non-virtual thunk to",
-        "_ZTv" => "virtual thunk to",
-        "_ZTc" => "covariant return thunk to",
-        _ => return None,
-    };
-    let mut function = demangled.split_once("thunk(")?.1;
-    while function.starts_with("{offset(") || function.starts_with("{virtual offset(") {
-        function = function.split_once("}, ")?.1;
-    }
-    Some(format!(
-        "{kind} {}",
-        function.strip_suffix(")}").unwrap_or(function)
-    ))
+fn written(name: &CppName, form: CppForm) -> Option<String> {
+    BoundedText::collect(|text| name.write(text, form))
 }
 
 /// A string of at most `MAX_BYTES`, which makes writers stop when it is full.

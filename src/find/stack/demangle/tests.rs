@@ -143,3 +143,122 @@ fn exploding_name_is_truncated() {
         text.len()
     );
 }
+
+/// Of clang 19, whose constraints other demanglers do not know, and of GCC and clang alike.
+#[test]
+fn constrained_templates_have_names() {
+    for (mangled, full, bare) in [
+        (
+            "_Z5twiceIiQsr3stdE8integralIT_EES0_S0_",
+            "int twice<int>(int)",
+            "twice",
+        ),
+        ("_Z6thriceITkSt8integraliET_S0_", "int thrice<int>(int)", "thrice"),
+        ("_Z5trailIiET_S0_QgestS0_Li4E", "int trail<int>(int)", "trail"),
+        (
+            "_ZN3BoxIiE3getEvQsr3stdE8integralIT_E",
+            "Box<int>::get()",
+            "Box<int>::get",
+        ),
+        (
+            "_ZN3BoxIiEC2IiQsr3stdE8integralITL0__EEET_",
+            "Box<int>::Box<int>(int)",
+            "Box<int>::Box",
+        ),
+        (
+            "_ZN3BoxIiEF4sameES0_iQLb1E",
+            "Box<int>::same(Box<int>, int)",
+            "Box<int>::same",
+        ),
+        ("_Z4nttpITnDaLc99EEiv", "int nttp<(char)99>()", "nttp"),
+        ("_Z2ttITtTpTyESt6vectorEiv", "int tt<std::vector>()", "tt"),
+        (
+            "_Z3bigIiQaa3BigIT_Entsr3stdE14floating_pointIS0_EEiS0_",
+            "int big<int>(int)",
+            "big",
+        ),
+        ("_Z2rrIiQrQT__XplfL0p_fL0p_EEiS0_", "int rr<int>(int)", "rr"),
+    ] {
+        let readable = ReadableName::new(mangled).unwrap_or_else(|| panic!("{mangled}"));
+        assert_eq!((&*readable.full, readable.bare()), (full, bare));
+    }
+}
+
+#[test]
+fn packs_and_parameters_are_those_of_their_template() {
+    for (mangled, full) in [
+        (
+            "_Z4packIJilcEEiDpT_",
+            "int pack<int, long, char>(int, long, char)",
+        ),
+        ("_Z4packIJEEiDpT_", "int pack<>()"),
+        (
+            "_Z4moveIJiRKcEEvDpOT_",
+            "void move<int, char const&>(int&&, char const&)",
+        ),
+        ("_Z3arrIiLi3EEiRAT0__T_", "int arr<int, 3>(int (&) [3])"),
+        (
+            "_Z2fpIiJiEET_PDoFS0_DpT0_ES2_",
+            "int fp<int, int>(int (*)(int) noexcept, int)",
+        ),
+        ("_ZN3BoxIiEcvT_IlEEv", "Box<int>::operator long<long>()"),
+        ("_Z2dtIiEDTplfp_Li1EET_", "decltype({parm#1}+(1)) dt<int>(int)"),
+        ("_ZNSt6bitsetILm8EE4flipEv", "std::bitset<8ul>::flip()"),
+        (
+            "_ZNKSt4base3endERNS_5entryE",
+            "std::base::end(std::base::entry&) const",
+        ),
+        ("_Zli3_kgy", "operator\"\" _kg(unsigned long long)"),
+        // In a lambda, a parameter is of the lambda; the same code behind it is of the function around.
+        (
+            "_Z4callIZ5outeriEUlT_E_Z5outeriEUlS0_E0_EiS0_T0_",
+            "int call<outer(int)::{lambda(auto:1)#1}, outer(int)::{lambda(auto:1)#2}>\
+             (outer(int)::{lambda(auto:1)#1}, outer(int)::{lambda(auto:1)#2})",
+        ),
+        (
+            "_ZZ3runIiEvT_ENKUlvE_clEv",
+            "run<int>(int)::{lambda()#1}::operator()() const",
+        ),
+        (
+            "_Z1fi.constprop.0.isra.1",
+            "f(int) [clone .constprop.0] [clone .isra.1]",
+        ),
+    ] {
+        assert_eq!(demangle(mangled), full);
+    }
+    let readable = ReadableName::new("_Z4packIJilcEEiDpT_").unwrap();
+    assert_eq!(
+        readable.without_return_type(),
+        "pack<int, long, char>(int, long, char)"
+    );
+    assert_eq!(
+        ReadableName::new("_ZZ4mainENKUliE_clEi").unwrap().short,
+        "main::{lambda(int)#1}::operator()"
+    );
+}
+
+/// Damaged names are refused or written, but nothing panics, recurses without end or takes long.
+#[test]
+fn damaged_names_are_survived() {
+    let names = [
+        "_ZNKSt6ranges5views9__adaptor8_PartialINS0_7_FilterEJZ4mainE3$_3EEclIRSt6vectorIiSaIiEEQ19__adaptor_invocableIT_TL0__RKT0_EEEDaOSB_",
+        "_ZTch0_h16_N1C1gEi",
+        "_Z4callIZ5outeriEUlT_E_Z5outeriEUlS0_E0_EiS0_T0_.isra.0",
+        "_Z2rrIiQrQT__XplfL0p_fL0p_EEiS0_",
+        "_ZNSt5tupleIJONSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEEEEC2IJS5_ELb1ETnNSt9enable_ifIXclsr4_TCCIXT0_EEE29__is_implicitly_constructibleIDpT_EEEbE4typeELb1EEEDpOSA_",
+    ];
+    let alphabet = "_NZEISTKPROFAMDJLXQstlpiv0159\u{e9}";
+    for name in names {
+        for at in 2..name.len() {
+            demangle(&name[..at]);
+            for piece in alphabet.chars() {
+                demangle(&format!("{}{piece}{}", &name[..at], &name[at..]));
+                demangle(&format!("{}{piece}{}", &name[..at], &name[at + 1..]));
+            }
+        }
+    }
+    for repeated in ["P", "N", "I", "Z", "DpT_", "XT", "F", "cv", "U1a", "St", "sr"] {
+        demangle(&format!("_Z1fI{}", repeated.repeat(100_000)));
+        demangle(&format!("_Z1f{}", repeated.repeat(100_000)));
+    }
+}
