@@ -23,9 +23,9 @@ mod variables;
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-use arm64::{named_variable, operand};
+use arm64::{named_variable, operand, variable_operand};
 #[cfg(target_arch = "x86_64")]
-use x86_64::{named_variable, operand};
+use x86_64::{named_variable, operand, variable_operand};
 
 #[cfg(target_arch = "aarch64")]
 pub use arm64::INSTRUCTION_POINTER;
@@ -132,9 +132,12 @@ impl UsdtProbe {
         self.offset = self.offset.wrapping_add(distance);
         self.addr = addr;
         for argument in &mut self.arguments {
-            if let UsdtOperand::Memory { base, offset, .. } = &mut argument.operand
-                && *base == INSTRUCTION_POINTER
-            {
+            let (base, offset) = match &mut argument.operand {
+                UsdtOperand::Memory { base, offset, .. } => (*base, offset),
+                UsdtOperand::Address { base, offset } => (Some(*base), offset),
+                _ => continue,
+            };
+            if base.is_some() && base == INSTRUCTION_POINTER {
                 *offset = offset.wrapping_sub(distance as i64);
             }
         }
@@ -252,17 +255,13 @@ fn split(text: &str) -> (&str, &str) {
     text.split_once('@').unwrap_or(("8", text))
 }
 
-/// The operand of the probe at a virtual address. A variable in it becomes its distance from the probe.
+/// The operand of the probe at a virtual address.
 fn operand_at(place: &str, addr: u64, variables: &VariableAddresses<'_>) -> UsdtOperand {
     let known = match named_variable(place) {
         None => operand(place),
         Some(name) => match variables.get(&place[name.clone()]) {
             None => return UsdtOperand::UnknownVariable,
-            Some(variable) => {
-                let mut place = place.to_owned();
-                place.replace_range(name, &variable.wrapping_sub(addr).to_string());
-                operand(&place)
-            }
+            Some(variable) => variable_operand(place, name, variable, addr),
         },
     };
     known.unwrap_or(UsdtOperand::Unknown)

@@ -53,12 +53,35 @@ fn variables_are_arguments_of_usdt_probes(mode: AttachMode) {
     }
 }
 
+fn operands_of_usdt_probes_are_read(mode: AttachMode) {
+    if cfg!(not(target_arch = "x86_64")) {
+        return skip("the operands are those of x86-64");
+    }
+    let program = program("probes").display().to_string();
+    let spec = format!("usdt:{program}:counters:operands");
+    let run = Tool::start("functrace", mode, [&spec, "--", &program]).finish();
+    let rows = &run.assert_clean().rows;
+    assert_eq!(rows.len(), 13);
+    for (hit, row) in rows.iter().enumerate() {
+        let args = &row["args"];
+        let shown = (1_u64 << 40) + hit as u64;
+        for arg in ["arg0", "arg1", "arg2"] {
+            assert_eq!(args[arg], shown, "{arg}: {row}");
+        }
+        assert!(args["arg3"].as_u64().is_some_and(|address| address > 0), "{row}");
+        assert_eq!(args["arg3"], args["arg4"], "{row}");
+        let constants = ["arg5", "arg6", "arg7"].map(|arg| args[arg].clone());
+        assert_eq!(constants, [json!(250), json!(-6), json!(u64::MAX)]);
+    }
+}
+
 fn args(run: &Run) -> Vec<&Value> {
     run.rows.iter().map(|row| &row["args"]).collect()
 }
 
 each_mode! {
     variables_are_arguments_of_usdt_probes
+    operands_of_usdt_probes_are_read
     arguments_are_shown_by_type
     structures_show_their_members
     parts_of_structures_are_shown

@@ -15,6 +15,20 @@
 		     :                                                                                                 \
 		     : "m"(hidden), "m"(shown[1]))
 
+/* Operands as compilers write them for programs that are not position independent, and for variables of libraries. */
+#if defined(__x86_64__)
+#define OPERANDS "8@shown+8 8@shown(,%%rdx,8) 8@shown(%%rcx) 8@shown@GOTPCREL(%%rip) 8@$shown 1@$-6 -1@$250 8@$-1"
+#define PROBE_OPERANDS()                                                                                               \
+	asm volatile("990: nop\n.pushsection .note.stapsdt, \"\", \"note\"\n.balign 4\n"                              \
+		     ".4byte 8, 992f - 991f, 3\n.asciz \"stapsdt\"\n"                                                  \
+		     "991: .8byte 990b, 0, 0\n.asciz \"counters\"\n.asciz \"operands\"\n"                             \
+		     ".ascii \"" OPERANDS "\"\n.byte 0\n992: .balign 4\n.popsection"                                 \
+		     :                                                                                                 \
+		     : "c"(8UL), "d"(1UL))
+#else
+#define PROBE_OPERANDS()
+#endif
+
 static volatile int hidden = 7;
 volatile unsigned long shown[2] = { 0, 1UL << 40 };
 
@@ -23,6 +37,7 @@ int main(void)
 	for (int i = 0; i < 13; i++) {
 		PROBE("nop", "nop");
 		PROBE("nop5", NOP5);
+		PROBE_OPERANDS();
 		hidden--;
 		shown[1]++;
 	}

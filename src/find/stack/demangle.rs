@@ -33,6 +33,11 @@ pub fn demangle_bounded(name: &str) -> Cow<'_, str> {
     }
 }
 
+/// The number of parameters that the mangled name of a C++ function has, without `this`.
+pub fn parameter_count(name: &str) -> Option<usize> {
+    CppName::parse(name)?.parameters()
+}
+
 /// A mangled name in readable form.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ReadableName {

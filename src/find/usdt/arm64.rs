@@ -10,9 +10,25 @@ pub const INSTRUCTION_POINTER: Option<u16> = None;
 /// The DWARF number of the stack pointer.
 const SP: u16 = 31;
 
-/// No operand has a variable: compilers load its address into a register.
-pub fn named_variable(_: &str) -> Option<Range<usize>> {
-    None
+/// Before the part of the address of a variable that is not in the register.
+const LOW: &str = "#:lo12:";
+
+/// Where the variable is in an operand such as `[x0, #:lo12:counter]`.
+pub fn named_variable(text: &str) -> Option<Range<usize>> {
+    let start = text.find(LOW)? + LOW.len();
+    let end = start + text.get(start..)?.find(['+', ']'])?;
+    (start < end).then_some(start..end)
+}
+
+/// The operand with its variable at `name`: its address is in a register, but for the low 12 bits.
+pub fn variable_operand(text: &str, name: Range<usize>, variable: u64, _: u64) -> Option<UsdtOperand> {
+    let (register, sum) = (text.get(..name.start)?.strip_suffix(LOW)?, text.get(name.end..)?);
+    let added = match sum.strip_suffix(']')? {
+        "" => 0,
+        added => integer(added)?,
+    };
+    let low = variable.wrapping_add_signed(added) & 0xfff;
+    operand(&format!("{register}{low}]"))
 }
 
 /// `None` if the operand is not supported.

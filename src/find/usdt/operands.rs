@@ -15,6 +15,11 @@ pub enum UsdtOperand {
         index: Option<(u16, u8)>,
         offset: i64,
     },
+    /// The address `base + offset` itself.
+    Address {
+        base: u16,
+        offset: i64,
+    },
     Constant(i64),
     /// A variable that is not in the symbol tables, or several of that name are.
     UnknownVariable,
@@ -22,14 +27,15 @@ pub enum UsdtOperand {
     Unknown,
 }
 
-/// Parses a number in assembler syntax, or a sum of numbers: `-16`, `0x10`, `40+8`.
+/// Parses a number in assembler syntax, or a sum of numbers: `-16`, `0x10`, `40+8`, `8+-16`.
 pub fn integer(text: &str) -> Option<i64> {
     let mut sum = 0_i64;
     let mut rest = text;
     loop {
-        let (negative, unsigned) = match rest.strip_prefix('-') {
-            Some(rest) => (true, rest),
-            None => (false, rest.strip_prefix('+').unwrap_or(rest)),
+        let signed = rest.strip_prefix('+').unwrap_or(rest);
+        let (negative, unsigned) = match signed.strip_prefix('-') {
+            Some(unsigned) => (true, unsigned),
+            None => (false, signed),
         };
         let end = unsigned.find(['+', '-']).unwrap_or(unsigned.len());
         let (term, after) = unsigned.split_at(end);

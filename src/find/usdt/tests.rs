@@ -371,16 +371,78 @@ fn variables_in_operands_of_x86_64() {
         ("40+CheckpointStats(%rip)", Some("CheckpointStats")),
         ("_ZL5count.0-8+4(%rip)", Some("_ZL5count.0")),
         ("8-count(%rip)", None),
-        ("count@GOTPCREL(%rip)", None),
+        ("count@GOTPCREL(%rip)", Some("count")),
+        ("$count", Some("count")),
+        ("$count+8", Some("count")),
+        ("$8", None),
+        ("table+8(,%rax,8)", Some("table")),
+        ("table(%rax)", Some("table")),
         ("%fs:count(%rip)", None),
         ("8(%rip)", None),
-        ("count(,%rax,8)", None),
-        ("count", None),
+        ("count(,%rax,8)", Some("count")),
+        ("count", Some("count")),
+        ("count@TPOFF(%rip)", None),
+        ("%fs:count@tpoff", None),
         ("+(%rip)", None),
         ("(%rip)", None),
     ] {
         let found = x86_64::named_variable(text).and_then(|range| text.get(range));
         assert_eq!(found, variable, "{text}");
+    }
+}
+
+#[test]
+fn variables_of_x86_64_are_relative_to_the_probe() {
+    let rip = x86_64::INSTRUCTION_POINTER;
+    let memory = |index, offset| {
+        Some(UsdtOperand::Memory {
+            base: rip,
+            index,
+            offset,
+        })
+    };
+    let address = |offset| {
+        Some(UsdtOperand::Address {
+            base: rip.unwrap(),
+            offset,
+        })
+    };
+    for (text, expected) in [
+        ("var(%rip)", memory(None, -0x1000)),
+        ("8+var(%rip)", memory(None, -0xff8)),
+        ("var", memory(None, -0x1000)),
+        ("var+8", memory(None, -0xff8)),
+        ("var(,%rax,4)", memory(Some((0, 4)), -0x1000)),
+        ("var+8(,%rax,4)", memory(Some((0, 4)), -0xff8)),
+        ("var(%rcx)", memory(Some((2, 1)), -0x1000)),
+        ("var(%rcx,%rax,4)", None),
+        ("$var", address(-0x1000)),
+        ("$var+8", address(-0xff8)),
+        ("var@GOTPCREL(%rip)", address(-0x1000)),
+        ("var@GOTPCREL(%rax)", None),
+    ] {
+        let name = x86_64::named_variable(text).unwrap_or_else(|| panic!("{text}"));
+        assert_eq!(&text[name.clone()], "var");
+        assert_eq!(
+            x86_64::variable_operand(text, name, 0x4000, 0x5000),
+            expected,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn variables_of_arm64_have_their_low_bits_in_the_operand() {
+    for (text, offset) in [("[x3, #:lo12:var]", 0x678), ("[x3, #:lo12:var+8]", 0x680)] {
+        let name = arm64::named_variable(text).unwrap();
+        assert_eq!(&text[name.clone()], "var");
+        assert_eq!(
+            arm64::variable_operand(text, name, 0x12678, 0x5000),
+            memory(3, offset)
+        );
+    }
+    for text in ["[x3, 8]", "[x3, #:lo12:]", "x3", "#:lo12:var"] {
+        assert_eq!(arm64::named_variable(text), None, "{text}");
     }
 }
 

@@ -24,12 +24,17 @@ const RIP: u16 = 16;
 /// The base of operands that are relative to the probe's instruction.
 pub const INSTRUCTION_POINTER: Option<u16> = Some(RIP);
 
-/// Where the variable is in an operand such as `counter(%rip)` or `4+counter(%rip)`.
+/// The variable of the table of addresses.
+const GOT: &str = "@GOTPCREL";
+
+/// Where the variable is in an operand such as `counter(%rip)`, `4+counter(%rip)`, `table(,%rax,8)` or `$counter`.
 pub fn named_variable(text: &str) -> Option<Range<usize>> {
-    let sum = text.strip_suffix("(%rip)")?;
+    let is_constant = text.starts_with('$');
+    let sum = text.split_once('(').map_or(text, |(sum, _)| sum);
+    let sum = sum.strip_suffix(GOT).unwrap_or(sum);
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"_.$".contains(&byte);
-    let mut start = 0;
-    for term in sum.split(['+', '-']) {
+    let mut start = usize::from(is_constant);
+    for term in sum.get(start..)?.split(['+', '-']) {
         let range = start..start + term.len();
         let is_name = term
             .bytes()
@@ -42,6 +47,48 @@ pub fn named_variable(text: &str) -> Option<Range<usize>> {
         start = range.end + 1;
     }
     None
+}
+
+/// The operand with its variable at `name`. Absolute addresses become relative to the probe at `probe`, as both are
+/// moved alike.
+pub fn variable_operand(text: &str, name: Range<usize>, variable: u64, probe: u64) -> Option<UsdtOperand> {
+    let distance = variable.wrapping_sub(probe).cast_signed().to_string();
+    let mut place = text.to_owned();
+    place.replace_range(name, &distance);
+    let is_address = place.contains(GOT);
+    let address = |offset| UsdtOperand::Address { base: RIP, offset };
+    Some(match operand(&place.replacen(GOT, "", 1))? {
+        UsdtOperand::Constant(offset) => address(offset),
+        UsdtOperand::Memory {
+            base: INSTRUCTION_POINTER,
+            index: None,
+            offset,
+        } if is_address => address(offset),
+        _ if is_address => return None,
+        found @ UsdtOperand::Memory {
+            base: INSTRUCTION_POINTER,
+            ..
+        } => found,
+        UsdtOperand::Memory {
+            base: None,
+            index,
+            offset,
+        } => UsdtOperand::Memory {
+            base: INSTRUCTION_POINTER,
+            index,
+            offset,
+        },
+        UsdtOperand::Memory {
+            base: Some(base),
+            index: None,
+            offset,
+        } => UsdtOperand::Memory {
+            base: INSTRUCTION_POINTER,
+            index: Some((base, 1)),
+            offset,
+        },
+        _ => return None,
+    })
 }
 
 /// `None` if the operand is not supported.

@@ -213,6 +213,9 @@ fn operand(argument: &UsdtArgument, signed: bool) -> Option<Ir> {
             };
             Some(Ir::load(at.plus(offset as u64), bytes, signed))
         }
+        UsdtOperand::Address { base, offset } => {
+            Some(Ir::low(register(base)?.plus(offset as u64), bytes, signed))
+        }
         // gcc writes `1@$-6` for an unsigned 250.
         UsdtOperand::Constant(number) => Some(Ir::low(Ir::Const(number as u64), bytes, signed)),
         UsdtOperand::UnknownVariable | UsdtOperand::Unknown => None,

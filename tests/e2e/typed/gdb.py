@@ -83,7 +83,9 @@ def structure(value, kind, pointers, structures):
     for field in kind.fields():
         if field.is_base_class:
             base = structure(value[field], field.type, pointers, structures)
-            members.update(base or {})
+            repeated = {own.name for own in kind.fields() if not own.is_base_class}
+            for name, member in (base or {}).items():
+                members[f"{field.type.name}::{name}" if name in repeated else name] = member
         elif not field.artificial and hasattr(field, "bitpos"):
             # Rust calls the members of a tuple __0, __1, ...
             name = field.name.lstrip("_") if (field.name or "").lstrip("_").isdigit() else field.name

@@ -3,7 +3,7 @@
 
 import json
 
-from model import LONG_TEXT, Type, floats, functions, integers, known_to_gdb, shown
+from model import LONG_TEXT, PRIMES, Function, Type, floats, functions, integers, known_to_gdb, shown
 
 def c_literal(number, name):
     # The lowest number has no literal, and none is wider than 64 bits.
@@ -48,8 +48,14 @@ C_START = """#include <stdio.h>
 #define KEEP __attribute__((noipa))
 #endif
 """
-CC_HEADERS = ["array", "chrono", "memory", "optional", "string", "string_view", "tuple", "utility", "vector"]
+CC_HEADERS = ["array", "chrono", "functional", "memory", "optional", "string", "string_view", "tuple", "utility", "variant", "vector"]
 
+C_OTHERS = """typedef int vector16 __attribute__((vector_size(16)));
+static int twice(int number)
+{
+	return 2 * number;
+}
+"""
 C_ENUMS = """enum small { SMALL_ONE = 1, SMALL_TWO };
 enum negative { MINUS = -5, PLUS = 5 };
 enum wide { WIDE_FIRST, WIDE_LAST = 0x100000000 };
@@ -166,6 +172,17 @@ CLASSES = [
     known_to_gdb("std::shared_ptr<int>", "std::make_shared<int>(3)"),
     known_to_gdb("std::vector<int>", "std::vector<int>(3)"),
     Type("int Copies::*", [("&Copies::n", "*")]),
+    # Words without members are not passed.
+    Type("LongAndEmpty", [("LongAndEmpty{ 5, {} }", {"n": 5, "e": None})], "struct LongAndEmpty {\n\tlong n;\n\tEmpty e;\n};\n", stored=""),
+    Type("DoubleAndEmpty", [("DoubleAndEmpty{ 0.5, {} }", {"d": 0.5, "e": None})], "struct DoubleAndEmpty {\n\tdouble d;\n\tEmpty e;\n};\n",
+         stored=""),
+    Type("Nowhere", [("Nowhere{ {}, 5, 6 }", {"e": None, "n": 5, "m": 6})],
+         "struct Nowhere {\n\t[[no_unique_address]] Empty e;\n\tint n;\n\tlong m;\n};\n", stored=""),
+    Type("Repeated", [("Repeated(3)", {"Root::n": 3, "n": 4})], "struct Root {\n\tint n;\n};\nstruct Repeated : Root {\n\tint n;\n"
+         "\tRepeated(int n) : Root{ n }, n(n + 1) {}\n};\n", stored=""),
+    known_to_gdb("std::variant<int, long>", "std::variant<int, long>(3L)"),
+    known_to_gdb("std::variant<std::string, int>", 'std::variant<std::string, int>("text")'),
+    known_to_gdb("std::function<int(int)>", "std::function<int(int)>(twice)"),
 ]
 
 
@@ -209,24 +226,80 @@ class Values:
         return kind.passed.format(name)
 
 
+class Member(Function):
+    """A function of a class, or a template."""
+
+    FORMS = ["method", "virtual", "static", "template", "constructor"]
+
+    def __init__(self, form, number, rng, *arguments):
+        super().__init__(f"t_{form}{number}", number, *arguments)
+        self.form, self.object = form, rng.randint(1, 1000)
+        self.owner = self.name if form == "constructor" else f"Owner_{form}{number}"
+
+    def has_object(self):
+        return self.form in ("method", "virtual")
+
+    def shown_args(self):
+        # What a constructor finds in its object is not known.
+        return ({"this": {"n": self.object}} if self.has_object() else {}) | super().shown_args()
+
+    def head(self, result, params):
+        """What is before the body: the class and the name."""
+        if self.form == "template":
+            kind = self.params[0][1].name
+            _, rest = params.split(f"{kind} {self.params[0][0]}", 1)
+            return f"template <typename T> KEEP {result} {self.name}(T {self.params[0][0]}{rest})\n"
+        before = {"static": "static ", "virtual": "virtual "}.get(self.form, "")
+        result = "" if self.form == "constructor" else f"{result} "
+        text = f"struct {self.owner} {{\n\tint n;\n\tKEEP {before}{result}{self.name}({params});\n"
+        if self.form == "virtual":
+            text += f"\texplicit {self.owner}(int n) : n(n) {{}}\n"
+        text += "};\n"
+        if self.has_object():
+            text += f"{self.owner} object_{self.name}{{ {self.object} }};\n"
+        return f"{text}KEEP {result}{self.owner}::{self.name}({params})\n"
+
+    def call(self, arguments):
+        before = {"method": f"object_{self.name}.", "static": f"{self.owner}::"}.get(self.form, "")
+        if self.form == "virtual":
+            before = f"(&object_{self.name})->"
+        after = f"<{self.params[0][1].name}>" if self.form == "template" else ""
+        return f"(void){before}{self.name}{after}({arguments})"
+
+
+def members(rng, types):
+    for number in range(25):
+        picked = [rng.choice(types) for _ in range(rng.randint(2, 6))]
+        params = [(f"p{place}", kind, kind.pick(rng)) for place, kind in enumerate(picked)]
+        form = Member.FORMS[number % 5]
+        result = rng.choice(types)
+        result = None if form == "constructor" or number % 7 == 3 else (result, result.pick(rng))
+        yield Member(form, number, rng, params, result, rng.choice(PRIMES))
+
+
 def c_function(function, values):
     params = ", ".join(f"{kind.name} {name}" for name, kind, _ in function.params)
     # Optimizers describe values in registers and in memory in different ways.
     in_memory = function.number % 2
     constraints = [("m" if in_memory or kind.is_large() else "g", name) for name, kind, _ in function.used()]
+    if isinstance(function, Member) and function.form in ("method", "virtual", "constructor"):
+        constraints.append(("g", "this"))
     operands = ", ".join(f'"{constraint}"({name})' for constraint, name in constraints)
     result, last = "void", ""
     if function.result:
         kind, (expression, _) = function.result
         result, last = kind.name, f"\treturn {values.expression(function.name + '_result', kind, expression)};\n"
     uses = f'\tasm volatile("" : : {operands} : "memory");\n'
-    return f"KEEP {result} {function.name}({params})\n{{\n{uses}{MARK}{last}}}\n\n"
+    head = function.head(result, params) if isinstance(function, Member) else f"KEEP {result} {function.name}({params})\n"
+    return f"{head}{{\n{uses}{MARK}{last}}}\n\n"
 
 
 def c_call(function, values):
     passed = [values.expression(f"{function.name}_{name}", kind, expression) for name, kind, (expression, _) in function.params]
     times = f"for (int i = 0; i < (is_primes ? {function.times} : 1); i++)"
-    return f"\t{times}\n\t\t{function.name}({', '.join(passed)});\n"
+    arguments = ", ".join(passed)
+    call = function.call(arguments) if isinstance(function, Member) else f"{function.name}({arguments})"
+    return f"\t{times}\n\t\t{call};\n"
 
 
 def write_c(rng, is_cc):
@@ -235,17 +308,19 @@ def write_c(rng, is_cc):
     wide = [c_integer("__int128", 128, True), c_integer("unsigned __int128", 128, False)]
     texts = [('""', ""), ("0", None), ('"text"', "text"), (json.dumps(LONG_TEXT), LONG_TEXT)]
     others = [Type("const char *", texts), *wide, floats("long double", "l")]
+    others += [Type("_Complex long double", [("(_Complex long double)0.5l", "?")]), Type("_Complex float", [("(_Complex float)0.5f", "?")])]
+    others += [Type("vector16", [("{ 1, 2, 3, 4 }", "*")])]
     others += [Type(f"const {each.name} *", objects(each)) for each in structures[::4]]
     if is_cc:
         others += [Type(f"const {each.name} &", objects(each, "")) for each in structures[1::4]] + CLASSES
     types = scalars + structures + others
-    text = C_START + ("".join(f"#include <{name}>\n" for name in CC_HEADERS) if is_cc else "") + C_ENUMS
+    text = C_START + ("".join(f"#include <{name}>\n" for name in CC_HEADERS) if is_cc else "") + C_ENUMS + C_OTHERS
     for structure in structures:
         text += structure.declaration
         for number, (expression, _) in enumerate(structure.values):
             text += f"{structure.name} {structure.name.split()[-1]}_{number} = {expression};\n"
     text += "".join(each.declaration for each in CLASSES) if is_cc else ""
-    made = functions(rng, types, 60)
+    made = functions(rng, types, 60) + (list(members(rng, types)) if is_cc else [])
     values = Values()
     bodies = [c_function(function, values) for function in made]
     calls = "".join(c_call(function, values) for function in made)

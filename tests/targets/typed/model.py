@@ -27,7 +27,7 @@ class Type:
         return "in pieces of odd sizes" if is_pair else None
 
     def is_large(self):
-        return self.declaration or "double" in self.name or "float" in self.name or "128" in self.name
+        return self.declaration or "double" in self.name or "vector" in self.name or "float" in self.name or "128" in self.name
 
 
 def integers(bits, signed):
@@ -62,6 +62,9 @@ class Function:
         """Some functions do not use every parameter."""
         return self.params[:: 2 if self.number % 5 == 4 else 1]
 
+    def shown_args(self):
+        return {name: value for name, _, (_, value) in self.params}
+
     def row(self, is_rust=False):
         # Where the optimizer gives no place of a parameter, functrace may trust none of the others.
         default = "beside one that is not used" if self.used() != self.params else None
@@ -71,7 +74,7 @@ class Function:
             unseen["retval"] = self.result[0].unseen(is_rust)
         return json.dumps({
             "function": self.name, "line": self.line, "times": self.times,
-            "args": {name: value for name, _, (_, value) in self.params}, "retval": self.result and self.result[1][1],
+            "args": self.shown_args(), "retval": self.result and self.result[1][1],
             "unseen": unseen, "wide": any("int128" in kind.name for _, kind, _ in self.params),
         })  # fmt: skip
 

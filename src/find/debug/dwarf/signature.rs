@@ -16,6 +16,7 @@ use crate::find::debug::abi::{ArgumentAllocator, NATIVE, ON_STACK, TypeLayout, g
 use crate::find::debug::types::{
     FunctionParameter, FunctionResult, FunctionSignature, LocationPiece, ValueLocation, ValueType,
 };
+use crate::find::stack::demangle::parameter_count;
 
 /// Parameters of one function.
 const MAX_PARAMETERS: usize = 64;
@@ -79,6 +80,13 @@ impl LocatedParameter {
 /// Places values by the calling convention, or why they are not known.
 type ByConvention = Result<ArgumentAllocator, &'static str>;
 
+fn allocator(function: &DebugEntry) -> ArgumentAllocator {
+    match function.is_rust() {
+        true => ArgumentAllocator::rust(NATIVE),
+        false => ArgumentAllocator::new(NATIVE),
+    }
+}
+
 /// Why a function does not use the usual calling convention, if the debug information says so. Clang says it of
 /// functions from which it removed arguments or results that are not used.
 fn irregular(function: &OriginChain) -> Option<&'static str> {
@@ -112,21 +120,40 @@ impl SignatureDecoder {
         let (parameters, variadic) = self.parameters(&function);
         let (results, parameters): (Vec<_>, Vec<_>) =
             parameters.into_iter().partition(ParameterEntry::is_go_result);
-        let mut arguments = match (irregular(&function), own) {
+        let is_incomplete = || self.lacks_parameters(&function, &parameters);
+        let why = irregular(&function).or_else(|| is_incomplete().then_some(UNKNOWN_TYPE));
+        let mut arguments = match (why, own) {
             (Some(why), _) => Err(why),
             // The debug information of Go has all locations.
             (None, own) if own.is_go() => Err(UNKNOWN_TYPE),
-            (None, own) if own.is_rust() => Ok(ArgumentAllocator::rust(NATIVE)),
-            (None, _) => Ok(ArgumentAllocator::new(NATIVE)),
+            (None, own) => Ok(allocator(own)),
         };
         let result = self.files.inherited(&function, dw::DW_AT_type);
-        let returns = result.map(|result| self.result(result, &mut arguments));
+        let returns = result.map(|result| match &mut arguments {
+            // What is unknown are arguments, in most of the functions that clang changed, too.
+            Err(why) if *why != OTHER_CONVENTION && !own.is_go() => {
+                self.result(result, &mut Ok(allocator(own)))
+            }
+            arguments => self.result(result, arguments),
+        });
         let frame = FunctionFrame::new(own, addr);
         Some(FunctionSignature {
             params: self.located(&parameters, &frame, arguments),
             returns: returns.or_else(|| self.go_result(own, results.first()?)),
             variadic,
         })
+    }
+
+    /// Whether the name of a C++ function has parameters that are not described, as clang 14 leaves out some that it
+    /// passes by reference.
+    fn lacks_parameters(&self, function: &OriginChain, described: &[ParameterEntry]) -> bool {
+        let name = |entry: &DebugEntry| self.files.text(entry, dw::DW_AT_linkage_name);
+        let count = function
+            .iter()
+            .find_map(name)
+            .and_then(|name| parameter_count(&name));
+        let written = described.iter().filter(|parameter| !parameter.is_artificial());
+        count.is_some_and(|count| count > written.count())
     }
 
     /// False if the debug information has no parameters and results. C prototypes and Go always have them.

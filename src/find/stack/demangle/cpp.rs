@@ -57,6 +57,19 @@ impl<'n> CppName<'n> {
         })
     }
 
+    /// The number of parameters of a function. `None` if it depends on the arguments of a template, or is not known.
+    pub fn parameters(&self) -> Option<usize> {
+        let Node::Function(function) = &self.nodes[self.root.0] else {
+            return None;
+        };
+        let is_one = |param: &NodeId| !matches!(self.nodes[param.0], Node::Expansion(_) | Node::Known("..."));
+        function
+            .params
+            .iter()
+            .all(is_one)
+            .then_some(function.params.len())
+    }
+
     /// # Errors
     /// Those of `out`, or a name that is too deep or too long to be written.
     pub fn write(&self, out: &mut dyn fmt::Write, form: CppForm) -> fmt::Result {

@@ -228,7 +228,7 @@ int main() {}
         at.map(|at| &*places[at])
     };
     assert!(
-        [Some("arg1"), Some(location::MOVED)].contains(&named("a")),
+        [Some("arg1"), Some(location::MOVED), Some(location::UNKNOWN_TYPE)].contains(&named("a")),
         "{places:?}"
     );
 }

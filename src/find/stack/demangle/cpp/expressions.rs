@@ -12,6 +12,27 @@ const BINARY: &str =
 const UNARY: &str = "ad aw co de mm ng nt pp ps";
 const PARAMETER: Piece = Piece::Text("{parm#");
 
+#[derive(Clone, Copy)]
+enum Operand {
+    Type,
+    Value,
+}
+
+/// Operators that are written like functions.
+const AROUND: [(&str, &str, Operand); 11] = [
+    ("dl", "delete (", Operand::Value),
+    ("da", "delete[] (", Operand::Value),
+    ("ti", "typeid (", Operand::Type),
+    ("te", "typeid (", Operand::Value),
+    ("st", "sizeof (", Operand::Type),
+    ("sz", "sizeof (", Operand::Value),
+    ("at", "alignof (", Operand::Type),
+    ("az", "alignof (", Operand::Value),
+    ("nx", "noexcept (", Operand::Value),
+    ("sZ", "sizeof...(", Operand::Value),
+    ("tw", "throw (", Operand::Value),
+];
+
 impl<'n> Parser<'n> {
     pub fn expression(&mut self) -> Option<NodeId> {
         self.deeper(|parser| {
@@ -39,6 +60,10 @@ impl<'n> Parser<'n> {
             return self.sequence(vec![Piece::Text("::"), Piece::Node(inner)]);
         }
         let code = self.rest.get(..2)?;
+        if let Some((_, before, of)) = AROUND.iter().find(|(known, ..)| *known == code) {
+            self.rest = &self.rest[2..];
+            return self.around(before, *of);
+        }
         if let Some(found) = self.operand(code) {
             return found;
         }
@@ -78,16 +103,6 @@ impl<'n> Parser<'n> {
             "sr" => return Some(self.unresolved_name()),
             "on" | "dn" => return Some(self.unresolved_name()),
             "nw" | "na" => |parser| parser.new_expression(),
-            "dl" | "da" => |parser| parser.around("delete (", Parser::expression),
-            "ti" => |parser| parser.around("typeid (", Parser::ty),
-            "te" => |parser| parser.around("typeid (", Parser::expression),
-            "st" => |parser| parser.around("sizeof (", Parser::ty),
-            "sz" => |parser| parser.around("sizeof (", Parser::expression),
-            "at" => |parser| parser.around("alignof (", Parser::ty),
-            "az" => |parser| parser.around("alignof (", Parser::expression),
-            "nx" => |parser| parser.around("noexcept (", Parser::expression),
-            "sZ" => |parser| parser.around("sizeof...(", Parser::expression),
-            "tw" => |parser| parser.around("throw (", Parser::expression),
             "tr" => |parser| parser.add(Node::Text("throw")),
             "sP" => |parser| {
                 let list = parser.until("E", Parser::template_argument)?;
@@ -120,19 +135,7 @@ impl<'n> Parser<'n> {
                     Piece::Text("]"),
                 ])
             },
-            "qu" => |parser| {
-                let [condition, then, other] =
-                    [parser.expression()?, parser.expression()?, parser.expression()?];
-                let text = Piece::Text;
-                let node = Piece::Node;
-                parser.sequence(vec![
-                    node(condition),
-                    text(" ? "),
-                    node(then),
-                    text(" : "),
-                    node(other),
-                ])
-            },
+            "qu" => |parser| parser.choice(),
             "rq" | "rQ" => return Some(self.requires()),
             "mc" => |parser| parser.member_pointer_conversion(),
             "so" => |parser| parser.subobject(),
@@ -142,8 +145,11 @@ impl<'n> Parser<'n> {
         Some(read(self))
     }
 
-    fn around(&mut self, before: &'n str, read: impl Fn(&mut Self) -> Option<NodeId>) -> Option<NodeId> {
-        let inner = read(self)?;
+    fn around(&mut self, before: &'n str, of: Operand) -> Option<NodeId> {
+        let inner = match of {
+            Operand::Type => self.ty()?,
+            Operand::Value => self.expression()?,
+        };
         self.sequence(vec![Piece::Text(before), Piece::Node(inner), Piece::Text(")")])
     }
 
@@ -176,6 +182,19 @@ impl<'n> Parser<'n> {
             Piece::Node(object),
             Piece::Text(operator),
             Piece::Node(member),
+        ])
+    }
+
+    /// `CONDITION ? THEN : ELSE`
+    fn choice(&mut self) -> Option<NodeId> {
+        let [condition, then, other] = [self.expression()?, self.expression()?, self.expression()?];
+        let (text, node) = (Piece::Text, Piece::Node);
+        self.sequence(vec![
+            node(condition),
+            text(" ? "),
+            node(then),
+            text(" : "),
+            node(other),
         ])
     }
 
