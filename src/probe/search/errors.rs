@@ -54,7 +54,7 @@ pub fn process_warnings(proc: &Proc, pid: u32) -> Vec<String> {
 /// A warning about a file that has very long names.
 pub fn skipped_names(path: &Path) -> String {
     format!(
-        "{}: functions whose names are longer than 64 KiB are left out",
+        "{}: functions whose names are longer than 64 KiB are skipped",
         path.display()
     )
 }
