@@ -114,9 +114,10 @@ impl DebugSections {
         })
     }
 
-    /// Begins to decompress the sections that most questions lead to.
+    /// Begins to decompress the smaller sections that most questions lead to. Keeping all of `.debug_info` takes longer
+    /// than waiting for the part that is needed.
     pub fn read_ahead(&self) {
-        for section in [&self.units.info, &self.loclists, &self.abbrev] {
+        for section in [&self.loclists, &self.abbrev] {
             section.read_ahead();
         }
     }
