@@ -87,7 +87,7 @@ vmtest: setup-build setup-test setup-$(vmtest) ## run load, e2e and harm tests o
 	scripts/vmtest -a $(ARCH) $(if $(filter best,$(WAYS)),-w)
 
 # cargo fmt misses modules that a macro declares, and other packages.
-unseen := src/tools/*.rs tests/e2e/*.rs fuzz/fuzz_targets/*.rs
+unseen := src/tools/*.rs tests/e2e/*.rs tests/cases/*.rs fuzz/fuzz_targets/*.rs
 
 # --release to share the dependencies of make build.
 lint: setup-build setup-lint ## check formatting, clippy and licences

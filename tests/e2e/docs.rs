@@ -97,7 +97,7 @@ fn the_records_of_every_tool_are_described() {
     let stopped = tool.wait_for(|record| record["type"] == "stopped");
     let limited = tool.finish();
     let (targeted, later) = crate::scope::run_with_joined_process();
-    let detached = crate::written::detached_record();
+    let detached = crate::cases::overwritten_file::detached_record();
     let late = late_record();
     let records = [
         &attached,

@@ -1,27 +1,25 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! funccount: exact counts of calls, for each kind of function pattern.
 
-use std::fs;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::harness::{
-    AttachMode, Folder, Run, Target, Tool, best_mode, each_mode, program, program_if_built, run_to_end, skip,
-    tool_command,
+    AttachMode, Folder, Run, Target, Tool, best_mode, each_mode, program, run_to_end, tool_command,
 };
 
-fn flow() -> Target {
+pub fn flow() -> Target {
     Target::start(Command::new(program("flow")))
 }
 
 /// The spec of a function of tests/targets/flow.cc, by path.
-fn of_flow(function: &str) -> String {
+pub fn of_flow(function: &str) -> String {
     format!("{}:{function}", program("flow").display())
 }
 
 /// The count of a function, summed over all rows.
-fn calls(run: &Run, function: &str) -> u64 {
+pub fn calls(run: &Run, function: &str) -> u64 {
     run.with("function", function)
         .iter()
         .filter_map(|row| row["count"].as_u64())
@@ -45,11 +43,9 @@ fn count_orders(mode: AttachMode, functions: &[&str], orders: &[&str]) -> Run {
 each_mode! {
     uncalled_functions_are_named
     counts_are_exact
-    returns_of_deep_recursion_are_counted
     r_prefix_counts_returns
     calls_of_concurrent_threads_are_all_counted
     command_is_counted_from_its_first_call
-    functions_that_the_kernel_rejects_are_named
 }
 
 /// By every tool whose functions the user names, for every end of calls.
@@ -136,43 +132,6 @@ fn counts_are_exact(mode: AttachMode) {
     assert!(counts.is_sorted_by(|a, b| a >= b), "{counts:?}");
 }
 
-/// The kernel only looks at the instructions of files that are mapped, and nothing maps this one.
-fn functions_that_the_kernel_rejects_are_named(mode: AttachMode) {
-    let Some(library) = program_if_built("libbump-locked.so") else {
-        return skip("instructions that cannot be probed are known for x86-64 only");
-    };
-    let of_library = |function: &str| format!("{}:{function}", library.display());
-    let count = |functions: &[&str]| {
-        let specs = functions.iter().map(|function| of_library(function));
-        let args: Vec<String> = specs.chain(["--", "true"].map(str::to_owned)).collect();
-        run_to_end(&mut tool_command("funccount", mode, &args))
-    };
-    let expected = "warning: the kernel cannot probe malloc: calls are not shown\n";
-    let both = count(&["malloc", "bump_calls"]);
-    assert!(both.stderr.contains(expected), "{both:?}");
-    let alone = count(&["malloc"]);
-    assert!(alone.stderr.contains(expected), "{alone:?}");
-    let other = count(&["bump_calls"]);
-    assert!(!other.stderr.contains("warning"), "{other:?}");
-}
-
-/// The kernel has at most 64 pending return probes in a thread. Calls of a function by itself are known on x86-64.
-fn returns_of_deep_recursion_are_counted(mode: AttachMode) {
-    let policies = ["safe", "instructions", "kernel"];
-    for policy in &policies[..if cfg!(target_arch = "x86_64") { 3 } else { 2 }] {
-        let mut target = flow();
-        let pid = target.pid().to_string();
-        let recursing = of_flow("recursing");
-        let at_return = format!("r:{recursing}");
-        let args = [&*at_return, &*recursing, "--returns", *policy, "-p", &*pid];
-        let tool = Tool::start("funccount", mode, args);
-        target.ask("recurse 7 201");
-        let run = tool.stop();
-        let found = ["recursing", "r:recursing"].map(|function| calls(&run, function));
-        assert_eq!(found, [7 * 201; 2], "{policy}: {}", run.stderr);
-    }
-}
-
 fn r_prefix_counts_returns(mode: AttachMode) {
     let throws = program("flow-throws");
     let mut target = Target::start(Command::new(&throws));
@@ -243,21 +202,7 @@ best_mode! {
     regex_matches_qualified_names
     probes_beyond_the_limit_of_open_files_are_refused
     bad_patterns_are_explained
-    replaced_file_of_a_process_is_counted
     empty_results_are_explained
-}
-
-/// As after an upgrade: the path leads to a new file, and the process runs the old one.
-fn replaced_file_of_a_process_is_counted(mode: AttachMode) {
-    let folder = Folder::new();
-    let path = folder.copy_of(program("flow"), "upgraded");
-    let mut target = Target::start(Command::new(&path));
-    let new = folder.copy_of(program("flow"), "new");
-    fs::rename(new, &path).expect("a replaced file");
-    let spec = format!("{}:counted", path.display());
-    let tool = Tool::start("funccount", mode, [&spec, "-p", &target.pid().to_string()]);
-    target.ask("count 7");
-    assert_eq!(calls(&tool.stop(), "counted"), 7);
 }
 
 fn empty_results_are_explained(mode: AttachMode) {

@@ -8,25 +8,20 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::harness::{
-    AttachMode, Folder, TOOLS, best_mode, each_mode_with_session, in_guest, program, program_if_built,
-    run_to_end, skip, tool_command,
+    AttachMode, TOOLS, best_mode, each_mode_with_session, in_guest, program, program_if_built, run_to_end,
+    skip, tool_command,
 };
 
 each_mode_with_session! {
-    exceptions_pass_a_c_function
-    cancelled_threads_run_their_destructors
-    caller_of_dlsym_is_recognized
     cycles_of_tail_calls_are_counted
     calls_that_end_together_all_return
     returns_of_parts_without_symbols_are_seen
     coroutines_take_turns
-    handlers_below_are_inner_calls
-    handlers_that_are_left_end
 }
 
 /// Runs `hazards` with these arguments under tools that observe the returns of `spec`. It must print `expected`.
 /// Returns how many calls funclatency saw return, and how many it did not.
-fn run_traced(mode: AttachMode, spec: &str, arguments: &[&str], expected: &str) -> (u64, u64) {
+pub fn run_traced(mode: AttachMode, spec: &str, arguments: &[&str], expected: &str) -> (u64, u64) {
     let traced = |tool: &str, options: &[&str]| {
         let mut command = tool_command(tool, mode, options.iter().copied().chain([spec, "--"]));
         let ended = run_to_end(command.arg(program("hazards")).args(arguments));
@@ -45,93 +40,6 @@ fn run_traced(mode: AttachMode, spec: &str, arguments: &[&str], expected: &str) 
         row.and_then(|row| row[key].as_u64()).unwrap_or(0)
     };
     (number("latency", "count"), number("summary", "unmatched"))
-}
-
-/// Runs `alt_stack` under functrace: a signal handler calls `inner` twice during each of 17 calls of `outer`. Both
-/// functions get return probes. Returns the calls of `outer` and of `inner` that returned, and those that did not.
-fn run_interrupted(mode: AttachMode, alt_stack: &str, expected: &str) -> (usize, usize, u64) {
-    let folder = Folder::new();
-    // A return probe of a test that runs at the same time would run here, too.
-    let library = folder.copy_of(program("libinterrupted.so"), "libinterrupted.so");
-    let [inner, outer] = ["inner", "outer"].map(|name| format!("{}:{name}", library.display()));
-    let mut command = tool_command("functrace", mode, ["--ret", &inner, &outer, "--"]);
-    let ended = run_to_end(
-        command
-            .arg(program("alt_stack"))
-            .args([alt_stack, "17"])
-            .arg(&library),
-    );
-    assert!(
-        ended.stdout.contains(expected),
-        "{}{}",
-        ended.stdout,
-        ended.stderr
-    );
-    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
-    assert!(!ended.stderr.contains("slow returns"), "{}", ended.stderr);
-    let records: Vec<Value> = ended
-        .stdout
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
-    let calls = |function: &str| {
-        let rows = records.iter().filter(|record| record["type"] == "event");
-        rows.filter(|row| row["function"] == function).count()
-    };
-    let summary = records.iter().find(|record| record["type"] == "summary");
-    let unmatched = summary.and_then(|summary| summary["unmatched"].as_u64());
-    (calls("outer"), calls("inner"), unmatched.expect("a summary"))
-}
-
-fn handlers_below_are_inner_calls(mode: AttachMode) {
-    assert_eq!(run_interrupted(mode, "below", "sum 2108"), (17, 34, 0));
-}
-
-fn handlers_that_are_left_end(mode: AttachMode) {
-    assert_eq!(run_interrupted(mode, "leave", "sum 2091"), (0, 34, 17));
-}
-
-/// If the return address of a call on a higher stack were replaced, the kernel would forget that of the call that was
-/// interrupted, whose return would then end the program. A session program can refuse.
-mod sessions {
-    use super::*;
-
-    #[test]
-    fn handlers_above_are_not_hijacked() {
-        AttachMode::Session.run(|mode| {
-            // "disarmed": nothing tells the stack of the handler from that of a coroutine.
-            for alt_stack in ["above", "disarmed"] {
-                // On arm64, return instructions are observed, and nothing is hijacked. A disarmed stack above looks as
-                // if the calls below had been left.
-                let expected = match (cfg!(target_arch = "x86_64"), alt_stack) {
-                    (true, _) => (17, 0, 34),
-                    (false, "above") => (17, 34, 0),
-                    (false, _) => (0, 34, 17),
-                };
-                let found = run_interrupted(mode, alt_stack, "sum 2108");
-                assert_eq!(found, expected, "{alt_stack}");
-            }
-        });
-    }
-}
-
-fn exceptions_pass_a_c_function(mode: AttachMode) {
-    let (returned, unmatched) = run_traced(mode, "libc:qsort", &["throw", "31"], "caught 31");
-    // The last call is still on the list when the program ends.
-    assert_eq!(returned, 0);
-    assert_eq!(unmatched, 31);
-}
-
-fn cancelled_threads_run_their_destructors(mode: AttachMode) {
-    let (returned, unmatched) = run_traced(mode, "libc:read", &["cancel", "13"], "destroyed 13");
-    assert_eq!(unmatched, 13);
-    // Those of the loader are not calls of libc's read.
-    assert_eq!(returned, 0);
-}
-
-fn caller_of_dlsym_is_recognized(mode: AttachMode) {
-    let (returned, unmatched) = run_traced(mode, "libc:dlsym", &["next"], "found 1");
-    assert_eq!(returned + unmatched, 1);
 }
 
 fn cycles_of_tail_calls_are_counted(mode: AttachMode) {

@@ -8,13 +8,12 @@
 mod attach_mode;
 mod calls;
 mod command;
-mod discovery;
+pub mod discovery;
 pub mod ends;
 mod errors;
 pub mod filters;
 mod idle;
 mod losses;
-mod nested;
 mod output;
 mod python;
 mod stacks;
@@ -77,7 +76,7 @@ fn trace(mode: AttachMode, args: &[&str]) -> Tool {
 }
 
 /// Traces one process with additional options.
-fn trace_pid(mode: AttachMode, target: &Target, args: &[&str]) -> Tool {
+pub fn trace_pid(mode: AttachMode, target: &Target, args: &[&str]) -> Tool {
     let pid = target.pid().to_string();
     trace(mode, &[&["-p", pid.as_str()], args].concat())
 }
@@ -88,7 +87,7 @@ pub fn count(run: &Run, size: u64) -> usize {
 }
 
 /// The rows for blocks of `size` bytes allocated by one of these functions.
-fn with_call<'a>(run: &'a Run, names: &[&str], size: u64) -> Vec<&'a Value> {
+pub fn with_call<'a>(run: &'a Run, names: &[&str], size: u64) -> Vec<&'a Value> {
     let mut rows = run.with("size_bytes", size);
     rows.retain(|row| names.contains(&row["call"].as_str().unwrap_or_default()));
     rows

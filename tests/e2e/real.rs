@@ -3,8 +3,7 @@
 //! times, and the tools must report exactly that number.
 
 mod cpp;
-mod go;
-mod late;
+pub mod go;
 mod postgresql;
 mod python;
 mod rust;
@@ -25,13 +24,19 @@ fn sum(run: &Run, function: &str, key: &str) -> u64 {
 }
 
 /// The number of calls of a function in a run of funccount or funclatency.
-fn calls(run: &Run, function: &str) -> u64 {
+pub fn calls(run: &Run, function: &str) -> u64 {
     sum(run, function, "count")
 }
 
 /// Traces a process while it carries out orders. Asserts that the run is clean and the process still answers.
 #[track_caller]
-fn trace_orders(tool: &str, mode: AttachMode, specs: &[&str], program: &mut Target, orders: &[&str]) -> Run {
+pub fn trace_orders(
+    tool: &str,
+    mode: AttachMode,
+    specs: &[&str],
+    program: &mut Target,
+    orders: &[&str],
+) -> Run {
     let pid = program.pid().to_string();
     let mut args = specs.to_vec();
     args.extend(["-p", &pid]);
@@ -51,7 +56,7 @@ fn trace_orders(tool: &str, mode: AttachMode, specs: &[&str], program: &mut Targ
 
 /// Runs a command to completion under funccount.
 #[track_caller]
-fn count_in_command<S: AsRef<OsStr>>(
+pub fn count_in_command<S: AsRef<OsStr>>(
     mode: AttachMode,
     specs: &[&str],
     command: impl IntoIterator<Item = S>,
@@ -64,10 +69,10 @@ fn count_in_command<S: AsRef<OsStr>>(
 }
 
 /// `FILE:FUNCTION`
-fn spec(file: &Path, function: &str) -> String {
+pub fn spec(file: &Path, function: &str) -> String {
     format!("{}:{function}", file.display())
 }
 
-fn start(program: &Path) -> Target {
+pub fn start(program: &Path) -> Target {
     Target::start(Command::new(program))
 }

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Stacks are the same at each kind of probe and have the names that funclist shows: tests/targets/stack.cc.
 
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 
-use object::{Object, ObjectSymbol};
 use serde_json::Value;
 
 use crate::harness::{
@@ -16,12 +13,10 @@ each_mode_with_session! { stack_begins_with_the_caller_at_both_ends_of_calls }
 
 best_mode! {
     usdt_probe_has_the_stack_of_its_function
-    stripped_program_has_the_names_of_its_debug_file
-    stripped_program_has_the_names_of_the_debug_file_in_its_root_directory
 }
 
 /// Traces a process while it carries out an order.
-fn trace(mode: AttachMode, target: &mut Target, spec: &str, options: &[&str], order: &str) -> Run {
+pub fn trace(mode: AttachMode, target: &mut Target, spec: &str, options: &[&str], order: &str) -> Run {
     let pid = target.pid().to_string();
     let args = [&[spec, "--stack", "-p", &pid], options].concat();
     let tool = Tool::start("functrace", mode, args);
@@ -32,7 +27,7 @@ fn trace(mode: AttachMode, target: &mut Target, spec: &str, options: &[&str], or
 }
 
 /// The functions of a stack up to `main`, without parameters and offsets.
-fn functions(row: &Value) -> Vec<&str> {
+pub fn functions(row: &Value) -> Vec<&str> {
     let lines = row["stack"].as_array().into_iter().flatten();
     let names = lines.filter_map(|line| line.as_str()?.split(['(', '+']).next());
     let mut found = Vec::new();
@@ -76,52 +71,6 @@ fn usdt_probe_has_the_stack_of_its_function(mode: AttachMode) {
     let mut target = Target::start(Command::new(&program));
     let run = trace(mode, &mut target, &spec, &[], "go 7 4099");
     assert_eq!(run.rows.len(), 7);
-    for row in &run.rows {
-        assert_eq!(functions(row), ["shop::visit", "main"], "{row:#}");
-    }
-}
-
-/// The debug file is beside the program, which refers to it.
-fn stripped_program_has_the_names_of_its_debug_file(mode: AttachMode) {
-    let program = program("stack-split");
-    let spec = format!("{}:shop::Basket::fill", program.display());
-    assert_split_stack(mode, Command::new(&program), &spec);
-}
-
-/// The program is in a chroot, whose directory of debug files has that of its build ID.
-fn stripped_program_has_the_names_of_the_debug_file_in_its_root_directory(mode: AttachMode) {
-    let root = Folder::new();
-    let path = root.copy_of(program("stack-split"), "stack-split");
-    let bytes = fs::read(&path).expect("the program");
-    let elf = object::File::parse(&*bytes).expect("an ELF file");
-    let id = elf.build_id().ok().flatten().expect("a build ID");
-    let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-    let (directory, file) = digits.split_at(2);
-    let directory = root.path.join("usr/lib/debug/.build-id").join(directory);
-    fs::create_dir_all(&directory).expect("a directory");
-    let debug = program("stack-split.debug");
-    fs::copy(&debug, directory.join(format!("{file}.debug"))).expect("a copy");
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "chroot"])
-        .arg(&root.path)
-        .arg("/stack-split");
-    let spec = format!("{}:{:#x}", path.display(), address_of_fill(&debug));
-    assert_split_stack(mode, command, &spec);
-}
-
-fn address_of_fill(debug: &Path) -> u64 {
-    let bytes = fs::read(debug).expect("the debug file");
-    let elf = object::File::parse(&*bytes).expect("an ELF file");
-    let is_fill = |symbol: &object::Symbol| symbol.name().is_ok_and(|name| name.contains("Basket4fill"));
-    elf.symbols().find(is_fill).expect("shop::Basket::fill").address()
-}
-
-#[track_caller]
-fn assert_split_stack(mode: AttachMode, command: Command, spec: &str) {
-    let mut target = Target::start(command);
-    let run = trace(mode, &mut target, spec, &[], "go 5 4099");
-    assert_eq!(run.rows.len(), 5);
     for row in &run.rows {
         assert_eq!(functions(row), ["shop::visit", "main"], "{row:#}");
     }

@@ -14,7 +14,6 @@ each_mode! {
     file_shared_by_containers_started_later_is_traced_once
     file_shared_by_container_and_host_is_traced_once
     process_in_a_container_is_traced_by_pid
-    allocator_of_a_program_executed_later_is_traced
 }
 
 best_mode! {
@@ -284,19 +283,4 @@ fn library_option_accepts_path_and_name(mode: AttachMode) {
         run.assert_clean();
         assert_eq!(count(&run, BLOCK), expected, "{args:?}");
     }
-}
-
-fn allocator_of_a_program_executed_later_is_traced(mode: AttachMode) {
-    // exec replaces the allocator of the traced process.
-    let mut command = Command::new("sh");
-    let script = "while read -r order; do case $order in go) exec \"$0\";; *) echo .;; esac; done";
-    command.args(["-c", script]).arg(program("calls-static"));
-    let mut target = Target::start(command);
-    let mut tool = trace_pid(mode, &target, &["--min-size", "4099", "--max-size", "5003"]);
-    target.tell("go");
-    tool.until_row(|| _ = target.ask("malloc 1 5003"));
-    target.ask("malloc 97 4099");
-    let run = tool.stop();
-    run.assert_clean();
-    assert_eq!(count(&run, BLOCK), 97);
 }

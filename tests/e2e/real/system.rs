@@ -9,34 +9,9 @@ use crate::funclist::rows;
 use crate::harness::{AttachMode, Tool, best_mode, each_mode, program, skip, tool_command};
 
 each_mode! {
-    ifunc_symbols_are_counted ifunc_symbols_with_one_implementation_are_named static_program_is_counted stripped_shell_is_counted
+    static_program_is_counted
+    stripped_shell_is_counted
     children_are_counted_only_with_follow
-}
-
-/// The implementation of memcpy is also that of memmove.
-const COPY: &str = "memcpy/memmove";
-
-/// strlen and memcpy are IFUNC symbols: the dynamic loader chooses their implementation at program start.
-fn ifunc_symbols_are_counted(mode: AttachMode) {
-    let specs = ["libc:strlen", "libc:memcpy", "libc:getpgid"];
-    let orders = ["strlen 1009", "memcpy 503", "getpgid 13", "strlen 4"];
-    let run = trace_orders("funccount", mode, &specs, &mut start(&program("plt")), &orders);
-    let found = ["strlen", COPY, "getpgid"].map(|name| calls(&run, name));
-    assert_eq!(found, [1013, 503, 13], "{:?}", run.rows);
-}
-
-/// A row of either name has the calls by both.
-fn ifunc_symbols_with_one_implementation_are_named(mode: AttachMode) {
-    for (spec, name) in [("libc:memcpy", COPY), ("libc:memmove", "memmove/memcpy")] {
-        let run = trace_orders(
-            "funccount",
-            mode,
-            &[spec],
-            &mut start(&program("plt")),
-            &["memcpy 211"],
-        );
-        assert_eq!(calls(&run, name), 211, "{:?}", run.rows);
-    }
 }
 
 fn static_program_is_counted(mode: AttachMode) {

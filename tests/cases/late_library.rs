@@ -7,9 +7,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::calls;
 use crate::funclist::{funclist, rows};
-use crate::harness::{AttachMode, Folder, Target, Tool, best_mode, each_mode, skip};
+use crate::harness::{
+    AttachMode, Folder, Target, Tool, best_mode, each_mode, each_mode_with_session, program, skip,
+};
+use crate::mallocsnoop::{BLOCK, count, trace_pid};
+use crate::real::calls;
 
 /// Loads a library, or calls one of its functions: `load PATH` or `FUNCTION COUNT`.
 const LOADER: &str = "
@@ -58,7 +61,11 @@ fn trace_libsqlite3(mode: AttachMode, pid: u32) -> Tool {
     )
 }
 
-each_mode! { copy_of_a_library_loaded_later_is_traced copy_of_a_program_started_later_is_traced }
+each_mode! {
+    copy_of_a_library_loaded_later_is_traced
+    copy_of_a_program_started_later_is_traced
+    allocator_of_a_program_executed_later_is_traced
+}
 
 fn copy_of_a_library_loaded_later_is_traced(mode: AttachMode) {
     let Some((mut loader, library)) = loader() else {
@@ -97,6 +104,38 @@ fn copy_of_a_program_started_later_is_traced(mode: AttachMode) {
     assert_eq!(count, 1009, "{:?}", run.rows);
 }
 
+each_mode_with_session! { later_file_with_exceptions_is_traced }
+
+/// Returns in a file that throws are probed at instructions. Programs for them are loaded when the first such file
+/// appears.
+fn later_file_with_exceptions_is_traced(mode: AttachMode) {
+    let folders = [Folder::new(), Folder::new()];
+    let name = format!("late-{}", mode.name());
+    let plain = folders[0].copy_of(program("flow"), &name);
+    let throws = folders[1].copy_of(program("flow-throws"), &name);
+    let mut first = Target::start(Command::new(plain));
+    let mut tool = Tool::start("functrace", mode, [&format!("{name}:counted"), "--ret"]);
+    let mut second = Target::start(Command::new(&throws));
+    tool.until_row(|| _ = second.ask("count 1"));
+    second.ask("count 7");
+    first.ask("count 5");
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!(run.with("pid", first.pid()).len(), 5);
+    let rows = run.with("pid", second.pid());
+    assert!(rows.len() >= 8, "{rows:?}");
+    assert!(rows.iter().all(|row| row["retval"].is_number()), "{rows:?}");
+    let [late] = &run.late[..] else {
+        panic!("{:?}", run.late)
+    };
+    assert_eq!(late["pid"], second.pid());
+    assert_eq!(late["file"], throws.display().to_string());
+    assert_eq!(late["late_ns"], run.summary["late_max_ns"]);
+    assert_eq!(run.summary["late_files"], 1);
+    let remark = format!("probed 1 file ({}) late, by at most ", throws.display());
+    assert!(run.stderr.contains(&remark), "{}", run.stderr);
+}
+
 best_mode! { library_resolved_from_its_name_is_traced_from_its_first_call }
 
 fn library_resolved_from_its_name_is_traced_from_its_first_call(mode: AttachMode) {
@@ -108,4 +147,19 @@ fn library_resolved_from_its_name_is_traced_from_its_first_call(mode: AttachMode
     loader.ask("sqlite3_libversion_number 503");
     let run = tool.stop();
     assert_eq!(calls(run.assert_clean(), "sqlite3_libversion_number"), 503);
+}
+
+fn allocator_of_a_program_executed_later_is_traced(mode: AttachMode) {
+    // exec replaces the allocator of the traced process.
+    let mut command = Command::new("sh");
+    let script = "while read -r order; do case $order in go) exec \"$0\";; *) echo .;; esac; done";
+    command.args(["-c", script]).arg(program("calls-static"));
+    let mut target = Target::start(command);
+    let mut tool = trace_pid(mode, &target, &["--min-size", "4099", "--max-size", "5003"]);
+    target.tell("go");
+    tool.until_row(|| _ = target.ask("malloc 1 5003"));
+    target.ask("malloc 97 4099");
+    let run = tool.stop();
+    run.assert_clean();
+    assert_eq!(count(&run, BLOCK), 97);
 }
