@@ -5,8 +5,8 @@
 //! <https://itanium-cxx-abi.github.io/cxx-abi/abi.html#mangling>. Text is like that of `c++filt`. Constraints are read,
 //! but not shown: people do not write them.
 //!
-//! The crate cpp_demangle (0.5) reads no constraints, and misplaces packs and references: of 33,524 functions of LLVM 19,
-//! it names 2,363 otherwise than c++filt and llvm-cxxfilt do. Of 45,762 names there, 4 differ here.
+//! The crate cpp_demangle (0.5) reads no constraints, and misplaces packs and references: of 33,524 functions of LLVM
+//! 19, it names 2,363 otherwise than c++filt and llvm-cxxfilt do. Of 45,762 names there, 4 differ here.
 
 mod encodings;
 mod expressions;
