@@ -21,11 +21,13 @@ pub fn first_function(name: &str, count: usize) -> String {
     }
 }
 
+/// Names that fit in a message.
+pub const MOST_NAMES: usize = 8;
+
 /// The first names, as many as fit in a message: `malloc, free and 2 others`.
 pub fn first_names(names: &[Rc<str>]) -> String {
-    const MOST: usize = 8;
-    let shown = names.get(..MOST).unwrap_or(names).join(", ");
-    match names.len().saturating_sub(MOST) {
+    let shown = names.get(..MOST_NAMES).unwrap_or(names).join(", ");
+    match names.len().saturating_sub(MOST_NAMES) {
         0 => shown,
         more => format!("{shown} and {}", counted(more as u64, "other")),
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What a run reports beside its rows: JSON records on stdout, messages on stderr.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -17,7 +18,7 @@ use crate::probe::mmap_events::FileMapping;
 use crate::probe::search::files::AttachedProbes;
 use crate::probe::search::finder::Uncalled;
 use crate::probe::watcher::JoinedProcess;
-use crate::wording::{counted, first_function, first_names};
+use crate::wording::{MOST_NAMES, counted, first_names};
 
 /// Losses are reported at most this often.
 const LOSS_REPORT: Duration = Duration::from_secs(1);
@@ -129,12 +130,19 @@ impl Report {
 
     /// Functions of which the kernel refused points.
     pub fn refused(&self, functions: &[Rc<str>]) {
-        let Some(first) = functions.first() else { return };
-        let all = first_function(first, functions.len());
+        // The implementations of a function have one name.
+        let names: BTreeSet<&Rc<str>> = functions.iter().collect();
+        let names: Vec<Rc<str>> = names.into_iter().map(Rc::clone).collect();
+        if names.is_empty() {
+            return;
+        }
+        let first = first_names(&names);
         self.messages
-            .warn(&format!("the kernel cannot probe {all}: calls are not shown"));
-        for name in functions.iter().skip(1) {
-            self.messages.detail(&format!("the kernel cannot probe {name}"));
+            .warn(&format!("the kernel cannot probe {first}: calls may be missing"));
+        if names.len() > MOST_NAMES {
+            for name in &names {
+                self.messages.detail(&format!("the kernel cannot probe {name}"));
+            }
         }
     }
 

@@ -67,7 +67,7 @@ pub struct Args {
     #[command(flatten)]
     functions: FunctionArgs,
     /// Show only calls for which EXPR is true
-    #[arg(long = "where", value_name = "EXPR")]
+    #[arg(long = "where", value_name = "EXPR", allow_hyphen_values = true)]
     condition: Option<String>,
     /// Show these expressions instead of the parameters
     #[arg(long, value_name = "EXPR,...")]

@@ -3,7 +3,7 @@
 
 /// What compilers add to the symbol of a copy that they specialize, for constant arguments or unused ones, or that they
 /// rename for the linker. Not `.part`: such a part runs after code of the original function.
-const COPIES: [&str; 8] = [
+const COPIES: [&str; 9] = [
     ".constprop",
     ".isra",
     ".ipcp",
@@ -12,6 +12,7 @@ const COPIES: [&str; 8] = [
     ".llvm",
     ".__uniq",
     ".clone",
+    ".specialized",
 ];
 
 /// Long forms that demanglers write, and the short ones of source code.
@@ -161,6 +162,7 @@ mod tests {
             ("f.constprop.0", "f"),
             ("f.constprop.0.isra.0", "f"),
             ("f.isra.12", "f"),
+            ("f.specialized.1", "f"),
             ("f.lto_priv.0", "f"),
             ("f.localalias", "f"),
             ("f.llvm.1234567890", "f"),

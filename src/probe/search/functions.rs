@@ -54,6 +54,8 @@ struct SpecSearch {
     found: FunctionSet,
     /// The first files that were searched.
     searched: Vec<(PathBuf, File)>,
+    /// Some of its functions were skipped.
+    has_skipped: bool,
     /// Why it cannot be traced where it was found.
     problem: Option<Failure>,
 }
@@ -67,6 +69,7 @@ impl<O: OnFound> FunctionFinder<O> {
             target: SpecTarget::Any,
             found: FunctionSet::default(),
             searched: Vec::new(),
+            has_skipped: false,
             problem: None,
         });
         FunctionFinder {
@@ -149,6 +152,7 @@ impl<O: OnFound> FunctionFinder<O> {
         match resolved {
             Ok(skipped) => {
                 if let Some(first) = skipped.reason {
+                    search.has_skipped = true;
                     let functions = counted(skipped.count, "function");
                     self.warnings.push(format!("skipped {functions}: {first:#}"));
                 }
@@ -234,7 +238,10 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
     }
 
     fn uncalled(&self, called: &CalledFunctions<'_>, refused: &BTreeSet<u32>) -> Option<Uncalled> {
-        let specs = self.specs.iter().map(|search| (&search.spec, &search.found));
+        let specs = self
+            .specs
+            .iter()
+            .map(|search| (&search.spec, &search.found, search.has_skipped));
         Some(uncalled::uncalled(specs, self.traced.all(), called, refused))
     }
 

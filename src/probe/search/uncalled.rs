@@ -35,22 +35,23 @@ impl FunctionSet {
     }
 }
 
-/// Specs of which no function was called, and uncalled functions of patterns for a few. Functions without a probe do
-/// not count: warnings have named them.
+/// Specs of which no function was called, and uncalled functions of patterns for a few. Nothing is said of functions
+/// without a probe, as warnings have named them, nor of others with their names: those are implementations of one
+/// function. `skipped`: of the functions of the spec, some were skipped.
 pub fn uncalled<'s>(
-    specs: impl Iterator<Item = (&'s ProbeSpec, &'s FunctionSet)>,
+    specs: impl Iterator<Item = (&'s ProbeSpec, &'s FunctionSet, bool)>,
     all: &[TracedFunction],
     called: &CalledFunctions<'_>,
     refused: &BTreeSet<u32>,
 ) -> Uncalled {
     let mut found = Uncalled::default();
-    for (spec, functions) in specs {
+    for (spec, functions, skipped) in specs {
         let probed = functions.iter().filter_map(|index| {
             let function = all.get(index as usize)?;
-            (function.is_probed && !refused.contains(&index))
-                .then(|| (&function.name, called.may_contain(index)))
+            let is_probed = function.is_probed && !refused.contains(&index);
+            Some((&function.name, is_probed.then(|| called.may_contain(index))))
         });
-        let spec_found = uncalled_of(spec, probed);
+        let spec_found = uncalled_of(spec, skipped, probed);
         found.others_called |= spec_found.others_called;
         for name in spec_found.names {
             if !found.names.contains(&name) {
@@ -61,26 +62,32 @@ pub fn uncalled<'s>(
     found
 }
 
-/// `probed`: the names of its functions, and whether each was called.
-fn uncalled_of<'f>(spec: &ProbeSpec, probed: impl Iterator<Item = (&'f Rc<str>, bool)>) -> Uncalled {
+/// `functions`: the names of its functions, and whether each was called; None without a probe.
+fn uncalled_of<'f>(
+    spec: &ProbeSpec,
+    skipped: bool,
+    functions: impl Iterator<Item = (&'f Rc<str>, Option<bool>)>,
+) -> Uncalled {
     let mut names: BTreeMap<&Rc<str>, bool> = BTreeMap::new();
-    let (mut is_probed, mut others_called) = (false, false);
-    for (name, is_called) in probed {
-        is_probed = true;
-        others_called |= is_called;
+    let (mut is_known, mut others_called) = (!skipped, false);
+    let mut is_probed = false;
+    for (name, is_called) in functions {
+        is_probed |= is_called.is_some();
+        is_known &= is_called.is_some();
+        others_called |= is_called == Some(true);
         // Files can have functions of the same name.
         if names.len() <= MAX_LISTED {
-            *names.entry(name).or_default() |= is_called;
+            *names.entry(name).or_default() |= is_called != Some(false);
         }
     }
-    let names = match (is_probed, others_called) {
-        (false, _) => Vec::new(),
+    let names = match (is_probed && is_known, others_called) {
         (true, false) => vec![Rc::from(&*spec.text)],
-        (true, true) if is_pattern(spec) && names.len() <= MAX_LISTED => {
+        (_, false) => Vec::new(),
+        (_, true) if is_pattern(spec) && names.len() <= MAX_LISTED => {
             let uncalled = names.into_iter().filter(|(_, is_called)| !is_called);
             uncalled.map(|(name, _)| Rc::clone(name)).collect()
         }
-        (true, true) => Vec::new(),
+        (_, true) => Vec::new(),
     };
     Uncalled { names, others_called }
 }
@@ -98,12 +105,17 @@ mod tests {
     use crate::find::spec::parse;
 
     fn names_of(spec: &str, functions: &[(&str, bool)]) -> Vec<String> {
-        let functions: Vec<(Rc<str>, bool)> = functions
+        let probed = functions.iter().map(|&(name, called)| (name, Some(called)));
+        names_with_unprobed(spec, false, &probed.collect::<Vec<_>>())
+    }
+
+    fn names_with_unprobed(spec: &str, skipped: bool, functions: &[(&str, Option<bool>)]) -> Vec<String> {
+        let functions: Vec<(Rc<str>, Option<bool>)> = functions
             .iter()
             .map(|&(name, called)| (name.into(), called))
             .collect();
         let probed = functions.iter().map(|(name, called)| (name, *called));
-        let found = uncalled_of(&parse(spec).unwrap(), probed);
+        let found = uncalled_of(&parse(spec).unwrap(), skipped, probed);
         found.names.iter().map(ToString::to_string).collect()
     }
 
@@ -157,7 +169,7 @@ mod tests {
             set
         });
         let found = uncalled(
-            specs.iter().zip(&sets),
+            specs.iter().zip(&sets).map(|(spec, set)| (spec, set, false)),
             &all,
             &CalledFunctions::new(&[0; 4]),
             &BTreeSet::from([1]),
@@ -165,6 +177,22 @@ mod tests {
         assert_eq!(
             (&found.names[..], found.others_called),
             (&["app:c".into()][..], false)
+        );
+    }
+
+    #[test]
+    fn nothing_is_said_of_functions_with_implementations_that_have_no_probe() {
+        let both = [("strcmp", Some(false)), ("strcmp", None)];
+        assert_eq!(names_with_unprobed("libc:strcmp", false, &both), [""; 0]);
+        assert_eq!(names_with_unprobed("libc:strcmp", true, &both[..1]), [""; 0]);
+        assert_eq!(
+            names_with_unprobed("libc:strcmp", false, &both[..1]),
+            ["libc:strcmp"]
+        );
+        let list = [both[0], both[1], ("strlen", Some(true)), ("strchr", Some(false))];
+        assert_eq!(
+            names_with_unprobed("libc:str{cmp,len,chr}", false, &list),
+            ["strchr"]
         );
     }
 
