@@ -446,7 +446,7 @@ fn variables_of_arm64_have_their_low_bits_in_the_operand() {
     }
 }
 
-/// The offsets of the arguments of tests/targets/probes.c, from address 0 of its memory.
+/// The offsets of the variables of tests/targets/probes.c, from address 0 of its memory.
 #[cfg(target_arch = "x86_64")]
 fn offsets(program: &Path) -> Vec<Option<u64>> {
     let elf = ElfFile::open(File::open(program).unwrap(), program).unwrap();
@@ -454,12 +454,13 @@ fn offsets(program: &Path) -> Vec<Option<u64>> {
     probe.move_to(probe.addr + 5);
     let offset = |argument: &UsdtArgument| match argument.operand {
         UsdtOperand::Memory { base, offset, .. } if base == INSTRUCTION_POINTER => {
-            Some(probe.addr.wrapping_add(offset as u64))
+            Some(Some(probe.addr.wrapping_add(offset as u64)))
         }
-        UsdtOperand::UnknownVariable => None,
+        UsdtOperand::UnknownVariable => Some(None),
+        UsdtOperand::Constant(_) => None,
         other => panic!("{other:?}"),
     };
-    probe.arguments.iter().map(offset).collect()
+    probe.arguments.iter().filter_map(offset).collect()
 }
 
 #[cfg(target_arch = "x86_64")]
