@@ -122,7 +122,6 @@ impl<O: OnFound> FunctionFinder<O> {
             let file = object.file.try_clone()?;
             search.searched.push((object.path.clone(), file));
         }
-        let subject = &search.spec.subject;
         if let Some(name) = search.function() {
             self.traced.on_found.on_search(name, object, elf);
         }
@@ -130,8 +129,7 @@ impl<O: OnFound> FunctionFinder<O> {
         let at_return = matching(ends, self.matching).map(|matching| (self.returns, matching));
         elf.renew_budget();
         let file_name = Rc::from(&*object.path.file_name().unwrap_or_default().to_string_lossy());
-        let mut added = Ok(());
-        let mut unknown_starts = UnknownStarts::default();
+        let (mut added, mut unknown_starts) = (Ok(()), UnknownStarts::default());
         let mut on_found = |probe: ResolvedProbe| {
             if added.is_ok() {
                 added = self
@@ -147,6 +145,7 @@ impl<O: OnFound> FunctionFinder<O> {
                     });
             }
         };
+        let subject = &search.spec.subject;
         let resolved = resolve::resolve(object, elf, subject, at_return, &self.pids, &mut on_found);
         self.warnings.extend(unknown_starts.warning());
         match resolved {
