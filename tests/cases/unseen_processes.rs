@@ -1,9 +1,19 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! What a run says about processes that it may not have seen.
 
-use crate::harness::{AttachMode, Tool, best_mode, in_guest, program, tool_command};
+use std::process::Command;
 
-best_mode! { threads_are_not_taken_for_processes }
+use nix::sys::signal::Signal;
+
+use crate::funccount::calls;
+use crate::harness::{
+    AttachMode, Target, Tool, best_mode, in_guest, is_in_state, program, tool_command, wait_until,
+};
+
+best_mode! {
+    threads_are_not_taken_for_processes
+    exit_after_the_calls_is_not_missed
+}
 
 /// Thousands of threads, one after the other, in one program.
 fn threads_are_not_taken_for_processes(mode: AttachMode) {
@@ -18,4 +28,34 @@ fn threads_are_not_taken_for_processes(mode: AttachMode) {
     assert_eq!(run.with("type", "process")[0]["calls"], orders * 16 * 3);
     assert_eq!(run.summary["missed"], 0, "{}", run.stderr);
     assert!(!run.stderr.contains("exited before"), "{}", run.stderr);
+}
+
+/// At the first call, the kernel may map code of its own into a process. The tool sees that once the process is gone.
+fn exit_after_the_calls_is_not_missed(mode: AttachMode) {
+    for (others, options) in [(0, &[][..]), (0, &["--follow"]), (1, &[])] {
+        let start = || Target::start(Command::new(program("flow")));
+        let mut targets: Vec<Target> = (0..=others).map(|_| start()).collect();
+        let pids: Vec<String> = targets.iter().map(|target| target.pid().to_string()).collect();
+        let spec = format!("{}:counted", program("flow").display());
+        let pids = pids.join(",");
+        let args = [&spec, "-p", &pids];
+        let tool = Tool::start("funccount", mode, args.iter().chain(options));
+        tool.signal(Signal::SIGSTOP);
+        wait_until("the tool to stop", || is_in_state(tool.pid(), 'T'));
+        for target in &mut targets {
+            target.ask("count 67");
+        }
+        for target in targets {
+            assert!(target.end().success());
+        }
+        tool.signal(Signal::SIGCONT);
+        let run = tool.finish();
+        assert_eq!(calls(&run, "counted"), 67 * (others + 1), "{options:?}");
+        assert_eq!(run.summary["missed"], 0, "{options:?}: {}", run.stderr);
+        assert!(
+            !run.stderr.contains("exited before"),
+            "{options:?}: {}",
+            run.stderr
+        );
+    }
 }

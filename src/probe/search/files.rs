@@ -218,7 +218,9 @@ impl<F: Finder> FileSearch<F> {
         };
         // If the process has exited, the file is looked at when it is mapped again.
         let Ok(file) = self.proc.open(mapped.pid, &mapping) else {
-            self.attached.missed += u64::from(!self.proc.exists(mapped.pid));
+            // The kernel also reports its own mappings, such as the one in which it steps instructions at probes.
+            let is_new = mapping.is_code() && !self.examined.by_event.contains_key(&reported_id(mapped));
+            self.attached.missed += u64::from(is_new && !self.proc.exists(mapped.pid));
             return Ok(false);
         };
         let Ok(object) = ObjectFile::new(file, mapped.path.clone()) else {
