@@ -69,7 +69,7 @@ impl<F: Finder> RunProbes<F> {
             None if watcher.take().is_some() => search.attached.refuse(&attacher.widen()?),
             None => {}
         }
-        if search.attached.probes == 0 && !search.attached.refused.is_empty() && !search.may_grow() {
+        if search.attached.probes == 0 && !search.attached.refused.is_empty() && search.has_paths_only() {
             let names = search.names(search.attached.refused.iter().copied());
             return Err(all_refused(&names).into());
         }
@@ -125,7 +125,7 @@ impl<F: Finder> RunProbes<F> {
         for path in written.unwrap_or_default() {
             report.file_written(&path);
         }
-        self.search.may_grow() || self.with_attacher(Attacher::has_files)
+        !self.search.has_paths_only() || self.with_attacher(Attacher::has_files)
     }
 
     /// What the run still has to do, which decides the privileges that it keeps. `inspects`: it reads memory maps of

@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -95,6 +96,8 @@ struct ExaminedFiles {
     /// Change times by the identity that mmap events report, so that unchanged files are not opened
     /// again.
     by_event: HashMap<ReportedId, ChangeTime>,
+    /// The inode numbers of files with probes. While they have these, the numbers are not reused.
+    probed: HashSet<u64>,
 }
 
 impl<F: Finder> FileSearch<F> {
@@ -130,6 +133,11 @@ impl<F: Finder> FileSearch<F> {
         !matches!(self.place, SearchPlace::Files)
     }
 
+    /// Whether only files that the user named are searched, and those that replace them.
+    pub fn has_paths_only(&self) -> bool {
+        matches!(self.place, SearchPlace::Files | SearchPlace::Paths)
+    }
+
     /// Looks at the files that exist now.
     ///
     /// # Errors
@@ -138,14 +146,15 @@ impl<F: Finder> FileSearch<F> {
         for object in &named {
             self.examined.opened.push((object.id, object.elf()?));
         }
-        match std::mem::replace(&mut self.place, SearchPlace::Files) {
-            SearchPlace::Files => return self.search_named(named),
-            place => self.place = place,
-        }
         match &self.place {
+            SearchPlace::Files | SearchPlace::Paths => {
+                self.search_named(named)?;
+                self.examined.opened.clear();
+                return Ok(());
+            }
             SearchPlace::Processes(pids) => self.search_processes(&pids.clone())?,
             SearchPlace::Command(argv, pid) => self.search_command(&argv.clone(), *pid, likely)?,
-            SearchPlace::Everywhere | SearchPlace::Files => self.search_everywhere(likely),
+            SearchPlace::Everywhere => self.search_everywhere(likely),
         }
         for object in named {
             self.examine_tolerantly(object);
@@ -219,7 +228,7 @@ impl<F: Finder> FileSearch<F> {
         // If the process has exited, the file is looked at when it is mapped again.
         let Ok(file) = self.proc.open(mapped.pid, &mapping) else {
             // The kernel also reports its own mappings, such as the one in which it steps instructions at probes.
-            let is_new = mapping.is_code() && !self.examined.by_event.contains_key(&reported_id(mapped));
+            let is_new = mapping.is_code() && !self.examined.is_known(mapped);
             self.attached.missed += u64::from(is_new && !self.proc.exists(mapped.pid));
             return Ok(false);
         };
@@ -265,12 +274,12 @@ impl<F: Finder> FileSearch<F> {
         let listed = match &self.place {
             SearchPlace::Processes(pids) => pids.contains(&mapped.pid),
             SearchPlace::Command(_, pid) => *pid == mapped.pid,
-            SearchPlace::Everywhere | SearchPlace::Files => false,
+            SearchPlace::Everywhere | SearchPlace::Files | SearchPlace::Paths => false,
         };
         if listed {
             return !(self.finder.first_object_only() && self.settled.contains(&mapped.pid));
         }
-        let everywhere = matches!(self.place, SearchPlace::Everywhere) || self.follow;
+        let everywhere = matches!(self.place, SearchPlace::Everywhere | SearchPlace::Paths) || self.follow;
         everywhere && self.finder.may_hold(&mapped.path) && !self.is_examined(mapped)
     }
 
@@ -344,7 +353,7 @@ impl<F: Finder> FileSearch<F> {
                 return Err(nothing_in_file(&sought, &path));
             }
         }
-        self.finder.finish(false)
+        self.finder.finish(self.may_grow())
     }
 
     fn search_command(&mut self, argv: &[OsString], pid: u32, likely: &[PathBuf]) -> Result<()> {
@@ -383,10 +392,7 @@ impl<F: Finder> FileSearch<F> {
             return Ok(answer);
         }
         if self.examined.own == Some(object.id) {
-            ensure!(
-                !matches!(self.place, SearchPlace::Files),
-                own_program(&object.path)
-            );
+            ensure!(!self.has_paths_only(), own_program(&object.path));
             return Ok(false);
         }
         // The caller of the search ends the run.
@@ -395,7 +401,7 @@ impl<F: Finder> FileSearch<F> {
         }
         let elf = match self.examined.parse(&object) {
             Ok(elf) => elf,
-            Err(error) if matches!(self.place, SearchPlace::Files) => return Err(error),
+            Err(error) if self.has_paths_only() => return Err(error),
             Err(_) => return Ok(false),
         };
         let points = self.finder.points(&object, &elf);
@@ -420,6 +426,7 @@ impl<F: Finder> FileSearch<F> {
             self.warnings
                 .extend(writable_code(&self.finder, &object.path, &elf, &points));
             self.finder.on_placed(&elf, &points)?;
+            self.examined.probed.insert(object.file.metadata()?.ino());
             self.found.push((object, points));
         }
         Ok(true)
@@ -436,6 +443,11 @@ impl ExaminedFiles {
             Some((_, elf)) => Ok(Rc::clone(elf)),
             None => object.elf(),
         }
+    }
+
+    /// Whether the mapped file has been looked at, perhaps in another version.
+    fn is_known(&self, mapped: &FileMapping) -> bool {
+        self.by_event.contains_key(&reported_id(mapped)) || self.probed.contains(&mapped.inode)
     }
 
     fn answer(&mut self, key: (FileId, ChangeTime), has_points: bool) {

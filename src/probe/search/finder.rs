@@ -151,6 +151,8 @@ pub enum SearchPlace {
     Processes(Vec<u32>),
     /// The files of the plan and no other.
     Files,
+    /// The files of the plan, and those that replace them.
+    Paths,
     /// What this command will run, in the process that waits to become it.
     Command(Vec<OsString>, u32),
 }

@@ -2,6 +2,7 @@
 //! Which files the target of a spec means: `libc` in `libc:malloc`.
 
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -23,14 +24,60 @@ pub enum SpecTarget {
     Any,
     /// Files with these names.
     Named(Vec<String>),
-    File(FileId),
+    File(FileAtPath),
+}
+
+/// The file that a path means, and those that replace it.
+pub struct FileAtPath {
+    id: FileId,
+    /// Absolute, as it was given.
+    path: PathBuf,
+    /// Where it led at the start.
+    real: PathBuf,
+    /// Processes of the user's choice map what they know by this path, maybe in another mount namespace.
+    of_processes: bool,
+}
+
+impl FileAtPath {
+    fn new(id: FileId, path: &Path, of_processes: bool) -> Result<Self> {
+        let path = std::path::absolute(path)?;
+        Ok(Self {
+            id,
+            real: path.canonicalize().unwrap_or_else(|_| path.clone()),
+            path,
+            of_processes,
+        })
+    }
+
+    /// Whether a file that a process maps from this path can be meant.
+    fn is_called(&self, path: &Path) -> bool {
+        let is_link = self.path != self.real;
+        path == self.real
+            || path == self.path
+            || (is_link && self.path.canonicalize().is_ok_and(|real| real == path))
+    }
+
+    /// Whether a file with such a path has replaced this one, rather than being that of a container.
+    fn is_replaced_by(&self, object: &ObjectFile) -> bool {
+        if self.of_processes || ObjectFile::at(&self.path).is_ok_and(|now| now.id == object.id) {
+            return true;
+        }
+        // It may itself have been replaced since.
+        let device = self.real.parent().and_then(|folder| folder.metadata().ok());
+        let mapped = object.file.metadata();
+        mapped.is_ok_and(|mapped| {
+            mapped.nlink() == 0 && device.is_some_and(|folder| folder.dev() == mapped.dev())
+        })
+    }
 }
 
 impl SpecTarget {
     /// Whether an opened file is a target.
     pub fn matches(&self, object: &ObjectFile) -> bool {
         match self {
-            SpecTarget::File(id) => *id == object.id,
+            SpecTarget::File(file) => {
+                file.id == object.id || (file.is_called(&object.path) && file.is_replaced_by(object))
+            }
             SpecTarget::Any | SpecTarget::Named(_) => self.may_match(&object.path),
         }
     }
@@ -40,7 +87,7 @@ impl SpecTarget {
         match self {
             SpecTarget::Any => true,
             SpecTarget::Named(names) => names.iter().any(|name| loader::is_called(path, name)),
-            SpecTarget::File(_) => false,
+            SpecTarget::File(file) => file.is_called(path),
         }
     }
 }
@@ -131,7 +178,7 @@ fn place(targets: &[SpecTarget], request: &SearchRequest<'_>) -> SearchPlace {
     match (any, by_name) {
         (true, _) => SearchPlace::Processes(request.filter.container_pids.clone()),
         (false, true) => SearchPlace::Everywhere,
-        (false, false) => SearchPlace::Files,
+        (false, false) => SearchPlace::Paths,
     }
 }
 
@@ -145,11 +192,16 @@ fn target_of(spec: &ProbeSpec, request: &SearchRequest<'_>, named: &mut NamedFil
         return Ok(SpecTarget::Any);
     };
     if name.contains('/') {
-        let (id, _) = match running_file(Path::new(name), &filter.pids) {
+        let (id, home) = match running_file(Path::new(name), &filter.pids) {
             Some(file) => named.add_file(file)?,
             None => named.add(&path_in_process(name, &filter.pids))?,
         };
-        return Ok(SpecTarget::File(id));
+        let path = home.as_deref().unwrap_or(Path::new(name));
+        return Ok(SpecTarget::File(FileAtPath::new(
+            id,
+            path,
+            !filter.pids.is_empty(),
+        )?));
     }
     let mut names = vec![name.clone()];
     if let Some(path) = mapped_file(name, &filter.pids) {
