@@ -25,6 +25,8 @@ pub enum MmapEvent {
     Mapped(FileMapping),
     /// The process has executed a program.
     Exec {
+        /// When, CLOCK_MONOTONIC nanoseconds.
+        time_ns: u64,
         pid: u32,
     },
     Forked {
@@ -244,7 +246,10 @@ fn decode(time_ns: u64, kind: u32, misc: u16, body: &[u8]) -> Option<MmapEvent> 
             generation: u64_at(48)?,
             path: PathBuf::from(OsStr::from_bytes(until_nul(body.get(PATH..)?))),
         })),
-        COMM if misc & MISC_COMM_EXEC != 0 => Some(MmapEvent::Exec { pid: u32_at(0)? }),
+        COMM if misc & MISC_COMM_EXEC != 0 => Some(MmapEvent::Exec {
+            time_ns,
+            pid: u32_at(0)?,
+        }),
         FORK if u32_at(0)? != u32_at(4)? => Some(MmapEvent::Forked {
             child: u32_at(0)?,
             parent: u32_at(4)?,
@@ -304,7 +309,8 @@ mod tests {
     #[test]
     fn comm_record_is_an_exec_only_with_its_flag() {
         let body = 7u32.to_ne_bytes().repeat(2);
-        assert_eq!(decode(0, 3, 1 << 13, &body), Some(MmapEvent::Exec { pid: 7 }));
+        let exec = MmapEvent::Exec { time_ns: 77, pid: 7 };
+        assert_eq!(decode(77, 3, 1 << 13, &body), Some(exec));
         assert_eq!(decode(0, 3, 0, &body), None);
     }
 }

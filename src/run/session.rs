@@ -460,7 +460,7 @@ impl<F: Finder> Session<F> {
             self.stacks.observe(&change);
             match change {
                 MmapEvent::Mapped(mapped) => self.probes.on_mapped(&mapped, &mut self.report),
-                MmapEvent::Exec { pid } => self.probes.search.on_exec(pid),
+                MmapEvent::Exec { pid, .. } => self.probes.search.on_exec(pid),
                 MmapEvent::Lost(count) => self.report.mmap_events_lost(count),
                 MmapEvent::Forked { .. } | MmapEvent::Exited { .. } => {}
             }

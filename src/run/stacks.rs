@@ -3,13 +3,15 @@
 
 use std::rc::Rc;
 
-use crate::find::stack::symbolize::{StackFrame, Symbolizer, certain, is_complete};
+use crate::find::stack::symbolize::{ProcessAt, StackFrame, Symbolizer, certain, is_complete};
 use crate::output::StackLines;
-use crate::probe::event::{RawStack, StackMoment};
+use crate::probe::event::{Header, RawStack, StackMoment};
 use crate::probe::mmap_events::MmapEvent;
 
 /// The last line of a stack whose walk did not reach the function where the thread started.
 const TRUNCATED: &str = "[truncated: a function without frame pointer]";
+/// The last line of a stack whose addresses cannot be named, as the code that the process had then is not known.
+const UNKNOWN: &str = "[the process has exited or executed another program]";
 /// The only line of a stack for which `bpf_get_stack` returned an error.
 const UNREADABLE: &str = "[the kernel could not read the stack]";
 
@@ -21,6 +23,7 @@ pub struct StackNamer {
     frames: Vec<StackFrame>,
     named: StackLines,
     truncated: Rc<str>,
+    unknown: Rc<str>,
     unreadable: Rc<str>,
 }
 
@@ -32,6 +35,7 @@ impl StackNamer {
             frames: Vec::new(),
             named: StackLines::default(),
             truncated: TRUNCATED.into(),
+            unknown: UNKNOWN.into(),
             unreadable: UNREADABLE.into(),
         }
     }
@@ -40,26 +44,34 @@ impl StackNamer {
         self.symbolizer.is_some()
     }
 
-    /// A stack of process `pid` as lines, innermost first. A stack that ends too early says so in its last line.
+    /// The stack of an event as lines, innermost first. A stack that ends too early says so in its last line.
     /// Frames that are not certain are marked: the walk follows frame pointers, and a function without one came before.
-    pub fn name(&mut self, pid: u32, stack: &RawStack<'_>) -> &StackLines {
+    pub fn name(&mut self, event: &Header, stack: &RawStack<'_>) -> &StackLines {
         self.named.lines.clear();
         self.named.uncertain = 0..0;
         let Some(symbolizer) = &mut self.symbolizer else {
             return &self.named;
         };
-        stack.addresses(&mut self.addresses, |probed| symbolizer.begins_frame(pid, probed));
+        let at = ProcessAt {
+            pid: event.pid,
+            time_ns: event.time_ns,
+        };
+        stack.addresses(&mut self.addresses, |probed| symbolizer.begins_frame(at, probed));
         let starts_exact = stack.moment == StackMoment::Inside;
-        symbolizer.frames(pid, &self.addresses, starts_exact, &mut self.frames);
-        // What follows an address that is in no code means nothing.
-        let walked = self.frames.iter().take_while(|frame| frame.mapped).count();
-        self.frames.truncate(walked);
+        let is_known = symbolizer.frames(at, &self.addresses, starts_exact, &mut self.frames);
+        if is_known {
+            // What follows an address that is in no code means nothing.
+            let walked = self.frames.iter().take_while(|frame| frame.mapped).count();
+            self.frames.truncate(walked);
+        }
         let is_complete = is_complete(&self.frames);
         self.named.uncertain = certain(&self.frames)..self.frames.len();
         let lines = &mut self.named.lines;
         lines.extend(self.frames.drain(..).map(|frame| frame.text));
         if self.addresses.is_empty() {
             lines.push(Rc::clone(&self.unreadable));
+        } else if !is_known {
+            lines.push(Rc::clone(&self.unknown));
         } else if !is_complete {
             lines.push(Rc::clone(&self.truncated));
         }
@@ -84,7 +96,7 @@ impl StackNamer {
                 let file = (libc::makedev(major, minor), m.inode);
                 symbolizer.mapped(m.pid, m.start, m.end, m.offset, &m.path, file);
             }
-            MmapEvent::Exec { pid } => symbolizer.exec(*pid),
+            &MmapEvent::Exec { time_ns, pid } => symbolizer.exec(ProcessAt { pid, time_ns }),
             MmapEvent::Forked { parent, child } => symbolizer.forked(*parent, *child),
             MmapEvent::Exited { pid } => symbolizer.exited(*pid),
             MmapEvent::Lost(_) => {}

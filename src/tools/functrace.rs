@@ -413,7 +413,7 @@ impl CallPrinter {
             NO_STACK => None,
             at => {
                 let stack = raw_stack(words.get(at as usize..)?, function.is_inside)?;
-                Some(event.stacks.name(header.pid, &stack))
+                Some(event.stacks.name(header, &stack))
             }
         };
         let call = CallRecord {

@@ -3,13 +3,17 @@
 
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::harness::{
     AttachMode, Folder, Run, Target, Tool, best_mode, each_mode_with_session, kernel_version, program, skip,
 };
 
-each_mode_with_session! { stack_begins_with_the_caller_at_both_ends_of_calls }
+each_mode_with_session! {
+    stack_begins_with_the_caller_at_both_ends_of_calls
+    calls_before_an_exec_have_the_stack_of_their_time
+}
 
 best_mode! {
     usdt_probe_has_the_stack_of_its_function
@@ -73,5 +77,36 @@ fn usdt_probe_has_the_stack_of_its_function(mode: AttachMode) {
     assert_eq!(run.rows.len(), 7);
     for row in &run.rows {
         assert_eq!(functions(row), ["shop::visit", "main"], "{row:#}");
+    }
+}
+
+fn calls_before_an_exec_have_the_stack_of_their_time(mode: AttachMode) {
+    let program = program("stack");
+    let spec = format!("{}:shop::climb", program.display());
+    for ends in [&[][..], &["--ret"]] {
+        let traced = || {
+            let mut target = Target::start(Command::new(&program));
+            let pid = target.pid().to_string();
+            let tool = Tool::start(
+                "functrace",
+                mode,
+                [&[&spec, "--stack", "--follow", "-p", &pid], ends].concat(),
+            );
+            // The tool reads the events only after all children have executed another program.
+            tool.signal(Signal::SIGSTOP);
+            target.ask("leave 13 /bin/true");
+            tool.signal(Signal::SIGCONT);
+            tool.stop()
+        };
+        // While the tool is stopped, other tests may start more programs than its mmap event buffer holds.
+        let has_all_mmap_events = |run: &Run| !run.stderr.contains("mmap events");
+        let Some(run) = (0..10).map(|_| traced()).find(has_all_mmap_events) else {
+            return skip("mmap events were lost in ten runs: too many programs were started on this machine");
+        };
+        run.assert_clean();
+        assert_eq!(run.rows.len(), 13, "{ends:?}");
+        for row in &run.rows {
+            assert_eq!(functions(row), ["shop::leave", "main"], "{ends:?} {row:#}");
+        }
     }
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
-// Calls malloc from nested functions with known names. Reads lines "go COUNT BYTES", "cut BYTES", "skip BYTES" and
-// "climb DEPTH", each answered by ".".
+// Calls malloc from nested functions with known names. Reads lines "go COUNT BYTES", "cut BYTES", "skip BYTES",
+// "climb DEPTH" and "leave COUNT PROGRAM", each answered by ".".
 #include <cstdio>
 #include <cstdlib>
+#include <sys/wait.h>
 #include <unistd.h>
 
 // The USDT probe shop:visited, as <sys/sdt.h> would define it.
@@ -60,6 +61,21 @@ __attribute__((noinline)) static unsigned long climb(unsigned long depth)
 	asm volatile("" : "+r"(steps)); // prevents a loop
 	return steps;
 }
+
+// `count` children call a function, and execute a program.
+__attribute__((noinline)) static void leave(unsigned long count, const char *program)
+{
+	for (unsigned long i = 0; i < count; i++) {
+		pid_t child = fork();
+
+		if (!child) {
+			climb(0);
+			execl(program, program, nullptr);
+			_exit(1);
+		}
+		waitpid(child, nullptr, 0);
+	}
+}
 } // namespace shop
 
 #if defined(__x86_64__)
@@ -108,7 +124,7 @@ __attribute__((noinline)) static void skipped(unsigned long bytes)
 
 int main()
 {
-	char line[64];
+	char line[64], program[64];
 	ssize_t length;
 
 	while ((length = read(0, line, sizeof(line) - 1)) > 0) {
@@ -124,6 +140,8 @@ int main()
 			skipped(bytes);
 		else if (sscanf(line, "climb %lu", &count) == 1)
 			shop::climb(count);
+		else if (sscanf(line, "leave %lu %63s", &count, program) == 2)
+			shop::leave(count, program);
 		if (write(1, ".\n", 2) < 0)
 			break;
 	}

@@ -3,8 +3,9 @@
 //!
 //! The cached memory map of the process gives the file and the offset of an address, and the cached file gives the
 //! symbol. A map is read from `/proc` when a process is first seen, and again when an address is not in it; a tool that
-//! follows processes through the kernel's records reports the changes instead. Files stay open, so that they can be
-//! read after they were removed or their mount namespace is gone.
+//! follows processes through the kernel's records reports the changes instead. The code of a program is still known
+//! after its process has executed another one. Files stay open, so that they can be read after they were removed or
+//! their mount namespace is gone.
 
 mod frame;
 mod memory;
@@ -22,6 +23,7 @@ use object::{ObjectCache, object_name, open_mapped};
 use process::{CachedProcess, PAGE_BYTES, ProcessIdentity};
 
 use crate::find::host::proc::Proc;
+use crate::probe::clock::monotonic_ns;
 
 pub use frame::{StackFrame, certain, is_complete};
 
@@ -40,6 +42,24 @@ pub struct Symbolizer {
     /// Exited processes, oldest first, each with the value of `exits` then.
     exited: VecDeque<(u32, u64)>,
     exits: u64,
+    /// The kernel's records of processes are read, so that the time of each exec will be known.
+    is_followed: bool,
+}
+
+/// A process at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessAt {
+    /// A thread group ID.
+    pub pid: u32,
+    /// CLOCK_MONOTONIC nanoseconds.
+    pub time_ns: u64,
+}
+
+/// The code of a process at a time.
+struct KnownCode {
+    memory: Rc<CodeMap>,
+    /// The process has executed another program since.
+    is_earlier: bool,
 }
 
 impl Default for Symbolizer {
@@ -61,26 +81,33 @@ impl Symbolizer {
             processes: HashMap::new(),
             exited: VecDeque::new(),
             exits: 0,
+            is_followed: false,
         }
     }
 
-    /// Appends the frames of a stack of process `pid` (a thread group ID), innermost first. Addresses are return
-    /// addresses, which belong to the call before them; with `starts_exact` the first is the address of an instruction.
-    /// One address gives several frames if functions are inlined there.
-    pub fn frames(&mut self, pid: u32, addresses: &[u64], starts_exact: bool, out: &mut Vec<StackFrame>) {
+    /// Appends the frames of a stack that process `at` had, innermost first. Addresses are return addresses, which
+    /// belong to the call before them; with `starts_exact` the first is the address of an instruction. One address
+    /// gives several frames if functions are inlined there. False if the code of the process at that time is not known.
+    pub fn frames(
+        &mut self,
+        at: ProcessAt,
+        addresses: &[u64],
+        starts_exact: bool,
+        out: &mut Vec<StackFrame>,
+    ) -> bool {
         let is_return = |index: usize| index > 0 || !starts_exact;
-        self.refresh(pid, addresses, is_return);
+        let code = self.code(at, addresses, is_return);
         for (index, &address) in addresses.iter().enumerate() {
-            self.frame(pid, address, is_return(index), out);
+            self.frame(at.pid, &code, address, is_return(index), out);
         }
+        !code.memory.is_empty()
     }
 
     /// Whether the instruction at an address is one with which functions begin to set up their frame on x86-64:
     /// `push %rbp`, or `endbr64` before it. True if it cannot be read.
-    pub fn begins_frame(&mut self, pid: u32, address: u64) -> bool {
-        self.refresh(pid, &[address], |_| false);
-        let process = self.processes.get(&pid);
-        let Some(mapping) = process.and_then(|process| process.find(address, false)) else {
+    pub fn begins_frame(&mut self, at: ProcessAt, address: u64) -> bool {
+        let code = self.code(at, &[address], |_| false);
+        let Some(mapping) = code.memory.find(address) else {
             return true;
         };
         let CodeBacking::File(file) = &mapping.backing else {
@@ -94,6 +121,7 @@ impl Symbolizer {
     /// before they are looked up. Does nothing for a process that has exited.
     pub fn observe(&mut self, pid: u32) {
         let thread = self.shown_thread(pid);
+        let (now_ns, is_followed) = (monotonic_ns(), self.is_followed);
         let identity = ProcessIdentity::read(&self.proc_root, thread);
         let maps = fs::read(self.proc_root.join(thread.to_string()).join("maps")).unwrap_or_default();
         let memory = CodeMap::parse(&maps);
@@ -103,9 +131,15 @@ impl Symbolizer {
         }
         self.open_files(thread, &memory);
         let process = self.process(pid);
+        if is_followed && process.has_executed(identity) {
+            process.exec(now_ns);
+        }
         // An exited process has no map, so this is another one with the same PID.
         if process.exited.is_some() || process.is_other(identity) {
             *process = CachedProcess::default();
+        }
+        if process.memory.is_empty() {
+            process.read_ns = now_ns;
         }
         process.identity = identity.or(process.identity);
         Rc::make_mut(&mut process.memory).renew(memory);
@@ -141,6 +175,7 @@ impl Symbolizer {
 
     /// A process has forked; the child has its memory.
     pub fn forked(&mut self, parent: u32, child: u32) {
+        self.is_followed = true;
         match self.processes.get(&parent) {
             Some(process) => {
                 let memory = Rc::clone(&process.memory);
@@ -153,9 +188,10 @@ impl Symbolizer {
         }
     }
 
-    /// A process has executed another program.
-    pub fn exec(&mut self, pid: u32) {
-        *self.process(pid) = CachedProcess::default();
+    /// A process has executed another program. Events from before that are still named by the code of the one it ran.
+    pub fn exec(&mut self, at: ProcessAt) {
+        self.is_followed = true;
+        self.process(at.pid).exec(at.time_ns);
     }
 
     /// A process has exited. It is kept until many others have exited, or until its PID is used again.
@@ -197,6 +233,25 @@ impl Symbolizer {
         Proc::at(&self.proc_root).shown_thread(pid)
     }
 
+    /// The code of a process, in which these addresses should be.
+    fn code(&mut self, at: ProcessAt, addresses: &[u64], is_return: impl Fn(usize) -> bool) -> KnownCode {
+        let earlier = |processes: &HashMap<u32, CachedProcess>| {
+            let memory = processes.get(&at.pid)?.earlier_memory(at.time_ns)?;
+            Some(KnownCode {
+                memory,
+                is_earlier: true,
+            })
+        };
+        if let Some(code) = earlier(&self.processes) {
+            return code;
+        }
+        self.refresh(at.pid, addresses, is_return);
+        earlier(&self.processes).unwrap_or_else(|| KnownCode {
+            memory: Rc::clone(&self.process(at.pid).memory),
+            is_earlier: false,
+        })
+    }
+
     /// Makes sure, as far as possible, that the cached map belongs to this process and has the addresses.
     fn refresh(&mut self, pid: u32, addresses: &[u64], is_return: impl Fn(usize) -> bool) {
         if !self.processes.contains_key(&pid) {
@@ -216,14 +271,22 @@ impl Symbolizer {
         }
     }
 
-    fn frame(&mut self, pid: u32, address: u64, is_return: bool, out: &mut Vec<StackFrame>) {
-        let process = self.processes.get(&pid);
-        let mapping = process
-            .and_then(|process| process.find(address, is_return))
-            .cloned();
-        match mapping.as_ref().map(|mapping| (mapping, &mapping.backing)) {
+    fn frame(
+        &mut self,
+        pid: u32,
+        code: &KnownCode,
+        address: u64,
+        is_return: bool,
+        out: &mut Vec<StackFrame>,
+    ) {
+        let mapping = code.memory.find_called(address, is_return);
+        match mapping.map(|mapping| (mapping, &mapping.backing)) {
             Some((mapping, CodeBacking::File(file))) => {
-                match self.file_frames(pid, mapping, file, address, is_return) {
+                // What an earlier program had mapped cannot be opened any more.
+                if !code.is_earlier && !self.objects.is_open(file.key) {
+                    self.open_file(pid, mapping);
+                }
+                match self.file_frames(mapping, file, address, is_return) {
                     Some(frames) => out.extend_from_slice(&frames),
                     None => out.push(StackFrame::new(format!(
                         "{address:#x} [{}]",
@@ -245,7 +308,6 @@ impl Symbolizer {
     /// `None` if the file is not available: it was evicted, or removed before it could be opened.
     fn file_frames(
         &mut self,
-        pid: u32,
         mapping: &CodeMapping,
         file: &MappedFile,
         address: u64,
@@ -255,9 +317,6 @@ impl Symbolizer {
             .wrapping_sub(mapping.start)
             .wrapping_sub(u64::from(is_return));
         let offset = distance.wrapping_add(mapping.offset);
-        if !self.objects.is_open(file.key) {
-            self.open_file(pid, mapping);
-        }
         self.objects.frames(file.key, offset, is_return)
     }
 

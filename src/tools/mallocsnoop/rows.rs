@@ -79,7 +79,7 @@ impl EventHandler<Allocators> for AllocPrinter {
                     bytes: stack.bytes,
                     frames: &stack.frames,
                 };
-                Some(event.stacks.name(header.pid, &stack))
+                Some(event.stacks.name(header, &stack))
             }
             None => None,
         };

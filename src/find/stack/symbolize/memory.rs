@@ -73,6 +73,13 @@ impl CodeMap {
         (address < mapping.end).then_some(mapping)
     }
 
+    /// The mapping of an address. A return address belongs to the byte before it, except the one that return probes put
+    /// on the stack: it is the first in its page.
+    pub fn find_called(&self, address: u64, is_return: bool) -> Option<&CodeMapping> {
+        let before = address.checked_sub(u64::from(is_return))?;
+        self.find(before).or_else(|| self.find(address))
+    }
+
     /// Adds a mapping, which replaces what it overlaps of others.
     pub fn insert(&mut self, new: CodeMapping) {
         let first = self.0.partition_point(|mapping| mapping.end <= new.start);

@@ -2,11 +2,12 @@
 //! A process whose stacks are symbolized: its memory map, and when that has to be read again.
 
 use std::fs;
+use std::mem;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::memory::{CodeMap, CodeMapping};
+use super::memory::CodeMap;
 
 /// The smallest page size.
 pub const PAGE_BYTES: u64 = 0x1000;
@@ -17,6 +18,8 @@ pub const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 pub const MAX_READS: u32 = 16;
 /// ... and then once per this interval: a stack walked without frame pointers is full of addresses that are in no map.
 pub const READ_INTERVAL: Duration = Duration::from_millis(50);
+/// Programs that a process has executed before the last one, of which the code is kept.
+const MAX_EARLIER: usize = 4;
 
 /// What is cached about a process.
 pub struct CachedProcess {
@@ -30,6 +33,19 @@ pub struct CachedProcess {
     pub refilled: Instant,
     /// For a process that has exited: how many had exited before it.
     pub exited: Option<u64>,
+    /// When the map was first read; 0 if it is known from its parent or the kernel's records. CLOCK_MONOTONIC
+    /// nanoseconds, as below.
+    pub read_ns: u64,
+    /// Oldest first.
+    earlier: Vec<EarlierProgram>,
+}
+
+/// The code of a program that the process has executed, for events that are read late.
+struct EarlierProgram {
+    /// When the process executed the next one.
+    until_ns: u64,
+    /// Empty if it is not known.
+    memory: Rc<CodeMap>,
 }
 
 impl Default for CachedProcess {
@@ -42,6 +58,8 @@ impl Default for CachedProcess {
             reads: MAX_READS,
             refilled: now,
             exited: None,
+            read_ns: 0,
+            earlier: Vec::new(),
         }
     }
 }
@@ -55,16 +73,39 @@ impl CachedProcess {
         }
     }
 
-    /// The mapping of an address. A return address belongs to the byte before it, except the one that return probes put
-    /// on the stack: it is the first in its page.
-    pub fn find(&self, address: u64, is_return: bool) -> Option<&CodeMapping> {
-        let before = address.checked_sub(u64::from(is_return))?;
-        self.memory.find(before).or_else(|| self.memory.find(address))
+    /// The process has executed another program.
+    pub fn exec(&mut self, time_ns: u64) {
+        let ended = mem::take(self);
+        self.earlier = ended.earlier;
+        match self.earlier.last_mut() {
+            // The other program was seen before the kernel's record of it was read.
+            Some(last) if last.until_ns > time_ns => last.until_ns = time_ns,
+            _ => self.earlier.push(EarlierProgram {
+                until_ns: time_ns,
+                memory: match ended.read_ns > time_ns {
+                    true => Rc::default(),
+                    false => ended.memory,
+                },
+            }),
+        }
+        if self.earlier.len() > MAX_EARLIER {
+            self.earlier.remove(0);
+            // Now this is the first, also for what came before it.
+            if let Some(first) = self.earlier.first_mut() {
+                first.memory = Rc::default();
+            }
+        }
+    }
+
+    /// The code of the program that the process had executed before the present one, if it still ran that at this time.
+    pub fn earlier_memory(&self, time_ns: u64) -> Option<Rc<CodeMap>> {
+        let program = self.earlier.iter().find(|program| time_ns < program.until_ns)?;
+        Some(Rc::clone(&program.memory))
     }
 
     /// Whether a plausible address is in none of the mappings.
     pub fn is_unknown(&self, address: u64, is_return: bool) -> bool {
-        address > PAGE_BYTES && self.find(address, is_return).is_none()
+        address > PAGE_BYTES && self.memory.find_called(address, is_return).is_none()
     }
 
     /// Whether it is time to check in `/proc` that the process runs the same program.
@@ -79,6 +120,12 @@ impl CachedProcess {
     /// Whether `/proc` now shows another program than the cached one.
     pub fn is_other(&self, seen: Option<ProcessIdentity>) -> bool {
         self.identity.is_some() && seen.is_some() && self.identity != seen
+    }
+
+    /// Whether `/proc` now shows another program of the same process.
+    pub fn has_executed(&self, seen: Option<ProcessIdentity>) -> bool {
+        let started = |identity: Option<ProcessIdentity>| identity.map(|identity| identity.started);
+        self.exited.is_none() && self.is_other(seen) && started(self.identity) == started(seen)
     }
 
     /// Counts a read of the map; false if there were too many.

@@ -127,9 +127,13 @@ fn elf(functions: &[(&str, u64, u64)]) -> Vec<u8> {
     file
 }
 
+fn at(pid: u32, time_ns: u64) -> ProcessAt {
+    ProcessAt { pid, time_ns }
+}
+
 fn texts(symbolizer: &mut Symbolizer, pid: u32, addresses: &[u64]) -> Vec<String> {
     let mut frames = Vec::new();
-    symbolizer.frames(pid, addresses, true, &mut frames);
+    symbolizer.frames(at(pid, u64::MAX), addresses, true, &mut frames);
     frames.iter().map(|frame| frame.text.to_string()).collect()
 }
 
@@ -348,12 +352,45 @@ fn fork_exec_and_exit_are_followed() {
     map(&mut symbolizer, NO_PID, LOADED, &shell);
     symbolizer.forked(NO_PID, NO_PID + 1);
     assert_eq!(texts(&mut symbolizer, NO_PID + 1, &[LOADED]), ["fork+0x0 [sh]"]);
-    symbolizer.exec(NO_PID + 1);
+    symbolizer.exec(at(NO_PID + 1, 100));
     assert_eq!(texts(&mut symbolizer, NO_PID + 1, &[LOADED]), ["0x7f0000000000"]);
     map(&mut symbolizer, NO_PID + 1, LOADED, &tool);
     symbolizer.exited(NO_PID + 1);
     assert_eq!(texts(&mut symbolizer, NO_PID + 1, &[LOADED]), ["work+0x0 [tool]"]);
     assert_eq!(texts(&mut symbolizer, NO_PID, &[LOADED]), ["fork+0x0 [sh]"]);
+}
+
+#[test]
+fn events_before_an_exec_have_the_code_of_their_time() {
+    let dir = TestDir::new("exec");
+    let (first, second) = (
+        dir.elf("first", &[("one", 0, 64)]),
+        dir.elf("second", &[("two", 0, 64)]),
+    );
+    let mut symbolizer = dir.symbolizer();
+    let named = |symbolizer: &mut Symbolizer, pid, time_ns| {
+        let mut frames = Vec::new();
+        let is_known = symbolizer.frames(at(pid, time_ns), &[LOADED], true, &mut frames);
+        (is_known, frames.first().map(|frame| frame.text.to_string()))
+    };
+    map(&mut symbolizer, NO_PID, LOADED, &first);
+    symbolizer.exec(at(NO_PID, 100));
+    map(&mut symbolizer, NO_PID, LOADED, &second);
+    for (time_ns, expected) in [(99, "one+0x0 [first]"), (100, "two+0x0 [second]")] {
+        assert_eq!(
+            named(&mut symbolizer, NO_PID, time_ns),
+            (true, Some(expected.to_owned()))
+        );
+    }
+    // Of many programs, the first are not known any more, like one of which only the exec is known.
+    for time_ns in 101..110 {
+        symbolizer.exec(at(NO_PID, time_ns));
+    }
+    symbolizer.exec(at(NO_PID + 1, 100));
+    for pid in [NO_PID, NO_PID + 1] {
+        let unknown = (false, Some("0x7f0000000000".to_owned()));
+        assert_eq!(named(&mut symbolizer, pid, 99), unknown);
+    }
 }
 
 #[test]
@@ -426,7 +463,7 @@ fn stack_is_complete_if_it_reaches_the_start_of_its_thread() {
     map(&mut symbolizer, NO_PID, LOADED, &file);
     let mut reaches_start = |addresses: &[u64]| {
         let mut frames = Vec::new();
-        symbolizer.frames(NO_PID, addresses, true, &mut frames);
+        symbolizer.frames(at(NO_PID, u64::MAX), addresses, true, &mut frames);
         is_complete(&frames)
     };
     assert!(reaches_start(&[LOADED, LOADED + 20, LOADED + 40]));
