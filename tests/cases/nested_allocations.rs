@@ -17,6 +17,7 @@ each_mode_with_session! {
     size_of_the_outermost_call_is_compared
     call_that_never_returns_hides_no_others
     musl_functions_count_once
+    mimalloc_functions_that_jump_count_once
 }
 
 best_mode! {
@@ -207,6 +208,41 @@ fn musl_functions_count_once(mode: AttachMode) {
                 assert_eq!(count(&run, size), times, "{name} {options:?}: {order}");
                 assert_eq!(with_call(&run, &[call], size).len(), times, "{name}: {order}");
             }
+        }
+    }
+}
+
+fn mimalloc_functions_that_jump_count_once(mode: AttachMode) {
+    // mi_reallocn jumps to mi_heap_reallocn, and that to mi_heap_realloc.
+    const CALLS: [(&str, &str, usize); 7] = [
+        ("mi_recalloc", "recalloc", 19),
+        ("mi_reallocn", "reallocn", 53),
+        ("mi_calloc_aligned", "calloc_aligned", 67),
+        ("mi_strdup", "strdup", 73),
+        ("mi_strndup", "strndup", 31),
+        ("mi_heap_reallocn", "reallocn", 37),
+        ("mi_heap_recalloc", "recalloc", 41),
+    ];
+    let Some(library) = installed("libmimalloc.so") else {
+        return skip("libmimalloc.so is not installed in /usr/lib");
+    };
+    for options in [&["--min-size", "40000"][..], &["--ret", "--min-size", "40000"]] {
+        let mut command = Command::new(program("news"));
+        command.env("LD_PRELOAD", &library);
+        let mut target = Target::start(command);
+        let tool = trace_pid(mode, &target, options);
+        for (form, (function, _, times)) in CALLS.into_iter().enumerate() {
+            let answer = target.ask(&format!("{function} {times} {}", size_of(form)));
+            assert!(answer.is_empty(), "{function}: {answer:?}");
+        }
+        let run = tool.stop();
+        run.assert_clean();
+        for (form, (function, call, times)) in CALLS.into_iter().enumerate() {
+            let shown = (
+                count(&run, size_of(form)),
+                with_call(&run, &[call], size_of(form)).len(),
+            );
+            assert_eq!(shown, (times, times), "{function} {options:?}");
         }
     }
 }

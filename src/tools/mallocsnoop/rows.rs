@@ -25,6 +25,9 @@ const COLUMNS: &[Column] = &[
     Column::right("CERTAIN", "stack_certain", 7).data_only(),
 ];
 
+/// The size of a copied string that the kernel could not read: SIZE_UNKNOWN of mallocsnoop.bpf.c.
+const SIZE_UNKNOWN: u64 = u64::MAX - 1;
+
 /// Prints a row for each call.
 pub struct AllocPrinter {
     table: Table,
@@ -102,7 +105,7 @@ impl EventHandler<Allocators> for AllocPrinter {
                 Value::U64(header.uid.into()),
                 Value::Bytes(header.comm()),
                 Value::Str(name),
-                if freed {
+                if freed || alloc.size == SIZE_UNKNOWN {
                     Value::Null
                 } else {
                     Value::U64(alloc.size)
