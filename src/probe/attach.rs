@@ -43,7 +43,7 @@ pub mod write_watch;
 
 pub use self::mode::AttachMode;
 pub use self::program::ProbeProgram;
-pub use self::warm_up::WarmUp;
+pub use self::warm_up::warm_up;
 
 /// Attaches one set of programs to points of any number of files.
 pub struct Attacher {

@@ -25,9 +25,9 @@ impl ProbeLink {
 }
 
 /// Closes links in parallel, and returns when all are closed.
-pub fn close_all<L: Send>(links: Vec<L>) {
+pub fn close_all(links: Vec<ProbeLink>) {
     const THREADS: usize = 64;
-    let mut shares: Vec<Vec<L>> = Vec::new();
+    let mut shares: Vec<Vec<ProbeLink>> = Vec::new();
     shares.resize_with(links.len().min(THREADS), Vec::new);
     for (index, link) in links.into_iter().enumerate() {
         shares[index % THREADS].push(link);

@@ -28,7 +28,7 @@ use crate::error::{EndedBySignal, Failure};
 use crate::find::returns::ReturnPolicy;
 use crate::output::messages;
 use crate::privileges::{has_btf, require_privileges};
-use crate::probe::attach::{AttachMode, Attacher, WarmUp};
+use crate::probe::attach::{AttachMode, Attacher, warm_up};
 use crate::probe::command::TracedCommand;
 use crate::probe::follow::ChildFollower;
 use crate::probe::meter::Meter;
@@ -50,7 +50,6 @@ pub struct Run {
     argv: Vec<OsString>,
     command: Option<TracedCommand>,
     mode: AttachMode,
-    warm_up: Option<WarmUp>,
     options: RunArgs,
     report: Report,
 }
@@ -90,13 +89,11 @@ impl Run {
         let mut filter = common.filter.resolve()?;
         filter.follow = command.follow;
         let held = command.hold(&mut filter)?;
-        let mode = AttachMode::choose(common.run.attach)?;
         Ok(Run {
             filter,
             argv: command.command.clone(),
             command: held,
-            mode,
-            warm_up: mode.has_multi_links().then(WarmUp::start),
+            mode: AttachMode::choose(common.run.attach)?,
             options: common.run.clone(),
             report,
         })
@@ -218,6 +215,9 @@ impl<F: Finder, O: OpenToolSkel + 'static> OpenedObject<F, O> {
     /// # Errors
     /// The kernel refuses them.
     pub fn load(mut self) -> Result<LoadedObject<F, O::Loaded>> {
+        if self.found.run.mode.has_multi_links() {
+            warm_up();
+        }
         let task_offsets = self.found.task_offsets.take();
         let FoundFunctions { run, search, .. } = &self.found;
         let ends = search.finder.ends();
@@ -329,7 +329,6 @@ impl<F: Finder, S: ToolSkel> LoadedObject<F, S> {
             false => None,
         };
         let probes = RunProbes::attach(search, attacher, self.deferred, &run.report)?;
-        drop(run.warm_up);
         if let Some(watcher) = probes.watcher() {
             wakeups.add_watcher(watcher.fd())?;
         }

@@ -4,44 +4,25 @@
 //! The kernel registers a probe with `dup_mmap_sem` held for writing (`register_for_each_vma` in
 //! kernel/events/uprobes.c). The first writer of such a semaphore waits for an RCU grace period (`rcu_sync_enter` in
 //! kernel/rcu/sync.c): 8 to 16 ms, seen on Linux 6.18. Those that follow within another grace period do not wait. So
-//! a file that no process runs is probed while the functions are searched and the programs are loaded.
+//! a file that no process runs is probed while the programs are loaded.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::os::fd::{AsFd, AsRawFd};
 use std::thread::Builder;
-use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::bpf_sys::{MultiLinkKind, MultiLinkPoints, create_multi_link};
 use super::features::empty_multi_program;
-use crate::probe::links::close_all;
 
-/// Shorter than a grace period.
-const INTERVAL: Duration = Duration::from_millis(5);
-/// Probes until the search takes so long that the wait does not matter.
-const MOST_PROBES: usize = 8;
-
-/// Keeps the kernel ready to register probes until it is dropped.
-pub struct WarmUp {
-    _running: Sender<()>,
+/// Registers a probe on a thread, and removes it, which takes longer. Nothing depends on its success.
+pub fn warm_up() {
+    let _ = Builder::new().spawn(register);
 }
 
-impl WarmUp {
-    /// Starts a thread. Nothing depends on its success.
-    pub fn start() -> WarmUp {
-        let (running, ended) = channel();
-        let _ = Builder::new().spawn(move || {
-            let _ = keep_ready(&ended);
-        });
-        WarmUp { _running: running }
-    }
-}
-
-fn keep_ready(ended: &Receiver<()>) -> io::Result<()> {
+fn register() -> io::Result<()> {
     let program = empty_multi_program(MultiLinkKind::Entry)?;
     // Empty and never mapped, so no process gets a breakpoint.
     let file = File::from(memfd_create("unused", MFdFlags::MFD_CLOEXEC)?);
@@ -54,13 +35,5 @@ fn keep_ready(ended: &Receiver<()>) -> io::Result<()> {
         kind: MultiLinkKind::Entry,
         pid: 0,
     };
-    let mut links: Vec<OwnedFd> = Vec::new();
-    while links.len() < MOST_PROBES {
-        links.push(create_multi_link(program.as_fd(), &points)?);
-        if ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Disconnected) {
-            break;
-        }
-    }
-    close_all(links);
-    Ok(())
+    create_multi_link(program.as_fd(), &points).map(drop)
 }
