@@ -15,9 +15,6 @@ enum alloc_shape {
 	SHAPE_ARG1_ARG2, /* the product of both */
 	SHAPE_ARG2_ARG3,
 	SHAPE_ARG3_ARG4,
-	SHAPE_STRING, /* the string at the first argument, with its NUL */
-	SHAPE_ARG2_STRING, /* the string at the second argument */
-	SHAPE_ARG2_STRING_ARG3, /* no more of it than the third argument, and a NUL */
 	SHAPE_STORED, /* posix_memalign: the third argument; it stores the address where the first one points */
 	SHAPE_IN_PLACE, /* xallocx: the second argument; the first one is the address */
 	SHAPE_FREE, /* it frees the block at its first argument, and requests nothing */
@@ -35,7 +32,7 @@ enum usage_layout {
 
 struct alloc_event {
 	struct event_header header;
-	__u64 size; /* bytes requested; U64_MAX if count * size overflows, one less if unknown; 0 if it frees a block */
+	__u64 size; /* bytes requested; U64_MAX if count * size overflows; 0 if it frees a block */
 	__u64 addr; /* the freed block; with --ret the result of other calls, 0 if they failed */
 	__u64 lat_ns; /* with --ret */
 };
@@ -49,12 +46,7 @@ enum alloc_limits {
 	NO_SITE = 0xffffffff,
 	INNER_RANGES = 64,
 	JUMPING_THREADS = 4096,
-	STRING_PART = 256,
-	STRING_PARTS = 1024, /* of longer strings, only this much is counted */
 };
-
-/* In place of a size: the kernel cannot read the string, as no thread of the process has since it was mapped. */
-#define SIZE_UNKNOWN (~0ULL - 1)
 
 /* A probed function. Addresses are those in its file, before relocation. */
 struct alloc_site {
@@ -127,24 +119,6 @@ static __always_inline __u64 saturating_product(__u64 count, __u64 size)
 	return size > most ? ~0ULL : count * size;
 }
 
-/* The bytes of a copy of the string, of which at most `most` are copied. A global function, as below. */
-__noinline __u64 string_size(__u64 string, __u64 most)
-{
-	char part[STRING_PART];
-	__u64 length = 0;
-
-	for (int i = 0; i < STRING_PARTS && length < most; i++) {
-		long read = bpf_probe_read_user_str(part, sizeof(part), (void *)(string + length));
-
-		if (read < 0)
-			return SIZE_UNKNOWN;
-		if (read <= 1)
-			break;
-		length += read - 1;
-	}
-	return (length < most ? length : most) + 1;
-}
-
 static __always_inline __u64 requested_size(struct pt_regs *ctx, __u32 shape)
 {
 	switch (shape) {
@@ -162,12 +136,6 @@ static __always_inline __u64 requested_size(struct pt_regs *ctx, __u32 shape)
 		return saturating_product(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
 	case SHAPE_ARG3_ARG4:
 		return saturating_product(PT_REGS_PARM3(ctx), PT_REGS_PARM4(ctx));
-	case SHAPE_STRING:
-		return string_size(PT_REGS_PARM1(ctx), ~0ULL);
-	case SHAPE_ARG2_STRING:
-		return string_size(PT_REGS_PARM2(ctx), ~0ULL);
-	case SHAPE_ARG2_STRING_ARG3:
-		return string_size(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
 	default:
 		return 0;
 	}
@@ -319,7 +287,6 @@ static __always_inline void add_to_usage(__u64 size)
 {
 	__u64 thread = current_ids();
 	__u32 slot = bits_of(size);
-	bool known = size != SIZE_UNKNOWN;
 	struct alloc_usage *of;
 
 	if (!(__u32)thread) /* not in the PID namespace of this run: use the kernel's TID to keep threads distinct */
@@ -328,14 +295,12 @@ static __always_inline void add_to_usage(__u64 size)
 	if (!of)
 		return;
 	of->calls++;
-	if (!known)
-		size = 0;
 	of->bytes = of->bytes + size < size ? ~0ULL : of->bytes + size;
 	if (size > of->largest)
 		of->largest = size;
 	of->uid = bpf_get_current_uid_gid();
 	bpf_get_current_comm(of->comm, sizeof(of->comm)); /* every time, because exec changes it */
-	if (slot < SIZE_SLOTS && known)
+	if (slot < SIZE_SLOTS)
 		of->sizes[slot]++;
 }
 
@@ -404,7 +369,7 @@ static __always_inline bool enter(struct pt_regs *ctx, __u64 cookie, bool in_ses
 	}
 	size = requested_size(ctx, site->shape);
 	frees = site->shape == SHAPE_FREE;
-	if (!frees && size != SIZE_UNKNOWN && (size < min_size || size > max_size))
+	if (!frees && (size < min_size || size > max_size))
 		return false;
 	if (!is_wanted() || is_called_within(ctx, site))
 		return false;

@@ -9,6 +9,9 @@ use libbpf_rs::query::ProgInfoIter;
 
 use crate::harness::{AttachMode, Folder, Target, Tool, each_mode_with_session, program, skip};
 
+/// The name of programs that the tools load to try what the kernel supports.
+const EMPTY_PROGRAM: &str = "ubpf_tools";
+
 /// Names of the BPF programs of a tool.
 struct Programs {
     /// The tool has a descriptor of each.
@@ -36,7 +39,8 @@ fn programs_of(tool: &Tool) -> Programs {
     for entry in fs::read_dir(folder).expect("the tool's descriptors").flatten() {
         let info = fs::read_to_string(entry.path()).unwrap_or_default();
         let field = |key: &str| info.lines().find_map(|line| line.strip_prefix(key));
-        if let Some(id) = field("prog_id:\t") {
+        // An empty program is loaded for a moment, which saves the wait of the first probe.
+        if let Some(id) = field("prog_id:\t").filter(|id| name(id) != EMPTY_PROGRAM) {
             programs.loaded.insert(name(id));
             if field("link_id:\t").is_some() {
                 programs.linked.insert(name(id));

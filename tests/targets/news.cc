@@ -78,22 +78,15 @@ bool extended(const char *form, size_t size)
 	return true;
 }
 
-/* mi_recalloc, mi_strdup, ... */
+/* mi_recalloc, mi_heap_reallocn, ... */
 bool of_mimalloc(const char *form, size_t size)
 {
-	static char text[1 << 16];
 	auto *release = function<void(void *)>("mi_free");
 	auto *heap = function<void *()>("mi_heap_get_default");
 
-	if (!release || !heap || !function<void>(form) || size > sizeof(text))
+	if (!release || !heap || !function<void>(form))
 		return false;
-	memset(text, 'x', size - 1);
-	text[size - 1] = '\0';
-	if (!strcmp(form, "mi_strdup"))
-		kept = function<void *(const char *)>(form)(text);
-	else if (!strcmp(form, "mi_strndup"))
-		kept = function<void *(const char *, size_t)>(form)(text, size - 1);
-	else if (!strcmp(form, "mi_calloc_aligned"))
+	if (!strcmp(form, "mi_calloc_aligned"))
 		kept = function<void *(size_t, size_t, size_t)>(form)(1, size, 64);
 	else if (!strncmp(form, "mi_heap_", 8))
 		kept = function<void *(void *, void *, size_t, size_t)>(form)(heap(), nullptr, 1, size);

@@ -93,9 +93,6 @@ const ARG1_ARG2: alloc_shape = alloc_shape::SHAPE_ARG1_ARG2;
 const ARG2_ARG3: alloc_shape = alloc_shape::SHAPE_ARG2_ARG3;
 const ARG3_ARG4: alloc_shape = alloc_shape::SHAPE_ARG3_ARG4;
 const STORED: alloc_shape = alloc_shape::SHAPE_STORED;
-const STRING: alloc_shape = alloc_shape::SHAPE_STRING;
-const ARG2_STRING: alloc_shape = alloc_shape::SHAPE_ARG2_STRING;
-const ARG2_STRING_ARG3: alloc_shape = alloc_shape::SHAPE_ARG2_STRING_ARG3;
 const IN_PLACE: alloc_shape = alloc_shape::SHAPE_IN_PLACE;
 const FREE: alloc_shape = alloc_shape::SHAPE_FREE;
 
@@ -262,9 +259,6 @@ const MIMALLOC: &[AllocSymbol] = &[
     symbol("heap_reallocn", "reallocn", AllocCall::Reallocarray, ARG3_ARG4),
     symbol("heap_rezalloc", "rezalloc", AllocCall::Realloc, ARG3),
     symbol("heap_recalloc", "recalloc", AllocCall::Reallocarray, ARG3_ARG4),
-    symbol("strdup", "strdup", AllocCall::Malloc, STRING),
-    symbol("heap_strdup", "strdup", AllocCall::Malloc, ARG2_STRING),
-    symbol("heap_strndup", "strndup", AllocCall::Malloc, ARG2_STRING_ARG3),
     symbol("new", "new", AllocCall::New, ARG1),
     symbol("new_nothrow", "new", AllocCall::New, ARG1),
     symbol("new_aligned", "new", AllocCall::New, ARG1),
@@ -278,8 +272,8 @@ const MIMALLOC: &[AllocSymbol] = &[
 /// What a probe reads to know the size and the pointer.
 pub fn needs(shape: alloc_shape) -> Needs {
     Needs::arguments(match shape {
-        ARG1 | STRING | FREE => 1,
-        ARG2 | ARG1_ARG2 | ARG2_STRING | IN_PLACE => 2,
+        ARG1 | FREE => 1,
+        ARG2 | ARG1_ARG2 | IN_PLACE => 2,
         ARG3_ARG4 => 4,
         _ => 3,
     })

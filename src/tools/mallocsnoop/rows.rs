@@ -25,9 +25,6 @@ const COLUMNS: &[Column] = &[
     Column::right("CERTAIN", "stack_certain", 7).data_only(),
 ];
 
-/// The size of a copied string that the kernel could not read: SIZE_UNKNOWN of mallocsnoop.bpf.c.
-const SIZE_UNKNOWN: u64 = u64::MAX - 1;
-
 /// Prints a row for each call.
 pub struct AllocPrinter {
     table: Table,
@@ -105,7 +102,7 @@ impl EventHandler<Allocators> for AllocPrinter {
                 Value::U64(header.uid.into()),
                 Value::Bytes(header.comm()),
                 Value::Str(name),
-                if freed || alloc.size == SIZE_UNKNOWN {
+                if freed {
                     Value::Null
                 } else {
                     Value::U64(alloc.size)
