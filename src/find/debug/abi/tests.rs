@@ -374,7 +374,7 @@ fn vectors_take_one_register() {
         assert_eq!(arguments.next(&TypeLayout::scalar(4, false)), registers(&[0]));
         assert!(matches!(arguments.next(&vector), ValueLocation::Pieces(pieces) if pieces.len() == 2));
     }
-    // In a union with an integer, each half has a class of its own.
+    // In a union with an integer, the two halves have different classes.
     let either = structure(16, &[(0, 16, true), (0, 4, false)]);
     let mut x86 = ArgumentAllocator::new(MachineAbi::X86_64);
     assert_eq!(x86.next(&either), ValueLocation::Unavailable(IN_FLOAT));

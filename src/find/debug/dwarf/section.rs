@@ -222,7 +222,7 @@ impl StoredPages {
 }
 
 /// A compressed section. Deflate has no random access, so all bytes up to the highest needed one are decompressed:
-/// 8 ms for the 5.8 MB of libc's `.debug_info`. A first look-up far ahead, of one unit, keeps none of the bytes before
+/// 12 ms for the 5.8 MB of libc's `.debug_info`. A first look-up far ahead, of one unit, keeps none of the bytes before
 /// it: their page faults take as long again. If they are needed after all, decompression restarts and keeps everything.
 struct InflatedSection {
     stream: DeflateStream,

@@ -91,7 +91,7 @@ impl<'n> Parser<'n> {
         None
     }
 
-    /// An expression that has a form of its own. `None` if it has not.
+    /// An expression with a special form; `None` for others.
     fn operand(&mut self, code: &str) -> Option<Option<NodeId>> {
         let read: fn(&mut Self) -> Option<NodeId> = match code {
             "il" => |parser| parser.listed("{", "}"),
