@@ -28,17 +28,18 @@ struct slot_key {
 	__u32 unused;
 };
 
-struct slot_extremes {
-	__u64 interval; /* the one in which these calls returned */
+/* Calls that returned in intervals with an even number, or with an odd one. */
+struct slot_calls {
+	__u64 count; /* since the run started */
+	__u64 total_ns;
+	__u64 interval; /* the last with a call; the extremes are of this one */
 	__u64 max_ns;
 	__u64 max_complement_ns; /* the largest ~ns, which is that of the shortest call: memory starts as 0 */
 };
 
+/* While the calls of one interval are read, those of the next are counted beside them. */
 struct slot_value {
-	__u64 count;
-	__u64 total_ns;
-	/* Of the last even and the last odd interval: while one is read, calls go on in the other. */
-	struct slot_extremes extremes[2];
+	struct slot_calls calls[2];
 };
 
 /* The number of the interval; user space counts. */
@@ -82,35 +83,35 @@ static __always_inline struct slot_value *slot_of_key(struct slot_key *key)
  * Not atomic: if the program is preempted between comparison and store, a value can be lost. It is one of the same
  * slot, so percentiles change by less than their error.
  */
-static __always_inline void extend(struct slot_value *value, __u64 lat_ns)
+static __always_inline void extend(struct slot_calls *calls, __u64 number, __u64 lat_ns)
 {
-	__u64 now = *(volatile __u64 *)&interval;
-	struct slot_extremes *extremes = &value->extremes[now & 1];
-
-	if (extremes->interval > now)
+	if (calls->interval > number)
 		return; /* was preempted for an interval */
-	if (extremes->interval < now) {
-		extremes->max_ns = 0;
-		extremes->max_complement_ns = 0;
-		extremes->interval = now;
+	if (calls->interval < number) {
+		calls->max_ns = 0;
+		calls->max_complement_ns = 0;
+		calls->interval = number;
 	}
-	if (lat_ns > extremes->max_ns)
-		extremes->max_ns = lat_ns;
-	if (~lat_ns > extremes->max_complement_ns)
-		extremes->max_complement_ns = ~lat_ns;
+	if (lat_ns > calls->max_ns)
+		calls->max_ns = lat_ns;
+	if (~lat_ns > calls->max_complement_ns)
+		calls->max_complement_ns = ~lat_ns;
 }
 
 static __always_inline void add_to_slot(struct slot_key *key, __u64 lat_ns)
 {
 	struct slot_value *value = one_histogram ? bpf_map_lookup_elem(&all_slots, &key->slot) : slot_of_key(key);
+	__u64 number = *(volatile __u64 *)&interval;
+	struct slot_calls *calls;
 
 	if (!value) {
 		__sync_fetch_and_add(&lost, 1);
 		return;
 	}
-	__sync_fetch_and_add(&value->count, 1);
-	__sync_fetch_and_add(&value->total_ns, lat_ns);
-	extend(value, lat_ns);
+	calls = &value->calls[number & 1];
+	__sync_fetch_and_add(&calls->count, 1);
+	__sync_fetch_and_add(&calls->total_ns, lat_ns);
+	extend(calls, number, lat_ns);
 }
 
 static __always_inline __u32 drawn_slot(__u64 value)

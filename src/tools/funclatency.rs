@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
+use std::mem;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::probe::point::Ends;
 use crate::probe::search::functions::FunctionFinder;
 use crate::run::{Event, EventHandler, Run, RunState, SessionNeeds};
 
-use slots::{Interval, SlotValues, max_slots, read_all, read_each};
+use slots::{IntervalNumber, SlotValues, max_slots, read_all, read_each};
 
 mod slots;
 
@@ -202,9 +203,9 @@ pub fn run(run: Run, args: Args) -> Result<u8> {
         open.without_events();
     }
     let loaded = open.load()?;
-    let interval = Interval::of(loaded.skel)?;
-    let latencies = Latencies::new(&args, &loaded.skel.maps, interval);
-    loaded.run(latencies)
+    let interval = IntervalNumber::of(loaded.skel)?;
+    let handler = LatencyHandler::new(&args, &loaded.skel.maps, interval);
+    loaded.run(handler)
 }
 
 /// Whether all calls are in one histogram of nanoseconds, an array.
@@ -215,6 +216,8 @@ fn has_one_histogram(args: &Args) -> bool {
 /// Group (0 without --by), and function and file; None for all functions together.
 type LatencyKey = (u64, Option<(Rc<str>, Rc<str>)>);
 
+type Latencies = HashMap<LatencyKey, Latency>;
+
 /// The calls of a key.
 #[derive(Default)]
 struct Latency {
@@ -223,36 +226,45 @@ struct Latency {
     drawn: BTreeMap<u32, u64>,
 }
 
-struct Latencies<'a> {
+struct LatencyHandler<'a> {
     args: &'a Args,
     maps: &'a FunclatencyMaps<'static>,
     unit: TimeUnit,
     groups: Option<GroupLabels>,
     table: Table,
-    /// The values at the end of the last interval.
-    before: SlotValues,
-    interval: Interval,
+    /// What was read at the ends of the last even and the last odd interval.
+    before: [SlotValues; 2],
+    interval: IntervalNumber,
 }
 
-impl<'a> Latencies<'a> {
-    fn new(args: &'a Args, maps: &'a FunclatencyMaps<'static>, interval: Interval) -> Self {
+impl<'a> LatencyHandler<'a> {
+    fn new(args: &'a Args, maps: &'a FunclatencyMaps<'static>, interval: IntervalNumber) -> Self {
         Self {
             args,
             maps,
             unit: TimeUnit::of(args),
             groups: args.by.map(GroupLabels::new),
             table: GroupBy::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
-            before: HashMap::new(),
+            before: <[SlotValues; 2]>::default(),
             interval,
         }
     }
 
-    fn since_last(&self, now: &SlotValues, functions: &FunctionFinder) -> HashMap<LatencyKey, Latency> {
-        let mut latencies: HashMap<LatencyKey, Latency> = HashMap::new();
-        for (key, value) in now {
+    /// Adds the calls that were counted in this interval, or late in the one two before it.
+    fn add_new(
+        &mut self,
+        interval: u64,
+        functions: &FunctionFinder,
+        latencies: &mut Latencies,
+    ) -> Result<()> {
+        let now = match has_one_histogram(self.args) {
+            true => read_all(&self.maps.all_slots, interval)?,
+            false => read_each(&self.maps.slots, interval)?,
+        };
+        let before = mem::take(&mut self.before[(interval & 1) as usize]);
+        for (key, value) in &now {
             let &(group, func, slot, drawn) = key;
-            let (count_before, total_before) = self
-                .before
+            let (count_before, total_before) = before
                 .get(key)
                 .map_or((0, 0), |before| (before.count, before.total_ns));
             let count = value.count - count_before;
@@ -270,7 +282,24 @@ impl<'a> Latencies<'a> {
             latency.times.add(slot, count, total, seen);
             *latency.drawn.entry(drawn).or_default() += count;
         }
-        latencies
+        self.before[(interval & 1) as usize] = now;
+        Ok(())
+    }
+
+    /// Prints latencies, most time first.
+    fn print(&self, latencies: Latencies, out: &mut Output) {
+        let mut latencies: Vec<(LatencyKey, Latency)> = latencies.into_iter().collect();
+        latencies.sort_by(|(a_key, a), (b_key, b)| {
+            (Reverse(a.times.total), a_key).cmp(&(Reverse(b.times.total), b_key))
+        });
+        let time = out.wall_now();
+        out.header(&self.table);
+        if self.args.timestamp {
+            out.time(time);
+        }
+        for (key, latency) in &latencies {
+            self.print_one(key, latency, time, out);
+        }
     }
 
     /// Name and file of a function, with --per-function or if there is only one.
@@ -377,7 +406,7 @@ impl<'a> Latencies<'a> {
     }
 }
 
-impl EventHandler<FunctionFinder> for Latencies<'_> {
+impl EventHandler<FunctionFinder> for LatencyHandler<'_> {
     fn needs(&self) -> SessionNeeds {
         SessionNeeds {
             interval: self.args.interval,
@@ -394,32 +423,22 @@ impl EventHandler<FunctionFinder> for Latencies<'_> {
         }
     }
 
-    /// Prints the calls that returned in the interval, most time first.
+    /// Prints the calls that returned in the interval.
     fn interval(&mut self, state: RunState<'_, FunctionFinder>) -> Result<()> {
-        let RunState {
-            finder: functions,
-            out,
-            ..
-        } = state;
-        let ended = self.interval.end();
-        let now = match has_one_histogram(self.args) {
-            true => read_all(&self.maps.all_slots, ended)?,
-            false => read_each(&self.maps.slots, ended)?,
-        };
-        let mut latencies: Vec<(LatencyKey, Latency)> =
-            self.since_last(&now, functions).into_iter().collect();
-        latencies.sort_by(|(a_key, a), (b_key, b)| {
-            (Reverse(a.times.total), a_key).cmp(&(Reverse(b.times.total), b_key))
-        });
-        self.before = now;
-        let time = out.wall_now();
-        out.header(&self.table);
-        if self.args.timestamp {
-            out.time(time);
+        let mut latencies = Latencies::new();
+        self.add_new(self.interval.end(), state.finder, &mut latencies)?;
+        self.print(latencies, state.out);
+        Ok(())
+    }
+
+    /// Prints what is left: calls of the last interval, and those that were counted late in the one before it.
+    fn end(&mut self, state: RunState<'_, FunctionFinder>) -> Result<()> {
+        let last = self.interval.get();
+        let mut latencies = Latencies::new();
+        for interval in last.saturating_sub(1)..=last {
+            self.add_new(interval, state.finder, &mut latencies)?;
         }
-        for (key, latency) in &latencies {
-            self.print_one(key, latency, time, out);
-        }
+        self.print(latencies, state.out);
         Ok(())
     }
 }

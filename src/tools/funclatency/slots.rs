@@ -32,7 +32,7 @@ pub fn max_slots() -> u32 {
     (SLOTS_BYTES / (cpus * size_of::<types::slot_value>())).clamp(4096, MOST_SLOTS) as u32
 }
 
-/// The calls of a slot.
+/// The calls of a slot that returned in intervals of one parity.
 #[derive(Clone, Copy)]
 pub struct SlotValue {
     /// Since the run started.
@@ -47,19 +47,23 @@ pub struct SlotValue {
 pub type SlotKey = (u64, u32, u32, u32);
 pub type SlotValues = HashMap<SlotKey, SlotValue>;
 
-/// The interval that calls return in, by number.
-pub struct Interval(&'static AtomicU64);
+/// The number of the interval that calls return in.
+pub struct IntervalNumber(&'static AtomicU64);
 
-impl Interval {
+impl IntervalNumber {
     /// # Errors
     /// The object has no memory for its variables.
-    pub fn of(skel: &'static FunclatencySkel<'static>) -> Result<Interval> {
+    pub fn of(skel: &'static FunclatencySkel<'static>) -> Result<IntervalNumber> {
         let bss = skel.maps.bss_data.as_ref();
         let bss = bss.context("the BPF object has no counters")?;
         let number = &raw const bss.interval;
         // SAFETY: eight bytes, aligned, in memory that the skeleton has mapped for writing and that lives as long as
         // the process. They are only accessed through this atomic.
-        Ok(Interval(unsafe { AtomicU64::from_ptr(number.cast_mut()) }))
+        Ok(IntervalNumber(unsafe { AtomicU64::from_ptr(number.cast_mut()) }))
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 
     /// Begins the next interval, and returns the number of the one that ends.
@@ -68,7 +72,8 @@ impl Interval {
     }
 }
 
-/// The values by key, at the end of this interval.
+/// The calls by key, at the end of this interval. They are those of all intervals of its parity: the calls of the next
+/// one are counted elsewhere meanwhile.
 pub fn read_each(map: &MapMut<'_>, interval: u64) -> Result<SlotValues> {
     let mut slots = SlotValues::new();
     for bytes in map.keys() {
@@ -81,7 +86,7 @@ pub fn read_each(map: &MapMut<'_>, interval: u64) -> Result<SlotValues> {
     Ok(slots)
 }
 
-/// The values of one histogram of nanoseconds, at the end of this interval.
+/// As [`read_each`], of one histogram of nanoseconds.
 pub fn read_all(map: &MapMut<'_>, interval: u64) -> Result<SlotValues> {
     let mut slots = SlotValues::new();
     for slot in 0..FINE_SLOTS {
@@ -93,29 +98,29 @@ pub fn read_all(map: &MapMut<'_>, interval: u64) -> Result<SlotValues> {
     Ok(slots)
 }
 
-/// A slot, summed over all CPUs. Calls that return until it is read are counted in the interval that ends, so the
-/// extremes of the next one belong to it, too.
+/// A slot, summed over all CPUs.
 fn read_slot(map: &MapMut<'_>, key: &[u8], interval: u64) -> Result<SlotValue> {
     let values = map
         .lookup_percpu(key, MapFlags::ANY)
         .context("failed to read the histograms")?
         .unwrap_or_default();
-    let values = values
-        .iter()
-        .filter_map(|value| copied::<types::slot_value>(value));
     let mut sum = SlotValue {
         count: 0,
         total_ns: 0,
         min_ns: u64::MAX,
         max_ns: 0,
     };
-    for value in values {
-        sum.count += value.count;
-        sum.total_ns = sum.total_ns.wrapping_add(value.total_ns);
-        let is_current = |extremes: &&types::slot_extremes| extremes.interval >= interval;
-        for extremes in value.extremes.iter().filter(is_current) {
-            sum.min_ns = sum.min_ns.min(!extremes.max_complement_ns);
-            sum.max_ns = sum.max_ns.max(extremes.max_ns);
+    let parity = (interval & 1) as usize;
+    for bytes in values {
+        let Some(value) = copied::<types::slot_value>(&bytes) else {
+            continue;
+        };
+        let calls = &value.calls[parity];
+        sum.count += calls.count;
+        sum.total_ns = sum.total_ns.wrapping_add(calls.total_ns);
+        if calls.interval == interval {
+            sum.min_ns = sum.min_ns.min(!calls.max_complement_ns);
+            sum.max_ns = sum.max_ns.max(calls.max_ns);
         }
     }
     Ok(sum)
