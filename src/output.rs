@@ -25,7 +25,7 @@ mod value;
 
 use std::cell::Cell;
 use std::io;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
 
 pub use create::create;
 pub use datum::Datum;
@@ -61,7 +61,7 @@ pub struct Output {
     destination: Destination,
     quiet: bool,
     /// Set when a signal ends the run.
-    ending: &'static AtomicBool,
+    end_signals: &'static AtomicU32,
     buffer: Vec<u8>,
     clock: Cell<WallClock>,
     times: TimeFormatter,
@@ -72,13 +72,18 @@ pub struct Output {
 }
 
 impl Output {
-    /// `quiet` suppresses the header of text. Once `ending` is set, [`Output::flush`] does not wait forever.
-    pub fn new(format: Format, destination: Destination, quiet: bool, ending: &'static AtomicBool) -> Self {
+    /// `quiet` suppresses the header of text. Once `end_signals` counts one, [`Output::flush`] does not wait forever.
+    pub fn new(
+        format: Format,
+        destination: Destination,
+        quiet: bool,
+        end_signals: &'static AtomicU32,
+    ) -> Self {
         Self {
             format,
             destination,
             quiet,
-            ending,
+            end_signals,
             // Room for the row that exceeds the limit.
             buffer: Vec::with_capacity(FULL + FULL / 8),
             clock: Cell::new(WallClock::new()),
@@ -180,7 +185,7 @@ impl Output {
     /// Those of write(2), with their kind and the name of the destination. `BrokenPipe` means that the reader has
     /// closed the pipe. Bytes that were not written stay in the buffer.
     pub fn flush(&mut self) -> io::Result<()> {
-        let (written, result) = self.destination.write(&self.buffer, self.ending);
+        let (written, result) = self.destination.write(&self.buffer, self.end_signals);
         self.buffer.drain(..written);
         result.map_err(|error| {
             let message = format!("failed to write to {}: {error}", self.destination.name());

@@ -64,7 +64,7 @@ impl OutputArgs {
             format,
             destination,
             self.quiet,
-            SignalHandlers::ending(),
+            SignalHandlers::counter(),
         ))
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
 use std::rc::Rc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
 
 use super::*;
 
@@ -24,7 +24,7 @@ const COLUMNS: &[Column] = &[
 /// 2027-01-15T08:00:00Z.
 const NOON: u64 = 1_800_000_000_000_000_000;
 
-static NEVER: AtomicBool = AtomicBool::new(false);
+static NEVER: AtomicU32 = AtomicU32::new(0);
 
 fn output(format: Format) -> Output {
     Output::new(format, Destination::Stdout, false, &NEVER)

@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,7 +18,6 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 /// The signals that end a run.
 pub const ENDING_SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-static ENDING: AtomicBool = AtomicBool::new(false);
 /// The last signal that ended the run, and the number of such signals.
 static LAST: AtomicI32 = AtomicI32::new(0);
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -27,7 +26,6 @@ static WAKE: OnceLock<EventFd> = OnceLock::new();
 extern "C" fn on_end(signal: i32) {
     LAST.store(signal, Ordering::Relaxed);
     COUNT.fetch_add(1, Ordering::Relaxed);
-    ENDING.store(true, Ordering::Relaxed);
     on_child(0);
 }
 
@@ -94,9 +92,9 @@ impl SignalHandlers {
         );
     }
 
-    /// Set by SIGINT, SIGTERM and SIGHUP.
-    pub fn ending() -> &'static AtomicBool {
-        &ENDING
+    /// What [`SignalHandlers::count`] reads.
+    pub fn counter() -> &'static AtomicU32 {
+        &COUNT
     }
 }
 

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -424,7 +423,7 @@ impl<F: Finder> Session<F> {
             // A child that has exited reports its CPU time until it is waited for.
             self.read_meter()?;
         }
-        if SignalHandlers::ending().load(Ordering::Relaxed) {
+        if SignalHandlers::count() > 0 {
             return self.end();
         }
         if self.processes.command_has_just_exited() && self.on_exit()? {
