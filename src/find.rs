@@ -4,6 +4,7 @@
 pub mod aliases;
 pub mod code;
 pub mod debug;
+pub mod demangle;
 pub mod elf;
 pub mod functions;
 pub mod host;

@@ -4,9 +4,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
+use super::demangle::demangle_bounded;
 use super::elf::{ElfFile, FunctionSymbol, SymbolEntry, SymbolTable};
 use super::ifunc;
-use super::stack::demangle::demangle_bounded;
 
 /// Longest symbol that is shown as another name.
 const MOST_BYTES: usize = 128;

@@ -29,8 +29,8 @@ use anyhow::{Context, Result};
 
 use super::similar::similar;
 use super::spec::NamePattern;
+use crate::find::demangle::{ReadableName, demangle};
 use crate::find::elf::{ElfFile, FunctionSymbol, SymbolEntry, SymbolTable};
-use crate::find::stack::demangle::{ReadableName, demangle};
 pub use frame_pointers::FramePointers;
 pub use frames::FrameExtent;
 pub use frames::{described, moved_parts, sizes};

@@ -23,7 +23,7 @@ use crate::find::host::object_file::{FileSet, ObjectFile};
 use crate::find::host::proc::Proc;
 use crate::find::ifunc;
 use crate::find::spec::{NamePattern, ProbeSpec, ProbeSubject, parse_list};
-use crate::find::stack::demangle::ReadableName;
+use crate::find::demangle::ReadableName;
 use crate::find::usdt::{self, NumberKind, UsdtArgument, UsdtProbe};
 use crate::output::messages::{self, Messages};
 use crate::output::{Column, Output, Table, Value};

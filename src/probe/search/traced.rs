@@ -10,13 +10,13 @@ use anyhow::Result;
 use crate::error::Failure;
 use crate::find::code::call_start::CallStart;
 use crate::find::code::placement::Needs;
+use crate::find::demangle::demangle_bounded;
 use crate::find::elf::ElfFile;
 use crate::find::functions::without_copy;
 use crate::find::host::object_file::{FileId, ObjectFile};
 use crate::find::resolve::ResolvedProbe;
 use crate::find::returns::ReturnMethod;
 use crate::find::spec::NamePattern;
-use crate::find::stack::demangle::demangle_bounded;
 use crate::probe::point::{Ends, ProbePoint};
 use crate::wording::counted;
 

@@ -5,7 +5,7 @@ use gimli::constants as dw;
 
 use super::entries::{DebugEntry, EntryOffset};
 use super::files::DebugFiles;
-use crate::find::stack::demangle::demangle;
+use crate::find::demangle::demangle;
 
 impl DebugFiles {
     /// Whether a function of that name was inlined and has no address. Reads all units.

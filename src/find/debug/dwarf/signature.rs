@@ -16,7 +16,7 @@ use crate::find::debug::abi::{ArgumentAllocator, NATIVE, ON_STACK, TypeLayout, g
 use crate::find::debug::types::{
     FunctionParameter, FunctionResult, FunctionSignature, LocationPiece, ValueLocation, ValueType,
 };
-use crate::find::stack::demangle::parameter_count;
+use crate::find::demangle::parameter_count;
 
 /// Parameters of one function.
 const MAX_PARAMETERS: usize = 64;

@@ -19,9 +19,9 @@ use object::{
 
 use super::frame::StackFrame;
 use super::memory::{CodeMapping, FileKey, MappedFile};
+use crate::find::demangle::demangle_bounded;
 use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::functions::{FramePointers, FunctionIndex};
-use crate::find::stack::demangle::demangle_bounded;
 
 /// Files that are kept open. Each takes up to three descriptors: ours, blazesym's, and that of its debug file.
 pub const MAX_OPEN: usize = 256;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Names, and the arguments of templates in them.
 
-use super::Parser;
+use super::NameParser;
 use super::encodings::NameState;
-use super::nodes::{Lambda, Node, NodeId, Piece, Qualifiers, ReferenceKind};
+use super::nodes::{Lambda, NameNode, NodeId, Piece, Qualifiers, ReferenceKind};
 
 /// Operators by their codes.
 pub const OPERATORS: [(&str, &str); 49] = [
@@ -68,7 +68,7 @@ const STANDARD: [(&str, &str); 6] = [
     ("Sd", "std::iostream"),
 ];
 
-impl<'n> Parser<'n> {
+impl<'n> NameParser<'n> {
     pub fn name(&mut self, state: &mut NameState) -> Option<NodeId> {
         self.deeper(|parser| match parser.byte() {
             b'N' => parser.nested_name(state),
@@ -83,7 +83,7 @@ impl<'n> Parser<'n> {
         let name = match () {
             () if is_known => self.substitution()?,
             () if self.take("St") => {
-                let scope = self.add(Node::Text("std"))?;
+                let scope = self.add(NameNode::Text("std"))?;
                 self.unqualified_name(state, Some(scope))?
             }
             () => self.unqualified_name(state, None)?,
@@ -97,7 +97,7 @@ impl<'n> Parser<'n> {
         let arguments = self.template_arguments()?;
         state.is_template = true;
         state.arguments.clone_from(&arguments);
-        self.add(Node::Template(name, arguments))
+        self.add(NameNode::Template(name, arguments))
     }
 
     fn nested_name(&mut self, state: &mut NameState) -> Option<NodeId> {
@@ -116,13 +116,13 @@ impl<'n> Parser<'n> {
                     let arguments = self.template_arguments()?;
                     state.is_template = true;
                     state.arguments.clone_from(&arguments);
-                    self.add(Node::Template(name, arguments))?
+                    self.add(NameNode::Template(name, arguments))?
                 }
                 b'D' if matches!(self.byte_at(1), b't' | b'T') && so_far.is_none() => self.decltype()?,
                 b'S' if so_far.is_some() => return None,
                 b'S' => {
                     so_far = Some(match self.take("St") {
-                        true => self.add(Node::Text("std"))?,
+                        true => self.add(NameNode::Text("std"))?,
                         false => self.substitution()?,
                     });
                     continue;
@@ -142,7 +142,7 @@ impl<'n> Parser<'n> {
         let function = self.encoding()?;
         self.expect("E")?;
         let name = match () {
-            () if self.take("s") => self.add(Node::Text("string literal"))?,
+            () if self.take("s") => self.add(NameNode::Text("string literal"))?,
             // In a default argument.
             () if self.take("d") => {
                 self.number();
@@ -152,7 +152,7 @@ impl<'n> Parser<'n> {
             () => self.name(state)?,
         };
         self.discriminator();
-        self.add(Node::Local(function, name))
+        self.add(NameNode::Local(function, name))
     }
 
     fn discriminator(&mut self) {
@@ -180,11 +180,11 @@ impl<'n> Parser<'n> {
         };
         let name = self.tagged(name)?;
         let name = match is_friend {
-            true => self.add(Node::Friend(name))?,
+            true => self.add(NameNode::Friend(name))?,
             false => name,
         };
         match scope {
-            Some(scope) => self.add(Node::Nested(scope, name)),
+            Some(scope) => self.add(NameNode::Nested(scope, name)),
             None => Some(name),
         }
     }
@@ -194,7 +194,7 @@ impl<'n> Parser<'n> {
         let mut name = name;
         while self.take("B") {
             let tag = self.identifier()?;
-            name = self.add(Node::Tagged(name, tag))?;
+            name = self.add(NameNode::Tagged(name, tag))?;
         }
         Some(name)
     }
@@ -210,21 +210,21 @@ impl<'n> Parser<'n> {
     pub fn source_name(&mut self) -> Option<NodeId> {
         let name = self.identifier()?;
         self.add(match name.starts_with("_GLOBAL__N") {
-            true => Node::Known("(anonymous namespace)"),
-            false => Node::Text(name),
+            true => NameNode::Known("(anonymous namespace)"),
+            false => NameNode::Text(name),
         })
     }
 
     fn unnamed_type(&mut self) -> Option<NodeId> {
         if self.take("Ut") {
             let number = self.index()?;
-            return self.add(Node::Unnamed(number + 1));
+            return self.add(NameNode::Unnamed(number + 1));
         }
         self.expect("Ul")?;
         let params = self.lambda_parameters()?;
         self.expect("E")?;
         let number = self.index()? + 1;
-        self.add(Node::Lambda(Lambda { params, number }))
+        self.add(NameNode::Lambda(Lambda { params, number }))
     }
 
     fn lambda_parameters(&mut self) -> Option<Vec<NodeId>> {
@@ -245,8 +245,8 @@ impl<'n> Parser<'n> {
 
     fn binding(&mut self) -> Option<NodeId> {
         self.expect("DC")?;
-        let names = self.until("E", Parser::source_name)?;
-        self.add(Node::Binding(names))
+        let names = self.until("E", NameParser::source_name)?;
+        self.add(NameNode::Binding(names))
     }
 
     fn constructor(&mut self, state: &mut NameState, scope: NodeId) -> Option<NodeId> {
@@ -262,8 +262,8 @@ impl<'n> Parser<'n> {
             self.name(&mut NameState::default())?;
         }
         self.add(match is_destructor {
-            true => Node::Destructor(scope),
-            false => Node::Constructor(scope),
+            true => NameNode::Destructor(scope),
+            false => NameNode::Constructor(scope),
         })
     }
 
@@ -274,22 +274,22 @@ impl<'n> Parser<'n> {
             let ty = self.ty();
             self.no_arguments = outer;
             let ty = ty?;
-            return self.add(Node::Conversion(ty));
+            return self.add(NameNode::Conversion(ty));
         }
         if self.take("li") {
             let name = self.source_name()?;
-            return self.add(Node::Literal(name));
+            return self.add(NameNode::Literal(name));
         }
         if self.byte() == b'v' && self.byte_at(1).is_ascii_digit() {
             self.rest = &self.rest[2..];
             let ty = self.source_name()?;
-            return self.add(Node::Conversion(ty));
+            return self.add(NameNode::Conversion(ty));
         }
         let code = self.rest.get(..2)?;
         let (_, text) = OPERATORS.iter().find(|(known, _)| *known == code)?;
         self.rest = &self.rest[2..];
         let pieces = vec![Piece::Text("operator"), Piece::Text(text)];
-        self.add(Node::Sequence(pieces))
+        self.add(NameNode::Sequence(pieces))
     }
 
     pub fn qualifiers(&mut self) -> Qualifiers {
@@ -313,7 +313,7 @@ impl<'n> Parser<'n> {
     pub fn substitution(&mut self) -> Option<NodeId> {
         for (code, name) in STANDARD {
             if self.take(code) {
-                let known = self.add(Node::Known(name))?;
+                let known = self.add(NameNode::Known(name))?;
                 let tagged = self.tagged(known)?;
                 if tagged != known {
                     self.substitutions.push(tagged);
@@ -351,8 +351,8 @@ impl<'n> Parser<'n> {
             }
             b'J' => {
                 parser.expect("J")?;
-                let pack = parser.until("E", Parser::template_argument)?;
-                parser.add(Node::Pack(pack))
+                let pack = parser.until("E", NameParser::template_argument)?;
+                parser.add(NameNode::Pack(pack))
             }
             b'L' if parser.byte_at(1) == b'Z' => {
                 parser.expect("LZ")?;
@@ -408,8 +408,8 @@ impl<'n> Parser<'n> {
         }
         let index = self.index()?;
         self.add(match is_inner {
-            true => Node::Auto(index),
-            false => Node::Parameter(index),
+            true => NameNode::Auto(index),
+            false => NameNode::Parameter(index),
         })
     }
 }

@@ -17,7 +17,7 @@ mod types;
 
 use std::fmt;
 
-use nodes::{Node, NodeId};
+use nodes::{NameNode, NodeId};
 use printing::Printer;
 
 /// Names inside of names, such as template arguments.
@@ -27,7 +27,7 @@ const MAX_NODES: usize = 1 << 16;
 
 /// A name that has been read, and can be written.
 pub struct CppName<'n> {
-    nodes: Vec<Node<'n>>,
+    nodes: Vec<NameNode<'n>>,
     root: NodeId,
 }
 
@@ -43,7 +43,7 @@ pub enum CppForm {
 impl<'n> CppName<'n> {
     /// `None` if it is not a valid mangled name.
     pub fn parse(mangled: &'n str) -> Option<CppName<'n>> {
-        let mut parser = Parser {
+        let mut parser = NameParser {
             rest: mangled.strip_prefix("_Z")?,
             nodes: Vec::new(),
             substitutions: Vec::new(),
@@ -52,7 +52,7 @@ impl<'n> CppName<'n> {
         };
         let mut root = parser.encoding()?;
         while let Some(suffix) = parser.clone_suffix() {
-            root = parser.add(Node::Clone(root, suffix))?;
+            root = parser.add(NameNode::Clone(root, suffix))?;
         }
         parser.rest.is_empty().then_some(CppName {
             nodes: parser.nodes,
@@ -62,10 +62,15 @@ impl<'n> CppName<'n> {
 
     /// The number of parameters of a function. `None` if it depends on the arguments of a template, or is not known.
     pub fn parameters(&self) -> Option<usize> {
-        let Node::Function(function) = &self.nodes[self.root.0] else {
+        let NameNode::Function(function) = &self.nodes[self.root.0] else {
             return None;
         };
-        let is_one = |param: &NodeId| !matches!(self.nodes[param.0], Node::Expansion(_) | Node::Known("..."));
+        let is_one = |param: &NodeId| {
+            !matches!(
+                self.nodes[param.0],
+                NameNode::Expansion(_) | NameNode::Known("...")
+            )
+        };
         function
             .params
             .iter()
@@ -81,9 +86,9 @@ impl<'n> CppName<'n> {
 }
 
 /// Reads a mangled name from left to right.
-struct Parser<'n> {
+struct NameParser<'n> {
     rest: &'n str,
-    nodes: Vec<Node<'n>>,
+    nodes: Vec<NameNode<'n>>,
     /// What `S_`, `S0_` and so on stand for.
     substitutions: Vec<NodeId>,
     /// What follows the type of a conversion operator are the arguments of the operator, not of the type.
@@ -91,8 +96,8 @@ struct Parser<'n> {
     depth: usize,
 }
 
-impl<'n> Parser<'n> {
-    fn add(&mut self, node: Node<'n>) -> Option<NodeId> {
+impl<'n> NameParser<'n> {
+    fn add(&mut self, node: NameNode<'n>) -> Option<NodeId> {
         if self.nodes.len() >= MAX_NODES {
             return None;
         }
@@ -154,7 +159,7 @@ impl<'n> Parser<'n> {
         self.expect("_").map(|()| index)
     }
 
-    /// As [`Parser::index`], in base 36.
+    /// As [`NameParser::index`], in base 36.
     fn sequence_number(&mut self) -> Option<usize> {
         if self.take("_") {
             return Some(0);

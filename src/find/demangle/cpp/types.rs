@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Types.
 
-use super::Parser;
+use super::NameParser;
 use super::encodings::NameState;
-use super::nodes::{FunctionType, Node, NodeId, Piece, ReferenceKind};
+use super::nodes::{FunctionType, NameNode, NodeId, Piece, ReferenceKind};
 
 const BUILT_IN: [(u8, &str); 21] = [
     (b'v', "void"),
@@ -42,11 +42,11 @@ const BUILT_IN_D: [(&str, &str); 11] = [
     ("DF16b", "std::bfloat16_t"),
 ]; // fmt: skip
 
-impl<'n> Parser<'n> {
+impl<'n> NameParser<'n> {
     pub fn ty(&mut self) -> Option<NodeId> {
         self.deeper(|parser| {
             if let Some(built_in) = parser.built_in() {
-                return parser.add(Node::Known(built_in));
+                return parser.add(NameNode::Known(built_in));
             }
             if matches!(parser.byte(), b'S') && parser.byte_at(1) != b't' {
                 let known = parser.substitution()?;
@@ -54,7 +54,7 @@ impl<'n> Parser<'n> {
                     return Some(known);
                 }
                 let arguments = parser.template_arguments()?;
-                let found = parser.add(Node::Template(known, arguments))?;
+                let found = parser.add(NameNode::Template(known, arguments))?;
                 parser.substitutions.push(found);
                 return Some(found);
             }
@@ -81,18 +81,18 @@ impl<'n> Parser<'n> {
     fn compound(&mut self) -> Option<NodeId> {
         match self.byte() {
             b'r' | b'V' | b'K' => self.qualified(),
-            b'P' => self.wrapped(Node::Pointer),
-            b'R' => self.wrapped(|to| Node::Reference(to, ReferenceKind::LValue)),
-            b'O' => self.wrapped(|to| Node::Reference(to, ReferenceKind::RValue)),
-            b'C' => self.wrapped(|of| Node::Qualified(of, " complex")),
-            b'G' => self.wrapped(|of| Node::Qualified(of, " imaginary")),
+            b'P' => self.wrapped(NameNode::Pointer),
+            b'R' => self.wrapped(|to| NameNode::Reference(to, ReferenceKind::LValue)),
+            b'O' => self.wrapped(|to| NameNode::Reference(to, ReferenceKind::RValue)),
+            b'C' => self.wrapped(|of| NameNode::Qualified(of, " complex")),
+            b'G' => self.wrapped(|of| NameNode::Qualified(of, " imaginary")),
             b'F' => self.function_type(),
             b'A' => self.array(),
             b'M' => {
                 self.expect("M")?;
                 let class = self.ty()?;
                 let member = self.ty()?;
-                self.add(Node::MemberPointer(class, member))
+                self.add(NameNode::MemberPointer(class, member))
             }
             b'U' if !matches!(self.byte_at(1), b't' | b'l') => self.vendor_qualified(),
             b'u' => {
@@ -101,7 +101,7 @@ impl<'n> Parser<'n> {
                 match self.byte() {
                     b'I' if !self.no_arguments => {
                         let arguments = self.template_arguments()?;
-                        self.add(Node::Template(name, arguments))
+                        self.add(NameNode::Template(name, arguments))
                     }
                     _ => Some(name),
                 }
@@ -118,7 +118,7 @@ impl<'n> Parser<'n> {
                 }
                 self.substitutions.push(parameter);
                 let arguments = self.template_arguments()?;
-                self.add(Node::Template(parameter, arguments))
+                self.add(NameNode::Template(parameter, arguments))
             }
             _ => self.class(),
         }
@@ -128,7 +128,7 @@ impl<'n> Parser<'n> {
         self.name(&mut NameState::default())
     }
 
-    fn wrapped(&mut self, wrap: impl FnOnce(NodeId) -> Node<'n>) -> Option<NodeId> {
+    fn wrapped(&mut self, wrap: impl FnOnce(NodeId) -> NameNode<'n>) -> Option<NodeId> {
         self.rest = &self.rest[1..];
         let inner = self.ty()?;
         self.add(wrap(inner))
@@ -151,7 +151,7 @@ impl<'n> Parser<'n> {
             (qualifiers.restrict, " restrict"),
         ] {
             if is_set {
-                ty = self.add(Node::Qualified(ty, text))?;
+                ty = self.add(NameNode::Qualified(ty, text))?;
             }
         }
         Some(ty)
@@ -164,7 +164,7 @@ impl<'n> Parser<'n> {
             self.template_arguments()?;
         }
         let ty = self.ty()?;
-        self.add(Node::Vendor(ty, qualifier))
+        self.add(NameNode::Vendor(ty, qualifier))
     }
 
     fn function_type(&mut self) -> Option<NodeId> {
@@ -177,7 +177,7 @@ impl<'n> Parser<'n> {
             self.expect("E")?;
             suffix = " noexcept(...)";
         } else if self.take("Dw") {
-            self.until("E", Parser::ty)?;
+            self.until("E", NameParser::ty)?;
             suffix = " throw(...)";
         }
         self.take("Dx");
@@ -202,7 +202,7 @@ impl<'n> Parser<'n> {
             }
             params.push(self.ty()?);
         }
-        self.add(Node::FunctionType(FunctionType {
+        self.add(NameNode::FunctionType(FunctionType {
             returns,
             params,
             qualifiers,
@@ -219,12 +219,12 @@ impl<'n> Parser<'n> {
         };
         self.expect("_")?;
         let element = self.ty()?;
-        self.add(Node::Array(element, length))
+        self.add(NameNode::Array(element, length))
     }
 
     pub fn digits(&mut self) -> Option<NodeId> {
         let digits = self.take_while(|byte| byte.is_ascii_digit());
-        (!digits.is_empty()).then(|| self.add(Node::Text(digits)))?
+        (!digits.is_empty()).then(|| self.add(NameNode::Text(digits)))?
     }
 
     /// Types whose codes start with `D`.
@@ -234,7 +234,7 @@ impl<'n> Parser<'n> {
             b'p' => {
                 self.rest = &self.rest[2..];
                 let pattern = self.ty()?;
-                self.add(Node::Expansion(pattern))
+                self.add(NameNode::Expansion(pattern))
             }
             b'v' => self.vector(),
             b'o' | b'O' | b'w' | b'x' => self.function_type(),
@@ -242,7 +242,7 @@ impl<'n> Parser<'n> {
                 let is_plain = self.byte_at(1) == b'k';
                 self.rest = &self.rest[2..];
                 self.name(&mut NameState::default())?;
-                self.add(Node::Known(if is_plain { "auto" } else { "decltype(auto)" }))
+                self.add(NameNode::Known(if is_plain { "auto" } else { "decltype(auto)" }))
             }
             b'B' | b'U' => {
                 let name = if self.byte_at(1) == b'B' {
@@ -253,7 +253,7 @@ impl<'n> Parser<'n> {
                 self.rest = &self.rest[2..];
                 let bits = self.length()?;
                 self.expect("_")?;
-                self.sequence(vec![Piece::Text(name), Piece::Node(bits), Piece::Text(")")])
+                self.sequence(vec![Piece::Text(name), Piece::NameNode(bits), Piece::Text(")")])
             }
             b'F' => {
                 self.rest = &self.rest[2..];
@@ -263,7 +263,11 @@ impl<'n> Parser<'n> {
                     self.expect("_")?;
                 }
                 let end = if is_wider { "x" } else { "" };
-                self.sequence(vec![Piece::Text("_Float"), Piece::Node(bits), Piece::Text(end)])
+                self.sequence(vec![
+                    Piece::Text("_Float"),
+                    Piece::NameNode(bits),
+                    Piece::Text(end),
+                ])
             }
             _ => self.class(),
         }
@@ -288,13 +292,13 @@ impl<'n> Parser<'n> {
         };
         self.expect("_")?;
         let element = match self.take("p") {
-            true => self.add(Node::Known("pixel"))?,
+            true => self.add(NameNode::Known("pixel"))?,
             false => self.ty()?,
         };
         let pieces = vec![
-            Piece::Node(element),
+            Piece::NameNode(element),
             Piece::Text(" __vector("),
-            Piece::Node(length),
+            Piece::NameNode(length),
             Piece::Text(")"),
         ];
         self.sequence(pieces)
@@ -306,12 +310,12 @@ impl<'n> Parser<'n> {
         self.expect("E")?;
         self.sequence(vec![
             Piece::Text("decltype("),
-            Piece::Node(value),
+            Piece::NameNode(value),
             Piece::Text(")"),
         ])
     }
 
     pub fn sequence(&mut self, pieces: Vec<Piece<'n>>) -> Option<NodeId> {
-        self.add(Node::Sequence(pieces))
+        self.add(NameNode::Sequence(pieces))
     }
 }

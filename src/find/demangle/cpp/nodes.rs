@@ -6,7 +6,7 @@
 pub struct NodeId(pub usize);
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Node<'n> {
+pub enum NameNode<'n> {
     Text(&'n str),
     /// A name that the ABI abbreviates, such as `std::string`.
     Known(&'static str),
@@ -101,7 +101,7 @@ pub struct Qualifiers {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Piece<'n> {
     Text(&'n str),
-    Node(NodeId),
+    NameNode(NodeId),
     /// With commas between.
     List(Vec<NodeId>),
 }

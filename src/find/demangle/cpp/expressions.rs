@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Expressions in the arguments of templates, in `decltype` and in constraints.
 
-use super::Parser;
+use super::NameParser;
 use super::encodings::NameState;
 use super::names::OPERATORS;
-use super::nodes::{Node, NodeId, Piece};
+use super::nodes::{NameNode, NodeId, Piece};
 
 /// Operators between two operands.
 const BINARY: &str =
@@ -33,7 +33,7 @@ const AROUND: [(&str, &str, Operand); 11] = [
     ("tw", "throw (", Operand::Value),
 ];
 
-impl<'n> Parser<'n> {
+impl<'n> NameParser<'n> {
     pub fn expression(&mut self) -> Option<NodeId> {
         self.deeper(|parser| {
             let no_arguments = std::mem::take(&mut parser.no_arguments);
@@ -57,7 +57,7 @@ impl<'n> Parser<'n> {
         }
         if self.take("gs") {
             let inner = self.expression()?;
-            return self.sequence(vec![Piece::Text("::"), Piece::Node(inner)]);
+            return self.sequence(vec![Piece::Text("::"), Piece::NameNode(inner)]);
         }
         let code = self.rest.get(..2)?;
         if let Some((_, before, of)) = AROUND.iter().find(|(known, ..)| *known == code) {
@@ -84,8 +84,8 @@ impl<'n> Parser<'n> {
             let is_postfix = matches!(code, "pp" | "mm") && !self.take("_");
             let operand = self.operand_of_operator()?;
             return self.sequence(match is_postfix {
-                true => vec![Piece::Node(operand), Piece::Text(text)],
-                false => vec![Piece::Text(text), Piece::Node(operand)],
+                true => vec![Piece::NameNode(operand), Piece::Text(text)],
+                false => vec![Piece::Text(text), Piece::NameNode(operand)],
             });
         }
         None
@@ -98,14 +98,14 @@ impl<'n> Parser<'n> {
             "tl" => |parser| {
                 let ty = parser.ty()?;
                 let list = parser.listed("{", "}")?;
-                parser.sequence(vec![Piece::Node(ty), Piece::Node(list)])
+                parser.sequence(vec![Piece::NameNode(ty), Piece::NameNode(list)])
             },
             "sr" => return Some(self.unresolved_name()),
             "on" | "dn" => return Some(self.unresolved_name()),
             "nw" | "na" => |parser| parser.new_expression(),
-            "tr" => |parser| parser.add(Node::Text("throw")),
+            "tr" => |parser| parser.add(NameNode::Text("throw")),
             "sP" => |parser| {
-                let list = parser.until("E", Parser::template_argument)?;
+                let list = parser.until("E", NameParser::template_argument)?;
                 parser.sequence(vec![
                     Piece::Text("sizeof...("),
                     Piece::List(list),
@@ -114,12 +114,12 @@ impl<'n> Parser<'n> {
             },
             "sp" => |parser| {
                 let pattern = parser.expression()?;
-                parser.add(Node::Expansion(pattern))
+                parser.add(NameNode::Expansion(pattern))
             },
             "cl" | "cp" => |parser| {
                 let called = parser.expression()?;
                 let list = parser.listed("(", ")")?;
-                parser.sequence(vec![Piece::Node(called), Piece::Node(list)])
+                parser.sequence(vec![Piece::NameNode(called), Piece::NameNode(list)])
             },
             "cv" => |parser| parser.conversion(),
             "dc" | "sc" | "cc" | "rc" => return Some(self.named_cast()),
@@ -129,9 +129,9 @@ impl<'n> Parser<'n> {
                 let object = parser.expression()?;
                 let index = parser.expression()?;
                 parser.sequence(vec![
-                    Piece::Node(object),
+                    Piece::NameNode(object),
                     Piece::Text("["),
-                    Piece::Node(index),
+                    Piece::NameNode(index),
                     Piece::Text("]"),
                 ])
             },
@@ -150,28 +150,36 @@ impl<'n> Parser<'n> {
             Operand::Type => self.ty()?,
             Operand::Value => self.expression()?,
         };
-        self.sequence(vec![Piece::Text(before), Piece::Node(inner), Piece::Text(")")])
+        self.sequence(vec![
+            Piece::Text(before),
+            Piece::NameNode(inner),
+            Piece::Text(")"),
+        ])
     }
 
     /// Expressions up to `E`.
     fn listed(&mut self, before: &'n str, after: &'n str) -> Option<NodeId> {
-        let list = self.until("E", Parser::expression)?;
+        let list = self.until("E", NameParser::expression)?;
         self.sequence(vec![Piece::Text(before), Piece::List(list), Piece::Text(after)])
     }
 
     fn binary(&mut self, text: &'n str) -> Option<NodeId> {
         let left = self.operand_of_operator()?;
         let right = self.operand_of_operator()?;
-        self.sequence(vec![Piece::Node(left), Piece::Text(text), Piece::Node(right)])
+        self.sequence(vec![
+            Piece::NameNode(left),
+            Piece::Text(text),
+            Piece::NameNode(right),
+        ])
     }
 
     /// In brackets, unless it is a name.
     fn operand_of_operator(&mut self) -> Option<NodeId> {
         let operand = self.expression()?;
         match &self.nodes[operand.0] {
-            Node::Text(_) | Node::Nested(..) => Some(operand),
-            Node::Sequence(pieces) if pieces.first() == Some(&PARAMETER) => Some(operand),
-            _ => self.sequence(vec![Piece::Text("("), Piece::Node(operand), Piece::Text(")")]),
+            NameNode::Text(_) | NameNode::Nested(..) => Some(operand),
+            NameNode::Sequence(pieces) if pieces.first() == Some(&PARAMETER) => Some(operand),
+            _ => self.sequence(vec![Piece::Text("("), Piece::NameNode(operand), Piece::Text(")")]),
         }
     }
 
@@ -179,16 +187,16 @@ impl<'n> Parser<'n> {
         let object = self.expression()?;
         let member = self.expression()?;
         self.sequence(vec![
-            Piece::Node(object),
+            Piece::NameNode(object),
             Piece::Text(operator),
-            Piece::Node(member),
+            Piece::NameNode(member),
         ])
     }
 
     /// `CONDITION ? THEN : ELSE`
     fn choice(&mut self) -> Option<NodeId> {
         let [condition, then, other] = [self.expression()?, self.expression()?, self.expression()?];
-        let (text, node) = (Piece::Text, Piece::Node);
+        let (text, node) = (Piece::Text, Piece::NameNode);
         self.sequence(vec![
             node(condition),
             text(" ? "),
@@ -199,17 +207,17 @@ impl<'n> Parser<'n> {
     }
 
     fn new_expression(&mut self) -> Option<NodeId> {
-        let placement = self.until("_", Parser::expression)?;
+        let placement = self.until("_", NameParser::expression)?;
         let ty = self.ty()?;
         let mut pieces = vec![Piece::Text("new ")];
         if !placement.is_empty() {
             pieces.extend([Piece::Text("("), Piece::List(placement), Piece::Text(") ")]);
         }
-        pieces.push(Piece::Node(ty));
+        pieces.push(Piece::NameNode(ty));
         if self.take("pi") {
-            pieces.push(Piece::Node(self.listed("(", ")")?));
+            pieces.push(Piece::NameNode(self.listed("(", ")")?));
         } else if self.byte() == b'i' {
-            pieces.push(Piece::Node(self.expression()?));
+            pieces.push(Piece::NameNode(self.expression()?));
         } else {
             self.expect("E")?;
         }
@@ -223,13 +231,13 @@ impl<'n> Parser<'n> {
         self.no_arguments = outer;
         let ty = ty?;
         let values = match self.take("_") {
-            true => self.until("E", Parser::expression)?,
+            true => self.until("E", NameParser::expression)?,
             false => vec![self.expression()?],
         };
         let text = Piece::Text;
         self.sequence(vec![
             text("("),
-            Piece::Node(ty),
+            Piece::NameNode(ty),
             text(")("),
             Piece::List(values),
             text(")"),
@@ -249,9 +257,9 @@ impl<'n> Parser<'n> {
         let text = Piece::Text;
         self.sequence(vec![
             text(name),
-            Piece::Node(ty),
+            Piece::NameNode(ty),
             text(">("),
-            Piece::Node(value),
+            Piece::NameNode(value),
             text(")"),
         ])
     }
@@ -259,7 +267,7 @@ impl<'n> Parser<'n> {
     /// `fp_`, `fL0p_`, or `fpT` for `this`.
     fn function_parameter(&mut self) -> Option<NodeId> {
         if self.take("fpT") {
-            return self.add(Node::Text("this"));
+            return self.add(NameNode::Text("this"));
         }
         if self.take("fL") {
             self.number()?;
@@ -287,11 +295,11 @@ impl<'n> Parser<'n> {
         let second = if has_start { Some(self.expression()?) } else { None };
         let mut pieces = vec![Piece::Text("(")];
         match (is_left, second) {
-            (true, None) => pieces.extend([Piece::Text("..."), Piece::Text(text), Piece::Node(first)]),
-            (false, None) => pieces.extend([Piece::Node(first), Piece::Text(text), Piece::Text("...")]),
+            (true, None) => pieces.extend([Piece::Text("..."), Piece::Text(text), Piece::NameNode(first)]),
+            (false, None) => pieces.extend([Piece::NameNode(first), Piece::Text(text), Piece::Text("...")]),
             (_, Some(second)) => {
-                pieces.extend([Piece::Node(first), Piece::Text(text), Piece::Text("...")]);
-                pieces.extend([Piece::Text(text), Piece::Node(second)]);
+                pieces.extend([Piece::NameNode(first), Piece::Text(text), Piece::Text("...")]);
+                pieces.extend([Piece::Text(text), Piece::NameNode(second)]);
             }
         }
         pieces.push(Piece::Text(")"));
@@ -301,9 +309,9 @@ impl<'n> Parser<'n> {
     fn vendor_expression(&mut self) -> Option<NodeId> {
         self.expect("u")?;
         let name = self.source_name()?;
-        let arguments = self.until("E", Parser::template_argument)?;
+        let arguments = self.until("E", NameParser::template_argument)?;
         self.sequence(vec![
-            Piece::Node(name),
+            Piece::NameNode(name),
             Piece::Text("("),
             Piece::List(arguments),
             Piece::Text(")"),
@@ -331,7 +339,7 @@ impl<'n> Parser<'n> {
                 self.expression()?;
             }
             if self.take("E") {
-                return self.add(Node::Text("requires {...}"));
+                return self.add(NameNode::Text("requires {...}"));
             }
             if !matches!(self.byte(), b'X' | b'T' | b'Q') {
                 return None;
@@ -346,7 +354,12 @@ impl<'n> Parser<'n> {
         self.number();
         self.expect("E")?;
         let text = Piece::Text;
-        self.sequence(vec![text("("), Piece::Node(ty), text(")"), Piece::Node(value)])
+        self.sequence(vec![
+            text("("),
+            Piece::NameNode(ty),
+            text(")"),
+            Piece::NameNode(value),
+        ])
     }
 
     fn subobject(&mut self) -> Option<NodeId> {
@@ -360,9 +373,9 @@ impl<'n> Parser<'n> {
         self.take("p");
         self.expect("E")?;
         self.sequence(vec![
-            Piece::Node(value),
+            Piece::NameNode(value),
             Piece::Text(".<"),
-            Piece::Node(ty),
+            Piece::NameNode(ty),
             Piece::Text(">"),
         ])
     }
@@ -393,7 +406,7 @@ impl<'n> Parser<'n> {
 
     fn scoped(&mut self, scope: Option<NodeId>, name: NodeId) -> Option<NodeId> {
         match scope {
-            Some(scope) => self.add(Node::Nested(scope, name)),
+            Some(scope) => self.add(NameNode::Nested(scope, name)),
             None => Some(name),
         }
     }
@@ -411,9 +424,9 @@ impl<'n> Parser<'n> {
                 ty
             }
             _ if self.take("St") => {
-                let scope = self.add(Node::Text("std"))?;
+                let scope = self.add(NameNode::Text("std"))?;
                 let name = self.source_name()?;
-                let ty = self.add(Node::Nested(scope, name))?;
+                let ty = self.add(NameNode::Nested(scope, name))?;
                 self.substitutions.push(ty);
                 ty
             }
@@ -427,7 +440,7 @@ impl<'n> Parser<'n> {
             return Some(name);
         }
         let arguments = self.template_arguments()?;
-        self.add(Node::Template(name, arguments))
+        self.add(NameNode::Template(name, arguments))
     }
 
     fn simple_name(&mut self) -> Option<NodeId> {
@@ -444,7 +457,7 @@ impl<'n> Parser<'n> {
                 true => self.simple_name()?,
                 false => self.unresolved_type()?,
             };
-            return self.sequence(vec![Piece::Text("~"), Piece::Node(name)]);
+            return self.sequence(vec![Piece::Text("~"), Piece::NameNode(name)]);
         }
         self.take("on");
         let operator = self.operator_name(&mut NameState::default())?;
@@ -459,13 +472,13 @@ impl<'n> Parser<'n> {
             return self.expect("E").map(|()| function);
         }
         if self.take("DnE") || self.take("Dn0E") {
-            return self.add(Node::Text("nullptr"));
+            return self.add(NameNode::Text("nullptr"));
         }
         if self.take("b0E") {
-            return self.add(Node::Text("false"));
+            return self.add(NameNode::Text("false"));
         }
         if self.take("b1E") {
-            return self.add(Node::Text("true"));
+            return self.add(NameNode::Text("true"));
         }
         let code = self.byte();
         let ty = self.ty()?;
@@ -484,7 +497,7 @@ impl<'n> Parser<'n> {
                 let text = Piece::Text;
                 return self.sequence(vec![
                     text("("),
-                    Piece::Node(ty),
+                    Piece::NameNode(ty),
                     text(")"),
                     text(sign),
                     text(value),

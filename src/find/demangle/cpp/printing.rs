@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::nodes::{Function, FunctionType, Lambda, Node, NodeId, Piece, Qualifiers, ReferenceKind};
+use super::nodes::{Function, FunctionType, Lambda, NameNode, NodeId, Piece, Qualifiers, ReferenceKind};
 use super::{CppForm, MAX_DEPTH};
 
 /// Nodes that are written, with repetitions. A text of the most bytes that callers accept has fewer.
@@ -18,7 +18,7 @@ struct Expansion {
 }
 
 pub struct Printer<'p, 'n> {
-    nodes: &'p [Node<'n>],
+    nodes: &'p [NameNode<'n>],
     form: CppForm,
     out: &'p mut dyn fmt::Write,
     expansion: Option<Expansion>,
@@ -34,7 +34,7 @@ pub struct Printer<'p, 'n> {
 }
 
 impl<'p, 'n> Printer<'p, 'n> {
-    pub fn new(nodes: &'p [Node<'n>], form: CppForm, out: &'p mut dyn fmt::Write) -> Printer<'p, 'n> {
+    pub fn new(nodes: &'p [NameNode<'n>], form: CppForm, out: &'p mut dyn fmt::Write) -> Printer<'p, 'n> {
         Printer {
             nodes,
             form,
@@ -110,14 +110,14 @@ impl<'p, 'n> Printer<'p, 'n> {
     fn resolved(&mut self, id: NodeId) -> Option<NodeId> {
         let mut id = id;
         for _ in 0..MAX_DEPTH {
-            let Node::Parameter(index) = self.nodes[id.0] else {
+            let NameNode::Parameter(index) = self.nodes[id.0] else {
                 return Some(id);
             };
             if self.in_lambda {
                 return Some(id);
             }
             id = *self.arguments.get(index)?;
-            if let Node::Pack(elements) = &self.nodes[id.0] {
+            if let NameNode::Pack(elements) = &self.nodes[id.0] {
                 let expansion = self.expansion.get_or_insert(Expansion { index: 0 });
                 id = *elements.get(expansion.index)?;
             }
@@ -131,27 +131,27 @@ impl<'p, 'n> Printer<'p, 'n> {
         };
         let nodes = self.nodes;
         self.deeper(|printer| match &nodes[id.0] {
-            Node::Pointer(to) => printer.pointer(*to, "*"),
-            Node::Reference(..) => match printer.collapsed(id) {
+            NameNode::Pointer(to) => printer.pointer(*to, "*"),
+            NameNode::Reference(..) => match printer.collapsed(id) {
                 Some((to, ReferenceKind::LValue)) => printer.pointer(to, "&"),
                 Some((to, ReferenceKind::RValue)) => printer.pointer(to, "&&"),
                 None => Ok(()),
             },
-            Node::Qualified(of, text) => {
+            NameNode::Qualified(of, text) => {
                 printer.left(*of)?;
                 printer.text(text)
             }
-            Node::Vendor(of, text) => {
+            NameNode::Vendor(of, text) => {
                 printer.left(*of)?;
                 printer.text(" ")?;
                 printer.text(text)
             }
-            Node::Array(of, _) => printer.left(*of),
-            Node::FunctionType(function) => {
+            NameNode::Array(of, _) => printer.left(*of),
+            NameNode::FunctionType(function) => {
                 printer.left(function.returns)?;
                 printer.text(" ")
             }
-            Node::MemberPointer(class, member) => {
+            NameNode::MemberPointer(class, member) => {
                 printer.left(*member)?;
                 let before = if printer.has_right(*member) { "(" } else { " " };
                 printer.text(before)?;
@@ -168,13 +168,13 @@ impl<'p, 'n> Printer<'p, 'n> {
         };
         let nodes = self.nodes;
         self.deeper(|printer| match &nodes[id.0] {
-            Node::Pointer(to) | Node::MemberPointer(_, to) => printer.pointer_end(*to),
-            Node::Reference(..) => match printer.collapsed(id) {
+            NameNode::Pointer(to) | NameNode::MemberPointer(_, to) => printer.pointer_end(*to),
+            NameNode::Reference(..) => match printer.collapsed(id) {
                 Some((to, _)) => printer.pointer_end(to),
                 None => Ok(()),
             },
-            Node::Qualified(of, _) | Node::Vendor(of, _) => printer.right(*of),
-            Node::Array(of, length) => {
+            NameNode::Qualified(of, _) | NameNode::Vendor(of, _) => printer.right(*of),
+            NameNode::Array(of, length) => {
                 if printer.last != b']' {
                     printer.text(" ")?;
                 }
@@ -185,7 +185,7 @@ impl<'p, 'n> Printer<'p, 'n> {
                 printer.text("]")?;
                 printer.right(*of)
             }
-            Node::FunctionType(function) => printer.function_end(function),
+            NameNode::FunctionType(function) => printer.function_end(function),
             _ => Ok(()),
         })
     }
@@ -218,9 +218,9 @@ impl<'p, 'n> Printer<'p, 'n> {
                 return Shape::Other;
             };
             match &self.nodes[resolved.0] {
-                Node::Array(..) => return Shape::Array,
-                Node::FunctionType(_) => return Shape::Function,
-                Node::Qualified(of, _) | Node::Vendor(of, _) => id = *of,
+                NameNode::Array(..) => return Shape::Array,
+                NameNode::FunctionType(_) => return Shape::Function,
+                NameNode::Qualified(of, _) | NameNode::Vendor(of, _) => id = *of,
                 _ => return Shape::Other,
             }
         }
@@ -234,7 +234,7 @@ impl<'p, 'n> Printer<'p, 'n> {
         for _ in 0..MAX_DEPTH {
             id = self.resolved(id)?;
             match &self.nodes[id.0] {
-                Node::Reference(to, reference) => {
+                NameNode::Reference(to, reference) => {
                     if *reference == ReferenceKind::LValue {
                         kind = ReferenceKind::LValue;
                     }
@@ -247,60 +247,60 @@ impl<'p, 'n> Printer<'p, 'n> {
     }
 
     /// What has no second half.
-    fn whole(&mut self, node: &'p Node<'n>) -> fmt::Result {
+    fn whole(&mut self, node: &'p NameNode<'n>) -> fmt::Result {
         match node {
-            Node::Text(text) => self.text(text),
-            Node::Known(text) => self.text(text),
-            Node::Auto(index) | Node::Parameter(index) => {
+            NameNode::Text(text) => self.text(text),
+            NameNode::Known(text) => self.text(text),
+            NameNode::Auto(index) | NameNode::Parameter(index) => {
                 self.text(&format!("auto:{}", index.saturating_add(1)))
             }
-            Node::Nested(scope, name) => {
+            NameNode::Nested(scope, name) => {
                 self.print(*scope)?;
                 self.text("::")?;
                 self.print(*name)
             }
-            Node::Local(function, name) => {
+            NameNode::Local(function, name) => {
                 self.scope(*function)?;
                 self.text("::")?;
                 self.print(*name)
             }
-            Node::Template(name, arguments) => {
+            NameNode::Template(name, arguments) => {
                 self.print(*name)?;
                 self.arguments(arguments)
             }
-            Node::Tagged(name, tag) => {
+            NameNode::Tagged(name, tag) => {
                 self.print(*name)?;
                 self.text(&format!("[abi:{tag}]"))
             }
-            Node::Clone(of, suffix) => {
+            NameNode::Clone(of, suffix) => {
                 self.print(*of)?;
                 self.text(&format!(" [clone {suffix}]"))
             }
-            Node::Constructor(class) => self.base_name(*class),
-            Node::Destructor(class) => {
+            NameNode::Constructor(class) => self.base_name(*class),
+            NameNode::Destructor(class) => {
                 self.text("~")?;
                 self.base_name(*class)
             }
-            Node::Conversion(ty) => {
+            NameNode::Conversion(ty) => {
                 self.text("operator ")?;
                 self.print(*ty)
             }
-            Node::Literal(name) => {
+            NameNode::Literal(name) => {
                 self.text("operator\"\" ")?;
                 self.print(*name)
             }
-            Node::Friend(name) => self.print(*name),
-            Node::Lambda(lambda) => self.lambda(lambda),
-            Node::Unnamed(number) => self.text(&format!("{{unnamed type#{number}}}")),
-            Node::Binding(names) => self.surrounded("[", names, "]"),
-            Node::Function(function) => self.function(function, false),
-            Node::Special(what, of) => {
+            NameNode::Friend(name) => self.print(*name),
+            NameNode::Lambda(lambda) => self.lambda(lambda),
+            NameNode::Unnamed(number) => self.text(&format!("{{unnamed type#{number}}}")),
+            NameNode::Binding(names) => self.surrounded("[", names, "]"),
+            NameNode::Function(function) => self.function(function, false),
+            NameNode::Special(what, of) => {
                 self.text(what)?;
                 self.print(*of)
             }
-            Node::Pack(items) => self.list(items),
-            Node::Expansion(pattern) => self.expand(*pattern),
-            Node::Sequence(pieces) => self.pieces(pieces),
+            NameNode::Pack(items) => self.list(items),
+            NameNode::Expansion(pattern) => self.expand(*pattern),
+            NameNode::Sequence(pieces) => self.pieces(pieces),
             _ => Ok(()),
         }
     }
@@ -309,7 +309,7 @@ impl<'p, 'n> Printer<'p, 'n> {
         for piece in pieces {
             match piece {
                 Piece::Text(text) => self.text(text)?,
-                Piece::Node(node) => self.print(*node)?,
+                Piece::NameNode(node) => self.print(*node)?,
                 Piece::List(items) => self.list(items)?,
             }
         }
@@ -378,7 +378,7 @@ impl<'p, 'n> Printer<'p, 'n> {
     fn scope(&mut self, id: NodeId) -> fmt::Result {
         let nodes = self.nodes;
         match &nodes[id.0] {
-            Node::Function(function) => self.function(function, true),
+            NameNode::Function(function) => self.function(function, true),
             _ => self.print(id),
         }
     }
@@ -391,12 +391,12 @@ impl<'p, 'n> Printer<'p, 'n> {
                 return false;
             };
             match &self.nodes[resolved.0] {
-                Node::Array(..) | Node::FunctionType(_) => return true,
-                Node::Pointer(to)
-                | Node::Reference(to, _)
-                | Node::MemberPointer(_, to)
-                | Node::Qualified(to, _)
-                | Node::Vendor(to, _) => id = *to,
+                NameNode::Array(..) | NameNode::FunctionType(_) => return true,
+                NameNode::Pointer(to)
+                | NameNode::Reference(to, _)
+                | NameNode::MemberPointer(_, to)
+                | NameNode::Qualified(to, _)
+                | NameNode::Vendor(to, _) => id = *to,
                 _ => return false,
             }
         }
@@ -434,9 +434,9 @@ impl<'p, 'n> Printer<'p, 'n> {
                 return Ok(());
             };
             id = match &self.nodes[resolved.0] {
-                Node::Nested(_, name) | Node::Local(_, name) => *name,
-                Node::Template(name, _) | Node::Tagged(name, _) => *name,
-                Node::Known(text) => return self.text(text.rsplit("::").next().unwrap_or(text)),
+                NameNode::Nested(_, name) | NameNode::Local(_, name) => *name,
+                NameNode::Template(name, _) | NameNode::Tagged(name, _) => *name,
+                NameNode::Known(text) => return self.text(text.rsplit("::").next().unwrap_or(text)),
                 _ => return self.print(resolved),
             };
         }
@@ -476,24 +476,26 @@ impl<'p, 'n> Printer<'p, 'n> {
         let nodes = self.nodes;
         let mut first = |ids: &[NodeId]| ids.iter().find_map(|&id| self.pack_length(id, depth + 1));
         match &nodes[id.0] {
-            Node::Parameter(index) => match &nodes[self.arguments.get(*index)?.0] {
-                Node::Pack(elements) => Some(elements.len()),
+            NameNode::Parameter(index) => match &nodes[self.arguments.get(*index)?.0] {
+                NameNode::Pack(elements) => Some(elements.len()),
                 _ => None,
             },
-            Node::Nested(scope, name) | Node::Local(scope, name) => first(&[*scope, *name]),
-            Node::Template(name, arguments) => first(&[*name]).or_else(|| first(arguments)),
-            Node::Qualified(of, _)
-            | Node::Vendor(of, _)
-            | Node::Pointer(of)
-            | Node::Reference(of, _)
-            | Node::Tagged(of, _)
-            | Node::Conversion(of) => first(&[*of]),
-            Node::Array(of, length) => first(&[*of]).or_else(|| first(length.as_slice())),
-            Node::MemberPointer(class, member) => first(&[*class, *member]),
-            Node::FunctionType(function) => first(&[function.returns]).or_else(|| first(&function.params)),
-            Node::Sequence(pieces) => pieces.iter().find_map(|piece| match piece {
+            NameNode::Nested(scope, name) | NameNode::Local(scope, name) => first(&[*scope, *name]),
+            NameNode::Template(name, arguments) => first(&[*name]).or_else(|| first(arguments)),
+            NameNode::Qualified(of, _)
+            | NameNode::Vendor(of, _)
+            | NameNode::Pointer(of)
+            | NameNode::Reference(of, _)
+            | NameNode::Tagged(of, _)
+            | NameNode::Conversion(of) => first(&[*of]),
+            NameNode::Array(of, length) => first(&[*of]).or_else(|| first(length.as_slice())),
+            NameNode::MemberPointer(class, member) => first(&[*class, *member]),
+            NameNode::FunctionType(function) => {
+                first(&[function.returns]).or_else(|| first(&function.params))
+            }
+            NameNode::Sequence(pieces) => pieces.iter().find_map(|piece| match piece {
                 Piece::Text(_) => None,
-                Piece::Node(node) => first(&[*node]),
+                Piece::NameNode(node) => first(&[*node]),
                 Piece::List(items) => first(items),
             }),
             _ => None,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Functions, and what compilers make: thunks, vtables and guards.
 
-use super::Parser;
-use super::nodes::{Function, Node, NodeId, Piece, Qualifiers};
+use super::NameParser;
+use super::nodes::{Function, NameNode, NodeId, Piece, Qualifiers};
 
 /// What a name turned out to be.
 #[derive(Default)]
@@ -16,7 +16,7 @@ pub struct NameState {
     pub arguments: Vec<NodeId>,
 }
 
-impl<'n> Parser<'n> {
+impl<'n> NameParser<'n> {
     /// A function or variable.
     pub fn encoding(&mut self) -> Option<NodeId> {
         self.deeper(|parser| {
@@ -37,7 +37,7 @@ impl<'n> Parser<'n> {
             return Some(name);
         }
         if self.take("Ua9enable_ifI") {
-            self.until("E", Parser::template_argument)?;
+            self.until("E", NameParser::template_argument)?;
         }
         let has_return_type = state.is_template && !state.no_return_type;
         let returns = match has_return_type {
@@ -51,7 +51,7 @@ impl<'n> Parser<'n> {
             }
         }
         self.constraint()?;
-        self.add(Node::Function(Function {
+        self.add(NameNode::Function(Function {
             returns,
             name,
             params,
@@ -92,13 +92,13 @@ impl<'n> Parser<'n> {
                     "TA" => self.template_argument()?,
                     _ => self.ty()?,
                 };
-                return self.add(Node::Special(what, of));
+                return self.add(NameNode::Special(what, of));
             }
         }
         for (mark, what) in OF_NAMES {
             if self.take(mark) {
                 let of = self.name(&mut NameState::default())?;
-                return self.add(Node::Special(what, of));
+                return self.add(NameNode::Special(what, of));
             }
         }
         if self.take("GR") {
@@ -106,16 +106,16 @@ impl<'n> Parser<'n> {
             if !self.is_end() || self.byte() == b'_' {
                 self.sequence_number()?;
             }
-            return self.add(Node::Special("reference temporary for ", of));
+            return self.add(NameNode::Special("reference temporary for ", of));
         }
         if self.take("TC") {
             let of = self.ty()?;
             self.number()?;
             self.expect("_")?;
             let inside = self.ty()?;
-            let pieces = vec![Piece::Node(of), Piece::Text("-in-"), Piece::Node(inside)];
-            let pair = self.add(Node::Sequence(pieces))?;
-            return self.add(Node::Special("construction vtable for ", pair));
+            let pieces = vec![Piece::NameNode(of), Piece::Text("-in-"), Piece::NameNode(inside)];
+            let pair = self.add(NameNode::Sequence(pieces))?;
+            return self.add(NameNode::Special("construction vtable for ", pair));
         }
         self.thunk()
     }
@@ -141,7 +141,7 @@ impl<'n> Parser<'n> {
             }
         }
         let to = self.encoding()?;
-        self.add(Node::Special(what, to))
+        self.add(NameNode::Special(what, to))
     }
 
     /// `h NUMBER _` or `v NUMBER _ NUMBER _`
