@@ -5,7 +5,6 @@ pub mod attach;
 pub mod called;
 pub mod change_watcher;
 pub mod child;
-pub mod clock;
 pub mod command;
 pub mod counters;
 pub mod cpu_clock;

@@ -22,6 +22,7 @@ mod report;
 mod schedule;
 mod session;
 mod stacks;
+mod wakeups;
 
 pub use builder::{FoundFunctions, LoadedObject, Run};
 pub use session::{Event, EventHandler, RunState, SessionNeeds};

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use libbpf_rs::libbpf_sys as sys_bpf;
 use libbpf_rs::{MapHandle, MapType};
 
-use crate::probe::clock::monotonic_ns;
+use crate::find::host::clock::monotonic_ns;
 use crate::probe::event::until_nul;
 
 /// A report of the kernel.

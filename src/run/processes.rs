@@ -9,7 +9,7 @@ use anyhow::Result;
 use libbpf_rs::Link;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::session::Wakeups;
+use super::wakeups::Wakeups;
 use crate::probe::command::TracedCommand;
 use crate::probe::follow::ChildFollower;
 use crate::probe::signals::SignalHandlers;

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::cost_report;
+use crate::find::host::clock::monotonic_ns;
 use crate::output::messages::{self, Messages};
 use crate::output::{Output, Value};
-use crate::probe::clock::monotonic_ns;
 use crate::probe::meter::{Meter, ProbeCost};
 use crate::probe::mmap_events::FileMapping;
 use crate::probe::search::files::AttachedProbes;

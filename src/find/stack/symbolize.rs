@@ -22,8 +22,8 @@ use memory::{CodeBacking, CodeMap, CodeMapping, FileKey, MappedFile, TRAMPOLINE}
 use object::{ObjectCache, object_name, open_mapped};
 use process::{CachedProcess, PAGE_BYTES, ProcessIdentity};
 
+use crate::find::host::clock::monotonic_ns;
 use crate::find::host::proc::Proc;
-use crate::probe::clock::monotonic_ns;
 
 pub use frame::{StackFrame, certain, is_complete};
 

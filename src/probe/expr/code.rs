@@ -11,7 +11,6 @@ use super::ir::{Aggregate, BinaryOp, ExprValue, Ir, TextLiteral, TextSource};
 use super::lower::NameScope;
 use super::op::{MOST_SLOTS, Op, OpCode, op};
 use super::operand::{parameter, probe_argument, result, structure_behind, text_behind};
-use super::show::MOST_NESTED;
 use super::tree::{BinaryOperator, Expr, Node};
 use crate::find::code::placement::Needs;
 use crate::find::debug::types::{FunctionParameter, TypeKind, ValueType};
@@ -20,6 +19,8 @@ use crate::find::debug::types::{FunctionParameter, TypeKind, ValueType};
 const MOST_STRUCT: u64 = 256;
 /// Texts that members of one structure refer to.
 const MOST_MEMBER_TEXTS: usize = 8;
+/// Depth of nested structures that are shown.
+pub(super) const MOST_NESTED: usize = 4;
 
 /// A value to show of each call.
 #[derive(Clone, Debug, PartialEq)]

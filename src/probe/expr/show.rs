@@ -3,13 +3,11 @@
 
 use std::rc::Rc;
 
-use super::code::{FetchedValue, FunctionPlan};
+use super::code::{FetchedValue, FunctionPlan, MOST_NESTED};
 use super::operand::is_signed;
 use crate::find::debug::types::{BitField, MAX_SHOWN_ELEMENTS, TypeKind, ValueType};
 use crate::output::Datum;
 
-/// Depth of nested structures that are shown.
-pub(super) const MOST_NESTED: usize = 4;
 /// The content of a slot whose address was 0, to distinguish it from empty text.
 const NO_TEXT: u64 = u64::MAX;
 

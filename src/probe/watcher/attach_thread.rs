@@ -15,7 +15,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::object::{MemberMap, RING_BYTES};
 use super::pending::{PendingChange, parse_report};
-use crate::probe::clock::monotonic_ns;
+use crate::find::host::clock::monotonic_ns;
 use crate::probe::ring::RingReader;
 use crate::probe::scope::proc_match::ProcessMatcher;
 use crate::probe::watcher::hold_guard::HeldProcesses;

@@ -20,9 +20,9 @@ use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
 
+use crate::find::host::clock::monotonic_ns;
 use crate::privileges::{self, Duties};
 use crate::probe::child::{StartPipe, WaitingChild, close_all_except};
-use crate::probe::clock::monotonic_ns;
 
 /// The watcher's map `held` of stopped processes, and its variables of the same names, for which see `hold.bpf.h`.
 pub struct HeldProcesses<'a> {

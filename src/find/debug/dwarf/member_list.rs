@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::type_entries::MAX_DEPTH;
-use super::type_kinds::MAX_PARTS;
 use crate::find::debug::types::{StructMember, TypeKind};
 
 const MAX_MEMBERS: usize = 64;
+/// Types that one value may show, including those of its members and of what it points to.
+const MAX_PARTS: usize = 256;
 /// Most bytes of the names of base classes before the name of a member.
 const MAX_QUALIFIER: usize = 1024;
 

@@ -16,8 +16,6 @@ use super::type_entries::{bit_position, is_structure, member_offset};
 use super::unit::EntryValue;
 use crate::find::debug::types::{BitField, MAX_SHOWN_ELEMENTS, StructMember, TypeKind, ValueType};
 
-/// Types that one value may show, including those of its members and of what it points to.
-pub const MAX_PARTS: usize = 256;
 /// Values of an enumeration.
 const MAX_VALUES: usize = 1024;
 
