@@ -6,6 +6,7 @@ mod functions;
 mod output;
 mod run;
 mod units;
+mod usage;
 
 use clap::Args;
 
@@ -13,7 +14,8 @@ pub use filter::{FilterArgs, process_of};
 pub use functions::FunctionArgs;
 pub use output::OutputArgs;
 pub use run::{CommandArgs, DEFAULT_BUFFER_SIZE, RunArgs};
-pub use units::{parse_duration, parse_size};
+pub use units::{parse_duration, parse_latency, parse_size};
+pub use usage::UsageError;
 
 /// The options of every tool that traces.
 #[derive(Args, Debug)]

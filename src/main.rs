@@ -20,11 +20,21 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
 
+use crate::cli::UsageError;
 use crate::error::Failure;
 use crate::output::{messages, require_stdout};
 use crate::tools::{TOOLS, Tool};
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+    ubpf-tools doctor                           # what works on this machine
+    ubpf-tools funclist 'libc:mem*'             # functions of a library
+    ubpf-tools functrace libc:getaddrinfo --ret # lookups of every process
+
+A link named after a tool runs that tool. See `ubpf-tools TOOL --help` for more examples.";
 
 fn main() -> ExitCode {
     if let Err(error) = privileges::refuse_setuid() {
@@ -45,7 +55,7 @@ fn main() -> ExitCode {
         .find(|tool| called_as.is_some_and(|name| name == tool.name));
     let status = match named {
         Some(tool) => parse((tool.command)(), arguments).and_then(|matches| run(tool, &matches)),
-        None => parse(all_tools(), arguments).and_then(|matches| run_chosen(&matches)),
+        None => parse(all_tools(), without_help_command(arguments)).and_then(|matches| run_chosen(&matches)),
     };
     ExitCode::from(status.unwrap_or_else(|status| status))
 }
@@ -59,34 +69,43 @@ fn all_tools() -> Command {
         .disable_help_subcommand(true)
         .arg(clap::arg!(--list "Print the names of the tools"))
         .arg_required_else_help(true)
-        .after_help("A link named after a tool runs that tool. See `ubpf-tools TOOL --help` for examples.")
+        .after_help(EXAMPLES)
         .subcommands(TOOLS.iter().map(|tool| (tool.command)()))
 }
 
 /// Err holds the exit status after help, the version or a usage error was printed.
-fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
-    command.try_get_matches_from(arguments).map_err(|error| {
-        if !error.use_stderr()
-            || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-        {
+fn parse(mut command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, u8> {
+    let result = command.try_get_matches_from_mut(&arguments);
+    result.map_err(|error| {
+        if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             let printed = require_stdout().and_then(|()| error.print());
             return match error.use_stderr() {
                 true => error::USAGE,
                 false => print_status(printed),
             };
         }
-        let text = error.render().to_string();
-        let (message, advice) = text.split_once("\n\n").unwrap_or((&text, ""));
-        let line: Vec<&str> = message.split_whitespace().collect();
-        let mut tips = advice
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("tip: "));
-        // What follows `--` is a command to run, not a value.
-        let tip = tips.find(|tip| !tip.contains("'-- "));
-        let hint = tip.unwrap_or("--help lists the options, with examples");
-        messages::usage_error(&line.join(" "), hint);
+        let chosen = arguments
+            .get(1)
+            .and_then(|name| command.find_subcommand(name))
+            .unwrap_or(&command);
+        let UsageError {
+            message,
+            hint,
+            examples,
+        } = UsageError::new(&error, chosen);
+        messages::usage_error(&message, &hint, &examples);
         error::USAGE
     })
+}
+
+/// `help` and `help TOOL` as `--help` and `TOOL --help`: clap's own command for that is listed among the tools.
+fn without_help_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if arguments.get(1).is_some_and(|argument| argument == "help") {
+        arguments.remove(1);
+        arguments.truncate(2);
+        arguments.push("--help".into());
+    }
+    arguments
 }
 
 /// The exit status after text was printed. A closed pipe is success.

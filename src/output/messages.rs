@@ -55,10 +55,16 @@ pub fn error(message: &str, shown: &[String], hint: Option<&str>) {
     }
 }
 
-/// A usage error that clap words, prefix included.
-pub fn usage_error(message: &str, hint: &str) {
+/// A usage error, prefix included, with command lines that work.
+pub fn usage_error(message: &str, hint: &str, examples: &[String]) {
     print("", message);
     print("hint: ", hint);
+    if !examples.is_empty() {
+        print("", "examples:");
+    }
+    for example in examples {
+        print("", example);
+    }
 }
 
 /// What to do about the warning or error before it.

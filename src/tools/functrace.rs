@@ -9,7 +9,7 @@ use libbpf_rs::MapHandle;
 use plain::Plain;
 
 use crate::bpf::functrace::{FunctraceSkel, FunctraceSkelBuilder, OpenFunctraceSkel, types};
-use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_duration, parse_size};
+use crate::cli::{CommandArgs, CommonArgs, FunctionArgs, parse_latency, parse_size};
 use crate::find::code::placement::Needs;
 use crate::find::debug::signatures::{self, SignatureSource};
 use crate::find::debug::types::FunctionSignature;
@@ -76,7 +76,7 @@ pub struct Args {
     #[arg(long)]
     ret: bool,
     /// Show only calls that took at least TIME: 10ms, 500us
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_latency)]
     min_latency: Option<Duration>,
     /// Add the user stack
     #[arg(long)]
