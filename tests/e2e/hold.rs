@@ -110,10 +110,14 @@ impl Hold {
     /// Programs run, while the tool cannot resume them.
     fn assert_programs_run(&self) {
         assert!(self.spawn().wait().success());
-        // Until the tool is back, no other is stopped.
-        let start = Instant::now();
-        assert!(self.spawn().wait().success());
-        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        // Until the tool is back, no other is stopped: each stop would take a second. So may a run in a busy guest.
+        let times = (0..5).map(|_| {
+            let start = Instant::now();
+            assert!(self.spawn().wait().success());
+            start.elapsed()
+        });
+        let shortest = times.min().unwrap_or_default();
+        assert!(shortest < Duration::from_secs(1), "{shortest:?}");
     }
 
     /// The tool is back: it holds programs again.

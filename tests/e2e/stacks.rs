@@ -48,8 +48,8 @@ pub fn functions(row: &Value) -> Vec<&str> {
 fn stack_begins_with_the_caller_at_both_ends_of_calls(mode: AttachMode) {
     let mut moments: Vec<&[&str]> = vec![&["--ret", "--returns", "instructions"]];
     // Before, the kernel's own addresses are in place of those of the callers whose returns have probes, and at an
-    // entry, the address of an outer call from the same place is taken for the caller.
-    match cfg!(target_arch = "aarch64") || kernel_version() >= (6, 12) {
+    // entry on x86-64, the address of an outer call from the same place is taken for the caller.
+    match kernel_version() >= (6, 12) {
         true => moments.extend([&["--ret", "--returns", "kernel"][..], &[]]),
         false => skip("only stacks at return instructions have all recursive calls before 6.12"),
     }
