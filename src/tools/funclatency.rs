@@ -30,7 +30,7 @@ mod slots;
 const EXAMPLES: &str = "\
 EXAMPLES:
     funclatency libc:getaddrinfo                # lookups of every process
-    funclatency -u libc:read -p 1234 -i 5       # microseconds, every five seconds
+    funclatency libc:read --unit us -i 5s       # microseconds, every five seconds
     funclatency -F 'libssl:SSL_*' -p 1234       # one histogram per function
     funclatency libc:malloc -- ls /             # a command from its first call";
 
@@ -41,15 +41,15 @@ to a function of another file, or through a pointer, is then timed up to that ju
 
 EXAMPLES:
     funclatency libc:getaddrinfo                # lookups of every process
-    funclatency -u libc:read -p 1234 -i 5       # microseconds, every five seconds
+    funclatency libc:read --unit us -i 5s       # microseconds, every five seconds
     funclatency -F 'libssl:SSL_*' -p 1234       # one histogram per function
-    funclatency -m libc:fsync --by process      # one histogram per process
-    funclatency -m libc:poll --linear 10        # buckets of 10 ms
+    funclatency libc:fsync --by process         # one histogram per process
+    funclatency libc:poll --unit ms --linear 10 # buckets of 10 ms
     funclatency libc:malloc -- ls /             # a command from its first call";
 
 /// Measure the latency of function calls as histograms.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES, after_long_help = LONG_HELP, mut_arg("user", |user| user.short(None)))]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub struct Args {
     #[command(flatten)]
     functions: FunctionArgs,
@@ -59,12 +59,17 @@ pub struct Args {
     /// Group by process, thread, user or container
     #[arg(long, value_name = "GROUP", hide_possible_values = true)]
     by: Option<GroupBy>,
-    /// Show microseconds
-    #[arg(short = 'u', long, conflicts_with = "milliseconds")]
-    microseconds: bool,
-    /// Show milliseconds
-    #[arg(short = 'm', long)]
-    milliseconds: bool,
+    /// Show times in ns, us, ms or s [default: ns]
+    ///
+    /// In JSON and CSV, only the buckets are in this unit.
+    #[arg(
+        long,
+        value_name = "UNIT",
+        default_value = "ns",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    unit: TimeUnit,
     /// Use linear buckets WIDTH wide instead of powers of two
     ///
     /// WIDTH is in the unit shown. The last of 1000 buckets takes all larger values.
@@ -125,33 +130,40 @@ enum Steps {
 }
 
 /// The unit of times in text.
-#[derive(Clone, Copy)]
-struct TimeUnit {
-    name: &'static str,
-    ns: u64,
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TimeUnit {
+    Ns,
+    Us,
+    Ms,
+    S,
 }
 
 impl TimeUnit {
-    fn of(args: &Args) -> TimeUnit {
-        match (args.microseconds, args.milliseconds) {
-            (true, _) => TimeUnit {
-                name: "usecs",
-                ns: 1_000,
-            },
-            (_, true) => TimeUnit {
-                name: "msecs",
-                ns: 1_000_000,
-            },
-            _ => TimeUnit { name: "nsecs", ns: 1 },
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ns => "nsecs",
+            Self::Us => "usecs",
+            Self::Ms => "msecs",
+            Self::S => "secs",
+        }
+    }
+
+    fn ns(self) -> u64 {
+        match self {
+            Self::Ns => 1,
+            Self::Us => 1_000,
+            Self::Ms => 1_000_000,
+            Self::S => 1_000_000_000,
         }
     }
 
     /// `12.345 usecs`; nanoseconds without decimals.
     fn show(self, ns: u64) -> String {
-        let (whole, rest) = (ns / self.ns, ns % self.ns);
-        match self.ns {
-            1 => format!("{whole} {}", self.name),
-            _ => format!("{whole}.{:03} {}", rest / (self.ns / 1000), self.name),
+        let (name, unit) = (self.name(), self.ns());
+        let (whole, rest) = (ns / unit, ns % unit);
+        match self {
+            Self::Ns => format!("{whole} {name}"),
+            _ => format!("{whole}.{:03} {name}", rest / (unit / 1000)),
         }
     }
 }
@@ -191,7 +203,7 @@ pub fn run(run: Run, args: Args) -> Result<u8> {
     rodata.per_function = args.per_function;
     rodata.one_histogram = one_histogram;
     rodata.outermost = args.recursion == Recursion::Outermost;
-    rodata.unit_ns = TimeUnit::of(&args).ns;
+    rodata.unit_ns = args.unit.ns();
     rodata.linear_width = args.linear.unwrap_or(0);
     let maps = &mut open.skel.maps;
     maps.groups.set_max_entries(GroupBy::map_entries(args.by))?;
@@ -210,7 +222,7 @@ pub fn run(run: Run, args: Args) -> Result<u8> {
 
 /// Whether all calls are in one histogram of nanoseconds, an array.
 fn has_one_histogram(args: &Args) -> bool {
-    args.by.is_none() && !args.per_function && args.linear.is_none() && TimeUnit::of(args).ns == 1
+    args.by.is_none() && !args.per_function && args.linear.is_none() && args.unit.ns() == 1
 }
 
 /// Group (0 without --by), and function and file; None for all functions together.
@@ -242,7 +254,7 @@ impl<'a> LatencyHandler<'a> {
         Self {
             args,
             maps,
-            unit: TimeUnit::of(args),
+            unit: args.unit,
             groups: args.by.map(GroupLabels::new),
             table: GroupBy::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
             before: <[SlotValues; 2]>::default(),
@@ -337,7 +349,7 @@ impl<'a> LatencyHandler<'a> {
                 Value::U64(times.percentile(990)),
                 Value::U64(times.percentile(999)),
                 Value::U64(times.max),
-                Value::Str(self.unit.name),
+                Value::Str(self.unit.name()),
                 Value::Buckets(&buckets),
             ],
         );
@@ -358,7 +370,7 @@ impl<'a> LatencyHandler<'a> {
             };
             return without_empty_ends((0..last).map(bucket).collect());
         }
-        if self.unit.ns == 1 {
+        if self.unit.ns() == 1 {
             return latency.times.buckets(self.args.steps as u64);
         }
         let mut drawn = Distribution::default();
@@ -394,7 +406,7 @@ impl<'a> LatencyHandler<'a> {
         if !title.is_empty() {
             let _ = writeln!(text, "{}", title.join(", "));
         }
-        histogram::push(text, self.unit.name, buckets);
+        histogram::push(text, self.unit.name(), buckets);
         let (average, total) = (show(times.average()), show(times.total));
         let _ = writeln!(text, "avg = {average}, total: {total}, count: {}", times.count);
         let [p50, p90, p99, p999] = [500, 900, 990, 999].map(|permille| show(times.percentile(permille)));

@@ -8,7 +8,12 @@ best_mode! { buckets_of_an_interval_add_up_to_its_count }
 
 /// Calls go on while the histograms are read.
 fn buckets_of_an_interval_add_up_to_its_count(mode: AttachMode) {
-    let ways: [&[&str]; 4] = [&["-u"], &["-m", "--by", "thread"], &["--linear", "200"], &["-F"]];
+    let ways: [&[&str]; 4] = [
+        &["--unit", "us"],
+        &["--unit", "ms", "--by", "thread"],
+        &["--linear", "200"],
+        &["-F"],
+    ];
     for options in ways {
         let options = [options, &["-i", "50ms"]].concat();
         let run = measure(mode, &["counted"], &options, &["threads 2 count 50021"]);

@@ -252,7 +252,7 @@ fn histograms_have_the_requested_unit_and_buckets(mode: AttachMode) {
     let run = measure(
         mode,
         &["napping"],
-        &["-m", "--linear", "5"],
+        &["--unit", "ms", "--linear", "5"],
         &["nap 7 2", "nap 5 12"],
     );
     let row = &run.rows[0];
@@ -274,7 +274,12 @@ fn histograms_have_the_requested_unit_and_buckets(mode: AttachMode) {
         .map(|bucket| bucket.2)
         .sum();
     assert!(short <= 7, "{row}");
-    let run = measure(mode, &["spinning"], &["-u", "--steps", "8"], &["spin 101 100"]);
+    let run = measure(
+        mode,
+        &["spinning"],
+        &["--unit", "us", "--steps", "8"],
+        &["spin 101 100"],
+    );
     let row = &run.rows[0];
     let spins = buckets(row);
     assert_eq!(in_buckets(row), 101, "{row}");
