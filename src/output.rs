@@ -24,7 +24,7 @@ mod time;
 mod value;
 
 use std::cell::Cell;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::atomic::AtomicU32;
 
 pub use create::create;
@@ -170,6 +170,13 @@ impl Output {
         if self.format == Format::Text {
             self.times.push_local(&mut self.buffer, epoch_ns);
             self.buffer.push(b'\n');
+        }
+    }
+
+    /// Begins a new line of text on a terminal, which has echoed `^C` to the current one.
+    pub fn after_ctrl_c(&mut self) {
+        if matches!(self.destination, Destination::Stdout) && io::stdout().is_terminal() {
+            self.text(|buffer| buffer.push(b'\n'));
         }
     }
 

@@ -18,8 +18,8 @@ pub struct UsageError {
     pub examples: Vec<String>,
 }
 
-/// Options that users of bcc, bpftrace, perf, strace, ltrace and uftrace type: the option, one that a tool must have for
-/// the hint, and the hint. The first match counts.
+/// Options that users of bcc, bpftrace, perf, strace, ltrace and uftrace type: the option, one that a tool must have
+/// for the hint, and the hint. The first match counts.
 const HABITS: &[(&str, Option<&str>, &str)] = &[
     ("-t", Some("timestamp"), "-T prints the time of each interval"),
     ("-t", Some("max-rows"), "each row has its time already"),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::sys::epoll::{EpollFlags, EpollTimeout};
+use nix::sys::signal::Signal;
 
 use super::counters::LiveCounters;
 use super::probes::RunProbes;
@@ -136,6 +137,9 @@ impl<F: Finder> Session<F> {
                 Step::Event(event) => handler.event(event),
                 Step::Interval => handler.interval(self.state())?,
             }
+        }
+        if SignalHandlers::last() == Some(Signal::SIGINT) {
+            self.report.out.after_ctrl_c();
         }
         handler.end(self.state())?;
         self.finish()

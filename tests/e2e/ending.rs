@@ -15,6 +15,7 @@ use crate::harness::{
     AttachMode, Folder, Owned, Run, TOOLS, Target, Tool, in_guest, is_in_state, program, run_to_end, skip,
     tool_command, wait_until,
 };
+use crate::pty::Terminal;
 
 /// Counts the SIGTERMs that it gets. It ends half a second after the first, with a status that has the number.
 const COUNTS_SIGNALS: &str = "
@@ -39,6 +40,23 @@ fn counting_command(folder: &Folder) -> (Vec<String>, std::path::PathBuf) {
     ]
     .map(str::to_owned);
     (words.to_vec(), ready)
+}
+
+/// The terminal echoes `^C` to the line that the cursor is in.
+#[test]
+fn ctrl_c_does_not_shift_the_table() {
+    let mut target = Target::start(Command::new(program("flow")));
+    let counted = format!("{}:counted", program("flow").display());
+    let pid = target.pid().to_string();
+    let mut command = Command::new(&*TOOLS);
+    let mut terminal = Terminal::run(command.args(["funccount", &counted, "-p", &pid]));
+    terminal.wait_for("Hit Ctrl-C to end.");
+    target.ask("count 1009");
+    terminal.press(b"\x03");
+    assert!(terminal.wait_for_end().success());
+    let shown = terminal.shown();
+    assert!(shown.contains("^C\r\nFUNC"), "{shown:?}");
+    assert!(shown.contains("1009"), "{shown:?}");
 }
 
 /// The PID that the command writes once it is ready.
