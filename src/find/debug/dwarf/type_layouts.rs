@@ -12,7 +12,7 @@ use gimli::constants as dw;
 use super::entries::{DebugEntry, EntryOffset};
 use super::files::DebugFiles;
 use super::type_entries::{MAX_DEPTH, bit_position, is_structure, member_offset};
-use super::type_passing::ClassPassing;
+use super::type_passing::{ClassPassing, PassedAs};
 use crate::find::debug::abi::{MachineAbi, NATIVE, ScalarField, TypeLayout};
 
 /// Longest type whose scalars matter to a calling convention, in bytes: four `long double`.
@@ -82,6 +82,10 @@ impl TypeLayouts {
     }
 
     fn layout_of(&self, core: &DebugEntry) -> Option<TypeLayout> {
+        let passed_as = match core.is_rust() {
+            true => PassedAs::Bytes,
+            false => self.passing.passed_as(core),
+        };
         let bytes = self.files.size(core);
         let mut scalars = ScalarList::default();
         if bytes <= MAX_IN_REGISTERS {
@@ -95,7 +99,11 @@ impl TypeLayouts {
             has_array: self.has_array(core, 0),
             is_complex: is_complex(core),
             scalars: scalars.list,
-            by_reference: !core.is_rust() && self.passing.is_by_reference(core),
+            by_reference: match passed_as {
+                PassedAs::Bytes => false,
+                PassedAs::Unknown => return None,
+                PassedAs::Reference => true,
+            },
         };
         let is_told = NATIVE != MachineAbi::X86_64 || core.is_rust() || scalars.has_padding || bytes == 1;
         ((is_told || !layout.has_empty_word()) && !scalars.has_wide_vector).then_some(layout)

@@ -19,10 +19,19 @@ use super::entries::{DebugEntry, EntryOffset};
 use super::files::DebugFiles;
 use super::type_entries::{MAX_DEPTH, is_pointer, is_structure};
 
+/// How objects of a class are passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PassedAs {
+    Bytes,
+    /// The debug information does not tell.
+    Unknown,
+    Reference,
+}
+
 /// Applies the rule to classes, to each once.
 pub struct ClassPassing {
     files: Rc<DebugFiles>,
-    known: RefCell<HashMap<EntryOffset, bool>>,
+    known: RefCell<HashMap<EntryOffset, PassedAs>>,
 }
 
 /// The members of a class that decide.
@@ -35,13 +44,34 @@ struct ClassMembers {
     deleted: bool,
     /// A declared move assignment deletes the copy constructor that the compiler would have added.
     move_assignment: bool,
+    /// A member or base class that is passed in an unknown way.
+    unknown_part: bool,
+    /// The types of the first parameters of constructors that copy or move, and of those that only do so if their other
+    /// parameters have defaults, which GCC does not write.
+    copied_from: Vec<EntryOffset>,
+    perhaps_copied_from: Vec<EntryOffset>,
 }
 
 impl ClassMembers {
-    fn is_by_reference(&self) -> bool {
+    fn passed_as(&self) -> PassedAs {
         let all_deleted = !self.defaulted && (self.deleted || self.move_assignment);
-        self.non_trivial || all_deleted
+        // Of two constructors that copy from the same type, none could be chosen.
+        let mut perhaps = self.perhaps_copied_from.iter();
+        let is_unknown = self.unknown_part || perhaps.any(|from| !self.copied_from.contains(from));
+        match self.non_trivial || all_deleted {
+            true => PassedAs::Reference,
+            false if is_unknown => PassedAs::Unknown,
+            false => PassedAs::Bytes,
+        }
     }
+}
+
+/// The first parameter of a member function that is a reference to an object of its class.
+struct OwnReference {
+    kind: gimli::DwTag,
+    at: EntryOffset,
+    /// There are no other parameters that need an argument; an ellipsis does not.
+    is_only: bool,
 }
 
 impl ClassPassing {
@@ -52,31 +82,33 @@ impl ClassPassing {
         }
     }
 
-    /// False for anything but a class, structure or union.
-    pub fn is_by_reference(&self, class: &DebugEntry) -> bool {
+    /// Anything but a class, structure or union is passed as bytes.
+    pub fn passed_as(&self, class: &DebugEntry) -> PassedAs {
         self.decide(class, 0)
     }
 
-    fn decide(&self, class: &DebugEntry, depth: usize) -> bool {
+    fn decide(&self, class: &DebugEntry, depth: usize) -> PassedAs {
         if !is_structure(class.tag()) || depth > MAX_DEPTH {
-            return false;
+            return PassedAs::Bytes;
         }
         match class.value(dw::DW_AT_calling_convention) {
-            Some(AttributeValue::CallingConvention(dw::DW_CC_pass_by_reference)) => return true,
-            Some(AttributeValue::CallingConvention(dw::DW_CC_pass_by_value)) => return false,
+            Some(AttributeValue::CallingConvention(dw::DW_CC_pass_by_reference)) => {
+                return PassedAs::Reference;
+            }
+            Some(AttributeValue::CallingConvention(dw::DW_CC_pass_by_value)) => return PassedAs::Bytes,
             _ => {}
         }
         if let Some(&known) = self.known.borrow().get(&class.offset) {
             return known;
         }
         // Until it is known; a class cannot contain itself, but a damaged file can say so.
-        self.known.borrow_mut().insert(class.offset, false);
-        let found = self.has_non_trivial_part(class, depth);
+        self.known.borrow_mut().insert(class.offset, PassedAs::Bytes);
+        let found = self.decide_by_members(class, depth);
         self.known.borrow_mut().insert(class.offset, found);
         found
     }
 
-    fn has_non_trivial_part(&self, class: &DebugEntry, depth: usize) -> bool {
+    fn decide_by_members(&self, class: &DebugEntry, depth: usize) -> PassedAs {
         let mut members = ClassMembers::default();
         self.files.children(class, |child| {
             match child.tag() {
@@ -84,7 +116,9 @@ impl ClassPassing {
                 dw::DW_TAG_member if self.is_vtable_pointer(&child) => members.non_trivial = true,
                 dw::DW_TAG_inheritance if is_virtual(&child) => members.non_trivial = true,
                 dw::DW_TAG_member | dw::DW_TAG_inheritance if !is_static(&child) => {
-                    members.non_trivial |= self.is_part_by_reference(&child, depth);
+                    let part = self.part_passed_as(&child, depth);
+                    members.non_trivial |= part == PassedAs::Reference;
+                    members.unknown_part |= part == PassedAs::Unknown;
                 }
                 _ => {}
             }
@@ -93,19 +127,20 @@ impl ClassPassing {
                 false => ControlFlow::Continue(()),
             }
         });
-        members.is_by_reference()
+        members.passed_as()
     }
 
     /// A member or base class, or the elements of an array.
-    fn is_part_by_reference(&self, part: &DebugEntry, depth: usize) -> bool {
+    fn part_passed_as(&self, part: &DebugEntry, depth: usize) -> PassedAs {
         let mut target = self.files.target(part);
         for _ in 0..MAX_DEPTH {
             match target {
                 Some(array) if array.tag() == dw::DW_TAG_array_type => target = self.files.target(&array),
-                class => return class.is_some_and(|class| self.decide(&class, depth + 1)),
+                Some(class) => return self.decide(&class, depth + 1),
+                None => break,
             }
         }
-        false
+        PassedAs::Bytes
     }
 
     /// GCC and clang name the pointer `_vptr.Class` and `_vptr$Class`.
@@ -118,49 +153,50 @@ impl ClassPassing {
         if is_virtual(function) {
             members.non_trivial = true;
         }
-        // What the compiler added is as trivial as the parts of the class.
-        if function.is_set(dw::DW_AT_artificial) {
-            return;
-        }
         let Some(name) = self.files.text(function, dw::DW_AT_name) else {
             return;
         };
         let deleted = function.is_set(dw::DW_AT_deleted);
-        // A function that is defaulted outside of its class counts as one that the source defines.
+        // A function that is defaulted outside of its class counts as one that the source defines. What the compiler
+        // added is as trivial as the parts of the class.
         let in_class = u64::from(dw::DW_DEFAULTED_in_class.0);
+        let added = function.is_set(dw::DW_AT_artificial);
         let defaulted = function.number(dw::DW_AT_defaulted) == Some(in_class);
         if name.starts_with('~') {
-            members.non_trivial |= !deleted && !defaulted;
+            members.non_trivial |= !deleted && !defaulted && !added;
             return;
         }
-        let is_constructor = || self.is_constructor(class, &name);
-        match self.reference_to_itself(class, function) {
-            Some(dw::DW_TAG_rvalue_reference_type) if name == "operator=" => members.move_assignment = true,
-            Some(_) if !is_constructor() => {}
-            Some(_) if deleted => members.deleted = true,
-            Some(_) if defaulted => members.defaulted = true,
-            Some(_) => members.non_trivial = true,
-            None => {}
+        let Some(reference) = self.reference_to_itself(class, function) else {
+            return;
+        };
+        match reference.is_only {
+            true if name == "operator=" => {
+                members.move_assignment |= !added && reference.kind == dw::DW_TAG_rvalue_reference_type;
+            }
+            _ if !self.is_constructor(class, &name) => {}
+            false if deleted => {}
+            false => members.perhaps_copied_from.push(reference.at),
+            true => {
+                members.copied_from.push(reference.at);
+                members.deleted |= deleted && !added;
+                members.defaulted |= defaulted && !deleted && !added;
+                members.non_trivial |= !deleted && !defaulted && !added;
+            }
         }
     }
 
-    /// Constructors have the name of the class, without template arguments.
+    /// Constructors have the name of the class, without template arguments. Those that are templates have some, and
+    /// never count as copy constructors.
     fn is_constructor(&self, class: &DebugEntry, name: &str) -> bool {
         let class = self.files.text(class, dw::DW_AT_name).unwrap_or_default();
-        class == name || class.strip_prefix(name).is_some_and(|rest| rest.starts_with('<'))
+        class.split('<').next() == Some(name)
     }
 
-    /// The kind of reference, if the only argument of a member function is a reference to an object of its class. A
-    /// constructor with more arguments copies if these have defaults, which the debug information does not tell; such
-    /// are rare.
-    fn reference_to_itself(&self, class: &DebugEntry, function: &DebugEntry) -> Option<gimli::DwTag> {
+    /// The first argument of a member function, if it is a reference to an object of its class.
+    fn reference_to_itself(&self, class: &DebugEntry, function: &DebugEntry) -> Option<OwnReference> {
         let mut arguments = Vec::new();
         self.files.children(function, |child| {
-            let counts = match child.tag() {
-                dw::DW_TAG_formal_parameter => !child.is_set(dw::DW_AT_artificial),
-                tag => tag == dw::DW_TAG_unspecified_parameters,
-            };
-            if counts {
+            if child.tag() == dw::DW_TAG_formal_parameter && !child.is_set(dw::DW_AT_artificial) {
                 arguments.push(child);
             }
             match arguments.len() {
@@ -168,16 +204,17 @@ impl ClassPassing {
                 _ => ControlFlow::Continue(()),
             }
         });
-        let [argument] = &arguments[..] else {
-            return None;
-        };
-        let reference = self.files.target(argument)?;
+        let reference = self.files.target(arguments.first()?)?;
         let to = self.files.target(&reference)?;
         // In a type unit, the class is declared in its namespace and defined outside.
         let declared = self.files.reference(class, dw::DW_AT_specification);
         let is_class = to.offset == class.offset || Some(to.offset) == declared;
         let is_reference = is_pointer(reference.tag()) && reference.tag() != dw::DW_TAG_pointer_type;
-        (is_reference && is_class).then_some(reference.tag())
+        (is_reference && is_class).then_some(OwnReference {
+            kind: reference.tag(),
+            at: reference.offset,
+            is_only: arguments.len() == 1,
+        })
     }
 }
 

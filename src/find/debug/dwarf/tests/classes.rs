@@ -153,6 +153,87 @@ fn classes_are_passed_as_the_abi_says() {
     }
 }
 
+/// Classes with a constructor that copies if its last parameter has a default value, which GCC does not write.
+const UNKNOWN: [(&str, &str); 4] = [
+    (
+        "Defaults",
+        "int a; %() {} %(const %& b, int c = 0) : a(b.a + c) {}",
+    ),
+    (
+        "MovesWithDefaults",
+        "int a; %() {} %(%&& b, int c = 0) : a(b.a + c) {}",
+    ),
+    ("Holds", "Defaults a[2];"),
+    (
+        "OtherCopy",
+        "int a; %() {} %(%&&) = default; %(const %& b, int c = 0) : a(b.a + c) {}",
+    ),
+];
+
+/// Classes with such constructors of which other facts decide.
+const KNOWN: [(&str, &str, bool); 10] = [
+    (
+        "Further",
+        "int a; %() {} %(const %&) = default; %(const %& b, int c) : a(b.a + c) {}",
+        false,
+    ),
+    ("Deleted", "int a; %() {} %(const %& b, int c) = delete;", false),
+    (
+        "Other",
+        "int a; %() {} %(int b, const %& c) : a(b + c.a) {}",
+        false,
+    ),
+    (
+        "Template",
+        "int a; %() {} template <class T> %(T& b, int c) : a(c) {}",
+        false,
+    ),
+    ("Variadic", "int a; %() {} %(const %& b, ...) : a(b.a) {}", true),
+    (
+        "Destroyed",
+        "int a; ~%() { sink = a; } %(const %& b, int c = 0) : a(b.a + c) {}",
+        true,
+    ),
+    ("String", "std::string a;", true),
+    ("Vector", "std::vector<int> a;", true),
+    ("Map", "std::map<int, int> a;", true),
+    ("Tuple", "std::tuple<int, int> a;", true),
+];
+
+#[test]
+fn constructors_that_may_copy_leave_the_passing_unknown() {
+    let unknown = UNKNOWN.map(|(name, members)| (name, members, None));
+    let known = KNOWN.map(|(name, members, by_reference)| (name, members, Some(by_reference)));
+    let classes: Vec<_> = unknown.into_iter().chain(known).collect();
+    let mut source =
+        "#include <map>\n#include <string>\n#include <tuple>\n#include <vector>\nint sink;\n".to_owned();
+    for (name, members, _) in &classes {
+        source += &format!(
+            "struct {name} {{ {} }};\n\
+             __attribute__((noinline, used)) int take({name} value, int more)\n\
+             {{ sink = sizeof(value); asm volatile(\"\" :: \"r\"(&value)); return more; }}\n",
+            members.replace('%', name)
+        );
+    }
+    source += "int main() { Template a; Template b(a, 1); Further c; take(c, 1); }\n";
+    let dir = TestDir::new("may-copy");
+    let Some(program) = dir.compile("g++", &["-g", "-O0", "-std=c++17"], &source) else {
+        return;
+    };
+    let info = open(&program);
+    for (name, _, by_reference) in classes {
+        let take = signature(&info, &program, &format!("_Z4take{}{name}i", name.len()));
+        let [value, more] = &take.params[..] else {
+            panic!("{name}: {:?}", shown(&take));
+        };
+        let found = match (&value.location, &more.location) {
+            (ValueLocation::Unavailable(_), ValueLocation::Unavailable(_)) => None,
+            (value, _) => Some(matches!(value, ValueLocation::Indirect(_))),
+        };
+        assert_eq!(found, by_reference, "{name}: {:?}", shown(&take));
+    }
+}
+
 #[test]
 fn pointers_to_members_take_one_or_two_words() {
     const SOURCE: &str = "
