@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-only OR BSD-2-Clause
 //! Words in messages.
 
+use std::fmt;
 use std::rc::Rc;
 
 /// A number with its noun: `1 function`, `2 functions`, `3 processes`.
@@ -24,13 +25,56 @@ pub fn first_function(name: &str, count: usize) -> String {
 /// Names that fit in a message.
 pub const MOST_NAMES: usize = 8;
 
-/// The first names, as many as fit in a message: `malloc, free and 2 others`.
-pub fn first_names(names: &[Rc<str>]) -> String {
-    let shown = names.get(..MOST_NAMES).unwrap_or(names).join(", ");
-    match names.len().saturating_sub(MOST_NAMES) {
-        0 => shown,
-        more => format!("{shown} and {}", counted(more as u64, "other")),
+/// The functions that a message is about. Displays as many as fit in it: `malloc, free and 2 others`.
+#[derive(Debug, Default)]
+pub struct FunctionNames {
+    first: Vec<Rc<str>>,
+    pub count: usize,
+}
+
+impl FunctionNames {
+    pub fn add(&mut self, name: &str) {
+        self.count += 1;
+        if self.first.len() < MOST_NAMES && !self.first.iter().any(|known| **known == *name) {
+            self.first.push(name.into());
+        }
     }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// A warning about functions that get no probe, with the reason for the first one.
+    pub fn skipped(&self, reason: &dyn fmt::Display) -> String {
+        match self.count {
+            1 => format!("skipped 1 function: {reason}"),
+            count => format!("skipped {count} functions ({self}): {reason}"),
+        }
+    }
+}
+
+impl fmt::Display for FunctionNames {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        out.write_str(&self.first.join(", "))?;
+        match self.count.saturating_sub(self.first.len()) {
+            0 => Ok(()),
+            more => write!(out, " and {}", counted(more as u64, "other")),
+        }
+    }
+}
+
+impl<'n> FromIterator<&'n str> for FunctionNames {
+    fn from_iter<I: IntoIterator<Item = &'n str>>(names: I) -> FunctionNames {
+        let mut all = FunctionNames::default();
+        names.into_iter().for_each(|name| all.add(name));
+        all
+    }
+}
+
+/// The first names, as many as fit in a message.
+pub fn first_names(names: &[Rc<str>]) -> String {
+    let all: FunctionNames = names.iter().map(Rc::as_ref).collect();
+    all.to_string()
 }
 
 #[cfg(test)]
@@ -43,6 +87,20 @@ mod tests {
         assert_eq!(first_names(&names[..2]), "a, b");
         assert_eq!(first_names(&names[..8]), "a, b, c, d, e, f, g, h");
         assert_eq!(first_names(&names), "a, b, c, d, e, f, g, h and 3 others");
+    }
+
+    #[test]
+    fn skipped_functions_are_named() {
+        let skipped = |names: &[&str]| {
+            let names: FunctionNames = names.iter().copied().collect();
+            names.skipped(&"failed to trace f: why")
+        };
+        assert_eq!(skipped(&["f"]), "skipped 1 function: failed to trace f: why");
+        // There can be local functions of one name.
+        assert_eq!(
+            skipped(&["f", "g", "f"]),
+            "skipped 3 functions (f, g and 1 other): failed to trace f: why"
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::find::code::placement::inner_address;
 use crate::find::elf::{ElfFile, FunctionSymbol};
 use crate::find::host::object_file::ObjectFile;
 use crate::find::host::proc::Proc;
+use crate::wording::FunctionNames;
 
 /// An instruction to probe.
 #[derive(Clone, Debug)]
@@ -46,15 +47,21 @@ pub struct ResolvedProbe {
 /// Functions and USDT probes that a spec means in a file but that cannot be probed.
 #[derive(Debug, Default)]
 pub struct SkippedProbes {
-    pub count: u64,
+    names: FunctionNames,
     /// Why the first one cannot be probed.
-    pub reason: Option<anyhow::Error>,
+    reason: Option<anyhow::Error>,
 }
 
 impl SkippedProbes {
-    fn add(&mut self, error: anyhow::Error) {
-        self.count += 1;
+    fn add(&mut self, name: &str, error: anyhow::Error) {
+        self.names.add(name);
         self.reason.get_or_insert(error);
+    }
+
+    /// A warning, if there are any.
+    pub fn warning(&self) -> Option<String> {
+        let reason = self.reason.as_ref()?;
+        Some(self.names.skipped(&format_args!("{reason:#}")))
     }
 
     /// The reason as an error if no other probe was `found`.
@@ -141,7 +148,7 @@ fn function_starts(
                 on_found(probe_at_start(function, returns, call_start, is_go));
             }
             Err(error) => {
-                skipped.add(error);
+                skipped.add(&function.demangled(), error);
                 continue;
             }
         }
@@ -306,11 +313,12 @@ fn usdt_probes(
     let mut skipped = SkippedProbes::default();
     let mut found = false;
     for probe in wanted {
-        match usdt_probe(elf, probe) {
+        let name = format!("{}:{}", probe.provider, probe.name);
+        match usdt_probe(elf, probe, &name) {
             Ok(probe) if at_return => bail!("failed to trace {}: USDT probes have no return", probe.name),
             Ok(probe) => on_found(probe),
             Err(error) => {
-                skipped.add(error);
+                skipped.add(&name, error);
                 continue;
             }
         }
@@ -319,8 +327,7 @@ fn usdt_probes(
     skipped.unless_all(found)
 }
 
-fn usdt_probe(elf: &ElfFile, mut probe: UsdtProbe) -> Result<ResolvedProbe> {
-    let name = format!("{}:{}", probe.provider, probe.name);
+fn usdt_probe(elf: &ElfFile, mut probe: UsdtProbe, name: &str) -> Result<ResolvedProbe> {
     let addr = inner_address(elf, probe.addr);
     let addr = addr.with_context(|| format!("failed to probe {name}: {REWRITTEN}"))?;
     instructions::check_decodable(elf, addr).with_context(|| format!("failed to probe {name}"))?;

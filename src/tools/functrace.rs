@@ -29,6 +29,7 @@ use crate::probe::search::finder::Finder;
 use crate::probe::search::functions::FunctionFinder;
 use crate::probe::search::traced::OnFound;
 use crate::run::{Event, EventHandler, FoundFunctions, LoadedObject, Run, RunState, SessionNeeds};
+use crate::wording::FunctionNames;
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -159,7 +160,7 @@ fn load(
     traced.forget_file();
     let remarks = [
         traced.unread.take(),
-        traced.without_result.take(),
+        without_result(&traced.without_result),
         traced.plans.take_remark(),
     ];
     let refused = traced.plans.take_problem()?;
@@ -234,8 +235,8 @@ struct CallPlans {
     /// Why the debug information of the first such function was not read.
     unread: Option<String>,
     uses_results: bool,
-    /// What to say about the first function whose results the compiler may have removed.
-    without_result: Option<String>,
+    /// Functions whose results the compiler may have removed.
+    without_result: FunctionNames,
 }
 
 impl CallPlans {
@@ -246,7 +247,7 @@ impl CallPlans {
             needs: if stack { Needs::STACK } else { Needs::NOTHING },
             file: None,
             unread: None,
-            without_result: None,
+            without_result: FunctionNames::default(),
         }
     }
 
@@ -256,12 +257,9 @@ impl CallPlans {
         return_memory();
     }
 
-    /// GCC's interprocedural optimization removes results that no caller uses, and debug information does not tell.
     fn note_result(&mut self, symbol: &str) {
-        if self.uses_results && self.without_result.is_none() && symbol.contains(".isra.") {
-            self.without_result = Some(format!(
-                "the result of {symbol} may be what was left in a register: GCC removes results that no caller uses"
-            ));
+        if self.uses_results && symbol.contains(".isra.") {
+            self.without_result.add(symbol);
         }
     }
 
@@ -291,6 +289,18 @@ impl CallPlans {
         self.unread = self.unread.take().or(unread);
         signature
     }
+}
+
+/// GCC's interprocedural optimization removes results that no caller uses, and debug information does not tell.
+fn without_result(functions: &FunctionNames) -> Option<String> {
+    let results = match functions.count {
+        0 => return None,
+        1 => "the result",
+        _ => "results",
+    };
+    Some(format!(
+        "{results} of {functions} may be what was left in a register: GCC removes results that no caller uses"
+    ))
 }
 
 impl OnFound for CallPlans {
@@ -509,4 +519,17 @@ fn indent<'a>(buffer: &'a mut String, depth: u32, name: &str) -> &'a [u8] {
     buffer.extend((0..depth).map(|_| "  "));
     buffer.push_str(name);
     buffer.as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_that_may_have_no_result_are_named() {
+        let warning = |names: &[&str]| without_result(&names.iter().copied().collect()).unwrap_or_default();
+        assert_eq!(warning(&[]), "");
+        assert!(warning(&["f.isra.0"]).starts_with("the result of f.isra.0 may be"));
+        assert!(warning(&["f.isra.0", "g.isra.0"]).starts_with("results of f.isra.0, g.isra.0 may be"));
+    }
 }

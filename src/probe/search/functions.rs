@@ -26,7 +26,7 @@ use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
 use crate::probe::called::CalledFunctions;
 use crate::probe::point::{Cookie, Ends, MovableFunction, ProbePoint, begin_calls};
-use crate::wording::counted;
+use crate::wording::{FunctionNames, counted};
 
 /// Room for functions of files that appear later.
 const LATER: usize = 4096;
@@ -129,7 +129,7 @@ impl<O: OnFound> FunctionFinder<O> {
         let at_return = matching(ends, self.matching).map(|matching| (self.returns, matching));
         elf.renew_budget();
         let file_name = Rc::from(&*object.path.file_name().unwrap_or_default().to_string_lossy());
-        let (mut added, mut unknown_starts) = (Ok(()), UnknownStarts::default());
+        let (mut added, mut unknown_starts) = (Ok(()), FunctionNames::default());
         let mut on_found = |probe: ResolvedProbe| {
             if added.is_ok() {
                 added = self
@@ -138,7 +138,9 @@ impl<O: OnFound> FunctionFinder<O> {
                     .map(|function| {
                         search.found.add(function);
                         if placed.insert(function) {
-                            unknown_starts.add(&probe);
+                            if probe.call_start == CallStart::Unknown {
+                                unknown_starts.add(&probe.name);
+                            }
                             let needs = self.traced.all()[function as usize].needs;
                             points.extend(points_of(&probe, ends, Cookie::of_function(function), needs));
                         }
@@ -147,14 +149,12 @@ impl<O: OnFound> FunctionFinder<O> {
         };
         let subject = &search.spec.subject;
         let resolved = resolve::resolve(object, elf, subject, at_return, &self.pids, &mut on_found);
-        self.warnings.extend(unknown_starts.warning());
+        self.warnings.extend(repeated_starts(&unknown_starts));
         match resolved {
             Ok(skipped) => {
-                if let Some(first) = skipped.reason {
-                    search.has_skipped = true;
-                    let functions = counted(skipped.count, "function");
-                    self.warnings.push(format!("skipped {functions}: {first:#}"));
-                }
+                let warning = skipped.warning();
+                search.has_skipped |= warning.is_some();
+                self.warnings.extend(warning);
                 added
             }
             Err(error) => {
@@ -354,31 +354,10 @@ fn matching(ends: Ends, both: EntryMatching) -> Option<EntryMatching> {
     }
 }
 
-/// Functions of which it is not known which hits begin a call.
-#[derive(Default)]
-struct UnknownStarts {
-    first: Option<Rc<str>>,
-    count: u64,
-}
-
-impl UnknownStarts {
-    fn add(&mut self, probe: &ResolvedProbe) {
-        if probe.call_start == CallStart::Unknown {
-            self.first.get_or_insert_with(|| Rc::clone(&probe.name));
-            self.count += 1;
-        }
-    }
-
-    fn warning(self) -> Option<String> {
-        let first = self.first?;
-        let which = match self.count {
-            1 => first.to_string(),
-            count => format!("{count} functions, such as {first}"),
-        };
-        Some(format!(
-            "each turn of the loop at the start of {which} is taken for a call"
-        ))
-    }
+/// A warning about functions of which it is not known which hits begin a call.
+fn repeated_starts(functions: &FunctionNames) -> Option<String> {
+    let what = "each turn of the loop at the start of";
+    (!functions.is_empty()).then(|| format!("{what} {functions} is taken for a call"))
 }
 
 /// Where programs are attached for a function or USDT probe.

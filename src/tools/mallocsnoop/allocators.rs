@@ -20,7 +20,7 @@ use crate::find::returns::{EntryMatching, ReturnMethod, ReturnPolicy, ReturnWatc
 use crate::probe::point::{Cookie, Ends, ProbePoint};
 use crate::probe::search::finder::{Finder, SearchPlan, SearchRequest, SearchSubject, WatchedEnds};
 use crate::probe::search::spec_target::find_file;
-use crate::wording::counted;
+use crate::wording::FunctionNames;
 
 const INNER_RANGES: usize = alloc_limits::INNER_RANGES.0 as usize;
 
@@ -197,21 +197,22 @@ impl Allocators {
         watcher: &mut ReturnWatcher<'_>,
         function: &FoundFunction,
         elf: &ElfFile,
-        skipped: &mut Vec<String>,
+        skipped: &mut Vec<(Rc<str>, String)>,
     ) -> Option<ReturnMethod> {
         if self.returns.is_none() {
             return Some(ReturnMethod::Unwatched);
         }
+        let name = &function.symbol.name;
         match watcher.method(&function.symbol, EntryMatching::Matched) {
             Ok(returns) if returns.has_results() => Some(returns),
             // glibc's calloc ends with a jump to memset. Allocators in C do not unwind.
             Ok(_) if !elf.may_unwind() => Some(ReturnMethod::ReturnProbe),
             Ok(_) => {
-                skipped.push(jumps_away(&function.symbol.name));
+                skipped.push((Rc::clone(name), jumps_away(name)));
                 None
             }
             Err(error) => {
-                skipped.push(format!("{error:#}"));
+                skipped.push((Rc::clone(name), format!("{error:#}")));
                 None
             }
         }
@@ -299,9 +300,9 @@ impl Finder for Allocators {
             }
             self.placing.push(function);
         }
-        if let Some(reason) = skipped.first() {
-            let skipped = counted(skipped.len() as u64, "function");
-            self.warnings.push(format!("skipped {skipped}: {reason}"));
+        if let Some((_, reason)) = skipped.first() {
+            let names: FunctionNames = skipped.iter().map(|(name, _)| &**name).collect();
+            self.warnings.push(names.skipped(reason));
         }
         if !self.nested && !points.is_empty() {
             self.inner = self.inner_code(elf);

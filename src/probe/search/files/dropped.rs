@@ -2,6 +2,7 @@
 //! Functions that get no probe, because it is not shown that one is harmless there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use anyhow::Result;
 
@@ -14,7 +15,7 @@ use crate::probe::point::{Cookie, ProbePoint};
 use crate::probe::search::copies::copying_program;
 use crate::probe::search::errors::{mistaken, unknown_start};
 use crate::probe::search::finder::{Finder, SearchPlace};
-use crate::wording::counted;
+use crate::wording::FunctionNames;
 
 impl<F: Finder> FileSearch<F> {
     /// A warning if a process that starts to run this program may copy its code.
@@ -86,7 +87,8 @@ impl<F: Finder> FileSearch<F> {
         })
     }
 
-    /// Drops functions, with a warning that says why the first one cannot be traced, or an error if these are all.
+    /// Drops functions, with a warning that names them and says why the first one cannot be traced, or an error if
+    /// these are all.
     fn drop_functions(
         &mut self,
         points: &mut Vec<ProbePoint>,
@@ -101,8 +103,12 @@ impl<F: Finder> FileSearch<F> {
         if points.is_empty() {
             return Err(failure.into());
         }
-        let skipped = counted(refused.len() as u64, "function");
-        self.warnings.push(format!("skipped {skipped}: {failure}"));
+        let names = refused
+            .iter()
+            .map(|&function| self.finder.name(Cookie::of_function(function)));
+        let names: Vec<Rc<str>> = names.collect();
+        let names: FunctionNames = names.iter().map(Rc::as_ref).collect();
+        self.warnings.push(names.skipped(&failure));
         Ok(())
     }
 }
