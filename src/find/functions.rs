@@ -141,6 +141,24 @@ fn is_match(filter: &NameFilter, name: &SymbolName) -> bool {
     !is_part(name.text) && filter.matches(name.text)
 }
 
+/// Whether each of `patterns` matches a function of `elf` by any of its names.
+///
+/// # Errors
+/// As for [`select`].
+pub fn matched(elf: &ElfFile, path: &Path, patterns: &[&NamePattern]) -> Result<Vec<bool>> {
+    let tables = SymbolTables::read(elf, path)?;
+    let names = tables.names()?;
+    let extents = names.iter().map(|name| (name.addr, name.size)).collect();
+    let frames = frames::functions(elf);
+    let nameless: Vec<FunctionSymbol> = nameless(elf, extents, &frames).collect();
+    let is_matched = |pattern: &&NamePattern| {
+        let filter = NameFilter::new(pattern);
+        names.iter().any(|name| is_match(&filter, name))
+            || nameless.iter().any(|function| pattern.matches(&function.name))
+    };
+    Ok(patterns.iter().map(is_matched).collect())
+}
+
 /// All functions of `elf`, by address, each address once and under its best name.
 ///
 /// # Errors
@@ -471,7 +489,8 @@ impl NameFilter<'_> {
     }
 
     fn matches(&self, symbol: &str) -> bool {
-        if self.pattern.matches(symbol) {
+        let copied = spelling::without_copy(symbol);
+        if self.pattern.matches(symbol) || (copied != symbol && self.pattern.matches(copied)) {
             return true;
         }
         if self.word.as_ref().is_some_and(|word| !symbol.contains(word)) {
@@ -480,7 +499,6 @@ impl NameFilter<'_> {
         if let (Some(wanted), Some(generic)) = (&self.plain, spelling::generic(symbol)) {
             return generic.iter().any(|form| form == wanted);
         }
-        let copied = spelling::without_copy(symbol);
         self.matches_demangled(symbol) || (copied != symbol && self.matches_demangled(copied))
     }
 

@@ -46,7 +46,8 @@ fn distance(wanted: &str, candidate: &str) -> Option<usize> {
     if candidate.len() >= MIN_PART && candidate.len() * 2 >= wanted.len() && wanted.contains(&candidate) {
         return Some((wanted.len() - candidate.len()).min(3));
     }
-    let limit = wanted.len().div_ceil(3);
+    // Names that have nothing in common are not similar.
+    let limit = wanted.len().div_ceil(3).min(wanted.len().saturating_sub(1));
     if wanted.len().abs_diff(candidate.len()) > limit {
         return None;
     }
@@ -78,5 +79,6 @@ mod tests {
         );
         assert_eq!(similar("frobnicate", names, 3), [""; 0]);
         assert_eq!(similar("", names, 3), [""; 0]);
+        assert_eq!(similar("p", ["[", "w", "cp"], 3), [""; 0]);
     }
 }

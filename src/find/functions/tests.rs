@@ -362,6 +362,7 @@ fn specialized_copies_belong_to_their_function() {
     assert_eq!(names_of("g"), ["_Z1gi.constprop.0"]);
     assert_eq!(names_of("g(int)"), ["_Z1gi.constprop.0"]);
     assert_eq!(names_of("h"), ["h.isra.0"]);
+    assert_eq!(names_of("{h,missing}"), ["h.isra.0"]);
     let elf = image(vec![ImageSymbol::new("f", 0)], both);
     assert_eq!(
         names(&elf, Path::new("made-up"), "f"),

@@ -79,11 +79,33 @@ impl NamePattern {
         }
     }
 
-    /// The pattern without wildcards and anchors, to search for similar names.
+    /// The pattern without wildcards and anchors, to search for similar names. Of alternatives, the first.
     pub fn letters(&self) -> String {
         match self {
             NamePattern::Exact(text) => text.clone(),
-            pattern => pattern.to_string().replace(['*', '?', '/', '^', '$', '.'], ""),
+            NamePattern::Glob(Glob { alternatives, .. }) => {
+                let first = alternatives.first().into_iter().flatten();
+                first.filter_map(GlobPart::char).collect()
+            }
+            NamePattern::Regex(regex) => regex.as_str().replace(['*', '?', '/', '^', '$', '.'], ""),
+        }
+    }
+
+    /// What the braces stand for, each as a pattern of its own. Empty without such.
+    pub fn alternatives(&self) -> Vec<NamePattern> {
+        let NamePattern::Glob(glob) = self else {
+            return Vec::new();
+        };
+        let mut texts = expanded(&glob.text).unwrap_or_default();
+        texts.sort_unstable();
+        texts.dedup();
+        let pattern = |text: String| {
+            let alternatives = vec![parts(&text)];
+            NamePattern::Glob(Glob { text, alternatives })
+        };
+        match glob.alternatives.len() {
+            0 | 1 => Vec::new(),
+            _ => texts.into_iter().map(pattern).collect(),
         }
     }
 
@@ -349,6 +371,30 @@ mod tests {
         );
         assert!(NamePattern::parse(&"{a,b}".repeat(8)).is_ok());
         assert!(NamePattern::parse(&"{a,b}".repeat(9)).is_err());
+    }
+
+    #[test]
+    fn alternatives_are_patterns() {
+        let texts = |text| {
+            let alternatives = NamePattern::parse(text).unwrap().alternatives();
+            let texts: Vec<String> = alternatives.iter().map(ToString::to_string).collect();
+            texts
+        };
+        assert_eq!(
+            texts("{m,c}allo{c,p*}"),
+            ["calloc", "callop*", "malloc", "mallop*"]
+        );
+        assert_eq!(texts("{free,free}"), ["free"]);
+        assert_eq!(texts("mem*"), [""; 0]);
+        assert_eq!(texts("malloc"), [""; 0]);
+    }
+
+    #[test]
+    fn letters_are_those_of_names() {
+        let letters = |text| NamePattern::parse(text).unwrap().letters();
+        assert_eq!(letters("mem*[a-c]"), "mem");
+        assert_eq!(letters("m{alloc,free}?"), "malloc");
+        assert_eq!(letters(r"A::operator\*"), "A::operator*");
     }
 
     #[test]

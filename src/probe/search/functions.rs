@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
+use super::alternatives::MissingAlternatives;
 use super::errors::MAX_SIMILAR;
 use super::finder::{Finder, SearchPlan, SearchRequest, Uncalled, WatchedEnds};
 use super::spec_target::{SpecTarget, plan_targets};
@@ -26,7 +27,7 @@ use crate::find::spec::{NamePattern, ProbeMoment, ProbeSpec, ProbeSubject};
 use crate::find::usdt;
 use crate::probe::called::CalledFunctions;
 use crate::probe::point::{Cookie, Ends, MovableFunction, ProbePoint, begin_calls};
-use crate::wording::{FunctionNames, counted};
+use crate::wording::{FunctionNames, MOST_NAMES, counted, first_names};
 
 /// Room for functions of files that appear later.
 const LATER: usize = 4096;
@@ -52,6 +53,7 @@ struct SpecSearch {
     target: SpecTarget,
     /// Its functions.
     found: FunctionSet,
+    missing: MissingAlternatives,
     /// The first files that were searched.
     searched: Vec<(PathBuf, File)>,
     /// Some of its functions were skipped.
@@ -65,6 +67,7 @@ impl<O: OnFound> FunctionFinder<O> {
     pub fn new(specs: Vec<ProbeSpec>, ends: impl Fn(ProbeMoment) -> Ends, on_found: O) -> Self {
         let specs = specs.into_iter().map(|spec| SpecSearch {
             ends: ends(spec.moment),
+            missing: MissingAlternatives::of(&spec.subject),
             spec,
             target: SpecTarget::Any,
             found: FunctionSet::default(),
@@ -118,10 +121,7 @@ impl<O: OnFound> FunctionFinder<O> {
         if !search.target.matches(object) {
             return Ok(());
         }
-        if search.searched.len() < MAX_SEARCHED {
-            let file = object.file.try_clone()?;
-            search.searched.push((object.path.clone(), file));
-        }
+        search.remember(object)?;
         if let Some(name) = search.function() {
             self.traced.on_found.on_search(name, object, elf);
         }
@@ -132,6 +132,7 @@ impl<O: OnFound> FunctionFinder<O> {
         let (mut added, mut unknown_starts) = (Ok(()), FunctionNames::default());
         let mut on_found = |probe: ResolvedProbe| {
             if added.is_ok() {
+                search.missing.on_found(&probe);
                 added = self
                     .traced
                     .add(&probe, ends, &file_name, object, elf)
@@ -152,6 +153,7 @@ impl<O: OnFound> FunctionFinder<O> {
         self.warnings.extend(repeated_starts(&unknown_starts));
         match resolved {
             Ok(skipped) => {
+                search.missing.search(elf, &object.path)?;
                 let warning = skipped.warning();
                 search.has_skipped |= warning.is_some();
                 self.warnings.extend(warning);
@@ -227,6 +229,8 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
         if let Some(search) = self.specs.iter().find(|search| search.found.is_empty()) {
             return Err(search.not_found());
         }
+        self.warnings
+            .extend(self.specs.iter().filter_map(SpecSearch::missing_names));
         self.traced.limit(if may_grow { LATER } else { 0 });
         Ok(())
     }
@@ -254,6 +258,15 @@ impl<O: OnFound> Finder for FunctionFinder<O> {
 }
 
 impl SpecSearch {
+    /// Keeps a file to look for similar names.
+    fn remember(&mut self, object: &ObjectFile) -> Result<()> {
+        if self.searched.len() < MAX_SEARCHED {
+            let file = object.file.try_clone()?;
+            self.searched.push((object.path.clone(), file));
+        }
+        Ok(())
+    }
+
     /// The name of a function that is in a certain file.
     fn function(&self) -> Option<&NamePattern> {
         match (&self.spec.subject, &self.target) {
@@ -277,17 +290,10 @@ impl SpecSearch {
             ProbeSubject::Address(addr) => ("function at", format!("{addr:#x}")),
             ProbeSubject::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}")),
         };
-        let files: Vec<String> = self
-            .searched
-            .iter()
-            .map(|(path, _)| path.display().to_string())
-            .collect();
-        let place = match &files[..] {
-            [] => "any file".to_owned(),
-            [file] => file.clone(),
-            [first, others @ ..] => format!("{first} and {}", counted(others.len() as u64, "other file")),
-        };
-        if self.is_inlined() {
+        let place = self.place();
+        if let ProbeSubject::Function { name, .. } = &self.spec.subject
+            && self.is_inlined(name)
+        {
             let message =
                 format!("failed to trace {name} in {place}: it is inlined everywhere, and has no address");
             return Failure::failed(message)
@@ -299,14 +305,48 @@ impl SpecSearch {
             .into()
     }
 
+    /// The files that were searched.
+    fn place(&self) -> String {
+        let files: Vec<String> = self
+            .searched
+            .iter()
+            .map(|(path, _)| path.display().to_string())
+            .collect();
+        match &files[..] {
+            [] => "any file".to_owned(),
+            [file] => file.clone(),
+            [first, others @ ..] => format!("{first} and {}", counted(others.len() as u64, "other file")),
+        }
+    }
+
+    /// A warning of names in braces that match nothing.
+    fn missing_names(&self) -> Option<String> {
+        let missing = &self.missing.names;
+        let (first, others) = missing.split_at(missing.len().min(MOST_NAMES));
+        let described = first.iter().map(|name| self.described(name));
+        let others = others.iter().map(ToString::to_string);
+        let names: Vec<Rc<str>> = described.chain(others).map(Rc::from).collect();
+        let what = match self.spec.subject {
+            ProbeSubject::Usdt { .. } => "USDT probe",
+            _ => "function",
+        };
+        (!names.is_empty()).then(|| format!("no {what} {} in {}", first_names(&names), self.place()))
+    }
+
+    /// A name that was not found, with what may be meant.
+    fn described(&self, name: &NamePattern) -> String {
+        let similar = self.similar_to(name);
+        let is_inlined = |name: NamePattern| self.is_inlined(&name);
+        match NamePattern::parse(&name.to_string()).is_ok_and(is_inlined) {
+            true => format!("{name} (inlined everywhere)"),
+            false if similar.is_empty() => name.to_string(),
+            false => format!("{name} (similar: {})", similar.join(", ")),
+        }
+    }
+
     fn similar_names(&self) -> String {
         let similar = match &self.spec.subject {
-            ProbeSubject::Function { name, .. } => {
-                self.similar(|elf, path| functions::nearest(elf, path, &name.letters(), MAX_SIMILAR))
-            }
-            ProbeSubject::Usdt { name, .. } => {
-                self.similar(|elf, _| usdt::nearest(elf, &name.letters(), MAX_SIMILAR))
-            }
+            ProbeSubject::Function { name, .. } | ProbeSubject::Usdt { name, .. } => self.similar_to(name),
             ProbeSubject::Address(_) => Vec::new(),
         };
         match similar.is_empty() {
@@ -318,12 +358,8 @@ impl SpecSearch {
         }
     }
 
-    fn is_inlined(&self) -> bool {
-        let ProbeSubject::Function {
-            name: NamePattern::Exact(name),
-            ..
-        } = &self.spec.subject
-        else {
+    fn is_inlined(&self, name: &NamePattern) -> bool {
+        let (ProbeSubject::Function { .. }, Some(name)) = (&self.spec.subject, name.exact()) else {
             return false;
         };
         self.searched.iter().any(|(path, file)| {
@@ -333,6 +369,15 @@ impl SpecSearch {
                 .and_then(|file| ElfFile::open(file, path).ok());
             elf.is_some_and(|elf| SignatureSource::open(file, &elf, path).inlined(name))
         })
+    }
+
+    /// Names of functions or USDT probes that are similar to `name`.
+    fn similar_to(&self, name: &NamePattern) -> Vec<String> {
+        let letters = name.letters();
+        match self.spec.subject {
+            ProbeSubject::Usdt { .. } => self.similar(|elf, _| usdt::nearest(elf, &letters, MAX_SIMILAR)),
+            _ => self.similar(|elf, path| functions::nearest(elf, path, &letters, MAX_SIMILAR)),
+        }
     }
 
     /// The similar names of the first file that has any.
@@ -403,6 +448,32 @@ mod tests {
     /// Processor time of this thread, which other work on the machine does not change.
     fn used() -> Duration {
         clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+    }
+
+    #[test]
+    fn names_in_braces_that_match_nothing_are_named() {
+        let warnings = |spec: &str| {
+            let file = file_with(&image_with_functions(&[0x55, 0xc3].repeat(3), 3, 2, 2));
+            let object = ObjectFile::new(file, "made-up".into()).unwrap();
+            let elf = object.elf().unwrap();
+            let mut finder = FunctionFinder::new(vec![parse(spec).unwrap()], |_| Ends::Entry, Needs::NOTHING);
+            finder.points(&object, &elf).unwrap();
+            finder.finish(false).unwrap();
+            finder.take_warnings()
+        };
+        assert_eq!(
+            warnings("{f0,g1,x*}"),
+            ["no function g1 (similar: f1), x* in made-up"]
+        );
+        assert_eq!(warnings("{f0,f[12],fn_*}"), ["no function fn_* in made-up"]);
+        assert_eq!(warnings("{f0,f1}"), [""; 0]);
+        assert_eq!(warnings("f*"), [""; 0]);
+        let ten: Vec<String> = (0..10).map(|number| format!("long_name_{number}")).collect();
+        let warning = warnings(&format!("{{f0,{}}}", ten.join(",")));
+        assert!(
+            warning[0].ends_with("long_name_7 and 2 others in made-up"),
+            "{warning:?}"
+        );
     }
 
     #[test]
