@@ -49,10 +49,10 @@ impl FunctionSymbol {
 /// The functions of `elf` that match `pattern`, by address, each address once.
 ///
 /// An exact name means the exported function in all its versions; if there is none, all local functions of that name;
-/// if there is none, the demangled name, which without parameters includes all overloads. Copies that the compiler has
-/// specialized, such as `f.constprop.0`, are the function `f`. A pattern is tried as a name first if it can be one,
-/// and otherwise matches symbols and demangled names. Each function has the best of its matching names. `path` is
-/// where to look for debug files.
+/// if there is none, the demangled name, which without parameters includes all overloads, then that without unnamed
+/// namespaces and traits. Copies that the compiler has specialized, such as `f.constprop.0`, are the function `f`. A
+/// pattern is tried as a name first if it can be one, and otherwise matches symbols and demangled names. Each function
+/// has the best of its matching names. `path` is where to look for debug files.
 ///
 /// # Errors
 /// A symbol table of the file itself cannot be read.
@@ -85,7 +85,11 @@ pub fn select(elf: &ElfFile, path: &Path, pattern: &NamePattern) -> Result<Vec<F
             found = functions(elf, named(&names, name));
         }
         if found.is_empty() {
-            found = functions(elf, matching(&names, &NamePattern::Exact(name.to_owned())));
+            let name = NamePattern::Exact(name.to_owned());
+            found = functions(elf, matching(&names, &NameFilter::new(&name)));
+            if found.is_empty() {
+                found = functions(elf, matching(&names, &NameFilter::loose(&name)));
+            }
         }
         if !found.is_empty() {
             return Ok(sized(found));
@@ -130,10 +134,9 @@ fn exported(elf: &ElfFile, name: &str) -> Result<Vec<FunctionSymbol>> {
     Ok(found)
 }
 
-/// The names that match a pattern, and are not those of parts of functions.
-fn matching<'t>(names: &[SymbolName<'t>], pattern: &NamePattern) -> Vec<SymbolName<'t>> {
-    let filter = NameFilter::new(pattern);
-    let matches = names.iter().filter(|name| is_match(&filter, name));
+/// The names that match, and are not those of parts of functions.
+fn matching<'t>(names: &[SymbolName<'t>], filter: &NameFilter<'_>) -> Vec<SymbolName<'t>> {
+    let matches = names.iter().filter(|name| is_match(filter, name));
     matches.copied().collect()
 }
 
@@ -199,8 +202,8 @@ pub fn cold_parts(elf: &ElfFile, path: &Path) -> Result<HashMap<String, Vec<Func
     Ok(parts)
 }
 
-/// At most `n` names of functions that are similar to `name`, best first; see [`similar`]. Empty if the
-/// symbols cannot be read.
+/// At most `n` names of functions that are similar to `name`, best first; see [`similar`]. If only the parameters are
+/// others, these are the overloads with their parameters. Empty if the symbols cannot be read.
 pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> {
     let Ok(tables) = SymbolTables::read(elf, path) else {
         return Vec::new();
@@ -210,8 +213,17 @@ pub fn nearest(elf: &ElfFile, path: &Path, name: &str, n: usize) -> Vec<String> 
         None => name.text.to_owned(),
     };
     let names = tables.names().unwrap_or_default();
+    let bare_name = spelling::without_parameters(name);
+    if let Some(bare) = bare_name {
+        let bare = NamePattern::Exact(bare.to_owned());
+        let overloads = functions(elf, matching(&names, &NameFilter::new(&bare)));
+        if !overloads.is_empty() {
+            let overloads = overloads.iter().map(|function| function.demangled().into_owned());
+            return overloads.take(n).collect();
+        }
+    }
     let whole = names.iter().filter(|name| !is_part(name.text));
-    similar(name, whole.map(bare), n)
+    similar(bare_name.unwrap_or(name), whole.map(bare), n)
 }
 
 /// The symbol tables of a file, the best first.
@@ -477,6 +489,8 @@ struct NameFilter<'p> {
     plain: Option<String>,
     /// Text that a mangled name must contain to be worth demangling.
     word: Option<String>,
+    /// Names are compared in the spelling of [`spelling::loose`].
+    is_loose: bool,
 }
 
 impl NameFilter<'_> {
@@ -485,6 +499,17 @@ impl NameFilter<'_> {
             pattern,
             plain: pattern.exact().map(spelling::plain),
             word: mangling::required_text(pattern),
+            is_loose: false,
+        }
+    }
+
+    /// Matches names from which parts are left out, too.
+    fn loose(pattern: &NamePattern) -> NameFilter<'_> {
+        let strict = NameFilter::new(pattern);
+        NameFilter {
+            plain: strict.plain.as_deref().map(spelling::loose),
+            is_loose: true,
+            ..strict
         }
     }
 
@@ -517,6 +542,7 @@ impl NameFilter<'_> {
             return true;
         }
         match &self.plain {
+            Some(wanted) if self.is_loose => spelling::loose(&spelling::plain(form)) == *wanted,
             Some(wanted) => spelling::plain(form) == *wanted,
             None => spelling::is_long(form) && self.pattern.matches(&spelling::plain(form)),
         }

@@ -372,6 +372,30 @@ fn specialized_copies_belong_to_their_function() {
 }
 
 #[test]
+fn parts_that_are_left_out_are_no_part_of_the_name_if_nothing_else_has_it() {
+    let symbols = vec![
+        local("_ZN2ns12_GLOBAL__N_14anonEi", 0),
+        local("_ZN2ns3twoEi", 16),
+        local("_ZN2ns12_GLOBAL__N_13twoEi", 32),
+        local(
+            "_ZN38_$LT$m..P$u20$as$u20$m..walk..Walk$GT$2go17h0123456789abcdefE",
+            48,
+        ),
+        local("_Z3vecSt6vectorIiSaIiEE", 64),
+    ];
+    let elf = image(vec![], symbols);
+    let names_of = |text| names(&elf, Path::new("made-up"), text);
+    for text in ["ns::anon", "ns::anon(int)", "ns::{anonymous}::anon"] {
+        assert_eq!(names_of(text), ["_ZN2ns12_GLOBAL__N_14anonEi"], "{text}");
+    }
+    assert_eq!(names_of("ns::two"), ["_ZN2ns3twoEi"]);
+    let walk = ["_ZN38_$LT$m..P$u20$as$u20$m..walk..Walk$GT$2go17h0123456789abcdefE"];
+    assert_eq!(names_of("m::P::go"), walk);
+    assert_eq!(names_of("<m::P as m::walk::Walk>::go"), walk);
+    assert_eq!(names_of("vec(std::vector<int>)"), ["_Z3vecSt6vectorIiSaIiEE"]);
+}
+
+#[test]
 fn untyped_symbols_are_functions_unless_they_are_inside_of_one() {
     let untyped = |name, at, is_local| ImageSymbol {
         kind: format::STT_NOTYPE,
@@ -470,6 +494,20 @@ fn nearest_names_come_first() {
     assert!(near(&elf, "getaddrinfo", 3).is_empty());
     assert!(near(&elf, "", 3).is_empty());
     assert!(near(&elf, "malloc", 0).is_empty());
+}
+
+#[test]
+fn overloads_are_nearest_to_other_parameters() {
+    let symbols = vec![
+        local("_Z4takei", 0),
+        local("_Z4takePKc", 16),
+        local("cfun", 32),
+        local("_Z5takesi", 48),
+    ];
+    let elf = image(vec![], symbols);
+    assert_eq!(near(&elf, "take(long)", 3), ["take(int)", "take(char const*)"]);
+    assert_eq!(near(&elf, "cfun(int)", 3), ["cfun"]);
+    assert_eq!(near(&elf, "takez(int)", 1), ["take"]);
 }
 
 #[test]

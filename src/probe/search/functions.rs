@@ -349,12 +349,15 @@ impl SpecSearch {
             ProbeSubject::Function { name, .. } | ProbeSubject::Usdt { name, .. } => self.similar_to(name),
             ProbeSubject::Address(_) => Vec::new(),
         };
-        match similar.is_empty() {
-            true => match self.spec.subject {
-                ProbeSubject::Usdt { .. } => "`funclist --usdt` lists the USDT probes of a file".to_owned(),
-                _ => "funclist lists the functions of a file".to_owned(),
+        match (&self.spec.subject, similar.first()) {
+            (ProbeSubject::Usdt { .. }, None) => {
+                "`funclist --usdt` lists the USDT probes of a file".to_owned()
+            }
+            (_, None) => "funclist lists the functions of a file".to_owned(),
+            (subject, Some(first)) => match too_long(subject, first) {
+                Some(why) => format!("{why}: write {first}"),
+                None => format!("similar names there: {}", similar.join(", ")),
             },
-            false => format!("similar names there: {}", similar.join(", ")),
         }
     }
 
@@ -376,7 +379,10 @@ impl SpecSearch {
         let letters = name.letters();
         match self.spec.subject {
             ProbeSubject::Usdt { .. } => self.similar(|elf, _| usdt::nearest(elf, &letters, MAX_SIMILAR)),
-            _ => self.similar(|elf, path| functions::nearest(elf, path, &letters, MAX_SIMILAR)),
+            _ => {
+                let (name, _) = letters.split_once('@').unwrap_or((&letters, ""));
+                self.similar(|elf, path| functions::nearest(elf, path, name, MAX_SIMILAR))
+            }
         }
     }
 
@@ -387,6 +393,18 @@ impl SpecSearch {
             Some(nearest(&elf, path)).filter(|names| !names.is_empty())
         };
         self.searched.iter().find_map(of_file).unwrap_or_default()
+    }
+}
+
+/// What a wanted name has that `found`, which is the same up to there, has not.
+fn too_long(wanted: &ProbeSubject, found: &str) -> Option<&'static str> {
+    let ProbeSubject::Function { name, .. } = wanted else {
+        return None;
+    };
+    match name.letters().strip_prefix(found)?.chars().next()? {
+        '(' => Some("the names of C functions have no parameters"),
+        '@' => Some("a name without a version stands for all versions"),
+        _ => None,
     }
 }
 
@@ -474,6 +492,31 @@ mod tests {
             warning[0].ends_with("long_name_7 and 2 others in made-up"),
             "{warning:?}"
         );
+    }
+
+    #[test]
+    fn names_with_too_much_have_hints() {
+        let hint = |spec: &str| {
+            let file = file_with(&image_with_functions(&[0x55, 0xc3].repeat(3), 3, 2, 2));
+            let object = ObjectFile::new(file, "made-up".into()).unwrap();
+            let elf = object.elf().unwrap();
+            let mut finder = FunctionFinder::new(vec![parse(spec).unwrap()], |_| Ends::Entry, Needs::NOTHING);
+            finder.points(&object, &elf).unwrap();
+            Failure::of(&finder.finish(false).unwrap_err())
+                .hint
+                .unwrap_or_default()
+        };
+        assert_eq!(
+            hint("f1(int)"),
+            "the names of C functions have no parameters: write f1"
+        );
+        for version in ["f1@*", "f1@V2"] {
+            assert_eq!(
+                hint(version),
+                "a name without a version stands for all versions: write f1"
+            );
+        }
+        assert_eq!(hint("f3"), "similar names there: f0, f1, f2");
     }
 
     #[test]
