@@ -16,6 +16,7 @@ use crate::bpf::functrace::types::{self, expr_limit, trace_flags};
 use crate::error::Failure;
 use crate::find::code::placement::Needs;
 use crate::probe::point::Ends;
+use crate::wording::FunctionNames;
 
 /// Room for operations of functions that are found later.
 const LATER_OPS: usize = 16384;
@@ -93,9 +94,9 @@ pub struct FunctionPrograms {
     maps: Option<ProgramMaps>,
     /// Operations that were written to the map.
     written: usize,
-    /// The first reason for not tracing a function, and how many functions are not traced.
+    /// The first reason for not tracing a function, and the functions that are not traced.
     problem: Option<anyhow::Error>,
-    refused: usize,
+    refused: FunctionNames,
     /// What is doubtful about `--where`.
     remark: Option<String>,
 }
@@ -113,7 +114,7 @@ impl FunctionPrograms {
             maps: None,
             written: 0,
             problem: None,
-            refused: 0,
+            refused: FunctionNames::default(),
             remark: None,
         }
     }
@@ -144,17 +145,18 @@ impl FunctionPrograms {
         if self.remark.is_none() {
             self.remark = self.request.remark(&scope);
         }
+        let function = scope.function;
         let known = self.literals.len();
         let plan = match FunctionPlan::new(scope, &request, &mut self.literals) {
             Ok(plan) => plan,
             Err(error) => {
                 let error = self.request.usage_error(&error);
-                self.refuse(error);
+                self.refuse(function, error);
                 FunctionPlan::never()
             }
         };
-        let entry_pc = self.start_of(&plan.entry);
-        let return_pc = self.start_of(&plan.at_return);
+        let entry_pc = self.start_of(function, &plan.entry);
+        let return_pc = self.start_of(function, &plan.at_return);
         let needs = plan.needs();
         self.entries.push([entry_pc, return_pc, plan.slots.into(), flags]);
         self.plans.push(match self.plans.last() {
@@ -167,13 +169,13 @@ impl FunctionPrograms {
         needs
     }
 
-    fn refuse(&mut self, error: anyhow::Error) {
+    fn refuse(&mut self, function: &str, error: anyhow::Error) {
         self.problem.get_or_insert(error);
-        self.refused += 1;
+        self.refused.add(function);
     }
 
     /// The index of the first of these operations, which are added unless another function has them.
-    fn start_of(&mut self, ops: &[Op]) -> u32 {
+    fn start_of(&mut self, function: &str, ops: &[Op]) -> u32 {
         if ops.is_empty() {
             return NOTHING;
         }
@@ -183,7 +185,7 @@ impl FunctionPrograms {
         let start = self.ops.len();
         if start + ops.len() >= self.capacity {
             let message = format!("more than {} operations for all functions", self.capacity);
-            self.refuse(Failure::failed(message).into());
+            self.refuse(function, Failure::failed(message).into());
             return NEVER;
         }
         self.ops.extend_from_slice(ops);
@@ -200,10 +202,15 @@ impl FunctionPrograms {
         let Some(problem) = self.problem.take() else {
             return Ok(None);
         };
-        match self.refused {
-            refused if refused >= self.plans.len() => Err(problem),
-            1 => Ok(Some(format!("1 function is not shown: {problem:#}"))),
-            refused => Ok(Some(format!("{refused} functions are not shown: {problem:#}"))),
+        let refused = &self.refused;
+        match refused.count {
+            count if count >= self.plans.len() => Err(problem),
+            // The plan of a function could not be written.
+            0 => Ok(Some(format!("{problem:#}"))),
+            1 => Ok(Some(format!("calls of {refused} are not shown: {problem:#}"))),
+            count => Ok(Some(format!(
+                "calls of {count} functions ({refused}) are not shown: {problem:#}"
+            ))),
         }
     }
 

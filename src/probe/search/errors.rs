@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::finder::{Finder, SearchSubject};
 use crate::error::Failure;
@@ -15,7 +16,7 @@ use crate::find::host::proc::Proc;
 use crate::find::similar::similar;
 use crate::find::starts::UnknownStart;
 use crate::probe::point::{Cookie, ProbePoint};
-use crate::wording::first_function;
+use crate::wording::first_names;
 
 /// How many similar names a hint lists.
 pub const MAX_SIMILAR: usize = 3;
@@ -169,12 +170,17 @@ pub fn writable_code(
         .filter(in_writable)
         .map(|point| point.cookie.function())
         .collect();
-    let first = finder.name(Cookie::of_function(*functions.first()?));
-    Some(format!(
-        "calls of {} in {} are not shown: the kernel does not probe code that programs may write to",
-        first_function(&first, functions.len()),
-        path.display()
-    ))
+    let names: Vec<Rc<str>> = functions
+        .iter()
+        .map(|&function| finder.name(Cookie::of_function(function)))
+        .collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "calls of {} in {} are not shown: the kernel does not probe code that programs may write to",
+            first_names(&names),
+            path.display()
+        )
+    })
 }
 
 fn similar_functions(path: &Path, sought: &SearchSubject) -> String {

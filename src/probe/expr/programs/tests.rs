@@ -116,13 +116,20 @@ fn a_request_that_fits_no_function_is_an_error() {
     programs.add(SCOPE, Ends::Entry, true);
     let failure = programs.take_problem().expect_err("no such name");
     assert_eq!(failure.to_string(), "--where, column 1: f has no `size`");
-    programs.add(SCOPE, Ends::Entry, true);
+    let other = NameScope {
+        function: "g",
+        ..SCOPE
+    };
+    programs.add(other, Ends::Entry, true);
     programs.plans.push(FunctionPlan::default().into());
     let warning = programs
         .take_problem()
         .expect("another function is traced")
         .expect("a warning");
-    assert!(warning.starts_with("2 functions are"), "{warning}");
+    assert!(
+        warning.starts_with("calls of 2 functions (f, g) are not shown: --where"),
+        "{warning}"
+    );
     let error = TraceRequest::parse(Some("a >"), None)
         .err()
         .expect("a usage error");
