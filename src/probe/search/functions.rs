@@ -288,6 +288,9 @@ impl SpecSearch {
         let (what, name) = match &self.spec.subject {
             ProbeSubject::Function { name, .. } => ("function", name.to_string()),
             ProbeSubject::Address(addr) => ("function at", format!("{addr:#x}")),
+            ProbeSubject::Usdt { provider, name } if *provider == NamePattern::any() => {
+                ("USDT probe", name.to_string())
+            }
             ProbeSubject::Usdt { provider, name } => ("USDT probe", format!("{provider}:{name}")),
         };
         let place = self.place();
@@ -350,6 +353,9 @@ impl SpecSearch {
             ProbeSubject::Address(_) => Vec::new(),
         };
         match (&self.spec.subject, similar.first()) {
+            (ProbeSubject::Usdt { .. }, None) if self.has_no_usdt_probe() => {
+                "there are no USDT probes at all".to_owned()
+            }
             (ProbeSubject::Usdt { .. }, None) => {
                 "`funclist --usdt` lists the USDT probes of a file".to_owned()
             }
@@ -359,6 +365,16 @@ impl SpecSearch {
                 None => format!("similar names there: {}", similar.join(", ")),
             },
         }
+    }
+
+    /// Whether all files were searched, and none has a USDT probe.
+    fn has_no_usdt_probe(&self) -> bool {
+        let first = |elf: &ElfFile| {
+            let probes = usdt::probes(elf).unwrap_or_default();
+            probes.first().map(|probe| probe.name.to_string())
+        };
+        let found = self.similar(|elf, _| first(elf).into_iter().collect());
+        self.searched.len() < MAX_SEARCHED && found.is_empty()
     }
 
     fn is_inlined(&self, name: &NamePattern) -> bool {
@@ -517,6 +533,7 @@ mod tests {
             );
         }
         assert_eq!(hint("f3"), "similar names there: f0, f1, f2");
+        assert_eq!(hint("usdt::begin*"), "there are no USDT probes at all");
     }
 
     #[test]
