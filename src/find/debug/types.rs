@@ -100,8 +100,10 @@ pub enum TypeKind {
     },
     /// A pointer to text that ends with a NUL.
     CString,
-    /// Any other pointer or reference, with its target if that is worth showing.
+    /// Any other pointer, with its target if that is worth showing, and a reference whose target is not known.
     Pointer(Option<Rc<ValueType>>),
+    /// The address of a value of this type, which the name stands for in C++.
+    Reference(Rc<ValueType>),
     /// Structures, classes and unions.
     Struct(Rc<[StructMember]>),
     /// Elements, one after the other. The count is 0 at the end of a structure that goes on behind its type.

@@ -365,7 +365,8 @@ impl PlanBuilder<'_> {
     }
 }
 
-/// The members of a structure that are text, with their offsets, including those of structures in it.
+/// The members of a structure that are text, with their offsets, including those of structures in it. Of references the
+/// address is shown, as of pointers.
 fn text_members(
     object: &Aggregate,
     ty: &ValueType,
@@ -381,7 +382,8 @@ fn text_members(
         if nested + 1 < MOST_NESTED {
             text_members(object, &member.ty, offset, nested + 1, texts);
         }
-        if let ExprValue::Text(text) = object.value(offset, &member.ty)
+        if let TypeKind::Text { .. } = member.ty.kind
+            && let ExprValue::Text(text) = object.value(offset, &member.ty)
             && texts.len() < MOST_MEMBER_TEXTS
         {
             texts.push((offset, text));

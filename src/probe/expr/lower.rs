@@ -144,11 +144,15 @@ impl NameScope<'_> {
         };
         // The type of a parameter in this place says how many bits count, and whether there is a sign.
         let here = |param: &&FunctionParameter| param.location == ValueLocation::Pieces(vec![at]);
-        if let Some(param) = self.params().iter().find(here) {
-            return Ok(parameter(param));
-        }
+        let param = self.params().iter().find(here);
+        let ty = match param.map(|param| (param, &param.ty.kind)) {
+            // Its name stands for the value, its number for the address, with and without debug information.
+            Some((_, TypeKind::Reference(to))) => pointer_to(Rc::clone(to)),
+            Some((param, _)) => return Ok(parameter(param)),
+            None => int(8, false),
+        };
         match piece(at) {
-            Ok(ir) => Ok(ExprValue::Scalar(ir, int(8, false))),
+            Ok(ir) => Ok(ExprValue::Scalar(ir, ty)),
             Err(why) => Ok(ExprValue::Nowhere(why)),
         }
     }
@@ -184,21 +188,15 @@ impl NameScope<'_> {
         let (ir, _) = self.scalar(of)?;
         let to = int(cast.bytes.into(), cast.signed);
         Ok(match cast.pointer {
-            true => ExprValue::Scalar(
-                ir,
-                ValueType {
-                    name: format!("{}*", to.name).into(),
-                    bytes: 8,
-                    kind: TypeKind::Pointer(Some(Rc::new(to))),
-                },
-            ),
+            true => ExprValue::Scalar(ir, pointer_to(Rc::new(to))),
             false => ExprValue::Scalar(Ir::low(ir, cast.bytes, cast.signed), to),
         })
     }
 
     fn member(&self, of: &Expr, name: &str, arrow: bool, expr: &Expr) -> Result<ExprValue, ExprError> {
         let (object, ty) = match (self.value(of)?, arrow) {
-            (ExprValue::Aggregate(object, ty), false) => (object, ty),
+            // gdb accepts both for a structure, and a parameter may become a reference.
+            (ExprValue::Aggregate(object, ty), _) => (object, ty),
             (ExprValue::Scalar(at, ty), true) => match ty.kind {
                 TypeKind::Pointer(Some(to)) => (Aggregate::Memory(at), ValueType::clone(&to)),
                 _ => {
@@ -261,6 +259,14 @@ impl NameScope<'_> {
                 Ok(ExprValue::Text(TextSource::Ended { at, most }))
             }
         }
+    }
+}
+
+fn pointer_to(ty: Rc<ValueType>) -> ValueType {
+    ValueType {
+        name: format!("{}*", ty.name).into(),
+        bytes: 8,
+        kind: TypeKind::Pointer(Some(ty)),
     }
 }
 

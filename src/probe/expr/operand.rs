@@ -129,6 +129,10 @@ impl Aggregate {
                     _ => ODD,
                 }
             }
+            TypeKind::Reference(to) => match self.number(offset, 8, false) {
+                Some(at) => Aggregate::Memory(at).value(0, to),
+                None => ODD,
+            },
             TypeKind::Other => ExprValue::Nowhere("values of its type are not supported"),
             _ => {
                 let signed = is_signed(ty);

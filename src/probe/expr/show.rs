@@ -242,7 +242,9 @@ fn scalar(number: u64, ty: &ValueType) -> Datum<'_> {
                 None => Datum::I64(number),
             }
         }
-        TypeKind::CString | TypeKind::Pointer(_) if number == 0 => Datum::NullPointer,
+        TypeKind::CString | TypeKind::Pointer(_) | TypeKind::Reference(_) if number == 0 => {
+            Datum::NullPointer
+        }
         _ => Datum::Hex(number),
     }
 }

@@ -487,6 +487,89 @@ fn parameters_and_members_are_found_by_name() {
 }
 
 #[test]
+fn references_mean_what_they_refer_to() {
+    let reference = |to: &ValueType| {
+        let name = format!("{} &", to.name);
+        ty(&name, 8, TypeKind::Reference(Rc::new(to.clone())))
+    };
+    let known = signature();
+    let kind = |index: usize| &known.params[index].ty;
+    let TypeKind::Pointer(Some(request)) = &kind(1).kind else {
+        panic!("{:?}", kind(1));
+    };
+    let owner = StructMember {
+        name: "inner".into(),
+        offset: 8,
+        ty: reference(kind(0)),
+        bits: None,
+    };
+    let types = [
+        ("a", reference(kind(0))),
+        ("s", reference(request)),
+        ("mode", reference(kind(2))),
+        ("path", reference(kind(3))),
+        ("name", reference(kind(5))),
+        (
+            "owner",
+            reference(&ty("owner", 16, TypeKind::Struct(Rc::new([owner])))),
+        ),
+    ];
+    let params = types
+        .into_iter()
+        .enumerate()
+        .map(|(index, (name, ty))| FunctionParameter {
+            name: Some(name.into()),
+            ty,
+            location: ValueLocation::Pieces(vec![LocationPiece::Argument(index as u8)]),
+        });
+    let signature = FunctionSignature {
+        params: params.collect(),
+        ..FunctionSignature::default()
+    };
+    let scope = NameScope {
+        signature: Some(&signature),
+        ..UNKNOWN
+    };
+    let number = |number: u64| number.to_le_bytes();
+    let call = Call::with(&[0x1000, 0x1100, 0x1200, 0x1300, 0x1400, 0x1500])
+        .memory(0x1000, &(-5_i32).to_le_bytes())
+        .memory(0x1100, &number(7 << 32 | 3))
+        .memory(0x1200, &2_u32.to_le_bytes())
+        .memory(0x1300, &number(0x2000))
+        .memory(0x1400, &[number(0x2000), number(5)].concat())
+        .memory(0x1500, &[number(0), number(0x1000)].concat())
+        .memory(0x2000, b"/tmp/\0");
+    for text in [
+        "a == -5 && a < 0 && a + 6 == 1",
+        "s.fd == 3 && s.len == 7 && s->len == 7",
+        "mode == WRITE",
+        "path == \"/tmp/\" && *path == '/' && name ^= \"/tm\"",
+        "owner.inner == -5",
+        "arg0 == 0x1000 && *arg0 == -5 && arg1->len == 7 && arg1 + 4 == 0x1104",
+    ] {
+        assert_eq!(decide_in(scope, text, &call), Outcome::Yes, "{text}");
+    }
+    assert_eq!(decide_in(scope, "a == 0x1000", &call), Outcome::No);
+    assert!(plan_for(scope, "s == 1").is_err_and(|error| error.message.contains("expected a number")));
+    let plan = FunctionPlan::new(scope, &PlanRequest::default(), &mut Vec::new()).expect("a plan");
+    let fetched: Vec<&FetchedValue> = plan.shown.iter().map(|shown| &shown.fetched).collect();
+    assert!(
+        matches!(
+            fetched[..],
+            [
+                FetchedValue::Number(..),
+                FetchedValue::Bytes(..),
+                FetchedValue::Number(..),
+                FetchedValue::Text(_),
+                FetchedValue::TypedText(_),
+                FetchedValue::Bytes(..),
+            ]
+        ),
+        "{fetched:?}"
+    );
+}
+
+#[test]
 fn usdt_arguments_come_from_the_note() {
     let argument = |bytes, number, operand| UsdtArgument {
         bytes,

@@ -356,7 +356,7 @@ fn cpp_functions() {
             pointer_at: 0,
             length_at: 8,
         };
-        assert!(matches!(&all.params[0].ty.kind, TypeKind::Pointer(Some(to)) if to.kind == string));
+        assert!(matches!(&all.params[0].ty.kind, TypeKind::Reference(to) if to.kind == string));
         assert_eq!(all.params[1].ty.kind, string);
         let view = TypeKind::Text {
             pointer_at: 8,

@@ -93,7 +93,7 @@ impl TypeKinds {
             dw::DW_TAG_enumeration_type => self.enumeration(core),
             dw::DW_TAG_pointer_type => return self.pointer(core, depth),
             dw::DW_TAG_reference_type | dw::DW_TAG_rvalue_reference_type => {
-                return self.pointer_to_shown(core, depth);
+                return self.reference(core, depth);
             }
             tag if is_structure(tag) => return self.structure(core, depth),
             dw::DW_TAG_array_type => return self.array(core, depth),
@@ -183,6 +183,18 @@ impl TypeKinds {
         match target.ty.kind {
             TypeKind::Other => (TypeKind::Pointer(None), 1),
             _ => (TypeKind::Pointer(Some(Rc::new(target.ty))), target.parts + 1),
+        }
+    }
+
+    /// What a reference refers to is known at any depth unless it is a structure: expressions compare it and not its
+    /// address.
+    fn reference(&self, core: &DebugEntry, depth: ResolveDepth) -> (TypeKind, usize) {
+        let target = self.files.target(core);
+        let is_number = target.is_some_and(|target| !is_structure(target.tag()));
+        let pointers = depth.pointers.max(is_number.into());
+        match self.pointer_to_shown(core, ResolveDepth { pointers, ..depth }) {
+            (TypeKind::Pointer(Some(to)), parts) => (TypeKind::Reference(to), parts),
+            other => other,
         }
     }
 

@@ -149,7 +149,7 @@ int main() { static both one; static pair two; return take(one, two, one); }
         };
         let take = signature(&open(&program), &program, "_Z4take");
         let names = take.params.iter().map(|param| match &param.ty.kind {
-            TypeKind::Pointer(Some(to)) => member_names(to),
+            TypeKind::Reference(to) => member_names(to),
             kind => panic!("{kind:?}"),
         });
         assert_eq!(
