@@ -42,6 +42,8 @@ const LONG_HELP: &str = "\
 EXPRESSIONS of --where and --args:
     arg0 arg1 ...            arguments, in registers and on the stack
     NAME NAME->MEMBER        parameters by name (funclist lists them)
+    NAME[2] NAME.MEMBER[n]   elements of arrays, and of what pointers point to
+    mode == Mode::Write      enumerators, also without scope; NULL, nullptr
     retval lat               result and latency: rows are printed at return
     pid tid uid cpu comm     the calling thread
     64K 1M 0x1f 'a' 10ms     sizes, numbers, characters, durations

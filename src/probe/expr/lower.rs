@@ -2,6 +2,7 @@
 //! Tree to values: what the names mean in one function, and what its types say.
 
 mod binary;
+mod element;
 mod untyped;
 
 use std::rc::Rc;
@@ -45,6 +46,7 @@ impl NameScope<'_> {
             Node::Binary(operator, left, right) => self.binary(*operator, left, right, expr),
             Node::Cast(cast, of) => self.cast(*cast, of),
             Node::Member { of, name, arrow } => self.member(of, name, *arrow, expr),
+            Node::Element(of, index) => self.element(of, index),
             Node::Call(name, args) => self.call(name, args, expr),
         }
     }
@@ -68,6 +70,7 @@ impl NameScope<'_> {
                     ExprError::new(expr.at.start, format!("{} returns no value", self.function))
                 });
             }
+            "NULL" | "nullptr" => return known(Ir::Const(0)),
             "true" | "false" => return Ok(ExprValue::Scalar(Ir::Const((name == "true").into()), boolean())),
             _ => {}
         }

@@ -165,10 +165,20 @@ impl<'a> Parser<'a> {
 
     /// The letters, digits and underscores that come next.
     fn word(&self) -> &'a str {
+        word(self.rest())
+    }
+
+    /// As `word`, with those that `::` joins to it: `Mode::Write`.
+    fn path(&self) -> &'a str {
         let rest = self.rest();
-        let end = rest
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
+        let mut end = self.word().len();
+        while let Some(next) = rest[end..]
+            .strip_prefix("::")
+            .map(word)
+            .filter(|next| !next.is_empty())
+        {
+            end += "::".len() + next.len();
+        }
         &rest[..end]
     }
 
@@ -268,16 +278,22 @@ impl<'a> Parser<'a> {
         Ok(None)
     }
 
-    /// A value, and members of it.
+    /// A value, and members and elements of it.
     fn members(&mut self, start: usize) -> Result<Expr, ExprError> {
         let mut of = self.primary()?;
         loop {
+            if self.take("[") {
+                let index = self.expr(0)?;
+                self.expect("]")?;
+                of = self.node(start, Node::Element(Box::new(of), Box::new(index)))?;
+                continue;
+            }
             let arrow = self.rest().starts_with("->");
             if !arrow && !self.rest().starts_with('.') {
                 return Ok(of);
             }
             self.skip(if arrow { 2 } else { 1 });
-            let name = self.word().to_owned();
+            let name = self.path().to_owned();
             if name.is_empty() {
                 return Err(self.unexpected("a member name"));
             }
@@ -326,7 +342,7 @@ impl<'a> Parser<'a> {
     /// A name or a call.
     fn named(&mut self) -> Result<Expr, ExprError> {
         let start = self.at;
-        let name = self.word().to_owned();
+        let name = self.path().to_owned();
         self.skip(name.len());
         if !self.take("(") {
             return self.node(start, Node::Name(name));
@@ -385,6 +401,12 @@ impl<'a> Parser<'a> {
         self.skip(word.len());
         Ok(number)
     }
+}
+
+/// The letters, digits and underscores at the start of a text.
+fn word(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_');
+    &text[..end.unwrap_or(text.len())]
 }
 
 fn unknown_type(at: usize, name: &str) -> ExprError {

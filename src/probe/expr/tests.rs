@@ -487,6 +487,129 @@ fn parameters_and_members_are_found_by_name() {
 }
 
 #[test]
+fn elements_of_arrays_and_pointers_are_indexed() {
+    let known = signature();
+    let int = &known.params[0].ty;
+    let TypeKind::Pointer(Some(request)) = &known.params[1].ty.kind else {
+        panic!("{:?}", known.params[1]);
+    };
+    let pointer = |to: &ValueType| ty("pointer", 8, TypeKind::Pointer(Some(Rc::new(to.clone()))));
+    let array = |of: &ValueType, count: u64| {
+        let of = Rc::new(of.clone());
+        ty("int [4]", of.bytes * count, TypeKind::Array { of, count })
+    };
+    let member = |name: &str, offset, ty| StructMember {
+        name: name.into(),
+        offset,
+        ty,
+        bits: None,
+    };
+    let table = TypeKind::Struct(Rc::new([
+        member("numbers", 0, array(int, 4)),
+        member("requests", 16, array(request, 2)),
+    ]));
+    let at = |number| ValueLocation::Pieces(vec![LocationPiece::Argument(number)]);
+    let param = |name: &str, ty: ValueType, location| FunctionParameter {
+        name: Some(name.into()),
+        ty,
+        location,
+    };
+    let both = ValueLocation::Pieces(vec![LocationPiece::Argument(4), LocationPiece::Argument(5)]);
+    let signature = FunctionSignature {
+        params: vec![
+            param("n", int.clone(), at(0)),
+            param("p", pointer(int), at(1)),
+            param("s", pointer(&ty("table", 48, table)), at(2)),
+            param("path", ty("const char*", 8, TypeKind::CString), at(3)),
+            param("both", array(int, 4), both),
+        ],
+        ..FunctionSignature::default()
+    };
+    let scope = NameScope {
+        signature: Some(&signature),
+        ..UNKNOWN
+    };
+    let numbers: Vec<u8> = (-1..11_i32).flat_map(i32::to_le_bytes).collect();
+    let call = Call::with(&[2, 0x1004, 0x1004, 0x2000, 3 << 32 | 2, 5 << 32 | 4])
+        .memory(0x1000, &numbers)
+        .memory(0x2000, b"/tmp\0");
+    for text in [
+        "p[0] == 0 && p[2] == 2 && p[-1] == -1 && p[n] == 2 && p[p[n] + 1] == 3",
+        "s->numbers[3] == 3 && s->numbers[n] == 2 && (*s).numbers[n - 1] == 1",
+        "s->requests[1].len == 9 && s->requests[n - 1].fd == 8 && s[0].numbers[1] == 1",
+        "path[0] == '/' && path[n] == 'm'",
+        "both[0] == 2 && both[3] == 5",
+        "((u32*)arg1)[1] == 1 && ((u64*)arg1)[0] == 4G",
+    ] {
+        assert_eq!(decide_in(scope, text, &call), Outcome::Yes, "{text}");
+    }
+    assert_eq!(decide_in(scope, "p[100] == 0", &call), Outcome::Fault);
+    for (text, part) in [
+        ("s->numbers[4] == 0", "the last element of int [4] is [3]"),
+        ("both[n] == 0", "in registers"),
+        ("arg0[1] == 0", "((u32*)arg0)[2]"),
+        ("(u32*)arg0[1] == 0", "((u32*)arg0)[2]"),
+        ("(*s)[1] == 0", "table has no elements"),
+        ("comm[1] == 'a'", "this is text"),
+        ("p[1 == 0", "expected `]`"),
+        ("p[] == 0", "expected a value"),
+    ] {
+        let error = plan_for(scope, text).expect_err(text);
+        let all = format!("{} {}", error.message, error.hint.unwrap_or_default());
+        assert!(all.contains(part), "{text}: {all}");
+    }
+}
+
+#[test]
+fn enumerators_may_have_their_scope_and_null_is_zero() {
+    let of = |name: &str| {
+        let values = Rc::new([(3, "Read".into()), (7, "Write".into())]);
+        ty(name, 4, TypeKind::Enum { signed: true, values })
+    };
+    let types = [
+        ("mode", of("const net::Mode")),
+        ("file", ty("FILE *", 8, TypeKind::Pointer(None))),
+        ("path", ty("const char*", 8, TypeKind::CString)),
+    ];
+    let params = types
+        .into_iter()
+        .enumerate()
+        .map(|(index, (name, ty))| FunctionParameter {
+            name: Some(name.into()),
+            ty,
+            location: ValueLocation::Pieces(vec![LocationPiece::Argument(index as u8)]),
+        });
+    let signature = FunctionSignature {
+        params: params.collect(),
+        ..FunctionSignature::default()
+    };
+    let scope = NameScope {
+        signature: Some(&signature),
+        ..UNKNOWN
+    };
+    for text in [
+        "mode == Write && Mode::Write == mode && mode == net::Mode::Write && mode == net::Write",
+        "mode != Mode::Read && file == NULL && nullptr == file && path != NULL",
+    ] {
+        assert_eq!(
+            decide_in(scope, text, &Call::with(&[7, 0, 1])),
+            Outcome::Yes,
+            "{text}"
+        );
+    }
+    for name in ["ode::Write", "Other::Write", "other::Mode::Write", "Mode::None"] {
+        let error = plan_for(scope, &format!("mode == {name}")).expect_err(name);
+        assert_eq!(error.message, format!("f has no `{name}`"));
+        assert!(
+            error
+                .hint
+                .is_some_and(|hint| hint.ends_with("and the values Read Write"))
+        );
+    }
+    assert!(plan_for(scope, "mode == Mode::").is_err_and(|error| error.message.contains("found `:`")));
+}
+
+#[test]
 fn references_mean_what_they_refer_to() {
     let reference = |to: &ValueType| {
         let name = format!("{} &", to.name);
@@ -782,17 +905,18 @@ fn lists_are_comma_separated() {
 /// No input panics, and valid expressions run.
 #[test]
 fn mutated_texts_never_panic() {
-    const SEEDS: [&str; 6] = [
+    const SEEDS: [&str; 7] = [
         "arg0 > 1M && comm == \"python3\"",
         "arg0 != 0 && *(u32*)(arg0+8) == 5 || !(retval < -1)",
         "str(arg0, 16) ^= \"/t\\x6dp\" && buf(arg2, arg3) != \"a\"",
         "(i8)fd % 3 << 2 >= lat / 10ms | ~both.len ^ req->fd",
         "mode == WRITE && path == \"/etc\" && name ^= \"x\" && -ratio",
         "((arg6 & 0xff) - 'c') * 7 <= pid + tid",
+        "((u8*)arg1)[arg0] == path[1] && mode != mode::READ",
     ];
-    const PARTS: [&str; 24] = [
+    const PARTS: [&str; 27] = [
         "(", ")", "*", "&&", "||", "!", "-", "\"", "'", "\\", "arg1", "retval", "(u8*)", "str(", "buf(", ",",
-        ".", "->", "0x", "9", "K", "\u{202e}", "^=", " ",
+        ".", "->", "0x", "9", "K", "\u{202e}", "^=", " ", "[", "]", "::",
     ];
     let signature = signature();
     let scope = NameScope {

@@ -27,7 +27,7 @@ impl Expr {
         self.names(&|name| {
             !matches!(
                 name,
-                "retval" | "pid" | "tid" | "uid" | "cpu" | "comm" | "true" | "false"
+                "retval" | "pid" | "tid" | "uid" | "cpu" | "comm" | "true" | "false" | "NULL" | "nullptr"
             )
         })
     }
@@ -37,7 +37,9 @@ impl Expr {
             Node::Number(_) | Node::Text(_) => false,
             Node::Name(name) => wanted(name),
             Node::Unary(_, of) | Node::Cast(_, of) | Node::Member { of, .. } => of.names(wanted),
-            Node::Binary(_, left, right) => left.names(wanted) || right.names(wanted),
+            Node::Binary(_, left, right) | Node::Element(left, right) => {
+                left.names(wanted) || right.names(wanted)
+            }
             Node::Call(_, args) => args.iter().any(|arg| arg.names(wanted)),
         }
     }
@@ -57,6 +59,8 @@ pub enum Node {
         name: String,
         arrow: bool,
     },
+    /// An array or a pointer, and the index.
+    Element(Box<Expr>, Box<Expr>),
     Call(String, Vec<Expr>),
 }
 

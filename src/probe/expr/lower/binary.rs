@@ -14,6 +14,8 @@ use crate::probe::expr::tree::{BinaryOperator, Expr, Node};
 
 /// The kernel keeps 15 bytes of a thread's name.
 const COMM_BYTES: usize = 15;
+/// Enumerators that a hint names.
+const MOST_HINTED: usize = 16;
 
 impl NameScope<'_> {
     /// The value of a binary operator.
@@ -96,11 +98,11 @@ impl NameScope<'_> {
         match (self.scalar(left), self.scalar(right)) {
             (Ok(left), Ok(right)) => Ok((left, right)),
             (Ok(left), Err(error)) => {
-                let right = enumerator(&left.1, right).ok_or(error)?;
+                let right = enumerator(&left.1, right).ok_or_else(|| with_enumerators(error, &left.1))?;
                 Ok((left, right))
             }
             (Err(error), Ok(right)) => {
-                let left = enumerator(&right.1, left).ok_or(error)?;
+                let left = enumerator(&right.1, left).ok_or_else(|| with_enumerators(error, &right.1))?;
                 Ok((left, right))
             }
             (Err(error), Err(_)) => Err(error),
@@ -206,13 +208,37 @@ fn text_matches(text: TextSource, literal: &[u8], whole: bool) -> Ir {
     }
 }
 
-/// The number of an enumerator.
+/// The number of an enumerator: `Write`, `Mode::Write`, or `net::Write`.
 fn enumerator(ty: &ValueType, expr: &Expr) -> Option<TypedNumber> {
-    let (TypeKind::Enum { values, .. }, Node::Name(name)) = (&ty.kind, &expr.node) else {
+    let (TypeKind::Enum { values, .. }, Node::Name(path)) = (&ty.kind, &expr.node) else {
         return None;
     };
-    let (value, _) = values.iter().find(|(_, known)| **known == **name)?;
+    let name = match path.rsplit_once("::") {
+        Some((of, name)) => {
+            // Enumerators without a scope of their own are in that of their type.
+            let around = ty.name.rsplit_once("::").map_or("", |(around, _)| around);
+            let is_named = ends_with_path(&ty.name, of) || ends_with_path(around, of);
+            is_named.then_some(name)?
+        }
+        None => path,
+    };
+    let (value, _) = values.iter().find(|(_, known)| **known == *name)?;
     Some((Ir::Const(*value as u64), ty.clone()))
+}
+
+/// Whether a name, such as `const net::Mode`, ends with all of `path`.
+fn ends_with_path(name: &str, path: &str) -> bool {
+    let before = name.strip_suffix(path);
+    before.is_some_and(|before| before.is_empty() || before.ends_with([':', ' ']))
+}
+
+/// The error of an unknown name beside a value of this type, with the names that its values have.
+fn with_enumerators(mut error: ExprError, ty: &ValueType) -> ExprError {
+    if let (TypeKind::Enum { values, .. }, Some(hint)) = (&ty.kind, &mut error.hint) {
+        let names: Vec<&str> = values.iter().take(MOST_HINTED).map(|(_, name)| &**name).collect();
+        *hint = format!("{hint}, and the values {}", names.join(" "));
+    }
+    error
 }
 
 /// The operation of an arithmetic operator, and the type of its result. None for comparisons and logic.
