@@ -36,9 +36,7 @@ impl NameScope<'_> {
 
     /// The name of `value` if its type is unknown, and matters in a comparison with `number`.
     fn untyped_beside<'e>(&self, value: &'e Expr, number: &Expr, is_equality: bool) -> Option<&'e str> {
-        let Node::Name(name) = &value.node else {
-            return None;
-        };
+        let (name, added) = self.name_in_sum(value)?;
         let is_result = name == "retval";
         let is_untyped = match is_result {
             true => self.signature.is_none(),
@@ -50,9 +48,36 @@ impl NameScope<'_> {
         let Ok((Ir::Const(number), ty)) = self.scalar(number) else {
             return None;
         };
-        let is_negative = is_signed(&ty) && number.cast_signed() < 0;
-        // A result is compared as a signed number.
-        let is_order = is_result && !is_equality && number == 0;
+        // The number that the value itself is compared with.
+        let plain = number.wrapping_sub(added);
+        let is_address = !is_signed(&ty) && number.cast_signed() < 0;
+        let is_negative = !is_address && plain.cast_signed() < 0;
+        let is_order = !is_equality
+            && match is_result {
+                // A result is compared as a signed number.
+                true => plain == 0,
+                // A smaller number than the one that is subtracted makes a large one.
+                false => (i64::from(i32::MIN)..0).contains(&added.cast_signed()),
+            };
         (is_negative || is_order).then_some(name)
+    }
+
+    /// The name in `NAME`, `NAME + 1` or `NAME - 1`, and the number that is added to it.
+    fn name_in_sum<'e>(&self, expr: &'e Expr) -> Option<(&'e str, u64)> {
+        let constant = |expr: &Expr| match self.scalar(expr) {
+            Ok((Ir::Const(number), _)) => Some(number),
+            _ => None,
+        };
+        let (of, added) = match &expr.node {
+            Node::Name(name) => return Some((name, 0)),
+            Node::Binary(BinaryOperator::Add, left, right) => match constant(right) {
+                Some(number) => (left, number),
+                None => (right, constant(left)?),
+            },
+            Node::Binary(BinaryOperator::Subtract, left, right) => (left, constant(right)?.wrapping_neg()),
+            _ => return None,
+        };
+        let (name, before) = self.name_in_sum(of)?;
+        Some((name, before.wrapping_add(added)))
     }
 }

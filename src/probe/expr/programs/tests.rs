@@ -70,6 +70,11 @@ fn comparisons_that_depend_on_an_unknown_type_are_remarked() {
         "retval < 0",
         "retval >= 0",
         "0 > retval",
+        "arg0 + 1 == 0",
+        "2 + arg0 - 1 == 0",
+        "arg0 - 5 != -6",
+        "arg0 - 1 > 5",
+        "retval + 1 == 0",
     ] {
         let remark = remark(condition, SCOPE).unwrap_or_else(|| panic!("{condition}"));
         let name = if condition.contains("retval") {
@@ -91,6 +96,12 @@ fn comparisons_that_depend_on_an_unknown_type_are_remarked() {
         "retval != 0",
         "(i64)retval < 0",
         "pid != -1",
+        "arg0 + 1 == 2",
+        "arg0 - 1 == 0",
+        "arg0 - 5 == -3",
+        "arg0 + 1 > 5",
+        "arg0 + 8 == 0xffff888000000000",
+        "arg0 - 0x7f0000000000 < 4096",
     ] {
         assert_eq!(remark(condition, SCOPE), None, "{condition}");
     }
