@@ -257,8 +257,8 @@ impl FunctionList {
             let target = targets.get(&function.addr).copied();
             let signature = signatures::well_known(&file.elf, &file.object.path, &function.name)
                 .or_else(|| debug.get_or_init(|| file.signatures()).of(function));
-            if let (None, None, Some(debug)) = (&signature, &unread, debug.get()) {
-                unread = debug.unread(function.addr);
+            if let (None, Some(debug)) = (&unread, debug.get()) {
+                unread = debug.unread(function.addr, signature.as_ref());
             }
             self.function(file, function, signature, target)?;
         }

@@ -284,10 +284,7 @@ impl CallPlans {
         let symbol = probe.symbol.as_ref()?;
         let signatures = self.signatures(object, elf)?;
         let signature = signatures.at(probe.addr, symbol);
-        let unread = match signature {
-            Some(_) => None,
-            None => signatures.unread(probe.addr),
-        };
+        let unread = signatures.unread(probe.addr, signature.as_ref());
         self.unread = self.unread.take().or(unread);
         signature
     }

@@ -66,7 +66,8 @@ impl DebugInfo {
     ///
     /// # Errors
     /// A file cannot be read, its sections are damaged or too large, or compressed with something other than
-    /// zlib and zstd. Damage inside a section is not an error: what it affects is missing.
+    /// zlib and zstd. Damage inside a section is not an error: what it affects is missing, and once it was met,
+    /// [`DebugInfo::met_damage`] is true.
     pub fn open(file: &File, shared: Option<&File>) -> Result<Option<DebugInfo>> {
         let mut budget = MAX_BYTES;
         let main = open_units(file, &mut budget).context("failed to read debug information")?;
@@ -111,6 +112,11 @@ impl DebugInfo {
     /// The name of the `.dwo` file that has the debug information of the function at `addr`, if it cannot be read.
     pub fn missing_file(&self, addr: u64) -> Option<String> {
         self.split.as_ref()?.missing(addr)
+    }
+
+    /// Whether something that the answers so far depend on could not be read.
+    pub fn met_damage(&self) -> bool {
+        self.files.met_damage() || self.split.as_ref().is_some_and(SplitUnits::met_damage)
     }
 
     /// Whether a function of that name was inlined into all of its callers, and so has no address. `name` is the plain

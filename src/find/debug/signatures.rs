@@ -52,18 +52,27 @@ impl SignatureSource {
         }
     }
 
-    /// Why the function at `addr`, whose signature is unknown, has debug information that is not read. `None` if it has
-    /// none.
-    pub fn unread(&self, addr: u64) -> Option<String> {
+    /// Why the function at `addr` has debug information that is not read, or not all of it. `None` if it has none.
+    /// `signature` is what [`SignatureSource::at`] found.
+    pub fn unread(&self, addr: u64, signature: Option<&FunctionSignature>) -> Option<String> {
         let path = self.path.display();
-        match (&self.debug, &self.failure) {
-            (Some(debug), _) => {
-                let name = debug.missing_file(addr)?;
-                Some(format!(
-                    "the debug information of {path} is in a file that cannot be read: {name}"
-                ))
-            }
-            (None, failure) => failure.as_ref().map(|error| format!("{path}: {error:#}")),
+        let Some(debug) = &self.debug else {
+            let failure = self.failure.as_ref().filter(|_| signature.is_none());
+            return failure.map(|error| format!("{path}: {error:#}"));
+        };
+        let missing = match signature {
+            Some(_) => None,
+            None => debug.missing_file(addr),
+        };
+        match missing {
+            Some(name) => Some(format!(
+                "the debug information of {path} is in a file that cannot be read: {name}"
+            )),
+            None => debug.met_damage().then(|| {
+                format!(
+                    "the debug information of {path} is damaged: arguments may be missing or have no type"
+                )
+            }),
         }
     }
 

@@ -62,14 +62,25 @@ impl DebugEntry {
 
 impl UnitTable {
     pub fn entry(&self, offset: EntryOffset) -> Option<DebugEntry> {
-        self.count_entry()?;
-        let unit = self.unit_at(offset.bytes)?;
-        let entry = unit.entry(offset.bytes)?;
-        Some(DebugEntry { entry, unit, offset })
+        let read = || {
+            self.count_entry()?;
+            let unit = self.unit_at(offset.bytes)?;
+            let entry = unit.entry(offset.bytes)?;
+            Some(DebugEntry { entry, unit, offset })
+        };
+        self.required(read())
     }
 
-    /// Calls `visit` with each child of the entry, in order, until it breaks.
+    /// Calls `visit` with each child of the entry, in order, until it breaks. `None` if there is damage before the end.
     pub fn children(
+        &self,
+        parent: &DebugEntry,
+        visit: impl FnMut(DebugEntry) -> ControlFlow<()>,
+    ) -> Option<()> {
+        self.required(self.visit_children(parent, visit))
+    }
+
+    fn visit_children(
         &self,
         parent: &DebugEntry,
         mut visit: impl FnMut(DebugEntry) -> ControlFlow<()>,
@@ -139,7 +150,7 @@ impl UnitTable {
             }
             _ => return None,
         };
-        section.text(at, MAX_NAME)
+        self.required(section.text(at, MAX_NAME))
     }
 
     fn string_offset(&self, unit: &Unit, index: usize) -> Option<usize> {

@@ -29,6 +29,11 @@ impl DebugFiles {
         DebugFiles { main, shared }
     }
 
+    /// Whether something could not be read so far.
+    pub fn met_damage(&self) -> bool {
+        self.main.met_damage() || self.shared.as_ref().is_some_and(UnitTable::met_damage)
+    }
+
     fn units(&self, at: EntryOffset) -> Option<&UnitTable> {
         if at.shared {
             self.shared.as_ref()

@@ -107,6 +107,11 @@ impl SignatureDecoder {
         }
     }
 
+    /// Whether something could not be read so far.
+    pub fn met_damage(&self) -> bool {
+        self.files.met_damage()
+    }
+
     /// The signature of the function whose first instruction is at `addr`, if it is described.
     pub fn signature(&self, addr: u64) -> Option<FunctionSignature> {
         let function = self.files.origin_chain(EntryOffset {

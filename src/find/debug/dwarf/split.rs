@@ -67,6 +67,12 @@ impl SplitUnits {
         })
     }
 
+    /// Whether something in the opened files could not be read.
+    pub fn met_damage(&self) -> bool {
+        let opened = self.opened.borrow();
+        opened.values().flatten().any(|decoder| decoder.met_damage())
+    }
+
     fn decoder(&self, unit: &Unit) -> Option<Rc<SignatureDecoder>> {
         let name = unit.root.split.name.as_ref()?;
         if let Some(known) = self.opened.borrow().get(&unit.start) {

@@ -493,21 +493,25 @@ fn compressed_sections_and_separate_debug_file() {
     }
 }
 
+/// Whether the signature of `numbers` is known, and why not.
+fn reason(program: &Path) -> (bool, Option<String>) {
+    let file = File::open(program).unwrap();
+    let elf = ElfFile::open(file.try_clone().unwrap(), program).unwrap();
+    let functions = crate::find::functions::all(&elf, program).unwrap();
+    let numbers = functions
+        .iter()
+        .find(|function| &*function.name == "numbers")
+        .unwrap();
+    let signatures = SignatureSource::open(&file, &elf, program);
+    let signature = signatures.of(numbers);
+    let unread = signatures.unread(numbers.addr, signature.as_ref());
+    (signature.is_some(), unread)
+}
+
 /// Debug information that is not read is not the same as none.
 #[test]
 fn unread_debug_information_has_a_reason() {
     let dir = TestDir::new("unread");
-    let reason = |program: &Path| {
-        let file = File::open(program).unwrap();
-        let elf = ElfFile::open(file.try_clone().unwrap(), program).unwrap();
-        let functions = crate::find::functions::all(&elf, program).unwrap();
-        let numbers = functions
-            .iter()
-            .find(|function| &*function.name == "numbers")
-            .unwrap();
-        let signatures = SignatureSource::open(&file, &elf, program);
-        (signatures.of(numbers).is_some(), signatures.unread(numbers.addr))
-    };
     for version in ["-gdwarf-5", "-gdwarf-4"] {
         if let Some(program) = dir.compile("gcc", &["-O1", version, "-gsplit-dwarf"], C) {
             assert_eq!(reason(&program), (true, None), "{version}");
@@ -533,6 +537,45 @@ fn unread_debug_information_has_a_reason() {
     }
     if let Some(program) = dir.compile("gcc", &["-O1", "-g0"], C) {
         assert_eq!(reason(&program), (false, None));
+    }
+}
+
+/// Arguments that damage hides are not the same as none.
+#[test]
+fn damage_is_a_reason() {
+    let dir = TestDir::new("damaged-units");
+    let has_reason = |program: &Path| {
+        let (known, reason) = reason(program);
+        (known, reason.is_some_and(|reason| reason.contains("is damaged")))
+    };
+    for options in [["-gdwarf-4", "-O1"], ["-gdwarf-5", "-O1"], ["-g", "-gz=zlib"]] {
+        let Some(program) = dir.compile("gcc", &options, C) else {
+            return;
+        };
+        assert_eq!(has_reason(&program), (true, false), "{options:?}");
+        let image = fs::read(&program).unwrap();
+        let file = File::options().write(true).open(&program).unwrap();
+        let sections = SectionReader::open(File::open(&program).unwrap()).unwrap();
+        let damage = |name: &str, skipped: u64, bytes: &[u8]| {
+            let section = sections.find(name).unwrap().unwrap();
+            file.write_all_at(bytes, section.extent.offset + skipped).unwrap();
+            let found = has_reason(&program);
+            file.write_all_at(&image, 0).unwrap();
+            found
+        };
+        for name in [".debug_info", ".debug_abbrev"] {
+            assert_eq!(damage(name, 0, &[0xff; 16]), (false, true), "{options:?} {name}");
+        }
+        if options[1] != "-gz=zlib" {
+            // A version that does not exist.
+            assert_eq!(damage(".debug_info", 4, &[0x77; 2]), (false, true), "{options:?}");
+        }
+        // What comes before the damage is found.
+        let half = sections.find(".debug_info").unwrap().unwrap().extent.size / 2;
+        assert!(
+            damage(".debug_info", half, &vec![0x7f; half as usize]).1,
+            "{options:?}"
+        );
     }
 }
 

@@ -11,8 +11,9 @@ use super::unit::{EntryValue, Unit, UnitBytes};
 /// Nested namespaces.
 const MAX_DEPTH: usize = 1024;
 
-/// The functions and namespaces of a unit. Damage ends the walk; what comes before it is kept.
-pub fn index_unit(sections: &DebugSections, unit: &Unit) -> UnitIndex {
+/// The functions and namespaces of a unit, and whether these are all. Damage ends the walk; what comes before it is
+/// kept.
+pub fn index_unit(sections: &DebugSections, unit: &Unit) -> (UnitIndex, bool) {
     let mut walk = UnitWalk {
         index: UnitIndex::default(),
         sections,
@@ -21,14 +22,13 @@ pub fn index_unit(sections: &DebugSections, unit: &Unit) -> UnitIndex {
         function_depth: None,
         open: Vec::new(),
     };
-    // Damage is not an error here.
-    let _ = walk.run();
+    let is_whole = walk.run().is_ok();
     let mut index = walk.index;
     for namespace in index.namespaces.iter_mut().filter(|namespace| namespace.end == 0) {
         namespace.end = unit.end;
     }
     index.functions.sort_unstable();
-    index
+    (index, is_whole)
 }
 
 struct UnitWalk<'u> {

@@ -38,6 +38,7 @@ pub struct UnitTable {
     unlisted: OnceCell<AddressTable>,
     types: OnceCell<HashMap<u64, usize>>,
     budget: Budget,
+    met_damage: Cell<bool>,
 }
 
 /// How much more is read. Every unit, table and header is read once at most, unless a file was made to have
@@ -70,7 +71,21 @@ impl UnitTable {
                 abbreviation_bytes: Cell::new(sections.abbrev.size()),
             },
             sections,
+            met_damage: Cell::new(false),
         }
+    }
+
+    /// Whether something could not be read so far.
+    pub fn met_damage(&self) -> bool {
+        self.met_damage.get()
+    }
+
+    /// Remembers that there is damage, unless something was `found`.
+    pub fn required<T>(&self, found: Option<T>) -> Option<T> {
+        if found.is_none() {
+            self.met_damage.set(true);
+        }
+        found
     }
 
     /// Counts an entry that is about to be read. `None` when there were too many.
@@ -83,7 +98,7 @@ impl UnitTable {
         if let Some(known) = self.units.borrow().get(&start) {
             return known.clone();
         }
-        let unit = self.read_unit(start).map(Rc::new);
+        let unit = self.required(self.read_unit(start)).map(Rc::new);
         self.units.borrow_mut().insert(start, unit.clone());
         unit
     }
@@ -137,7 +152,8 @@ impl UnitTable {
     fn heads(&self) -> impl Iterator<Item = UnitHead> {
         let mut next = 0;
         std::iter::from_fn(move || {
-            let head = self.head(next)?;
+            let is_end = next >= self.sections.units_size();
+            let head = (!is_end).then(|| self.required(self.head(next)))??;
             next = head.range.end;
             Some(head)
         })
@@ -201,7 +217,11 @@ impl UnitTable {
 
     /// The functions and namespaces of a unit.
     pub fn index<'u>(&self, unit: &'u Unit) -> &'u UnitIndex {
-        unit.index(|| index_unit(&self.sections, unit))
+        unit.index(|| {
+            let (index, is_whole) = index_unit(&self.sections, unit);
+            self.required(is_whole.then_some(()));
+            index
+        })
     }
 
     fn listed(&self) -> &AddressTable {
