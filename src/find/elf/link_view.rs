@@ -89,7 +89,8 @@ impl LinkView {
             .map(extent)
     }
 
-    /// The section of that name, if it has content.
+    /// The section of that name, if it has content. Several that follow one another in the file are one: GCC writes a
+    /// `.debug_info.dwo` for each type unit, and that of the compilation unit last.
     pub fn section_named(&self, name: &str) -> Option<SectionExtent> {
         let sections = self.sections()?;
         let is_wanted = |section: &&SectionHeader| {
@@ -97,15 +98,16 @@ impl LinkView {
             let after = rest.and_then(|rest| rest.strip_prefix(name.as_bytes()));
             kind(section) != elf::SHT_NOBITS && after.is_some_and(|after| after.first() == Some(&0))
         };
-        sections
+        let found = sections
             .table()
             .iter()
-            .find(is_wanted)
+            .filter(is_wanted)
             .map(|section| SectionExtent {
                 addr: section.sh_addr.get(LE),
                 extent: extent(section),
                 compressed: section.sh_flags.get(LE) & u64::from(elf::SHF_COMPRESSED) != 0,
-            })
+            });
+        found.reduce(SectionExtent::joined)
     }
 
     /// The sections whose names start with `prefix`, as ranges of virtual addresses.
@@ -174,6 +176,16 @@ pub struct SectionExtent {
     pub extent: FileExtent,
     /// The content starts with a compression header.
     pub compressed: bool,
+}
+
+impl SectionExtent {
+    /// With the bytes of another section, if they are the next ones in the file.
+    fn joined(mut self, next: SectionExtent) -> SectionExtent {
+        if self.extent.end() == next.extent.offset && !self.compressed && !next.compressed {
+            self.extent.size = self.extent.size.saturating_add(next.extent.size);
+        }
+        self
+    }
 }
 
 #[derive(Debug)]

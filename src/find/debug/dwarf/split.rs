@@ -139,11 +139,9 @@ impl SplitUnits {
 
     fn decoder_for(&self, unit: &Unit, sections: DebugSections) -> Option<Rc<SignatureDecoder>> {
         let units = UnitTable::new(sections);
-        let split = units.unit(0)?;
-        // Another compilation wrote a file of the same name.
-        if split.root.split.id? != unit.root.split.id? {
-            return None;
-        }
+        let id = unit.root.split.id?;
+        // None has it if another compilation wrote a file of the same name. GCC puts type units first.
+        units.all().find(|split| split.root.split.id == Some(id))?;
         let files = Rc::new(DebugFiles::new(units, None));
         Some(Rc::new(SignatureDecoder::new(files)))
     }

@@ -650,6 +650,25 @@ fn types_in_units_of_their_own() {
     }
 }
 
+/// GCC writes a section for each of them, before that of the compilation unit.
+#[test]
+fn types_in_split_units_of_their_own() {
+    let dir = TestDir::new("split-type-units");
+    for (compiler, version) in [
+        ("gcc", "-gdwarf-4"),
+        ("gcc", "-gdwarf-5"),
+        ("clang", "-gdwarf-4"),
+        ("clang", "-gdwarf-5"),
+    ] {
+        let options = ["-O1", version, "-gsplit-dwarf", "-fdebug-types-section"];
+        if let Some(program) = dir.compile(compiler, &options, C) {
+            let info = open(&program).with_split_files(&program);
+            check_mixed(&signature(&info, &program, "mixed"));
+            assert!(!info.met_damage(), "{compiler} {version}");
+        }
+    }
+}
+
 /// What `dwz` moved to a supplementary file is found there.
 #[test]
 fn types_in_supplementary_file() {

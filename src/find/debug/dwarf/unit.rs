@@ -103,7 +103,8 @@ impl Unit {
 
     /// Whether the unit can have functions with code: partial units and type units have declarations only.
     pub fn may_have_code(&self) -> bool {
-        !self.root.is_partial && !matches!(self.header.type_(), gimli::UnitType::Type { .. })
+        use gimli::UnitType::{SplitType, Type};
+        !self.root.is_partial && !matches!(self.header.type_(), Type { .. } | SplitType { .. })
     }
 
     /// The functions and namespaces of the unit, found by `walk` on the first call.
@@ -193,7 +194,12 @@ impl UnitHead {
         let kind = number(length_size + 2, 1);
         // Version, kind, address size, offset of the abbreviations.
         let at = length_size + 4 + word;
-        let is_type = (version, kind) == (Some(5), Some(u64::from(dw::DW_UT_type.0)));
+        let is_type_kind = |kind| {
+            [dw::DW_UT_type, dw::DW_UT_split_type]
+                .iter()
+                .any(|ty| kind == u64::from(ty.0))
+        };
+        let is_type = version == Some(5) && kind.is_some_and(is_type_kind);
         let type_at = number(at + 8, word).and_then(|at| start.checked_add(usize::try_from(at).ok()?));
         Some(UnitHead {
             range: start..end,
