@@ -15,7 +15,7 @@ use crate::find::elf::ElfFile;
 
 #[cfg(any(test, target_arch = "aarch64"))]
 mod arm64;
-mod operands;
+pub mod operands;
 #[cfg(test)]
 mod tests;
 mod variables;

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::operands::{UsdtOperand, integer, register_number};
+use super::operands::{UsdtIndex, UsdtOperand, integer, register_number};
 
 /// No operand is relative to the instruction.
 pub const INSTRUCTION_POINTER: Option<u16> = None;
@@ -46,7 +46,8 @@ pub fn operand(text: &str) -> Option<UsdtOperand> {
     }
 }
 
-/// Parses the text between the brackets: `base`, `base, offset`, `base, index`, `base, index, lsl #shift`.
+/// Parses the text between the brackets: `base`, `base, offset`, `base, index`, `base, index, lsl #shift`,
+/// `base, half of a register, sxtw #shift`.
 fn memory(address: &str) -> Option<UsdtOperand> {
     let mut parts = address.split(',').map(str::trim);
     let base = Some(whole_register(parts.next()?)?);
@@ -55,11 +56,12 @@ fn memory(address: &str) -> Option<UsdtOperand> {
         return None;
     }
     if let Some(name) = second
-        && let Some(index) = whole_register(name)
+        && let Some(register) = register(name)
     {
+        let is_whole = whole_register(name).is_some();
         return Some(UsdtOperand::Memory {
             base,
-            index: Some((index, scale(third)?)),
+            index: Some(index(register, is_whole, third)?),
             offset: 0,
         });
     }
@@ -73,11 +75,27 @@ fn memory(address: &str) -> Option<UsdtOperand> {
     })
 }
 
-fn scale(shift: Option<&str>) -> Option<u8> {
-    let Some(shift) = shift else {
-        return Some(1);
+/// An index with the `change` that is written behind it: `lsl #3`, or for the lower half of a register `uxtw` or
+/// `sxtw 2`.
+fn index(register: u16, is_whole: bool, change: Option<&str>) -> Option<UsdtIndex> {
+    let Some(change) = change else {
+        return is_whole.then_some(UsdtIndex::whole(register, 1));
     };
-    match immediate(shift.strip_prefix("lsl")?.trim_start())? {
+    if is_whole {
+        return Some(UsdtIndex::whole(register, scale(change.strip_prefix("lsl")?)?));
+    }
+    let signed = change.starts_with("sxtw");
+    let shift = change.strip_prefix(if signed { "sxtw" } else { "uxtw" })?;
+    Some(UsdtIndex {
+        register,
+        scale: if shift.is_empty() { 1 } else { scale(shift)? },
+        bytes: 4,
+        signed,
+    })
+}
+
+fn scale(shift: &str) -> Option<u8> {
+    match immediate(shift.trim_start())? {
         bits @ 0..=4 => Some(1 << bits),
         _ => None,
     }

@@ -9,10 +9,10 @@ pub enum UsdtOperand {
         register: u16,
         shift: u8,
     },
-    /// Memory at `base + index * scale + offset`. `index` is the register and the scale.
+    /// Memory at `base + index * scale + offset`.
     Memory {
         base: Option<u16>,
-        index: Option<(u16, u8)>,
+        index: Option<UsdtIndex>,
         offset: i64,
     },
     /// The address `base + offset` itself.
@@ -25,6 +25,28 @@ pub enum UsdtOperand {
     UnknownVariable,
     /// Not supported: relative to a segment, or in a vector register.
     Unknown,
+}
+
+/// A register that is multiplied and added to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UsdtIndex {
+    pub register: u16,
+    pub scale: u8,
+    /// The low bytes of the register that count.
+    pub bytes: u8,
+    pub signed: bool,
+}
+
+impl UsdtIndex {
+    /// All bytes of a register.
+    pub const fn whole(register: u16, scale: u8) -> UsdtIndex {
+        UsdtIndex {
+            register,
+            scale,
+            bytes: 8,
+            signed: false,
+        }
+    }
 }
 
 /// Parses a number in assembler syntax, or a sum of numbers: `-16`, `0x10`, `40+8`, `8+-16`.

@@ -3,7 +3,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::operands::integer;
+use super::operands::{UsdtIndex, integer};
 use super::*;
 use crate::find::elf::image::file_with;
 use crate::find::host::object_file::open_regular;
@@ -298,7 +298,7 @@ fn operands_of_x86_64() {
     let indexed = |base, register, scale, offset| {
         Some(UsdtOperand::Memory {
             base,
-            index: Some((register, scale)),
+            index: Some(UsdtIndex::whole(register, scale)),
             offset,
         })
     };
@@ -412,9 +412,9 @@ fn variables_of_x86_64_are_relative_to_the_probe() {
         ("8+var(%rip)", memory(None, -0xff8)),
         ("var", memory(None, -0x1000)),
         ("var+8", memory(None, -0xff8)),
-        ("var(,%rax,4)", memory(Some((0, 4)), -0x1000)),
-        ("var+8(,%rax,4)", memory(Some((0, 4)), -0xff8)),
-        ("var(%rcx)", memory(Some((2, 1)), -0x1000)),
+        ("var(,%rax,4)", memory(Some(UsdtIndex::whole(0, 4)), -0x1000)),
+        ("var+8(,%rax,4)", memory(Some(UsdtIndex::whole(0, 4)), -0xff8)),
+        ("var(%rcx)", memory(Some(UsdtIndex::whole(2, 1)), -0x1000)),
         ("var(%rcx,%rax,4)", None),
         ("$var", address(-0x1000)),
         ("$var+8", address(-0xff8)),
@@ -499,12 +499,29 @@ fn operands_of_arm64() {
     let indexed = |base, register, scale| {
         Some(UsdtOperand::Memory {
             base: Some(base),
-            index: Some((register, scale)),
+            index: Some(UsdtIndex::whole(register, scale)),
+            offset: 0,
+        })
+    };
+    let half = |signed, scale| {
+        let index = UsdtIndex {
+            register: 1,
+            scale,
+            bytes: 4,
+            signed,
+        };
+        Some(UsdtOperand::Memory {
+            base: Some(0),
+            index: Some(index),
             offset: 0,
         })
     };
     for (text, expected) in [
         ("x0", register(0)),
+        ("[x0, w1, sxtw 2]", half(true, 4)),
+        ("[x0, w1, sxtw #3]", half(true, 8)),
+        ("[x0, w1, sxtw]", half(true, 1)),
+        ("[x0, w1, uxtw 2]", half(false, 4)),
         ("w19", register(19)),
         ("x30", register(30)),
         ("lr", register(30)),
@@ -533,7 +550,11 @@ fn operands_of_arm64() {
         "x0]",
         "[]",
         "[w0]",
-        "[x0, w1, sxtw 2]",
+        "[x0, w1]",
+        "[x0, w1, lsl 2]",
+        "[x0, x1, sxtw 2]",
+        "[x0, w1, sxtw 5]",
+        "[x0, x1, lsl]",
         "[x0, x1, lsl 5]",
         "[x0, 8, 8]",
         "[x0], 8",

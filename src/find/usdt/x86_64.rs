@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::operands::{UsdtOperand, integer, register_number};
+use super::operands::{UsdtIndex, UsdtOperand, integer, register_number};
 
 /// The legacy registers, by DWARF register number: 64, 32, 16 and 8 bits.
 const NAMED: [[&str; 4]; 8] = [
@@ -84,7 +84,7 @@ pub fn variable_operand(text: &str, name: Range<usize>, variable: u64, probe: u6
             offset,
         } => UsdtOperand::Memory {
             base: INSTRUCTION_POINTER,
-            index: Some((base, 1)),
+            index: Some(UsdtIndex::whole(base, 1)),
             offset,
         },
         _ => return None,
@@ -118,7 +118,7 @@ fn memory(offset: &str, [base, index, scale]: [Option<&str>; 3]) -> Option<UsdtO
         });
     }
     let index = match index {
-        Some(name) => Some((address_register(name)?, scale_of(scale)?)),
+        Some(name) => Some(UsdtIndex::whole(address_register(name)?, scale_of(scale)?)),
         None => None,
     };
     Some(UsdtOperand::Memory {

@@ -209,8 +209,9 @@ fn operand(argument: &UsdtArgument, signed: bool) -> Option<Ir> {
         UsdtOperand::Memory { base, index, offset } => {
             let base = base.map_or(Some(Ir::Const(0)), register)?;
             let at = match index {
-                Some((at, scale)) => {
-                    let index = Ir::binary(BinaryOp::Multiply, register(at)?, Ir::Const(scale.into()));
+                Some(index) => {
+                    let number = Ir::low(register(index.register)?, index.bytes, index.signed);
+                    let index = Ir::binary(BinaryOp::Multiply, number, Ir::Const(index.scale.into()));
                     Ir::binary(BinaryOp::Add, base, index)
                 }
                 None => base,

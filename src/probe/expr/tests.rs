@@ -15,6 +15,7 @@ use crate::find::debug::types::{
     FunctionParameter, FunctionResult, FunctionSignature, LocationPiece, StructMember, TypeKind,
     ValueLocation, ValueType,
 };
+use crate::find::usdt::operands::UsdtIndex;
 use crate::find::usdt::{NumberKind, UsdtArgument, UsdtOperand, UsdtProbe};
 use interpreter::{Call, Interpreter, Outcome};
 
@@ -705,6 +706,21 @@ fn usdt_arguments_come_from_the_note() {
     } else {
         (0, 1)
     };
+    // The lower half of the register is -0xd6 or 0xffffff2a.
+    let low_index = |signed, offset| {
+        let index = UsdtIndex {
+            register: second,
+            scale: 4,
+            bytes: 4,
+            signed,
+        };
+        let operand = UsdtOperand::Memory {
+            base: None,
+            index: Some(index),
+            offset,
+        };
+        argument(2, NumberKind::Signed, operand)
+    };
     let probe = UsdtProbe {
         provider: "p".into(),
         name: "n".into(),
@@ -733,7 +749,7 @@ fn usdt_arguments_come_from_the_note() {
                 NumberKind::Signed,
                 UsdtOperand::Memory {
                     base: Some(first),
-                    index: Some((second, 2)),
+                    index: Some(UsdtIndex::whole(second, 2)),
                     offset: -0x1_ffff_fffe,
                 },
             ),
@@ -744,6 +760,8 @@ fn usdt_arguments_come_from_the_note() {
             argument(4, NumberKind::Unsigned, UsdtOperand::Constant(-202182160)),
             argument(8, NumberKind::Unsigned, UsdtOperand::Constant(-1)),
             argument(1, NumberKind::Signed, UsdtOperand::Constant(250)),
+            low_index(true, 0xe56 + 4 * 0xd6),
+            low_index(false, 0xe56 - 4 * 0xffff_ff2a),
         ],
     };
     let scope = NameScope {
@@ -764,15 +782,16 @@ fn usdt_arguments_come_from_the_note() {
         "arg7 == 4092785136",
         "arg8 == -1",
         "arg9 == -6",
+        "arg10 == -2 && arg11 == -2",
     ] {
         assert_eq!(decide_in(scope, text, &call), Outcome::Yes, "{text}");
     }
     assert!(plan_for(scope, "arg4 == 1").is_err_and(|error| error.message.contains("not understood")));
-    assert!(plan_for(scope, "arg10 == 1").is_err_and(|error| error.message.contains("has 10 arguments")));
+    assert!(plan_for(scope, "arg12 == 1").is_err_and(|error| error.message.contains("has 12 arguments")));
     let plan = FunctionPlan::new(scope, &PlanRequest::default(), &mut Vec::new()).expect("a plan");
     let names: Vec<&str> = plan.shown.iter().map(|shown| &*shown.name).collect();
     assert_eq!(names[..2], ["arg0", "arg1"]);
-    assert_eq!(names.len(), 10);
+    assert_eq!(names.len(), 12);
 }
 
 #[test]
