@@ -51,7 +51,8 @@ impl SplitUnits {
         units.find_map(|unit| self.decoder(&unit)?.signature(addr))
     }
 
-    /// The name of the file that has the debug information of the code at `addr`, if it cannot be read.
+    /// The name of the file that has the debug information of the code at `addr`, if it cannot be read, and why not if
+    /// it exists.
     pub fn missing(&self, addr: u64) -> Option<String> {
         let mut units = self.main.main.units_with_code_at(addr);
         units.find_map(|unit| {
@@ -62,6 +63,9 @@ impl SplitUnits {
             let package = self.package_path();
             match self.package().is_none() && package.exists() {
                 true => Some(package.display().to_string()),
+                false if self.paths_of(&unit, &name).iter().any(|path| path.is_file()) => Some(format!(
+                    "{name}, which is of another compilation, or damaged, or has compressed type units"
+                )),
                 false => Some(name),
             }
         })
@@ -106,12 +110,16 @@ impl SplitUnits {
     }
 
     fn in_file(&self, unit: &Unit, name: &str) -> Option<Rc<SignatureDecoder>> {
-        let directory = unit.root.split.directory.as_ref();
-        let directory = directory.and_then(|value| self.main.unit_text(unit, value));
-        let paths = self.paths(Path::new(name), directory.as_deref().map(Path::new));
+        let paths = self.paths_of(unit, name);
         paths
             .iter()
             .find_map(|path| self.open(unit, open_regular(path).ok()?))
+    }
+
+    fn paths_of(&self, unit: &Unit, name: &str) -> Vec<PathBuf> {
+        let directory = unit.root.split.directory.as_ref();
+        let directory = directory.and_then(|value| self.main.unit_text(unit, value));
+        self.paths(Path::new(name), directory.as_deref().map(Path::new))
     }
 
     /// Where the compiler wrote the file, in the root directory of the program, and beside the program.

@@ -44,6 +44,7 @@ impl TestDir {
             .args(options)
             .arg("-o")
             .args([&to, &from])
+            .current_dir(&self.0)
             .output();
         let Ok(output) = output else {
             eprintln!("skipped: no {compiler}");
@@ -666,6 +667,23 @@ fn types_in_split_units_of_their_own() {
             check_mixed(&signature(&info, &program, "mixed"));
             assert!(!info.met_damage(), "{compiler} {version}");
         }
+    }
+    // These sections are not joined.
+    let options = [
+        "-O1",
+        "-gdwarf-5",
+        "-gsplit-dwarf",
+        "-fdebug-types-section",
+        "-gz=zlib",
+    ];
+    if let Some(program) = dir.compile("gcc", &options, C) {
+        let info = open(&program).with_split_files(&program);
+        let missing = info.missing_file(address(&program, "mixed"));
+        assert!(
+            missing.is_some_and(|reason| reason.ends_with(
+                ".dwo, which is of another compilation, or damaged, or has compressed type units"
+            ))
+        );
     }
 }
 
