@@ -68,7 +68,8 @@ def address(value, kind, pointers, structures):
         return None
     if is_pointer and is_char(target) and is_outermost:
         return value.string()
-    if target.code in (gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION) and is_outermost:
+    is_shown = not is_pointer or target.code in (gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION)
+    if is_shown and is_outermost:
         return convert(value.referenced_value(), pointers - 1, structures)
     return hex(int(value if is_pointer else value.address))
 
