@@ -12,8 +12,8 @@ order, answered by ".":
 
 The table has a line of JSON for each function: its name, the line of its code where the arguments are in their places,
 the prime number of its calls, arguments, result, which of them functrace may leave out and why, whether there are
-integers of 128 bits, and the bits of other integers. Of the values, "&" is an address that differs from run to run, "?" one that cannot be shown, and "*"
-one that only the compiler knows how to describe.
+integers of 128 bits, and the bits of other integers. Of the values, "?" is one that cannot be shown, and "*" one
+that only the compiler knows how to describe.
 """
 
 import random
