@@ -294,15 +294,16 @@ impl Report {
         }
     }
 
-    /// Says why there are no rows, if there are none.
-    pub fn nothing_shown(&self, hits: u64) {
+    /// Says why there are no rows, if there are none. Some need `returns`.
+    pub fn nothing_shown(&self, hits: u64, returns: bool) {
         if self.out.rows() > 0 {
             return;
         }
         self.messages.note(&match hits {
             0 => "no calls: the probes were not hit".to_owned(),
             _ => format!(
-                "no calls shown: the filter or options exclude all of {}",
+                "no calls shown: {}the filter or options exclude all of {}",
+                if returns { "none has returned, or " } else { "" },
                 counted(hits, "probe hit")
             ),
         });

@@ -129,7 +129,16 @@ impl<F: Finder> Session<F> {
     ///
     /// # Errors
     /// Rows cannot be written, the kernel refuses a request, or the handler's own errors.
-    pub(super) fn run(mut self, mut handler: impl EventHandler<F>, needs: SessionNeeds) -> Result<u8> {
+    pub(super) fn run(mut self, handler: impl EventHandler<F>, needs: SessionNeeds) -> Result<u8> {
+        let ended = self.handle_events(handler, needs).and_then(|()| self.finish());
+        // The command gets the signal, too, although nobody reads what its calls were.
+        if ended.is_err() && SignalHandlers::count() > 0 {
+            self.end_command();
+        }
+        ended
+    }
+
+    fn handle_events(&mut self, mut handler: impl EventHandler<F>, needs: SessionNeeds) -> Result<()> {
         self.start(needs)?;
         handler.begin(&mut self.report.out);
         while let Some(step) = self.next()? {
@@ -141,8 +150,7 @@ impl<F: Finder> Session<F> {
         if SignalHandlers::last() == Some(Signal::SIGINT) {
             self.report.out.after_ctrl_c();
         }
-        handler.end(self.state())?;
-        self.finish()
+        handler.end(self.state())
     }
 
     fn start(&mut self, needs: SessionNeeds) -> Result<()> {
@@ -210,7 +218,7 @@ impl<F: Finder> Session<F> {
     }
 
     /// Removes the probes if they are still attached, and reports the totals. Returns the exit status.
-    fn finish(mut self) -> Result<u8> {
+    fn finish(&mut self) -> Result<u8> {
         let duration = self.schedule.elapsed();
         if self.is_running() {
             self.read_meter()?;
@@ -235,7 +243,8 @@ impl<F: Finder> Session<F> {
         self.probes.report_late(&self.report);
         self.report.unmatched(unmatched);
         if unmatched == 0 && lost == 0 {
-            self.report.nothing_shown(self.counters.hits.total());
+            let returns = self.probes.search.finder.matches_calls();
+            self.report.nothing_shown(self.counters.hits.total(), returns);
         }
         if let Some(uncalled) = &uncalled {
             self.report.uncalled(uncalled);

@@ -42,6 +42,32 @@ fn counting_command(folder: &Folder) -> (Vec<String>, std::path::PathBuf) {
     (words.to_vec(), ready)
 }
 
+/// Makes more calls than a pipe has room for rows, and then waits for a SIGTERM.
+const CALLS_AND_WAITS: &str = "
+import os, signal, sys, time
+got = []
+signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+for _ in range(20011): os.getppid()
+open(sys.argv[1], 'w').write(str(os.getpid()))
+while not got: time.sleep(0.01)
+open(sys.argv[2], 'w').write(str(len(got)))
+";
+
+#[test]
+fn command_gets_the_signal_although_the_reader_is_blocked() {
+    let folder = Folder::new();
+    let [ready, got] = ["ready", "got"].map(|name| folder.path.join(name));
+    let files = [&ready, &got].map(|file| file.display().to_string());
+    let args = ["libc:getppid", "--", "python3", "-c", CALLS_AND_WAITS];
+    let mut command = tool_command("functrace", AttachMode::best(), args);
+    command.args(&files).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut tool = Owned(command.spawn().expect("a tool"));
+    wait_for_pid(&ready);
+    tool.signal(Signal::SIGTERM);
+    assert_eq!(tool.wait().code(), Some(1));
+    assert_eq!(fs::read_to_string(&got).expect("a signal"), "1");
+}
+
 /// The terminal echoes `^C` to the line that the cursor is in.
 #[test]
 fn ctrl_c_does_not_shift_the_table() {
