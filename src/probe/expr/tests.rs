@@ -562,6 +562,53 @@ fn elements_of_arrays_and_pointers_are_indexed() {
 }
 
 #[test]
+fn text_that_fills_its_array_is_compared_to_the_end_of_the_array() {
+    let char = ty("char", 1, TypeKind::Char { signed: true });
+    let array = TypeKind::Array {
+        of: Rc::new(char.clone()),
+        count: 4,
+    };
+    let tag = StructMember {
+        name: "tag".into(),
+        offset: 0,
+        ty: ty("char [4]", 4, array.clone()),
+        bits: None,
+    };
+    let node = ty("node", 8, TypeKind::Struct(Rc::new([tag])));
+    let pointer = |name: &str, to: ValueType| ty(name, 8, TypeKind::Pointer(Some(Rc::new(to))));
+    let param = |name: &str, ty: ValueType, number| FunctionParameter {
+        name: Some(name.into()),
+        ty,
+        location: ValueLocation::Pieces(vec![LocationPiece::Argument(number)]),
+    };
+    let signature = FunctionSignature {
+        params: vec![
+            param("n", pointer("node*", node), 0),
+            param("c", char, 1),
+            param("r", pointer("&[u8; 4]", ty("[u8; 4]", 4, array)), 0),
+        ],
+        ..FunctionSignature::default()
+    };
+    let scope = NameScope {
+        signature: Some(&signature),
+        ..UNKNOWN
+    };
+    let call = Call::with(&[0x1000, 0xfe]).memory(0x1000, b"tagXmore\0");
+    for (text, outcome) in [
+        ("n->tag == \"tagX\" && n->tag != \"tagY\"", Outcome::Yes),
+        ("n->tag ^= \"tag\" && n->tag ^= \"tagX\"", Outcome::Yes),
+        ("n->tag == \"tagXm\"", Outcome::No),
+        ("n->tag ^= \"tagXm\"", Outcome::No),
+        ("n->tag == \"tag\"", Outcome::No),
+        ("str(n, 4) == \"tagX\" && str(n, 5) == \"tagXm\"", Outcome::Yes),
+        ("c == -2 && c < 0 && c + 2 == 0", Outcome::Yes),
+        ("r[3] == 'X' && r[0] == 't'", Outcome::Yes),
+    ] {
+        assert_eq!(decide_in(scope, text, &call), outcome, "{text}");
+    }
+}
+
+#[test]
 fn enumerators_may_have_their_scope_and_null_is_zero() {
     let of = |name: &str| {
         let values = Rc::new([(3, "Read".into()), (7, "Write".into())]);

@@ -183,6 +183,17 @@ fn comm_literal(name: &[u8], whole: bool) -> TextLiteral {
 fn text_matches(text: TextSource, literal: &[u8], whole: bool) -> Ir {
     let bytes: Rc<[u8]> = literal.into();
     match text {
+        TextSource::Ended {
+            most: Ir::Const(most),
+            ..
+        } if literal.len() as u64 > most => Ir::Const(0),
+        // An array that is full has no NUL.
+        TextSource::Ended {
+            at,
+            most: Ir::Const(most),
+        } if literal.len() as u64 == most && !literal.is_empty() => {
+            Ir::BytesMatch(Box::new(at), TextLiteral { bytes, whole: false })
+        }
         // The kernel writes a NUL into the last byte that it compares, so it has to look for the real one.
         TextSource::Ended { at, .. } if whole && literal.len() + 1 == LITERAL_BYTES => {
             let last = Ir::load(at.clone().plus(literal.len() as u64), 1, false);

@@ -15,6 +15,12 @@ impl NameScope<'_> {
         let (number, _) = self.scalar(index)?;
         match self.value(of)? {
             ExprValue::Scalar(at, ty) => match &ty.kind {
+                // Of Rust: other pointers to arrays point to the first of several.
+                TypeKind::Pointer(Some(to))
+                    if ty.name.starts_with('&') && matches!(to.kind, TypeKind::Array { .. }) =>
+                {
+                    element_of_array(&Aggregate::Memory(at), number, to, index)
+                }
                 TypeKind::Pointer(Some(to)) if to.bytes > 0 => {
                     Ok(element(&Aggregate::Memory(at), number, to))
                 }
@@ -22,24 +28,37 @@ impl NameScope<'_> {
                 _ => Err(wrong("this is not known to point to elements".into())
                     .hint("say what they are: ((u32*)arg0)[2]")),
             },
-            ExprValue::Aggregate(object, ty) => match (&ty.kind, &number) {
-                (
-                    TypeKind::Array {
-                        count: count @ 1.., ..
-                    },
-                    Ir::Const(number),
-                ) if number >= count => {
-                    let message = format!("the last element of {} is [{}]", ty.name, count - 1);
-                    Err(ExprError::new(index.at.start, message))
-                }
-                (TypeKind::Array { of, .. }, _) => Ok(element(&object, number, of)),
-                _ => Err(wrong(format!("{} has no elements", ty.name))),
-            },
+            ExprValue::Aggregate(object, ty) if matches!(ty.kind, TypeKind::Array { .. }) => {
+                element_of_array(&object, number, &ty, index)
+            }
+            ExprValue::Aggregate(_, ty) => Err(wrong(format!("{} has no elements", ty.name))),
             ExprValue::Text(_) | ExprValue::Literal(_) | ExprValue::Comm => Err(wrong(
                 "this is text, of which no single characters are read".into(),
             )),
             ExprValue::Nowhere(why) => Err(wrong(format!("this cannot be read: {why}"))),
         }
+    }
+}
+
+/// As [`element`], of an object that is an array of type `ty`.
+fn element_of_array(
+    object: &Aggregate,
+    number: Ir,
+    ty: &ValueType,
+    index: &Expr,
+) -> Result<ExprValue, ExprError> {
+    match (&ty.kind, &number) {
+        (
+            TypeKind::Array {
+                count: count @ 1.., ..
+            },
+            Ir::Const(number),
+        ) if number >= count => {
+            let message = format!("the last element of {} is [{}]", ty.name, count - 1);
+            Err(ExprError::new(index.at.start, message))
+        }
+        (TypeKind::Array { of, .. }, _) => Ok(element(object, number, of)),
+        _ => Ok(element(object, number, ty)),
     }
 }
 

@@ -54,7 +54,7 @@ fn single(number: i128) -> RangeInclusive<i128> {
 fn is_number(kind: &TypeKind) -> bool {
     matches!(
         kind,
-        TypeKind::Int { .. } | TypeKind::Enum { .. } | TypeKind::Char
+        TypeKind::Int { .. } | TypeKind::Enum { .. } | TypeKind::Char { .. }
     )
 }
 
