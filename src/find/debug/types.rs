@@ -77,7 +77,9 @@ impl ValueType {
     /// The number of elements, if it is an array of `char`.
     pub fn text_array(&self) -> Option<u64> {
         match &self.kind {
-            TypeKind::Array { of, count } if of.kind == TypeKind::Char && of.bytes == 1 => Some(*count),
+            TypeKind::Array { of, count } if matches!(of.kind, TypeKind::Char { .. }) && of.bytes == 1 => {
+                Some(*count)
+            }
             _ => None,
         }
     }
@@ -91,7 +93,9 @@ pub enum TypeKind {
     },
     Bool,
     /// One character of text, such as `char`.
-    Char,
+    Char {
+        signed: bool,
+    },
     Float,
     /// The names of values; a value without a name is shown as an integer.
     Enum {

@@ -150,7 +150,7 @@ impl Aggregate {
 /// Whether numbers of this type have a sign.
 pub fn is_signed(ty: &ValueType) -> bool {
     match ty.kind {
-        TypeKind::Int { signed } | TypeKind::Enum { signed, .. } => signed,
+        TypeKind::Int { signed } | TypeKind::Char { signed } | TypeKind::Enum { signed, .. } => signed,
         _ => false,
     }
 }

@@ -226,7 +226,7 @@ fn scalar(number: u64, ty: &ValueType) -> Datum<'_> {
             0 | 1 => Datum::Bool(number == 1),
             odd => Datum::U64(odd),
         },
-        TypeKind::Char => character(number, ty.bytes),
+        TypeKind::Char { .. } => character(number, ty.bytes),
         TypeKind::Float => match ty.bytes {
             4 => Datum::F64(f32::from_bits(number as u32).into()),
             _ => Datum::F64(f64::from_bits(number)),

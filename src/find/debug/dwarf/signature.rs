@@ -125,7 +125,9 @@ impl SignatureDecoder {
         let (parameters, variadic) = self.parameters(&function);
         let (results, parameters): (Vec<_>, Vec<_>) =
             parameters.into_iter().partition(ParameterEntry::is_go_result);
-        let is_incomplete = || self.lacks_parameters(&function, &parameters);
+        let is_incomplete = || {
+            self.lacks_parameters(&function, &parameters) || self.lacks_environment(&function, &parameters)
+        };
         let why = irregular(&function).or_else(|| is_incomplete().then_some(UNKNOWN_TYPE));
         let mut arguments = match (why, own) {
             (Some(why), _) => Err(why),
@@ -159,6 +161,20 @@ impl SignatureDecoder {
             .and_then(|name| parameter_count(&name));
         let written = described.iter().filter(|parameter| !parameter.is_artificial());
         count.is_some_and(|count| count > written.count())
+    }
+
+    /// Whether the parameter for what a Rust closure captures is not described, so that it is unknown how many
+    /// registers are before those of the others. If a closure captures nothing, rustc describes a parameter without a
+    /// name.
+    fn lacks_environment(&self, function: &OriginChain, described: &[ParameterEntry]) -> bool {
+        let name = |entry: &DebugEntry| self.files.text(entry, dw::DW_AT_name);
+        let is_closure = function.first().is_some_and(DebugEntry::is_rust)
+            && function
+                .iter()
+                .find_map(name)
+                .is_some_and(|name| name.starts_with("{closure"));
+        let has_name = |parameter: &ParameterEntry| parameter.chain.iter().find_map(name).is_some();
+        is_closure && described.first().is_some_and(has_name)
     }
 
     /// False if the debug information has no parameters and results. C prototypes and Go always have them.

@@ -17,6 +17,8 @@ use crate::find::debug::abi::{MachineAbi, NATIVE};
 use crate::find::debug::signatures::SignatureSource;
 use crate::find::debug::types::{LocationPiece, TypeKind, ValueLocation, ValueType};
 use crate::find::elf::ElfFile;
+use crate::find::functions;
+use crate::find::spec::NamePattern;
 
 /// A directory that is removed after the test.
 struct TestDir(PathBuf);
@@ -411,8 +413,40 @@ fn main() {
     texts("a", "b".into(), &"c".into(), Some(n as u64));
     others(if n > 9 { Color::Red } else { Color::Green }, n > 1, 'x', &point, 1.5, [n as u8; 4], Point { x: 1, name: "z".into() });
     make(n as u8);
+    call(move |a, b| { println!("{a}{b}{n}"); });
+    call(|c, d| { println!("{c}{d}"); });
 }
+#[inline(never)]
+fn call(f: impl Fn(i32, u8)) { f(1, 2); }
 "#;
+
+/// rustc describes no parameter for what a closure captures, but one without a name if it captures nothing.
+#[test]
+fn arguments_of_rust_closures_are_not_those_before() {
+    let dir = TestDir::new("rust-closures");
+    let Some(program) = dir.compile("rustc", &["-g"], RUST) else {
+        return;
+    };
+    let info = open(&program);
+    let elf = ElfFile::open(fs::File::open(&program).unwrap(), &program).unwrap();
+    let named = |first: &str| {
+        let pattern = NamePattern::any();
+        let found = functions::select(&elf, &program, &pattern).unwrap();
+        let mut closures = found.iter().filter(|function| function.name.contains("closure"));
+        closures
+            .find_map(|function| {
+                let signature = info.signature(function.addr)?;
+                let param = signature
+                    .params
+                    .iter()
+                    .find(|param| param.name.as_deref() == Some(first))?;
+                Some(location_text(&param.location))
+            })
+            .unwrap_or_else(|| panic!("no closure with {first}"))
+    };
+    assert_eq!(named("a"), "behind an unknown type");
+    assert_eq!(named("c"), "arg1");
+}
 
 #[test]
 fn rust_functions() {
@@ -458,7 +492,7 @@ fn rust_functions() {
     ];
     assert_eq!(shown(&others), expected);
     assert!(matches!(&others.params[0].ty.kind, TypeKind::Enum { values, .. } if &*values[1].1 == "Green"));
-    assert_eq!(others.params[2].ty.kind, TypeKind::Char);
+    assert_eq!(others.params[2].ty.kind, TypeKind::Char { signed: false });
 
     let make = signature(&info, &program, "make");
     let first = if NATIVE == MachineAbi::X86_64 {

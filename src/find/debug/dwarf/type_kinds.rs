@@ -110,9 +110,11 @@ impl TypeKinds {
         };
         match encoding {
             dw::DW_ATE_boolean => TypeKind::Bool,
-            dw::DW_ATE_UTF => TypeKind::Char,
+            dw::DW_ATE_UTF => TypeKind::Char { signed: false },
             dw::DW_ATE_float => TypeKind::Float,
-            dw::DW_ATE_signed_char | dw::DW_ATE_unsigned_char if self.is_char(core) => TypeKind::Char,
+            dw::DW_ATE_signed_char | dw::DW_ATE_unsigned_char if self.is_char(core) => TypeKind::Char {
+                signed: encoding == dw::DW_ATE_signed_char,
+            },
             dw::DW_ATE_signed | dw::DW_ATE_signed_char => TypeKind::Int { signed: true },
             dw::DW_ATE_unsigned | dw::DW_ATE_unsigned_char | dw::DW_ATE_address => {
                 TypeKind::Int { signed: false }
@@ -220,7 +222,7 @@ impl TypeKinds {
                     kind,
                 };
             }
-            if ty.kind != TypeKind::Char {
+            if !matches!(ty.kind, TypeKind::Char { .. }) {
                 let shown = usize::try_from(count)
                     .unwrap_or(usize::MAX)
                     .min(MAX_SHOWN_ELEMENTS);

@@ -51,9 +51,9 @@ fn numbers_are_decoded_by_type() {
         (u64::MAX, int(8, false), Datum::U64(u64::MAX)),
         (1, ty(1, TypeKind::Bool), Datum::Bool(true)),
         (2, ty(1, TypeKind::Bool), Datum::U64(2)),
-        (0xdf, ty(1, TypeKind::Char), Datum::Byte(0xdf)),
-        (0xdf, ty(4, TypeKind::Char), Datum::Char('ß')),
-        (0x2603, ty(2, TypeKind::Char), Datum::Char('☃')),
+        (0xdf, ty(1, TypeKind::Char { signed: true }), Datum::Byte(0xdf)),
+        (0xdf, ty(4, TypeKind::Char { signed: true }), Datum::Char('ß')),
+        (0x2603, ty(2, TypeKind::Char { signed: true }), Datum::Char('☃')),
         (0xffff_ffff, ty(4, names.clone()), Datum::Name("NONE")),
         (7, ty(4, names), Datum::I64(7)),
         (0, ty(8, TypeKind::Pointer(None)), Datum::NullPointer),
@@ -78,7 +78,7 @@ fn arrays_are_lists_or_text() {
         )
     };
     let short = ty(2, TypeKind::Int { signed: true });
-    let char = ty(1, TypeKind::Char);
+    let char = ty(1, TypeKind::Char { signed: true });
     let list = |numbers: &[i64]| Datum::List(numbers.iter().map(|&number| Datum::I64(number)).collect());
     let text = |bytes, truncated| Datum::Text { bytes, truncated };
     let words = [1_u16, 0xffff, 3, 4].map(u16::to_le_bytes).concat();
