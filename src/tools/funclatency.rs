@@ -49,7 +49,7 @@ EXAMPLES:
 
 /// Measure the latency of function calls as histograms.
 #[derive(Parser, Debug)]
-#[command(after_help = EXAMPLES, after_long_help = LONG_HELP)]
+#[command(after_help = EXAMPLES, after_long_help = LONG_HELP, mut_arg("user", |user| user.short(None)))]
 pub struct Args {
     #[command(flatten)]
     functions: FunctionArgs,
@@ -70,6 +70,12 @@ pub struct Args {
         hide_possible_values = true
     )]
     unit: TimeUnit,
+    /// `--unit us`, as it was written before
+    #[arg(short = 'u', long, hide = true, conflicts_with_all = ["unit", "milliseconds"])]
+    microseconds: bool,
+    /// `--unit ms`, as it was written before
+    #[arg(short = 'm', long, hide = true, conflicts_with = "unit")]
+    milliseconds: bool,
     /// Use linear buckets WIDTH wide instead of powers of two
     ///
     /// WIDTH is in the unit shown. The last of 1000 buckets takes all larger values.
@@ -103,6 +109,16 @@ pub struct Args {
     pub common: CommonArgs,
     #[command(flatten)]
     pub command: CommandArgs,
+}
+
+impl Args {
+    fn unit(&self) -> TimeUnit {
+        match (self.microseconds, self.milliseconds) {
+            (true, _) => TimeUnit::Us,
+            (_, true) => TimeUnit::Ms,
+            _ => self.unit,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -203,7 +219,7 @@ pub fn run(run: Run, args: Args) -> Result<u8> {
     rodata.per_function = args.per_function;
     rodata.one_histogram = one_histogram;
     rodata.outermost = args.recursion == Recursion::Outermost;
-    rodata.unit_ns = args.unit.ns();
+    rodata.unit_ns = args.unit().ns();
     rodata.linear_width = args.linear.unwrap_or(0);
     let maps = &mut open.skel.maps;
     maps.groups.set_max_entries(GroupBy::map_entries(args.by))?;
@@ -222,7 +238,7 @@ pub fn run(run: Run, args: Args) -> Result<u8> {
 
 /// Whether all calls are in one histogram of nanoseconds, an array.
 fn has_one_histogram(args: &Args) -> bool {
-    args.by.is_none() && !args.per_function && args.linear.is_none() && args.unit.ns() == 1
+    args.by.is_none() && !args.per_function && args.linear.is_none() && args.unit().ns() == 1
 }
 
 /// Group (0 without --by), and function and file; None for all functions together.
@@ -254,7 +270,7 @@ impl<'a> LatencyHandler<'a> {
         Self {
             args,
             maps,
-            unit: args.unit,
+            unit: args.unit(),
             groups: args.by.map(GroupLabels::new),
             table: GroupBy::hidden_columns(args.by).fold(Table::new("latency", COLUMNS), Table::without),
             before: <[SlotValues; 2]>::default(),

@@ -38,11 +38,7 @@ impl UserNames {
         match self.by_name.get(name_or_uid) {
             Some(&uid) => Ok(uid),
             None => Err(Failure::failed(format!("no user {name_or_uid:?} in /etc/passwd"))
-                .hint(match name_or_uid.contains(':') {
-                    // -u is microseconds in funclatency of bcc.
-                    true => "-u takes a user; funclatency --unit us shows microseconds",
-                    false => "give users of a directory service by UID, as `id -u NAME` prints it",
-                })
+                .hint("give users of a directory service by UID, as `id -u NAME` prints it")
                 .into()),
         }
     }
