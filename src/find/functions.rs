@@ -503,7 +503,7 @@ impl NameFilter<'_> {
         }
     }
 
-    /// Matches names from which parts are left out, too.
+    /// Also matches names that omit parts.
     fn loose(pattern: &NamePattern) -> NameFilter<'_> {
         let strict = NameFilter::new(pattern);
         NameFilter {

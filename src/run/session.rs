@@ -131,8 +131,9 @@ impl<F: Finder> Session<F> {
     /// Rows cannot be written, the kernel refuses a request, or the handler's own errors.
     pub(super) fn run(mut self, handler: impl EventHandler<F>, needs: SessionNeeds) -> Result<u8> {
         let ended = self.handle_events(handler, needs).and_then(|()| self.finish());
-        // The command gets the signal, too, although nobody reads what its calls were.
+        // A failed write must not keep the signal from the command, nor leave its probes in place until it exits.
         if ended.is_err() && SignalHandlers::count() > 0 {
+            self.probes.detach();
             self.end_command();
         }
         ended

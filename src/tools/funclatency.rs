@@ -70,10 +70,10 @@ pub struct Args {
         hide_possible_values = true
     )]
     unit: TimeUnit,
-    /// `--unit us`, as it was written before
+    /// An older spelling of `--unit us`
     #[arg(short = 'u', long, hide = true, conflicts_with_all = ["unit", "milliseconds"])]
     microseconds: bool,
-    /// `--unit ms`, as it was written before
+    /// An older spelling of `--unit ms`
     #[arg(short = 'm', long, hide = true, conflicts_with = "unit")]
     milliseconds: bool,
     /// Use linear buckets WIDTH wide instead of powers of two
@@ -459,7 +459,7 @@ impl EventHandler<FunctionFinder> for LatencyHandler<'_> {
         Ok(())
     }
 
-    /// Prints what is left: calls of the last interval, and those that were counted late in the one before it.
+    /// Prints the last interval, and calls that were counted late in the one before it.
     fn end(&mut self, state: RunState<'_, FunctionFinder>) -> Result<()> {
         let last = self.interval.get();
         let mut latencies = Latencies::new();

@@ -31,7 +31,7 @@ const SHORT_FORMS: [(&str, &str); 10] = [
 
 const ANONYMOUS: &str = "(anonymous namespace)";
 
-/// Templates of `std` whose last arguments have default values that nobody writes.
+/// Templates of `std` whose trailing arguments usually keep their defaults, which people omit.
 const WITH_DEFAULTS: &str = "vector list deque forward_list set multiset map multimap unordered_set unordered_multiset \
     unordered_map unordered_multimap unique_ptr basic_string basic_string_view queue stack priority_queue";
 

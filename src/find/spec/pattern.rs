@@ -91,7 +91,7 @@ impl NamePattern {
         }
     }
 
-    /// What the braces stand for, each as a pattern of its own. Empty without such.
+    /// The alternatives in the braces, each as a pattern. Empty if there are no braces.
     pub fn alternatives(&self) -> Vec<NamePattern> {
         let NamePattern::Glob(glob) = self else {
             return Vec::new();

@@ -348,6 +348,19 @@ fn ty(name: &str, bytes: u64, kind: TypeKind) -> ValueType {
     }
 }
 
+/// Parameters in argument registers, in order.
+fn with_parameters<'n>(types: impl IntoIterator<Item = (&'n str, ValueType)>) -> FunctionSignature {
+    let params = (0..).zip(types).map(|(number, (name, ty))| FunctionParameter {
+        name: Some(name.into()),
+        ty,
+        location: ValueLocation::Pieces(vec![LocationPiece::Argument(number)]),
+    });
+    FunctionSignature {
+        params: params.collect(),
+        ..FunctionSignature::default()
+    }
+}
+
 fn signature() -> FunctionSignature {
     let int = ty("int", 4, TypeKind::Int { signed: true });
     let member = |name: &str, offset, ty: &ValueType| StructMember {
@@ -576,24 +589,16 @@ fn text_that_fills_its_array_is_compared_to_the_end_of_the_array() {
     };
     let node = ty("node", 8, TypeKind::Struct(Rc::new([tag])));
     let pointer = |name: &str, to: ValueType| ty(name, 8, TypeKind::Pointer(Some(Rc::new(to))));
-    let param = |name: &str, ty: ValueType, number| FunctionParameter {
-        name: Some(name.into()),
-        ty,
-        location: ValueLocation::Pieces(vec![LocationPiece::Argument(number)]),
-    };
-    let signature = FunctionSignature {
-        params: vec![
-            param("n", pointer("node*", node), 0),
-            param("c", char, 1),
-            param("r", pointer("&[u8; 4]", ty("[u8; 4]", 4, array)), 0),
-        ],
-        ..FunctionSignature::default()
-    };
+    let signature = with_parameters([
+        ("n", pointer("node*", node)),
+        ("c", char),
+        ("r", pointer("&[u8; 4]", ty("[u8; 4]", 4, array))),
+    ]);
     let scope = NameScope {
         signature: Some(&signature),
         ..UNKNOWN
     };
-    let call = Call::with(&[0x1000, 0xfe]).memory(0x1000, b"tagXmore\0");
+    let call = Call::with(&[0x1000, 0xfe, 0x1000]).memory(0x1000, b"tagXmore\0");
     for (text, outcome) in [
         ("n->tag == \"tagX\" && n->tag != \"tagY\"", Outcome::Yes),
         ("n->tag ^= \"tag\" && n->tag ^= \"tagX\"", Outcome::Yes),
@@ -619,18 +624,7 @@ fn enumerators_may_have_their_scope_and_null_is_zero() {
         ("file", ty("FILE *", 8, TypeKind::Pointer(None))),
         ("path", ty("const char*", 8, TypeKind::CString)),
     ];
-    let params = types
-        .into_iter()
-        .enumerate()
-        .map(|(index, (name, ty))| FunctionParameter {
-            name: Some(name.into()),
-            ty,
-            location: ValueLocation::Pieces(vec![LocationPiece::Argument(index as u8)]),
-        });
-    let signature = FunctionSignature {
-        params: params.collect(),
-        ..FunctionSignature::default()
-    };
+    let signature = with_parameters(types);
     let scope = NameScope {
         signature: Some(&signature),
         ..UNKNOWN
@@ -685,18 +679,7 @@ fn references_mean_what_they_refer_to() {
             reference(&ty("owner", 16, TypeKind::Struct(Rc::new([owner])))),
         ),
     ];
-    let params = types
-        .into_iter()
-        .enumerate()
-        .map(|(index, (name, ty))| FunctionParameter {
-            name: Some(name.into()),
-            ty,
-            location: ValueLocation::Pieces(vec![LocationPiece::Argument(index as u8)]),
-        });
-    let signature = FunctionSignature {
-        params: params.collect(),
-        ..FunctionSignature::default()
-    };
+    let signature = with_parameters(types);
     let scope = NameScope {
         signature: Some(&signature),
         ..UNKNOWN
