@@ -113,7 +113,7 @@ impl<'n> NameParser<'n> {
             self.number()?;
             self.expect("_")?;
             let inside = self.ty()?;
-            let pieces = vec![Piece::NameNode(of), Piece::Text("-in-"), Piece::NameNode(inside)];
+            let pieces = vec![Piece::Node(of), Piece::Text("-in-"), Piece::Node(inside)];
             let pair = self.add(NameNode::Sequence(pieces))?;
             return self.add(NameNode::Special("construction vtable for ", pair));
         }

@@ -57,7 +57,7 @@ impl<'n> NameParser<'n> {
         }
         if self.take("gs") {
             let inner = self.expression()?;
-            return self.sequence(vec![Piece::Text("::"), Piece::NameNode(inner)]);
+            return self.sequence(vec![Piece::Text("::"), Piece::Node(inner)]);
         }
         let code = self.rest.get(..2)?;
         if let Some((_, before, of)) = AROUND.iter().find(|(known, ..)| *known == code) {
@@ -84,8 +84,8 @@ impl<'n> NameParser<'n> {
             let is_postfix = matches!(code, "pp" | "mm") && !self.take("_");
             let operand = self.operand_of_operator()?;
             return self.sequence(match is_postfix {
-                true => vec![Piece::NameNode(operand), Piece::Text(text)],
-                false => vec![Piece::Text(text), Piece::NameNode(operand)],
+                true => vec![Piece::Node(operand), Piece::Text(text)],
+                false => vec![Piece::Text(text), Piece::Node(operand)],
             });
         }
         None
@@ -98,7 +98,7 @@ impl<'n> NameParser<'n> {
             "tl" => |parser| {
                 let ty = parser.ty()?;
                 let list = parser.listed("{", "}")?;
-                parser.sequence(vec![Piece::NameNode(ty), Piece::NameNode(list)])
+                parser.sequence(vec![Piece::Node(ty), Piece::Node(list)])
             },
             "sr" => return Some(self.unresolved_name()),
             "on" | "dn" => return Some(self.unresolved_name()),
@@ -119,7 +119,7 @@ impl<'n> NameParser<'n> {
             "cl" | "cp" => |parser| {
                 let called = parser.expression()?;
                 let list = parser.listed("(", ")")?;
-                parser.sequence(vec![Piece::NameNode(called), Piece::NameNode(list)])
+                parser.sequence(vec![Piece::Node(called), Piece::Node(list)])
             },
             "cv" => |parser| parser.conversion(),
             "dc" | "sc" | "cc" | "rc" => return Some(self.named_cast()),
@@ -129,9 +129,9 @@ impl<'n> NameParser<'n> {
                 let object = parser.expression()?;
                 let index = parser.expression()?;
                 parser.sequence(vec![
-                    Piece::NameNode(object),
+                    Piece::Node(object),
                     Piece::Text("["),
-                    Piece::NameNode(index),
+                    Piece::Node(index),
                     Piece::Text("]"),
                 ])
             },
@@ -150,11 +150,7 @@ impl<'n> NameParser<'n> {
             Operand::Type => self.ty()?,
             Operand::Value => self.expression()?,
         };
-        self.sequence(vec![
-            Piece::Text(before),
-            Piece::NameNode(inner),
-            Piece::Text(")"),
-        ])
+        self.sequence(vec![Piece::Text(before), Piece::Node(inner), Piece::Text(")")])
     }
 
     /// Expressions up to `E`.
@@ -166,11 +162,7 @@ impl<'n> NameParser<'n> {
     fn binary(&mut self, text: &'n str) -> Option<NodeId> {
         let left = self.operand_of_operator()?;
         let right = self.operand_of_operator()?;
-        self.sequence(vec![
-            Piece::NameNode(left),
-            Piece::Text(text),
-            Piece::NameNode(right),
-        ])
+        self.sequence(vec![Piece::Node(left), Piece::Text(text), Piece::Node(right)])
     }
 
     /// In brackets, unless it is a name.
@@ -179,7 +171,7 @@ impl<'n> NameParser<'n> {
         match &self.nodes[operand.0] {
             NameNode::Text(_) | NameNode::Nested(..) => Some(operand),
             NameNode::Sequence(pieces) if pieces.first() == Some(&PARAMETER) => Some(operand),
-            _ => self.sequence(vec![Piece::Text("("), Piece::NameNode(operand), Piece::Text(")")]),
+            _ => self.sequence(vec![Piece::Text("("), Piece::Node(operand), Piece::Text(")")]),
         }
     }
 
@@ -187,16 +179,16 @@ impl<'n> NameParser<'n> {
         let object = self.expression()?;
         let member = self.expression()?;
         self.sequence(vec![
-            Piece::NameNode(object),
+            Piece::Node(object),
             Piece::Text(operator),
-            Piece::NameNode(member),
+            Piece::Node(member),
         ])
     }
 
     /// `CONDITION ? THEN : ELSE`
     fn choice(&mut self) -> Option<NodeId> {
         let [condition, then, other] = [self.expression()?, self.expression()?, self.expression()?];
-        let (text, node) = (Piece::Text, Piece::NameNode);
+        let (text, node) = (Piece::Text, Piece::Node);
         self.sequence(vec![
             node(condition),
             text(" ? "),
@@ -213,11 +205,11 @@ impl<'n> NameParser<'n> {
         if !placement.is_empty() {
             pieces.extend([Piece::Text("("), Piece::List(placement), Piece::Text(") ")]);
         }
-        pieces.push(Piece::NameNode(ty));
+        pieces.push(Piece::Node(ty));
         if self.take("pi") {
-            pieces.push(Piece::NameNode(self.listed("(", ")")?));
+            pieces.push(Piece::Node(self.listed("(", ")")?));
         } else if self.byte() == b'i' {
-            pieces.push(Piece::NameNode(self.expression()?));
+            pieces.push(Piece::Node(self.expression()?));
         } else {
             self.expect("E")?;
         }
@@ -237,7 +229,7 @@ impl<'n> NameParser<'n> {
         let text = Piece::Text;
         self.sequence(vec![
             text("("),
-            Piece::NameNode(ty),
+            Piece::Node(ty),
             text(")("),
             Piece::List(values),
             text(")"),
@@ -257,9 +249,9 @@ impl<'n> NameParser<'n> {
         let text = Piece::Text;
         self.sequence(vec![
             text(name),
-            Piece::NameNode(ty),
+            Piece::Node(ty),
             text(">("),
-            Piece::NameNode(value),
+            Piece::Node(value),
             text(")"),
         ])
     }
@@ -295,11 +287,11 @@ impl<'n> NameParser<'n> {
         let second = if has_start { Some(self.expression()?) } else { None };
         let mut pieces = vec![Piece::Text("(")];
         match (is_left, second) {
-            (true, None) => pieces.extend([Piece::Text("..."), Piece::Text(text), Piece::NameNode(first)]),
-            (false, None) => pieces.extend([Piece::NameNode(first), Piece::Text(text), Piece::Text("...")]),
+            (true, None) => pieces.extend([Piece::Text("..."), Piece::Text(text), Piece::Node(first)]),
+            (false, None) => pieces.extend([Piece::Node(first), Piece::Text(text), Piece::Text("...")]),
             (_, Some(second)) => {
-                pieces.extend([Piece::NameNode(first), Piece::Text(text), Piece::Text("...")]);
-                pieces.extend([Piece::Text(text), Piece::NameNode(second)]);
+                pieces.extend([Piece::Node(first), Piece::Text(text), Piece::Text("...")]);
+                pieces.extend([Piece::Text(text), Piece::Node(second)]);
             }
         }
         pieces.push(Piece::Text(")"));
@@ -311,7 +303,7 @@ impl<'n> NameParser<'n> {
         let name = self.source_name()?;
         let arguments = self.until("E", NameParser::template_argument)?;
         self.sequence(vec![
-            Piece::NameNode(name),
+            Piece::Node(name),
             Piece::Text("("),
             Piece::List(arguments),
             Piece::Text(")"),
@@ -354,12 +346,7 @@ impl<'n> NameParser<'n> {
         self.number();
         self.expect("E")?;
         let text = Piece::Text;
-        self.sequence(vec![
-            text("("),
-            Piece::NameNode(ty),
-            text(")"),
-            Piece::NameNode(value),
-        ])
+        self.sequence(vec![text("("), Piece::Node(ty), text(")"), Piece::Node(value)])
     }
 
     fn subobject(&mut self) -> Option<NodeId> {
@@ -373,9 +360,9 @@ impl<'n> NameParser<'n> {
         self.take("p");
         self.expect("E")?;
         self.sequence(vec![
-            Piece::NameNode(value),
+            Piece::Node(value),
             Piece::Text(".<"),
-            Piece::NameNode(ty),
+            Piece::Node(ty),
             Piece::Text(">"),
         ])
     }
@@ -457,7 +444,7 @@ impl<'n> NameParser<'n> {
                 true => self.simple_name()?,
                 false => self.unresolved_type()?,
             };
-            return self.sequence(vec![Piece::Text("~"), Piece::NameNode(name)]);
+            return self.sequence(vec![Piece::Text("~"), Piece::Node(name)]);
         }
         self.take("on");
         let operator = self.operator_name(&mut NameState::default())?;
@@ -497,7 +484,7 @@ impl<'n> NameParser<'n> {
                 let text = Piece::Text;
                 return self.sequence(vec![
                     text("("),
-                    Piece::NameNode(ty),
+                    Piece::Node(ty),
                     text(")"),
                     text(sign),
                     text(value),

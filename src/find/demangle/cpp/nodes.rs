@@ -101,7 +101,7 @@ pub struct Qualifiers {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Piece<'n> {
     Text(&'n str),
-    NameNode(NodeId),
+    Node(NodeId),
     /// With commas between.
     List(Vec<NodeId>),
 }

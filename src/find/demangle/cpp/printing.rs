@@ -309,7 +309,7 @@ impl<'p, 'n> Printer<'p, 'n> {
         for piece in pieces {
             match piece {
                 Piece::Text(text) => self.text(text)?,
-                Piece::NameNode(node) => self.print(*node)?,
+                Piece::Node(node) => self.print(*node)?,
                 Piece::List(items) => self.list(items)?,
             }
         }
@@ -495,7 +495,7 @@ impl<'p, 'n> Printer<'p, 'n> {
             }
             NameNode::Sequence(pieces) => pieces.iter().find_map(|piece| match piece {
                 Piece::Text(_) => None,
-                Piece::NameNode(node) => first(&[*node]),
+                Piece::Node(node) => first(&[*node]),
                 Piece::List(items) => first(items),
             }),
             _ => None,

@@ -253,7 +253,7 @@ impl<'n> NameParser<'n> {
                 self.rest = &self.rest[2..];
                 let bits = self.length()?;
                 self.expect("_")?;
-                self.sequence(vec![Piece::Text(name), Piece::NameNode(bits), Piece::Text(")")])
+                self.sequence(vec![Piece::Text(name), Piece::Node(bits), Piece::Text(")")])
             }
             b'F' => {
                 self.rest = &self.rest[2..];
@@ -263,11 +263,7 @@ impl<'n> NameParser<'n> {
                     self.expect("_")?;
                 }
                 let end = if is_wider { "x" } else { "" };
-                self.sequence(vec![
-                    Piece::Text("_Float"),
-                    Piece::NameNode(bits),
-                    Piece::Text(end),
-                ])
+                self.sequence(vec![Piece::Text("_Float"), Piece::Node(bits), Piece::Text(end)])
             }
             _ => self.class(),
         }
@@ -296,9 +292,9 @@ impl<'n> NameParser<'n> {
             false => self.ty()?,
         };
         let pieces = vec![
-            Piece::NameNode(element),
+            Piece::Node(element),
             Piece::Text(" __vector("),
-            Piece::NameNode(length),
+            Piece::Node(length),
             Piece::Text(")"),
         ];
         self.sequence(pieces)
@@ -310,7 +306,7 @@ impl<'n> NameParser<'n> {
         self.expect("E")?;
         self.sequence(vec![
             Piece::Text("decltype("),
-            Piece::NameNode(value),
+            Piece::Node(value),
             Piece::Text(")"),
         ])
     }
